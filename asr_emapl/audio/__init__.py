@@ -1,0 +1,6 @@
+"""Audio: decoding, log-mel features, augmentation. Importing this package does not load torchaudio."""
+
+from __future__ import annotations
+
+SAMPLE_RATE_HZ = 16_000
+"""Samples per second of every waveform inside the toolkit; files of another rate are resampled on reading."""

@@ -1,0 +1,88 @@
+"""Log-mel features on the training device. Axes: B utterances, N samples, T frames, F mel bands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from asr_emapl.audio import SAMPLE_RATE_HZ
+
+
+@dataclass
+class FeatureConfig:
+    """Log-mel filterbank; window and hop in milliseconds."""
+
+    mel_bands: int = 80
+    window_ms: float = 25.0
+    hop_ms: float = 10.0
+
+
+@dataclass(frozen=True)
+class FrameCount:
+    """Samples to frames, without touching torch: decoding processes use it too."""
+
+    window: int
+    hop: int
+
+    @staticmethod
+    def of(config: FeatureConfig) -> FrameCount:
+        """For windows and hops in milliseconds."""
+        return FrameCount(
+            round(SAMPLE_RATE_HZ * config.window_ms / 1000), round(SAMPLE_RATE_HZ * config.hop_ms / 1000)
+        )
+
+    def __call__(self, samples: int) -> int:
+        """Frames of an utterance; at least one."""
+        return max(1, (samples - self.window) // self.hop + 1)
+
+
+class LogMel(nn.Module):
+    """Waveforms to log-mel, each utterance normalised to mean 0 and variance 1 a band over its own frames.
+
+    No frame sees a sample beyond its utterance, so padding and company in the batch change nothing.
+    """
+
+    def __init__(self, config: FeatureConfig | None = None) -> None:
+        super().__init__()
+        from torchaudio.transforms import MelSpectrogram  # slow to import; only training needs it
+
+        config = config or FeatureConfig()
+        count = FrameCount.of(config)
+        self.window, self.hop = count.window, count.hop
+        self.mel = MelSpectrogram(
+            SAMPLE_RATE_HZ,
+            n_fft=self.window,
+            hop_length=self.hop,
+            f_min=20.0,
+            n_mels=config.mel_bands,
+            center=False,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+
+    def frames(self, samples: Tensor) -> Tensor:
+        """Frames of utterances of `samples` [B] samples; at least one."""
+        return torch.clamp((samples - self.window) // self.hop + 1, min=1)
+
+    @torch.no_grad()
+    def forward(self, waveforms_BN: Tensor, samples_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, T, F] float32, zero beyond each utterance's end, and their lengths [B] in frames."""
+        short = self.window - waveforms_BN.shape[1]
+        if short > 0:
+            waveforms_BN = nn.functional.pad(waveforms_BN, (0, short))
+        with torch.autocast(waveforms_BN.device.type, enabled=False):
+            mel_BTF = self.mel(waveforms_BN.float()).transpose(1, 2)
+            log_BTF = torch.log(mel_BTF + 1e-8)
+        lengths_B = self.frames(samples_B)
+        valid_BT1 = torch.arange(log_BTF.shape[1], device=log_BTF.device)[None, :, None] < lengths_B[:, None, None]
+        return _normalise(log_BTF, valid_BT1, lengths_B), lengths_B
+
+
+def _normalise(log_BTF: Tensor, valid_BT1: Tensor, lengths_B: Tensor) -> Tensor:
+    count_B11 = lengths_B[:, None, None]
+    mean_B1F = (log_BTF * valid_BT1).sum(1, keepdim=True) / count_B11
+    centred_BTF = (log_BTF - mean_B1F) * valid_BT1
+    variance_B1F = centred_BTF.square().sum(1, keepdim=True) / count_B11
+    return centred_BTF * torch.rsqrt(variance_B1F + 1e-5)

@@ -1,0 +1,267 @@
+"""The command line. Each command is a few lines that call the library; torch is imported where it is needed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from asr_emapl import __version__
+from asr_emapl.errors import UserError
+
+app = typer.Typer(
+    help="Semi-supervised speech recognition whose training does not change with the batch size.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+prepare = typer.Typer(help="Verify a corpus on disk and write its manifests.", no_args_is_help=True)
+app.add_typer(prepare, name="prepare")
+
+
+def main() -> None:
+    """Entry point: errors that the user can mend are one line and exit status 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@prepare.command("librispeech")
+def prepare_librispeech(
+    data: Annotated[Path, typer.Option(help="Folder that holds LibriSpeech/<part>/<speaker>/<chapter>/.")],
+    out: Annotated[Path, typer.Option(help="Folder for <part>.jsonl.")],
+    parts: Annotated[str, typer.Option(help="Comma-separated; all that are there if empty.")] = "",
+    download: Annotated[bool, typer.Option(help="Download the parts that are absent first.")] = False,
+) -> None:
+    """Verify LibriSpeech's layout (audio against transcripts, headers, alphabet) and write manifests.
+
+    Example: `asr-emapl prepare librispeech --data corpora --out data --parts train-clean-5,dev-clean`
+    """
+    from data_prep import librispeech
+
+    wanted = [p for p in parts.split(",") if p] or None
+    if download:
+        if wanted is None:
+            raise UserError("--download needs --parts: name the parts to download")
+        librispeech.download(data, wanted)
+    for part, manifest in librispeech.prepare(data, out, wanted).items():
+        print(f"{part}: {manifest}")
+
+
+@prepare.command("rendered")
+def prepare_rendered(
+    out: Annotated[Path, typer.Option(help="Folder for the audio and <part>.jsonl.")],
+    seed: Annotated[int, typer.Option(help="Of speakers, sentences, rooms and noise.")] = 0,
+) -> None:
+    """Render the quickstart's corpus (speech synthesis, about an hour) and write its manifests.
+
+    Example: `asr-emapl prepare rendered --out data/quickstart`
+    """
+    from data_prep import librispeech, rendered
+
+    source = rendered.download(out, seed=seed)
+    for part, manifest in librispeech.prepare(source, out).items():
+        print(f"{part}: {manifest}")
+
+
+@app.command()
+def tokenizer(
+    out: Annotated[Path, typer.Option(help="File to write (JSON).")],
+    kind: Annotated[str, typer.Option(help="letters, unigram or bpe.")] = "letters",
+    size: Annotated[int, typer.Option(help="Vocabulary size with the blank (unigram, bpe).")] = 1024,
+    manifest: Annotated[list[Path] | None, typer.Option(help="Texts to train on; may be repeated.")] = None,
+) -> None:
+    """Make the tokenizer: letters, or SentencePiece trained on the transcripts of manifests.
+
+    Example: `asr-emapl tokenizer --kind unigram --size 256 --manifest data/train-clean-100.jsonl --out data/pieces.json`
+    """
+    from asr_emapl.data.manifest import read_manifest
+    from asr_emapl.text.tokenizer import LetterTokenizer, SentencePieceTokenizer, Tokenizer, save_tokenizer
+
+    made: Tokenizer
+    if kind == "letters":
+        made = LetterTokenizer()
+    elif kind in ("unigram", "bpe"):
+        if not manifest:
+            raise UserError(f"--kind {kind} is trained on texts: name a --manifest")
+        texts = [u.text or "" for path in manifest for u in read_manifest(path, require_text=True)]
+        made = SentencePieceTokenizer.train(texts, size, kind)
+    else:
+        raise UserError(f"--kind {kind!r} is none of letters, unigram, bpe")
+    save_tokenizer(out, made)
+    print(f"{out}: {made!r}")
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Option(help="YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, over the file.")] = None,
+) -> None:
+    """Train, or go on with a run whose directory has checkpoints. Under torchrun: on all its processes.
+
+    Example: `asr-emapl train --config conf/mini.yaml run_dir=runs/mini hours=20`
+
+    Example: `torchrun --nproc-per-node 8 -m asr_emapl train --config conf/emapl_100h_860h.yaml`
+    """
+    from asr_emapl.config import load_config
+    from asr_emapl.training.trainer import train as run
+
+    last = run(load_config(config, overrides or []))
+    if last is not None:
+        print(f"last checkpoint: {last}")
+
+
+@app.command()
+def decode(
+    checkpoint: Annotated[Path, typer.Option(help="A run's checkpoint, or its run directory (the newest).")],
+    manifest: Annotated[Path, typer.Option(help="Utterances to transcribe.")],
+    out: Annotated[Path, typer.Option(help="Hypotheses (JSONL).")],
+    model: Annotated[str, typer.Option(help="teacher or student.")] = "teacher",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
+    max_seconds: Annotated[float, typer.Option(help="Padded seconds of audio in one batch.")] = 120.0,
+) -> None:
+    """Transcribe a manifest with a checkpoint, greedily.
+
+    Example: `asr-emapl decode --checkpoint runs/mini --manifest data/dev-clean.jsonl --out dev-clean.hyp.jsonl`
+    """
+    from asr_emapl.data.manifest import read_manifest
+    from asr_emapl.decoding.recognizer import Recognizer
+    from asr_emapl.scoring.transcripts import write_hypotheses
+
+    utterances = read_manifest(manifest)
+    recognizer = Recognizer.load(checkpoint, model, device)
+    texts = {h.id: h.text for h in recognizer(utterances, max_seconds)}
+    write_hypotheses(out, {u.id: texts[u.id] for u in utterances})
+    print(f"{out}: {len(texts)} utterances")
+
+
+@app.command()
+def score(
+    reference: Annotated[Path, typer.Argument(help="Manifest (JSONL), trn, or text ('id words').")],
+    hypothesis: Annotated[Path, typer.Argument(help="The same, in any of these formats.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    allow_missing: Annotated[
+        bool, typer.Option(help="Count absent hypotheses as empty and pass over extra ones.")
+    ] = False,
+) -> None:
+    """Word and character error rates with substitutions, deletions, insertions and counts.
+
+    Example: `asr-emapl score data/dev-clean.jsonl dev-clean.hyp.jsonl`
+    """
+    from asr_emapl.scoring import read_transcripts
+    from asr_emapl.scoring import score as compare
+
+    result = compare(
+        read_transcripts(reference),
+        read_transcripts(hypothesis, role="hypothesis"),
+        allow_missing=allow_missing,
+    )
+    if as_json:
+        print(json.dumps(result.to_dict(), indent=2))
+        return
+    print(f"{'':4}{'%':>8}{'errors':>9}{'sub':>8}{'del':>8}{'ins':>8}{'N':>9}")
+    for name, c in (("WER", result.words), ("CER", result.characters)):
+        counts = f"{c.substitutions:8d}{c.deletions:8d}{c.insertions:8d}{c.reference_length:9d}"
+        print(f"{name:4}{100 * c.rate:8.2f}{c.errors:9d}{counts}")
+    wrong = 100 * result.sentences_wrong / result.sentences
+    print(f"{'SER':4}{wrong:8.2f}{result.sentences_wrong:9d}{'':24}{result.sentences:9d}")
+    if result.missing or result.extra:
+        print(f"{result.missing} hypotheses missing (counted as empty), {result.extra} extra (passed over)")
+
+
+@app.command()
+def scale(
+    config: Annotated[Path, typer.Option(help="YAML file of a run.")],
+    batch_seconds: Annotated[float, typer.Option(help="The batch to scale to, in seconds of audio over all ranks.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, over the file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show what another batch does to every hyper-parameter, before anything runs.
+
+    Example: `asr-emapl scale --config conf/mini.yaml --batch-seconds 480`
+    """
+    from asr_emapl.config import load_config
+    from asr_emapl.training.dry_run import dry_run
+
+    rows, warnings = dry_run(load_config(config, overrides or []), batch_seconds)
+    if as_json:
+        print(json.dumps({"rows": [vars(row) for row in rows], "warnings": warnings}, indent=2))
+        return
+    _print_table(["", "reference", "scaled", "rule"], [[r.name, r.reference, r.scaled, r.rule] for r in rows])
+    for warning in warnings:
+        print(f"warning: {warning}")
+
+
+@app.command("check-model")
+def check_model(
+    target: Annotated[str, typer.Argument(help="package.module:Class")],
+    options: Annotated[list[str] | None, typer.Argument(help="Constructor options, key=value.")] = None,
+) -> None:
+    """Run what a model of your own has to satisfy: lengths, padding, gradients, a teacher.
+
+    Example: `asr-emapl check-model my_pkg.my_model:MyModel dim=256`
+    """
+    from asr_emapl.models.conformance import check
+
+    values: dict[str, Any] = {}
+    for option in options or []:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise UserError(f"option {option!r}: write key=value")
+        try:
+            values[key] = json.loads(value)
+        except json.JSONDecodeError:
+            values[key] = value
+    findings = check(target, values)
+    for finding in findings:
+        print(f"{'ok  ' if finding.passed else 'FAIL'} {finding.name}{': ' if finding.detail else ''}{finding.detail}")
+    if not all(f.passed for f in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def plot(
+    runs: Annotated[list[str], typer.Argument(help="Run directories, each as label=path or path.")],
+    out: Annotated[Path, typer.Option(help="Picture to write; its ending says the format.")],
+) -> None:
+    """Draw WER over hours of audio, a panel a split, a line a run and model.
+
+    Example: `asr-emapl plot baseline=runs/baseline ema=runs/ema --out curves.png`
+    """
+    from asr_emapl.scoring.curves import draw_curves
+
+    draw_curves([_labelled(run) for run in runs], out)
+    print(out)
+
+
+def _labelled(run: str) -> tuple[str, Path]:
+    label, equals, path = run.partition("=")
+    return (label, Path(path)) if equals else (Path(run).name, Path(run))
+
+
+def _print_table(head: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*head, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)

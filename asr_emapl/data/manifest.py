@@ -1,0 +1,340 @@
+"""The manifest: one JSON object a line, one utterance an object.
+
+    {"id": "84-121123-0000", "audio": "84-121123-0000.flac", "duration": 2.085, "text": "GO", "speaker": "84"}
+
+`text` and `speaker` may be absent, `offset` (seconds into the file) is 0 unless given. The names that NeMo's
+manifests use are read too: `audio_filepath` for `audio`, `utt_id` for `id`; an utterance without an id is
+called by the stem of its file name (stem-2, stem-3 and so on where that is taken). Other fields are ignored.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from asr_emapl.audio import SAMPLE_RATE_HZ
+from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe
+from asr_emapl.errors import UserError
+from asr_emapl.text.normalise import outside
+
+_MAX_LINES = 20
+"""Findings that an error report lists before it only counts the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One stretch of speech in one audio file.
+
+    Attributes:
+        id: unique within its manifest.
+        audio: path of the audio file, absolute once read from a manifest.
+        duration: seconds.
+        text: the transcript, or None for unlabelled audio.
+        speaker: who speaks, if known.
+        offset: where in the file the stretch begins, seconds.
+    """
+
+    id: str
+    audio: str
+    duration: float
+    text: str | None = None
+    speaker: str | None = None
+    offset: float = 0.0
+
+    @property
+    def samples(self) -> int:
+        """Length in samples at 16 kHz."""
+        return round(self.duration * SAMPLE_RATE_HZ)
+
+
+def read_manifest(path: str | Path, *, require_text: bool = False) -> list[Utterance]:
+    """The utterances of a manifest, in the order of its lines.
+
+    Relative audio paths are taken from the manifest's own folder. The audio itself is not looked at: `verify`
+    does that. Blank lines, a byte order mark and Windows line ends are passed over.
+
+    Args:
+        path: the manifest.
+        require_text: whether an utterance without a transcript (or with a blank one) is an error.
+
+    Raises:
+        UserError: the file is absent, unreadable or empty; or lines of it are wrong, and then the message has
+            one line `path:line: what (remedy)` for each of them.
+    """
+    path = Path(path)
+    faults: list[tuple[int, str]] = []
+    records: list[tuple[int, dict[str, object]]] = []
+    for number, line in enumerate(_content(path).split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            records.append((number, _record(line)))
+        except ValueError as error:
+            faults.append((number, str(error)))
+    if not records and not faults:
+        raise UserError(f"{path}: the manifest holds no utterances (write it again with data_prep)")
+    _derive_ids([record for _, record in records])
+
+    first_seen: dict[str, int] = {}
+    for number, record in records:
+        faults.extend((number, fault) for fault in _faults(record, require_text))
+        id_ = record["id"]
+        if isinstance(id_, str) and first_seen.setdefault(id_, number) != number:
+            faults.append((number, f"id {id_!r} stands on line {first_seen[id_]} too (make ids unique)"))
+    if faults:
+        # A stable sort: several faults of one line stay in the order of the fields.
+        faults.sort(key=lambda fault: fault[0])
+        raise UserError(report([f"{path}:{number}: {fault}" for number, fault in faults]))
+    folder = path.absolute().parent
+    return [_utterance(record, folder) for _, record in records]
+
+
+def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
+    """Write a manifest that `read_manifest` reads back; whoever looks sees the old file or the whole new one.
+
+    Audio paths are written absolute. Missing folders are made.
+
+    Raises:
+        UserError: there are no utterances, or some that could not be read back (as `read_manifest` says), or
+            the file cannot be written. An older manifest of that name is then left as it was.
+    """
+    write_manifests({Path(path): list(utterances)})
+
+
+def write_manifests(manifests: Mapping[Path, Sequence[Utterance]]) -> None:
+    """Write several manifests, all of them or none: no name appears before all contents are on disk.
+
+    Raises:
+        UserError: as `write_manifest`.
+    """
+    contents = {path: _serialise(path, utterances) for path, utterances in manifests.items()}
+    staged: dict[Path, Path] = {}
+    try:
+        for path, content in contents.items():
+            if path.is_dir():
+                raise UserError(f"{path}: is a folder (name a file for the manifest)")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            staged[path] = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+            _write_durably(staged[path], content)
+        for path, partial in staged.items():
+            partial.replace(path)
+        for folder in {path.parent for path in staged}:
+            _sync_folder(folder)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or 'manifest'}: cannot be written: {error.strerror or error} "
+            "(check permissions and free space, or choose another place)"
+        ) from error
+    finally:
+        for partial in staged.values():
+            partial.unlink(missing_ok=True)
+
+
+def verify(utterances: Iterable[Utterance], alphabet: str | None) -> list[str]:
+    """What is wrong with the audio and the transcripts, one line a finding; empty if all is well.
+
+    Looked for: audio that is absent or whose header cannot be decoded; a duration more than 0.05 s off the
+    header's; letters outside `alphabet` (None: any letter will do). Only headers are read, each file's once.
+    Where several utterances share a file, or one begins inside it, they only have to end within it.
+    """
+    utterances = list(utterances)
+    shares = Counter(utterance.audio for utterance in utterances)
+    lengths: dict[str, float | str] = {}  # seconds, or what is wrong
+    findings = []
+    for utterance in utterances:
+        audio = utterance.audio
+        if audio not in lengths:
+            try:
+                lengths[audio] = probe(audio)[0]
+            except UserError as error:
+                lengths[audio] = str(error)
+        length = lengths[audio]
+        fault = length if isinstance(length, str) else _length_fault(utterance, length, shares[audio] > 1)
+        if fault is not None:
+            findings.append(f"{utterance.id}: {fault}")
+        letters = "" if alphabet is None else outside(utterance.text or "", alphabet)
+        if letters:
+            findings.append(f"{utterance.id}: letters outside the alphabet: {letters!r} (normalise the text)")
+    return findings
+
+
+def report(findings: Sequence[str], limit: int = _MAX_LINES) -> str:
+    """The findings, one a line: the first `limit` of them, then how many more there are."""
+    lines = list(findings[:limit])
+    if len(findings) > limit:
+        lines.append(f"... and {len(findings) - limit} more")
+    return "\n".join(lines)
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of the manifest, without a byte order mark."""
+    try:
+        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such manifest (mend the path, or write it with data_prep)") from None
+    # ValueError: a NUL in the path.
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: the manifest cannot be read: {error} (name a readable file)") from error
+
+
+def _record(line: bytes) -> dict[str, object]:
+    """The fields of Utterance on a line, None where absent, NeMo's names replaced. ValueError: a bad line."""
+    try:
+        fields = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8 (save the manifest as UTF-8)") from None
+    # RecursionError: brackets nested by the thousand.
+    except (ValueError, RecursionError):
+        raise ValueError("not JSON (put one JSON object on each line)") from None
+    if not isinstance(fields, dict):
+        raise ValueError("JSON, but not an object (write {...} with id, audio and duration)")
+    record = {name: fields.get(name) for name in ("id", "audio", "duration", "text", "speaker", "offset")}
+    for name, nemo in (("id", "utt_id"), ("audio", "audio_filepath")):
+        if record[name] is None:
+            record[name] = fields.get(nemo)
+    return record
+
+
+def _derive_ids(records: Sequence[dict[str, object]]) -> None:
+    """Give each record without an id the stem of its audio's name, numbered from 2 where that is taken."""
+    taken = {record["id"] for record in records if isinstance(record["id"], str)}
+    counts: Counter[str] = Counter()
+    for record in records:
+        audio = record["audio"]
+        if record["id"] is not None or not isinstance(audio, str):
+            continue
+        stem = id_ = Path(audio).stem
+        while id_ in taken or counts[stem] == 0:
+            counts[stem] += 1
+            id_ = stem if counts[stem] == 1 else f"{stem}-{counts[stem]}"
+        taken.add(id_)
+        record["id"] = id_
+
+
+def _faults(record: Mapping[str, object], require_text: bool = False) -> Iterator[str]:
+    """What keeps a record from being an Utterance, each with its remedy."""
+    for field in ("id", "audio", "text", "speaker"):
+        value = record[field]
+        if value is None:
+            if field in ("id", "audio"):
+                yield f"{field} is missing (add it)"
+        elif not isinstance(value, str):
+            yield f"{field} is not a string (put it in quotes)"
+        elif not _is_unicode(value):
+            yield f"{field} holds half of a surrogate pair (write it as UTF-8)"
+        elif field in ("id", "audio") and (not value.strip() or "\0" in value):
+            yield f"{field} is blank or holds a NUL (give a name)"
+    text = record["text"]
+    if require_text and (text is None or (isinstance(text, str) and not text.strip())):
+        yield "text is missing (add the transcript, or use the manifest as unlabelled)"
+
+    duration, offset = _seconds(record["duration"]), _seconds(record["offset"])
+    if record["duration"] is None:
+        yield "duration is missing (add the seconds of audio)"
+    elif duration is None:
+        yield "duration is not a number (give seconds)"
+    elif not (math.isfinite(duration * SAMPLE_RATE_HZ) and round(duration * SAMPLE_RATE_HZ) > 0):
+        yield f"duration is {duration} s (give seconds, finite and > 0)"
+    if record["offset"] is not None and offset is None:
+        yield "offset is not a number (give seconds)"
+    elif offset is not None and not (math.isfinite(offset * SAMPLE_RATE_HZ) and offset >= 0):
+        yield f"offset is {offset} s (give seconds, finite and >= 0)"
+
+
+def _is_unicode(value: str) -> bool:
+    """Whether it can be stored as UTF-8: JSON's escapes can spell what cannot."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _seconds(value: object) -> float | None:
+    """The number as a float (infinite if too large for one), None if it is no number."""
+    # bool is an int to Python, not to a reader of the manifest.
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _utterance(record: Mapping[str, object], folder: Path) -> Utterance:
+    """The utterance of a record in which `_faults` found nothing; `folder` is the manifest's, absolute."""
+    audio = str(record["audio"])
+    text, speaker = record["text"], record["speaker"]
+    return Utterance(
+        id=str(record["id"]),
+        audio=audio if Path(audio).is_absolute() else str(folder / audio),
+        duration=_seconds(record["duration"]) or 0.0,
+        text=None if text is None else str(text),
+        speaker=None if speaker is None else str(speaker),
+        offset=_seconds(record["offset"]) or 0.0,
+    )
+
+
+def _serialise(path: Path, utterances: Sequence[Utterance]) -> bytes:
+    """The content of a manifest; UserError lists the utterances that could not be read back."""
+    if not utterances:
+        raise UserError(f"{path}: there are no utterances to write (check the corpus and the filter on it)")
+    lines: list[str] = []
+    findings: list[str] = []
+    ids: set[str] = set()
+    for utterance in utterances:
+        record: dict[str, object] = {
+            "id": utterance.id,
+            "audio": utterance.audio,
+            "duration": utterance.duration,
+            "text": utterance.text,
+            "speaker": utterance.speaker,
+            "offset": utterance.offset,
+        }
+        faults = list(_faults(record))
+        if utterance.id in ids:
+            faults.append("id is there twice (make ids unique)")
+        ids.add(utterance.id)
+        findings.extend(f"{path}: utterance {utterance.id!r}: {fault}" for fault in faults)
+        if not faults:
+            record["audio"] = str(Path(utterance.audio).absolute())
+            kept = {k: v for k, v in record.items() if v is not None and (k != "offset" or v != 0)}
+            lines.append(json.dumps(kept, ensure_ascii=False, allow_nan=False))
+    if findings:
+        raise UserError(report(findings))
+    return ("\n".join(lines) + "\n").encode("utf-8")
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the renames in it survive a power cut, where the system can open folders."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _length_fault(utterance: Utterance, length: float, is_shared: bool) -> str | None:
+    """How the utterance's duration contradicts the `length` (seconds) of its file, or None."""
+    end = utterance.offset + utterance.duration
+    remedy = "(correct the manifest, or fetch the file again)"
+    if end > length + LENGTH_TOLERANCE_S:
+        return f"{utterance.audio}: {length:.2f} s long, but the manifest goes to {end:.2f} s {remedy}"
+    if utterance.offset == 0 and not is_shared and end < length - LENGTH_TOLERANCE_S:
+        return f"{utterance.audio}: {length:.2f} s long, but {end:.2f} s in the manifest {remedy}"
+    return None

@@ -1,0 +1,76 @@
+"""Greedy CTC decoding of a whole batch on the device: argmax, collapse repeats, drop blanks.
+
+Axes: B utterances, T frames (padded), V labels (blank included). The result stays on the device and is
+concatenated, which is the form that CTC losses take their targets in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class GreedyPaths:
+    """The best path of each utterance, its repeats collapsed and its blanks dropped.
+
+    Attributes:
+        labels: long [sum of label_lengths], utterance after utterance; never the blank.
+        label_lengths: long [B], labels of each utterance.
+        confidence: float32 [B], mean over the valid frames of the largest probability, in (0, 1];
+            0 for an utterance without frames, of which nothing is known.
+    """
+
+    labels: Tensor
+    label_lengths: Tensor
+    confidence: Tensor
+
+    def to_lists(self) -> list[list[int]]:
+        """The labels as one Python list an utterance; waits for the device."""
+        flat: list[int] = self.labels.tolist()
+        paths, start = [], 0
+        for length in self.label_lengths.tolist():
+            paths.append(flat[start : start + length])
+            start += length
+        return paths
+
+
+@torch.no_grad()
+def greedy(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> GreedyPaths:
+    """Decode every utterance of a batch at once, with no Python loop.
+
+    Frames at and after `lengths` are never looked at, whatever they hold (NaN included). A NaN in a valid
+    frame makes that utterance's confidence NaN. Of equal maxima the lowest label wins.
+
+    Args:
+        log_probs: float [B, T, V], log-probabilities in any float dtype, on any device.
+        lengths: integer [B], valid frames of each utterance, in [0, T].
+        blank: label of the CTC blank.
+
+    Raises:
+        ValueError: shapes that do not fit together, or a length outside [0, T].
+    """
+    if log_probs.dim() != 3 or lengths.shape != log_probs.shape[:1]:
+        raise ValueError(
+            "expected log_probs [B, T, V] and lengths [B], "
+            f"got {list(log_probs.shape)} and {list(lengths.shape)}"
+        )
+    frames = log_probs.shape[1]
+    lengths = lengths.to(log_probs.device)
+    best_log_prob_BT, best_BT = log_probs.max(dim=-1)
+    valid_BT = torch.arange(frames, device=log_probs.device) < lengths.unsqueeze(1)
+
+    keep_BT = valid_BT & (best_BT != blank)
+    keep_BT[:, 1:] &= best_BT[:, 1:] != best_BT[:, :-1]  # a blank between two equal labels parts them
+    labels = best_BT[keep_BT]  # the one wait for the device: the number of labels is data
+    if bool(((lengths < 0) | (lengths > frames)).any()):
+        raise ValueError(
+            f"lengths must lie in [0, {frames}], the frames of log_probs; got {lengths.tolist()}"
+        )
+
+    probability_BT = torch.where(valid_BT, best_log_prob_BT.float().exp(), 0.0)
+    # clamp: log-probabilities of a low precision can round to slightly above 0.
+    confidence = (probability_BT.sum(dim=1) / lengths.clamp(min=1)).clamp(max=1.0)
+    return GreedyPaths(labels=labels, label_lengths=keep_BT.sum(dim=1), confidence=confidence)

@@ -1,0 +1,65 @@
+"""A trained model ready to transcribe, from a checkpoint alone: it carries tokenizer, features and model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from asr_emapl.audio.features import LogMel
+from asr_emapl.config import config_from_dict
+from asr_emapl.data.manifest import Utterance
+from asr_emapl.decoding.transcribe import Hypothesis, transcribe
+from asr_emapl.errors import UserError
+from asr_emapl.models.contract import build_model
+from asr_emapl.text.tokenizer import Tokenizer, tokenizer_from_state
+from asr_emapl.training.checkpoint import CheckpointFolder, load
+from asr_emapl.training.world import DeviceConfig, World
+
+
+@dataclass
+class Recognizer:
+    """Model, features and tokenizer of one checkpoint."""
+
+    model: nn.Module
+    features: LogMel
+    tokenizer: Tokenizer
+    device: torch.device
+
+    @staticmethod
+    def load(path: Path, which: str = "teacher", device: str = "auto") -> Recognizer:
+        """From a checkpoint file, or from a run directory's newest one.
+
+        Raises:
+            UserError: no checkpoint there, or `which` is neither teacher nor student.
+        """
+        if which not in ("teacher", "student"):
+            raise UserError(f"--model {which!r} is neither teacher nor student")
+        if path.is_dir():
+            found = CheckpointFolder(path / "checkpoints", 1).newest()
+            if found is None:
+                raise UserError(f"run directory {path} holds no checkpoint; has it trained?")
+            path, state, _ = found
+        else:
+            state = load(path)
+        config = config_from_dict(state["config"], f"the config in checkpoint {path}")
+        tokenizer = tokenizer_from_state(state["tokenizer"])
+        where = World.join(DeviceConfig(name=device)).device
+        bands = config.features.mel_bands
+        model = build_model(config.model, vocabulary_size=tokenizer.vocabulary_size, mel_bands=bands)
+        model.load_state_dict(state["teacher"]["module"] if which == "teacher" else state["student"])
+        return Recognizer(model.to(where), LogMel(config.features).to(where), tokenizer, where)
+
+    def __call__(self, utterances: Sequence[Utterance], max_seconds: float = 120.0) -> Iterator[Hypothesis]:
+        """Hypotheses, longest utterance first, in batches of at most `max_seconds` of padded audio."""
+        return transcribe(
+            self.model,
+            self.features,
+            self.tokenizer,
+            utterances,
+            device=self.device,
+            max_seconds=max_seconds,
+        )

@@ -1,0 +1,203 @@
+"""The transformer CTC model of the slimIPL line of work (Likhomanenko et al. 2021).
+
+Axes: B utterances, T frames, F mel bands, D model width, H heads, V tokens.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+FRAME_SECONDS = 0.01
+
+
+class TransformerCtc(nn.Module):
+    """Conv front-end (kernel 7, stride 3, GLU), sinusoidal positions with CAPE's global shift, transformer, CTC.
+
+    Args:
+        vocabulary_size: tokens with the blank.
+        mel_bands: width of the features.
+        dim, heads, layers, feedforward: of the transformer; feedforward 0 means 4 x dim.
+        norm: "post" (published recipes) or "pre" (easier to train when deep).
+        dropout: in the transformer layers; layerdrop: chance of skipping a layer in an optimizer step.
+        frontend_dropout: after the front-end; stays when `set_dropout` changes the others.
+        kernel, stride: of the front-end, in frames of 10 ms.
+        max_shift_seconds: positions of an utterance in training are shifted by a uniform draw within +- this
+            (CAPE, Likhomanenko et al. 2021); 0: none.
+
+    Raises:
+        ValueError: dim is not a multiple of heads, or norm is neither "post" nor "pre".
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        mel_bands: int = 80,
+        dim: int = 768,
+        heads: int = 4,
+        layers: int = 36,
+        feedforward: int = 0,
+        norm: str = "post",
+        dropout: float = 0.1,
+        layerdrop: float = 0.0,
+        frontend_dropout: float = 0.1,
+        kernel: int = 7,
+        stride: int = 3,
+        max_shift_seconds: float = 30.0,
+    ) -> None:
+        super().__init__()
+        if norm not in ("post", "pre"):
+            raise ValueError(f"norm {norm!r} is neither 'post' nor 'pre'")
+        if dim % heads or dim % 2:
+            raise ValueError(f"dim {dim} must be even and a multiple of heads ({heads})")
+        self.frontend = ConvFrontEnd(mel_bands, dim, kernel, stride, frontend_dropout)
+        self.positions = Positions(dim, stride * FRAME_SECONDS, max_shift_seconds)
+        self.layers = nn.ModuleList(
+            TransformerLayer(dim, heads, feedforward or 4 * dim, dropout, norm) for _ in range(layers)
+        )
+        self.final_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
+        self.output = nn.Linear(dim, vocabulary_size)
+        self.layerdrop = layerdrop
+        self._step_seed: int | None = None
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """See `CtcModel.forward`."""
+        x_BTD, lengths = self.frontend(features, lengths)
+        valid_BT = torch.arange(x_BTD.shape[1], device=x_BTD.device) < lengths[:, None]
+        x_BTD = x_BTD + self.positions(valid_BT, lengths).to(x_BTD.dtype)
+        mask_B11T = valid_BT[:, None, None, :]
+        for layer, dropped in zip(self.layers, self._dropped_layers(), strict=True):
+            x_BTD = _hold(x_BTD, layer) if dropped else layer(x_BTD, mask_B11T)
+        logits_BTV = self.output(self.final_norm(x_BTD))
+        return F.log_softmax(logits_BTV.float(), dim=-1), lengths
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """See `CtcModel.output_lengths`."""
+        return self.frontend.output_lengths(lengths)
+
+    def begin_step(self, seed: int) -> None:
+        """Fix which layers this optimizer step skips: the same ones on every rank and micro-batch."""
+        self._step_seed = seed
+
+    def set_dropout(self, dropout: float, layerdrop: float) -> None:
+        """Change dropout of the layers and layerdrop; the front-end keeps its own."""
+        self.layerdrop = layerdrop
+        for layer in self.layers:
+            layer.set_dropout(dropout)
+
+    def _dropped_layers(self) -> list[bool]:
+        if not self.training or self.layerdrop == 0.0:
+            return [False] * len(self.layers)
+        generator = torch.Generator()
+        if self._step_seed is None:
+            generator = torch.default_generator
+        else:
+            generator.manual_seed(self._step_seed)
+        return (torch.rand(len(self.layers), generator=generator) < self.layerdrop).tolist()
+
+
+class ConvFrontEnd(nn.Module):
+    """Layer norm over bands, one strided convolution, GLU, dropout."""
+
+    def __init__(self, mel_bands: int, dim: int, kernel: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+        self.norm = nn.LayerNorm(mel_bands)
+        self.conv = nn.Conv1d(mel_bands, 2 * dim, kernel, stride, padding=kernel // 2)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, features_BTF: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, T, F] -> [B, T', D], and lengths in T'."""
+        valid_BT1 = (torch.arange(features_BTF.shape[1], device=lengths.device) < lengths[:, None])[..., None]
+        # Zeros beyond the end, whatever the norm made of the padding: the kernel reaches over it.
+        x_BTF = self.norm(features_BTF) * valid_BT1
+        x_BTD = F.glu(self.conv(x_BTF.transpose(1, 2)).transpose(1, 2), dim=-1)
+        return self.dropout(x_BTD), self.output_lengths(lengths)
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Frames after the strided convolution, at least one."""
+        return torch.clamp((lengths + 2 * (self.kernel // 2) - self.kernel) // self.stride + 1, min=1)
+
+
+class Positions(nn.Module):
+    """Sinusoids over seconds, centred on the utterance and shifted as a whole in training.
+
+    omega_j = 30 * 10000 ** (-2 j / D) (CAPE, section 4; the global shift alone, as in the ASR recipes).
+    """
+
+    omega: Tensor
+
+    def __init__(self, dim: int, frame_seconds: float, max_shift_seconds: float) -> None:
+        super().__init__()
+        self.frame_seconds, self.max_shift_seconds = frame_seconds, max_shift_seconds
+        omega = 30.0 * 10000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float32) / dim)
+        self.register_buffer("omega", omega, persistent=False)
+
+    def forward(self, valid_BT: Tensor, lengths: Tensor) -> Tensor:
+        """Encodings [B, T, D] float32."""
+        batch, frames = valid_BT.shape
+        frame_T = torch.arange(frames, device=valid_BT.device, dtype=torch.float32)
+        seconds_BT = (frame_T - (lengths[:, None] - 1) / 2.0) * self.frame_seconds
+        if self.training and self.max_shift_seconds > 0.0:
+            shift_B1 = torch.rand(batch, 1, device=valid_BT.device) * 2.0 - 1.0
+            seconds_BT = seconds_BT + shift_B1 * self.max_shift_seconds
+        angle_BTJ = seconds_BT[..., None] * self.omega
+        return torch.cat([angle_BTJ.sin(), angle_BTJ.cos()], dim=-1)
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention and feed-forward, each with a residual; norm after ("post") or before ("pre") them."""
+
+    def __init__(self, dim: int, heads: int, feedforward: int, dropout: float, norm: str) -> None:
+        super().__init__()
+        self.heads, self.pre = heads, norm == "pre"
+        self.norm_attention, self.norm_feedforward = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.mix = nn.Linear(dim, dim)
+        self.widen, self.narrow = nn.Linear(dim, feedforward), nn.Linear(feedforward, dim)
+        self.set_dropout(dropout)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for linear in (self.qkv, self.mix, self.widen, self.narrow):
+            bound = 1.0 / math.sqrt(linear.in_features)
+            nn.init.uniform_(linear.weight, -bound, bound)
+            nn.init.zeros_(linear.bias)
+
+    def set_dropout(self, dropout: float) -> None:
+        """Of attention weights, of the feed-forward's inside, and of both residual branches."""
+        self.dropout = dropout
+
+    def forward(self, x_BTD: Tensor, mask_B11T: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]; frames where the mask is False are not attended to."""
+        if self.pre:
+            x_BTD = x_BTD + self._attention(self.norm_attention(x_BTD), mask_B11T)
+            return x_BTD + self._feedforward(self.norm_feedforward(x_BTD))
+        x_BTD = self.norm_attention(x_BTD + self._attention(x_BTD, mask_B11T))
+        return self.norm_feedforward(x_BTD + self._feedforward(x_BTD))
+
+    def _attention(self, x_BTD: Tensor, mask_B11T: Tensor) -> Tensor:
+        batch, frames, dim = x_BTD.shape
+        heads_3BHTd = self.qkv(x_BTD).view(batch, frames, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        query, key, value = heads_3BHTd.unbind(0)
+        attended = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask_B11T, dropout_p=self.dropout if self.training else 0.0
+        )
+        return self._drop(self.mix(attended.transpose(1, 2).reshape(batch, frames, dim)))
+
+    def _feedforward(self, x_BTD: Tensor) -> Tensor:
+        return self._drop(self.narrow(self._drop(F.relu(self.widen(x_BTD)))))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+def _hold(x_BTD: Tensor, layer: nn.Module) -> Tensor:
+    """Skip a layer, yet keep its parameters in the graph with a gradient of zero.
+
+    A parameter without a gradient would stall DDP's reduction and be passed over by the optimizer.
+    """
+    return x_BTD + 0.0 * torch.stack([p.sum() for p in layer.parameters()]).sum().to(x_BTD.dtype)

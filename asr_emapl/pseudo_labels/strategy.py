@@ -1,0 +1,126 @@
+"""Where the labels of untranscribed audio come from, and which of them are trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from asr_emapl.decoding.greedy import greedy
+from asr_emapl.ema import EmaTeacher
+
+
+@dataclass
+class PseudoLabelConfig:
+    """Labels for untranscribed audio. Times in hours of audio consumed."""
+
+    # none: a supervised run; ema: the teacher's greedy labels; oracle: the true texts, the upper bound.
+    strategy: str = "none"
+    start_hours: float = 0.0
+    # Ratio in audio once they have begun.
+    unlabelled_per_labelled: float = 1.0
+    # Mean over frames of the teacher's highest probability, below which labels are dropped.
+    min_confidence: float = 0.0
+    # Tokens a second of audio outside of which labels are dropped.
+    min_tokens_per_second: float = 0.0
+    max_tokens_per_second: float = 100.0
+    # The student's dropout from there on; None: unchanged.
+    dropout: float | None = None
+    layerdrop: float | None = None
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the student is to learn of one utterance: tokens without blanks, and how sure the labeller is."""
+
+    tokens: list[int]
+    confidence: float = 1.0
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """What a strategy sees: clean features [B, T, F], lengths [B] in frames and in seconds of audio."""
+
+    ids: list[str]
+    features: Tensor
+    lengths: Tensor
+    seconds: list[float]
+    # The true tokens, if they are known; for the oracle only.
+    targets: list[list[int]] | None = None
+
+
+class Strategy(Protocol):
+    """Labels for a batch, one entry an utterance. State is what a resume needs."""
+
+    def labels(self, batch: Unlabelled) -> list[Labels]:
+        """One entry an utterance, in order."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and primitives."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        ...
+
+
+class EmaLabels:
+    """Hard labels of the EMA teacher's best CTC path on clean audio, made anew for every batch.
+
+    Eval mode, no SpecAugment, no dropout: as in slimIPL, MPL, Kaizen and AV-CPL alike.
+    """
+
+    def __init__(self, teacher: EmaTeacher, *, autocast: bool = False) -> None:
+        self.teacher, self.autocast = teacher, autocast
+
+    def labels(self, batch: Unlabelled) -> list[Labels]:
+        """See `Strategy.labels`."""
+        with torch.autocast(batch.features.device.type, torch.bfloat16, enabled=self.autocast):
+            log_probs_BTV, lengths_B = self.teacher(batch.features, batch.lengths)
+        paths = greedy(log_probs_BTV, lengths_B)
+        confidences = paths.confidence.tolist()
+        return [Labels(t, c) for t, c in zip(paths.to_lists(), confidences, strict=True)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the teacher has its own state."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to take."""
+
+
+class OracleLabels:
+    """The true texts: what perfect pseudo-labels would give with the same audio and schedule."""
+
+    def labels(self, batch: Unlabelled) -> list[Labels]:
+        """See `Strategy.labels`."""
+        assert batch.targets is not None
+        return [Labels(t) for t in batch.targets]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to take."""
+
+
+def rejection(labels: Labels, seconds: float, config: PseudoLabelConfig) -> str | None:
+    """Why a label is not to be trained on, or None.
+
+    An empty label teaches blanks on speech, and a student that has learned them teaches the teacher: the
+    way to collapse. It is dropped always.
+    """
+    if not labels.tokens:
+        return "empty"
+    if labels.confidence < config.min_confidence:
+        return "unsure"
+    rate = len(labels.tokens) / seconds
+    if rate < config.min_tokens_per_second:
+        return "too_few_tokens"
+    if rate > config.max_tokens_per_second:
+        return "too_many_tokens"
+    return None

@@ -1,0 +1,28 @@
+"""The EMA Scaling Rule: what to do to every hyper-parameter when the batch grows by kappa.
+
+Busbridge et al., "How to Scale Your EMA", NeurIPS 2023: when the batch grows by kappa, the momentum of an
+exponential moving average goes from rho to rho ** kappa and the optimizer's hyper-parameters go by the
+optimizer's own rule, so that training at equal *data consumed* stays the same. Nothing here knows of speech
+and nothing but torch is imported: use it for any model that has a moving average.
+"""
+
+from asr_emapl.scaling.clock import AudioClock
+from asr_emapl.scaling.rules import (
+    half_life,
+    momentum,
+    scale_clip_norm,
+    scale_hyperparameters,
+    scale_momentum,
+)
+from asr_emapl.scaling.schedule import Schedule, ScheduleConfig
+
+__all__ = [
+    "AudioClock",
+    "Schedule",
+    "ScheduleConfig",
+    "half_life",
+    "momentum",
+    "scale_clip_norm",
+    "scale_hyperparameters",
+    "scale_momentum",
+]

@@ -1,0 +1,46 @@
+"""The clock of a run: audio consumed, in integer samples, so that no sum ever drifts."""
+
+from __future__ import annotations
+
+
+class AudioClock:
+    """Counts the audio that a run has consumed over all ranks. Time scales are read off it, never off steps."""
+
+    def __init__(self, sample_rate_hz: int = 16_000, samples: int = 0) -> None:
+        self.sample_rate_hz = sample_rate_hz
+        self.samples = samples
+
+    @property
+    def seconds(self) -> float:
+        """Audio consumed, in seconds."""
+        return self.samples / self.sample_rate_hz
+
+    @property
+    def hours(self) -> float:
+        """Audio consumed, in hours."""
+        return self.samples / (3600 * self.sample_rate_hz)
+
+    def advance(self, samples: int) -> None:
+        """Move on by the samples of one step (all ranks).
+
+        Raises:
+            ValueError: samples is negative.
+        """
+        if samples < 0:
+            raise ValueError(f"audio cannot be un-consumed: {samples} samples")
+        self.samples += samples
+
+    def passed(self, every_hours: float, since_samples: int) -> bool:
+        """Whether a multiple of `every_hours` lies in (since, now]; False if `every_hours` is 0."""
+        if every_hours <= 0.0:
+            return False
+        period = every_hours * 3600 * self.sample_rate_hz
+        return int(self.samples // period) > int(since_samples // period)
+
+    def state_dict(self) -> dict[str, int]:
+        """Samples and their rate."""
+        return {"samples": self.samples, "sample_rate_hz": self.sample_rate_hz}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Take the place of a saved clock."""
+        self.samples, self.sample_rate_hz = state["samples"], state["sample_rate_hz"]

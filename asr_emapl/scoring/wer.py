@@ -1,0 +1,196 @@
+"""Word and character error counts of a corpus; the rates are quotients of corpus sums, never means of means.
+
+The counts are those of jiwer's `process_words` and `process_characters` with their default transforms: the
+alignments are by the same rapidfuzz call, so that even the split into substitutions, deletions and insertions
+agrees where several alignments are equally short. Words are parted by any whitespace; characters are counted
+over the words joined by single spaces, the spaces being characters (jiwer counts a double space as two).
+Case and punctuation count: normalise both sides first.
+
+One difference from jiwer 4: of an all-empty reference jiwer's rate is the *number* of insertions; here it is
+infinite (or 0 without errors), which no one can mistake for a rate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rapidfuzz.distance import Levenshtein
+
+from asr_emapl.errors import UserError
+
+_SHOWN_IDS = 10  # an error lists at most so many ids of each sort
+
+
+@dataclass(frozen=True)
+class ErrorCounts:
+    """Edits that turn references into hypotheses, in words or characters; they add up over a corpus.
+
+    Attributes:
+        substitutions, deletions, insertions: numbers of edits.
+        reference_length: words or characters of the references.
+    """
+
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+    reference_length: int = 0
+
+    @property
+    def errors(self) -> int:
+        """Substitutions + deletions + insertions."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def rate(self) -> float:
+        """errors / reference_length (1.0 is 100 %, not the most). Empty reference: 0, or inf with errors."""
+        if self.reference_length == 0:
+            return math.inf if self.errors else 0.0
+        return self.errors / self.reference_length
+
+    def __add__(self, other: ErrorCounts) -> ErrorCounts:
+        return ErrorCounts(
+            self.substitutions + other.substitutions,
+            self.deletions + other.deletions,
+            self.insertions + other.insertions,
+            self.reference_length + other.reference_length,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The counts, `errors` and `rate`, JSON-ready: an infinite rate is None (JSON has no infinity)."""
+        return {
+            **asdict(self),
+            "errors": self.errors,
+            "rate": self.rate if math.isfinite(self.rate) else None,
+        }
+
+
+@dataclass(frozen=True)
+class Score:
+    """Error counts of a corpus. Scores of disjoint parts of a corpus add up to the score of the whole.
+
+    Attributes:
+        words, characters: the counts behind `words.rate` (WER) and `characters.rate` (CER).
+        sentences_wrong: references whose words the hypothesis does not match exactly.
+        sentences: references scored.
+        missing: references without a hypothesis; each was scored as an empty hypothesis.
+        extra: hypotheses without a reference; they were not scored.
+    """
+
+    words: ErrorCounts
+    characters: ErrorCounts
+    sentences_wrong: int
+    sentences: int
+    missing: int = 0
+    extra: int = 0
+
+    def __add__(self, other: Score) -> Score:
+        return Score(
+            self.words + other.words,
+            self.characters + other.characters,
+            self.sentences_wrong + other.sentences_wrong,
+            self.sentences + other.sentences,
+            self.missing + other.missing,
+            self.extra + other.extra,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All counts and rates in nested dicts of numbers, JSON-ready."""
+        return {
+            "words": self.words.to_dict(),
+            "characters": self.characters.to_dict(),
+            "sentences_wrong": self.sentences_wrong,
+            "sentences": self.sentences,
+            "missing": self.missing,
+            "extra": self.extra,
+        }
+
+
+def score(
+    references: Mapping[str, str], hypotheses: Mapping[str, str], *, allow_missing: bool = False
+) -> Score:
+    """Score hypotheses against references, matched by utterance id.
+
+    Args:
+        references: id -> true transcript.
+        hypotheses: id -> recognised transcript.
+        allow_missing: count a missing hypothesis as an empty one (all deletions) and leave out hypotheses
+            without a reference, both noted in the result, instead of raising.
+
+    Raises:
+        UserError: no references; ids that only one side has, unless allowed.
+    """
+    if not references:
+        raise UserError("no reference transcripts: there is nothing to score against")
+    missing = [utterance for utterance in references if utterance not in hypotheses]
+    extra = [utterance for utterance in hypotheses if utterance not in references]
+    if (missing or extra) and not allow_missing:
+        raise _mismatch(missing, extra, len(references))
+    words = [0, 0, 0, 0]
+    characters = [0, 0, 0, 0]
+    sentences_wrong = 0
+    for utterance, reference in references.items():
+        reference_words = reference.split()
+        hypothesis_words = hypotheses.get(utterance, "").split()
+        reference_text = " ".join(reference_words)
+        words[3] += len(reference_words)
+        characters[3] += len(reference_text)
+        if reference_words != hypothesis_words:  # most need no alignment once a model is good
+            sentences_wrong += 1
+            _add_edits(words, reference_words, hypothesis_words)
+            _add_edits(characters, reference_text, " ".join(hypothesis_words))
+    return Score(
+        words=ErrorCounts(*words),
+        characters=ErrorCounts(*characters),
+        sentences_wrong=sentences_wrong,
+        sentences=len(references),
+        missing=len(missing),
+        extra=len(extra),
+    )
+
+
+def count_words(reference: str, hypothesis: str) -> ErrorCounts:
+    """Word errors of one pair; what `score` sums up."""
+    reference_words = reference.split()
+    counts = [0, 0, 0, len(reference_words)]
+    _add_edits(counts, reference_words, hypothesis.split())
+    return ErrorCounts(*counts)
+
+
+def count_characters(reference: str, hypothesis: str) -> ErrorCounts:
+    """Character errors of one pair, single spaces between words included; what `score` sums up."""
+    reference_text = " ".join(reference.split())
+    counts = [0, 0, 0, len(reference_text)]
+    _add_edits(counts, reference_text, " ".join(hypothesis.split()))
+    return ErrorCounts(*counts)
+
+
+def _add_edits(counts: list[int], reference: Sequence[str], hypothesis: Sequence[str]) -> None:
+    """Add the substitutions, deletions and insertions of one alignment to counts[0:3]."""
+    for code in Levenshtein.opcodes(reference, hypothesis):
+        if code.tag == "replace":
+            counts[0] += code.src_end - code.src_start
+        elif code.tag == "delete":
+            counts[1] += code.src_end - code.src_start
+        elif code.tag == "insert":
+            counts[2] += code.dest_end - code.dest_start
+
+
+def _mismatch(missing: list[str], extra: list[str], references: int) -> UserError:
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} of {references} references have no hypothesis: {_listed(missing)}")
+    if extra:
+        parts.append(f"{len(extra)} hypotheses have no reference: {_listed(extra)}")
+    return UserError(
+        "; ".join(parts)
+        + ". Score matching files, or allow missing ones (then a missing hypothesis counts as "
+        "empty and one without a reference is left out)"
+    )
+
+
+def _listed(ids: list[str]) -> str:
+    more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
+    return ", ".join(ids[:_SHOWN_IDS]) + more

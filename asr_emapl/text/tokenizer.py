@@ -1,0 +1,357 @@
+"""Text to CTC labels and back: letters or SentencePiece.
+
+Label 0 is the CTC blank in every tokenizer; the tokenizer's own symbols follow from 1 on. A tokenizer is a
+value: `state_dict()` holds all of it in primitives (it travels inside every checkpoint), `fingerprint` is the
+hash of that content. Two models are comparable label by label only if their fingerprints agree.
+
+Nothing here maps a text silently onto something else: a letter that the tokenizer does not know is an error
+(normalise the text first, or widen the alphabet), so the unknown piece is never a training target.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import json
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from asr_emapl.errors import UserError
+from asr_emapl.text.normalise import ALPHABET
+
+BLANK = 0
+"""The label of the CTC blank, in every tokenizer."""
+
+SENTENCEPIECE_SPACE = "\u2581"
+"""What SentencePiece writes for a space inside its pieces; a text must not contain it."""
+
+SENTENCEPIECE_TYPES = ("unigram", "bpe")
+"""The SentencePiece models whose size is what was asked for, and which know every letter of their text."""
+
+_MAX_SENTENCE_BYTES = 1 << 20  # SentencePiece skips longer texts without a word; its own default is 4,192
+_TRAINING_THREADS = 16  # fixed: the sums of the unigram training, hence the pieces, may depend on it
+_SHOWN_LETTERS = 20  # an error names at most so many letters
+
+
+class Tokenizer(ABC):
+    """What turns a transcript into CTC labels and labels into a transcript."""
+
+    blank: int = BLANK
+
+    @property
+    @abstractmethod
+    def vocabulary_size(self) -> int:
+        """Number of labels, the blank included: the width of the model's last layer."""
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """The labels of a normalised text, each in [1, vocabulary_size); spaces are collapsed and stripped.
+
+        Raises:
+            UserError: the text has letters outside the alphabet; the message names them.
+        """
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of labels whose repeats are already collapsed (blanks are dropped); single spaces.
+
+        Raises:
+            UserError: a label lies outside [0, vocabulary_size), so it stems from another tokenizer.
+        """
+
+    @abstractmethod
+    def _content(self) -> dict[str, Any]:
+        """`kind` and all that the tokenizer is made from, in primitives."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole tokenizer in primitives, for a checkpoint or a JSON file; see `tokenizer_from_state`."""
+        return {**self._content(), "fingerprint": self.fingerprint}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of the content: equal if and only if the tokenizers are."""
+        canonical = json.dumps(self._content(), sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Tokenizer):
+            return NotImplemented
+        return self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __repr__(self) -> str:
+        size, digest = self.vocabulary_size, self.fingerprint[:12]
+        return f"{type(self).__name__}(vocabulary_size={size}, fingerprint={digest}...)"
+
+    def _check_labels(self, ids: Sequence[int]) -> None:
+        size = self.vocabulary_size
+        for label in ids:
+            if not 0 <= label < size:
+                raise UserError(
+                    f"label {label} is outside this tokenizer's vocabulary of {size}: "
+                    "decode with the tokenizer that is stored in the model's own checkpoint"
+                )
+
+
+class LetterTokenizer(Tokenizer):
+    """One label a letter: label i + 1 is `alphabet[i]`; the space is the word boundary.
+
+    Args:
+        alphabet: the letters, each once. The order is the order of the labels.
+
+    Raises:
+        UserError: the alphabet is empty, repeats a letter, or has another whitespace than the space.
+    """
+
+    def __init__(self, alphabet: str = ALPHABET) -> None:
+        repeated = sorted({letter for letter in alphabet if alphabet.count(letter) > 1})
+        other_spaces = sorted({letter for letter in alphabet if letter.isspace() and letter != " "})
+        if not alphabet:
+            raise UserError("the alphabet of the letter tokenizer is empty: name its letters")
+        if repeated:
+            raise UserError(
+                f"the alphabet {alphabet!r} has {_quoted(repeated)} more than once: drop the repeats"
+            )
+        if other_spaces:
+            raise UserError(
+                f"the alphabet {alphabet!r} has {_quoted(other_spaces)}: words are parted by ' ' only"
+            )
+        self.alphabet = alphabet
+        self._label_of = {letter: label for label, letter in enumerate(alphabet, start=BLANK + 1)}
+
+    @property
+    def vocabulary_size(self) -> int:
+        return len(self.alphabet) + 1
+
+    def encode(self, text: str) -> list[int]:
+        try:
+            return [self._label_of[letter] for letter in _single_spaced(text)]
+        except KeyError:
+            raise _unknown_letters(text, set(text) - set(self.alphabet)) from None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        self._check_labels(ids)
+        return _single_spaced("".join(self.alphabet[label - 1] for label in ids if label != BLANK))
+
+    def _content(self) -> dict[str, Any]:
+        return {"kind": "letters", "alphabet": self.alphabet}
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """SentencePiece pieces: label i + 1 is piece i of the model, so that the blank can be label 0.
+
+    Args:
+        model: the bytes of a SentencePiece model file.
+
+    Raises:
+        UserError: the bytes are no SentencePiece model.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        self.model = model
+        broken = UserError(f"not a SentencePiece model ({len(model)} bytes): make it anew with train")
+        if not model:  # would leave the processor unloaded, without an error
+            raise broken
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise broken from error
+        self._unknown: int = self._processor.unk_id()
+
+    @classmethod
+    def train(
+        cls, texts: Iterable[str], vocabulary_size: int, model_type: str = "unigram"
+    ) -> SentencePieceTokenizer:
+        """Train on normalised texts, in memory. The same texts in the same order give the same tokenizer.
+
+        Args:
+            texts: transcripts; every letter that occurs in them becomes encodable.
+            vocabulary_size: number of labels, the blank and the never-emitted unknown piece included.
+            model_type: "unigram" or "bpe".
+
+        Raises:
+            UserError: no text; a size that the texts do not allow (the message has the one that they do);
+                an unknown model type.
+        """
+        if model_type not in SENTENCEPIECE_TYPES:
+            raise UserError(
+                f"SentencePiece model type {model_type!r}: choose one of {_quoted(SENTENCEPIECE_TYPES)}"
+            )
+        if vocabulary_size < 3:
+            raise UserError(
+                f"a vocabulary of {vocabulary_size} has no room beside the blank and the unknown piece"
+            )
+        # A list, because SentencePiece turns what an iterator raises into an error of its own.
+        sentences = [sentence for sentence in map(_single_spaced, texts) if sentence]
+        if not sentences:
+            raise UserError("no text to train SentencePiece on: every transcript is empty")
+        writer = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(sentences),
+                model_writer=writer,
+                vocab_size=vocabulary_size - 1,
+                model_type=model_type,
+                unk_id=0,
+                pad_id=-1,
+                bos_id=-1,
+                eos_id=-1,
+                character_coverage=1.0,  # every letter: there are no unknown ones afterwards
+                normalization_rule_name="identity",  # normalising is asr_emapl.text.normalise's work
+                max_sentence_length=_MAX_SENTENCE_BYTES,
+                num_threads=_TRAINING_THREADS,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            raise _training_error(vocabulary_size, str(error)) from error
+        return cls(writer.getvalue())
+
+    @property
+    def vocabulary_size(self) -> int:
+        return int(self._processor.get_piece_size()) + 1
+
+    def encode(self, text: str) -> list[int]:
+        if SENTENCEPIECE_SPACE in text:  # would come back as a space
+            raise _unknown_letters(text, {SENTENCEPIECE_SPACE})
+        pieces: list[int] = self._processor.encode(_single_spaced(text))
+        if self._unknown in pieces:
+            surfaces = self._processor.encode(_single_spaced(text), out_type=str)
+            unknown = {
+                surface for piece, surface in zip(pieces, surfaces, strict=True) if piece == self._unknown
+            }
+            raise _unknown_letters(text, set("".join(unknown)) - {SENTENCEPIECE_SPACE})
+        return [piece + 1 for piece in pieces]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        self._check_labels(ids)
+        # The unknown piece, which no target holds, would come out as a mark that is no text.
+        pieces = [label - 1 for label in ids if label not in (BLANK, self._unknown + 1)]
+        return _single_spaced(self._processor.decode(pieces))
+
+    def _content(self) -> dict[str, Any]:
+        return {"kind": "sentencepiece", "model": base64.b64encode(self.model).decode("ascii")}
+
+
+def tokenizer_from_state(state: dict[str, Any]) -> Tokenizer:
+    """The tokenizer whose `state_dict()` this is. The fingerprint is checked where the state has one.
+
+    Raises:
+        UserError: unknown kind, a missing or malformed entry, or content that does not match the fingerprint.
+    """
+    kind = state.get("kind") if isinstance(state, dict) else None
+    tokenizer: Tokenizer
+    if kind == "letters":
+        tokenizer = LetterTokenizer(_text_entry(state, "alphabet"))
+    elif kind == "sentencepiece":
+        try:
+            model = base64.b64decode(_text_entry(state, "model"), validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise UserError(
+                "the tokenizer's SentencePiece model is not valid base64: the state is damaged"
+            ) from error
+        tokenizer = SentencePieceTokenizer(model)
+    else:
+        raise UserError(
+            f"tokenizer of unknown kind {kind!r}: this version knows 'letters' and 'sentencepiece'"
+        )
+    expected = state.get("fingerprint", tokenizer.fingerprint)
+    if expected != tokenizer.fingerprint:
+        raise UserError(
+            f"the tokenizer's fingerprint is {tokenizer.fingerprint[:12]}..., the one stored with it "
+            f"{str(expected)[:12]}...: damaged, or edited by hand (then remove the fingerprint entry)"
+        )
+    return tokenizer
+
+
+def save_tokenizer(path: str | os.PathLike[str], tokenizer: Tokenizer) -> None:
+    """Write the tokenizer as a JSON file; a reader sees the old file or the new one, never a part.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(tokenizer.state_dict(), indent=1) + "\n", encoding="utf-8")
+        temporary.replace(target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{target}: the tokenizer cannot be written ({error.strerror})") from error
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+    """Read what `save_tokenizer` wrote.
+
+    Raises:
+        UserError: no such file, or no tokenizer in it.
+    """
+    source = Path(path)
+    try:
+        state = json.loads(source.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{source}: the tokenizer cannot be read ({error.strerror})") from error
+    except ValueError as error:  # bad UTF-8 or bad JSON
+        raise UserError(
+            f"{source}: not a tokenizer file (JSON expected): write it with save_tokenizer"
+        ) from error
+    try:
+        return tokenizer_from_state(state)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+
+
+def _single_spaced(text: str) -> str:
+    # Split at the space only: a tab or a newline is a letter outside the alphabet, and an error.
+    return " ".join(word for word in text.split(" ") if word)
+
+
+def _quoted(letters: Iterable[str]) -> str:
+    return ", ".join(repr(letter) for letter in letters)
+
+
+def _unknown_letters(text: str, unknown: set[str]) -> UserError:
+    named = sorted(unknown)
+    more = f" and {len(named) - _SHOWN_LETTERS} more" if len(named) > _SHOWN_LETTERS else ""
+    shown = text if len(text) <= 60 else text[:57] + "..."
+    return UserError(
+        f"letters outside the tokenizer's alphabet: {_quoted(named[:_SHOWN_LETTERS])}{more} in {shown!r}: "
+        "normalise the text, or make a tokenizer that has them"
+    )
+
+
+def _text_entry(state: dict[str, Any], key: str) -> str:
+    value = state.get(key)
+    if not isinstance(value, str):
+        raise UserError(
+            f"the tokenizer of kind {state['kind']!r} has no text entry {key!r}: the state is damaged"
+        )
+    return value
+
+
+def _training_error(vocabulary_size: int, message: str) -> UserError:
+    """SentencePiece's complaint in this module's terms: its sizes leave the blank out, ours count it."""
+    if highest := re.search(r"Vocabulary size too high .* <= (\d+)", message):
+        return UserError(
+            f"a vocabulary of {vocabulary_size} is too large for these texts: "
+            f"SentencePiece allows at most {int(highest[1]) + 1} (the blank included)"
+        )
+    if lowest := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        return UserError(
+            f"a vocabulary of {vocabulary_size} is too small for the letters of these texts: "
+            f"SentencePiece needs at least {int(lowest[1]) + 1} (the blank included)"
+        )
+    return UserError(
+        f"SentencePiece cannot train a vocabulary of {vocabulary_size} on these texts: {message}"
+    )

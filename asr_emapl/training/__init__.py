@@ -1,0 +1,1 @@
+"""The trainer and its parts: step, optimizer, world of processes, checkpoints, log."""

@@ -1,0 +1,161 @@
+"""What a run says of itself: log.jsonl (exact), speed.jsonl (wall-clock), TensorBoard, and lines to read.
+
+log.jsonl holds nothing that depends on the machine's mood, so that the log of a resumed run can be compared
+with that of an uninterrupted one digit for digit. Times go to speed.jsonl.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from asr_emapl.training.step import StepResult
+
+
+class RunLog:
+    """Writes a run's metrics; on a process that is not the first, does nothing.
+
+    Args:
+        folder: the run directory.
+        lines: lines of log.jsonl to keep; what a killed run wrote after its last checkpoint is cut off.
+        total_hours: of audio, for the time left.
+        every_seconds: of wall-clock between lines on the terminal.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        active: bool = True,
+        lines: int = 0,
+        step: int = 0,
+        total_hours: float = 0.0,
+        every_seconds: float = 10.0,
+    ) -> None:
+        self.active, self.lines = active, lines
+        self.total_hours, self.every_seconds = total_hours, every_seconds
+        self._since: tuple[float, float] | None = None
+        self._recent: list[tuple[bool, StepResult]] = []
+        if not active:
+            return
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = _open_at(folder / "log.jsonl", lines)
+        self._speed = (folder / "speed.jsonl").open("a")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+
+    def step(
+        self, step: int, hours: float, labelled: bool, result: StepResult, extra: dict[str, float]
+    ) -> None:
+        """One optimizer step: a line in the log, now and then one on the terminal."""
+        if not self.active:
+            return
+        record: dict[str, Any] = {
+            "event": "step",
+            "step": step,
+            "hours": hours,
+            "kind": "labelled" if labelled else "unlabelled",
+            "loss": result.loss,
+            "gradient_norm": result.gradient_norm,
+            "utterances": result.utterances,
+            "tokens": result.tokens,
+            "taken": result.taken,
+            **extra,
+        }
+        if result.dropped:
+            record["dropped"] = dict(sorted(result.dropped.items()))
+        if result.confidence is not None:
+            record |= {"confidence": result.confidence, "nonempty": result.nonempty}
+        self._write(record)
+        self._recent.append((labelled, result))
+        now = time.monotonic()
+        if self._since is None:
+            self._since = (now, hours)
+        elif now - self._since[0] >= self.every_seconds:
+            self._tell(step, hours, now, extra)
+
+    def _tell(self, step: int, hours: float, now: float, extra: dict[str, float]) -> None:
+        assert self._since is not None
+        then, hours_then = self._since
+        speed = (hours - hours_then) / (now - then)
+        left = (self.total_hours - hours) / speed if speed > 0.0 else float("inf")
+        scalars = {"speed/hours_per_second": speed, **{f"schedule/{k}": v for k, v in extra.items()}}
+        parts = [f"{hours:7.3f}/{self.total_hours:g} h", f"{speed * 3600:5.0f} x real time", f"ETA {_clock(left)}"]
+        for kind, chosen in (("labelled", True), ("unlabelled", False)):
+            results = [r for labelled, r in self._recent if labelled is chosen]
+            count = sum(r.utterances for r in results)
+            if not results:
+                continue
+            loss = sum(r.loss * r.utterances for r in results) / max(1, count)
+            parts.append(f"{kind} loss {loss:.2f}")
+            scalars[f"loss/{kind}"] = loss
+            if not chosen:
+                nonempty = sum(r.nonempty or 0.0 for r in results) / len(results)
+                parts.append(f"non-empty labels {100 * nonempty:.0f} %")
+                scalars["pseudo_labels/nonempty"] = nonempty
+        self.say(", ".join(parts))
+        for name, value in scalars.items():
+            self._board.add_scalar(name, value, step)
+        self._speed.write(json.dumps({"step": step, "hours": hours, "hours_per_second": speed}) + "\n")
+        self._speed.flush()
+        self._since, self._recent = (now, hours), []
+
+    def validation(self, step: int, hours: float, rates: dict[str, float]) -> None:
+        """WER by "model/split", in percent."""
+        if not self.active:
+            return
+        self._write({"event": "validation", "step": step, "hours": hours, "wer": rates})
+        for name, rate in rates.items():
+            self._board.add_scalar(f"wer/{name}", rate, step)
+        self.say(f"{hours:7.3f}/{self.total_hours:g} h  WER " + ", ".join(f"{k} {v:.1f}" for k, v in rates.items()))
+        self._file.flush()
+        self._since = None
+
+    def event(self, event: str, **fields: Any) -> None:
+        """Anything else worth keeping."""
+        if self.active:
+            self._write({"event": event, **fields})
+
+    def say(self, text: str) -> None:
+        """A line for whoever watches."""
+        if self.active:
+            print(text, flush=True)
+
+    def flush(self) -> None:
+        """Everything so far onto the disk; before a checkpoint counts the lines."""
+        if self.active:
+            self._file.flush()
+            self._board.flush()
+
+    def close(self) -> None:
+        """No more is to come."""
+        if self.active:
+            self._file.close()
+            self._speed.close()
+            self._board.close()
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(record) + "\n")
+        self.lines += 1
+
+
+def _open_at(path: Path, lines: int) -> TextIO:
+    """Open for writing after the first `lines` lines."""
+    if lines and path.exists():
+        with path.open("r+b") as file:
+            for _ in range(lines):
+                file.readline()
+            file.truncate(file.tell())
+        return path.open("a")
+    return path.open("w")
+
+
+def _clock(seconds: float) -> str:
+    if seconds == float("inf"):
+        return "?"
+    minutes, seconds_left = divmod(round(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds_left:02d}"

@@ -1,0 +1,397 @@
+"""A run from its config to its last checkpoint: set up, go on where it stopped, step, validate, save."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from asr_emapl.audio import SAMPLE_RATE_HZ
+from asr_emapl.audio.augment import SpecAugment, draw_seed
+from asr_emapl.audio.features import FrameCount, LogMel
+from asr_emapl.config import RunConfig, config_to_dict
+from asr_emapl.data.batch_plan import BatchPlan, MixPlan, MixPosition
+from asr_emapl.data.loader import Corpus, StepBatch, StepDataset, steps, within_limits
+from asr_emapl.data.manifest import Utterance, read_manifest
+from asr_emapl.decoding.transcribe import transcribe
+from asr_emapl.ema import EmaTeacher, unwrap
+from asr_emapl.errors import UserError
+from asr_emapl.models.contract import build_model
+from asr_emapl.pseudo_labels import EmaLabels, OracleLabels, Strategy
+from asr_emapl.scaling import AudioClock, Schedule
+from asr_emapl.scoring.wer import score
+from asr_emapl.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_state
+from asr_emapl.training import checkpoint
+from asr_emapl.training.log import RunLog
+from asr_emapl.training.optimizer import build_optimizer
+from asr_emapl.training.step import StepResult, TrainStep
+from asr_emapl.training.world import World
+
+# Unlabelled steps in a row without one usable label, after which a run is stopped: it has collapsed.
+BARREN_STEPS = 100
+# Steps in a row with a non-finite gradient, after which a run is stopped.
+BROKEN_STEPS = 100
+
+
+def train(config: RunConfig) -> Path | None:
+    """Run, or go on with, the training that `config` describes; in each of torchrun's processes.
+
+    Returns:
+        The last checkpoint; None on processes other than the first.
+
+    Raises:
+        UserError: something in the config, the data, or the run directory is wrong.
+    """
+    world = World.join(config.device)
+    try:
+        return Trainer(config, world).run()
+    finally:
+        world.leave()
+
+
+class Trainer:
+    """Holds a run's parts. Everything with state goes into its checkpoints."""
+
+    def __init__(self, config: RunConfig, world: World) -> None:
+        self.config, self.world = config, world
+        self.folder = Path(config.run_dir)
+        self.checkpoints = checkpoint.CheckpointFolder(self.folder / "checkpoints", config.checkpoint.keep)
+        self.tokenizer = _tokenizer(config)
+        self.kappa = config.kappa(world.size)
+        self.schedule = _schedule(config)
+        self.clock, self.step, self.position = AudioClock(SAMPLE_RATE_HZ), 0, MixPosition()
+        self._stop = False
+        self._build()
+        self.notes: list[str] = []
+        log_lines = self._restore()
+        self._read_corpora()
+        self.log = RunLog(
+            self.folder, active=world.first, lines=log_lines, step=self.step, total_hours=config.hours
+        )
+
+    def _build(self) -> None:
+        """Student, teacher, optimizer, strategy, and the step that moves them."""
+        config, world = self.config, self.world
+        torch.manual_seed(config.seed)
+        model = build_model(
+            config.model,
+            vocabulary_size=self.tokenizer.vocabulary_size,
+            mel_bands=config.features.mel_bands,
+        ).to(world.device)
+        self.group, clip_norm = config.optimizer.scaled(self.kappa)
+        self.optimizer = build_optimizer(model, config.optimizer, self.kappa)
+        try:
+            half_life_s = config.teacher.half_life_seconds(config.batch.reference_seconds)
+            self.teacher = EmaTeacher(model, half_life_s)
+        except ValueError as error:
+            raise UserError(f"teacher: {error}") from error
+        self.student = world.wrap(model)
+        self.features = LogMel(config.features).to(world.device)
+        bf16 = config.device.precision == "bf16"
+        self.strategy = _strategy(config, self.teacher, bf16=bf16)
+        self.train_step = TrainStep(
+            world,
+            self.features,
+            self.student,
+            self.teacher,
+            self.optimizer,
+            self.strategy,
+            config.pseudo_labels,
+            clip_norm=clip_norm,
+            bf16=bf16,
+        )
+
+    def _read_corpora(self) -> None:
+        """Manifests into corpora, the global batches, and this rank's view of them."""
+        config = self.config
+        labelled = self._corpus(config.data.labelled, "data.labelled", with_text=True)
+        unlabelled = None
+        if self.strategy is not None:
+            oracle = config.pseudo_labels.strategy == "oracle"
+            unlabelled = self._corpus(config.data.unlabelled, "data.unlabelled", with_text=oracle)
+        self.validation = {
+            name: read_manifest(Path(path), require_text=True) for name, path in config.data.validation.items()
+        }
+        batch_samples = round(config.batch_seconds(self.world.size) * SAMPLE_RATE_HZ)
+        self.plan = MixPlan(
+            self._batch_plan(labelled, batch_samples, "labelled"),
+            self._batch_plan(unlabelled, batch_samples, "unlabelled") if unlabelled else None,
+            config.pseudo_labels.unlabelled_per_labelled,
+            round(config.pseudo_labels.start_hours * 3600 * SAMPLE_RATE_HZ),
+        )
+        self.dataset = StepDataset(
+            labelled,
+            unlabelled,
+            frames=FrameCount.of(config.features),
+            augment=SpecAugment(config.augment, config.features.mel_bands) if config.augment else None,
+            max_samples=round(config.device.max_seconds * SAMPLE_RATE_HZ),
+            seed=config.seed,
+            rank=self.world.rank,
+            world_size=self.world.size,
+        )
+
+    def _corpus(self, paths: list[str], key: str, *, with_text: bool) -> Corpus:
+        if not paths:
+            raise UserError(f"{key} names no manifest")
+        read: list[Utterance] = []
+        for path in paths:
+            read += read_manifest(Path(path), require_text=with_text)
+        limit = min(self.config.data.max_seconds, self.config.device.max_seconds)
+        limit = min(limit, self.config.batch_seconds(self.world.size))
+        kept = [u for u in within_limits(read, self.config.data) if u.duration <= limit]
+        if len(kept) < len(read):
+            hours = (sum(u.duration for u in read) - sum(u.duration for u in kept)) / 3600
+            self.notes.append(f"{key}: {len(read) - len(kept)} of {len(read)} utterances ({hours:.2f} h) left out: "
+                              f"shorter than {self.config.data.min_seconds:g} s or longer than {limit:g} s")
+        if not kept:
+            raise UserError(f"{key}: no utterance lies between {self.config.data.min_seconds:g} and {limit:g} s")
+        targets = [self._encode(u) for u in kept] if with_text else None
+        return Corpus(kept, targets)
+
+    def _encode(self, utterance: Utterance) -> list[int]:
+        assert utterance.text is not None
+        try:
+            return self.tokenizer.encode(utterance.text)
+        except UserError as error:
+            raise UserError(f"utterance {utterance.id}: {error}") from error
+
+    def _batch_plan(self, corpus: Corpus, batch_samples: int, name: str) -> BatchPlan:
+        batch = self.config.batch
+        seed = draw_seed(self.config.seed, name)
+        return BatchPlan(corpus.samples, batch_samples, seed, batch.jitter, batch.pool)
+
+    # The run itself.
+
+    def run(self) -> Path | None:
+        """Train until the hours are used up or SIGTERM asks to stop; returns the last checkpoint."""
+        config, last = self.config, None
+        self._announce()
+        if self.clock.hours >= config.hours:
+            self.log.say(f"{self.folder} has had its {config.hours:g} h of audio: nothing to do")
+            newest = self.checkpoints.paths()
+            return newest[-1] if newest else None
+        if self.world.first:
+            _write_config(self.folder / "config.yaml", config)
+        previous = signal.signal(signal.SIGTERM, self._ask_to_stop)
+        try:
+            batches = steps(
+                self.dataset,
+                self.plan,
+                self.position,
+                workers=config.data.workers,
+                pin_memory=self.world.device.type == "cuda",
+            )
+            while self.clock.hours < config.hours:
+                before = self.clock.samples
+                self._train_on(next(batches))
+                stop = self._asked_to_stop()
+                done = self.clock.hours >= config.hours
+                if done or self.clock.passed(config.validation.every_hours, before):
+                    self._validate()
+                if done or stop or self.clock.passed(config.checkpoint.every_hours, before):
+                    last = self._save()
+                if stop and not done:
+                    self.log.say(f"stopped by SIGTERM at {self.clock.hours:.3f} h; the same command goes on")
+                    break
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+            self.log.close()
+        return last
+
+    def _train_on(self, batch: StepBatch) -> None:
+        config = self.config
+        # Draws depend on (seed, step) alone, so that a resumed run draws what it would have drawn.
+        torch.manual_seed(draw_seed(config.seed, "step", self.step, self.world.rank))
+        student = unwrap(self.student)
+        if hasattr(student, "begin_step"):
+            student.begin_step(draw_seed(config.seed, "layers", self.step))
+        self._switch_dropout()
+        rate = self.group["lr"] * self.schedule.factor(self.clock.hours)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        student.train()
+        result = self.train_step(batch)
+        self.step += 1
+        self.clock.advance(batch.samples)
+        self.position = batch.after
+        rho = self.teacher.rho(batch.samples / SAMPLE_RATE_HZ)
+        self.log.step(self.step, self.clock.hours, batch.labelled, result, {"lr": rate, "rho": rho})
+        self._guard(batch, result)
+
+    def _switch_dropout(self) -> None:
+        wanted = self.config.pseudo_labels
+        if self.strategy is None or self.clock.hours < wanted.start_hours:
+            return
+        if wanted.dropout is None and wanted.layerdrop is None:
+            return
+        student = unwrap(self.student)
+        if not hasattr(student, "set_dropout"):
+            raise UserError(
+                f"pseudo_labels.dropout: {self.config.model.target} has no set_dropout(dropout, layerdrop); "
+                "leave both null"
+            )
+        options = self.config.model.options
+        student.set_dropout(
+            options.get("dropout", 0.1) if wanted.dropout is None else wanted.dropout,
+            options.get("layerdrop", 0.0) if wanted.layerdrop is None else wanted.layerdrop,
+        )
+
+    def _guard(self, batch: StepBatch, result: StepResult) -> None:
+        """Stop a run that no longer learns, while its last good checkpoints are still there."""
+        broken = not result.taken and result.utterances > 0
+        self._broken = self._broken + 1 if broken else 0
+        if not batch.labelled:
+            self._barren = self._barren + 1 if result.utterances == 0 else 0
+        if self._broken >= BROKEN_STEPS:
+            raise UserError(
+                f"the gradient has not been finite for {BROKEN_STEPS} steps (step {self.step}): "
+                "lower optimizer.lr, lengthen schedule.warmup_hours, or use device.precision=fp32"
+            )
+        if self._barren >= BARREN_STEPS:
+            raise UserError(
+                f"no pseudo-label could be used for {BARREN_STEPS} steps (step {self.step}): the teacher has "
+                "collapsed to blanks or never left them; start from a better seed (pseudo_labels.start_hours), "
+                "lengthen teacher.half_life_hours, or loosen the filters"
+            )
+
+    _broken = 0
+    _barren = 0
+
+    def _validate(self) -> None:
+        """WER of student and teacher on every validation split; each process decodes its part."""
+        rates: dict[str, float] = {}
+        for split, utterances in self.validation.items():
+            mine = utterances[self.world.rank :: self.world.size]
+            for name, model in (("student", unwrap(self.student)), ("teacher", self.teacher.module)):
+                hypotheses = transcribe(
+                    model,
+                    self.features,
+                    self.tokenizer,
+                    mine,
+                    device=self.world.device,
+                    max_seconds=self.config.device.max_seconds,
+                    bf16=self.config.device.precision == "bf16",
+                )
+                texts: dict[str, str] = {}
+                for part in self.world.gather({h.id: h.text for h in hypotheses}):
+                    texts |= part
+                references = {u.id: u.text or "" for u in utterances}
+                rates[f"{name}/{split}"] = 100.0 * score(references, texts).words.rate
+        if rates:
+            self.log.validation(self.step, self.clock.hours, rates)
+
+    def _announce(self) -> None:
+        student = unwrap(self.student)
+        parameters = sum(p.numel() for p in student.parameters())
+        for note in self.notes:
+            self.log.say(note)
+        self.log.say(
+            f"{self.folder}: {parameters / 1e6:.2f} M parameters, {self.world.size} x {self.world.device.type}, "
+            f"batch {self.config.batch_seconds(self.world.size):g} s, kappa {self.kappa:g}, "
+            f"teacher half-life {self.teacher.half_life / 3600:g} h, from {self.clock.hours:.3f} h of audio"
+        )
+
+    # Stopping and going on.
+
+    def _ask_to_stop(self, signum: int, frame: FrameType | None) -> None:
+        self._stop = True
+
+    def _asked_to_stop(self) -> bool:
+        """Whether any process was asked: all have to leave the loop at the same step."""
+        return self.world.sum([float(self._stop)])[0] > 0.0
+
+    def _save(self) -> Path | None:
+        self.log.flush()
+        if not self.world.first:
+            return None
+        state = {
+            "student": unwrap(self.student).state_dict(),
+            "teacher": self.teacher.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "strategy": self.strategy.state_dict() if self.strategy else {},
+            "clock": self.clock.state_dict(),
+            "position": self.position.state_dict(),
+            "step": self.step,
+            "log_lines": self.log.lines,
+            "tokenizer": self.tokenizer.state_dict(),
+            "config": config_to_dict(self.config),
+        }
+        return self.checkpoints.write(self.step, state)
+
+    def _restore(self) -> int:
+        """Go on from the run's own newest checkpoint, or from `init.checkpoint`; returns the log's lines."""
+        found = self.checkpoints.newest()
+        if found is not None:
+            path, state, problems = found
+            self.notes += [f"{problem}: taking the one before" for problem in problems]
+            self._load(state, path, whole=True)
+            return int(state["log_lines"])
+        init = self.config.init
+        if init.keep not in ("run", "weights"):
+            raise UserError(f"init.keep {init.keep!r} is neither run nor weights")
+        if init.checkpoint is not None:
+            path = Path(init.checkpoint)
+            self._load(checkpoint.load(path), path, whole=init.keep == "run")
+        return 0
+
+    def _load(self, state: dict[str, Any], path: Path, *, whole: bool) -> None:
+        theirs = tokenizer_from_state(state["tokenizer"])
+        if theirs.fingerprint != self.tokenizer.fingerprint:
+            raise UserError(
+                f"checkpoint {path} was trained with another tokenizer ({theirs!r}) than {self.config.tokenizer} "
+                f"({self.tokenizer!r}): use its tokenizer, or another run_dir"
+            )
+        try:
+            unwrap(self.student).load_state_dict(state["student"])
+            self.teacher.load_state_dict(state["teacher"])
+        except RuntimeError as error:
+            raise UserError(
+                f"checkpoint {path} does not fit model {self.config.model.target} with these options "
+                f"({' '.join(str(error).split())[:300]})"
+            ) from error
+        if not whole:
+            return
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            # What the config says now, at today's kappa, not what it said then.
+            group.update(self.group)
+        if self.strategy is not None and state["strategy"]:
+            self.strategy.load_state_dict(state["strategy"])
+        self.clock.load_state_dict(state["clock"])
+        self.position = MixPosition.from_state(state["position"])
+        self.step = state["step"]
+
+
+def _tokenizer(config: RunConfig) -> Tokenizer:
+    if not config.tokenizer:
+        raise UserError("tokenizer: name the file that `asr-emapl tokenizer` wrote")
+    return load_tokenizer(config.tokenizer)
+
+
+def _schedule(config: RunConfig) -> Schedule:
+    try:
+        return Schedule(config.schedule, config.hours)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _strategy(config: RunConfig, teacher: EmaTeacher, *, bf16: bool) -> Strategy | None:
+    name = config.pseudo_labels.strategy
+    if name == "none":
+        return None
+    if name == "ema":
+        return EmaLabels(teacher, autocast=bf16)
+    if name == "oracle":
+        return OracleLabels()
+    raise UserError(f"pseudo_labels.strategy {name!r} is none of none, ema, oracle")
+
+
+def _write_config(path: Path, config: RunConfig) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,97 @@
+"""The processes of a run: one alone, or as many as torchrun started. torch.distributed does the work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from asr_emapl.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass
+class DeviceConfig:
+    """What one device is and holds."""
+
+    # auto: CUDA where there is one, else the CPU.
+    name: str = "auto"
+    # Padded seconds of audio that one forward and backward pass may take.
+    max_seconds: float = 60.0
+    precision: str = "fp32"
+    # CPU threads of each process; 0: torch's choice.
+    threads: int = 0
+
+
+@dataclass
+class World:
+    """This process among the others."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @staticmethod
+    def join(config: DeviceConfig) -> World:
+        """Join torchrun's processes if it started this one: NCCL on GPUs, gloo on CPUs.
+
+        Raises:
+            UserError: the device is not there, or the precision is unknown.
+        """
+        if config.precision not in ("fp32", "bf16"):
+            raise UserError(f"device.precision {config.precision!r} is neither fp32 nor bf16")
+        name = config.name
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name.startswith("cuda") and not torch.cuda.is_available():
+            raise UserError(f"device.name {name}: no CUDA device is available here; use auto or cpu")
+        if name not in ("cpu", "cuda") and not name.startswith("cuda:"):
+            raise UserError(f"device.name {name!r} is none of auto, cpu, cuda, cuda:N")
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        if "WORLD_SIZE" not in os.environ:
+            return World(0, 1, torch.device(name))
+        device = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" else name)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        return World(dist.get_rank(), dist.get_world_size(), device)
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes what only one may write."""
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Element-wise sums over all processes, in float64."""
+        if self.size == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return tensor.tolist()
+
+    def gather(self, value: T) -> list[T]:
+        """Everybody's `value`, in rank order, on every process."""
+        if self.size == 1:
+            return [value]
+        values: list[T | None] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values  # type: ignore[return-value]
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The module whose backward pass averages gradients over processes."""
+        if self.size == 1:
+            return model
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+
+    def leave(self) -> None:
+        """Part from the other processes."""
+        if self.size > 1:
+            dist.destroy_process_group()

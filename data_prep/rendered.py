@@ -1,0 +1,399 @@
+"""The quickstart's corpus: speech rendered on this machine, by parts that pip installs.
+
+eSpeak NG (a shared library inside the wheel `espeakng-loader`) speaks short command-like strings of a small
+grammar in many voices; here they are resampled to 16 kHz, trimmed, and for a share of them put into a noisy
+room. What comes out is laid out as LibriSpeech is, so that the same preparation reads it:
+
+    DEST/LibriSpeech/SPEAKERS.TXT
+    DEST/LibriSpeech/<part>/<speaker>/<chapter>/<speaker>-<chapter>-<NNNN>.flac   16 kHz, mono, 16 bit
+    DEST/LibriSpeech/<part>/<speaker>/<chapter>/<speaker>-<chapter>.trans.txt     "ID WORDS IN CAPITALS"
+
+    train-labelled     few minutes, few speakers, clean
+    train-unlabelled   an hour, those speakers and many others, in part noisy (its words: for the oracle only)
+    dev-clean          new speakers of the labelled kinds, clean
+    dev-other          voices and accents that training has not paired, every utterance noisy, most in a room
+
+No string of a dev part occurs in training or in the other dev part. Waveforms are float64 [samples] in -1..1
+until they are written; rates are in hertz, levels in dB, durations in seconds unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+import _ctypes
+import contextlib
+import ctypes
+import itertools
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from asr_emapl.errors import UserError
+
+VERSION = 1  # of the recipe below: a corpus rendered by another version is rendered anew
+SAMPLE_RATE = 16_000
+ENGINE_RATE = 22_050  # what eSpeak speaks at
+
+# fmt: off
+VERBS, COLOURS = ("PUT", "TAKE", "FIND", "BRING"), ("RED", "BLUE", "GREEN", "WHITE")
+THE, THINGS = ("THE",), ("BOX", "CUP", "BOOK", "KEY")
+RELATIONS, PLACES = ("NEAR", "UNDER"), ("DOOR", "TABLE", "GARDEN")
+NUMBERS = ("ONE", "TWO", "THREE", "FIVE", "SIX", "SEVEN")
+VOCABULARY = (*VERBS, *THE, *COLOURS, *THINGS, *RELATIONS, *PLACES, *NUMBERS)
+GRAMMAR: tuple[tuple[tuple[str, ...], ...], ...] = (
+    (THINGS, NUMBERS),
+    (VERBS, THE, COLOURS, THINGS),
+    (VERBS, NUMBERS, COLOURS, THINGS),
+    (THINGS, RELATIONS, PLACES, NUMBERS),
+    (COLOURS, THINGS, NUMBERS, NUMBERS),
+    (NUMBERS, COLOURS, THINGS, RELATIONS, PLACES),
+    (VERBS, THE, COLOURS, THINGS, RELATIONS, PLACES),
+    (VERBS, COLOURS, THINGS, RELATIONS, PLACES, NUMBERS),
+)
+# Voices are accent+variant by eSpeak's names ("en" is British: the engine finds no "en-gb").
+ACCENTS = (
+    "en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-029", "en-gb-x-gbclan", "en-us-nyc", "en-gb-x-gbcwmd",
+)
+LABELLED_VOICES = ("en-us+m3", "en-us+f2", "en+m1", "en+f4", "en-us+m7", "en-us+f3")
+UNLABELLED_VARIANTS = (
+    "m2", "f1", "Alex", "f5", "m4", "belinda", "Andy", "shelby", "m5", "Alicia", "Denis", "aunty",
+    "m8", "grandma", "Hugo", "Lee", "Michael", "Mike", "adam", "benjamin", "boris", "ed", "quincy", "victor",
+)
+HELD_OUT_VARIANTS = ("m6", "linda", "michel", "steph", "grandpa", "Annie", "robert", "pablo")
+FEMALE = {"f1", "f2", "f3", "f4", "f5", "belinda", "shelby", "Alicia", "aunty", "grandma"}
+FEMALE |= {"linda", "steph", "Annie"}
+# fmt: on
+# The accents in turn, one further each time round, so that they meet both sexes.
+UNLABELLED_VOICES = [f"{ACCENTS[(i + i // 8) % 8]}+{name}" for i, name in enumerate(UNLABELLED_VARIANTS)]
+HELD_OUT_VOICES = ["+".join(pair) for pair in zip(ACCENTS, HELD_OUT_VARIANTS, strict=True)]
+
+Limits = tuple[tuple[float, ...], tuple[float, ...]]
+# What a speaker is drawn from: pitch, pitch range, words a minute, formant shift, tilt;
+# near to the voice as eSpeak made it, or from all that still sounds natural.
+NEAR: Limits = ((42.0, 40.0, 145.0, 0.97, -0.1), (58.0, 60.0, 180.0, 1.03, 0.1))
+ANY: Limits = ((30.0, 25.0, 135.0, 0.9, -0.4), (75.0, 80.0, 195.0, 1.12, 0.4))
+
+UTTERANCES_PER_CHAPTER = 25
+SHORTEST, EDGE = 1.0, (0.05, 0.15)  # seconds: of an utterance; of silence left at either end
+SPEECH_THRESHOLD = 0.02  # of the peak: what lies below it before the first and after the last word is trimmed
+LEVEL_DB = (-27.0, -19.0)  # RMS of an utterance, relative to full scale
+FLOOR_DB = (-60.0, -45.0)  # noise under even a clean utterance, relative to its speech
+PEAK = 0.95
+REVERBERATION = (0.15, 0.4)  # seconds until a room's sound has fallen by 60 dB
+DIRECT_TO_REVERBERANT_DB = (2.0, 10.0)
+BABBLE_VOICES = 4
+LOWEST = 40  # hertz: what is below is the engine's drift and no speech
+NOISES = ("white", "pink", "babble")
+
+MARKER = "rendered.json"
+SPEAKERS_HEADER = ";ID  |SEX| SUBSET           |MINUTES| NAME (accent+variant, rendered by eSpeak NG)"
+
+
+@dataclass(frozen=True)
+class CorpusSize:
+    """How much is rendered: seconds of audio a part, and by how many speakers.
+
+    The default (6 minutes labelled, an hour unlabelled, 4 minutes for each dev part; 95 MB) is what the
+    quickstart trains on. The labelled speakers are among the unlabelled ones.
+    """
+
+    labelled_seconds: float = 360.0
+    labelled_speakers: int = 6
+    unlabelled_seconds: float = 3600.0
+    unlabelled_speakers: int = 30
+    dev_seconds: float = 240.0
+    dev_speakers: int = 8
+
+
+DEFAULT = CorpusSize()
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """One voice: eSpeak's settings, and what is done to its sound afterwards."""
+
+    number: int
+    voice: str  # accent+variant, as eSpeak knows it
+    pitch: int  # eSpeak's scale 0..99, 50 as the variant was made
+    pitch_range: int  # the same scale: how far the melody moves
+    words_per_minute: float
+    formant_shift: float  # frequencies are multiplied by it; the rate of speech stays
+    tilt: float  # first-order colour of the microphone: x[n] + tilt * x[n - 1]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the corpus: who speaks for how long, and how the recordings sound."""
+
+    name: str
+    seconds: float
+    speakers: tuple[Speaker, ...]
+    first_chapter: int  # the unlabelled chapters of a labelled speaker have other numbers than the labelled
+    noisy_share: float = 0.0
+    snr_db: tuple[float, float] = (8.0, 20.0)
+    room_share: float = 0.0  # of the noisy utterances
+
+
+def download(
+    destination: Path, *, size: CorpusSize = DEFAULT, seed: int = 0, workers: int | None = None
+) -> Path:
+    """Render the corpus into `destination`/LibriSpeech and return that folder.
+
+    The same size and seed give the same files, whatever the number of workers (processes; default: one a
+    core). A part is rendered under a temporary name and renamed when complete; complete parts are kept.
+
+    Raises:
+        UserError: the engine is not installed, a size is impossible, or the folder holds another corpus.
+    """
+    if min(asdict(size).values()) <= 0 or size.unlabelled_speakers < size.labelled_speakers:
+        raise UserError(f"{size}: all must be above zero, and the labelled speakers are among the unlabelled")
+    root = destination / "LibriSpeech"
+    corpus_parts = parts(size, seed)
+    marker: dict[str, object] = {"version": VERSION, "seed": seed, "size": asdict(size)}
+    pending = [part for part in corpus_parts if not _is_complete(root, part, marker)]
+    speakers_file = root / "SPEAKERS.TXT"
+    if speakers_file.exists() and not speakers_file.read_text(encoding="utf-8").startswith(SPEAKERS_HEADER):
+        raise UserError(f"{speakers_file} is of another corpus: give the rendered one a folder of its own")
+    if pending:
+        _engine_paths()  # the missing package is told here once, not by every worker
+        root.mkdir(parents=True, exist_ok=True)
+        speakers_file.write_text(_speakers_table(corpus_parts), encoding="utf-8")
+        _render_parts(root, pending, marker, seed, workers or os.cpu_count() or 1)
+    return root
+
+
+def parts(size: CorpusSize = DEFAULT, seed: int = 0) -> tuple[Part, ...]:
+    """The four parts with their speakers, drawn from the seed; pure."""
+    rng = np.random.default_rng([seed, 0])
+
+    def cast(count: int, first: int, voices: Sequence[str], limits: Limits) -> tuple[Speaker, ...]:
+        return tuple(_speaker(rng, first + i, voices[i % len(voices)], limits) for i in range(count))
+
+    labelled = cast(size.labelled_speakers, 100, LABELLED_VOICES, NEAR)
+    others = cast(size.unlabelled_speakers - size.labelled_speakers, 200, UNLABELLED_VOICES, ANY)
+    clean = cast(size.dev_speakers, 300, LABELLED_VOICES[: size.labelled_speakers], NEAR)
+    other = cast(size.dev_speakers, 400, HELD_OUT_VOICES, ANY)
+    return (
+        Part("train-labelled", size.labelled_seconds, labelled, 1000),
+        Part("train-unlabelled", size.unlabelled_seconds, labelled + others, 2000, 0.4, (8.0, 25.0), 0.5),
+        Part("dev-clean", size.dev_seconds, clean, 3000),
+        Part("dev-other", size.dev_seconds, other, 4000, 1.0, (8.0, 20.0), 0.6),
+    )
+
+
+def sentences(part: str) -> list[list[str]]:
+    """The strings that belong to a part, a list for each rule of the grammar that has any.
+
+    A checksum deals the strings out: a tenth to either dev part, the rest to both training parts.
+    """
+    wanted = {"dev-clean": {0}, "dev-other": {1}}.get(part, set(range(2, 10)))
+    rules = [[" ".join(words) for words in itertools.product(*rule)] for rule in GRAMMAR]
+    # The checksum's low bits are linear in the letters: the multiplication spreads them over the grammar.
+    hashes = [[(s, zlib.crc32(s.encode()) * 2_654_435_761 >> 16) for s in rule] for rule in rules]
+    dealt = [[s for s, number in rule if number % 10 in wanted] for rule in hashes]
+    return [rule for rule in dealt if rule]
+
+
+def _speaker(rng: np.random.Generator, number: int, voice: str, limits: Limits) -> Speaker:
+    pitch, melody, rate, shift, tilt = (float(v) for v in rng.uniform(*limits))
+    return Speaker(number, voice, round(pitch), round(melody), rate, shift, tilt)
+
+
+def _is_complete(root: Path, part: Part, marker: dict[str, object]) -> bool:
+    """Whether the part is there as asked for; a UserError where the folder is none of this module's."""
+    folder = root / part.name
+    if not folder.exists():
+        return False
+    if not (folder / MARKER).exists():
+        raise UserError(f"{folder} was not rendered by this recipe: give the rendered corpus another folder")
+    return bool(json.loads((folder / MARKER).read_text(encoding="utf-8")) == marker)
+
+
+def _speakers_table(corpus_parts: tuple[Part, ...]) -> str:
+    """SPEAKERS.TXT: a line for each speaker and part; minutes are what was asked for."""
+    lines = [SPEAKERS_HEADER]
+    for part in corpus_parts:
+        minutes = part.seconds / len(part.speakers) / 60
+        for speaker in part.speakers:
+            sex = "F" if speaker.voice.split("+")[1] in FEMALE else "M"
+            lines.append(f"{speaker.number:<4} | {sex} | {part.name:<16} | {minutes:5.2f} | {speaker.voice}")
+    return "\n".join(lines) + "\n"
+
+
+def _render_parts(
+    root: Path, pending: list[Part], marker: dict[str, object], seed: int, workers: int
+) -> None:
+    """Render each part under a temporary name; a part bears its own name only when it is complete."""
+    # Spawned, not forked: the caller may well run threads (torch does).
+    pool = multiprocessing.get_context("spawn").Pool(workers) if workers > 1 else None
+    with pool or contextlib.nullcontext():
+        for part in pending:
+            partial, final = root / f".{part.name}.partial", root / part.name
+            shutil.rmtree(partial, ignore_errors=True)
+            jobs = [(part, speaker, partial, seed) for speaker in part.speakers]
+            list(pool.starmap(_render_speaker, jobs, 1) if pool else itertools.starmap(_render_speaker, jobs))
+            (partial / MARKER).write_text(json.dumps(marker, indent=1), encoding="utf-8")
+            if final.exists():  # of another seed, size or version: _is_complete saw this module's marker
+                shutil.rmtree(final)
+            partial.rename(final)
+
+
+def _render_speaker(part: Part, speaker: Speaker, directory: Path, seed: int) -> None:
+    """Render one speaker's chapters, until their share of the part's seconds is there."""
+    rng = np.random.default_rng([seed, part.first_chapter, speaker.number])
+    rules = sentences(part.name)
+    seconds, count = 0.0, 0
+    with _Engine() as engine:
+        babble = _babble(engine, rng, rules) if part.noisy_share > 0 else np.zeros(1)
+        while seconds < part.seconds / len(part.speakers):
+            rule = rules[rng.integers(len(rules))]  # by rule first: the long ones have most of the strings
+            text = rule[rng.integers(len(rule))]
+            wave = _trimmed(_spoken(engine, rng, text, speaker), rng)
+            wave[1:] += speaker.tilt * wave[:-1].copy()
+            wave = _recorded(wave, rng, part, babble)
+            chapter, index = divmod(count, UTTERANCES_PER_CHAPTER)
+            name = f"{speaker.number}-{part.first_chapter + chapter}"
+            folder = directory / str(speaker.number) / str(part.first_chapter + chapter)
+            folder.mkdir(parents=True, exist_ok=True)
+            soundfile.write(folder / f"{name}-{index:04d}.flac", wave, SAMPLE_RATE, subtype="PCM_16")
+            with (folder / f"{name}.trans.txt").open("a", encoding="utf-8") as transcripts:
+                transcripts.write(f"{name}-{index:04d} {text}\n")
+            seconds, count = seconds + wave.size / SAMPLE_RATE, count + 1
+
+
+def _spoken(engine: _Engine, rng: np.random.Generator, text: str, speaker: Speaker) -> np.ndarray:
+    """The string in the speaker's voice, with the small changes from one time to the next: [samples]."""
+    # Resampling by 320 / d is plain 22.05 -> 16 kHz at d = 441. Another d shifts the formants, and
+    # the rate of speech as well: the engine is asked for the inverse rate.
+    denominator = round(441 * speaker.formant_shift)
+    rate = speaker.words_per_minute * rng.uniform(0.93, 1.07) * 441 / denominator
+    pitch = speaker.pitch + int(rng.integers(-5, 6))
+    gap = int(rng.integers(0, 4))  # tens of milliseconds more between words
+    samples = engine.speak(text.lower(), speaker.voice, round(rate), pitch, speaker.pitch_range, gap)
+    # In the frequency domain the resampling is one cut; the edges are silent, so nothing wraps around.
+    blocks = math.ceil(samples.size / (16 * denominator))  # whole ones: an exact ratio, smooth lengths
+    n_in, n_out = blocks * 16 * denominator, blocks * 16 * 320
+    spectrum = np.fft.rfft(samples, n_in)[: n_out // 2 + 1]
+    spectrum[: round(LOWEST * n_out / SAMPLE_RATE)] = 0
+    return np.fft.irfft(spectrum, n_out) * (n_out / n_in)
+
+
+def _trimmed(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """From the first sound to the last, with a short silence at either end and no less than SHORTEST."""
+    loud = np.flatnonzero(np.abs(wave) > SPEECH_THRESHOLD * np.abs(wave).max())
+    wave = wave[loud[0] : loud[-1] + 1]
+    before, after = (round(float(s) * SAMPLE_RATE) for s in rng.uniform(*EDGE, size=2))
+    missing = max(0, round(SHORTEST * SAMPLE_RATE) - before - wave.size - after)
+    return np.pad(wave, (before + missing // 2, after + missing - missing // 2))
+
+
+def _recorded(wave: np.ndarray, rng: np.random.Generator, part: Part, babble: np.ndarray) -> np.ndarray:
+    """What the microphone gets: the part's share of noise and rooms, a faint floor, a level."""
+    if rng.random() < part.noisy_share:
+        if rng.random() < part.room_share:
+            wave = _in_room(wave, rng)
+        noise = _noise(str(rng.choice(NOISES)), wave.size, rng, babble)
+        level = wave.std() * 10 ** (-rng.uniform(*part.snr_db) / 20)
+        wave = wave + (noise - noise.mean()) * (level / noise.std())
+    wave = wave + rng.standard_normal(wave.size) * wave.std() * 10 ** (rng.uniform(*FLOOR_DB) / 20)
+    gain = 10 ** (rng.uniform(*LEVEL_DB) / 20) / wave.std()
+    return wave * min(gain, PEAK / np.abs(wave).max())
+
+
+def _in_room(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Convolved with a direct path and an exponentially decaying tail of noise; the length is kept."""
+    decay = rng.uniform(*REVERBERATION)
+    time = np.arange(round(decay * SAMPLE_RATE)) / SAMPLE_RATE
+    tail = rng.standard_normal(time.size) * 10 ** (-3 * time / decay)
+    tail[: SAMPLE_RATE // 500] = 0  # the first reflection comes 2 ms after the direct sound
+    tail *= 10 ** (-rng.uniform(*DIRECT_TO_REVERBERANT_DB) / 20) / np.sqrt(np.sum(tail**2))
+    tail[0] = 1.0
+    length = 1 << (wave.size + tail.size - 1).bit_length()
+    return np.fft.irfft(np.fft.rfft(wave, length) * np.fft.rfft(tail, length), length)[: wave.size]
+
+
+def _noise(kind: str, size: int, rng: np.random.Generator, babble: np.ndarray) -> np.ndarray:
+    """[size] of noise of a kind in NOISES, at any level."""
+    if kind == "babble":
+        return np.roll(np.resize(babble, max(size, babble.size)), int(rng.integers(babble.size)))[:size]
+    white = rng.standard_normal(1 << (size - 1).bit_length())
+    if kind == "white":
+        return white[:size]
+    spectrum = np.fft.rfft(white)
+    return np.fft.irfft(spectrum / np.sqrt(np.arange(1, spectrum.size + 1)))[:size]  # power falls as 1/f
+
+
+def _babble(engine: _Engine, rng: np.random.Generator, rules: list[list[str]]) -> np.ndarray:
+    """Some seconds of BABBLE_VOICES others who talk at once: [samples]."""
+    voices = []
+    for i in range(BABBLE_VOICES):
+        speaker = _speaker(rng, i, UNLABELLED_VOICES[rng.integers(len(UNLABELLED_VOICES))], ANY)
+        spoken = [_spoken(engine, rng, str(rng.choice(rules[-1])), speaker) for _ in range(2)]
+        wave = np.concatenate([_trimmed(s, rng) for s in spoken])
+        voices.append(wave / wave.std())
+    shortest = min(wave.size for wave in voices)
+    return np.sum([wave[:shortest] for wave in voices], axis=0)
+
+
+def _engine_paths() -> tuple[str, str]:
+    """Where the shared library and its data are; a UserError where they are not installed."""
+    try:
+        import espeakng_loader
+    except ImportError as error:
+        raise UserError("espeakng-loader is not installed: pip install 'asr_emapl[quickstart]'") from error
+    return str(espeakng_loader.get_library_path()), str(espeakng_loader.get_data_path())
+
+
+class _Engine:
+    """eSpeak NG, loaded afresh and unloaded at the end: a context manager.
+
+    The library keeps the phase of its melody's flutter in static variables that even espeak_Terminate leaves
+    alone, so what it says depends on all that it has said before. Loaded anew for each speaker, it makes
+    audio that the seed alone decides (in a process that does not hold the library for something else).
+    """
+
+    # From espeak-ng/speak_lib.h.
+    _SYNCHRONOUS, _DO_NOT_EXIT, _UTF8, _BY_CHARACTER = 2, 0x8000, 1, 1
+    _VOLUME = 35  # at the default of 100 some voices clip inside the engine
+
+    def __enter__(self) -> _Engine:
+        library, data = _engine_paths()
+        self._library = ctypes.CDLL(library)
+        rate = self._library.espeak_Initialize(self._SYNCHRONOUS, 0, data.encode(), self._DO_NOT_EXIT)
+        if rate != ENGINE_RATE:
+            raise UserError(f"eSpeak NG did not start with its data in {data} (it answered {rate})")
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(1))
+        self._chunks: list[bytes] = []
+        prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+        self._callback = prototype(self._collect)  # held here: the engine calls it for as long as it lives
+        self._library.espeak_SetSynthCallback(self._callback)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._library.espeak_Terminate()
+        _ctypes.dlclose(self._library._handle)
+
+    def _collect(self, samples: int | None, count: int, _events: int | None) -> int:
+        if samples and count > 0:
+            self._chunks.append(ctypes.string_at(samples, 2 * count))
+        return 0  # go on
+
+    def speak(self, text: str, voice: str, rate: int, pitch: int, pitch_range: int, gap: int) -> np.ndarray:
+        """The text as float64 [samples] in -1..1 at ENGINE_RATE; rate in words a minute."""
+        self._chunks.clear()
+        if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise UserError(f"eSpeak NG has no voice {voice!r}")
+        settings = ((1, rate), (2, self._VOLUME), (3, pitch), (4, pitch_range), (7, gap))
+        for parameter, value in settings:  # espeak_PARAMETER's numbers
+            self._library.espeak_SetParameter(parameter, value, 0)
+        buffer, size = text.encode() + b"\0", ctypes.c_size_t(len(text.encode()) + 1)
+        self._library.espeak_Synth(buffer, size, 0, self._BY_CHARACTER, 0, self._UTF8, None, None)
+        return np.frombuffer(b"".join(self._chunks), np.int16) / 32768.0

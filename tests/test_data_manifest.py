@@ -1,0 +1,328 @@
+"""The manifest: what is written is read back, what is wrong is listed by line, nothing is half written."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr_emapl.data.manifest import Utterance, read_manifest, report, verify, write_manifest, write_manifests
+from asr_emapl.errors import UserError
+from asr_emapl.text.normalise import ALPHABET
+
+GOOD = {"id": "a", "audio": "/corpus/a.flac", "duration": 1.5}
+
+# Whatever JSON and UTF-8 can carry; a NUL or a blank name is refused and tested by itself.
+LETTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+NAME = st.text(LETTERS, min_size=1).filter(lambda name: bool(name.strip()))
+UTTERANCE = st.builds(
+    Utterance,
+    id=NAME,
+    audio=NAME.map(lambda name: str(Path("/", name))).filter(lambda path: path.startswith("/")),
+    duration=st.floats(1e-3, 1e6),
+    text=st.none() | st.text(LETTERS),
+    speaker=st.none() | st.text(LETTERS),
+    offset=st.floats(0, 1e6),
+)
+
+
+def lines(path: Path, *records: object) -> Path:
+    """A manifest of these lines: bytes as they are, anything else as JSON."""
+    encoded = [record if isinstance(record, bytes) else json.dumps(record).encode() for record in records]
+    path.write_bytes(b"\n".join(encoded) + b"\n")
+    return path
+
+
+def faults(path: Path, **options: bool) -> list[str]:
+    with pytest.raises(UserError) as error:
+        read_manifest(path, **options)
+    return str(error.value).split("\n")
+
+
+def flac(path: Path, seconds: float) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.zeros(round(seconds * 16000)), 16000)
+    return str(path)
+
+
+@settings(deadline=None)
+@given(utterances=st.lists(UTTERANCE, min_size=1, max_size=5, unique_by=lambda utterance: utterance.id))
+def test_round_trip(tmp_path_factory: pytest.TempPathFactory, utterances: list[Utterance]) -> None:
+    path = tmp_path_factory.getbasetemp() / "round-trip.jsonl"
+    write_manifest(path, utterances)
+    assert read_manifest(path) == utterances
+    assert len(path.read_bytes().splitlines()) == len(utterances)
+
+
+def test_fields_and_samples(tmp_path: Path) -> None:
+    path = lines(tmp_path / "m.jsonl", {**GOOD, "text": "GO ON", "speaker": "7", "offset": 2, "lang": "en"})
+    (utterance,) = read_manifest(path)
+    assert utterance == Utterance("a", "/corpus/a.flac", 1.5, "GO ON", "7", 2.0)
+    assert utterance.samples == 24_000
+    assert isinstance(utterance.offset, float)
+    with pytest.raises(AttributeError):
+        utterance.text = "STOP"  # type: ignore[misc]
+
+
+def test_relative_paths_are_the_manifests_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "corpus").mkdir()
+    lines(tmp_path / "corpus" / "m.jsonl", {**GOOD, "audio": "wav/a.flac"})
+    monkeypatch.chdir(tmp_path)
+    (utterance,) = read_manifest("corpus/m.jsonl")
+    assert utterance.audio == str(tmp_path / "corpus" / "wav" / "a.flac")
+
+
+def test_paths_are_written_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_manifest(tmp_path / "new" / "folder" / "m.jsonl", [Utterance("a", "wav/a.flac", 1.0)])
+    record = json.loads((tmp_path / "new" / "folder" / "m.jsonl").read_text())
+    assert record == {"id": "a", "audio": str(tmp_path / "wav" / "a.flac"), "duration": 1.0}
+
+
+def test_nemo_names(tmp_path: Path) -> None:
+    path = lines(
+        tmp_path / "m.jsonl",
+        {"audio_filepath": "/x/rec.wav", "duration": 1, "offset": 0.0, "text": "A"},
+        {"audio_filepath": "/x/rec.wav", "duration": 1, "offset": 1.0, "text": ""},
+        {"audio_filepath": "/y/rec.wav", "duration": 1, "offset": None},
+        {"audio_filepath": "/x/b.wav", "duration": 1, "utt_id": "rec-2"},
+    )
+    utterances = read_manifest(path)
+    # rec-2 is taken, though only further down.
+    assert [utterance.id for utterance in utterances] == ["rec", "rec-3", "rec-4", "rec-2"]
+    assert [utterance.audio for utterance in utterances] == [
+        "/x/rec.wav",
+        "/x/rec.wav",
+        "/y/rec.wav",
+        "/x/b.wav",
+    ]
+    assert [utterance.offset for utterance in utterances] == [0.0, 1.0, 0.0, 0.0]
+
+
+def test_byte_order_mark_windows_line_ends_and_blank_lines(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    one, two = (json.dumps({**GOOD, "id": id_}).encode() for id_ in "ab")
+    path.write_bytes(b"\xef\xbb\xbf" + one + b"\r\n\r\n" + two)
+    assert [utterance.id for utterance in read_manifest(path)] == ["a", "b"]
+
+
+def test_unicode_line_separators_do_not_split_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    write_manifest(path, [Utterance("a", "/a.flac", 1.0, "ONE\u2028TWO\x85THREE")])
+    assert "\u2028".encode() in path.read_bytes()
+    assert read_manifest(path)[0].text == "ONE\u2028TWO\x85THREE"
+
+
+@pytest.mark.parametrize(
+    ("record", "fault"),
+    [
+        (b"{", "not JSON"),
+        (b'{"id": "a"} {}', "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"duration": ' + b"1" * 10_000 + b"}", "not JSON"),
+        (b'{"id": "\xff"}', "not UTF-8"),
+        ([GOOD], "not an object"),
+        (None, "not an object"),
+        ({**GOOD, "audio": None}, "audio is missing"),
+        ({**GOOD, "audio": 3}, "audio is not a string"),
+        ({**GOOD, "audio": "a\0b"}, "audio is blank or holds a NUL"),
+        ({**GOOD, "audio": ""}, "audio is blank"),
+        ({**GOOD, "id": " "}, "id is blank"),
+        ({**GOOD, "id": 7}, "id is not a string"),
+        ({**GOOD, "text": ["A"]}, "text is not a string"),
+        ({**GOOD, "text": "\ud800"}, "text holds half of a surrogate pair"),
+        ({**GOOD, "speaker": 84}, "speaker is not a string"),
+        ({**GOOD, "duration": None}, "duration is missing"),
+        ({**GOOD, "duration": "1.5"}, "duration is not a number"),
+        ({**GOOD, "duration": True}, "duration is not a number"),
+        ({**GOOD, "duration": math.nan}, "duration is nan s"),
+        ({**GOOD, "duration": math.inf}, "duration is inf s"),
+        ({**GOOD, "duration": 10**400}, "duration is inf s"),
+        ({**GOOD, "duration": 1e308}, "duration is 1e+308 s"),
+        ({**GOOD, "duration": 0}, "duration is 0.0 s"),
+        ({**GOOD, "duration": -1.5}, "duration is -1.5 s"),
+        ({**GOOD, "duration": 1e-9}, "duration is 1e-09 s"),
+        ({**GOOD, "offset": "0"}, "offset is not a number"),
+        ({**GOOD, "offset": -0.5}, "offset is -0.5 s"),
+        ({**GOOD, "offset": math.nan}, "offset is nan s"),
+    ],
+)
+def test_each_fault_is_named_with_place_and_remedy(tmp_path: Path, record: object, fault: str) -> None:
+    path = lines(tmp_path / "m.jsonl", {**GOOD, "id": "first"}, record)
+    (line,) = faults(path)
+    assert line.startswith(f"{path}:2: ")
+    assert fault in line
+    assert line.endswith(")"), "the remedy is missing"
+
+
+def test_all_faults_are_listed_in_the_order_of_lines(tmp_path: Path) -> None:
+    path = lines(tmp_path / "m.jsonl", {"id": 1, "audio": 2}, b"{", GOOD, {**GOOD, "duration": 0})
+    found = faults(path)
+    assert [line.split(": ")[0] for line in found] == [f"{path}:{number}" for number in (1, 1, 1, 2, 4, 4)]
+    assert "id 'a' stands on line 3 too" in found[-1]
+
+
+def test_faults_beyond_twenty_are_counted(tmp_path: Path) -> None:
+    found = faults(lines(tmp_path / "m.jsonl", *[b"{"] * 31))
+    assert len(found) == 21
+    assert found[-1] == "... and 11 more"
+    assert len(faults(lines(tmp_path / "m.jsonl", *[b"{"] * 20))) == 20
+
+
+@pytest.mark.parametrize("text", [None, "", " \t"])
+def test_require_text(tmp_path: Path, text: str | None) -> None:
+    path = lines(tmp_path / "m.jsonl", {**GOOD, "text": "GO"}, {**GOOD, "id": "b", "text": text})
+    assert [utterance.text for utterance in read_manifest(path)] == ["GO", text]
+    (line,) = faults(path, require_text=True)
+    assert line.startswith(f"{path}:2: text is missing")
+
+
+def test_absent_empty_and_unreadable_manifests(tmp_path: Path) -> None:
+    assert faults(tmp_path / "absent.jsonl")[0].startswith(f"{tmp_path / 'absent.jsonl'}: no such manifest")
+    for content in (b"", b"\n\r\n", b"\xef\xbb\xbf"):
+        (tmp_path / "empty.jsonl").write_bytes(content)
+        assert "the manifest holds no utterances" in faults(tmp_path / "empty.jsonl")[0]
+    assert "cannot be read" in faults(tmp_path)[0]
+    assert "cannot be read" in faults(Path("nul\0.jsonl"))[0]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=5),
+    lambda value: st.lists(value, max_size=3) | st.dictionaries(st.text(max_size=3), value, max_size=3),
+    max_leaves=5,
+)
+FIELDS = ["id", "utt_id", "audio", "audio_filepath", "duration", "text", "speaker", "offset"]
+RECORD = st.dictionaries(st.sampled_from(FIELDS), JSON | st.sampled_from(["a", 1.0, 2]))
+LINE = st.binary(max_size=30) | (RECORD | JSON).map(lambda value: json.dumps(value).encode())
+
+
+@settings(max_examples=300, deadline=None)
+@given(content=st.lists(LINE, max_size=6), require_text=st.booleans())
+def test_garbage_raises_nothing_but_user_errors(
+    tmp_path_factory: pytest.TempPathFactory, content: list[bytes], require_text: bool
+) -> None:
+    path = lines(tmp_path_factory.getbasetemp() / "garbage.jsonl", *content)
+    try:
+        utterances = read_manifest(path, require_text=require_text)
+    except UserError as error:
+        message = str(error)
+    else:
+        assert all(utterance.samples > 0 for utterance in utterances)
+        # What can be read can be written.
+        write_manifest(path, utterances)
+        assert read_manifest(path, require_text=require_text) == utterances
+        return
+    assert message.startswith(f"{path}:")
+
+
+@pytest.mark.parametrize(
+    ("utterances", "fault"),
+    [
+        ([], "there are no utterances to write"),
+        ([Utterance("a", "/a", 1.0), Utterance("a", "/b", 1.0)], "utterance 'a': id is there twice"),
+        ([Utterance("a", "/a", math.nan)], "utterance 'a': duration is nan"),
+        ([Utterance("a", "/a", 0.0)], "utterance 'a': duration is 0.0"),
+        ([Utterance("a", "/a\udcff", 1.0)], "utterance 'a': audio holds half of a surrogate"),
+        ([Utterance("", "/a", 1.0)], "utterance '': id is blank"),
+    ],
+)
+def test_what_could_not_be_read_back_is_not_written(
+    tmp_path: Path, utterances: list[Utterance], fault: str
+) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text("as it was")
+    with pytest.raises(UserError) as error:
+        write_manifest(path, utterances)
+    assert str(error.value).startswith(f"{path}: {fault}")
+    assert path.read_text() == "as it was"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def fail_after(times: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which from its call number `times` on finds the disk full."""
+    calls = 0
+
+    def failing(*args: object, **kwargs: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls > times:
+            raise OSError(28, "No space left on device", "disk")
+        return function(*args, **kwargs)
+
+    return failing
+
+
+def test_a_failed_write_leaves_all_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
+    paths[0].write_text("as it was")
+    monkeypatch.setattr("os.fsync", fail_after(1, lambda descriptor: None))
+    with pytest.raises(UserError, match="disk: cannot be written: No space left"):
+        write_manifests({path: [Utterance("a", "/a", 1.0)] for path in paths})
+    assert paths[0].read_text() == "as it was"
+    assert list(tmp_path.iterdir()) == paths[:1]
+
+
+def test_a_folder_in_the_way_leaves_all_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "two.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"two\.jsonl: is a folder"):
+        write_manifests({tmp_path / f"{name}.jsonl": [Utterance("a", "/a", 1.0)] for name in ("one", "two")})
+    assert [path.name for path in tmp_path.iterdir()] == ["two.jsonl"]
+
+
+def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_manifest(tmp_path / "file" / "m.jsonl", [Utterance("a", "/a", 1.0)])
+
+
+def test_verify_finds_nothing_wrong_with_good_utterances(tmp_path: Path) -> None:
+    one, two = flac(tmp_path / "one.flac", 1.0), flac(tmp_path / "two.flac", 2.0)
+    utterances = [
+        Utterance("exact", one, 1.0, "DON'T GO"),
+        Utterance("first half", two, 1.0),
+        Utterance("second half", two, 1.0, "GO", offset=1.0),
+    ]
+    assert verify(utterances, ALPHABET) == []
+    assert verify([Utterance("within tolerance", one, 1.04)], None) == []
+
+
+def test_verify_names_each_finding(tmp_path: Path) -> None:
+    one = flac(tmp_path / "one.flac", 1.0)
+    text = tmp_path / "text.flac"
+    text.write_text("this is no FLAC")
+    utterances = [
+        Utterance("absent", str(tmp_path / "absent.flac"), 1.0),
+        Utterance("undecodable", str(text), 1.0),
+        Utterance("letters", flac(tmp_path / "b.flac", 1.0), 1.0, "CAF\u00c9 7"),
+        Utterance("short", flac(tmp_path / "c.flac", 1.0), 0.9, "GO"),
+        Utterance("long", one, 1.1, "GO"),
+        Utterance("past the end", flac(tmp_path / "d.flac", 1.0), 0.5, "GO", offset=0.6),
+    ]
+    expected = {
+        "absent": "no such audio file",
+        "undecodable": "not decodable",
+        "letters": "letters outside the alphabet: '7\u00c9'",
+        "short": "1.00 s long, but 0.90 s in the manifest",
+        "long": "1.00 s long, but the manifest goes to 1.10 s",
+        "past the end": "1.00 s long, but the manifest goes to 1.10 s",
+    }
+    findings = verify(utterances, ALPHABET)
+    assert len(findings) == len(expected)
+    for finding, (id_, fault) in zip(findings, expected.items(), strict=True):
+        assert finding.startswith(f"{id_}: ")
+        assert fault in finding
+        assert finding.endswith(")"), "the remedy is missing"
+    assert len(verify(utterances, None)) == len(expected) - 1
+
+
+def test_report_counts_what_it_leaves_out() -> None:
+    assert report(["a", "b", "c"], 2) == "a\nb\n... and 1 more"
+    assert report(["a", "b"], 2) == "a\nb"

@@ -1,0 +1,144 @@
+"""Transcript files: three formats, every broken line reported at once, writing is atomic."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr_emapl.errors import UserError
+from asr_emapl.scoring import read_transcripts, write_hypotheses
+
+EXPECTED = {"a-1": "HELLO (BIG) WORLD", "a-2": "", "b": "IT'S"}
+CONTENTS = {
+    "jsonl": """{"id": "a-1", "text": "HELLO (BIG) WORLD"}
+{"id": "a-2", "text": "", "duration": 1.5}
+{"id": "b", "text": "IT'S"}
+""",
+    "trn": "HELLO (BIG) WORLD (a-1)\n(a-2)\nIT'S (b)\n",
+    "plain": "a-1 HELLO (BIG) WORLD\na-2\nb\tIT'S \n",
+}
+NAMES = {
+    "jsonl": ["a.jsonl", "a.json", "a.JSONL", "a.txt", "text"],
+    "trn": ["a.trn", "a.txt"],
+    "plain": ["1-2.trans.txt", "text"],
+}
+
+
+@pytest.mark.parametrize(("form", "name"), [(form, name) for form, names in NAMES.items() for name in names])
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\n\n"])
+def test_formats(form: str, name: str, bom: bytes, line_end: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(bom + CONTENTS[form].replace("\n", line_end).encode())
+    assert read_transcripts(path) == EXPECTED
+    assert list(read_transcripts(str(path))) == list(EXPECTED)
+
+
+def test_last_line_without_end_and_trn_comments(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a ONE\nb TWO")
+    assert read_transcripts(tmp_path / "a.txt") == {"a": "ONE", "b": "TWO"}
+    (tmp_path / "a.trn").write_text(";; made by hand\nONE (a)")
+    assert read_transcripts(tmp_path / "a.trn") == {"a": "ONE"}
+
+
+def test_role_decides_between_text_and_pred_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        '{"id": "a", "text": "TRUE", "pred_text": "GUESSED"}\n{"id": "b", "text": null, "pred_text": "B"}\n'
+    )
+    assert read_transcripts(path) == {"a": "TRUE", "b": "B"}
+    assert read_transcripts(path, role="hypothesis") == {"a": "GUESSED", "b": "B"}
+
+
+def test_all_broken_lines_are_reported_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    lines = [
+        '{"id": "a", "text": "A"}',
+        "nonsense",
+        "[1]",
+        '{"text": "A"}',
+        '{"id": 3, "text": "A"}',
+        '{"id": "b"}',
+        '{"id": "c", "text": 1}',
+        '{"id": "a", "text": "AGAIN"}',
+    ]
+    path.write_text("\n".join(lines))
+    with pytest.raises(UserError) as error:
+        read_transcripts(path)
+    findings = str(error.value).split("\n")
+    assert [finding.split(":")[1] for finding in findings] == ["2", "3", "4", "5", "6", "7", "8"]
+    assert all(finding.startswith(f"{path}:") for finding in findings)
+    assert "not JSON" in findings[0]
+    assert "not a JSON object" in findings[1]
+    assert "no 'id'" in findings[2]
+    assert "no 'id'" in findings[3]
+    assert "neither 'text' nor 'pred_text'" in findings[4]
+    assert "'text' is no text" in findings[5]
+    assert "'a' again, first in line 1" in findings[6]
+
+
+def test_findings_are_capped_at_twenty(tmp_path: Path) -> None:
+    path = tmp_path / "a.trn"
+    path.write_text("NO ID HERE\n" * 25)
+    with pytest.raises(UserError) as error:
+        read_transcripts(path)
+    findings = str(error.value).split("\n")
+    assert len(findings) == 21
+    assert "no '(id)'" in findings[0]
+    assert findings[-1] == f"{path}: and 5 more"
+
+
+def test_duplicates_in_plain_text(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("a ONE\n\na ONE\n")
+    with pytest.raises(UserError, match="text:3: id 'a' again, first in line 1"):
+        read_transcripts(tmp_path / "text")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \r\n", b"\xef\xbb\xbf"])
+def test_empty_file(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(content)
+    with pytest.raises(UserError, match="no transcripts"):
+        read_transcripts(tmp_path / "text")
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"a OK\nb \xff\n")
+    with pytest.raises(UserError, match="text:2: not UTF-8"):
+        read_transcripts(tmp_path / "text")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_transcripts(tmp_path / "none")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_transcripts(tmp_path)
+
+
+@settings(deadline=None)
+@given(
+    hypotheses=st.dictionaries(
+        st.text(st.characters(codec="utf-8"), min_size=1), st.text(st.characters(codec="utf-8")), min_size=1
+    )
+)
+def test_what_is_written_is_read_back(
+    hypotheses: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("hypotheses") / "new" / "hyp.jsonl"
+    write_hypotheses(path, hypotheses)
+    assert read_transcripts(path, role="hypothesis") == hypotheses
+    assert [entry.name for entry in path.parent.iterdir()] == ["hyp.jsonl"]
+
+
+def test_written_lines_are_plain_json(tmp_path: Path) -> None:
+    write_hypotheses(tmp_path / "hyp.jsonl", {"a": "É", "b": ""})
+    lines = (tmp_path / "hyp.jsonl").read_text(encoding="utf-8").splitlines()
+    assert lines == ['{"id": "a", "text": "É"}', '{"id": "b", "text": ""}']
+    assert [json.loads(line)["id"] for line in lines] == ["a", "b"]
+
+
+def test_a_target_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "hyp.jsonl").mkdir()
+    with pytest.raises(UserError, match="cannot be written"):
+        write_hypotheses(tmp_path / "hyp.jsonl", {"a": "A"})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["hyp.jsonl"]
