@@ -190,7 +190,9 @@ def score(
 @app.command()
 def scale(
     config: Annotated[Path, typer.Option(help="YAML file of a run.")],
-    batch_seconds: Annotated[float, typer.Option(help="The batch to scale to, in seconds of audio over all ranks.")],
+    batch_seconds: Annotated[
+        float, typer.Option(help="The batch to scale to, in seconds of audio over all ranks.")
+    ],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, over the file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -232,7 +234,9 @@ def check_model(
             values[key] = value
     findings = check(target, values)
     for finding in findings:
-        print(f"{'ok  ' if finding.passed else 'FAIL'} {finding.name}{': ' if finding.detail else ''}{finding.detail}")
+        print(
+            f"{'ok  ' if finding.passed else 'FAIL'} {finding.name}{': ' if finding.detail else ''}{finding.detail}"
+        )
     if not all(f.passed for f in findings):
         raise typer.Exit(1)
 
@@ -254,7 +258,9 @@ def plot(
 
 def _labelled(run: str) -> tuple[str, Path]:
     label, equals, path = run.partition("=")
-    return (label, Path(path)) if equals else (Path(run).name, Path(run))
+    if not equals or Path(run).is_dir():
+        return Path(run).name, Path(run)
+    return label, Path(path)
 
 
 def _print_table(head: list[str], rows: list[list[str]]) -> None:

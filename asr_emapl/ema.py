@@ -71,8 +71,9 @@ class EmaTeacher:
         """Match parameters and buffers to those of `student`, by name."""
         source = unwrap(student)
         pairs = _pairs(source.named_parameters(), self.module.named_parameters(), "parameter")
-        self._student, self._teacher = [s.detach() for s, _ in pairs], [t for _, t in pairs]
-        self._buffers = _pairs(source.named_buffers(), self.module.named_buffers(), "buffer")
+        self._student, self._teacher = [s for s, _ in pairs], [t for _, t in pairs]
+        _pairs(source.named_buffers(), self.module.named_buffers(), "buffer")
+        self._source = source
         # lerp needs one dtype: half-precision students pass through fp32 buffers made once, here.
         cast = any(s.dtype != torch.float32 for s in self._student)
         self._staged = [torch.empty_like(t) for t in self._teacher] if cast else None
@@ -86,6 +87,8 @@ class EmaTeacher:
     @torch.no_grad()
     def update(self, audio: float) -> None:
         """Move on by one optimizer step that consumed `audio` seconds. Call it after the step."""
+        if audio < 0.0:
+            raise ValueError(f"a step cannot consume {audio} of audio")
         # 1 - rho without the cancellation that rho near 1 would bring.
         weight = -math.expm1(-math.log(2.0) * audio / self.half_life)
         source = self._student
@@ -97,7 +100,8 @@ class EmaTeacher:
         self.audio += audio
 
     def _copy_buffers(self) -> None:
-        for student, teacher in self._buffers:
+        # Looked up each time: a module may assign a new tensor to a buffer, not write into the old one.
+        for student, teacher in _pairs(self._source.named_buffers(), self.module.named_buffers(), "buffer"):
             teacher.copy_(student)
 
     def rho(self, audio: float) -> float:
@@ -106,7 +110,7 @@ class EmaTeacher:
 
     def __call__(self, *inputs: Any) -> Any:
         """The teacher's output, without a graph."""
-        with torch.inference_mode():
+        with torch.no_grad():
             return self.module(*inputs)
 
     def state_dict(self) -> dict[str, Any]:

@@ -76,7 +76,9 @@ class LogMel(nn.Module):
             mel_BTF = self.mel(waveforms_BN.float()).transpose(1, 2)
             log_BTF = torch.log(mel_BTF + 1e-8)
         lengths_B = self.frames(samples_B)
-        valid_BT1 = torch.arange(log_BTF.shape[1], device=log_BTF.device)[None, :, None] < lengths_B[:, None, None]
+        valid_BT1 = (
+            torch.arange(log_BTF.shape[1], device=log_BTF.device)[None, :, None] < lengths_B[:, None, None]
+        )
         return _normalise(log_BTF, valid_BT1, lengths_B), lengths_B
 
 

@@ -27,7 +27,7 @@ class BatchConfig:
     # The batch that the hyper-parameters were tuned at; kappa = seconds / reference_seconds.
     reference_seconds: float = 60.0
     # Lengths are sorted after a random factor within 1 +- jitter: more padding, more varied company.
-    jitter: float = 0.05
+    jitter: float = 0.005
     # Utterances sorted together; a pool is what the shuffle keeps apart.
     pool: int = 8192
 
@@ -46,7 +46,7 @@ class BatchPlan:
     samples: Indices
     batch_samples: int
     seed: int = 0
-    jitter: float = 0.05
+    jitter: float = 0.005
     pool: int = 8192
 
     def __post_init__(self) -> None:
@@ -155,23 +155,22 @@ class MixPosition:
 
     labelled: Position = Position()
     unlabelled: Position = Position()
-    # Labelled audio consumed before pseudo-labels began; the ratio counts from there.
+    # Audio of either kind consumed before pseudo-labels began; the ratio counts from there.
     labelled_before: int = 0
+    unlabelled_before: int = 0
 
     def state_dict(self) -> dict[str, list[int]]:
         """Plain integers."""
         return {
             "labelled": [self.labelled.epoch, self.labelled.samples, self.labelled.total],
             "unlabelled": [self.unlabelled.epoch, self.unlabelled.samples, self.unlabelled.total],
-            "labelled_before": [self.labelled_before],
+            "before": [self.labelled_before, self.unlabelled_before],
         }
 
     @staticmethod
     def from_state(state: dict[str, list[int]]) -> MixPosition:
         """The inverse of `state_dict`."""
-        return MixPosition(
-            Position(*state["labelled"]), Position(*state["unlabelled"]), state["labelled_before"][0]
-        )
+        return MixPosition(Position(*state["labelled"]), Position(*state["unlabelled"]), *state["before"])
 
 
 @dataclass(frozen=True)
@@ -221,14 +220,15 @@ class MixPlan:
         indices, epoch, after = _advance(self._labelled_epoch, at.labelled)
         samples = after.total - at.labelled.total
         moved = replace(at, labelled=after)
-        if not self.has_unlabelled or after.total <= self.start_samples:
-            moved = replace(moved, labelled_before=after.total)
+        if not self.has_unlabelled or after.total + at.unlabelled.total <= self.start_samples:
+            moved = replace(moved, labelled_before=after.total, unlabelled_before=at.unlabelled.total)
         return GlobalBatch(True, indices, epoch, samples, moved)
 
     def _wants_unlabelled(self, at: MixPosition) -> bool:
         if not self.has_unlabelled or at.labelled.total + at.unlabelled.total < self.start_samples:
             return False
-        return at.unlabelled.total < self.ratio * (at.labelled.total - at.labelled_before)
+        owed = self.ratio * (at.labelled.total - at.labelled_before)
+        return at.unlabelled.total - at.unlabelled_before < owed
 
 
 def _advance(epoch_of: Callable[[int], EpochPlan], at: Position) -> tuple[Indices, int, Position]:

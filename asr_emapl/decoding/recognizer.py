@@ -17,7 +17,7 @@ from asr_emapl.errors import UserError
 from asr_emapl.models.contract import build_model
 from asr_emapl.text.tokenizer import Tokenizer, tokenizer_from_state
 from asr_emapl.training.checkpoint import CheckpointFolder, load
-from asr_emapl.training.world import DeviceConfig, World
+from asr_emapl.training.world import choose_device
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Recognizer:
             state = load(path)
         config = config_from_dict(state["config"], f"the config in checkpoint {path}")
         tokenizer = tokenizer_from_state(state["tokenizer"])
-        where = World.join(DeviceConfig(name=device)).device
+        where = choose_device(device)
         bands = config.features.mel_bands
         model = build_model(config.model, vocabulary_size=tokenizer.vocabulary_size, mel_bands=bands)
         model.load_state_dict(state["teacher"]["module"] if which == "teacher" else state["student"])

@@ -51,7 +51,9 @@ def transcribe(
             with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 log_probs_BTV, lengths_B = model(*features(batch.waveforms_BN, batch.samples_B))
             paths = greedy(log_probs_BTV.float(), lengths_B)
-            for name, tokens, sure in zip(batch.ids, paths.to_lists(), paths.confidence.tolist(), strict=True):
+            for name, tokens, sure in zip(
+                batch.ids, paths.to_lists(), paths.confidence.tolist(), strict=True
+            ):
                 yield Hypothesis(name, tokenizer.decode(tokens), sure)
     finally:
         model.train(was_training)

@@ -51,11 +51,11 @@ def build_model(config: ModelConfig, *, vocabulary_size: int, mel_bands: int) ->
     options = {"vocabulary_size": vocabulary_size, "mel_bands": mel_bands, **config.options}
     try:
         inspect.signature(cls).bind(**options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"model.options for {config.target}: {error}") from error
     try:
         model = cls(**options)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"model.options for {config.target}: {error}") from error
     if not isinstance(model, nn.Module) or not isinstance(model, CtcModel):
         raise UserError(
@@ -72,7 +72,7 @@ def find(target: str) -> Any:
         UserError: no such module or name.
     """
     module_name, _, name = target.partition(":")
-    if not name:
+    if not name or not module_name or module_name.startswith("."):
         raise UserError(f"model.target {target!r}: write package.module:Class")
     try:
         module = importlib.import_module(module_name)

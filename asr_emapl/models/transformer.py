@@ -51,7 +51,7 @@ class TransformerCtc(nn.Module):
         super().__init__()
         if norm not in ("post", "pre"):
             raise ValueError(f"norm {norm!r} is neither 'post' nor 'pre'")
-        if dim % heads or dim % 2:
+        if heads < 1 or dim < 1 or dim % heads or dim % 2:
             raise ValueError(f"dim {dim} must be even and a multiple of heads ({heads})")
         self.frontend = ConvFrontEnd(mel_bands, dim, kernel, stride, frontend_dropout)
         self.positions = Positions(dim, stride * FRAME_SECONDS, max_shift_seconds)
@@ -60,6 +60,7 @@ class TransformerCtc(nn.Module):
         )
         self.final_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
         self.output = nn.Linear(dim, vocabulary_size)
+        self.scale = math.sqrt(dim)
         self.layerdrop = layerdrop
         self._step_seed: int | None = None
 
@@ -67,7 +68,8 @@ class TransformerCtc(nn.Module):
         """See `CtcModel.forward`."""
         x_BTD, lengths = self.frontend(features, lengths)
         valid_BT = torch.arange(x_BTD.shape[1], device=x_BTD.device) < lengths[:, None]
-        x_BTD = x_BTD + self.positions(valid_BT, lengths).to(x_BTD.dtype)
+        # As with embeddings (Vaswani et al. 2017): unscaled, the positions would drown the sound.
+        x_BTD = x_BTD * self.scale + self.positions(valid_BT, lengths).to(x_BTD.dtype)
         mask_B11T = valid_BT[:, None, None, :]
         for layer, dropped in zip(self.layers, self._dropped_layers(), strict=True):
             x_BTD = _hold(x_BTD, layer) if dropped else layer(x_BTD, mask_B11T)

@@ -116,7 +116,8 @@ def rejection(labels: Labels, seconds: float, config: PseudoLabelConfig) -> str 
     """
     if not labels.tokens:
         return "empty"
-    if labels.confidence < config.min_confidence:
+    # So written that a NaN, the mark of a broken utterance, is unsure as well.
+    if not labels.confidence >= config.min_confidence:
         return "unsure"
     rate = len(labels.tokens) / seconds
     if rate < config.min_tokens_per_second:

@@ -86,7 +86,7 @@ def scale_hyperparameters(
             (kappa must stay below 1 / (1 - beta)).
     """
     _require_kappa(kappa)
-    family = _family(optimizer)
+    family = _family(optimizer, group)
     return _RULES[family](dict(group), kappa, _beta_scaler(beta_form))
 
 
@@ -115,7 +115,9 @@ def _adam(group: Group, kappa: float, beta: Callable[[float, float], float]) -> 
     if "eps" in group:
         scaled["eps"] = group["eps"] / math.sqrt(kappa)
     if "betas" in group:
-        scaled["betas"] = tuple(beta(b, kappa) for b in group["betas"])
+        # The smallest first: it is the one that limits kappa, and an error should name that limit.
+        by_beta = {b: beta(b, kappa) for b in sorted(group["betas"])}
+        scaled["betas"] = tuple(by_beta[b] for b in group["betas"])
     return scaled
 
 
@@ -135,15 +137,18 @@ _RULES: dict[str, Callable[[Group, float, Callable[[float, float], float]], Grou
 }
 
 
-def _family(optimizer: type[torch.optim.Optimizer] | torch.optim.Optimizer | str) -> str:
+def _family(
+    optimizer: type[torch.optim.Optimizer] | torch.optim.Optimizer | str, group: Mapping[str, Any]
+) -> str:
     if isinstance(optimizer, str):
         name = optimizer.lower()
     else:
         cls = optimizer if isinstance(optimizer, type) else type(optimizer)
         name = cls.__name__.lower()
-        # torch keeps AdamW's decay as a flag on Adam as well; the flag, not the name, says what happens.
-        decoupled = getattr(optimizer, "defaults", {}).get("decoupled_weight_decay", False)
-        name = "adamw" if name == "adam" and decoupled else name
+    # torch keeps AdamW's decay as a flag on Adam's groups as well; the flag, not the name, says what happens.
+    defaults = getattr(optimizer, "defaults", {})
+    if name == "adam" and group.get("decoupled_weight_decay", defaults.get("decoupled_weight_decay", False)):
+        name = "adamw"
     if name not in _RULES:
         raise ValueError(f"no scaling rule is known for optimizer {name!r}; known: {', '.join(_RULES)}")
     return name
@@ -158,8 +163,11 @@ def _beta_scaler(form: str) -> Callable[[float, float], float]:
 
 
 def _linear_beta(beta: float, kappa: float) -> float:
+    if kappa == 1.0:
+        return beta
     scaled = 1.0 - kappa * (1.0 - beta)
-    if scaled <= 0.0:
+    # Not <= 0: 1 - 0.9 is a little less than 0.1, and kappa = 10 is out of range all the same.
+    if scaled <= 1e-12 * kappa:
         raise ValueError(
             f"the linear form takes beta {beta} out of (0, 1) at kappa {kappa}: "
             f"kappa must stay below {1.0 / (1.0 - beta):g}, or use the power form"

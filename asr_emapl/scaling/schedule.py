@@ -23,7 +23,7 @@ class Schedule:
     """Factor in [0, 1] on the scaled learning rate.
 
     Raises:
-        ValueError: an unknown shape, or a decay that begins after the end.
+        ValueError: an unknown shape, or a final share outside [0, 1].
     """
 
     config: ScheduleConfig

@@ -7,6 +7,7 @@ with that of an uninterrupted one digit for digit. Times go to speed.jsonl.
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any, TextIO
@@ -83,7 +84,11 @@ class RunLog:
         speed = (hours - hours_then) / (now - then)
         left = (self.total_hours - hours) / speed if speed > 0.0 else float("inf")
         scalars = {"speed/hours_per_second": speed, **{f"schedule/{k}": v for k, v in extra.items()}}
-        parts = [f"{hours:7.3f}/{self.total_hours:g} h", f"{speed * 3600:5.0f} x real time", f"ETA {_clock(left)}"]
+        parts = [
+            f"{hours:7.3f}/{self.total_hours:g} h",
+            f"{speed * 3600:5.0f} x real time",
+            f"ETA {_clock(left)}",
+        ]
         for kind, chosen in (("labelled", True), ("unlabelled", False)):
             results = [r for labelled, r in self._recent if labelled is chosen]
             count = sum(r.utterances for r in results)
@@ -110,7 +115,9 @@ class RunLog:
         self._write({"event": "validation", "step": step, "hours": hours, "wer": rates})
         for name, rate in rates.items():
             self._board.add_scalar(f"wer/{name}", rate, step)
-        self.say(f"{hours:7.3f}/{self.total_hours:g} h  WER " + ", ".join(f"{k} {v:.1f}" for k, v in rates.items()))
+        self.say(
+            f"{hours:7.3f}/{self.total_hours:g} h  WER " + ", ".join(f"{k} {v:.1f}" for k, v in rates.items())
+        )
         self._file.flush()
         self._since = None
 
@@ -138,7 +145,7 @@ class RunLog:
             self._board.close()
 
     def _write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(json.dumps(_strict(record), allow_nan=False) + "\n")
         self.lines += 1
 
 
@@ -153,8 +160,15 @@ def _open_at(path: Path, lines: int) -> TextIO:
     return path.open("w")
 
 
+def _strict(value: Any) -> Any:
+    """Without NaN and infinities, which JSON does not have: null instead."""
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _clock(seconds: float) -> str:
-    if seconds == float("inf"):
+    if math.isinf(seconds):
         return "?"
     minutes, seconds_left = divmod(round(max(0.0, seconds)), 60)
     hours, minutes = divmod(minutes, 60)

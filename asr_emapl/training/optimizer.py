@@ -37,6 +37,8 @@ class OptimizerConfig:
         """
         common = {"lr": self.lr, "weight_decay": self.weight_decay}
         if self.name in ("adam", "adamw"):
+            if len(self.betas) != 2:
+                raise UserError(f"optimizer.betas takes two numbers, not {len(self.betas)}")
             return common | {"betas": tuple(self.betas), "eps": self.eps}
         if self.name == "sgd":
             return common | {"momentum": self.momentum}
@@ -64,4 +66,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, kappa: float) -> 
     """The torch optimizer, scaled; its fused form, which does a step in one pass over memory."""
     classes = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
     group, _ = config.scaled(kappa)
-    return classes[config.name](model.parameters(), fused=True, **group)
+    try:
+        return classes[config.name](model.parameters(), fused=True, **group)
+    except ValueError as error:
+        raise UserError(f"optimizer: {error}") from error

@@ -83,7 +83,10 @@ class TrainStep:
         result = StepResult(0.0, 0.0, 0, 0)
         if not batch.labelled:
             result.confidence = result.nonempty = 0.0
-        work = [self._targets(micro.to(self.world.device), batch.labelled, result) for micro in batch.micro_batches]
+        work = [
+            self._targets(micro.to(self.world.device), batch.labelled, result)
+            for micro in batch.micro_batches
+        ]
         work = [targets for targets in work if targets.tokens]
         self._count(work, result)
         if result.utterances == 0:
@@ -198,4 +201,3 @@ def alignable(tokens: list[int], frames: int) -> bool:
     """Whether CTC can align the tokens: T >= S + repeats, since repeats need a blank between them."""
     repeats = sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
     return frames >= len(tokens) + repeats
-

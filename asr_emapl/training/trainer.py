@@ -115,7 +115,8 @@ class Trainer:
             oracle = config.pseudo_labels.strategy == "oracle"
             unlabelled = self._corpus(config.data.unlabelled, "data.unlabelled", with_text=oracle)
         self.validation = {
-            name: read_manifest(Path(path), require_text=True) for name, path in config.data.validation.items()
+            name: read_manifest(Path(path), require_text=True)
+            for name, path in config.data.validation.items()
         }
         batch_samples = round(config.batch_seconds(self.world.size) * SAMPLE_RATE_HZ)
         self.plan = MixPlan(
@@ -146,10 +147,14 @@ class Trainer:
         kept = [u for u in within_limits(read, self.config.data) if u.duration <= limit]
         if len(kept) < len(read):
             hours = (sum(u.duration for u in read) - sum(u.duration for u in kept)) / 3600
-            self.notes.append(f"{key}: {len(read) - len(kept)} of {len(read)} utterances ({hours:.2f} h) left out: "
-                              f"shorter than {self.config.data.min_seconds:g} s or longer than {limit:g} s")
+            self.notes.append(
+                f"{key}: {len(read) - len(kept)} of {len(read)} utterances ({hours:.2f} h) left out: "
+                f"shorter than {self.config.data.min_seconds:g} s or longer than {limit:g} s"
+            )
         if not kept:
-            raise UserError(f"{key}: no utterance lies between {self.config.data.min_seconds:g} and {limit:g} s")
+            raise UserError(
+                f"{key}: no utterance lies between {self.config.data.min_seconds:g} and {limit:g} s"
+            )
         targets = [self._encode(u) for u in kept] if with_text else None
         return Corpus(kept, targets)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -29,6 +30,24 @@ class DeviceConfig:
     threads: int = 0
 
 
+def choose_device(name: str) -> torch.device:
+    """The device a config or a command names; auto: CUDA where there is one, else the CPU.
+
+    Raises:
+        UserError: it is not there, or not a device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name != "cpu" and name != "cuda" and not re.fullmatch(r"cuda:\d+", name):
+        raise UserError(f"device {name!r} is none of auto, cpu, cuda, cuda:N")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"device {name}: there are {torch.cuda.device_count()} CUDA devices here; use auto or cpu"
+        )
+    return device
+
+
 @dataclass
 class World:
     """This process among the others."""
@@ -46,19 +65,13 @@ class World:
         """
         if config.precision not in ("fp32", "bf16"):
             raise UserError(f"device.precision {config.precision!r} is neither fp32 nor bf16")
-        name = config.name
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        if name.startswith("cuda") and not torch.cuda.is_available():
-            raise UserError(f"device.name {name}: no CUDA device is available here; use auto or cpu")
-        if name not in ("cpu", "cuda") and not name.startswith("cuda:"):
-            raise UserError(f"device.name {name!r} is none of auto, cpu, cuda, cuda:N")
+        device = choose_device(config.name)
         if config.threads:
             torch.set_num_threads(config.threads)
         if "WORLD_SIZE" not in os.environ:
-            return World(0, 1, torch.device(name))
-        device = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" else name)
+            return World(0, 1, device)
         if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         return World(dist.get_rank(), dist.get_world_size(), device)

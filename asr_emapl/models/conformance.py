@@ -1,0 +1,372 @@
+"""What a model of your own has to satisfy, tried out: `asr-emapl check-model my_pkg.my_module:MyModel`.
+
+Axes: B utterances, T feature frames, F mel bands, T' output frames, V tokens (blank 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from asr_emapl.ema import EmaTeacher
+from asr_emapl.models.contract import ModelConfig, build_model
+
+LONG_FRAMES, SHORT_FRAMES = 64, 41
+"""Frames of the two utterances that most checks run on."""
+
+LEAST_FRAMES = 18
+"""Frames of 0.2 s, the shortest utterance that data.min_seconds admits unless told otherwise."""
+
+TOLERANCE = 1e-4
+"""Log-probabilities may differ by so much where they have to be equal: other shapes, other kernels."""
+
+_SHOWN_NAMES = 5  # a finding names at most so many parameters
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check. The detail of a failed one says what is wrong and what to do, in one line."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """The model under test, and how to build another one."""
+
+    model: nn.Module
+    build: Callable[[], nn.Module]
+    vocabulary_size: int
+    features_BTF: Tensor
+    lengths_B: Tensor
+
+    def evaluate(
+        self, features_BTF: Tensor | None = None, lengths_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Output in eval mode, of the two utterances unless others are given."""
+        return _evaluate(
+            self.model,
+            self.features_BTF if features_BTF is None else features_BTF,
+            self.lengths_B if lengths_B is None else lengths_B,
+        )
+
+
+@dataclass(frozen=True)
+class _Check:
+    """`run` returns what is wrong, or nothing; `needs` are checks without which its outcome means nothing."""
+
+    name: str
+    run: Callable[[_Subject], str]
+    remedy: str
+    needs: tuple[str, ...] = ()
+    # Of a method that only some models have.
+    method: str = ""
+
+
+def check(
+    target: str, options: dict[str, Any], *, vocabulary_size: int = 29, mel_bands: int = 80
+) -> list[Finding]:
+    """Build the model at "package.module:Class" and run all checks on it, on the CPU.
+
+    A check whose outcome would mean nothing because another one failed is left out; the finding of the failed
+    one names it.
+
+    Raises:
+        UserError: the model cannot be built (see `build_model`).
+    """
+    config = ModelConfig(target, dict(options))
+
+    def build() -> nn.Module:
+        return build_model(config, vocabulary_size=vocabulary_size, mel_bands=mel_bands)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build()
+        _stir(model)
+        features_BTF = torch.randn(2, LONG_FRAMES, mel_bands)
+        features_BTF[1, SHORT_FRAMES:] = 0.0
+        lengths_B = torch.tensor([LONG_FRAMES, SHORT_FRAMES])
+        return _run(_Subject(model, build, vocabulary_size, features_BTF, lengths_B))
+
+
+@torch.no_grad()
+def _stir(model: nn.Module) -> None:
+    """Weights that start at zero (an output layer, a residual branch) would hide what the checks look for."""
+    for parameter in model.parameters():
+        if not nn.parameter.is_lazy(parameter):
+            parameter.add_(0.01 * torch.randn_like(parameter))
+
+
+def _run(subject: _Subject) -> list[Finding]:
+    findings: list[Finding] = []
+    blocked: dict[str, list[str]] = {}
+    for check in CHECKS:
+        culprits = [name for name in check.needs if name in blocked]
+        for name in culprits:
+            blocked[name].append(check.name)
+        if culprits:
+            continue
+        finding = _find(check, subject)
+        findings.append(finding)
+        if not finding.passed:
+            blocked[check.name] = []
+    return [_with_blocked(finding, blocked.get(finding.name, [])) for finding in findings]
+
+
+def _find(check: _Check, subject: _Subject) -> Finding:
+    if check.method and not hasattr(subject.model, check.method):
+        return Finding(check.name, True, "the model has none; it is optional")
+    try:
+        wrong = check.run(subject)
+    except Exception as error:
+        message = " ".join(str(error).split())[:300]
+        wrong = f"{type(error).__name__}: {message}"
+    return Finding(check.name, not wrong, f"{wrong}; {check.remedy}" if wrong else "")
+
+
+def _with_blocked(finding: Finding, blocked: list[str]) -> Finding:
+    if not blocked:
+        return finding
+    return Finding(
+        finding.name, finding.passed, f"{finding.detail} (until then not judged: {', '.join(blocked)})"
+    )
+
+
+def _shape(subject: _Subject) -> str:
+    output = subject.evaluate()
+    if not (isinstance(output, tuple) and len(output) == 2 and all(isinstance(o, Tensor) for o in output)):
+        return f"forward returned {type(output).__name__} instead of a tuple of two tensors"
+    log_probs = output[0]
+    batch = subject.features_BTF.shape[0]
+    if log_probs.dim() != 3 or log_probs.shape[0] != batch or log_probs.shape[2] != subject.vocabulary_size:
+        expected = f"[{batch}, T', {subject.vocabulary_size}]"
+        return f"{expected} expected, forward returned {list(log_probs.shape)}"
+    return "" if log_probs.dtype == torch.float32 else f"float32 expected, forward returned {log_probs.dtype}"
+
+
+def _normalised(subject: _Subject) -> str:
+    log_probs_BTV, _ = subject.evaluate()
+    off = (log_probs_BTV.exp().sum(-1) - 1.0).abs().max().item()
+    return "" if off <= 1e-3 else f"exp(output) sums over tokens to 1 +- {off:.3g}"
+
+
+def _lengths(subject: _Subject) -> str:
+    """All remainders of strides up to 12, each as the longest of its batch: there T' has nothing to spare."""
+    for longest in range(LEAST_FRAMES, LEAST_FRAMES + 12):
+        lengths_B = torch.tensor([longest, LEAST_FRAMES])
+        log_probs_BTV, returned_B = subject.evaluate(subject.features_BTF[:, :longest], lengths_B)
+        promised_B = subject.model.output_lengths(lengths_B)  # type: ignore[operator]
+        for what, tensor in (
+            ("forward returned lengths", returned_B),
+            ("output_lengths returned", promised_B),
+        ):
+            if tensor.shape != lengths_B.shape or tensor.dtype != torch.long:
+                return f"{what} of {tensor.dtype} {list(tensor.shape)}, long [2] expected"
+        returned, promised, frames = returned_B.tolist(), promised_B.tolist(), log_probs_BTV.shape[1]
+        if returned != promised:
+            return f"of {lengths_B.tolist()} frames forward makes {returned}, output_lengths says {promised}"
+        if not all(1 <= length <= frames for length in returned):
+            return (
+                f"of {lengths_B.tolist()} frames forward makes {returned}, but its output has {frames} frames"
+            )
+    return ""
+
+
+def _deterministic(subject: _Subject) -> str:
+    off = _distance(subject.evaluate()[0], subject.evaluate()[0])
+    return "" if off <= TOLERANCE else f"two passes in eval mode differ by {off:.3g}"
+
+
+def _padding(subject: _Subject) -> str:
+    short_BTF = subject.features_BTF[1:, :SHORT_FRAMES]
+    alone_BTV, lengths_B = subject.evaluate(short_BTF, torch.tensor([SHORT_FRAMES]))
+    frames = int(lengths_B[0])
+    for what, size in (("zeros", 0.0), ("garbage", 100.0)):
+        features_BTF = subject.features_BTF.clone()
+        features_BTF[1, SHORT_FRAMES:] = size * torch.randn_like(features_BTF[1, SHORT_FRAMES:])
+        together_BTV, _ = subject.evaluate(features_BTF)
+        off = _distance(alone_BTV[0, :frames], together_BTV[1, :frames])
+        if not off <= TOLERANCE:
+            return f"beside a longer utterance, with {what} as padding, valid frames change by {off:.3g}"
+    return ""
+
+
+def _gradients(subject: _Subject) -> str:
+    _backward(subject)
+    trained = [(name, p.grad) for name, p in subject.model.named_parameters() if p.requires_grad]
+    if not trained:
+        return "no parameter requires a gradient"
+    absent = [name for name, gradient in trained if gradient is None]
+    if absent:
+        return f"the CTC loss does not reach {_names(absent)}"
+    broken = [name for name, g in trained if g is not None and not g.isfinite().all()]
+    return f"NaN or infinite gradient in {_names(broken)}" if broken else ""
+
+
+def _teacher(subject: _Subject) -> str:
+    teacher = EmaTeacher(subject.model, half_life=3600.0)
+    off = _distance(subject.evaluate()[0], teacher(subject.features_BTF, subject.lengths_B)[0])
+    return "" if off <= TOLERANCE else f"a copy with the same weights differs from the model by {off:.3g}"
+
+
+def _bf16(subject: _Subject) -> str:
+    with torch.autocast("cpu", torch.bfloat16):
+        log_probs_BTV, _ = subject.evaluate()
+    if log_probs_BTV.dtype != torch.float32:
+        return f"under autocast to bfloat16 the log-probabilities are {log_probs_BTV.dtype}"
+    return "" if log_probs_BTV.isfinite().all() else "under autocast to bfloat16 the output is not finite"
+
+
+def _state_dict(subject: _Subject) -> str:
+    other = subject.build()
+    other.load_state_dict(subject.model.state_dict())
+    off = _distance(subject.evaluate()[0], _evaluate(other, subject.features_BTF, subject.lengths_B)[0])
+    return (
+        ""
+        if off <= TOLERANCE
+        else f"a second instance with its state_dict differs from the model by {off:.3g}"
+    )
+
+
+def _set_dropout(subject: _Subject) -> str:
+    subject.model.train()
+    for rate in (0.0, 0.2):
+        subject.model.set_dropout(dropout=rate, layerdrop=rate)  # type: ignore[operator]
+        subject.model(subject.features_BTF, subject.lengths_B)
+    return ""
+
+
+def _begin_step(subject: _Subject) -> str:
+    """What was skipped shows in the gradients, whatever else is random."""
+    model, begin = subject.model, subject.model.begin_step
+    if hasattr(model, "set_dropout"):
+        model.set_dropout(dropout=0.0, layerdrop=0.5)  # type: ignore[operator]
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+    for step in range(4):
+        begin(seed=step)  # type: ignore[operator]
+        first_BTV, first = _backward(subject, seed=step), _silent(model)
+        _backward(subject, seed=step + 100)
+        if _silent(model) != first:
+            return "two micro-batches of one step skip different layers"
+        begin(seed=step + 1)  # type: ignore[operator]
+        begin(seed=step)  # type: ignore[operator]
+        again_BTV = _backward(subject, seed=step)
+        if _silent(model) != first or not _distance(first_BTV, again_BTV) <= TOLERANCE:
+            return "the same seed skips different layers the second time"
+    return ""
+
+
+CHECKS = (
+    _Check(
+        "output shape",
+        _shape,
+        "forward(features [B, T, F], lengths [B]) returns (log_probs float32 [B, T', V], lengths long [B])",
+    ),
+    _Check(
+        "log-probabilities",
+        _normalised,
+        "end forward with log_softmax(logits.float(), dim=-1)",
+        needs=("output shape",),
+    ),
+    _Check(
+        "lengths",
+        _lengths,
+        "return output_lengths(lengths) from forward, and derive it from kernel, stride and padding",
+        needs=("output shape",),
+    ),
+    _Check(
+        "eval is deterministic",
+        _deterministic,
+        "draw at random only while self.training (nn.Dropout does; F.dropout has to be told)",
+        needs=("output shape",),
+    ),
+    _Check(
+        "padding",
+        _padding,
+        "zero what lies beyond the length before each convolution, keep it out of attention and statistics",
+        needs=("output shape", "lengths", "eval is deterministic"),
+    ),
+    _Check(
+        "gradients",
+        _gradients,
+        "use each parameter in each pass (times 0.0 where a layer is skipped), else remove or freeze it: "
+        "distributed training waits for every gradient",
+        needs=("output shape", "lengths"),
+    ),
+    _Check(
+        "teacher",
+        _teacher,
+        "the teacher is a copy.deepcopy: keep state in parameters and buffers, and use "
+        "nn.utils.parametrizations instead of the old nn.utils.weight_norm",
+        needs=("output shape", "eval is deterministic"),
+    ),
+    _Check(
+        "bf16",
+        _bf16,
+        "end forward with log_softmax(logits.float(), dim=-1)",
+        needs=("output shape",),
+    ),
+    _Check(
+        "state_dict",
+        _state_dict,
+        "checkpoints hold the state_dict only: register what forward needs as parameter or persistent buffer",
+        needs=("output shape", "eval is deterministic"),
+    ),
+    # From here on the model is changed.
+    _Check(
+        "set_dropout",
+        _set_dropout,
+        "set_dropout(dropout: float, layerdrop: float) has to leave a model that trains; or remove it",
+        needs=("output shape",),
+        method="set_dropout",
+    ),
+    _Check(
+        "begin_step",
+        _begin_step,
+        "keep the seed in begin_step(seed: int) and draw what is skipped from a torch.Generator seeded with "
+        "it anew in each forward pass; or remove it",
+        needs=("output shape", "lengths", "set_dropout"),
+        method="begin_step",
+    ),
+)
+
+
+def _evaluate(model: nn.Module, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+    model.eval()
+    with torch.no_grad():
+        return model(features_BTF, lengths_B)
+
+
+def _backward(subject: _Subject, seed: int = 0) -> Tensor:
+    """One CTC backward pass in train mode, the torch seed set; returns the log-probabilities [B, T', V]."""
+    torch.manual_seed(seed)
+    subject.model.train().zero_grad(set_to_none=True)
+    log_probs_BTV, lengths_B = subject.model(subject.features_BTF, subject.lengths_B)
+    # One token an utterance: it can be aligned at any stride.
+    labels_BS, label_lengths_B = torch.tensor([[1], [subject.vocabulary_size - 1]]), torch.tensor([1, 1])
+    F.ctc_loss(log_probs_BTV.transpose(0, 1), labels_BS, lengths_B, label_lengths_B).backward()
+    return log_probs_BTV.detach()
+
+
+def _silent(model: nn.Module) -> set[str]:
+    """Parameters without a gradient, or with one of zeros."""
+    return {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    return (a - b).abs().max().item()
+
+
+def _names(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+    return ", ".join(names[:_SHOWN_NAMES]) + more

@@ -1,0 +1,133 @@
+#!/usr/bin/env bash
+# LibriSpeech with an EMA teacher, from the corpus on disk to scores.
+set -euo pipefail
+
+usage() {
+    cat <<'HELP'
+usage: bash recipes/librispeech/run.sh --data DIR [options] [-- key=value ...]
+
+  --data DIR        the folder that contains LibriSpeech/<part>/<speaker>/<chapter>/ (stages 0 and 1)
+  --config FILE     conf/mini.yaml (default), conf/emapl_100h_860h.yaml (for 8 GPUs), or your own
+  --stage N         first stage (default 0); each can be run again
+  --stop-stage N    last stage (default 5)
+  --exp DIR         where the paths in the config begin (default: exp/librispeech in the repository root)
+  --nproc N         training processes on this machine, one a GPU (default 1)
+  --nnodes M        machines (default 1); if more, run --stage 3 --stop-stage 3 on each, with the same
+  --rdzv HOST:PORT  address of one of them
+  -- key=value ...  over the config, the same for all stages: run_dir=runs/other teacher.half_life_hours=2
+
+  0 environment, and whether DIR has the parts that the config names
+  1 verify these parts and write their manifests
+  2 make the tokenizer (letters), unless its file is there
+  3 train, or go on where training stopped
+  4 decode the validation parts with teacher and student
+  5 score: tables, JSON files, the curves as a picture
+HELP
+}
+
+fail() { printf 'error: %s\n' "$1" >&2; exit 2; }
+say() { printf '== stage %s: %s\n' "$1" "$2"; }
+runs() { ((stage <= $1 && $1 <= stop_stage)); }
+
+here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+root=$(CDPATH='' cd -- "$here/../.." && pwd)
+data='' config=conf/mini.yaml stage=0 stop_stage=5 exp=$root/exp/librispeech nproc=1 nnodes=1 rdzv='' overrides=()
+while (($# > 0)); do
+    case $1 in
+        --help | -h) usage; exit 0 ;;
+        --) shift; overrides=("$@"); break ;;
+        --data | --config | --stage | --stop-stage | --exp | --nproc | --nnodes | --rdzv)
+            (($# > 1)) || fail "$1 wants a value (see --help)"
+            name=${1#--}
+            printf -v "${name//-/_}" '%s' "$2" # --stop-stage into stop_stage, and so on
+            shift 2 ;;
+        *) fail "unknown option '$1' (see --help; key=value goes after --)" ;;
+    esac
+done
+[[ $stage$stop_stage =~ ^[0-5]{2}$ && $stage -le $stop_stage ]] || fail "stages 0 to 5, not '$stage' to '$stop_stage'"
+[[ $nproc.$nnodes =~ ^[1-9][0-9]*\.[1-9][0-9]*$ ]] || fail "--nproc '$nproc' --nnodes '$nnodes': not positive numbers"
+((nnodes == 1)) || [[ $stage$stop_stage == 33 && -n $rdzv ]] || fail "--nnodes $nnodes: with stage 3 alone and --rdzv"
+[[ -f $config ]] || [[ ! -f $here/$config ]] || config=$here/$config
+[[ -f $config ]] || fail "--config $config: no such file"
+config=$(realpath -- "$config")
+if ((stage <= 1)); then
+    [[ -n $data ]] || fail "--data is missing: name the folder that contains LibriSpeech/"
+    [[ -d $data/LibriSpeech ]] || fail "--data $data: there is no folder LibriSpeech/ in it"
+    data=$(realpath -- "$data")
+fi
+
+# shellcheck source=recipes/environment.sh
+source "$root/recipes/environment.sh"
+mkdir -p -- "$exp"
+cd -- "$exp"
+
+# What the stages need of the config and the overrides, a line each: run_dir, tokenizer, the parts (those whose
+# manifests lie in data/), then name and manifest of every validation part.
+settings=$("$PYTHON" - "$config" ${overrides[@]+"${overrides[@]}"} <<'PYTHON'
+import sys
+from pathlib import Path
+from asr_emapl.config import load_config
+from asr_emapl.errors import UserError
+try:
+    config = load_config(Path(sys.argv[1]), sys.argv[2:])
+except UserError as error:
+    sys.exit(f"error: {error}")
+data = config.data
+manifests = [Path(path) for path in (*data.labelled, *data.unlabelled, *data.validation.values())]
+parts = dict.fromkeys(path.stem for path in manifests if path.parent == Path("data"))
+print(config.run_dir, config.tokenizer, ",".join(parts), sep="\n")
+print(*(f"{name}\n{manifest}" for name, manifest in data.validation.items()), sep="\n")
+PYTHON
+) || exit 2
+mapfile -t settings <<<"$settings"
+run_dir=${settings[0]} tokenizer=${settings[1]} parts=${settings[2]} validation=("${settings[@]:3}")
+
+# Calls "$1 MANIFEST HYPOTHESES PART MODEL" for each validation part and model.
+for_each() {
+    local i model
+    for ((i = 0; i + 1 < ${#validation[@]}; i += 2)); do
+        for model in teacher student; do
+            "$1" "${validation[i + 1]}" "$run_dir/decode/${validation[i]}.$model.jsonl" "${validation[i]}" "$model"
+        done
+    done
+}
+decode() { asr-emapl decode --checkpoint "$run_dir" --model "$4" --manifest "$1" --out "$2"; }
+score() {
+    printf '%s, %s\n' "$3" "$4"
+    asr-emapl score "$1" "$2"
+    asr-emapl score --json "$1" "$2" >"$run_dir/scores/$3.$4.json"
+}
+
+if runs 0; then
+    say 0 "environment; $parts in $data"
+    echo "code $(git -C "$root" describe --always --dirty 2>/dev/null || echo 'not from a git repository')"
+    "$PYTHON" -c 'import torch; print("torch", torch.__version__, "with", torch.cuda.device_count(), "GPUs")'
+    for part in ${parts//,/ }; do
+        [[ -d $data/LibriSpeech/$part ]] || fail "$data/LibriSpeech/$part is absent (asr-emapl prepare can download it)"
+    done
+fi
+if runs 1; then
+    say 1 "verify $parts, write manifests to $exp/data"
+    asr-emapl prepare librispeech --data "$data" --out data --parts "$parts"
+fi
+if runs 2; then
+    say 2 "tokenizer $tokenizer"
+    if [[ -f $tokenizer ]]; then echo "there already: kept"; else asr-emapl tokenizer --out "$tokenizer"; fi
+fi
+if runs 3; then
+    say 3 "train $run_dir in $exp, $nnodes x $nproc processes"
+    launch=(asr-emapl) meet=(--standalone)
+    ((nnodes == 1)) || meet=(--rdzv-backend c10d --rdzv-endpoint "$rdzv" --rdzv-id "$run_dir")
+    ((nnodes * nproc == 1)) || launch=(torchrun --nnodes "$nnodes" --nproc-per-node "$nproc" "${meet[@]}" -m asr_emapl)
+    "${launch[@]}" train --config "$config" ${overrides[@]+"${overrides[@]}"}
+fi
+if runs 4; then
+    say 4 "decode with teacher and student, into $run_dir/decode"
+    for_each decode
+fi
+if runs 5; then
+    say 5 "score, into $run_dir/scores and $run_dir/curves.png"
+    mkdir -p -- "$run_dir/scores"
+    for_each score
+    asr-emapl plot "$run_dir" --out "$run_dir/curves.png"
+fi

@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# A few minutes of transcribed and an hour of untranscribed speech: what an EMA teacher makes of it.
+set -euo pipefail
+
+usage() {
+    cat <<'HELP'
+usage: bash recipes/quickstart/run.sh [options] [-- key=value ...]
+
+  --seed N      of the runs: weights, order, augmentation (default 0); the corpus stays the same
+  --oracle      also train on the true texts of the untranscribed audio: the upper bound
+  --exp DIR     where everything goes (default: exp/quickstart in the repository root)
+  -- key=value  over conf/quickstart.yaml
+
+Renders the corpus, trains a seed on the transcribed part, then goes on from it twice with the same amount of
+audio (supervised alone; with pseudo-labels of the EMA teacher), scores both and prints the table. What is done
+already is not done again: delete DIR to start over.
+HELP
+}
+
+fail() { printf 'error: %s\n' "$1" >&2; exit 2; }
+say() { printf '== %s\n' "$1"; }
+
+here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+root=$(CDPATH='' cd -- "$here/../.." && pwd)
+seed=0 exp=$root/exp/quickstart systems=(baseline ema) overrides=()
+while (($# > 0)); do
+    case $1 in
+        --help | -h) usage; exit 0 ;;
+        --oracle) systems+=(oracle); shift ;;
+        --seed | --exp)
+            (($# > 1)) || fail "$1 wants a value (see --help)"
+            printf -v "${1#--}" '%s' "$2"
+            shift 2 ;;
+        --) shift; overrides=("$@"); break ;;
+        *) fail "unknown option '$1' (see --help; key=value goes after --)" ;;
+    esac
+done
+[[ $seed =~ ^[0-9]+$ ]] || fail "--seed '$seed': a number is wanted"
+
+# shellcheck source=recipes/environment.sh
+source "$root/recipes/environment.sh"
+mkdir -p -- "$exp"
+cd -- "$exp"
+runs=runs/seed-$seed
+mkdir -p -- "$runs"
+config=$here/conf/quickstart.yaml
+# Where the seed ends and pseudo-labels begin is one number, in the config.
+start=$("$PYTHON" - "$config" ${overrides[@]+"${overrides[@]}"} <<'PYTHON'
+import sys
+from pathlib import Path
+from asr_emapl.config import load_config
+from asr_emapl.errors import UserError
+try:
+    print(load_config(Path(sys.argv[1]), sys.argv[2:]).pseudo_labels.start_hours)
+except UserError as error:
+    sys.exit(f"error: {error}")
+PYTHON
+) || exit 2
+
+train() { asr-emapl train --config "$config" ${overrides[@]+"${overrides[@]}"} seed="$seed" run_dir="$runs/$1" "${@:2}"; }
+strategy() { case $1 in baseline) echo none ;; *) echo "$1" ;; esac; }
+
+say "corpus: rendered speech, in $exp/data"
+asr-emapl prepare rendered --out data
+asr-emapl tokenizer --kind bpe --size 120 --manifest data/train-labelled.jsonl --out data/pieces.json
+
+say "seed: supervised, $start h of audio"
+train seed hours="$start" device.threads=2
+checkpoint=$(ls "$runs"/seed/checkpoints/step-*.pt | tail -n 1)
+
+say "from the seed on, side by side: ${systems[*]} (logs in $exp/$runs/<name>.log; the EMA run is shown)"
+processes=()
+for system in "${systems[@]}"; do
+    train "$system" init.checkpoint="$checkpoint" pseudo_labels.strategy="$(strategy "$system")" \
+        >"$runs/$system.log" 2>&1 &
+    processes+=($!)
+done
+trap 'kill "${processes[@]}" 2>/dev/null || true' EXIT
+tail -n +1 -f --pid="${processes[1]}" "$runs/ema.log" &
+for i in "${!processes[@]}"; do
+    wait "${processes[$i]}" || fail "the ${systems[$i]} run failed: $(tail -n 1 "$runs/${systems[$i]}.log")"
+done
+trap - EXIT
+
+say "decode and score dev-clean and dev-other"
+for system in seed "${systems[@]}"; do
+    for model in student teacher; do
+        for part in dev-clean dev-other; do
+            name=$runs/$system/$part.$model
+            asr-emapl decode --checkpoint "$runs/$system" --model "$model" --manifest "data/$part.jsonl" \
+                --out "$name.jsonl" >/dev/null
+            asr-emapl score --json "data/$part.jsonl" "$name.jsonl" >"$name.json"
+        done
+    done
+done
+curves=()
+for system in "${systems[@]}"; do curves+=("$system=$runs/$system"); done
+asr-emapl plot "${curves[@]}" --out "$runs/curves.png"
+"$PYTHON" "$here/table.py" "$runs"

@@ -1,0 +1,171 @@
+"""Labels of teacher and oracle, and which of them are rejected, at the edges of each limit."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from asr_emapl.decoding.greedy import greedy
+from asr_emapl.ema import EmaTeacher
+from asr_emapl.models.transformer import TransformerCtc
+from asr_emapl.pseudo_labels import EmaLabels, OracleLabels, PseudoLabelConfig, Unlabelled, rejection
+from asr_emapl.pseudo_labels.strategy import Labels
+from asr_emapl.training.step import REASONS
+
+LENGTHS_B = torch.tensor([60, 45, 20])
+
+
+def student(dropout: float = 0.5) -> nn.Module:
+    torch.manual_seed(0)
+    model = TransformerCtc(7, 6, dim=16, heads=2, layers=2, dropout=dropout, layerdrop=0.3)
+    with torch.no_grad():
+        model.output.weight.mul_(20.0)  # labels of many tokens, far from ties
+    return model
+
+
+def batch(targets: list[list[int]] | None = None) -> Unlabelled:
+    x_BTF = torch.randn(3, 60, 6, generator=torch.Generator().manual_seed(1))
+    x_BTF = x_BTF * (torch.arange(60) < LENGTHS_B[:, None])[..., None]
+    return Unlabelled(["a", "b", "c"], x_BTF, LENGTHS_B, [0.6, 0.45, 0.2], targets)
+
+
+def train(model: nn.Module, steps: int) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        log_probs, _ = model.train()(torch.randn(2, 30, 6), torch.tensor([30, 30]))
+        log_probs[..., 3].sum().neg().backward()
+        optimizer.step()
+
+
+def decoded(model: nn.Module, of: Unlabelled) -> tuple[list[list[int]], Tensor]:
+    with torch.no_grad():
+        paths = greedy(*model.eval()(of.features, of.lengths))
+    return paths.to_lists(), paths.confidence
+
+
+def check_against(labels: list[Labels], model: nn.Module) -> None:
+    tokens, confidence = decoded(model, batch())
+    assert [a.tokens for a in labels] == tokens
+    assert [a.confidence for a in labels] == pytest.approx(confidence.tolist())
+
+
+def test_ema_labels_are_the_teacher_s_greedy_path() -> None:
+    model = student()
+    labels = EmaLabels(EmaTeacher(model, half_life=100.0)).labels(batch())
+    assert sum(len(a.tokens) for a in labels) > 3
+    assert all(0 not in a.tokens and 0.0 < a.confidence <= 1.0 for a in labels)
+    check_against(labels, model)
+
+
+def test_ema_labels_do_not_follow_a_student_that_trains() -> None:
+    model, untrained = student(), student()
+    strategy = EmaLabels(EmaTeacher(model, half_life=100.0))
+    train(model, 3)
+    assert model.training
+    assert decoded(student(), batch())[0] != decoded(model, batch())[0]
+    model.train()
+    check_against(strategy.labels(batch()), untrained)
+    assert model.training
+
+
+def test_ema_labels_follow_the_teacher() -> None:
+    model = student()
+    teacher = EmaTeacher(model, half_life=1.0)
+    strategy = EmaLabels(teacher)
+    train(model, 3)
+    teacher.update(1e6)
+    assert not teacher.module.training
+    check_against(strategy.labels(batch()), model)
+
+
+def test_ema_labels_are_repeatable_and_draw_nothing() -> None:
+    strategy = EmaLabels(EmaTeacher(student(), half_life=100.0))
+    before = torch.get_rng_state()
+    first, second = strategy.labels(batch()), strategy.labels(batch())
+    assert first == second
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_ema_labels_do_not_depend_on_company() -> None:
+    strategy, whole = EmaLabels(EmaTeacher(student(), half_life=100.0)), batch()
+    together = strategy.labels(whole)
+    for i, frames in enumerate(LENGTHS_B.tolist()):
+        features, lengths = whole.features[i : i + 1, :frames], LENGTHS_B[i : i + 1]
+        (alone,) = strategy.labels(Unlabelled(["x"], features, lengths, [1.0]))
+        assert alone.tokens == together[i].tokens
+        assert alone.confidence == pytest.approx(together[i].confidence, abs=1e-5)
+
+
+def test_ema_labels_under_autocast_are_near() -> None:
+    teacher = EmaTeacher(student(), half_life=100.0)
+    exact, rounded = (EmaLabels(teacher, autocast=on).labels(batch()) for on in (False, True))
+    assert [a.confidence for a in rounded] == pytest.approx([a.confidence for a in exact], abs=0.05)
+
+
+def test_ema_labels_leave_no_gradient() -> None:
+    model = student()
+    EmaLabels(EmaTeacher(model, half_life=100.0)).labels(batch())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_oracle_labels_are_the_truth() -> None:
+    truth = [[1, 2, 2], [], [6]]
+    assert OracleLabels().labels(batch(truth)) == [Labels([1, 2, 2], 1.0), Labels([], 1.0), Labels([6], 1.0)]
+
+
+def test_oracle_without_texts_is_a_fault() -> None:
+    with pytest.raises(AssertionError):
+        OracleLabels().labels(batch())
+
+
+@pytest.mark.parametrize("strategy", [EmaLabels(EmaTeacher(nn.Linear(1, 1), 1.0)), OracleLabels()])
+def test_state(strategy: EmaLabels | OracleLabels) -> None:
+    strategy.load_state_dict(strategy.state_dict())
+    assert strategy.state_dict() == {}
+
+
+LIMITS = PseudoLabelConfig(min_confidence=0.75, min_tokens_per_second=2.0, max_tokens_per_second=20.0)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "confidence", "seconds", "reason"),
+    [
+        (10, 0.9, 1.0, None),
+        (0, 0.9, 1.0, "empty"),
+        (0, 0.1, 1.0, "empty"),
+        (10, 0.75, 1.0, None),
+        (10, math.nextafter(0.75, 0.0), 1.0, "unsure"),
+        (1, 0.1, 10.0, "unsure"),
+        (8, 0.9, 4.0, None),
+        (7, 0.9, 4.0, "too_few_tokens"),
+        (8, 0.9, 4.001, "too_few_tokens"),
+        (80, 0.9, 4.0, None),
+        (81, 0.9, 4.0, "too_many_tokens"),
+        (80, 0.9, 3.999, "too_many_tokens"),
+    ],
+)
+def test_rejection(tokens: int, confidence: float, seconds: float, reason: str | None) -> None:
+    assert rejection(Labels([1] * tokens, confidence), seconds, LIMITS) == reason
+    assert reason is None or reason in REASONS
+
+
+@pytest.mark.parametrize("min_confidence", [0.0, 0.75])
+def test_labels_with_a_confidence_that_is_no_number_are_rejected(min_confidence: float) -> None:
+    """One frame of NaN leaves tokens on either side of it, and a confidence that is below nothing."""
+    log_probs_BTV = torch.tensor([[[-9.0, 0.0], [-9.0, 0.0], [math.nan, math.nan], [-9.0, 0.0]]])
+    paths = greedy(log_probs_BTV, torch.tensor([4]))
+    labels = Labels(paths.to_lists()[0], paths.confidence.item())
+    assert labels.tokens == [1, 1]
+    assert math.isnan(labels.confidence)
+    assert rejection(labels, 0.4, PseudoLabelConfig(min_confidence=min_confidence)) == "unsure"
+
+
+def test_by_default_only_empty_labels_are_rejected() -> None:
+    config = PseudoLabelConfig()
+    assert rejection(Labels([], 1.0), 1.0, config) == "empty"
+    assert rejection(Labels([1], 0.0), 1_000.0, config) is None
+    assert rejection(Labels([1] * 100, 1.0), 1.0, config) is None

@@ -1,0 +1,164 @@
+"""The student's optimizer: stated at the reference batch, the same course over audio at every other one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from asr_emapl.errors import UserError
+from asr_emapl.scaling import scale_hyperparameters
+from asr_emapl.training.optimizer import OptimizerConfig, build_optimizer
+
+NAMES = ["adamw", "adam", "sgd"]
+KAPPA = st.floats(0.05, 50.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_at_the_reference_batch_nothing_changes(name):
+    config = OptimizerConfig(name=name, weight_decay=0.01)
+    assert config.scaled(1.0) == (config.reference_group(), config.clip_norm)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(kappa=KAPPA)
+def test_elsewhere_it_is_the_optimizers_own_rule(name, kappa):
+    config = OptimizerConfig(name=name, weight_decay=0.01)
+    group, _ = config.scaled(kappa)
+    assert group == scale_hyperparameters(name, config.reference_group(), kappa)
+    assert group["lr"] != config.lr or kappa == 1.0
+
+
+def test_adamw_at_four_times_the_batch():
+    group, clip_norm = OptimizerConfig(lr=1e-3, weight_decay=0.1, clip_norm=2.0).scaled(4.0)
+    assert group["lr"] == pytest.approx(2e-3)
+    assert group["weight_decay"] == pytest.approx(0.2)
+    assert group["betas"] == pytest.approx((0.9**4, 0.98**4))
+    assert group["eps"] == pytest.approx(5e-9)
+    assert clip_norm == pytest.approx(1.0)
+
+
+def test_no_clipping_stays_no_clipping():
+    assert OptimizerConfig(clip_norm=0.0).scaled(9.0)[1] == 0.0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rule_none_leaves_everything(name):
+    config = OptimizerConfig(name=name, rule="none", beta_form="linear", weight_decay=0.1)
+    assert config.scaled(1000.0) == (config.reference_group(), config.clip_norm)
+
+
+def test_scaling_does_not_touch_the_config():
+    config = OptimizerConfig()
+    config.scaled(8.0)
+    assert config == OptimizerConfig()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (OptimizerConfig(name="adagrad"), "optimizer.name 'adagrad' is none of adamw, adam, sgd"),
+        (OptimizerConfig(rule="half"), "optimizer.rule 'half' is neither full nor none"),
+        (OptimizerConfig(beta_form="cubic"), "optimizer: beta form 'cubic'"),
+        (OptimizerConfig(beta_form="linear"), "kappa must stay below 10, or use the power form"),
+    ],
+)
+def test_what_the_user_can_mend_is_a_user_error(config, message):
+    with pytest.raises(UserError) as caught:
+        config.scaled(16.0)
+    assert message in str(caught.value)
+    with pytest.raises(UserError):
+        build_optimizer(nn.Linear(2, 2), config, 16.0)
+
+
+@pytest.mark.parametrize("kappa", [0.0, -2.0, float("inf"), float("nan")])
+def test_an_impossible_kappa_is_a_user_error(kappa):
+    with pytest.raises(UserError, match="kappa must be positive and finite"):
+        OptimizerConfig().scaled(kappa)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        OptimizerConfig(lr=-1.0),
+        OptimizerConfig(eps=-1.0),
+        OptimizerConfig(weight_decay=-0.1),
+        OptimizerConfig(betas=[0.9]),
+        OptimizerConfig(betas=[0.9, 1.5]),
+        OptimizerConfig(name="sgd", momentum=-0.9),
+    ],
+)
+def test_values_that_torch_refuses_are_a_user_error(config):
+    with pytest.raises(UserError, match="optimizer"):
+        build_optimizer(nn.Linear(2, 2), config, 1.0)
+
+
+# The torch optimizer.
+
+
+@pytest.mark.parametrize(
+    ("name", "cls"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)]
+)
+def test_the_optimizer_carries_the_scaled_values_for_all_parameters(name, cls):
+    model, config = nn.Linear(3, 2), OptimizerConfig(name=name, weight_decay=0.01)
+    optimizer = build_optimizer(model, config, 4.0)
+    assert type(optimizer) is cls
+    (group,) = optimizer.param_groups
+    assert [id(p) for p in group["params"]] == [id(p) for p in model.parameters()]
+    expected, _ = config.scaled(4.0)
+    assert {key: group[key] for key in expected} == expected
+    assert group["fused"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_moves_the_weights(name):
+    model = nn.Linear(3, 2)
+    optimizer = build_optimizer(model, OptimizerConfig(name=name, lr=0.1), 2.0)
+    before = model.weight.detach().clone()
+    model(torch.ones(4, 3)).sum().backward()
+    optimizer.step()
+    assert torch.all(model.weight < before)
+
+
+def test_decay_alone_shrinks_a_weight_by_the_same_share_per_audio():
+    left = []
+    for kappa, steps in ((1.0, 400), (4.0, 100)):
+        model = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(model.weight)
+        optimizer = build_optimizer(model, OptimizerConfig(lr=1e-2, weight_decay=0.1), kappa)
+        for _ in range(steps):
+            model.weight.grad = torch.zeros_like(model.weight)
+            optimizer.step()
+        left.append(model.weight.item())
+    assert left[1] == pytest.approx(left[0], rel=1e-3)
+    assert left[0] < 0.7
+
+
+def course(config, kappa, samples=4800, every=480):
+    """Mean of many noisy quadratics over samples consumed; a gradient's noise shrinks by sqrt(kappa)."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Linear(1, 2000, bias=False)
+    nn.init.ones_(model.weight)
+    optimizer = build_optimizer(model, config, kappa)
+    means = []
+    for step in range(1, samples // kappa + 1):
+        noise = torch.randn(model.weight.shape, generator=generator) * (10.0 / kappa**0.5)
+        model.weight.grad = model.weight.detach() + noise
+        optimizer.step()
+        if step * kappa % every == 0:
+            means.append(model.weight.mean().item())
+    return torch.tensor(means)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_the_course_over_samples_is_the_same_at_another_batch_with_the_rule_and_not_without(name):
+    config = OptimizerConfig(name=name, lr=2e-3 if name == "adamw" else 2e-5, betas=[0.9, 0.98])
+    unscaled = OptimizerConfig(**(vars(config) | {"rule": "none"}))
+    reference = course(config, 1)
+    assert reference[-1] < 0.7
+    with_rule = (course(config, 8) - reference).abs().max()
+    without = (course(unscaled, 8) - reference).abs().max()
+    assert with_rule < 0.03
+    assert without > 5 * with_rule

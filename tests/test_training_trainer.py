@@ -1,0 +1,306 @@
+"""Whole runs: they learn, resume bit for bit, do not depend on micro-batches or processes, and stop politely."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import CONFIG, make_corpus, tiny_config
+
+from asr_emapl.errors import UserError
+from asr_emapl.training import checkpoint
+from asr_emapl.training.trainer import train
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tiny")
+    make_corpus(root)
+    return root
+
+
+def read_log(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def losses(run: Path) -> list[float]:
+    return [line["loss"] for line in read_log(run) if line["event"] == "step"]
+
+
+def launch(root: Path, run: Path, *overrides: str, processes: int = 1, **popen) -> subprocess.Popen:
+    """`asr-emapl train` in a process of its own, under torchrun if there are several."""
+    (root / "tiny.yaml").write_text(CONFIG.format(root=root), encoding="utf-8")
+    command = [sys.executable, "-m"]
+    if processes > 1:
+        command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    command += ["asr_emapl", "train", "--config", str(root / "tiny.yaml"), f"run_dir={run}", *overrides]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, **popen
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+EMA = ("pseudo_labels.strategy=ema", "pseudo_labels.start_hours=0.01")
+
+
+def test_a_run_learns_and_leaves_what_the_design_says(corpus, tmp_path):
+    run = tmp_path / "run"
+    last = train(tiny_config(corpus, f"run_dir={run}", "hours=0.05", "optimizer.lr=0.01", *EMA))
+    lines = read_log(run)
+    steps = [line for line in lines if line["event"] == "step"]
+    assert steps[-1]["loss"] < 0.7 * steps[0]["loss"]
+    assert steps[-1]["hours"] >= 0.05 > steps[-2]["hours"]
+    kinds = [line["kind"] for line in steps]
+    first = kinds.index("unlabelled")
+    assert steps[first - 1]["hours"] >= 0.01
+    assert kinds.count("unlabelled") == pytest.approx(kinds[first:].count("labelled"), abs=2)
+    validations = [line for line in lines if line["event"] == "validation"]
+    assert set(validations[-1]["wer"]) == {"student/dev", "teacher/dev"}
+    assert last == max((run / "checkpoints").glob("step-*.pt"))
+    assert len(list((run / "checkpoints").iterdir())) == 2
+    assert "run_dir" in (run / "config.yaml").read_text()
+    assert list((run / "tensorboard").glob("events*"))
+
+
+def test_a_finished_run_is_left_as_it_is(corpus, tmp_path, capsys):
+    config = tiny_config(corpus, f"run_dir={tmp_path}", "hours=0.005")
+    first = train(config)
+    before = (tmp_path / "log.jsonl").read_bytes()
+    assert train(config) == first
+    assert (tmp_path / "log.jsonl").read_bytes() == before
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_kill_9_and_resume_equals_an_uninterrupted_run_digit_for_digit(corpus, tmp_path):
+    overrides = ("hours=0.06", "model.options.dropout=0.2", "model.options.layerdrop=0.2", *EMA)
+    whole = launch(corpus, tmp_path / "whole", *overrides)
+    cut = launch(corpus, tmp_path / "cut", *overrides)
+    checkpoints = tmp_path / "cut" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while len(list(checkpoints.glob("step-*.pt"))) < 2 and cut.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    cut.kill()
+    cut.communicate()
+    assert cut.returncode == -signal.SIGKILL
+    killed_at = len((tmp_path / "cut" / "log.jsonl").read_text().splitlines())
+    output = finish(launch(corpus, tmp_path / "cut", *overrides))
+    finish(whole)
+    assert "from 0.000 h" not in output
+    expected = (tmp_path / "whole" / "log.jsonl").read_text()
+    assert killed_at < len(expected.splitlines())
+    assert (tmp_path / "cut" / "log.jsonl").read_text() == expected
+    name = max(path.name for path in checkpoints.glob("step-*.pt"))
+    one = checkpoint.load(tmp_path / "whole" / "checkpoints" / name)
+    other = checkpoint.load(checkpoints / name)
+    for which in ("student", "teacher"):
+        left = one[which] if which == "student" else one[which]["module"]
+        right = other[which] if which == "student" else other[which]["module"]
+        assert all(torch.equal(left[key], right[key]) for key in left)
+
+
+def test_twice_the_micro_batches_give_the_same_loss_trace(corpus, tmp_path):
+    overrides = ("hours=0.1", "validation.every_hours=0", "model.options.layerdrop=0.2", *EMA)
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'one'}", *overrides))
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'two'}", "device.max_seconds=3", *overrides))
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == len(two) >= 50
+    assert two[:50] == pytest.approx(one[:50], rel=1e-4)
+    assert two != one  # bitwise: else the second run had no second micro-batch
+
+
+def test_two_processes_give_the_loss_trace_of_one(corpus, tmp_path):
+    overrides = ("hours=0.04", "validation.every_hours=0.02", "model.options.layerdrop=0.2", *EMA)
+    several = launch(corpus, tmp_path / "two", *overrides, processes=2)
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'one'}", *overrides))
+    finish(several)
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == len(two) >= 20
+    assert two[:20] == pytest.approx(one[:20], rel=1e-4)
+    last = [
+        [line["wer"] for line in read_log(tmp_path / n) if line["event"] == "validation"]
+        for n in ("one", "two")
+    ]
+    assert last[0][-1].keys() == last[1][-1].keys()
+
+
+def test_more_processes_than_utterances_in_a_batch(corpus, tmp_path):
+    overrides = ("hours=0.004", "batch.seconds=2", "batch.reference_seconds=2", "validation.every_hours=0")
+    several = launch(corpus, tmp_path / "three", *overrides, processes=3)
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'one'}", *overrides))
+    finish(several)
+    assert losses(tmp_path / "three") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(corpus, tmp_path):
+    overrides = ("hours=0.06", "checkpoint.every_hours=0", *EMA)
+    process = launch(corpus, tmp_path / "run", *overrides)
+    log = tmp_path / "run" / "tensorboard"
+    deadline = time.monotonic() + 120
+    while not log.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    output = finish(process)
+    assert "stopped by SIGTERM" in output
+    assert finish(launch(corpus, tmp_path / "run", *overrides)).count("from 0.000 h") == 0
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'whole'}", *overrides))
+    assert (tmp_path / "run" / "log.jsonl").read_text() == (tmp_path / "whole" / "log.jsonl").read_text()
+
+
+def test_decoding_processes_change_nothing(corpus, tmp_path):
+    overrides = ("hours=0.01", "validation.every_hours=0")
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'none'}", *overrides))
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'two'}", "data.workers=2", *overrides))
+    assert losses(tmp_path / "two") == losses(tmp_path / "none")
+
+
+def test_a_branch_goes_on_as_the_run_itself_would_have(corpus, tmp_path):
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'whole'}", "hours=0.03"))
+    seed = train(tiny_config(corpus, f"run_dir={tmp_path / 'seed'}", "hours=0.015"))
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'branch'}", "hours=0.03", f"init.checkpoint={seed}"))
+    branch = losses(tmp_path / "branch")
+    assert branch == losses(tmp_path / "whole")[-len(branch) :]
+
+
+def test_weights_alone_start_a_new_clock(corpus, tmp_path):
+    seed = train(tiny_config(corpus, f"run_dir={tmp_path / 'seed'}", "hours=0.01"))
+    overrides = ("hours=0.005", f"init.checkpoint={seed}", "init.keep=weights")
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'new'}", *overrides))
+    first = read_log(tmp_path / "new")[0]
+    assert first["step"] == 1
+    assert first["hours"] < 0.005
+    assert first["loss"] < losses(tmp_path / "seed")[0]
+
+
+def test_a_torn_checkpoint_is_passed_over_and_said_so(corpus, tmp_path, capsys):
+    config = tiny_config(corpus, f"run_dir={tmp_path}", "hours=0.02")
+    train(config)
+    complete = (tmp_path / "log.jsonl").read_text()
+    newest = max((tmp_path / "checkpoints").glob("step-*.pt"))
+    newest.write_bytes(newest.read_bytes()[:1000])
+    train(config)
+    assert "taking the one before" in capsys.readouterr().out
+    assert (tmp_path / "log.jsonl").read_text() == complete
+
+
+def test_oracle_uses_the_true_texts(corpus, tmp_path):
+    train(tiny_config(corpus, f"run_dir={tmp_path}", "hours=0.02", "pseudo_labels.strategy=oracle"))
+    unlabelled = [line for line in read_log(tmp_path) if line.get("kind") == "unlabelled"]
+    assert unlabelled[0]["tokens"] > 3 * unlabelled[0]["utterances"]
+    assert unlabelled[0]["confidence"] == 1.0
+
+
+def test_dropout_switches_when_pseudo_labels_begin(corpus, tmp_path):
+    """With dropout off from the start of pseudo-labels on, their steps repeat under another dropout before."""
+    seed = train(tiny_config(corpus, f"run_dir={tmp_path / 'seed'}", "hours=0.01"))
+    common = ("hours=0.02", f"init.checkpoint={seed}", "pseudo_labels.strategy=oracle")
+    switched = ("pseudo_labels.dropout=0", "pseudo_labels.layerdrop=0")
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'plain'}", *common))
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'drop'}", "model.options.dropout=0.5", *common))
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'off'}", "model.options.dropout=0.5", *switched, *common))
+    assert losses(tmp_path / "off") == losses(tmp_path / "plain")
+    assert losses(tmp_path / "drop") != losses(tmp_path / "plain")
+
+
+def test_bf16_autocast_trains(corpus, tmp_path):
+    train(
+        tiny_config(
+            corpus, f"run_dir={tmp_path}", "hours=0.05", "device.precision=bf16", "optimizer.lr=0.01", *EMA
+        )
+    )
+    trace = losses(tmp_path)
+    assert trace[-1] < 0.7 * trace[0]
+
+
+@pytest.mark.gpu
+def test_cuda_trains_in_bf16(corpus, tmp_path):
+    overrides = ("hours=0.05", "device.name=cuda", "device.precision=bf16", "optimizer.lr=0.01", *EMA)
+    train(tiny_config(corpus, f"run_dir={tmp_path}", *overrides))
+    trace = losses(tmp_path)
+    assert trace[-1] < 0.7 * trace[0]
+
+
+def test_auto_batch_is_what_the_devices_hold(corpus, tmp_path, capsys):
+    train(
+        tiny_config(
+            corpus, f"run_dir={tmp_path}", "hours=0.003", "batch.seconds=auto", "device.max_seconds=12"
+        )
+    )
+    assert "batch 12 s, kappa 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["tokenizer=''"], "asr-emapl tokenizer"),
+        (["data.labelled=[]"], "data.labelled names no manifest"),
+        (["data.min_seconds=50"], "no utterance lies between"),
+        (["teacher.rho=0.9"], "one of teacher.half_life_hours and teacher.rho"),
+        (["pseudo_labels.strategy=magic"], "magic"),
+        (["batch.seconds=-1"], "batch.seconds"),
+        (["device.name=tpu"], "tpu"),
+        (["device.precision=fp8"], "fp8"),
+        (["optimizer.name=adagrad"], "adagrad"),
+        (["schedule.shape=square"], "square"),
+        (["init.checkpoint=nowhere.pt"], "nowhere.pt"),
+        (["model.target=nowhere:Model"], "nowhere"),
+    ],
+)
+def test_wrong_settings_are_one_line_and_leave_nothing(corpus, tmp_path, overrides, message):
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match=message) as caught:
+        train(tiny_config(corpus, f"run_dir={run}", *overrides))
+    assert "\n" not in str(caught.value)
+    assert not run.exists()
+
+
+def test_a_checkpoint_of_another_tokenizer_is_refused(corpus, tmp_path):
+    from asr_emapl.text.tokenizer import LetterTokenizer, save_tokenizer
+
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'run'}", "hours=0.003"))
+    save_tokenizer(tmp_path / "other.json", LetterTokenizer("ABCDILNO "))
+    with pytest.raises(UserError, match="another tokenizer"):
+        train(tiny_config(corpus, f"run_dir={tmp_path / 'run'}", f"tokenizer={tmp_path / 'other.json'}"))
+
+
+def test_a_checkpoint_of_another_model_is_refused(corpus, tmp_path):
+    train(tiny_config(corpus, f"run_dir={tmp_path}", "hours=0.003"))
+    with pytest.raises(UserError, match="does not fit"):
+        train(tiny_config(corpus, f"run_dir={tmp_path}", "model.options.dim=32"))
+
+
+def test_letters_outside_the_alphabet_name_the_utterance(corpus, tmp_path):
+    line = json.loads((corpus / "labelled.jsonl").read_text().splitlines()[0])
+    (tmp_path / "bad.jsonl").write_text(json.dumps(line | {"id": "odd-one", "text": "CAF\u00c9"}) + "\n")
+    with pytest.raises(UserError, match="odd-one"):
+        train(tiny_config(corpus, f"run_dir={tmp_path / 'run'}", f"data.labelled=[{tmp_path / 'bad.jsonl'}]"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_audio_that_cannot_be_read_is_named(corpus, tmp_path, workers):
+    lines = [json.loads(line) for line in (corpus / "labelled.jsonl").read_text().splitlines()]
+    (tmp_path / "broken.flac").write_bytes(b"no audio")
+    lines[3]["audio"] = str(tmp_path / "broken.flac")
+    (tmp_path / "bad.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    overrides = (
+        f"run_dir={tmp_path / 'run'}",
+        f"data.labelled=[{tmp_path / 'bad.jsonl'}]",
+        f"data.workers={workers}",
+    )
+    with pytest.raises(UserError, match=r"broken\.flac"):
+        train(tiny_config(corpus, *overrides))
