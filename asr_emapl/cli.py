@@ -1,4 +1,4 @@
-"""The command line. Each command is a few lines that call the library; torch is imported where it is needed."""
+"""The command line: each command is a few lines that call the library. torch comes in where needed."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def tokenizer(
 ) -> None:
     """Make the tokenizer: letters, or SentencePiece trained on the transcripts of manifests.
 
-    Example: `asr-emapl tokenizer --kind unigram --size 256 --manifest data/train-clean-100.jsonl --out data/pieces.json`
+    Example: `asr-emapl tokenizer --kind unigram --size 256 --manifest data/train.jsonl --out data/bpe.json`
     """
     from asr_emapl.data.manifest import read_manifest
     from asr_emapl.text.tokenizer import LetterTokenizer, SentencePieceTokenizer, Tokenizer, save_tokenizer
@@ -140,7 +140,7 @@ def decode(
 ) -> None:
     """Transcribe a manifest with a checkpoint, greedily.
 
-    Example: `asr-emapl decode --checkpoint runs/mini --manifest data/dev-clean.jsonl --out dev-clean.hyp.jsonl`
+    Example: `asr-emapl decode --checkpoint runs/mini --manifest data/dev-clean.jsonl --out hyp.jsonl`
     """
     from asr_emapl.data.manifest import read_manifest
     from asr_emapl.decoding.recognizer import Recognizer
@@ -234,9 +234,8 @@ def check_model(
             values[key] = value
     findings = check(target, values)
     for finding in findings:
-        print(
-            f"{'ok  ' if finding.passed else 'FAIL'} {finding.name}{': ' if finding.detail else ''}{finding.detail}"
-        )
+        verdict = "ok  " if finding.passed else "FAIL"
+        print(f"{verdict} {finding.name}" + (finding.detail and f": {finding.detail}"))
     if not all(f.passed for f in findings):
         raise typer.Exit(1)
 

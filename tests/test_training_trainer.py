@@ -1,4 +1,4 @@
-"""Whole runs: they learn, resume bit for bit, do not depend on micro-batches or processes, and stop politely."""
+"""Whole runs: they learn, resume bit for bit, depend on no micro-batch or process, stop politely."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_oracle_uses_the_true_texts(corpus, tmp_path):
 
 
 def test_dropout_switches_when_pseudo_labels_begin(corpus, tmp_path):
-    """With dropout off from the start of pseudo-labels on, their steps repeat under another dropout before."""
+    """With dropout off from the start of pseudo-labels on, nothing is left of the config's."""
     seed = train(tiny_config(corpus, f"run_dir={tmp_path / 'seed'}", "hours=0.01"))
     common = ("hours=0.02", f"init.checkpoint={seed}", "pseudo_labels.strategy=oracle")
     switched = ("pseudo_labels.dropout=0", "pseudo_labels.layerdrop=0")

@@ -1,4 +1,4 @@
-"""A corpus and a config so small that a whole training run takes a second: words are chords, said by nobody."""
+"""A corpus and a config so small that a whole training run takes a second: words are chords."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ data:
   workers: 0
 augment: {{frequency_masks: 1, frequency_width: 8, time_masks: 1, time_width: 10}}
 model:
-  options: {{dim: 16, heads: 2, layers: 2, norm: pre, dropout: 0.0, frontend_dropout: 0.0, max_shift_seconds: 0.0}}
+  options:
+    {{dim: 16, heads: 2, layers: 2, norm: pre, dropout: 0.0, frontend_dropout: 0.0, max_shift_seconds: 0.0}}
 batch: {{seconds: 6, reference_seconds: 6}}
 device: {{name: cpu, max_seconds: 6, threads: 1}}
 optimizer: {{lr: 5.0e-3}}
@@ -35,7 +36,7 @@ checkpoint: {{every_hours: 0.005}}
 
 
 def make_corpus(root: Path) -> None:
-    """Manifests labelled (16 utterances), unlabelled (24), dev (4), their audio, and a tokenizer in `root`."""
+    """Manifests labelled (16 utterances), unlabelled (24), dev (4), audio, tokenizer."""
     rng = np.random.default_rng(0)
     for part, count in (("labelled", 16), ("unlabelled", 24), ("dev", 4)):
         utterances = [_utterance(root, f"{part}-{i:02d}", rng) for i in range(count)]

@@ -54,7 +54,8 @@ class BatchPlan:
             raise ValueError("a batch plan needs at least one utterance")
         if int(self.samples.max()) > self.batch_samples:
             raise ValueError(
-                f"the longest utterance ({self.samples.max()} samples) exceeds the batch ({self.batch_samples}); "
+                f"the longest utterance ({self.samples.max()} samples) exceeds the batch "
+                f"({self.batch_samples}); "
                 "leave out what is too long first"
             )
 

@@ -175,7 +175,7 @@ def steps(
     loader: DataLoader[StepBatch] = DataLoader(
         dataset,
         batch_size=None,
-        sampler=_Requests(plan, start),  # type: ignore[arg-type]
+        sampler=_Requests(plan, start),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=pin_memory,

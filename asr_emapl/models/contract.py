@@ -29,7 +29,7 @@ class CtcModel(Protocol):
         ...
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
-        """Feature frames [B] -> output frames [B]. Tells which labels CTC can align before any work is done."""
+        """Feature frames [B] -> output frames [B]. Tells beforehand which labels CTC can align."""
         ...
 
 

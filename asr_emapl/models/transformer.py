@@ -6,6 +6,7 @@ Axes: B utterances, T frames, F mel bands, D model width, H heads, V tokens.
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ FRAME_SECONDS = 0.01
 
 
 class TransformerCtc(nn.Module):
-    """Conv front-end (kernel 7, stride 3, GLU), sinusoidal positions with CAPE's global shift, transformer, CTC.
+    """Conv front-end (kernel 7, stride 3, GLU), sinusoids with CAPE's global shift, transformer, CTC.
 
     Args:
         vocabulary_size: tokens with the blank.
@@ -88,7 +89,7 @@ class TransformerCtc(nn.Module):
         """Change dropout of the layers and layerdrop; the front-end keeps its own."""
         self.layerdrop = layerdrop
         for layer in self.layers:
-            layer.set_dropout(dropout)
+            cast(TransformerLayer, layer).set_dropout(dropout)
 
     def _dropped_layers(self) -> list[bool]:
         if not self.training or self.layerdrop == 0.0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class AudioClock:
-    """Counts the audio that a run has consumed over all ranks. Time scales are read off it, never off steps."""
+    """Counts the audio that a run has consumed over all ranks. Times are read off it, never off steps."""
 
     def __init__(self, sample_rate_hz: int = 16_000, samples: int = 0) -> None:
         self.sample_rate_hz = sample_rate_hz

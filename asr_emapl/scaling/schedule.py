@@ -1,4 +1,4 @@
-"""The learning rate over hours of audio: linear warm-up, a plateau, then decay. A pure function of the clock."""
+"""The learning rate over hours of audio: linear warm-up, plateau, decay. A pure function of the clock."""
 
 from __future__ import annotations
 

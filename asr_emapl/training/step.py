@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -199,5 +200,5 @@ class TrainStep:
 
 def alignable(tokens: list[int], frames: int) -> bool:
     """Whether CTC can align the tokens: T >= S + repeats, since repeats need a blank between them."""
-    repeats = sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
+    repeats = sum(a == b for a, b in pairwise(tokens))
     return frames >= len(tokens) + repeats

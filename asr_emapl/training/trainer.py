@@ -212,11 +212,13 @@ class Trainer:
         config = self.config
         # Draws depend on (seed, step) alone, so that a resumed run draws what it would have drawn.
         torch.manual_seed(draw_seed(config.seed, "step", self.step, self.world.rank))
-        student = unwrap(self.student)
+        student: Any = unwrap(self.student)
         if hasattr(student, "begin_step"):
             student.begin_step(draw_seed(config.seed, "layers", self.step))
         self._switch_dropout()
-        rate = self.group["lr"] * self.schedule.factor(self.clock.hours)
+        # In the middle of the step's audio: else warm-up would waste a first step and lag at a large batch.
+        middle = self.clock.hours + batch.samples / (7200 * SAMPLE_RATE_HZ)
+        rate = self.group["lr"] * self.schedule.factor(middle)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         student.train()
@@ -234,7 +236,7 @@ class Trainer:
             return
         if wanted.dropout is None and wanted.layerdrop is None:
             return
-        student = unwrap(self.student)
+        student: Any = unwrap(self.student)
         if not hasattr(student, "set_dropout"):
             raise UserError(
                 f"pseudo_labels.dropout: {self.config.model.target} has no set_dropout(dropout, layerdrop); "
@@ -260,8 +262,8 @@ class Trainer:
         if self._barren >= BARREN_STEPS:
             raise UserError(
                 f"no pseudo-label could be used for {BARREN_STEPS} steps (step {self.step}): the teacher has "
-                "collapsed to blanks or never left them; start from a better seed (pseudo_labels.start_hours), "
-                "lengthen teacher.half_life_hours, or loosen the filters"
+                "collapsed to blanks or never left them; start from a better seed "
+                "(pseudo_labels.start_hours), lengthen teacher.half_life_hours, or loosen the filters"
             )
 
     _broken = 0
@@ -296,7 +298,8 @@ class Trainer:
         for note in self.notes:
             self.log.say(note)
         self.log.say(
-            f"{self.folder}: {parameters / 1e6:.2f} M parameters, {self.world.size} x {self.world.device.type}, "
+            f"{self.folder}: {parameters / 1e6:.2f} M parameters, "
+            f"{self.world.size} x {self.world.device.type}, "
             f"batch {self.config.batch_seconds(self.world.size):g} s, kappa {self.kappa:g}, "
             f"teacher half-life {self.teacher.half_life / 3600:g} h, from {self.clock.hours:.3f} h of audio"
         )
@@ -348,8 +351,8 @@ class Trainer:
         theirs = tokenizer_from_state(state["tokenizer"])
         if theirs.fingerprint != self.tokenizer.fingerprint:
             raise UserError(
-                f"checkpoint {path} was trained with another tokenizer ({theirs!r}) than {self.config.tokenizer} "
-                f"({self.tokenizer!r}): use its tokenizer, or another run_dir"
+                f"checkpoint {path} was trained with another tokenizer ({theirs!r}) than "
+                f"{self.config.tokenizer} ({self.tokenizer!r}): use its tokenizer, or another run_dir"
             )
         try:
             unwrap(self.student).load_state_dict(state["student"])
