@@ -1,0 +1,349 @@
+"""Each process's share of a global batch: the same utterances and masks however they are divided."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+from asr_emapl.audio.augment import AugmentConfig, SpecAugment
+from asr_emapl.audio.decode import read_audio
+from asr_emapl.audio.features import FrameCount, LogMel
+from asr_emapl.data.batch_plan import BatchPlan, GlobalBatch, MixPlan, MixPosition
+from asr_emapl.data.loader import (
+    Corpus,
+    DataConfig,
+    MicroBatch,
+    StepBatch,
+    StepDataset,
+    collate,
+    steps,
+    within_limits,
+)
+from asr_emapl.data.manifest import Utterance
+from asr_emapl.errors import UserError
+
+SECOND = 16_000
+BANDS = 20
+FRAMES = FrameCount(window=400, hop=160)
+
+
+@pytest.fixture(scope="module")
+def utterances(tmp_path_factory: pytest.TempPathFactory) -> list[Utterance]:
+    """30 of 0.3 to 1.2 s; no two are alike."""
+    folder = tmp_path_factory.mktemp("audio")
+    rng = np.random.default_rng(0)
+    made = []
+    for i in range(30):
+        samples = int(rng.integers(round(0.3 * SECOND), round(1.2 * SECOND)))
+        path = folder / f"u{i:02d}.wav"
+        soundfile.write(path, 0.1 * rng.standard_normal(samples), SECOND)
+        made.append(Utterance(f"u{i:02d}", str(path), samples / SECOND))
+    return made
+
+
+def corpus(utterances: list[Utterance], *, with_targets: bool = True) -> Corpus:
+    """Each utterance's target is its own number, so that a mix-up shows."""
+    return Corpus(utterances, [[int(u.id[1:]) + 1] for u in utterances] if with_targets else None)
+
+
+def dataset(
+    utterances: list[Utterance],
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    max_seconds: float = 2.5,
+    seed: int = 5,
+    augmented: bool = True,
+) -> StepDataset:
+    config = AugmentConfig(frequency_masks=2, frequency_width=8, time_masks=2, time_width=20, time_share=0.5)
+    return StepDataset(
+        corpus(utterances),
+        corpus(utterances, with_targets=False),
+        frames=FRAMES,
+        augment=SpecAugment(config, BANDS) if augmented else None,
+        max_samples=round(max_seconds * SECOND),
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def plan(utterances: list[Utterance], seconds: float = 6.0) -> MixPlan:
+    one = BatchPlan(corpus(utterances).samples, round(seconds * SECOND), seed=1)
+    return MixPlan(one, BatchPlan(one.samples, one.batch_samples, seed=2))
+
+
+def global_batches(utterances: list[Utterance], count: int) -> list[GlobalBatch]:
+    mix, at, made = plan(utterances), MixPosition(), []
+    for _ in range(count):
+        made.append(mix.next(at))
+        at = made[-1].after
+    return made
+
+
+def rows(batch: StepBatch) -> dict[str, tuple[Tensor, Tensor, Tensor, list[int] | None]]:
+    """Of each utterance: samples, kept bands, kept frames, target; without padding."""
+    found = {}
+    for micro in batch.micro_batches:
+        for i, name in enumerate(micro.ids):
+            samples = int(micro.samples_B[i])
+            assert micro.keep_BF is not None
+            assert micro.keep_BT is not None
+            assert name not in found
+            found[name] = (
+                micro.waveforms_BN[i, :samples],
+                micro.keep_BF[i],
+                micro.keep_BT[i, : FRAMES(samples)],
+                micro.targets and micro.targets[i],
+            )
+    return found
+
+
+def same_micro(left: MicroBatch, right: MicroBatch) -> bool:
+    pairs = [
+        (left.waveforms_BN, right.waveforms_BN),
+        (left.samples_B, right.samples_B),
+        (left.keep_BF, right.keep_BF),
+        (left.keep_BT, right.keep_BT),
+    ]
+    return (
+        left.ids == right.ids
+        and left.targets == right.targets
+        and all(a is b is None or torch.equal(a, b) for a, b in pairs)
+    )
+
+
+def same_step(left: StepBatch, right: StepBatch) -> bool:
+    return (
+        (left.labelled, left.samples, left.after) == (right.labelled, right.samples, right.after)
+        and len(left.micro_batches) == len(right.micro_batches)
+        and all(map(same_micro, left.micro_batches, right.micro_batches))
+    )
+
+
+# Shares.
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 50])
+def test_however_many_processes_they_see_the_same_utterances_and_masks(utterances, world_size):
+    whole = dataset(utterances)
+    parts = [dataset(utterances, rank=rank, world_size=world_size) for rank in range(world_size)]
+    for batch in global_batches(utterances, 6):
+        alone = whole[batch]
+        expected = rows(alone)
+        shares = [part[batch] for part in parts]
+        together: dict[str, tuple] = {}
+        for share in shares:
+            mine = rows(share)
+            assert not mine.keys() & together.keys()
+            together |= mine
+            # What the clock counts is the audio of all, on every process.
+            assert (share.samples, share.after) == (alone.samples, alone.after)
+        assert together.keys() == expected.keys()
+        for name, (wave, bands, times, target) in expected.items():
+            assert torch.equal(together[name][0], wave)
+            assert torch.equal(together[name][1], bands)
+            assert torch.equal(together[name][2], times)
+            assert together[name][3] == target
+        assert alone.samples == sum(len(wave) for wave, *_ in expected.values())
+
+
+def test_a_share_can_be_empty(utterances):
+    batch = global_batches(utterances, 1)[0]
+    last = dataset(utterances, rank=49, world_size=50)[batch]
+    assert last.micro_batches == []
+    assert last.samples == batch.samples
+
+
+def test_targets_go_with_their_utterances_and_only_where_they_are_known(utterances):
+    kinds = set()
+    for batch in global_batches(utterances, 6):
+        step = dataset(utterances)[batch]
+        kinds.add(step.labelled)
+        for micro in step.micro_batches:
+            expected = [[int(name[1:]) + 1] for name in micro.ids]
+            assert micro.targets == (expected if batch.labelled else None)
+    assert kinds == {True, False}
+
+
+# Masks.
+
+
+def test_masks_change_with_the_pass_and_the_seed_and_fit_their_audio(utterances):
+    batch = global_batches(utterances, 1)[0]
+    again = GlobalBatch(batch.labelled, batch.indices, batch.epoch + 1, batch.samples, batch.after)
+    first, second = rows(dataset(utterances)[batch]), rows(dataset(utterances)[again])
+    other = rows(dataset(utterances, seed=6)[batch])
+    assert first.keys() == second.keys() == other.keys()
+    for changed in (second, other):
+        assert any(not torch.equal(first[n][2], changed[n][2]) for n in first)
+        assert all(torch.equal(first[n][0], changed[n][0]) for n in first)
+    assert len({tuple(times.tolist()) for _, _, times, _ in first.values()}) > 1
+    masked = torch.cat([times for _, _, times, _ in first.values()])
+    assert {0.0, 1.0} == set(masked.tolist())
+
+
+def test_masks_have_the_shape_of_the_features(utterances):
+    features = LogMel()
+    for micro in dataset(utterances)[global_batches(utterances, 1)[0]].micro_batches:
+        features_BTF, lengths_B = features(micro.waveforms_BN, micro.samples_B)
+        assert micro.keep_BT is not None
+        assert micro.keep_BF is not None
+        assert micro.keep_BT.shape == features_BTF.shape[:2]
+        assert micro.keep_BF.shape == (len(micro.ids), BANDS)
+        assert lengths_B.tolist() == [FRAMES(n) for n in micro.samples_B.tolist()]
+
+
+def test_without_augmentation_there_are_no_masks(utterances):
+    for micro in dataset(utterances, augmented=False)[global_batches(utterances, 1)[0]].micro_batches:
+        assert micro.keep_BF is None
+        assert micro.keep_BT is None
+
+
+# Micro-batches.
+
+
+@pytest.mark.parametrize("max_seconds", [1.2, 2.0, 3.7, 100.0])
+def test_micro_batches_fit_the_device_padding_included(utterances, max_seconds):
+    limit = round(max_seconds * SECOND)
+    counts = []
+    for batch in global_batches(utterances, 6):
+        parts = dataset(utterances, max_seconds=max_seconds)[batch].micro_batches
+        assert all(micro.waveforms_BN.numel() <= limit for micro in parts)
+        # None could have taken the first utterance of the next one as well.
+        for one, other in itertools.pairwise(parts):
+            longest, count = one.waveforms_BN.shape[1], len(one.ids)
+            assert max(longest, int(other.samples_B[0])) * (count + 1) > limit
+        assert sum(len(micro.ids) for micro in parts) == len(batch.indices)
+        counts.append(len(parts))
+    assert all(count == 1 for count in counts) == (max_seconds == 100.0)
+
+
+def test_an_utterance_too_long_for_the_device_is_no_silent_loss(utterances):
+    batch = global_batches(utterances, 1)[0]
+    with pytest.raises(ValueError, match=r"device\.max_seconds"):
+        dataset(utterances, max_seconds=0.25)[batch]
+
+
+# Collating.
+
+
+def test_collate_pads_with_zeros_and_keeps_true_lengths(utterances):
+    chosen = [utterances[i] for i in (3, 0, 7)]
+    micro = collate(chosen)
+    assert micro.ids == [u.id for u in chosen]
+    assert micro.samples_B.tolist() == [u.samples for u in chosen]
+    assert micro.waveforms_BN.shape == (3, max(u.samples for u in chosen))
+    for wave, samples, u in zip(micro.waveforms_BN, micro.samples_B.tolist(), chosen, strict=True):
+        assert torch.equal(wave[:samples], read_audio(u.audio))
+        assert not wave[samples:].any()
+    assert micro.targets is None
+
+
+def test_the_audios_own_length_counts_where_the_manifest_is_a_little_off(utterances):
+    u = utterances[0]
+    longer = Utterance("longer", u.audio, u.duration + 0.04)
+    part = Utterance("part", u.audio, 0.1, offset=0.05)
+    micro = collate([longer, part])
+    assert micro.samples_B.tolist() == [u.samples, 1600]
+    assert torch.equal(micro.waveforms_BN[1, :1600], read_audio(u.audio)[800:2400])
+
+
+def test_moving_to_a_device_keeps_everything(utterances):
+    for augmented in (True, False):
+        micro = dataset(utterances, augmented=augmented)[global_batches(utterances, 1)[0]].micro_batches[0]
+        assert same_micro(micro.to(torch.device("cpu")), micro)
+
+
+@pytest.mark.gpu
+def test_pinned_memory(utterances):
+    step = dataset(utterances)[global_batches(utterances, 1)[0]].pin_memory()
+    assert all(micro.waveforms_BN.is_pinned() for micro in step.micro_batches)
+
+
+# Limits.
+
+
+@pytest.mark.parametrize(
+    ("duration", "kept"),
+    [(0.1999, False), (0.2, True), (1.0, True), (36.0, True), (36.0001, False)],
+)
+def test_limits_admit_what_lies_on_them(duration, kept):
+    u = Utterance("a", "a.wav", duration)
+    assert within_limits([u], DataConfig()) == ([u] if kept else [])
+
+
+def test_limits_keep_the_order():
+    seconds = [3.0, 0.1, 1.0, 9.0, 2.0]
+    chosen = within_limits(
+        [Utterance(str(s), "a.wav", s) for s in seconds], DataConfig(min_seconds=1.0, max_seconds=3.0)
+    )
+    assert [u.duration for u in chosen] == [3.0, 1.0, 2.0]
+    assert within_limits([], DataConfig()) == []
+
+
+# Steps.
+
+
+def taken(iterator: Iterator[StepBatch], count: int) -> list[StepBatch]:
+    return list(itertools.islice(iterator, count))
+
+
+def run(utterances: list[Utterance], start: MixPosition, workers: int = 0) -> Iterator[StepBatch]:
+    return steps(dataset(utterances), plan(utterances), start, workers=workers, pin_memory=False)
+
+
+def test_decoding_processes_change_nothing(utterances):
+    alone = taken(run(utterances, MixPosition()), 8)
+    several = taken(run(utterances, MixPosition(), workers=2), 8)
+    assert all(map(same_step, alone, several))
+    assert {step.labelled for step in alone} == {True, False}
+
+
+@pytest.mark.parametrize("done", [0, 1, 5, 13])
+def test_going_on_from_a_position_gives_the_rest(utterances, done):
+    """Over the end of a pass too: 13 steps are more than one of either kind."""
+    whole = taken(run(utterances, MixPosition()), 20)
+    assert whole[-1].after.labelled.epoch >= 1
+    start = MixPosition() if done == 0 else whole[done - 1].after
+    # As a checkpoint keeps it.
+    start = MixPosition.from_state(start.state_dict())
+    assert all(map(same_step, taken(run(utterances, start), 20 - done), whole[done:]))
+
+
+def test_steps_follow_one_another_without_end(utterances):
+    whole = taken(run(utterances, MixPosition()), 40)
+    consumed = 0
+    for step in whole:
+        consumed += step.samples
+        assert step.after.labelled.total + step.after.unlabelled.total == consumed
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_audio_that_cannot_be_decoded_is_a_line_of_text(utterances, tmp_path: Path, workers):
+    """Also from a decoding process, whose own exceptions come with its traceback in the message."""
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"RIFF and then nothing")
+    bad = [*utterances, Utterance("u99", str(broken), 1.0)]
+    with pytest.raises(UserError) as caught:
+        taken(run(bad, MixPosition(), workers), 50)
+    assert str(broken) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_what_comes_before_the_broken_audio_is_still_handed_over(utterances, tmp_path):
+    bad = [*utterances, Utterance("u99", str(tmp_path / "absent.wav"), 1.0)]
+    got = run(bad, MixPosition())
+    seen: list[StepBatch] = []
+    with pytest.raises(UserError, match=r"absent\.wav"):
+        seen.extend(step for step in got)
+    assert not any("u99" in micro.ids for step in seen for micro in step.micro_batches)
+    assert seen

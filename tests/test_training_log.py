@@ -1,0 +1,279 @@
+"""The log: exact, strict JSON, cut back on resume; the terminal line; silence on all processes but one."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from asr_emapl.training import log as log_module
+from asr_emapl.training.log import RunLog
+from asr_emapl.training.step import StepResult
+
+
+def strict(line: str) -> dict:
+    """JSON as the standard has it: Python's own reader would let NaN and Infinity pass."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} in {line}")
+
+    return json.loads(line, parse_constant=refuse)
+
+
+def lines(folder: Path) -> list[dict]:
+    return [strict(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def result(loss: float = 2.0, **fields) -> StepResult:
+    return StepResult(loss, 0.5, fields.pop("utterances", 4), 20, **fields)
+
+
+class Clock:
+    """A wall clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(log_module, "time", made)
+    return made
+
+
+def test_every_metric_of_a_step_is_in_its_line(tmp_path):
+    log = RunLog(tmp_path, total_hours=1.0)
+    log.step(1, 0.25, True, result(dropped=Counter(unalignable=2)), {"lr": 1e-3, "rho": 0.5})
+    log.step(2, 0.5, False, result(confidence=0.75, nonempty=0.5, taken=False), {"lr": 1e-3})
+    log.validation(2, 0.5, {"student/dev": 31.25, "teacher/dev": 30.0})
+    log.event("note", text="caf\u00e9", count=3)
+    log.close()
+    assert lines(tmp_path) == [
+        {
+            "event": "step",
+            "step": 1,
+            "hours": 0.25,
+            "kind": "labelled",
+            "loss": 2.0,
+            "gradient_norm": 0.5,
+            "utterances": 4,
+            "tokens": 20,
+            "taken": True,
+            "lr": 1e-3,
+            "rho": 0.5,
+            "dropped": {"unalignable": 2},
+        },
+        {
+            "event": "step",
+            "step": 2,
+            "hours": 0.5,
+            "kind": "unlabelled",
+            "loss": 2.0,
+            "gradient_norm": 0.5,
+            "utterances": 4,
+            "tokens": 20,
+            "taken": False,
+            "lr": 1e-3,
+            "confidence": 0.75,
+            "nonempty": 0.5,
+        },
+        {
+            "event": "validation",
+            "step": 2,
+            "hours": 0.5,
+            "wer": {"student/dev": 31.25, "teacher/dev": 30.0},
+        },
+        {"event": "note", "text": "caf\u00e9", "count": 3},
+    ]
+    assert log.lines == 4
+
+
+def test_floats_come_back_digit_for_digit(tmp_path):
+    log = RunLog(tmp_path)
+    values = [1 / 3, 1e-300, 123456789.12345678]
+    for i, value in enumerate(values):
+        log.step(i, value, True, result(value), {})
+    log.close()
+    assert [line["loss"] for line in lines(tmp_path)] == values
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_json_does_not_have_becomes_null(tmp_path, value):
+    log = RunLog(tmp_path)
+    broken = StepResult(value, value, 1, 1, confidence=value, nonempty=0.5, taken=False)
+    log.step(1, 0.1, False, broken, {"lr": value})
+    log.validation(1, 0.1, {"student/dev": value, "teacher/dev": 5.0})
+    log.event("note", one=value, several=[value, 1.0], nested={"a": [{"b": value}]})
+    log.close()
+    step, validation, note = lines(tmp_path)
+    assert [step[k] for k in ("loss", "gradient_norm", "confidence", "lr")] == [None] * 4
+    assert step["nonempty"] == 0.5
+    assert validation["wer"] == {"student/dev": None, "teacher/dev": 5.0}
+    assert note == {"event": "note", "one": None, "several": [None, 1.0], "nested": {"a": [{"b": None}]}}
+
+
+def _write(folder: Path, steps: range, *, lines: int = 0) -> RunLog:
+    log = RunLog(folder, lines=lines)
+    for step in steps:
+        log.step(step, step / 10, True, result(float(step)), {})
+    return log
+
+
+@pytest.mark.parametrize("keep", [1, 3, 5])
+def test_resume_cuts_off_what_came_after_the_checkpoint(tmp_path, keep):
+    _write(tmp_path, range(5)).close()
+    whole = (tmp_path / "log.jsonl").read_text()
+    log = _write(tmp_path, range(keep, 5), lines=keep)
+    assert log.lines == 5
+    log.close()
+    assert (tmp_path / "log.jsonl").read_text() == whole
+
+
+def test_resume_cuts_off_half_a_line(tmp_path):
+    """As a process killed in the middle of writing leaves one."""
+    _write(tmp_path, range(3)).close()
+    whole = (tmp_path / "log.jsonl").read_text()
+    (tmp_path / "log.jsonl").write_text(whole + '{"event": "st')
+    _write(tmp_path, range(3, 3), lines=3).close()
+    assert (tmp_path / "log.jsonl").read_text() == whole
+
+
+def test_a_new_run_starts_a_new_log(tmp_path):
+    _write(tmp_path, range(5)).close()
+    log = _write(tmp_path, range(1))
+    log.close()
+    assert [line["step"] for line in lines(tmp_path)] == [0]
+    assert log.lines == 1
+
+
+def test_flush_puts_every_line_on_the_disk(tmp_path):
+    log = _write(tmp_path, range(3))
+    log.flush()
+    assert len(lines(tmp_path)) == log.lines == 3
+    log.close()
+
+
+def test_an_inactive_log_writes_nothing(tmp_path, capsys):
+    folder = tmp_path / "run"
+    log = RunLog(folder, active=False, every_seconds=0.0)
+    for step in range(3):
+        log.step(step, step / 10, False, result(confidence=0.5, nonempty=0.5), {"lr": 1.0})
+    log.validation(3, 0.3, {"student/dev": 1.0})
+    log.event("note", text="x")
+    log.say("hello")
+    log.flush()
+    log.close()
+    assert not folder.exists()
+    assert capsys.readouterr().out == ""
+    assert log.lines == 0
+
+
+# The lines to read.
+
+
+def test_the_terminal_line(tmp_path, capsys, clock):
+    """0.05 h of audio in 20 s of time: 9 times real time; 0.9 h are left: 6 minutes."""
+    log = RunLog(tmp_path, total_hours=1.0, every_seconds=0.0)
+    log.step(1, 0.05, True, result(3.0), {"lr": 0.5})
+    assert capsys.readouterr().out == ""  # of one step, no speed can be told
+    clock.now += 20.0
+    log.step(2, 0.1, False, result(4.0, nonempty=0.25, confidence=1.0), {"lr": 0.25})
+    log.close()
+    assert capsys.readouterr().out == (
+        "  0.100/1 h,     9 x real time, ETA 0:06:00, labelled loss 3.00, "
+        "unlabelled loss 4.00, non-empty labels 25 %\n"
+    )
+    (speed,) = map(strict, (tmp_path / "speed.jsonl").read_text().splitlines())
+    assert speed == {"step": 2, "hours": 0.1, "hours_per_second": pytest.approx(0.05 / 20)}
+
+
+def test_on_a_real_clock_every_figure_is_there(tmp_path, capsys):
+    log = RunLog(tmp_path, total_hours=2.0, every_seconds=0.0)
+    log.step(1, 0.5, True, result(3.0), {})
+    time.sleep(0.01)
+    log.step(2, 1.0, False, result(4.0, nonempty=1.0, confidence=1.0), {})
+    log.close()
+    pattern = (
+        r" +1\.000/2 h, +\d+ x real time, ETA 0:00:\d\d, labelled loss 3\.00, "
+        r"unlabelled loss 4\.00, non-empty labels 100 %\n"
+    )
+    assert re.fullmatch(pattern, capsys.readouterr().out)
+
+
+def test_the_lines_come_at_intervals_and_tell_of_the_steps_between(tmp_path, capsys, clock):
+    """Losses are means over utterances, and no step is told of twice."""
+    log = RunLog(tmp_path, total_hours=10.0, every_seconds=10.0)
+    hours = 0.0
+    for second, loss, utterances in ((0, 1.0, 1), (4, 2.0, 3), (10, 4.0, 4), (15, 8.0, 1), (20, 9.0, 1)):
+        clock.now = 1000.0 + second
+        hours += 0.1
+        log.step(second, hours, True, result(loss, utterances=utterances), {})
+    log.close()
+    told = re.findall(r"labelled loss (\S+)", capsys.readouterr().out)
+    assert told == [f"{(1 + 6 + 16) / 8:.2f}", "8.50"]
+
+
+def test_a_run_that_stands_still_has_no_time_left_to_tell(tmp_path, capsys, clock):
+    log = RunLog(tmp_path, total_hours=1.0, every_seconds=0.0)
+    log.step(1, 0.5, True, result(), {})
+    clock.now += 1.0
+    log.step(2, 0.5, True, result(), {})
+    log.close()
+    assert "ETA ?" in capsys.readouterr().out
+
+
+def test_validation_is_told_and_left_out_of_the_speed(tmp_path, capsys, clock):
+    """An hour of validation between two steps: the speed is that of the steps after it."""
+    log = RunLog(tmp_path, total_hours=1.0, every_seconds=0.0)
+    log.step(1, 0.1, True, result(), {})
+    clock.now += 3600.0
+    log.validation(1, 0.1, {"student/dev": 31.25, "teacher/dev": 29.0})
+    assert capsys.readouterr().out == "  0.100/1 h  WER student/dev 31.2, teacher/dev 29.0\n"
+    log.step(2, 0.2, True, result(), {})
+    clock.now += 36.0
+    log.step(3, 0.3, True, result(), {})
+    log.close()
+    assert "   10 x real time" in capsys.readouterr().out
+
+
+def test_nothing_in_the_log_depends_on_the_clock_on_the_wall(tmp_path, clock):
+    contents = []
+    for name, pace in (("slow", 100.0), ("fast", 0.001)):
+        log = RunLog(tmp_path / name, total_hours=1.0, every_seconds=1.0)
+        for step in range(1, 6):
+            clock.now += pace
+            log.step(step, step / 10, step % 2 == 0, result(nonempty=0.5, confidence=0.5), {"lr": 0.1})
+        log.validation(5, 0.5, {"student/dev": 3.0})
+        log.close()
+        contents.append((tmp_path / name / "log.jsonl").read_bytes())
+    assert contents[0] == contents[1]
+    speeds = [(tmp_path / name / "speed.jsonl").read_text() for name in ("slow", "fast")]
+    assert speeds[0].count("\n") == 4
+    assert speeds[1] == ""
+
+
+def test_tensorboard_has_losses_and_word_error_rates(tmp_path, clock):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = RunLog(tmp_path, total_hours=1.0, every_seconds=0.0)
+    for step in (1, 2):
+        clock.now += 10.0
+        log.step(step, step / 10, False, result(float(step), nonempty=0.5, confidence=1.0), {"lr": 0.5})
+    log.validation(2, 0.2, {"teacher/dev": 12.5})
+    log.close()
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    scalars = {name: board.Scalars(name)[-1] for name in board.Tags()["scalars"]}
+    assert scalars["loss/unlabelled"].value == 1.5
+    assert scalars["pseudo_labels/nonempty"].value == 0.5
+    assert scalars["schedule/lr"].value == 0.5
+    assert scalars["wer/teacher/dev"].value == 12.5
+    assert {scalar.step for scalar in scalars.values()} == {2}

@@ -1,0 +1,139 @@
+"""Devices by name; sums and gathers, alone and over two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from asr_emapl.errors import UserError
+from asr_emapl.training import world as world_module
+from asr_emapl.training.world import DeviceConfig, World, choose_device
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch):
+    """Have torch say that there are so many CUDA devices."""
+
+    def pretend(count: int) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+    return pretend
+
+
+@pytest.fixture(autouse=True)
+def outside_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_auto_is_cuda_where_there_is_one(gpus):
+    gpus(0)
+    assert choose_device("auto") == CPU
+    gpus(2)
+    assert choose_device("auto") == torch.device("cuda")
+
+
+def test_devices_that_are_there(gpus):
+    gpus(2)
+    assert choose_device("cpu") == CPU
+    assert choose_device("cuda") == torch.device("cuda")
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+
+
+@pytest.mark.parametrize(
+    "name", ["", "tpu", "CPU", "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:0,1", "mps", "cpu:0"]
+)
+def test_what_is_no_device(name):
+    with pytest.raises(UserError) as caught:
+        choose_device(name)
+    assert str(caught.value) == f"device {name!r} is none of auto, cpu, cuda, cuda:N"
+
+
+@pytest.mark.parametrize(("name", "count"), [("cuda", 0), ("cuda:0", 0), ("cuda:2", 2), ("cuda:10", 2)])
+def test_devices_that_are_not_there(gpus, name, count):
+    gpus(count)
+    with pytest.raises(UserError, match=f"device {name}: there are {count} CUDA devices"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "", "BF16"])
+def test_an_unknown_precision(precision):
+    with pytest.raises(UserError, match=r"device\.precision"):
+        World.join(DeviceConfig(name="cpu", precision=precision))
+
+
+def test_threads_are_set_if_given(monkeypatch):
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    World.join(DeviceConfig(name="cpu"))
+    assert asked == []
+    World.join(DeviceConfig(name="cpu", threads=3))
+    assert asked == [3]
+
+
+def test_more_processes_than_gpus_are_a_line_of_text(gpus, monkeypatch):
+    gpus(1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(world_module.dist, "init_process_group", lambda backend: pytest.fail("joined"))
+    with pytest.raises(UserError, match="1 CUDA device"):
+        World.join(DeviceConfig(name="cuda"))
+
+
+def test_alone_everything_is_what_it_was():
+    world = World.join(DeviceConfig(name="cpu"))
+    assert (world.rank, world.size, world.device, world.first) == (0, 1, CPU, True)
+    values = [1.5, 2, -0.1]
+    assert world.sum(values) == values
+    assert world.sum(()) == []
+    thing = object()
+    assert world.gather(thing) == [thing]
+    model = nn.Linear(2, 2)
+    assert world.wrap(model) is model
+    world.leave()
+
+
+def _process(rank: int, port: int, folder: Path) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    world = World.join(DeviceConfig(name="cpu", threads=1))
+    seen = {
+        "rank": world.rank,
+        "size": world.size,
+        "first": world.first,
+        # In float32 the one would vanish beside 2 ** 40.
+        "sum": world.sum([2.0**40 * rank, 1.0, 0.1, rank]),
+        "nothing": world.sum([]),
+        "gather": world.gather({f"utterance {rank}": "A" * (1 + 5000 * rank)}),
+    }
+    world.leave()
+    seen["left"] = not dist.is_initialized()
+    (folder / f"{rank}.json").write_text(json.dumps(seen))
+
+
+def test_two_processes_sum_and_gather(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_process, (port, tmp_path), nprocs=2)
+    seen = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert [s.pop("rank") for s in seen] == [0, 1]
+    assert [s.pop("first") for s in seen] == [True, False]
+    assert seen[0] == seen[1]
+    both = seen[0]
+    assert both["size"] == 2
+    assert both["sum"] == [2.0**40, 2.0, 0.2, 1.0]
+    assert both["nothing"] == []
+    assert both["gather"] == [{"utterance 0": "A"}, {"utterance 1": "A" * 5001}]
+    assert both["left"]
