@@ -63,8 +63,8 @@ ACCENTS = (
     "en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-us-nyc", "en-gb-x-gbclan",
 )
 LABELLED_VOICES = (
-    "en-us+m3", "en-us+f2", "en+m1", "en+f4", "en-gb-scotland+m7", "en-gb-x-rp+f3", "en-us-nyc+m1", "en-us-nyc+f4",
-    "en-gb-x-gbclan+m3", "en-gb-scotland+f2", "en-gb-x-rp+m2", "en-us+f1",
+    "en-us+m3", "en-us+f2", "en+m1", "en+f4", "en-gb-scotland+m7", "en-gb-x-rp+f3", "en-us-nyc+m1",
+    "en-us-nyc+f4", "en-gb-x-gbclan+m3", "en-gb-scotland+f2", "en-gb-x-rp+m2", "en-us+f1",
 )
 UNLABELLED_VARIANTS = (
     "m2", "f1", "Alex", "f5", "m4", "belinda", "Andy", "m5", "Denis", "aunty", "m8", "grandma", "Hugo",
