@@ -520,6 +520,22 @@ def test_decode_with_a_wrong_checkpoint(project, tmp_path, content):
     assert not out.exists()
 
 
+def test_decode_says_which_checkpoints_it_passed_over(project, tmp_path):
+    """Another model than the newest would otherwise be scored without anybody's knowing."""
+    run = shutil.copytree(project.run, tmp_path / "run")
+    torn = run / "checkpoints" / project.checkpoints[-1].name
+    torn.write_bytes(torn.read_bytes()[:1000])
+    out = tmp_path / "hyp.jsonl"
+    outcome = call("decode", "--checkpoint", run, "--manifest", project.dev, "--out", out)
+    assert outcome.status == 0
+    assert str(torn) in outcome.err
+    succeed(
+        "decode", "--checkpoint", project.checkpoints[-2], "--manifest", project.dev,
+        "--out", tmp_path / "older.jsonl",
+    )  # fmt: skip
+    assert texts(out) == texts(tmp_path / "older.jsonl")
+
+
 def test_decode_with_a_run_directory_that_has_not_trained(project, tmp_path):
     assert "holds no checkpoint" in _decode(project, tmp_path / "hyp.jsonl", checkpoint=tmp_path)
     assert list(tmp_path.iterdir()) == []
