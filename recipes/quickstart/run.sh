@@ -66,7 +66,7 @@ asr-emapl prepare rendered --out data --seed 1
 asr-emapl tokenizer --kind bpe --size 160 --manifest data/train-labelled.jsonl --out data/pieces.json
 
 say "seed: supervised, $start h of audio"
-train seed hours="$start" device.threads=2
+train seed hours="$start"
 checkpoint=$(ls "$runs"/seed/checkpoints/step-*.pt | tail -n 1)
 
 say "from the seed on, side by side: ${systems[*]} (logs in $exp/$runs/<name>.log; the EMA run is shown)"
