@@ -12,12 +12,11 @@ import torch
 from omegaconf import OmegaConf
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
-from asr_emapl.audio.augment import SpecAugment, draw_seed
-from asr_emapl.audio.features import FrameCount, LogMel
+from asr_emapl.audio.augment import draw_seed
+from asr_emapl.audio.features import LogMel
 from asr_emapl.config import RunConfig, config_to_dict
-from asr_emapl.data.batch_plan import BatchPlan, MixPlan, MixPosition
-from asr_emapl.data.loader import Corpus, StepBatch, StepDataset, steps, within_limits
-from asr_emapl.data.manifest import Utterance, read_manifest
+from asr_emapl.data.batch_plan import MixPosition
+from asr_emapl.data.loader import StepBatch, steps
 from asr_emapl.decoding.transcribe import transcribe
 from asr_emapl.ema import EmaTeacher, unwrap
 from asr_emapl.errors import UserError
@@ -27,6 +26,7 @@ from asr_emapl.scaling import AudioClock, Schedule
 from asr_emapl.scoring.wer import score
 from asr_emapl.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_state
 from asr_emapl.training import checkpoint
+from asr_emapl.training.corpora import Corpora
 from asr_emapl.training.log import RunLog
 from asr_emapl.training.optimizer import build_optimizer
 from asr_emapl.training.step import StepResult, TrainStep
@@ -66,10 +66,13 @@ class Trainer:
         self.schedule = _schedule(config)
         self.clock, self.step, self.position = AudioClock(SAMPLE_RATE_HZ), 0, MixPosition()
         self._stop = False
+        # Steps in a row that taught nothing, by what was wrong.
+        self._broken, self._barren = 0, 0
         self._build()
         self.notes: list[str] = []
         log_lines = self._restore()
-        self._read_corpora()
+        self.corpora = Corpora.read(config, self.tokenizer, world.size)
+        self.notes += self.corpora.notes
         self.log = RunLog(
             self.folder, active=world.first, lines=log_lines, step=self.step, total_hours=config.hours
         )
@@ -106,70 +109,6 @@ class Trainer:
             bf16=bf16,
         )
 
-    def _read_corpora(self) -> None:
-        """Manifests into corpora, the global batches, and this rank's view of them."""
-        config = self.config
-        labelled = self._corpus(config.data.labelled, "data.labelled", with_text=True)
-        unlabelled = None
-        if self.strategy is not None:
-            oracle = config.pseudo_labels.strategy == "oracle"
-            unlabelled = self._corpus(config.data.unlabelled, "data.unlabelled", with_text=oracle)
-        self.validation = {
-            name: read_manifest(Path(path), require_text=True)
-            for name, path in config.data.validation.items()
-        }
-        batch_samples = round(config.batch_seconds(self.world.size) * SAMPLE_RATE_HZ)
-        self.plan = MixPlan(
-            self._batch_plan(labelled, batch_samples, "labelled"),
-            self._batch_plan(unlabelled, batch_samples, "unlabelled") if unlabelled else None,
-            config.pseudo_labels.unlabelled_per_labelled,
-            round(config.pseudo_labels.start_hours * 3600 * SAMPLE_RATE_HZ),
-        )
-        self.dataset = StepDataset(
-            labelled,
-            unlabelled,
-            frames=FrameCount.of(config.features),
-            augment=SpecAugment(config.augment, config.features.mel_bands) if config.augment else None,
-            max_samples=round(config.device.max_seconds * SAMPLE_RATE_HZ),
-            seed=config.seed,
-            rank=self.world.rank,
-            world_size=self.world.size,
-        )
-
-    def _corpus(self, paths: list[str], key: str, *, with_text: bool) -> Corpus:
-        if not paths:
-            raise UserError(f"{key} names no manifest")
-        read: list[Utterance] = []
-        for path in paths:
-            read += read_manifest(Path(path), require_text=with_text)
-        limit = min(self.config.data.max_seconds, self.config.device.max_seconds)
-        limit = min(limit, self.config.batch_seconds(self.world.size))
-        kept = [u for u in within_limits(read, self.config.data) if u.duration <= limit]
-        if len(kept) < len(read):
-            hours = (sum(u.duration for u in read) - sum(u.duration for u in kept)) / 3600
-            self.notes.append(
-                f"{key}: {len(read) - len(kept)} of {len(read)} utterances ({hours:.2f} h) left out: "
-                f"shorter than {self.config.data.min_seconds:g} s or longer than {limit:g} s"
-            )
-        if not kept:
-            raise UserError(
-                f"{key}: no utterance lies between {self.config.data.min_seconds:g} and {limit:g} s"
-            )
-        targets = [self._encode(u) for u in kept] if with_text else None
-        return Corpus(kept, targets)
-
-    def _encode(self, utterance: Utterance) -> list[int]:
-        assert utterance.text is not None
-        try:
-            return self.tokenizer.encode(utterance.text)
-        except UserError as error:
-            raise UserError(f"utterance {utterance.id}: {error}") from error
-
-    def _batch_plan(self, corpus: Corpus, batch_samples: int, name: str) -> BatchPlan:
-        batch = self.config.batch
-        seed = draw_seed(self.config.seed, name)
-        return BatchPlan(corpus.samples, batch_samples, seed, batch.jitter, batch.pool)
-
     # The run itself.
 
     def run(self) -> Path | None:
@@ -185,8 +124,8 @@ class Trainer:
         previous = signal.signal(signal.SIGTERM, self._ask_to_stop)
         try:
             batches = steps(
-                self.dataset,
-                self.plan,
+                self.corpora.dataset(config, self.world.rank, self.world.size),
+                self.corpora.plan(config, self.world.size),
                 self.position,
                 workers=config.data.workers,
                 pin_memory=self.world.device.type == "cuda",
@@ -266,13 +205,10 @@ class Trainer:
                 "(pseudo_labels.start_hours), lengthen teacher.half_life_hours, or loosen the filters"
             )
 
-    _broken = 0
-    _barren = 0
-
     def _validate(self) -> None:
         """WER of student and teacher on every validation split; each process decodes its part."""
         rates: dict[str, float] = {}
-        for split, utterances in self.validation.items():
+        for split, utterances in self.corpora.validation.items():
             mine = utterances[self.world.rank :: self.world.size]
             for name, model in (("student", unwrap(self.student)), ("teacher", self.teacher.module)):
                 hypotheses = transcribe(

@@ -1,0 +1,115 @@
+"""What a run learns from and is judged on: manifests read, limited, encoded, planned into global batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from asr_emapl.audio import SAMPLE_RATE_HZ
+from asr_emapl.audio.augment import SpecAugment, draw_seed
+from asr_emapl.audio.features import FrameCount
+from asr_emapl.config import RunConfig
+from asr_emapl.data.batch_plan import BatchPlan, MixPlan
+from asr_emapl.data.loader import Corpus, StepDataset, within_limits
+from asr_emapl.data.manifest import Utterance, read_manifest, report
+from asr_emapl.errors import UserError
+from asr_emapl.text.tokenizer import Tokenizer
+
+
+@dataclass
+class Corpora:
+    """The corpora of one run. `notes` tells what was left out."""
+
+    labelled: Corpus
+    unlabelled: Corpus | None
+    validation: dict[str, list[Utterance]]
+    notes: list[str] = field(default_factory=list)
+
+    @staticmethod
+    def read(config: RunConfig, tokenizer: Tokenizer, world_size: int) -> Corpora:
+        """Read the manifests that the config names; the unlabelled ones only if they are used.
+
+        Raises:
+            UserError: a manifest is wrong, none is named, nothing is within the limits, or a text has letters
+                that the tokenizer does not know.
+        """
+        notes: list[str] = []
+        limit = min(config.data.max_seconds, config.device.max_seconds, config.batch_seconds(world_size))
+        labelled = _within(
+            _read(config.data.labelled, "data.labelled", True), "data.labelled", config, limit, notes
+        )
+        corpora = Corpora(Corpus(labelled, _encode(labelled, tokenizer)), None, {}, notes)
+        strategy = config.pseudo_labels.strategy
+        if strategy != "none":
+            # The true texts of the unlabelled part are for the oracle alone.
+            oracle = strategy == "oracle"
+            read = _read(config.data.unlabelled, "data.unlabelled", oracle)
+            kept = _within(read, "data.unlabelled", config, limit, notes)
+            corpora.unlabelled = Corpus(kept, _encode(kept, tokenizer) if oracle else None)
+        for name, path in config.data.validation.items():
+            corpora.validation[name] = read_manifest(Path(path), require_text=True)
+        return corpora
+
+    def plan(self, config: RunConfig, world_size: int) -> MixPlan:
+        """The order of the global batches."""
+        batch_samples = round(config.batch_seconds(world_size) * SAMPLE_RATE_HZ)
+
+        def one(corpus: Corpus, name: str) -> BatchPlan:
+            seed = draw_seed(config.seed, name)
+            return BatchPlan(corpus.samples, batch_samples, seed, config.batch.jitter, config.batch.pool)
+
+        return MixPlan(
+            one(self.labelled, "labelled"),
+            one(self.unlabelled, "unlabelled") if self.unlabelled else None,
+            config.pseudo_labels.unlabelled_per_labelled,
+            round(config.pseudo_labels.start_hours * 3600 * SAMPLE_RATE_HZ),
+        )
+
+    def dataset(self, config: RunConfig, rank: int, world_size: int) -> StepDataset:
+        """What decodes one rank's share of each global batch."""
+        return StepDataset(
+            self.labelled,
+            self.unlabelled,
+            frames=FrameCount.of(config.features),
+            augment=SpecAugment(config.augment, config.features.mel_bands) if config.augment else None,
+            max_samples=round(config.device.max_seconds * SAMPLE_RATE_HZ),
+            seed=config.seed,
+            rank=rank,
+            world_size=world_size,
+        )
+
+
+def _read(paths: list[str], key: str, with_text: bool) -> list[Utterance]:
+    if not paths:
+        raise UserError(f"{key} names no manifest")
+    return [u for path in paths for u in read_manifest(Path(path), require_text=with_text)]
+
+
+def _within(
+    read: list[Utterance], key: str, config: RunConfig, limit: float, notes: list[str]
+) -> list[Utterance]:
+    kept = [u for u in within_limits(read, config.data) if u.duration <= limit]
+    bounds = f"{config.data.min_seconds:g} s or longer than {limit:g} s"
+    if not kept:
+        raise UserError(f"{key}: no utterance lies between {config.data.min_seconds:g} and {limit:g} s")
+    if len(kept) < len(read):
+        hours = (sum(u.duration for u in read) - sum(u.duration for u in kept)) / 3600
+        notes.append(
+            f"{key}: {len(read) - len(kept)} of {len(read)} utterances ({hours:.2f} h) left out: "
+            f"shorter than {bounds}"
+        )
+    return kept
+
+
+def _encode(utterances: list[Utterance], tokenizer: Tokenizer) -> list[list[int]]:
+    tokens: list[list[int]] = []
+    findings: list[str] = []
+    for utterance in utterances:
+        assert utterance.text is not None
+        try:
+            tokens.append(tokenizer.encode(utterance.text))
+        except UserError as error:
+            findings.append(f"utterance {utterance.id}: {error}")
+    if findings:
+        raise UserError(report(findings))
+    return tokens

@@ -1,0 +1,65 @@
+"""The quickstart as a user runs it: a few steps of it always, all of it when marked slow."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RUN = ROOT / "recipes" / "quickstart" / "run.sh"
+FEW_STEPS = (
+    "hours=0.02",
+    "pseudo_labels.start_hours=0.01",
+    "validation.every_hours=0",
+    "checkpoint.every_hours=0",
+)
+
+
+def quickstart(exp: Path, *arguments: str, timeout: float) -> subprocess.CompletedProcess[str]:
+    command = ["bash", str(RUN), "--exp", str(exp), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def test_a_few_steps_leave_a_table_a_picture_and_scores(tmp_path):
+    exp = tmp_path / "with space"
+    done = quickstart(exp, "--oracle", "--seed", "3", "--", *FEW_STEPS, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = exp / "runs" / "seed-3"
+    for system in ("seed", "baseline", "ema", "oracle"):
+        counts = json.loads((runs / system / "dev-other.teacher.json").read_text())
+        assert counts["words"]["reference_length"] > 300
+        rate = 100 * counts["words"]["rate"]
+        assert f"{rate:.1f}" in done.stdout
+    assert (runs / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "of the gap to the oracle" in done.stdout
+    config = (runs / "ema" / "config.yaml").read_text()
+    assert "strategy: ema" in config
+    assert "seed: 3" in config
+    first = json.loads((runs / "ema" / "log.jsonl").read_text().splitlines()[0])
+    assert first["hours"] > 0.01
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--frobnicate"], ["--seed"], ["--seed", "one"], ["--", "no.such.key=1"]]
+)
+def test_usage_errors_are_one_line(tmp_path, arguments):
+    done = quickstart(tmp_path, *arguments, timeout=60)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("note:")]
+    assert len(lines) == 1
+    assert lines[0].startswith("error:")
+
+
+@pytest.mark.slow
+def test_pseudo_labels_beat_the_supervised_baseline(tmp_path):
+    """One seed, so a looser bound than the mean of several in RESULTS.md."""
+    done = quickstart(tmp_path, timeout=3600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    gains = [int(n) for n in re.findall(r"(-?\d+) % fewer word errors", done.stdout)]
+    assert len(gains) == 2
+    assert min(gains) >= 10
+    assert max(gains) >= 25
