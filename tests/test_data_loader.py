@@ -155,6 +155,21 @@ def test_however_many_processes_they_see_the_same_utterances_and_masks(utterance
         assert alone.samples == sum(len(wave) for wave, *_ in expected.values())
 
 
+def test_shares_are_alike_in_length_and_sorted_long_to_short(utterances):
+    """Else the micro-batches would be mostly padding, and one process would wait for another."""
+    for batch in global_batches(utterances, 6):
+        lengths = []
+        for rank in range(3):
+            step = dataset(utterances, rank=rank, world_size=3)[batch]
+            mine = [n for micro in step.micro_batches for n in micro.samples_B.tolist()]
+            assert mine == sorted(mine, reverse=True)
+            lengths.append(mine)
+        assert max(map(len, lengths)) - min(map(len, lengths)) <= 1
+        together = sorted(itertools.chain(*lengths), reverse=True)
+        # The longest three are the first of one process each.
+        assert sorted((mine[0] for mine in lengths if mine), reverse=True) == together[:3]
+
+
 def test_a_share_can_be_empty(utterances):
     batch = global_batches(utterances, 1)[0]
     last = dataset(utterances, rank=49, world_size=50)[batch]

@@ -239,6 +239,7 @@ def test_validation_is_told_and_left_out_of_the_speed(tmp_path, capsys, clock):
     log.validation(1, 0.1, {"student/dev": 31.25, "teacher/dev": 29.0})
     assert capsys.readouterr().out == "  0.100/1 h  WER student/dev 31.2, teacher/dev 29.0\n"
     log.step(2, 0.2, True, result(), {})
+    assert capsys.readouterr().out == ""
     clock.now += 36.0
     log.step(3, 0.3, True, result(), {})
     log.close()
