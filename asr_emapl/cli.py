@@ -148,6 +148,8 @@ def decode(
 
     utterances = read_manifest(manifest)
     recognizer = Recognizer.load(checkpoint, model, device)
+    for problem in recognizer.problems:
+        print(f"warning: {problem}: taking the one before", file=sys.stderr)
     texts = {h.id: h.text for h in recognizer(utterances, max_seconds)}
     write_hypotheses(out, {u.id: texts[u.id] for u in utterances})
     print(f"{out}: {len(texts)} utterances")

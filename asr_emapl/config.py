@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,15 +75,38 @@ class RunConfig:
         seconds = self.batch.seconds
         if seconds == "auto":
             return world_size * self.device.max_seconds
-        if isinstance(seconds, str) or seconds <= 0:
+        try:
+            number = float(seconds)  # YAML 1.1 takes 1e2 for a text
+        except ValueError:
+            number = math.nan
+        if not 0.0 < number < math.inf:
             raise UserError(f"batch.seconds {seconds!r} is neither a positive number nor auto")
-        return float(seconds)
+        return number
 
     def kappa(self, world_size: int) -> float:
         """Batch over reference batch."""
-        if self.batch.reference_seconds <= 0:
+        if not 0.0 < self.batch.reference_seconds < math.inf:
             raise UserError(f"batch.reference_seconds must be positive, not {self.batch.reference_seconds}")
         return self.batch_seconds(world_size) / self.batch.reference_seconds
+
+
+# What a run can mean, where another number would come out as a traceback or as silence: key, least, most.
+_RANGES: dict[str, tuple[float, float]] = {
+    "seed": (-(2**63), 2**63 - 1),
+    "hours": (0.0, math.inf),
+    "data.workers": (0, 1024),
+    "batch.pool": (1, math.inf),
+    "batch.jitter": (0.0, 1.0),
+    "device.max_seconds": (0.0, 1e9),
+    "device.threads": (0, 65536),
+    "features.mel_bands": (1, 4096),
+    "features.window_ms": (1.0, 1e4),
+    "features.hop_ms": (1.0, 1e4),
+    "augment.time_share": (0.0, 1.0),
+    "validation.every_hours": (0.0, math.inf),
+    "checkpoint.every_hours": (0.0, math.inf),
+    "pseudo_labels.start_hours": (0.0, 1e9),
+}
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -95,7 +119,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         written = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"config {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    # ValueError: not UTF-8, or a date or number that is none; RecursionError: brackets by the thousand.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"config {path}: not YAML: {' '.join(str(error).split())}") from error
     if written is not None and not isinstance(written, dict):
         raise UserError(f"config {path}: a mapping of keys to values is expected")
@@ -104,11 +129,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         if "=" not in override:
             raise UserError(f"override {override!r}: write key=value, for example optimizer.lr=0.001")
         try:
-            change = OmegaConf.from_dotlist([override])
-        except (OmegaConfBaseException, yaml.YAMLError) as error:
+            change = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
+        # IndexError: OmegaConf on a key such as "[".
+        except (OmegaConfBaseException, yaml.YAMLError, ValueError, IndexError, RecursionError) as error:
             raise UserError(f"override {override!r}: {' '.join(str(error).split())}") from error
+        assert isinstance(change, dict)
         config = _merge(config, change, f"override {override!r}")
-    return _to_object(config, str(path))
+    return _to_object(config, f"config {path}")
 
 
 def config_from_dict(values: dict[str, Any], place: str) -> RunConfig:
@@ -121,19 +148,30 @@ def config_to_dict(config: RunConfig) -> dict[str, Any]:
     return OmegaConf.to_container(OmegaConf.structured(config))  # type: ignore[return-value]
 
 
-def _merge(base: Any, change: Any, place: str) -> DictConfig:
-    try:
-        return OmegaConf.merge(base, change)  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        first = str(error).splitlines()[0]
-        key = getattr(error, "full_key", None)
-        raise UserError(f"{place}: {key or ''}{': ' if key else ''}{first}") from error
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{place}: {' '.join(str(error).split())}") from error
+def _merge(base: DictConfig, change: dict[Any, Any], place: str) -> DictConfig:
+    for key, value in change.items():
+        # One key at a time: not every error of OmegaConf knows where it happened.
+        try:
+            base = OmegaConf.merge(base, {key: value})  # type: ignore[assignment]
+        except (OmegaConfBaseException, ValueError, TypeError, ArithmeticError, RecursionError) as error:
+            raise _refusal(place, error, str(key)) from error
+    return base
 
 
 def _to_object(config: DictConfig, place: str) -> RunConfig:
     try:
+        for key, (least, most) in _RANGES.items():
+            value = OmegaConf.select(config, key)
+            # So written that NaN lies in no range.
+            if value is not None and not least <= value <= most:
+                raise UserError(f"{place}: {key}: {value} does not lie between {least:g} and {most:g}")
         return OmegaConf.to_object(config)  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        raise UserError(f"{place}: {str(error).splitlines()[0]}") from error
+    except (OmegaConfBaseException, RecursionError) as error:
+        raise _refusal(place, error, "") from error
+
+
+def _refusal(place: str, error: Exception, key: str) -> UserError:
+    key = getattr(error, "full_key", None) or key
+    # OmegaConf's own lines on where it happened come after the message.
+    said = str(error).partition("\n    full_key:")[0] or type(error).__name__
+    return UserError(f"{place}: " + " ".join(f"{key}: {said}".removeprefix(": ").split()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -28,6 +28,8 @@ class Recognizer:
     features: LogMel
     tokenizer: Tokenizer
     device: torch.device
+    # Newer checkpoints that could not be read, and were passed over.
+    problems: list[str] = field(default_factory=list)
 
     @staticmethod
     def load(path: Path, which: str = "teacher", device: str = "auto") -> Recognizer:
@@ -38,11 +40,12 @@ class Recognizer:
         """
         if which not in ("teacher", "student"):
             raise UserError(f"--model {which!r} is neither teacher nor student")
+        problems: list[str] = []
         if path.is_dir():
             found = CheckpointFolder(path / "checkpoints", 1).newest()
             if found is None:
                 raise UserError(f"run directory {path} holds no checkpoint; has it trained?")
-            path, state, _ = found
+            path, state, problems = found
         else:
             state = load(path)
         config = config_from_dict(state["config"], f"the config in checkpoint {path}")
@@ -51,7 +54,7 @@ class Recognizer:
         bands = config.features.mel_bands
         model = build_model(config.model, vocabulary_size=tokenizer.vocabulary_size, mel_bands=bands)
         model.load_state_dict(state["teacher"]["module"] if which == "teacher" else state["student"])
-        return Recognizer(model.to(where), LogMel(config.features).to(where), tokenizer, where)
+        return Recognizer(model.to(where), LogMel(config.features).to(where), tokenizer, where, problems)
 
     def __call__(self, utterances: Sequence[Utterance], max_seconds: float = 120.0) -> Iterator[Hypothesis]:
         """Hypotheses, longest utterance first, in batches of at most `max_seconds` of padded audio."""

@@ -10,6 +10,7 @@ Three formats, UTF-8, one utterance a line:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -89,7 +90,8 @@ def write_hypotheses(path: str | os.PathLike[str], hypotheses: Mapping[str, str]
                 file.write(json.dumps({"id": utterance, "text": text}, ensure_ascii=False) + "\n")
         temporary.replace(target)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder itself may be no folder
+            temporary.unlink()
         raise UserError(f"{target}: the hypotheses cannot be written ({error.strerror})") from error
 
 

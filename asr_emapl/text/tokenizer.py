@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import io
 import json
@@ -287,7 +288,8 @@ def save_tokenizer(path: str | os.PathLike[str], tokenizer: Tokenizer) -> None:
         temporary.write_text(json.dumps(tokenizer.state_dict(), indent=1) + "\n", encoding="utf-8")
         temporary.replace(target)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder itself may be no folder
+            temporary.unlink()
         raise UserError(f"{target}: the tokenizer cannot be written ({error.strerror})") from error
 
 

@@ -7,8 +7,7 @@ tensors and primitives alone, and loads with `weights_only=True`.
 from __future__ import annotations
 
 import os
-import pickle
-import zipfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +40,15 @@ def load(path: Path) -> State:
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise UserError(f"checkpoint {path} cannot be read ({str(error).splitlines()[0]})") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch muses on the pickle protocol of garbage
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    # Garbage makes torch's unpickler stumble in its own way each time: IndexError, KeyError, UnicodeError ...
+    # What it says is left out: it may be nothing, or the advice to load without weights_only.
+    except Exception as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        reason = reason or f"torn, or no checkpoint: {type(error).__name__}"
+        raise UserError(f"checkpoint {path} cannot be read ({reason})") from error
     if not isinstance(state, dict) or not {"student", "teacher", "tokenizer", "config"} <= state.keys():
         raise UserError(f"{path} is no asr_emapl checkpoint")
     return state

@@ -164,6 +164,8 @@ def _strict(value: Any) -> Any:
     """Without NaN and infinities, which JSON does not have: null instead."""
     if isinstance(value, dict):
         return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -73,9 +73,12 @@ class Trainer:
         log_lines = self._restore()
         self.corpora = Corpora.read(config, self.tokenizer, world.size)
         self.notes += self.corpora.notes
-        self.log = RunLog(
-            self.folder, active=world.first, lines=log_lines, step=self.step, total_hours=config.hours
-        )
+        try:
+            self.log = RunLog(
+                self.folder, active=world.first, lines=log_lines, step=self.step, total_hours=config.hours
+            )
+        except OSError as error:
+            raise UserError(f"run_dir {self.folder} cannot be written ({error.strerror})") from error
 
     def _build(self) -> None:
         """Student, teacher, optimizer, strategy, and the step that moves them."""

@@ -71,7 +71,7 @@ class World:
         if "WORLD_SIZE" not in os.environ:
             return World(0, 1, device)
         if device.type == "cuda":
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            device = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")  # more processes than GPUs: said here
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         return World(dist.get_rank(), dist.get_world_size(), device)
