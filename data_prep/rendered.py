@@ -38,24 +38,24 @@ import soundfile
 
 from asr_emapl.errors import UserError
 
-VERSION = 5  # of the recipe below: a corpus rendered by another version is rendered anew
+VERSION = 6  # of the recipe below: a corpus rendered by another version is rendered anew
 SAMPLE_RATE = 16_000
 ENGINE_RATE = 22_050  # what eSpeak speaks at
 
 # fmt: off
 VERBS, COLOURS = ("BRING", "REMEMBER", "DISCOVER", "FOLLOW"), ("YELLOW", "PURPLE", "ORANGE", "SILVER")
-THE, THINGS = ("THE",), ("UMBRELLA", "LETTER", "COFFEE", "GUITAR")
+ANOTHER, THINGS = ("ANOTHER",), ("UMBRELLA", "LETTER", "COFFEE", "GUITAR")
 RELATIONS, PLACES = ("BEHIND", "ABOVE"), ("WINDOW", "GARDEN", "HOSPITAL")
 NUMBERS = ("ZERO", "SEVEN", "SIX", "HUNDRED", "NINE", "EIGHTY")
-VOCABULARY = (*VERBS, *THE, *COLOURS, *THINGS, *RELATIONS, *PLACES, *NUMBERS)
+VOCABULARY = (*VERBS, *ANOTHER, *COLOURS, *THINGS, *RELATIONS, *PLACES, *NUMBERS)
 GRAMMAR: tuple[tuple[tuple[str, ...], ...], ...] = (
     (THINGS, NUMBERS),
-    (VERBS, THE, COLOURS, THINGS),
+    (VERBS, ANOTHER, COLOURS, THINGS),
     (VERBS, NUMBERS, COLOURS, THINGS),
     (THINGS, RELATIONS, PLACES, NUMBERS),
     (COLOURS, THINGS, NUMBERS, NUMBERS),
     (NUMBERS, COLOURS, THINGS, RELATIONS, PLACES),
-    (VERBS, THE, COLOURS, THINGS, RELATIONS, PLACES),
+    (VERBS, ANOTHER, COLOURS, THINGS, RELATIONS, PLACES),
     (VERBS, COLOURS, THINGS, RELATIONS, PLACES, NUMBERS),
 )
 # Voices are accent+variant by eSpeak's names ("en" is British: the engine finds no "en-gb").
