@@ -8,10 +8,10 @@ room. What comes out is laid out as LibriSpeech is, so that the same preparation
     DEST/LibriSpeech/<part>/<speaker>/<chapter>/<speaker>-<chapter>-<NNNN>.flac   16 kHz, mono, 16 bit
     DEST/LibriSpeech/<part>/<speaker>/<chapter>/<speaker>-<chapter>.trans.txt     "ID WORDS IN CAPITALS"
 
-    train-labelled     few minutes, few speakers, clean
-    train-unlabelled   an hour, those speakers and many others, in part noisy (its words: for the oracle only)
+    train-labelled     few minutes, few speakers, some of it with noise in the background
+    train-unlabelled   an hour, those speakers and many others, half of it noisy (its words: for the oracle only)
     dev-clean          new speakers of the labelled kinds, clean
-    dev-other          voices and accents that training has not paired, every utterance noisy, most in a room
+    dev-other          voices and accents that training has not paired, every utterance noisy, many in a room
 
 No string of a dev part occurs in training or in the other dev part. Waveforms are float64 [samples] in -1..1
 until they are written; rates are in hertz, levels in dB, durations in seconds unless a name says otherwise.

@@ -72,8 +72,9 @@ checkpoint=$(ls "$runs"/seed/checkpoints/step-*.pt | tail -n 1)
 say "from the seed on, side by side: ${systems[*]} (logs in $exp/$runs/<name>.log; the EMA run is shown)"
 processes=()
 for system in "${systems[@]}"; do
+    : >"$runs/$system.log" # there before tail looks for it
     train "$system" init.checkpoint="$checkpoint" pseudo_labels.strategy="$(strategy "$system")" \
-        >"$runs/$system.log" 2>&1 &
+        >>"$runs/$system.log" 2>&1 &
     processes+=($!)
 done
 trap 'kill "${processes[@]}" 2>/dev/null || true' EXIT
