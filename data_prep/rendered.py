@@ -9,7 +9,7 @@ room. What comes out is laid out as LibriSpeech is, so that the same preparation
     DEST/LibriSpeech/<part>/<speaker>/<chapter>/<speaker>-<chapter>.trans.txt     "ID WORDS IN CAPITALS"
 
     train-labelled     few minutes, few speakers, some of it with noise in the background
-    train-unlabelled   an hour, those speakers and many others, half of it noisy (its words: for the oracle only)
+    train-unlabelled   an hour, those speakers and many others, half of it noisy (words: for the oracle)
     dev-clean          new speakers of the labelled kinds, clean
     dev-other          voices and accents that training has not paired, every utterance noisy, many in a room
 
