@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from asr_emapl.models.transformer import TransformerCtc
+from asr_emapl.models.transformer import ConvolutionModule, TransformerCtc
 
 NORMS = pytest.mark.parametrize("norm", ["post", "pre"])
 LENGTHS_B = torch.tensor([50, 31, 8])
@@ -40,9 +40,9 @@ def ctc(model: nn.Module, seed: int = 0) -> Tensor:
 
 @NORMS
 @pytest.mark.parametrize("padding", [0.0, 50.0])
-@pytest.mark.parametrize("kernel", [3, 7, 8])
-def test_padding_and_company_change_nothing(norm: str, padding: float, kernel: int) -> None:
-    model = tiny(norm=norm, kernel=kernel).eval()
+@pytest.mark.parametrize(("kernel", "convolution"), [(3, 0), (7, 0), (8, 0), (7, 5), (3, 31)])
+def test_padding_and_company_change_nothing(norm: str, padding: float, kernel: int, convolution: int) -> None:
+    model = tiny(norm=norm, kernel=kernel, convolution=convolution).eval()
     x_BTF = features(padding=padding)
     together, lengths = model(x_BTF, LENGTHS_B)
     for i, frames in enumerate(LENGTHS_B.tolist()):
@@ -52,8 +52,9 @@ def test_padding_and_company_change_nothing(norm: str, padding: float, kernel: i
 
 
 @NORMS
-def test_padding_gets_no_gradient(norm: str) -> None:
-    model = tiny(norm=norm, max_shift_seconds=0.0)
+@pytest.mark.parametrize("convolution", [0, 5])
+def test_padding_gets_no_gradient(norm: str, convolution: int) -> None:
+    model = tiny(norm=norm, max_shift_seconds=0.0, convolution=convolution)
     x_BTF = features(padding=1.0).requires_grad_()
     log_probs, lengths = model(x_BTF, LENGTHS_B)
     sum(log_probs[i, : lengths[i], 0].sum() for i in range(3)).backward()
@@ -266,3 +267,17 @@ def test_learns_an_utterance_by_heart(norm: str) -> None:
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.2 * first
+
+
+def test_convolution_sees_its_kernel_and_no_more() -> None:
+    module = ConvolutionModule(4, 5)
+    x_BTD = torch.randn(1, 20, 4, requires_grad=True)
+    module(x_BTD, torch.ones(1, 20, dtype=torch.bool))[0, 10].square().sum().backward()
+    assert x_BTD.grad is not None
+    seen = x_BTD.grad[0].abs().sum(-1).nonzero().flatten().tolist()
+    assert seen == [8, 9, 10, 11, 12]
+
+
+def test_an_even_convolution_is_refused() -> None:
+    with pytest.raises(ValueError, match="convolution 4 must be odd"):
+        tiny(convolution=4)

@@ -6,6 +6,7 @@ Axes: B utterances, T frames, F mel bands, D model width, H heads, V tokens.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -25,12 +26,15 @@ class TransformerCtc(nn.Module):
         norm: "post" (published recipes) or "pre" (easier to train when deep).
         dropout: in the transformer layers; layerdrop: chance of skipping a layer in an optimizer step.
         frontend_dropout: after the front-end; stays when `set_dropout` changes the others.
+        attention_dropout: of attention weights; None: as `dropout`. 0 is far faster on a CPU.
         kernel, stride: of the front-end, in frames of 10 ms.
+        convolution: kernel, in frames after the stride, of a convolution in every layer (Conformer, Gulati
+            et al. 2020): with few hours, what is near is hard to learn from positions. 0: none, as published.
         max_shift_seconds: positions of an utterance in training are shifted by a uniform draw within +- this
             (CAPE, Likhomanenko et al. 2021); 0: none.
 
     Raises:
-        ValueError: dim is not a multiple of heads, or norm is neither "post" nor "pre".
+        ValueError: dim is not a multiple of heads, norm is neither "post" nor "pre", or convolution is even.
     """
 
     def __init__(
@@ -45,8 +49,10 @@ class TransformerCtc(nn.Module):
         dropout: float = 0.1,
         layerdrop: float = 0.0,
         frontend_dropout: float = 0.1,
+        attention_dropout: float | None = None,
         kernel: int = 7,
         stride: int = 3,
+        convolution: int = 0,
         max_shift_seconds: float = 30.0,
     ) -> None:
         super().__init__()
@@ -54,15 +60,18 @@ class TransformerCtc(nn.Module):
             raise ValueError(f"norm {norm!r} is neither 'post' nor 'pre'")
         if heads < 1 or dim < 1 or dim % heads or dim % 2:
             raise ValueError(f"dim {dim} must be even and a multiple of heads ({heads})")
+        if convolution and convolution % 2 == 0:
+            raise ValueError(f"convolution {convolution} must be odd, to be centred on its frame")
         self.frontend = ConvFrontEnd(mel_bands, dim, kernel, stride, frontend_dropout)
         self.positions = Positions(dim, stride * FRAME_SECONDS, max_shift_seconds)
         self.layers = nn.ModuleList(
-            TransformerLayer(dim, heads, feedforward or 4 * dim, dropout, norm) for _ in range(layers)
+            TransformerLayer(dim, heads, feedforward or 4 * dim, convolution, norm) for _ in range(layers)
         )
         self.final_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
         self.output = nn.Linear(dim, vocabulary_size)
         self.scale = math.sqrt(dim)
-        self.layerdrop = layerdrop
+        self.attention_dropout = attention_dropout
+        self.set_dropout(dropout, layerdrop)
         self._step_seed: int | None = None
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,9 +80,8 @@ class TransformerCtc(nn.Module):
         valid_BT = torch.arange(x_BTD.shape[1], device=x_BTD.device) < lengths[:, None]
         # As with embeddings (Vaswani et al. 2017): unscaled, the positions would drown the sound.
         x_BTD = x_BTD * self.scale + self.positions(valid_BT, lengths).to(x_BTD.dtype)
-        mask_B11T = valid_BT[:, None, None, :]
         for layer, dropped in zip(self.layers, self._dropped_layers(), strict=True):
-            x_BTD = _hold(x_BTD, layer) if dropped else layer(x_BTD, mask_B11T)
+            x_BTD = _hold(x_BTD, layer) if dropped else layer(x_BTD, valid_BT)
         logits_BTV = self.output(self.final_norm(x_BTD))
         return F.log_softmax(logits_BTV.float(), dim=-1), lengths
 
@@ -86,10 +94,11 @@ class TransformerCtc(nn.Module):
         self._step_seed = seed
 
     def set_dropout(self, dropout: float, layerdrop: float) -> None:
-        """Change dropout of the layers and layerdrop; the front-end keeps its own."""
+        """Change dropout of the layers and layerdrop; the front-end and `attention_dropout` stay."""
         self.layerdrop = layerdrop
+        attention = dropout if self.attention_dropout is None else self.attention_dropout
         for layer in self.layers:
-            cast(TransformerLayer, layer).set_dropout(dropout)
+            cast(TransformerLayer, layer).set_dropout(dropout, attention)
 
     def _dropped_layers(self) -> list[bool]:
         if not self.training or self.layerdrop == 0.0:
@@ -152,16 +161,18 @@ class Positions(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention and feed-forward, each with a residual; norm after ("post") or before ("pre") them."""
+    """Self-attention, convolution if wanted, feed-forward; norm after ("post") or before ("pre") each."""
 
-    def __init__(self, dim: int, heads: int, feedforward: int, dropout: float, norm: str) -> None:
+    def __init__(self, dim: int, heads: int, feedforward: int, convolution: int, norm: str) -> None:
         super().__init__()
         self.heads, self.pre = heads, norm == "pre"
         self.norm_attention, self.norm_feedforward = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.mix = nn.Linear(dim, dim)
         self.widen, self.narrow = nn.Linear(dim, feedforward), nn.Linear(feedforward, dim)
-        self.set_dropout(dropout)
+        self.convolution = ConvolutionModule(dim, convolution) if convolution else None
+        self.norm_convolution = nn.LayerNorm(dim) if convolution else None
+        self.set_dropout(0.0, 0.0)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -170,32 +181,62 @@ class TransformerLayer(nn.Module):
             nn.init.uniform_(linear.weight, -bound, bound)
             nn.init.zeros_(linear.bias)
 
-    def set_dropout(self, dropout: float) -> None:
-        """Of attention weights, of the feed-forward's inside, and of both residual branches."""
-        self.dropout = dropout
+    def set_dropout(self, dropout: float, attention: float) -> None:
+        """`dropout` of the feed-forward's inside and of all residual branches; `attention` of its weights."""
+        self.dropout, self.attention_dropout = dropout, attention
 
-    def forward(self, x_BTD: Tensor, mask_B11T: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D]; frames where the mask is False are not attended to."""
+    def forward(self, x_BTD: Tensor, valid_BT: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]; frames where `valid_BT` is False are neither attended to nor convolved."""
+        x_BTD = self._residual(x_BTD, self.norm_attention, self._attention, valid_BT)
+        if self.convolution is not None and self.norm_convolution is not None:
+            x_BTD = self._residual(x_BTD, self.norm_convolution, self.convolution, valid_BT)
+        return self._residual(x_BTD, self.norm_feedforward, self._feedforward, valid_BT)
+
+    def _residual(
+        self, x_BTD: Tensor, norm: nn.Module, branch: Callable[[Tensor, Tensor], Tensor], valid_BT: Tensor
+    ) -> Tensor:
         if self.pre:
-            x_BTD = x_BTD + self._attention(self.norm_attention(x_BTD), mask_B11T)
-            return x_BTD + self._feedforward(self.norm_feedforward(x_BTD))
-        x_BTD = self.norm_attention(x_BTD + self._attention(x_BTD, mask_B11T))
-        return self.norm_feedforward(x_BTD + self._feedforward(x_BTD))
+            return x_BTD + self._drop(branch(norm(x_BTD), valid_BT))
+        return norm(x_BTD + self._drop(branch(x_BTD, valid_BT)))
 
-    def _attention(self, x_BTD: Tensor, mask_B11T: Tensor) -> Tensor:
+    def _attention(self, x_BTD: Tensor, valid_BT: Tensor) -> Tensor:
         batch, frames, dim = x_BTD.shape
         heads_3BHTd = self.qkv(x_BTD).view(batch, frames, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         query, key, value = heads_3BHTd.unbind(0)
         attended = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask_B11T, dropout_p=self.dropout if self.training else 0.0
+            query,
+            key,
+            value,
+            attn_mask=valid_BT[:, None, None, :],
+            dropout_p=self.attention_dropout if self.training else 0.0,
         )
-        return self._drop(self.mix(attended.transpose(1, 2).reshape(batch, frames, dim)))
+        return self.mix(attended.transpose(1, 2).reshape(batch, frames, dim))
 
-    def _feedforward(self, x_BTD: Tensor) -> Tensor:
-        return self._drop(self.narrow(self._drop(F.relu(self.widen(x_BTD)))))
+    def _feedforward(self, x_BTD: Tensor, valid_BT: Tensor) -> Tensor:
+        return self.narrow(self._drop(F.relu(self.widen(x_BTD))))
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
+
+
+class ConvolutionModule(nn.Module):
+    """GLU, depthwise convolution over frames, swish, as in the Conformer (Gulati et al. 2020, section 2.2).
+
+    A layer norm stands for its batch norm: statistics of a batch would depend on its size and its padding.
+    """
+
+    def __init__(self, dim: int, kernel: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(dim, 2 * dim)
+        self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+        self.norm = nn.LayerNorm(dim)
+        self.mix = nn.Linear(dim, dim)
+
+    def forward(self, x_BTD: Tensor, valid_BT: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]; what lies beyond an utterance's end counts as zero."""
+        x_BTD = F.glu(self.gate(x_BTD), dim=-1) * valid_BT[..., None]
+        x_BTD = self.depthwise(x_BTD.transpose(1, 2)).transpose(1, 2)
+        return self.mix(F.silu(self.norm(x_BTD)))
 
 
 def _hold(x_BTD: Tensor, layer: nn.Module) -> Tensor:
