@@ -1,0 +1,137 @@
+"""What one update of the average costs: this teacher, its peers, and the memory it cannot avoid moving.
+
+    pip install ema-pytorch torch-ema timm    # those that are absent are left out of the table
+    python benchmarks/ema.py                  # on a GPU if there is one
+    python benchmarks/ema.py --threads 1 --millions 38
+
+All contestants take turns in one process, so that a busy machine is busy for all of them. Reported are
+medians, the ratio to the bound, and the traffic of the bound: one `lerp_` over one flat tensor of the same
+size, that is two streams read, one written, and nothing between them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from asr_emapl.ema import EmaTeacher
+from asr_emapl.models.transformer import TransformerCtc
+
+RHO = 0.9999
+# Millions of parameters -> options of the transformer that has them.
+SIZES = {38: {"dim": 512, "heads": 8, "layers": 12}, 255: {"dim": 768, "heads": 4, "layers": 36}}
+
+Update = Callable[[], object]
+
+
+def flat(model: nn.Module) -> Update:
+    """The bound."""
+    count = sum(p.numel() for p in model.parameters())
+    device = next(model.parameters()).device
+    student, teacher = torch.randn(count, device=device), torch.randn(count, device=device)
+    return lambda: teacher.lerp_(student, 1.0 - RHO)
+
+
+def this_teacher(model: nn.Module) -> Update:
+    """`asr_emapl.ema.EmaTeacher`."""
+    teacher = EmaTeacher(model, half_life=6931.0)
+    return lambda: teacher.update(1.0)
+
+
+def averaged_model(model: nn.Module) -> Update:
+    """torch's own, in its fused form."""
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(RHO))
+    return lambda: average.update_parameters(model)
+
+
+def ema_pytorch(model: nn.Module) -> Update:
+    """ema-pytorch, every step, foreach."""
+    library = importlib.import_module("ema_pytorch")
+    average = library.EMA(model, beta=RHO, update_after_step=0, update_every=1, use_foreach=True)
+    return lambda: average.update()
+
+
+def timm_v3(model: nn.Module) -> Update:
+    """timm's ModelEmaV3."""
+    average = importlib.import_module("timm.utils").ModelEmaV3(model, decay=RHO, foreach=True)
+    return lambda: average.update(model)
+
+
+def torch_ema(model: nn.Module) -> Update:
+    """torch_ema."""
+    library = importlib.import_module("torch_ema")
+    average = library.ExponentialMovingAverage(model.parameters(), decay=RHO, use_num_updates=False)
+    return lambda: average.update()
+
+
+CONTESTANTS: dict[str, Callable[[nn.Module], Update]] = {
+    "flat lerp_ (bound)": flat,
+    "asr_emapl EmaTeacher": this_teacher,
+    "torch AveragedModel": averaged_model,
+    "ema-pytorch": ema_pytorch,
+    "timm ModelEmaV3": timm_v3,
+    "torch_ema": torch_ema,
+}
+
+
+def seconds(update: Update, device: torch.device) -> float:
+    """Wall-clock of one update, queued work included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    update()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def measure(options: dict[str, int], device: torch.device, rounds: int) -> tuple[int, dict[str, float]]:
+    """Number of parameters, and the median seconds of an update by contestant."""
+    model = TransformerCtc(29, **options).to(device)  # type: ignore[arg-type]
+    updates: dict[str, Update] = {}
+    for name, build in CONTESTANTS.items():
+        try:
+            updates[name] = build(model)
+        except ImportError as error:
+            print(f"{name}: left out ({error})")
+    times: dict[str, list[float]] = {name: [] for name in updates}
+    for turn in range(rounds + 3):
+        for name, update in updates.items():
+            taken = seconds(update, device)
+            if turn >= 3:  # the first ones allocate and warm up
+                times[name].append(taken)
+    count = sum(p.numel() for p in model.parameters())
+    return count, {name: statistics.median(values) for name, values in times.items()}
+
+
+def main() -> None:
+    """Print a table for each size."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--millions", type=int, choices=SIZES, nargs="*", default=list(SIZES))
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    device = torch.device(chosen.device)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {chosen.threads} thread(s)"
+    print(f"torch {torch.__version__}, {name}, median of {chosen.rounds} interleaved updates, fp32")
+    for millions in chosen.millions:
+        count, medians = measure(SIZES[millions], device, chosen.rounds)
+        bound = medians["flat lerp_ (bound)"]
+        print(f"\n{count / 1e6:.1f} M parameters, {12e-9 * count / bound:.0f} GB/s at the bound")
+        for contestant, median in sorted(medians.items(), key=lambda item: item[1]):
+            print(f"  {contestant:22s} {1e3 * median:9.3f} ms  {median / bound:6.2f} x the bound")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""What a step on untranscribed audio costs beside one on transcribed audio, and what its parts cost.
+
+    python benchmarks/step.py --model quickstart       # on a GPU if there is one
+    python benchmarks/step.py --model paper --bf16     # 36 layers, 255 M parameters, 290 s of audio
+
+The unlabelled step does all that the labelled one does, on labels of the same length, after the teacher has
+decoded the batch: by operations alone, 4/3 of it (a forward pass is a third of forward and backward). Both
+kinds take turns in one process; reported are medians. Audio and texts are random: neither changes the cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from asr_emapl.audio import SAMPLE_RATE_HZ
+from asr_emapl.audio.features import LogMel
+from asr_emapl.data.batch_plan import MixPosition
+from asr_emapl.data.loader import MicroBatch, StepBatch
+from asr_emapl.ema import EmaTeacher
+from asr_emapl.models.transformer import TransformerCtc
+from asr_emapl.pseudo_labels import EmaLabels, Labels, PseudoLabelConfig, Unlabelled
+from asr_emapl.training.optimizer import OptimizerConfig, build_optimizer
+from asr_emapl.training.step import TrainStep
+from asr_emapl.training.world import World
+
+# Options of the transformer; seconds of audio in a batch; seconds of an utterance; letters a second.
+MODELS: dict[str, tuple[dict[str, Any], float, float]] = {
+    "quickstart": ({"dim": 144, "layers": 3, "norm": "pre", "convolution": 15}, 12.0, 3.0),
+    "mini": ({"dim": 192, "layers": 4, "norm": "pre", "convolution": 31}, 40.0, 13.0),
+    "paper": ({}, 290.0, 14.5),
+}
+LETTERS_A_SECOND = 14
+
+
+class SameLength(EmaLabels):
+    """Has the teacher label the batch, then hands out texts as long as the labelled ones."""
+
+    def labels(self, batch: Unlabelled) -> list[Labels]:
+        """See `Strategy.labels`."""
+        super().labels(batch)
+        assert batch.targets is not None
+        return [Labels(tokens) for tokens in batch.targets]
+
+
+def batch(seconds: float, each: float, labelled: bool) -> StepBatch:
+    """Random audio and texts."""
+    count, samples = round(seconds / each), round(each * SAMPLE_RATE_HZ)
+    texts = torch.randint(1, 29, (count, round(each * LETTERS_A_SECOND))).tolist()
+    lengths_B = torch.full((count,), samples)
+    micro = MicroBatch([str(i) for i in range(count)], torch.randn(count, samples), lengths_B, texts)
+    if torch.cuda.is_available():
+        micro.pin_memory()
+    return StepBatch(labelled, [micro], count * samples, MixPosition())
+
+
+def build(options: dict[str, Any], device: torch.device, bf16: bool) -> TrainStep:
+    """Student, teacher, optimizer and step."""
+    student = TransformerCtc(29, **options).to(device).train()
+    optimizer = build_optimizer(student, replace(OptimizerConfig(), lr=1e-4), kappa=1.0)
+    teacher = EmaTeacher(student, half_life=3600.0)
+    return TrainStep(
+        World(0, 1, device),
+        LogMel().to(device),
+        student,
+        teacher,
+        optimizer,
+        SameLength(teacher, autocast=bf16),
+        PseudoLabelConfig(),
+        clip_norm=1.0,
+        bf16=bf16,
+    )
+
+
+def seconds_of(action: Callable[[], object], device: torch.device) -> float:
+    """Wall-clock of one call, queued work included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    action()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Print medians and ratios."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=MODELS, default="quickstart")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    parser.add_argument("--rounds", type=int, default=20)
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    torch.manual_seed(0)
+    device = torch.device(chosen.device)
+    options, seconds, each = MODELS[chosen.model]
+    step = build(options, device, chosen.bf16)
+    labelled, unlabelled = batch(seconds, each, True), batch(seconds, each, False)
+    actions: dict[str, Callable[[], object]] = {
+        "labelled step": lambda: step(labelled),
+        "unlabelled step": lambda: step(unlabelled),
+        "of these: teacher's average": lambda: step.teacher.update(seconds),
+    }
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for turn in range(chosen.rounds + 3):
+        for name, action in actions.items():
+            taken = seconds_of(action, device)
+            if turn >= 3:  # the first ones allocate and warm up
+                times[name].append(taken)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    parameters = sum(p.numel() for p in step.student.parameters())
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {chosen.threads} thread(s)"
+    print(
+        f"torch {torch.__version__}, {where}, {chosen.model}: {parameters / 1e6:.1f} M parameters, "
+        f"{seconds:g} s of audio a step, {'bf16' if chosen.bf16 else 'fp32'}, median of {chosen.rounds}"
+    )
+    for name, median in medians.items():
+        ratio = median / medians["labelled step"]
+        print(f"  {name:28s} {1e3 * median:9.2f} ms  {ratio:5.3f} of a labelled step")
+    print(f"  {seconds / medians['unlabelled step']:.0f} x real time on untranscribed audio")
+    if device.type == "cuda":
+        print(f"  {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of GPU memory at most")
+
+
+if __name__ == "__main__":
+    main()
