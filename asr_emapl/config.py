@@ -106,6 +106,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "validation.every_hours": (0.0, math.inf),
     "checkpoint.every_hours": (0.0, math.inf),
     "pseudo_labels.start_hours": (0.0, 1e9),
+    "pseudo_labels.dropout": (0.0, 1.0),
+    "pseudo_labels.layerdrop": (0.0, 1.0),
 }
 
 

@@ -249,7 +249,20 @@ def test_parameters_of_the_published_model() -> None:
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"norm": "batch"}, "norm 'batch'"), ({"heads": 3}, "dim 16"), ({"dim": 15, "heads": 3}, "dim 15")],
+    [
+        ({"norm": "batch"}, "norm 'batch'"),
+        ({"heads": 3}, "dim 16"),
+        ({"dim": 15, "heads": 3}, "dim 15"),
+        ({"convolution": 4}, "convolution 4 must be odd"),
+        ({"convolution": -1}, "convolution -1"),
+        ({"stride": 0}, "stride must be at least 1"),
+        ({"kernel": 0}, "kernel must be at least 1"),
+        ({"layers": 0}, "layers must be at least 1"),
+        ({"dropout": 3.0}, "dropout 3.0 lies outside"),
+        ({"layerdrop": -0.1}, "layerdrop -0.1 lies outside"),
+        ({"frontend_dropout": 1.5}, "frontend_dropout 1.5 lies outside"),
+        ({"attention_dropout": float("nan")}, "attention_dropout nan lies outside"),
+    ],
 )
 def test_options_that_do_not_fit(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
@@ -278,6 +291,10 @@ def test_convolution_sees_its_kernel_and_no_more() -> None:
     assert seen == [8, 9, 10, 11, 12]
 
 
-def test_an_even_convolution_is_refused() -> None:
-    with pytest.raises(ValueError, match="convolution 4 must be odd"):
-        tiny(convolution=4)
+def test_attention_dropout_stays_when_the_others_change() -> None:
+    model = tiny(dropout=0.5, attention_dropout=0.0)
+    model.set_dropout(0.2, 0.0)
+    assert {layer.attention_dropout for layer in model.layers} == {0.0}
+    other = tiny(dropout=0.5)
+    other.set_dropout(0.2, 0.0)
+    assert {layer.attention_dropout for layer in other.layers} == {0.2}

@@ -146,17 +146,20 @@ def test_more_processes_than_utterances_in_a_batch(corpus, tmp_path):
     assert losses(tmp_path / "three") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(corpus, tmp_path):
-    overrides = ("hours=0.06", "checkpoint.every_hours=0", *EMA)
-    process = launch(corpus, tmp_path / "run", *overrides)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sigterm_saves_and_the_same_command_goes_on(corpus, tmp_path, workers):
+    """To the whole process group, as schedulers send it: decoding processes get it too."""
+    overrides = ("hours=0.06", "checkpoint.every_hours=0", f"data.workers={workers}", *EMA)
+    process = launch(corpus, tmp_path / "run", *overrides, start_new_session=True)
     log = tmp_path / "run" / "tensorboard"
     deadline = time.monotonic() + 120
     while not log.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
     output = finish(process)
     assert "stopped by SIGTERM" in output
+    assert "Traceback" not in output
     assert finish(launch(corpus, tmp_path / "run", *overrides)).count("from 0.000 h") == 0
     train(tiny_config(corpus, f"run_dir={tmp_path / 'whole'}", *overrides))
     assert (tmp_path / "run" / "log.jsonl").read_text() == (tmp_path / "whole" / "log.jsonl").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -179,11 +180,19 @@ def steps(
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=pin_memory,
+        worker_init_fn=_leave_signals_to_the_trainer,
     )
     for item in loader:
         if isinstance(item, UserError):
             raise item
         yield item
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Ctrl-C, and a scheduler that stops a job, signal the whole process group: the trainer then saves and
+    ends its workers; workers that died first would break the step that it is in."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def within_limits(utterances: Sequence[Utterance], config: DataConfig) -> list[Utterance]:

@@ -34,7 +34,7 @@ class TransformerCtc(nn.Module):
             (CAPE, Likhomanenko et al. 2021); 0: none.
 
     Raises:
-        ValueError: dim is not a multiple of heads, norm is neither "post" nor "pre", or convolution is even.
+        ValueError: an option that does not fit: dim not a multiple of heads, an even convolution, and so on.
     """
 
     def __init__(
@@ -60,8 +60,16 @@ class TransformerCtc(nn.Module):
             raise ValueError(f"norm {norm!r} is neither 'post' nor 'pre'")
         if heads < 1 or dim < 1 or dim % heads or dim % 2:
             raise ValueError(f"dim {dim} must be even and a multiple of heads ({heads})")
-        if convolution and convolution % 2 == 0:
-            raise ValueError(f"convolution {convolution} must be odd, to be centred on its frame")
+        for name, value in {"layers": layers, "kernel": kernel, "stride": stride}.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        for name, share in {
+            "frontend_dropout": frontend_dropout,
+            "attention_dropout": attention_dropout,
+        }.items():
+            _require_share(name, share or 0.0)
+        if convolution < 0 or (convolution and convolution % 2 == 0):
+            raise ValueError(f"convolution {convolution} must be odd, to be centred on its frame, or 0")
         self.frontend = ConvFrontEnd(mel_bands, dim, kernel, stride, frontend_dropout)
         self.positions = Positions(dim, stride * FRAME_SECONDS, max_shift_seconds)
         self.layers = nn.ModuleList(
@@ -95,6 +103,8 @@ class TransformerCtc(nn.Module):
 
     def set_dropout(self, dropout: float, layerdrop: float) -> None:
         """Change dropout of the layers and layerdrop; the front-end and `attention_dropout` stay."""
+        _require_share("dropout", dropout)
+        _require_share("layerdrop", layerdrop)
         self.layerdrop = layerdrop
         attention = dropout if self.attention_dropout is None else self.attention_dropout
         for layer in self.layers:
@@ -245,3 +255,8 @@ def _hold(x_BTD: Tensor, layer: nn.Module) -> Tensor:
     A parameter without a gradient would stall DDP's reduction and be passed over by the optimizer.
     """
     return x_BTD + 0.0 * torch.stack([p.sum() for p in layer.parameters()]).sum().to(x_BTD.dtype)
+
+
+def _require_share(name: str, value: float) -> None:
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} {value} lies outside [0, 1]")
