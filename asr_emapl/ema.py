@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from asr_emapl.scaling.rules import half_life as half_life_of
 from asr_emapl.scaling.rules import momentum
 
+# When a step's student enters the average; see EmaTeacher.
+ORDERS = ("post", "pre", "midpoint")
+
 
 @dataclass
 class TeacherConfig:
@@ -21,6 +24,10 @@ class TeacherConfig:
 
     half_life_hours: float | None = None
     rho: float | None = None
+    # post: the student after the step; pre: before it; midpoint: the mean of both.
+    order: str = "post"
+    # constant; or cosine: rho rises to 1 over the run, as in BYOL and DINO.
+    schedule: str = "constant"
 
     def half_life_seconds(self, reference_seconds: float) -> float:
         """The half-life in seconds of audio.
@@ -35,6 +42,46 @@ class TeacherConfig:
         assert self.rho is not None
         return half_life_of(self.rho, reference_seconds)
 
+    def half_life_over_audio(self, reference_seconds: float, total_seconds: float) -> HalfLife:
+        """What `EmaTeacher` takes: the half-life in seconds, or how it grows over a run of `total_seconds`.
+
+        Raises:
+            ValueError: as `half_life_seconds`, or an unknown schedule.
+        """
+        half_life = self.half_life_seconds(reference_seconds)
+        if self.schedule == "constant":
+            return half_life
+        if self.schedule == "cosine":
+            return CosineHalfLife(momentum(half_life, reference_seconds), reference_seconds, total_seconds)
+        raise ValueError(f"teacher.schedule {self.schedule!r} is neither 'constant' nor 'cosine'")
+
+
+@dataclass(frozen=True)
+class CosineHalfLife:
+    """The half-life under BYOL's momentum schedule (Grill et al. 2020), over audio instead of steps.
+
+    At the reference batch 1 - rho(t) = (1 - rho) (1 + cos(pi t / T)) / 2. Stated as a half-life it holds at
+    any batch: what is scaled is rho at *that* audio, to the power of kappa.
+
+    Args:
+        rho: momentum at the beginning, at the reference batch.
+        reference, total: audio of a reference step and of the whole run, in one unit.
+    """
+
+    rho: float
+    reference: float
+    total: float
+
+    def __call__(self, audio: float) -> float:
+        """The half-life once `audio` has been consumed; infinite from the end of the run on."""
+        progress = min(1.0, audio / self.total) if self.total > 0.0 else 1.0
+        # Of the two forms of (1 + cos) / 2 the one that loses no digits near the end.
+        rho = 1.0 - (1.0 - self.rho) * math.sin(math.pi * (1.0 - progress) / 2.0) ** 2
+        return half_life_of(rho, self.reference)
+
+
+HalfLife = float | Callable[[float], float]
+
 
 class EmaTeacher:
     """A second module, z, that follows the student, theta: z <- rho z + (1 - rho) theta after each step.
@@ -47,20 +94,41 @@ class EmaTeacher:
     half precision. Floating buffers are copied, integer buffers too: they are state, not weights.
     The teacher is always in eval mode and needs no gradient.
 
+    `order` says which student theta is. "post", the one after the step, is what public training code does;
+    "pre", the one before it, is how the paper defines the average. Against a step of the reference batch, one
+    of kappa shifts the teacher by (kappa - 1) / 2 reference steps, forward in post and back in pre order:
+    "midpoint", the mean of both students, cancels that to first order in kappa (1 - rho) (derived, not the
+    paper's). The lag behind a steadily moving student, in reference steps:
+
+        pre kappa / (1 - rho^kappa),   post kappa rho^kappa / (1 - rho^kappa),   midpoint the mean of both.
+
     Args:
         student: the module to follow; wrappers (DDP, torch.compile) are seen through.
-        half_life: audio after which a weight counts half, in seconds (any unit that `update` uses too).
+        half_life: audio after which a weight counts half, in seconds (any unit that `update` uses too); or a
+            function of the audio consumed that returns it, e.g. `CosineHalfLife`.
         module: the teacher's module where a deep copy of the student cannot serve (weight_norm, sharding).
+        order: "post", "pre" or "midpoint"; the last two need `before_step` as well.
 
     Raises:
-        ValueError: names or shapes of the two modules differ; half_life is not positive.
+        ValueError: names or shapes of the two modules differ; half_life is not positive; an unknown order.
     """
 
-    def __init__(self, student: nn.Module, half_life: float, module: nn.Module | None = None) -> None:
-        if not half_life > 0.0:
-            raise ValueError(f"a teacher's half-life must be positive, not {half_life}")
-        self.half_life = half_life
+    def __init__(
+        self,
+        student: nn.Module,
+        half_life: HalfLife,
+        module: nn.Module | None = None,
+        *,
+        order: str = "post",
+    ) -> None:
+        if order not in ORDERS:
+            raise ValueError(f"order {order!r} is none of {', '.join(ORDERS)}")
+        self.order, self._half_life = order, half_life
         self.audio = 0.0
+        # Audio of the step that `before_step` has begun.
+        self._begun: float | None = None
+        if not self.half_life > 0.0:
+            raise ValueError(f"a teacher's half-life must be positive, not {self.half_life}")
         source = unwrap(student)
         self.module = copy.deepcopy(source) if module is None else module
         self.module.float().eval().requires_grad_(False)
@@ -84,20 +152,59 @@ class EmaTeacher:
         torch._foreach_copy_(self._teacher, self._student)
         self._copy_buffers()
 
+    @property
+    def half_life(self) -> float:
+        """The half-life now."""
+        return self._half_life(self.audio) if callable(self._half_life) else self._half_life
+
+    @torch.no_grad()
+    def before_step(self, audio: float) -> None:
+        """Take in the student as it is before an optimizer step on `audio` seconds; nothing in post order."""
+        if self.order == "post":
+            return
+        share = self._share(audio)
+        # Midpoint in two moves: (1 - rho) / (1 + rho) here and (1 - rho) / 2 after the step leave rho of the
+        # old average and (1 - rho) / 2 of either student, and no copy of the student is needed.
+        self._move(share if self.order == "pre" else share / (2.0 - share))
+        self._begun = audio
+
     @torch.no_grad()
     def update(self, audio: float) -> None:
-        """Move on by one optimizer step that consumed `audio` seconds. Call it after the step."""
+        """Move on by one optimizer step that consumed `audio` seconds. Call it after the step.
+
+        Raises:
+            ValueError: negative audio.
+            RuntimeError: pre or midpoint order, and `before_step` was not called with the same audio.
+        """
+        share = self._share(audio)
+        if self.order == "post":
+            self._move(share)
+        elif self._begun != audio:
+            raise RuntimeError(
+                f"order {self.order!r}: call before_step({audio}) before the optimizer steps, update after"
+            )
+        elif self.order == "midpoint":
+            self._move(share / 2.0)
+        self._begun = None
+        self._copy_buffers()
+        self.audio += audio
+
+    def _share(self, audio: float) -> float:
+        """1 - rho of a step, without the cancellation that rho near 1 would bring."""
         if audio < 0.0:
             raise ValueError(f"a step cannot consume {audio} of audio")
-        # 1 - rho without the cancellation that rho near 1 would bring.
-        weight = -math.expm1(-math.log(2.0) * audio / self.half_life)
+        return -math.expm1(-math.log(2.0) * audio / self._half_life_of_step(audio))
+
+    def _half_life_of_step(self, audio: float) -> float:
+        # In the middle of the step's audio: one large step then does what the small ones in its place do.
+        return self._half_life(self.audio + audio / 2.0) if callable(self._half_life) else self._half_life
+
+    def _move(self, weight: float) -> None:
         source = self._student
         if self._staged is not None:
             torch._foreach_copy_(self._staged, self._student)
             source = self._staged
         torch._foreach_lerp_(self._teacher, source, weight)
-        self._copy_buffers()
-        self.audio += audio
 
     def _copy_buffers(self) -> None:
         # Looked up each time: a module may assign a new tensor to a buffer, not write into the old one.
@@ -106,7 +213,7 @@ class EmaTeacher:
 
     def rho(self, audio: float) -> float:
         """The momentum of a step that consumes `audio` seconds."""
-        return momentum(self.half_life, audio)
+        return momentum(self._half_life_of_step(audio), audio)
 
     def __call__(self, *inputs: Any) -> Any:
         """The teacher's output, without a graph."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrizations, weight_norm
 
-from asr_emapl.ema import EmaTeacher, TeacherConfig, unwrap
+from asr_emapl.ema import ORDERS, CosineHalfLife, EmaTeacher, TeacherConfig, unwrap
 from asr_emapl.scaling import scale_momentum
 
 S = 60.0
@@ -74,9 +74,9 @@ def test_a_constant_students_retention_depends_on_the_audio_alone(batches, half_
     assert teacher.audio == pytest.approx(sum(batches))
 
 
-def in_float64(student, half_life):
+def in_float64(student, half_life, **options):
     """A teacher that carries 53 bits, to see the law and not the rounding of fp32."""
-    teacher = EmaTeacher(student, half_life)
+    teacher = EmaTeacher(student, half_life, **options)
     teacher.module.double()
     teacher.follow(student)
     teacher.reset()
@@ -129,18 +129,117 @@ def test_a_step_of_kappa_references_is_the_scaling_rule():
         assert teacher.rho(kappa * S) == pytest.approx(1.0 - expected, rel=1e-12)
 
 
+def drift(order, rho, kappa):
+    """Lag, in base steps, behind a student that moves by one a base step, once the start is forgotten."""
+    student = Point(0.0)
+    teacher = EmaTeacher(student, half_life_of(rho), order=order)
+    updates = math.ceil(14.0 / (kappa * -math.log(rho)))  # until e^-14 is left of the start
+    for t in range(1, updates + 1):
+        teacher.before_step(kappa * S)
+        student.set(t * kappa / 1000.0)
+        teacher.update(kappa * S)
+    return 1000.0 * (student.theta[0].item() - value(teacher))
+
+
 @pytest.mark.parametrize("rho", [0.9, 0.99])
 @pytest.mark.parametrize("kappa", [1, 2, 8, 32])
 def test_lag_behind_a_steadily_drifting_student(rho, kappa):
-    """kappa rho^kappa / (1 - rho^kappa) base steps: the student steps first, then the teacher looks."""
+    """Post: the student steps first, then the teacher looks. Pre: the other way round. Midpoint: between."""
+    left = rho**kappa
+    expected = {"post": kappa * left / (1.0 - left), "pre": kappa / (1.0 - left)}
+    expected["midpoint"] = (expected["post"] + expected["pre"]) / 2.0
+    for order, lag in expected.items():
+        assert drift(order, rho, kappa) == pytest.approx(lag, rel=2e-3)
+
+
+def test_midpoint_order_cancels_what_the_batch_shifts_to_first_order():
+    """(kappa - 1) / 2 base steps in post and pre order; in midpoint a term of kappa (1 - rho) is left."""
+    rho, kappa = 0.99, 8
+    shift = {order: drift(order, rho, kappa) - drift(order, rho, 1) for order in ORDERS}
+    assert shift["post"] == pytest.approx(-(kappa - 1) / 2.0, rel=0.05)
+    assert shift["pre"] == pytest.approx((kappa - 1) / 2.0, rel=0.05)
+    assert abs(shift["midpoint"]) < 0.02 * kappa
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.tuples(st.floats(0.0, 300.0), st.floats(-5.0, 5.0)), min_size=1, max_size=15),
+    st.sampled_from(["post", "pre", "midpoint"]),
+)
+def test_orders_against_the_definition(steps, order):
+    student = Point(1.0, dtype=torch.float64)
+    teacher = in_float64(student, 200.0, order=order)
+    z = theta = 1.0
+    for audio, moved in steps:
+        rho, before = 2.0 ** (-audio / 200.0), theta
+        teacher.before_step(audio)
+        theta = moved
+        student.set(theta)
+        teacher.update(audio)
+        z = rho * z + (1.0 - rho) * {"post": theta, "pre": before, "midpoint": (theta + before) / 2.0}[order]
+    assert value(teacher) == pytest.approx(z, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("order", ["pre", "midpoint"])
+def test_a_forgotten_first_half_is_an_error(order):
+    teacher = EmaTeacher(Point(), 60.0, order=order)
+    with pytest.raises(RuntimeError, match=r"before_step\(60.0\)"):
+        teacher.update(60.0)
+    teacher.before_step(30.0)
+    with pytest.raises(RuntimeError, match="before_step"):
+        teacher.update(60.0)
+    teacher.before_step(60.0)
+    teacher.update(60.0)
+    with pytest.raises(RuntimeError, match="before_step"):
+        teacher.update(60.0)
+
+
+def test_an_unknown_order_is_named():
+    with pytest.raises(ValueError, match="'after' is none of post, pre, midpoint"):
+        EmaTeacher(Point(), 60.0, order="after")
+
+
+# The memory may grow over a run.
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.9, 0.999])
+def test_the_cosine_schedule_is_byols(share):
+    rho, total = 0.996, 1000 * S
+    at = CosineHalfLife(rho, S, total)(share * total)
+    byol = 1.0 - (1.0 - rho) * (math.cos(math.pi * share) + 1.0) / 2.0
+    assert 2.0 ** (-S / at) == pytest.approx(byol, rel=1e-12)
+    assert 1.0 - 2.0 ** (-S / at) == pytest.approx(1.0 - byol, rel=1e-6)
+
+
+def test_at_the_end_of_the_schedule_the_teacher_stands_still():
+    schedule = CosineHalfLife(0.99, S, 100 * S)
+    assert schedule(100 * S) == schedule(1e9) == math.inf
+
+
+def test_a_schedule_is_packed_like_any_half_life():
+    """The same audio in steps of 1 and of 8: equal but for the curve of rho within a step."""
+    rho, total = 0.999, 4000 * S
+    left = {}
+    for kappa in (1, 8):
+        student = Point(1.0, dtype=torch.float64)
+        teacher = in_float64(student, CosineHalfLife(rho, S, total))
+        student.set(0.0)
+        for _ in range(2000 // kappa):
+            teacher.update(kappa * S)
+        left[kappa] = value(teacher)
+    assert 0.05 < left[1] < 0.5
+    assert left[8] == pytest.approx(left[1], rel=1e-5)
+
+
+def test_rho_of_a_step_is_what_the_step_will_use():
     student = Point(0.0)
-    teacher = EmaTeacher(student, half_life_of(rho))
-    updates = math.ceil(14.0 / (kappa * -math.log(rho)))  # until e^-14 is left of the start
-    for t in range(1, updates + 1):
-        student.set(t * kappa / 1000.0)
-        teacher.update(kappa * S)
-    lag = 1000.0 * (student.theta[0].item() - value(teacher))
-    assert lag == pytest.approx(kappa * rho**kappa / (1.0 - rho**kappa), rel=2e-3)
+    teacher = EmaTeacher(student, CosineHalfLife(0.9, S, 10 * S))
+    for _ in range(5):
+        student.set(1.0)
+        before, rho = value(teacher), teacher.rho(S)
+        teacher.update(S)
+        assert 1.0 - value(teacher) == pytest.approx(rho * (1.0 - before), rel=1e-5)
+    assert teacher.half_life > half_life_of(0.9)
 
 
 def test_tiny_updates_are_not_lost_to_cancellation():
@@ -591,3 +690,13 @@ def test_rho_is_that_of_the_reference_batch(rho, reference):
 def test_the_memory_is_stated_one_way(config):
     with pytest.raises(ValueError, match=r"give one of teacher\.half_life_hours and teacher\.rho"):
         config.half_life_seconds(60.0)
+
+
+def test_a_schedule_in_the_config():
+    config = TeacherConfig(rho=0.99, schedule="cosine")
+    schedule = config.half_life_over_audio(S, 100 * S)
+    assert callable(schedule)
+    assert schedule(0.0) == pytest.approx(config.half_life_seconds(S))
+    assert TeacherConfig(rho=0.99).half_life_over_audio(S, 100 * S) == config.half_life_seconds(S)
+    with pytest.raises(ValueError, match=r"teacher\.schedule 'linear'"):
+        TeacherConfig(rho=0.99, schedule="linear").half_life_over_audio(S, 100 * S)

@@ -165,6 +165,28 @@ def test_sigterm_saves_and_the_same_command_goes_on(corpus, tmp_path, workers):
     assert (tmp_path / "run" / "log.jsonl").read_text() == (tmp_path / "whole" / "log.jsonl").read_text()
 
 
+@pytest.mark.parametrize("order", ["pre", "midpoint"])
+def test_a_teacher_without_memory_is_the_student_that_its_order_looks_at(corpus, tmp_path, order):
+    overrides = ("validation.every_hours=0", "checkpoint.every_hours=0", "teacher.half_life_hours=1e-9")
+    models = {}
+    for hours in (0.0019, 0.002):  # a step apart
+        path = train(
+            tiny_config(
+                corpus,
+                f"run_dir={tmp_path / str(hours)}",
+                f"hours={hours}",
+                f"teacher.order={order}",
+                *overrides,
+            )
+        )
+        models[hours] = torch.load(path, weights_only=True)
+    assert models[0.002]["step"] == models[0.0019]["step"] + 1
+    before, after = models[0.0019]["student"], models[0.002]["student"]
+    for name, teacher in models[0.002]["teacher"]["module"].items():
+        seen = before[name] if order == "pre" else (before[name] + after[name]) / 2.0
+        torch.testing.assert_close(teacher, seen, rtol=1e-5, atol=1e-6)
+
+
 def test_decoding_processes_change_nothing(corpus, tmp_path):
     overrides = ("hours=0.01", "validation.every_hours=0")
     train(tiny_config(corpus, f"run_dir={tmp_path / 'none'}", *overrides))
@@ -254,11 +276,13 @@ def test_auto_batch_is_what_the_devices_hold(corpus, tmp_path, capsys):
         (["data.labelled=[]"], "data.labelled names no manifest"),
         (["data.min_seconds=50"], "no utterance lies between"),
         (["teacher.rho=0.9"], "one of teacher.half_life_hours and teacher.rho"),
+        (["teacher.order=after"], "order 'after' is none of post, pre, midpoint"),
+        (["teacher.schedule=linear"], "teacher.schedule 'linear'"),
         (["pseudo_labels.strategy=magic"], "magic"),
         (["batch.seconds=-1"], "batch.seconds"),
         (["device.name=tpu"], "tpu"),
         (["device.precision=fp8"], "fp8"),
-        (["optimizer.name=adagrad"], "adagrad"),
+        (["optimizer.name=lion"], "lion"),
         (["schedule.shape=square"], "square"),
         (["init.checkpoint=nowhere.pt"], "nowhere.pt"),
         (["model.target=nowhere:Model"], "nowhere"),

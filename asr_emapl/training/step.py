@@ -97,8 +97,10 @@ class TrainStep:
         self._forward_backward(work, result)
         result.taken = self._clip(result)
         if result.taken:
+            seconds = batch.samples / SAMPLE_RATE_HZ
+            self.teacher.before_step(seconds)
             self.optimizer.step()
-            self.teacher.update(batch.samples / SAMPLE_RATE_HZ)
+            self.teacher.update(seconds)
         return result
 
     def _targets(self, micro: MicroBatch, labelled: bool, result: StepResult) -> Targets:

@@ -92,8 +92,10 @@ class Trainer:
         self.group, clip_norm = config.optimizer.scaled(self.kappa)
         self.optimizer = build_optimizer(model, config.optimizer, self.kappa)
         try:
-            half_life_s = config.teacher.half_life_seconds(config.batch.reference_seconds)
-            self.teacher = EmaTeacher(model, half_life_s)
+            half_life = config.teacher.half_life_over_audio(
+                config.batch.reference_seconds, 3600.0 * config.hours
+            )
+            self.teacher = EmaTeacher(model, half_life, order=config.teacher.order)
         except ValueError as error:
             raise UserError(f"teacher: {error}") from error
         self.student = world.wrap(model)
