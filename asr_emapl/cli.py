@@ -156,6 +156,22 @@ def decode(
 
 
 @app.command()
+def average(
+    end: Annotated[Path, typer.Option(help="Checkpoint where the window ends.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint to write; its teacher is the average.")],
+    start: Annotated[Path | None, typer.Option(help="Where it begins (default: with the run).")] = None,
+) -> None:
+    """Average the student over a part of a run, afterwards. The run needs checkpoint.running_mean=true.
+
+    Example: `asr-emapl average --start step-000004000.pt --end step-000005000.pt --out average.pt`
+    """
+    from asr_emapl.training.checkpoint import average as run
+
+    hours = run(start, end, out)
+    print(f"{out}: the student's mean over {hours:.3f} h of audio, as the teacher")
+
+
+@app.command()
 def score(
     reference: Annotated[Path, typer.Argument(help="Manifest (JSONL), trn, or text ('id words').")],
     hypothesis: Annotated[Path, typer.Argument(help="The same, in any of these formats.")],

@@ -35,12 +35,21 @@ class InitConfig:
 
 
 @dataclass
-class IntervalConfig:
-    """What happens every so many hours of audio; 0: only at the end."""
+class ValidationConfig:
+    """WER on the validation splits every so many hours of audio; 0: only at the end."""
 
     every_hours: float = 1.0
-    # Checkpoints only: how many of the newest stay.
+
+
+@dataclass
+class CheckpointConfig:
+    """A checkpoint every so many hours of audio; 0: only at the end."""
+
+    every_hours: float = 1.0
+    # How many of the newest stay.
     keep: int = 2
+    # Keep the mean of the weights too (float64), for `asr-emapl average`.
+    running_mean: bool = False
 
 
 @dataclass
@@ -62,8 +71,8 @@ class RunConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
-    validation: IntervalConfig = field(default_factory=IntervalConfig)
-    checkpoint: IntervalConfig = field(default_factory=IntervalConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     init: InitConfig = field(default_factory=InitConfig)
 
     def batch_seconds(self, world_size: int) -> float:

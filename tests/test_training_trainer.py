@@ -14,6 +14,8 @@ import pytest
 import torch
 from tiny import CONFIG, make_corpus, tiny_config
 
+from asr_emapl.data.manifest import read_manifest
+from asr_emapl.decoding.recognizer import Recognizer
 from asr_emapl.errors import UserError
 from asr_emapl.training import checkpoint
 from asr_emapl.training.trainer import train
@@ -185,6 +187,36 @@ def test_a_teacher_without_memory_is_the_student_that_its_order_looks_at(corpus,
     for name, teacher in models[0.002]["teacher"]["module"].items():
         seen = before[name] if order == "pre" else (before[name] + after[name]) / 2.0
         torch.testing.assert_close(teacher, seen, rtol=1e-5, atol=1e-6)
+
+
+def test_the_average_over_any_window_can_be_taken_afterwards(corpus, tmp_path):
+    overrides = ("checkpoint.running_mean=true", "checkpoint.every_hours=0", "validation.every_hours=0")
+    run = f"run_dir={tmp_path / 'run'}"
+    start = train(tiny_config(corpus, run, "hours=0.0019", "checkpoint.keep=2", *overrides))
+    end = train(tiny_config(corpus, run, "hours=0.002", "checkpoint.keep=2", *overrides))
+    first, last = (torch.load(path, weights_only=True) for path in (start, end))
+    assert last["step"] == first["step"] + 1
+    hours = checkpoint.average(start, end, tmp_path / "window.pt")
+    assert hours == pytest.approx((last["clock"]["samples"] - first["clock"]["samples"]) / 16_000 / 3600)
+    # The mean over one step is the student after that step.
+    average = torch.load(tmp_path / "window.pt", weights_only=True)["teacher"]["module"]
+    for name, weight in last["student"].items():
+        torch.testing.assert_close(average[name], weight)
+    whole = checkpoint.average(None, end, tmp_path / "whole.pt")
+    assert whole == pytest.approx(last["clock"]["samples"] / 16_000 / 3600)
+    with pytest.raises(UserError, match="window ends at"):
+        checkpoint.average(end, start, tmp_path / "none.pt")
+    assert not (tmp_path / "none.pt").exists()
+    recognizer = Recognizer.load(tmp_path / "window.pt", device="cpu")
+    assert len(list(recognizer(read_manifest(corpus / "dev.jsonl")))) == 4
+
+
+def test_no_average_without_a_running_mean(corpus, tmp_path):
+    path = train(
+        tiny_config(corpus, f"run_dir={tmp_path / 'run'}", "hours=0.002", "validation.every_hours=0")
+    )
+    with pytest.raises(UserError, match=r"checkpoint\.running_mean=true"):
+        checkpoint.average(None, path, tmp_path / "average.pt")
 
 
 def test_decoding_processes_change_nothing(corpus, tmp_path):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from asr_emapl.errors import UserError
+from asr_emapl.running_mean import window
 
 State = dict[str, Any]
 
@@ -52,6 +53,36 @@ def load(path: Path) -> State:
     if not isinstance(state, dict) or not {"student", "teacher", "tokenizer", "config"} <= state.keys():
         raise UserError(f"{path} is no asr_emapl checkpoint")
     return state
+
+
+def average(start: Path | None, end: Path, out: Path) -> float:
+    """Write `end` with the student's mean since `start` (None: since the run's beginning) as its teacher.
+
+    Returns:
+        Hours of audio in the window.
+
+    Raises:
+        UserError: a checkpoint cannot be read or has no running mean, or there is no window between them.
+    """
+    last = load(end)
+    later = _running_mean(end, last)
+    nothing = {"mean": {name: torch.zeros_like(m) for name, m in later["mean"].items()}, "audio": 0.0}
+    earlier = nothing if start is None else _running_mean(start, load(start))
+    try:
+        weights = window(earlier, later)
+    except ValueError as error:
+        raise UserError(f"{start} to {end}: {error}") from error
+    # Buffers, which have no mean, are the student's.
+    last["teacher"]["module"] = {**last["student"], **weights}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save(out, last)
+    return (later["audio"] - earlier["audio"]) / 3600.0
+
+
+def _running_mean(path: Path, state: State) -> State:
+    if not state.get("running_mean"):
+        raise UserError(f"checkpoint {path} has no running mean: train with checkpoint.running_mean=true")
+    return state["running_mean"]
 
 
 class CheckpointFolder:

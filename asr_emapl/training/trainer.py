@@ -22,6 +22,7 @@ from asr_emapl.ema import EmaTeacher, unwrap
 from asr_emapl.errors import UserError
 from asr_emapl.models.contract import build_model
 from asr_emapl.pseudo_labels import EmaLabels, OracleLabels, Strategy
+from asr_emapl.running_mean import RunningMean
 from asr_emapl.scaling import AudioClock, Schedule
 from asr_emapl.scoring.wer import score
 from asr_emapl.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_state
@@ -98,6 +99,7 @@ class Trainer:
             self.teacher = EmaTeacher(model, half_life, order=config.teacher.order)
         except ValueError as error:
             raise UserError(f"teacher: {error}") from error
+        self.mean = RunningMean(model) if config.checkpoint.running_mean else None
         self.student = world.wrap(model)
         self.features = LogMel(config.features).to(world.device)
         bf16 = config.device.precision == "bf16"
@@ -169,6 +171,8 @@ class Trainer:
         result = self.train_step(batch)
         self.step += 1
         self.clock.advance(batch.samples)
+        if self.mean is not None and result.taken:
+            self.mean.update(batch.samples / SAMPLE_RATE_HZ)
         self.position = batch.after
         rho = self.teacher.rho(batch.samples / SAMPLE_RATE_HZ)
         self.log.step(self.step, self.clock.hours, batch.labelled, result, {"lr": rate, "rho": rho})
@@ -263,6 +267,7 @@ class Trainer:
             "teacher": self.teacher.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "strategy": self.strategy.state_dict() if self.strategy else {},
+            "running_mean": self.mean.state_dict() if self.mean else {},
             "clock": self.clock.state_dict(),
             "position": self.position.state_dict(),
             "step": self.step,
@@ -311,6 +316,8 @@ class Trainer:
             group.update(self.group)
         if self.strategy is not None and state["strategy"]:
             self.strategy.load_state_dict(state["strategy"])
+        if self.mean is not None and state.get("running_mean"):
+            self.mean.load_state_dict(state["running_mean"])
         self.clock.load_state_dict(state["clock"])
         self.position = MixPosition.from_state(state["position"])
         self.step = state["step"]
