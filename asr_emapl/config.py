@@ -21,6 +21,7 @@ from asr_emapl.errors import UserError
 from asr_emapl.models.contract import ModelConfig
 from asr_emapl.pseudo_labels import PseudoLabelConfig
 from asr_emapl.scaling import ScheduleConfig
+from asr_emapl.scaling.progressive import BatchSchedule
 from asr_emapl.training.optimizer import OptimizerConfig
 from asr_emapl.training.world import DeviceConfig
 
@@ -75,28 +76,33 @@ class RunConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     init: InitConfig = field(default_factory=InitConfig)
 
-    def batch_seconds(self, world_size: int) -> float:
-        """Padded seconds of a global batch.
+    def batches(self, world_size: int) -> BatchSchedule:
+        """Padded seconds of a global batch, over hours of audio.
 
         Raises:
-            UserError: batch.seconds is neither a positive number nor "auto".
+            UserError: batch.seconds is neither a positive number nor "auto", or batch.progressive is no list
+                of [from_hours, seconds] with rising hours.
         """
         seconds = self.batch.seconds
-        if seconds == "auto":
-            return world_size * self.device.max_seconds
         try:
-            number = float(seconds)  # YAML 1.1 takes 1e2 for a text
+            # YAML 1.1 takes 1e2 for a text.
+            first = world_size * self.device.max_seconds if seconds == "auto" else float(seconds)
         except ValueError:
-            number = math.nan
-        if not 0.0 < number < math.inf:
+            first = math.nan
+        if not 0.0 < first < math.inf:
             raise UserError(f"batch.seconds {seconds!r} is neither a positive number nor auto")
-        return number
+        if any(len(pair) != 2 for pair in self.batch.progressive):
+            raise UserError("batch.progressive: write [from_hours, seconds] pairs, for example [[20, 120]]")
+        try:
+            return BatchSchedule(first, tuple((hours, later) for hours, later in self.batch.progressive))
+        except ValueError as error:
+            raise UserError(f"batch.progressive: {error}") from error
 
-    def kappa(self, world_size: int) -> float:
-        """Batch over reference batch."""
+    def kappa(self, world_size: int, hours: float = 0.0) -> float:
+        """Batch over reference batch, once `hours` of audio have been consumed."""
         if not 0.0 < self.batch.reference_seconds < math.inf:
             raise UserError(f"batch.reference_seconds must be positive, not {self.batch.reference_seconds}")
-        return self.batch_seconds(world_size) / self.batch.reference_seconds
+        return self.batches(world_size).seconds(hours) / self.batch.reference_seconds
 
 
 # What a run can mean, where another number would come out as a traceback or as silence: key, least, most.

@@ -1,7 +1,7 @@
 """The plain mean of a run's weights, kept so that the average over any window can be taken afterwards.
 
 An EMA has to know its half-life beforehand. A running mean from the beginning does not: two of them, stored
-at two times, give the mean of what lies between (a device of icefall's; here weighted by audio, not by steps).
+at two times, give the mean of what lies between (a device of icefall; here weighted by audio, not by steps)
 """
 
 from __future__ import annotations

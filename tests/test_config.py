@@ -324,7 +324,7 @@ def test_a_checkpoints_config_from_before_a_key_existed_gets_the_default(plain):
 def test_kappa_is_batch_over_reference(plain):
     config = load_config(plain, ["batch.seconds=240", "batch.reference_seconds=60"])
     for world_size in (1, 8):
-        assert config.batch_seconds(world_size) == 240.0
+        assert config.batches(world_size).first == 240.0
         assert config.kappa(world_size) == 4.0
 
 
@@ -332,20 +332,20 @@ def test_an_auto_batch_grows_with_the_hardware(plain):
     config = load_config(
         plain, ["batch.seconds=auto", "device.max_seconds=30", "batch.reference_seconds=120"]
     )
-    assert [config.batch_seconds(n) for n in (1, 2, 8)] == [30.0, 60.0, 240.0]
+    assert [config.batches(n).first for n in (1, 2, 8)] == [30.0, 60.0, 240.0]
     assert [config.kappa(n) for n in (1, 4, 8)] == [0.25, 1.0, 2.0]
 
 
 def test_a_batch_written_with_an_exponent_is_a_number(tmp_path):
     """YAML 1.1 takes 1e2 for a text."""
-    assert load_config(written(tmp_path, "batch: {seconds: 1e2}")).batch_seconds(1) == 100.0
+    assert load_config(written(tmp_path, "batch: {seconds: 1e2}")).batches(1).first == 100.0
 
 
 @pytest.mark.parametrize("seconds", [0, -1.0, "lots", "", "Auto", math.nan, math.inf, "nan", "-5"])
 def test_a_batch_that_is_none(seconds):
     config = RunConfig()
     config.batch.seconds = seconds
-    for ask in (config.batch_seconds, config.kappa):
+    for ask in (config.batches, config.kappa):
         with pytest.raises(UserError, match=r"batch\.seconds"):
             ask(1)
 

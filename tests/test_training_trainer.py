@@ -189,6 +189,45 @@ def test_a_teacher_without_memory_is_the_student_that_its_order_looks_at(corpus,
         torch.testing.assert_close(teacher, seen, rtol=1e-5, atol=1e-6)
 
 
+PROGRESSIVE = ("batch.seconds=3", "batch.reference_seconds=3", "batch.progressive=[[0.006,6],[0.012,12]]")
+
+
+def test_a_progressive_batch_takes_its_hyper_parameters_from_the_reference(corpus, tmp_path, capsys):
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'run'}", "device.max_seconds=3", *PROGRESSIVE))
+    steps = [line for line in read_log(tmp_path / "run") if line["event"] == "step"]
+    rates = {}
+    for line, before in zip(steps[1:], steps, strict=False):
+        hours = before["hours"]
+        seconds = 3 if hours < 0.006 else 6 if hours < 0.012 else 12
+        assert (line["hours"] - hours) * 3600 <= seconds
+        rates.setdefault(seconds, set()).add(line["lr"])
+    assert {s: len(found) for s, found in rates.items()} == {3: 1, 6: 1, 12: 1}
+    base = rates[3].pop()
+    assert rates[6].pop() == pytest.approx(base * 2**0.5)
+    assert rates[12].pop() == pytest.approx(base * 2.0)
+    assert "batch 12 s, kappa 4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("hours", [0.005, 0.006, 0.009])
+def test_a_progressive_run_resumes_within_and_between_stages(corpus, tmp_path, hours):
+    overrides = ("hours=0.015", "validation.every_hours=0", "optimizer.rescale_moments=true", *PROGRESSIVE)
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'whole'}", *overrides))
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'two'}", *overrides, f"hours={hours}"))
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'two'}", *overrides))
+    assert losses(tmp_path / "two") == losses(tmp_path / "whole")
+
+
+def test_a_resume_at_another_batch_keeps_adams_bias_correction(corpus, tmp_path):
+    run, audio = f"run_dir={tmp_path / 'run'}", "batch.reference_seconds=3"
+    first = train(tiny_config(corpus, run, audio, "hours=0.005", "batch.seconds=3"))
+    second = train(tiny_config(corpus, run, audio, "hours=0.007", "batch.seconds=6"))
+    counts = [
+        torch.load(p, weights_only=True)["optimizer"]["state"][0]["step"].item() for p in (first, second)
+    ]
+    steps = torch.load(second, weights_only=True)["step"] - torch.load(first, weights_only=True)["step"]
+    assert counts[1] == counts[0] / 2 + steps
+
+
 def test_the_average_over_any_window_can_be_taken_afterwards(corpus, tmp_path):
     overrides = ("checkpoint.running_mean=true", "checkpoint.every_hours=0", "validation.every_hours=0")
     run = f"run_dir={tmp_path / 'run'}"
@@ -312,6 +351,8 @@ def test_auto_batch_is_what_the_devices_hold(corpus, tmp_path, capsys):
         (["teacher.schedule=linear"], "teacher.schedule 'linear'"),
         (["pseudo_labels.strategy=magic"], "magic"),
         (["batch.seconds=-1"], "batch.seconds"),
+        (["batch.progressive=[[1]]"], "batch.progressive: write"),
+        (["batch.progressive=[[2,12],[1,24]]"], "batch.progressive: 1 h does not come after 2 h"),
         (["device.name=tpu"], "tpu"),
         (["device.precision=fp8"], "fp8"),
         (["optimizer.name=lion"], "lion"),

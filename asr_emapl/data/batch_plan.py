@@ -7,7 +7,7 @@ divide it, so world size and memory never change which utterances are learned fr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -26,6 +26,8 @@ class BatchConfig:
     seconds: float | int | str = 60.0
     # The batch that the hyper-parameters were tuned at; kappa = seconds / reference_seconds.
     reference_seconds: float = 60.0
+    # Other batches later on, as [from_hours, seconds] pairs (Progressive Scaling).
+    progressive: list[list[float]] = field(default_factory=list)
     # Lengths are sorted after a random factor within 1 +- jitter: more padding, more varied company.
     jitter: float = 0.005
     # Utterances sorted together; a pool is what the shuffle keeps apart.

@@ -34,7 +34,7 @@ class Corpora:
                 that the tokenizer does not know.
         """
         notes: list[str] = []
-        limit = min(config.data.max_seconds, config.device.max_seconds, config.batch_seconds(world_size))
+        limit = min(config.data.max_seconds, config.device.max_seconds, config.batches(world_size).smallest)
         labelled = _within(
             _read(config.data.labelled, "data.labelled", True), "data.labelled", config, limit, notes
         )
@@ -50,9 +50,9 @@ class Corpora:
             corpora.validation[name] = read_manifest(Path(path), require_text=True)
         return corpora
 
-    def plan(self, config: RunConfig, world_size: int) -> MixPlan:
-        """The order of the global batches."""
-        batch_samples = round(config.batch_seconds(world_size) * SAMPLE_RATE_HZ)
+    def plan(self, config: RunConfig, batch_seconds: float) -> MixPlan:
+        """The order of global batches of `batch_seconds`."""
+        batch_samples = round(batch_seconds * SAMPLE_RATE_HZ)
 
         def one(corpus: Corpus, name: str) -> BatchPlan:
             seed = draw_seed(config.seed, name)

@@ -24,6 +24,7 @@ from asr_emapl.models.contract import build_model
 from asr_emapl.pseudo_labels import EmaLabels, OracleLabels, Strategy
 from asr_emapl.running_mean import RunningMean
 from asr_emapl.scaling import AudioClock, Schedule
+from asr_emapl.scaling.progressive import carry_over
 from asr_emapl.scoring.wer import score
 from asr_emapl.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_state
 from asr_emapl.training import checkpoint
@@ -63,6 +64,8 @@ class Trainer:
         self.folder = Path(config.run_dir)
         self.checkpoints = checkpoint.CheckpointFolder(self.folder / "checkpoints", config.checkpoint.keep)
         self.tokenizer = _tokenizer(config)
+        self.batches = config.batches(world.size)
+        # Of the optimizer's state; `_enter_stage` brings it to that of the batch in force.
         self.kappa = config.kappa(world.size)
         self.schedule = _schedule(config)
         self.clock, self.step, self.position = AudioClock(SAMPLE_RATE_HZ), 0, MixPosition()
@@ -80,6 +83,7 @@ class Trainer:
             )
         except OSError as error:
             raise UserError(f"run_dir {self.folder} cannot be written ({error.strerror})") from error
+        self._last: Path | None = None
 
     def _build(self) -> None:
         """Student, teacher, optimizer, strategy, and the step that moves them."""
@@ -120,7 +124,8 @@ class Trainer:
 
     def run(self) -> Path | None:
         """Train until the hours are used up or SIGTERM asks to stop; returns the last checkpoint."""
-        config, last = self.config, None
+        config = self.config
+        self._enter_stage()
         self._announce()
         if self.clock.hours >= config.hours:
             self.log.say(f"{self.folder} has had its {config.hours:g} h of audio: nothing to do")
@@ -130,29 +135,52 @@ class Trainer:
             _write_config(self.folder / "config.yaml", config)
         previous = signal.signal(signal.SIGTERM, self._ask_to_stop)
         try:
-            batches = steps(
-                self.corpora.dataset(config, self.world.rank, self.world.size),
-                self.corpora.plan(config, self.world.size),
-                self.position,
-                workers=config.data.workers,
-                pin_memory=self.world.device.type == "cuda",
-            )
-            while self.clock.hours < config.hours:
-                before = self.clock.samples
-                self._train_on(next(batches))
-                stop = self._asked_to_stop()
-                done = self.clock.hours >= config.hours
-                if done or self.clock.passed(config.validation.every_hours, before):
-                    self._validate()
-                if done or stop or self.clock.passed(config.checkpoint.every_hours, before):
-                    last = self._save()
-                if stop and not done:
-                    self.log.say(f"stopped by SIGTERM at {self.clock.hours:.3f} h; the same command goes on")
-                    break
+            stopped = False
+            while self.clock.hours < config.hours and not stopped:
+                stopped = self._run_stage()
         finally:
             signal.signal(signal.SIGTERM, previous)
             self.log.close()
-        return last
+        return self._last
+
+    def _run_stage(self) -> bool:
+        """Train at one batch until another is due or the hours are used up; True if SIGTERM stopped it."""
+        config, stop = self.config, False
+        self._enter_stage()
+        until = min(config.hours, self.batches.next_change(self.clock.hours))
+        batches = steps(
+            self.corpora.dataset(config, self.world.rank, self.world.size),
+            self.corpora.plan(config, self.batches.seconds(self.clock.hours)),
+            self.position,
+            workers=config.data.workers,
+            pin_memory=self.world.device.type == "cuda",
+        )
+        while self.clock.hours < until and not stop:
+            before = self.clock.samples
+            self._train_on(next(batches))
+            stop = self._asked_to_stop()
+            done = self.clock.hours >= config.hours
+            if done or self.clock.passed(config.validation.every_hours, before):
+                self._validate()
+            if done or stop or self.clock.passed(config.checkpoint.every_hours, before):
+                self._last = self._save()
+            if stop and not done:
+                self.log.say(f"stopped by SIGTERM at {self.clock.hours:.3f} h; the same command goes on")
+        return stop
+
+    def _enter_stage(self) -> None:
+        """Hyper-parameters of the batch in force, always from the reference; state from the batch before."""
+        optimizer = self.config.optimizer
+        kappa = self.config.kappa(self.world.size, self.clock.hours)
+        self.group, self.train_step.clip_norm = optimizer.scaled(kappa)
+        for group in self.optimizer.param_groups:
+            group.update(self.group)
+        if kappa != self.kappa:
+            if optimizer.rule == "full":
+                carry_over(self.optimizer, self.kappa, kappa, second_moments=optimizer.rescale_moments)
+            seconds = self.batches.seconds(self.clock.hours)
+            self.log.say(f"from {self.clock.hours:.3f} h on: batch {seconds:g} s, kappa {kappa:g}")
+        self.kappa = kappa
 
     def _train_on(self, batch: StepBatch) -> None:
         config = self.config
@@ -245,7 +273,7 @@ class Trainer:
         self.log.say(
             f"{self.folder}: {parameters / 1e6:.2f} M parameters, "
             f"{self.world.size} x {self.world.device.type}, "
-            f"batch {self.config.batch_seconds(self.world.size):g} s, kappa {self.kappa:g}, "
+            f"batch {self.batches.seconds(self.clock.hours):g} s, kappa {self.kappa:g}, "
             f"teacher half-life {self.teacher.half_life / 3600:g} h, from {self.clock.hours:.3f} h of audio"
         )
 
@@ -271,6 +299,7 @@ class Trainer:
             "clock": self.clock.state_dict(),
             "position": self.position.state_dict(),
             "step": self.step,
+            "kappa": self.kappa,
             "log_lines": self.log.lines,
             "tokenizer": self.tokenizer.state_dict(),
             "config": config_to_dict(self.config),
@@ -311,9 +340,7 @@ class Trainer:
         if not whole:
             return
         self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:
-            # What the config says now, at today's kappa, not what it said then.
-            group.update(self.group)
+        self.kappa = state.get("kappa", self.kappa)
         if self.strategy is not None and state["strategy"]:
             self.strategy.load_state_dict(state["strategy"])
         if self.mean is not None and state.get("running_mean"):
