@@ -36,20 +36,13 @@ class InitConfig:
 
 
 @dataclass
-class ValidationConfig:
-    """WER on the validation splits every so many hours of audio; 0: only at the end."""
+class IntervalConfig:
+    """What happens every so many hours of audio; 0: only at the end."""
 
     every_hours: float = 1.0
-
-
-@dataclass
-class CheckpointConfig:
-    """A checkpoint every so many hours of audio; 0: only at the end."""
-
-    every_hours: float = 1.0
-    # How many of the newest stay.
+    # Checkpoints only: how many of the newest stay.
     keep: int = 2
-    # Keep the mean of the weights too (float64), for `asr-emapl average`.
+    # Checkpoints only: with the mean of the weights so far (float64), for `asr-emapl average`.
     running_mean: bool = False
 
 
@@ -72,8 +65,8 @@ class RunConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
-    validation: ValidationConfig = field(default_factory=ValidationConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    validation: IntervalConfig = field(default_factory=IntervalConfig)
+    checkpoint: IntervalConfig = field(default_factory=IntervalConfig)
     init: InitConfig = field(default_factory=InitConfig)
 
     def batches(self, world_size: int) -> BatchSchedule:
