@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from asr_emapl.scaling.rules import half_life as half_life_of
-from asr_emapl.scaling.rules import momentum
+from asr_emapl.scaling.averages import half_life as half_life_of
+from asr_emapl.scaling.averages import momentum
 
 # When a step's student enters the average; see EmaTeacher.
 ORDERS = ("post", "pre", "midpoint")

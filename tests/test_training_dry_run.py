@@ -83,6 +83,9 @@ WORDS = {
     "beta ** kappa": lambda x, k: x**k,
     "rho ** kappa": lambda x, k: x**k,
     "1 - kappa (1 - beta)": lambda x, k: 1.0 - k * (1.0 - x),
+    "kappa momentum_decay: it counts steps": lambda x, k: x * k,
+    "eps / kappa": lambda x, k: x / k,
+    "a / kappa ** 2": lambda x, k: x / k**2,
 }
 
 
@@ -94,7 +97,7 @@ def as_the_words_say(row, x, kappa):
     return WORDS[row.rule](x, kappa)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "nadam", "radam", "adagrad"])
 @pytest.mark.parametrize("form", ["power", "linear"])
 @pytest.mark.parametrize("rule", ["full", "none"])
 @pytest.mark.parametrize("kappa", [0.25, 1.0, 2.0, 9.0])
@@ -109,12 +112,21 @@ def test_the_numbers_do_what_the_words_say(name, form, rule, kappa):
         assert numbers(row.scaled) == pytest.approx(expected, rel=2e-3), row.name
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "nadam", "radam", "adagrad"])
 def test_the_table_tells_all_of_the_optimizer(name):
     optimizer = OptimizerConfig(name=name)
     rows, _ = table(run_config(optimizer=optimizer), 200.0)
     assert {key.replace("_", " ") for key in optimizer.reference_group()} <= rows.keys()
-    assert ("betas" in rows) == (name != "sgd")
+    assert ("betas" in rows) == (name not in ("sgd", "adagrad"))
+
+
+def test_a_noise_share_is_told_where_it_counts():
+    rows, _ = table(run_config(optimizer=OptimizerConfig(noise_share=0.5, weight_decay=0.1)), 400.0)
+    told = {name for name, row in rows.items() if "noise share of 0.5" in row.rule}
+    assert told == {"lr", "eps", "weight decay", "clip norm"}
+    assert numbers(rows["lr"].scaled)[0] == pytest.approx(1e-3 * 4 / (4 / 2.5) ** 0.5, rel=1e-3)
+    sgd, _ = table(run_config(optimizer=OptimizerConfig(name="sgd", noise_share=0.5)), 400.0)
+    assert [name for name, row in sgd.items() if "noise share" in row.rule] == ["clip norm"]
 
 
 def test_rule_none_keeps_the_optimizer_but_not_the_teacher():

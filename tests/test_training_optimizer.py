@@ -12,8 +12,19 @@ from asr_emapl.errors import UserError
 from asr_emapl.scaling import scale_hyperparameters
 from asr_emapl.training.optimizer import OptimizerConfig, build_optimizer
 
-NAMES = ["adamw", "adam", "sgd"]
-KAPPA = st.floats(0.05, 50.0)
+CLASSES = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+    "nadam": torch.optim.NAdam,
+    "radam": torch.optim.RAdam,
+    "adagrad": torch.optim.Adagrad,
+}
+NAMES = list(CLASSES)
+# Those that torch has in one pass over memory.
+FUSED = {"adamw", "adam", "sgd", "adagrad"}
+# RAdam with the default betas takes no more than 20.
+KAPPA = st.floats(0.05, 19.0)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -28,7 +39,7 @@ def test_elsewhere_it_is_the_optimizers_own_rule(name, kappa):
     config = OptimizerConfig(name=name, weight_decay=0.01)
     group, _ = config.scaled(kappa)
     assert group == scale_hyperparameters(name, config.reference_group(), kappa)
-    assert group["lr"] != config.lr or kappa == 1.0
+    assert group["lr"] != config.lr or kappa == 1.0 or name == "adagrad"
 
 
 def test_adamw_at_four_times_the_batch():
@@ -38,6 +49,29 @@ def test_adamw_at_four_times_the_batch():
     assert group["betas"] == pytest.approx((0.9**4, 0.98**4))
     assert group["eps"] == pytest.approx(5e-9)
     assert clip_norm == pytest.approx(1.0)
+
+
+def test_nadam_at_four_times_the_batch():
+    group, _ = OptimizerConfig(name="nadam", lr=1e-3, weight_decay=0.1, momentum_decay=0.01).scaled(4.0)
+    assert group["lr"] == pytest.approx(2e-3)
+    assert group["momentum_decay"] == pytest.approx(0.04)
+    # L2, not decoupled: what torch's NAdam does unless told otherwise.
+    assert group["weight_decay"] == 0.1
+
+
+def test_adagrad_at_four_times_the_batch():
+    config = OptimizerConfig(name="adagrad", lr=0.1, eps=1e-4, initial_accumulator_value=0.16)
+    group, clip_norm = config.scaled(4.0)
+    assert group == pytest.approx(
+        {"lr": 0.1, "weight_decay": 0.0, "eps": 0.25e-4, "initial_accumulator_value": 0.01}
+    )
+    assert clip_norm == pytest.approx(0.5)
+
+
+def test_the_form_of_betas_is_nothing_to_those_without():
+    for name in ("sgd", "adagrad"):
+        linear = OptimizerConfig(name=name, beta_form="linear")
+        assert linear.scaled(64.0) == OptimizerConfig(name=name).scaled(64.0)
 
 
 def test_no_clipping_stays_no_clipping():
@@ -59,10 +93,14 @@ def test_scaling_does_not_touch_the_config():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (OptimizerConfig(name="adagrad"), "optimizer.name 'adagrad' is none of adamw, adam, sgd"),
+        (
+            OptimizerConfig(name="lion"),
+            "optimizer.name 'lion' is none of adamw, adam, sgd, nadam, radam, adagrad",
+        ),
         (OptimizerConfig(rule="half"), "optimizer.rule 'half' is neither full nor none"),
         (OptimizerConfig(beta_form="cubic"), "optimizer: beta form 'cubic'"),
         (OptimizerConfig(beta_form="linear"), "kappa must stay below 10, or use the power form"),
+        (OptimizerConfig(name="radam", betas=[0.9, 0.97]), "kappa must stay below 13.3"),
     ],
 )
 def test_what_the_user_can_mend_is_a_user_error(config, message):
@@ -88,6 +126,10 @@ def test_an_impossible_kappa_is_a_user_error(kappa):
         OptimizerConfig(betas=[0.9]),
         OptimizerConfig(betas=[0.9, 1.5]),
         OptimizerConfig(name="sgd", momentum=-0.9),
+        OptimizerConfig(name="nadam", betas=[0.9]),
+        OptimizerConfig(name="nadam", momentum_decay=-1.0),
+        OptimizerConfig(name="radam", eps=-1.0),
+        OptimizerConfig(name="adagrad", initial_accumulator_value=-1.0),
     ],
 )
 def test_values_that_torch_refuses_are_a_user_error(config):
@@ -98,9 +140,7 @@ def test_values_that_torch_refuses_are_a_user_error(config):
 # The torch optimizer.
 
 
-@pytest.mark.parametrize(
-    ("name", "cls"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)]
-)
+@pytest.mark.parametrize(("name", "cls"), CLASSES.items())
 def test_the_optimizer_carries_the_scaled_values_for_all_parameters(name, cls):
     model, config = nn.Linear(3, 2), OptimizerConfig(name=name, weight_decay=0.01)
     optimizer = build_optimizer(model, config, 4.0)
@@ -109,7 +149,7 @@ def test_the_optimizer_carries_the_scaled_values_for_all_parameters(name, cls):
     assert [id(p) for p in group["params"]] == [id(p) for p in model.parameters()]
     expected, _ = config.scaled(4.0)
     assert {key: group[key] for key in expected} == expected
-    assert group["fused"]
+    assert group.get("fused", False) == (name in FUSED)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -152,9 +192,11 @@ def course(config, kappa, samples=4800, every=480):
     return torch.tensor(means)
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
-def test_the_course_over_samples_is_the_same_at_another_batch_with_the_rule_and_not_without(name):
-    config = OptimizerConfig(name=name, lr=2e-3 if name == "adamw" else 2e-5, betas=[0.9, 0.98])
+@pytest.mark.parametrize(
+    ("name", "lr"), [("adamw", 2e-3), ("sgd", 2e-5), ("nadam", 2e-3), ("radam", 2e-3), ("adagrad", 0.1)]
+)
+def test_the_course_over_samples_is_the_same_at_another_batch_with_the_rule_and_not_without(name, lr):
+    config = OptimizerConfig(name=name, lr=lr, betas=[0.9, 0.98], initial_accumulator_value=1e4)
     unscaled = OptimizerConfig(**(vars(config) | {"rule": "none"}))
     reference = course(config, 1)
     assert reference[-1] < 0.7
@@ -162,3 +204,12 @@ def test_the_course_over_samples_is_the_same_at_another_batch_with_the_rule_and_
     without = (course(unscaled, 8) - reference).abs().max()
     assert with_rule < 0.03
     assert without > 5 * with_rule
+
+
+def test_the_noise_share_goes_into_lr_and_clip_norm():
+    base, clip = OptimizerConfig(noise_share=1.0).scaled(16.0)
+    assert (base["lr"], clip) == pytest.approx((4e-3, 0.25))
+    smooth, clip = OptimizerConfig(noise_share=0.0).scaled(16.0)
+    assert (smooth["lr"], clip) == pytest.approx((16e-3, 1.0))
+    with pytest.raises(UserError, match=r"optimizer: noise share 2.0 lies outside"):
+        OptimizerConfig(noise_share=2.0).scaled(16.0)

@@ -6,23 +6,25 @@ optimizer's own rule, so that training at equal *data consumed* stays the same. 
 and nothing but torch is imported: use it for any model that has a moving average.
 """
 
+from asr_emapl.scaling.averages import half_life, momentum, scale_batch_norm_momentum, scale_momentum
 from asr_emapl.scaling.clock import AudioClock
-from asr_emapl.scaling.rules import (
-    half_life,
-    momentum,
-    scale_clip_norm,
-    scale_hyperparameters,
-    scale_momentum,
-)
+from asr_emapl.scaling.noise import gain, scale_clip_norm, scale_noise_share
+from asr_emapl.scaling.progressive import BatchSchedule, carry_over
+from asr_emapl.scaling.rules import scale_hyperparameters
 from asr_emapl.scaling.schedule import Schedule, ScheduleConfig
 
 __all__ = [
     "AudioClock",
+    "BatchSchedule",
     "Schedule",
     "ScheduleConfig",
+    "carry_over",
+    "gain",
     "half_life",
     "momentum",
+    "scale_batch_norm_momentum",
     "scale_clip_norm",
     "scale_hyperparameters",
     "scale_momentum",
+    "scale_noise_share",
 ]

@@ -35,8 +35,20 @@ _IN_WORDS = {
     "sgd": _LINEAR,
     "adam": _SQUARE_ROOT,
     "adamw": _SQUARE_ROOT | {"weight_decay": "sqrt(kappa) wd, so that lr wd grows by kappa"},
+    "nadam": _SQUARE_ROOT | {"momentum_decay": "kappa momentum_decay: it counts steps"},
+    "radam": _SQUARE_ROOT,
+    "adagrad": {
+        "lr": "unchanged: the sum of squares shrinks by kappa ** 2 in its place",
+        "eps": "eps / kappa",
+        "initial_accumulator_value": "a / kappa ** 2",
+        "weight_decay": "unchanged: L2, a part of the gradient",
+    },
 }
-_NAMES = {"weight_decay": "weight decay"}
+_NAMES = {
+    "weight_decay": "weight decay",
+    "momentum_decay": "momentum decay",
+    "initial_accumulator_value": "initial accumulator value",
+}
 
 
 @dataclass(frozen=True)
@@ -132,6 +144,13 @@ def _optimizer_rows(config: RunConfig, group: dict[str, Any], clip_norm: float) 
     if optimizer.beta_form == "linear" and "betas" in words:
         words["betas"] = "1 - kappa (1 - beta)"
     clip_words = "C / sqrt(kappa)" if optimizer.clip_norm > 0.0 else "no clipping"
+    if optimizer.noise_share < 1.0:
+        # Which of them: those that scale with more than a power of kappa alone, that is with the noise.
+        told = f"by the gain at a noise share of {optimizer.noise_share:g} (scaling.noise)"
+        noisy = {"lr", "eps", "initial_accumulator_value"} if optimizer.name != "sgd" else set()
+        noisy |= {"weight_decay"} if optimizer.name == "adamw" else set()
+        words |= dict.fromkeys(noisy & words.keys(), told)
+        clip_words = told if optimizer.clip_norm > 0.0 else clip_words
     if optimizer.rule == "none":
         words = dict.fromkeys(words, "unchanged: optimizer.rule is none")
         clip_words = "unchanged: optimizer.rule is none"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,16 @@ from torch import nn
 
 from asr_emapl.errors import UserError
 from asr_emapl.scaling import scale_clip_norm, scale_hyperparameters
+
+_CLASSES: dict[str, type[torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+    "nadam": torch.optim.NAdam,
+    "radam": torch.optim.RAdam,
+    "adagrad": torch.optim.Adagrad,
+}
+_WITH_BETAS = ("adamw", "adam", "nadam", "radam")
 
 
 @dataclass
@@ -20,14 +31,25 @@ class OptimizerConfig:
     lr: float = 1e-3
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
     eps: float = 1e-8
+    # Decoupled from the gradient by adamw, L2 elsewhere.
     weight_decay: float = 0.0
     # SGD's heavy-ball momentum.
     momentum: float = 0.9
-    # Gradient norm at the reference batch, C / sqrt(kappa) at another; 0: no clipping.
+    # NAdam's: its momentum rises from beta1 / 2 to beta1 as 0.96 ** (reference steps * momentum_decay) falls.
+    momentum_decay: float = 4e-3
+    # Adagrad's: what its sum of squares starts from.
+    initial_accumulator_value: float = 0.0
+    # Gradient norm at the reference batch, scaled as the gradient's noise is; 0: no clipping.
     clip_norm: float = 1.0
+    # Share of noise in the gradient's mean square at the reference batch (see scaling.noise). 1: nothing but
+    # noise, the published square-root rule; below, lr grows faster than by sqrt(kappa).
+    noise_share: float = 1.0
     # full: the optimizer's rule; none: leave all as it is (to see what that does).
     rule: str = "full"
+    # How betas scale, where there are any: power or linear.
     beta_form: str = "power"
+    # When the batch changes: take second moments to the new noise level (see scaling.progressive).
+    rescale_moments: bool = False
 
     def reference_group(self) -> dict[str, Any]:
         """The torch param group at the reference batch.
@@ -35,14 +57,20 @@ class OptimizerConfig:
         Raises:
             UserError: an optimizer this trainer does not know.
         """
-        common = {"lr": self.lr, "weight_decay": self.weight_decay}
-        if self.name in ("adam", "adamw"):
+        if self.name not in _CLASSES:
+            raise UserError(f"optimizer.name {self.name!r} is none of {', '.join(_CLASSES)}")
+        group: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
+        if self.name in _WITH_BETAS:
             if len(self.betas) != 2:
                 raise UserError(f"optimizer.betas takes two numbers, not {len(self.betas)}")
-            return common | {"betas": tuple(self.betas), "eps": self.eps}
+            group |= {"betas": tuple(self.betas), "eps": self.eps}
         if self.name == "sgd":
-            return common | {"momentum": self.momentum}
-        raise UserError(f"optimizer.name {self.name!r} is none of adamw, adam, sgd")
+            group["momentum"] = self.momentum
+        if self.name == "nadam":
+            group["momentum_decay"] = self.momentum_decay
+        if self.name == "adagrad":
+            group |= {"eps": self.eps, "initial_accumulator_value": self.initial_accumulator_value}
+        return group
 
     def scaled(self, kappa: float) -> tuple[dict[str, Any], float]:
         """The param group and the clipping threshold at `kappa` times the reference batch.
@@ -55,18 +83,25 @@ class OptimizerConfig:
             return group, self.clip_norm
         if self.rule != "full":
             raise UserError(f"optimizer.rule {self.rule!r} is neither full nor none")
+        # As `betas` itself, their form matters to those only that have them.
+        beta_form = self.beta_form if self.name in _WITH_BETAS else "power"
         try:
-            group = scale_hyperparameters(self.name, group, kappa, beta_form=self.beta_form)
+            group = scale_hyperparameters(
+                self.name, group, kappa, beta_form=beta_form, noise_share=self.noise_share
+            )
+            clip_norm = scale_clip_norm(self.clip_norm, kappa, noise_share=self.noise_share)
         except ValueError as error:
             raise UserError(f"optimizer: {error}") from error
-        return group, scale_clip_norm(self.clip_norm, kappa)
+        return group, clip_norm
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig, kappa: float) -> torch.optim.Optimizer:
-    """The torch optimizer, scaled; its fused form, which does a step in one pass over memory."""
-    classes = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+    """The torch optimizer, scaled; in its fused form, a step in one pass over memory, where it has one."""
     group, _ = config.scaled(kappa)
+    cls = _CLASSES[config.name]
+    if "fused" in inspect.signature(cls).parameters:
+        group["fused"] = True
     try:
-        return classes[config.name](model.parameters(), fused=True, **group)
+        return cls(model.parameters(), **group)
     except ValueError as error:
         raise UserError(f"optimizer: {error}") from error
