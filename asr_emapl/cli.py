@@ -230,6 +230,38 @@ def scale(
         print(f"warning: {warning}")
 
 
+@app.command()
+def noise(
+    run: Annotated[Path, typer.Argument(help="Run directory, trained with optimizer.noise_every_steps.")],
+    from_hours: Annotated[float, typer.Option(help="Of audio: leave out what was before.")] = 0.0,
+) -> None:
+    """How much of the gradient is noise, and so how far the batch can still grow.
+
+    Example: `asr-emapl noise runs/mini --from-hours 20`
+    """
+    from asr_emapl.config import load_config
+    from asr_emapl.training.gradient_noise import read
+    from asr_emapl.training.log import read_steps
+
+    config = load_config(run / "config.yaml")
+    steps = [step for step in read_steps(run) if step["hours"] >= from_hours]
+    if config.batch.progressive or config.batch.seconds == "auto":
+        raise UserError(f"{run}: noise is read from a run with one batch, batch.seconds")
+    reading = read(steps, config.batches(1).first, config.batch.reference_seconds)
+    batch, reference = f"at {reading.batch_seconds:g} s a step", f"at {reading.reference_seconds:g} s a step"
+    rows = [
+        ["noise in the gradient's mean square", f"{reading.share:.3f}", batch],
+        [
+            "batch at which noise and gradient are equal",
+            f"{reading.noise_scale_seconds:.4g} s",
+            "noise scale",
+        ],
+        ["optimizer.noise_share", f"{reading.reference_share:.3f}", reference],
+        ["measured steps", f"{reading.steps}", ""],
+    ]
+    _print_table(["", "", ""], rows)
+
+
 @app.command("check-model")
 def check_model(
     target: Annotated[str, typer.Argument(help="package.module:Class")],

@@ -140,6 +140,19 @@ def test_two_processes_give_the_loss_trace_of_one(corpus, tmp_path):
     assert last[0][-1].keys() == last[1][-1].keys()
 
 
+def test_measured_noise_leaves_the_loss_trace_of_two_processes(corpus, tmp_path):
+    overrides = ("hours=0.008", "validation.every_hours=0", "device.max_seconds=3")
+    run = launch(corpus, tmp_path / "two", *overrides, "optimizer.noise_every_steps=3", processes=2)
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'one'}", *overrides))
+    finish(run)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
+    steps = [line for line in read_log(tmp_path / "two") if line["event"] == "step"]
+    told = [line for line in steps if "gradient_noise" in line]
+    assert len(told) >= len(steps) // 3
+    for line in told:
+        assert line["gradient_noise"][1] == pytest.approx(line["gradient_norm"] ** 2)
+
+
 def test_more_processes_than_utterances_in_a_batch(corpus, tmp_path):
     overrides = ("hours=0.004", "batch.seconds=2", "batch.reference_seconds=2", "validation.every_hours=0")
     several = launch(corpus, tmp_path / "three", *overrides, processes=3)
@@ -337,7 +350,11 @@ def test_auto_batch_is_what_the_devices_hold(corpus, tmp_path, capsys):
             corpus, f"run_dir={tmp_path}", "hours=0.003", "batch.seconds=auto", "device.max_seconds=12"
         )
     )
-    assert "batch 12 s, kappa 2" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "batch 12 s, kappa 2" in told
+    assert "warning: kappa (1 - rho) is 0.4126" in told
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'reference'}", "hours=0.003"))
+    assert "warning" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
+from asr_emapl.errors import UserError
 from asr_emapl.training.step import StepResult
 
 
@@ -70,6 +71,8 @@ class RunLog:
             record["dropped"] = dict(sorted(result.dropped.items()))
         if result.confidence is not None:
             record |= {"confidence": result.confidence, "nonempty": result.nonempty}
+        if result.noise is not None:
+            record["gradient_noise"] = [result.noise.variance, result.noise.mean_square]
         self._write(record)
         self._recent.append((labelled, result))
         now = time.monotonic()
@@ -147,6 +150,20 @@ class RunLog:
     def _write(self, record: dict[str, Any]) -> None:
         self._file.write(json.dumps(_strict(record), allow_nan=False) + "\n")
         self.lines += 1
+
+
+def read_steps(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run's steps; a last line that is not whole yet is left out.
+
+    Raises:
+        UserError: the folder has no log.
+    """
+    try:
+        lines = (folder / "log.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    except OSError as error:
+        raise UserError(f"run directory {folder}: log.jsonl cannot be read ({error.strerror})") from error
+    records = [json.loads(line) for line in lines]
+    return [record for record in records if record.get("event") == "step"]
 
 
 def _open_at(path: Path, lines: int) -> TextIO:

@@ -44,6 +44,8 @@ class OptimizerConfig:
     # Share of noise in the gradient's mean square at the reference batch (see scaling.noise). 1: nothing but
     # noise, the published square-root rule; below, lr grows faster than by sqrt(kappa).
     noise_share: float = 1.0
+    # Measure that share every so many steps, for `asr-emapl noise`; 0: never (see training.gradient_noise).
+    noise_every_steps: int = 0
     # full: the optimizer's rule; none: leave all as it is (to see what that does).
     rule: str = "full"
     # How betas scale, where there are any: power or linear.

@@ -19,6 +19,7 @@ from asr_emapl.audio.features import LogMel
 from asr_emapl.data.loader import MicroBatch, StepBatch
 from asr_emapl.ema import EmaTeacher, unwrap
 from asr_emapl.pseudo_labels import PseudoLabelConfig, Strategy, Unlabelled, rejection
+from asr_emapl.training.gradient_noise import GradientNoise, estimate, square_norm
 from asr_emapl.training.world import World
 
 
@@ -46,6 +47,8 @@ class StepResult:
     nonempty: float | None = None
     # Whether the optimizer and the teacher moved.
     taken: bool = True
+    # If it was asked for and could be told.
+    noise: GradientNoise | None = None
 
 
 # Dropped utterances are reduced over ranks by this order.
@@ -79,7 +82,7 @@ class TrainStep:
         self.strategy, self.pseudo_labels = strategy, pseudo_labels
         self.clip_norm, self.bf16 = clip_norm, bf16
 
-    def __call__(self, batch: StepBatch) -> StepResult:
+    def __call__(self, batch: StepBatch, *, measure_noise: bool = False) -> StepResult:
         """Train on one global batch, of which `batch` is this rank's share."""
         result = StepResult(0.0, 0.0, 0, 0)
         if not batch.labelled:
@@ -94,8 +97,13 @@ class TrainStep:
             result.taken = False
             return result
         self.optimizer.zero_grad(set_to_none=True)
-        self._forward_backward(work, result)
+        parts = self._forward_backward_in_parts(work, result) if measure_noise else None
+        if parts is None:
+            self._forward_backward(work, result)
         result.taken = self._clip(result)
+        if parts:
+            squares, counts = zip(*parts, strict=True)
+            result.noise = estimate(squares, counts, result.gradient_norm**2)
         if result.taken:
             seconds = batch.samples / SAMPLE_RATE_HZ
             self.teacher.before_step(seconds)
@@ -166,6 +174,28 @@ class TrainStep:
             total += loss.detach()
         result.loss = self.world.sum([total.item()])[0] / result.utterances
 
+    def _forward_backward_in_parts(self, work: list[Targets], result: StepResult) -> list[tuple[float, int]]:
+        """As `_forward_backward`; returns the square norm and the utterances of each part, over all ranks."""
+        if self.world.size == 1 and len(work) == 1:
+            work = [half for half in _halves(work[0]) if half.tokens]
+        parameters = [p for p in self.student.parameters() if p.requires_grad]
+        total, parts = torch.zeros((), device=self.world.device), []
+        whole = [torch.zeros_like(p) for p in parameters]
+        for targets in work:
+            with contextlib.nullcontext() if self.world.size == 1 else self.student.no_sync():  # type: ignore[operator]
+                loss = self._loss(targets)
+                (loss / result.utterances).backward()
+            total += loss.detach()
+            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+            parts.append((square_norm(gradients), len(targets.tokens)))
+            torch._foreach_add_(whole, gradients)
+            self.optimizer.zero_grad(set_to_none=True)
+        self.world.sum_tensors(whole)
+        for parameter, gradient in zip(parameters, whole, strict=True):
+            parameter.grad = gradient
+        result.loss = self.world.sum([total.item()])[0] / result.utterances
+        return [part for of_rank in self.world.gather(parts) for part in of_rank]
+
     def _loss(self, targets: Targets) -> Tensor:
         """Sum of CTC losses over the utterances of a micro-batch (Graves et al. 2006)."""
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16):
@@ -198,6 +228,14 @@ class TrainStep:
         norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), limit)
         result.gradient_norm = float(norm)
         return bool(torch.isfinite(norm))
+
+
+def _halves(targets: Targets) -> tuple[Targets, Targets]:
+    """Every second utterance, so that both have the like lengths."""
+    return (
+        Targets(targets.features_BTF[::2], targets.lengths_B[::2], targets.tokens[::2]),
+        Targets(targets.features_BTF[1::2], targets.lengths_B[1::2], targets.tokens[1::2]),
+    )
 
 
 def alignable(tokens: list[int], frames: int) -> bool:

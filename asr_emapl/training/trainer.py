@@ -29,6 +29,7 @@ from asr_emapl.scoring.wer import score
 from asr_emapl.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_state
 from asr_emapl.training import checkpoint
 from asr_emapl.training.corpora import Corpora
+from asr_emapl.training.dry_run import dry_run
 from asr_emapl.training.log import RunLog
 from asr_emapl.training.optimizer import build_optimizer
 from asr_emapl.training.step import StepResult, TrainStep
@@ -180,7 +181,8 @@ class Trainer:
                 carry_over(self.optimizer, self.kappa, kappa, second_moments=optimizer.rescale_moments)
             seconds = self.batches.seconds(self.clock.hours)
             self.log.say(f"from {self.clock.hours:.3f} h on: batch {seconds:g} s, kappa {kappa:g}")
-        self.kappa = kappa
+            self.kappa = kappa
+            self._advise()
 
     def _train_on(self, batch: StepBatch) -> None:
         config = self.config
@@ -196,7 +198,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         student.train()
-        result = self.train_step(batch)
+        every = config.optimizer.noise_every_steps
+        result = self.train_step(batch, measure_noise=every > 0 and self.step % every == 0)
         self.step += 1
         self.clock.advance(batch.samples)
         if self.mean is not None and result.taken:
@@ -276,6 +279,13 @@ class Trainer:
             f"batch {self.batches.seconds(self.clock.hours):g} s, kappa {self.kappa:g}, "
             f"teacher half-life {self.teacher.half_life / 3600:g} h, from {self.clock.hours:.3f} h of audio"
         )
+        self._advise()
+
+    def _advise(self) -> None:
+        """Say where the rule leaves its range; at the reference batch there is no rule to leave."""
+        if self.kappa != 1.0 and self.config.optimizer.rule == "full":
+            for warning in dry_run(self.config, self.batches.seconds(self.clock.hours))[1]:
+                self.log.say(f"warning: {warning}")
 
     # Stopping and going on.
 

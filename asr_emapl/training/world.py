@@ -89,6 +89,12 @@ class World:
         dist.all_reduce(tensor)
         return tensor.tolist()
 
+    def sum_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Each tensor becomes its sum over all processes, in place."""
+        if self.size > 1:
+            for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
+                work.wait()
+
     def gather(self, value: T) -> list[T]:
         """Everybody's `value`, in rank order, on every process."""
         if self.size == 1:
