@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -102,9 +103,12 @@ def measure(options: dict[str, int], device: torch.device, rounds: int) -> tuple
         except ImportError as error:
             print(f"{name}: left out ({error})")
     times: dict[str, list[float]] = {name: [] for name in updates}
+    order = list(updates)
     for turn in range(rounds + 3):
-        for name, update in updates.items():
-            taken = seconds(update, device)
+        # Whoever follows another finds the student in the caches.
+        random.shuffle(order)
+        for name in order:
+            taken = seconds(updates[name], device)
             if turn >= 3:  # the first ones allocate and warm up
                 times[name].append(taken)
     count = sum(p.numel() for p in model.parameters())

@@ -1,0 +1,187 @@
+"""Runs at several batches from one seed, and how far their curves leave that of the reference batch.
+
+After section 3.3 of Busbridge et al., "How to Scale Your EMA" (pseudo-labels), and section 3.2 (averages of a
+supervised run), at another scale and with another model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from distance import REFERENCE, compare, print_tables, spread
+
+from asr_emapl.config import RunConfig, load_config
+from asr_emapl.errors import UserError
+from asr_emapl.training.gradient_noise import read
+from asr_emapl.training.log import read_steps
+
+# Points on each curve.
+VALIDATIONS = 8
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: what it is called, and what it changes in the config."""
+
+    name: str
+    overrides: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Its run directory."""
+        return Path("runs") / self.name
+
+
+@dataclass(frozen=True)
+class Scan:
+    """All runs of a scan. `reference` is the config at kappa 1, `hours` the audio of a run after the seed."""
+
+    reference: RunConfig
+    hours: float
+    kappas: Sequence[float]
+    seeds: int
+
+    @property
+    def start_hours(self) -> float:
+        """Where the seed ends."""
+        return self.reference.pseudo_labels.start_hours
+
+    def half_life(self, kappa: float, scaled: bool) -> str:
+        """The teacher's half-life: kept in audio, which is the rule, or in steps.
+
+        A rho that stays as it was at kappa times the audio has kappa times the half-life.
+        """
+        seconds = self.reference.batch.reference_seconds
+        hours = self.reference.teacher.half_life_seconds(seconds) / 3600.0
+        return f"teacher.half_life_hours={hours * (1.0 if scaled else kappa)!r}"
+
+    def seed(self) -> Run:
+        """The supervised run that all others start from."""
+        return Run("seed", (f"hours={self.start_hours!r}", "pseudo_labels.strategy=none"))
+
+    def references(self) -> Iterator[Run]:
+        """Kappa 1, several seeds, with the noise of the gradient measured."""
+        for system in ("ema", "supervised"):
+            for seed in range(self.seeds):
+                noise = "optimizer.noise_every_steps=10"
+                yield self._run(f"{system}-{REFERENCE}-seed{seed}", system, 1.0, f"seed={seed}", noise)
+
+    def others(self, noise_share: float) -> Iterator[Run]:
+        """Every other kappa in every mode, and the progressive run."""
+        modes = {
+            "full": (True, ()),
+            "noise": (True, (f"optimizer.noise_share={noise_share!r}",)),
+            "optimizer": (False, ()),
+            "nothing": (False, ("optimizer.rule=none",)),
+        }
+        for system in ("ema", "supervised"):
+            for kappa in self.kappas:
+                for mode, (rho, more) in modes.items():
+                    yield self._run(f"{system}-{mode}-kappa{kappa:g}", system, kappa, *more, rho_scaled=rho)
+        stages = sorted(k for k in self.kappas if k > 1.0)[-2:]
+        seconds = self.reference.batch.reference_seconds
+        steps = [
+            [self.start_hours + self.hours * (i + 1) / (len(stages) + 1), k * seconds]
+            for i, k in enumerate(stages)
+        ]
+        if steps:
+            yield self._run("ema-progressive", "ema", 1.0, f"batch.progressive={steps}".replace(" ", ""))
+
+    def _run(self, name: str, system: str, kappa: float, *more: str, rho_scaled: bool = True) -> Run:
+        strategy = "ema" if system == "ema" else "none"
+        return Run(
+            name,
+            (
+                f"hours={self.start_hours + self.hours!r}",
+                f"validation.every_hours={self.hours / VALIDATIONS!r}",
+                f"pseudo_labels.strategy={strategy}",
+                f"batch.seconds={kappa * self.reference.batch.reference_seconds!r}",
+                "teacher.rho=null",
+                self.half_life(kappa, rho_scaled),
+                f"init.checkpoint={newest(Path('runs/seed'))}",
+                *more,
+            ),
+        )
+
+
+def newest(run: Path) -> Path:
+    """A run's last checkpoint."""
+    return sorted((run / "checkpoints").glob("step-*.pt"))[-1]
+
+
+def train(run: Run, config: Path, overrides: Sequence[str]) -> None:
+    """Train, or go on, or find that there is nothing to do; what it says goes to runs/NAME.log.
+
+    Raises:
+        UserError: it failed; with the last line of its log.
+    """
+    Path("runs").mkdir(exist_ok=True)
+    log = run.folder.with_suffix(".log")
+    constant = ("schedule.decay_from_hours=-1", "checkpoint.keep=1")
+    changes = (*constant, *overrides, *run.overrides, f"run_dir={run.folder}")
+    command = [sys.executable, "-m", "asr_emapl", "train", "--config", str(config), *changes]
+    with log.open("a") as file:
+        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+    if code:
+        lines = log.read_text().splitlines() or ["no word of why"]
+        raise UserError(f"run {run.name} failed: {lines[-1]}")
+    print(f"{run.name}: done", flush=True)
+
+
+def measured_noise(runs: Sequence[Run], config: RunConfig) -> float:
+    """The share of noise in the gradient at the reference batch, from the runs with pseudo-labels."""
+    seconds = config.batch.reference_seconds
+    steps = [step for run in runs if run.name.startswith("ema") for step in read_steps(run.folder)]
+    return read(steps, seconds, seconds).share
+
+
+def report(references: Sequence[Run], others: Sequence[Run]) -> None:
+    """Each run against the references of its system, and these against each other."""
+    runs, seeds = [], []
+    for system in ("ema", "supervised"):
+        base = [r.folder for r in references if r.name.startswith(system)]
+        seeds += spread(base)
+        for run in others:
+            if run.name.startswith(system):
+                runs += compare(run.name, run.folder, base)
+    print_tables(runs, seeds)
+
+
+def main() -> None:
+    """Train all, print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--hours", type=float, default=4.0)
+    parser.add_argument("--kappas", default="0.5,2,4,8")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("overrides", nargs="*")
+    chosen = parser.parse_args()
+    config = load_config(chosen.config, chosen.overrides)
+    kappas = [float(k) for k in chosen.kappas.split(",")]
+    scan = Scan(config, chosen.hours, kappas, chosen.seeds)
+    workers = chosen.workers or max(1, torch.cuda.device_count() or torch.get_num_threads())
+    train(scan.seed(), chosen.config, chosen.overrides)
+    references = list(scan.references())
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(lambda run: train(run, chosen.config, chosen.overrides), references))
+        share = measured_noise(references, config)
+        print(f"noise is {share:.3f} of the gradient's mean square at the reference batch", flush=True)
+        others = list(scan.others(share))
+        list(pool.map(lambda run: train(run, chosen.config, chosen.overrides), others))
+    report(references, others)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
