@@ -140,8 +140,7 @@ class EmaTeacher:
         source = unwrap(student)
         pairs = _pairs(source.named_parameters(), self.module.named_parameters(), "parameter")
         self._student, self._teacher = [s for s, _ in pairs], [t for _, t in pairs]
-        _pairs(source.named_buffers(), self.module.named_buffers(), "buffer")
-        self._source = source
+        self._buffers = _buffers(source, self.module)
         # lerp needs one dtype: half-precision students pass through fp32 buffers made once, here.
         cast = any(s.dtype != torch.float32 for s in self._student)
         self._staged = [torch.empty_like(t) for t in self._teacher] if cast else None
@@ -208,8 +207,8 @@ class EmaTeacher:
 
     def _copy_buffers(self) -> None:
         # Looked up each time: a module may assign a new tensor to a buffer, not write into the old one.
-        for student, teacher in _pairs(self._source.named_buffers(), self.module.named_buffers(), "buffer"):
-            teacher.copy_(student)
+        for student, teacher, name in self._buffers:
+            getattr(teacher, name).copy_(getattr(student, name))
 
     def rho(self, audio: float) -> float:
         """The momentum of a step that consumes `audio` seconds."""
@@ -239,6 +238,17 @@ def unwrap(module: nn.Module) -> nn.Module:
         if inner is None:
             return module
         module = inner
+
+
+def _buffers(student: nn.Module, teacher: nn.Module) -> list[tuple[nn.Module, nn.Module, str]]:
+    """The modules that own each buffer, and its name there: walking the tree takes longer than an update."""
+    _pairs(student.named_buffers(), teacher.named_buffers(), "buffer")
+    owners = dict(teacher.named_modules())
+    return [
+        (module, owners[path], name)
+        for path, module in student.named_modules()
+        for name, _ in module.named_buffers(recurse=False)
+    ]
 
 
 def _pairs(
