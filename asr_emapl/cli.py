@@ -219,9 +219,10 @@ def scale(
     Example: `asr-emapl scale --config conf/mini.yaml --batch-seconds 480`
     """
     from asr_emapl.config import load_config
-    from asr_emapl.training.dry_run import dry_run
+    from asr_emapl.training.dry_run import dry_run, epoch_hours
 
-    rows, warnings = dry_run(load_config(config, overrides or []), batch_seconds)
+    run = load_config(config, overrides or [])
+    rows, warnings = dry_run(run, batch_seconds, epoch_hours(run))
     if as_json:
         print(json.dumps({"rows": [vars(row) for row in rows], "warnings": warnings}, indent=2))
         return

@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 from asr_emapl.cli import app
 from asr_emapl.config import RunConfig
 from asr_emapl.data.batch_plan import BatchConfig
+from asr_emapl.data.loader import DataConfig
 from asr_emapl.ema import TeacherConfig
 from asr_emapl.errors import UserError
 from asr_emapl.pseudo_labels import PseudoLabelConfig
 from asr_emapl.scaling import ScheduleConfig
-from asr_emapl.training.dry_run import Row, dry_run
+from asr_emapl.training.dry_run import Row, dry_run, epoch_hours
 from asr_emapl.training.optimizer import OptimizerConfig
 
 BATCH = st.floats(0.5, 50_000.0)
@@ -146,6 +147,23 @@ def test_the_reference_column_does_not_depend_on_the_batch(batch_seconds):
         (r.name, r.reference, r.rule) for r in at_reference
     ]
     assert all(row.reference == row.scaled for row in at_reference)
+
+
+def test_epochs_where_the_manifests_are_there(tmp_path):
+    for name, hours in (("labelled", 2), ("unlabelled", 5.5)):
+        record = {"id": name, "audio": f"{name}.flac", "duration": 1800.0, "text": "A"}
+        lines = [json.dumps(record | {"id": f"{name}{i}"}) for i in range(round(2 * hours))]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    data = DataConfig(labelled=[f"{tmp_path}/labelled.jsonl"], unlabelled=[f"{tmp_path}/unlabelled.jsonl"])
+    config = run_config(data=data)
+    assert epoch_hours(config) == 7.5
+    assert epoch_hours(replace(config, pseudo_labels=PseudoLabelConfig(strategy="none"))) == 2.0
+    assert epoch_hours(replace(config, data=replace(data, unlabelled=["nowhere.jsonl"]))) == 0.0
+    rows = {row.name: row for row in dry_run(config, 400.0, 7.5)[0]}
+    row = rows["teacher half-life (epochs)"]
+    assert row.reference == row.scaled == "25.67"
+    assert row.rule == "unchanged: passes over 7.5 h"
+    assert "teacher half-life (epochs)" not in table(config, 400.0)[0]
 
 
 def test_the_configs_own_batch_plays_no_part():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from asr_emapl.config import RunConfig
+from asr_emapl.data.manifest import read_manifest
 from asr_emapl.errors import UserError
 from asr_emapl.scaling import half_life, momentum
 
@@ -78,12 +80,13 @@ class _Batches:
         return hours * 3600.0 / self.reference, hours * 3600.0 / self.scaled
 
 
-def dry_run(config: RunConfig, batch_seconds: float) -> tuple[list[Row], list[str]]:
+def dry_run(config: RunConfig, batch_seconds: float, epoch_hours: float = 0.0) -> tuple[list[Row], list[str]]:
     """What changes, and what does not, when a run's batch becomes `batch_seconds`.
 
     Args:
         config: of the run; its own `batch.seconds` plays no part, the reference is `batch.reference_seconds`.
         batch_seconds: audio of one optimizer step over all ranks, padding included.
+        epoch_hours: audio in all training manifests; 0: unknown, and no epochs in the table.
 
     Returns:
         The table, and warnings where the scaled run leaves the range in which the rules are known to hold.
@@ -95,6 +98,8 @@ def dry_run(config: RunConfig, batch_seconds: float) -> tuple[list[Row], list[st
     batches = _batches(config, batch_seconds)
     group, clip_norm = config.optimizer.scaled(batches.kappa)
     rows = _batch_rows(batches)
+    if epoch_hours > 0.0:
+        rows.append(_epoch_row(batches, epoch_hours))
     rows += _optimizer_rows(config, group, clip_norm)
     rows += _step_rows(config, batches)
     warnings = [
@@ -104,6 +109,20 @@ def dry_run(config: RunConfig, batch_seconds: float) -> tuple[list[Row], list[st
         _short_warmup(config, batches),
     ]
     return rows, [warning for warning in warnings if warning]
+
+
+def epoch_hours(config: RunConfig) -> float:
+    """Hours of audio in the manifests that the run learns from; 0 if one of them is not there yet.
+
+    Raises:
+        UserError: a manifest that is there cannot be read.
+    """
+    used = [*config.data.labelled]
+    if config.pseudo_labels.strategy != "none":
+        used += config.data.unlabelled
+    if not all(Path(path).is_file() for path in used):
+        return 0.0
+    return sum(u.duration for path in used for u in read_manifest(path)) / 3600.0
 
 
 def _batches(config: RunConfig, batch_seconds: float) -> _Batches:
@@ -136,6 +155,13 @@ def _batch_rows(batches: _Batches) -> list[Row]:
         Row("teacher half-life (h of audio)", hours, hours, "unchanged: counted in audio"),
         Row("teacher half-life (steps)", _count(steps), _count(scaled_steps), "same audio: / kappa"),
     ]
+
+
+def _epoch_row(batches: _Batches, epoch_hours: float) -> Row:
+    epochs = _number(batches.half_life / 3600.0 / epoch_hours)
+    return Row(
+        "teacher half-life (epochs)", epochs, epochs, f"unchanged: passes over {_number(epoch_hours)} h"
+    )
 
 
 def _optimizer_rows(config: RunConfig, group: dict[str, Any], clip_norm: float) -> list[Row]:
