@@ -28,6 +28,8 @@ class TeacherConfig:
     order: str = "post"
     # constant; or cosine: rho rises to 1 over the run, as in BYOL and DINO.
     schedule: str = "constant"
+    # step: each step counts its own audio, so that packing does not matter; nominal: batch.seconds, always.
+    kappa: str = "step"
 
     def half_life_seconds(self, reference_seconds: float) -> float:
         """The half-life in seconds of audio.

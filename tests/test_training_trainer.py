@@ -180,6 +180,25 @@ def test_sigterm_saves_and_the_same_command_goes_on(corpus, tmp_path, workers):
     assert (tmp_path / "run" / "log.jsonl").read_text() == (tmp_path / "whole" / "log.jsonl").read_text()
 
 
+def test_what_is_nominal_and_what_goes_by_the_step(corpus, tmp_path):
+    """By default rho knows each step's own audio and the learning rate only the batch; both can be turned."""
+    rates, momenta = {}, {}
+    overrides = ("hours=0.006", "validation.every_hours=0", "checkpoint.every_hours=0")
+    for name, turned in (("as_is", ()), ("turned", ("teacher.kappa=nominal", "optimizer.kappa=step"))):
+        train(tiny_config(corpus, f"run_dir={tmp_path / name}", *overrides, *turned))
+        steps = [line for line in read_log(tmp_path / name) if line["event"] == "step"]
+        rates[name], momenta[name] = [s["lr"] for s in steps], [s["rho"] for s in steps]
+        hours = [s["hours"] for s in steps]
+    assert set(rates["as_is"]) == {5e-3}
+    assert set(momenta["turned"]) == {0.5 ** (6.0 / (0.005 * 3600))}
+    for before, after, lr, rho in zip(
+        hours, hours[1:], rates["turned"][1:], momenta["as_is"][1:], strict=False
+    ):
+        seconds = 3600 * (after - before)
+        assert lr == pytest.approx(5e-3 * (seconds / 6.0) ** 0.5)
+        assert rho == pytest.approx(0.5 ** (seconds / (0.005 * 3600)))
+
+
 @pytest.mark.parametrize("order", ["pre", "midpoint"])
 def test_a_teacher_without_memory_is_the_student_that_its_order_looks_at(corpus, tmp_path, order):
     overrides = ("validation.every_hours=0", "checkpoint.every_hours=0", "teacher.half_life_hours=1e-9")
@@ -222,6 +241,14 @@ def test_a_progressive_batch_takes_its_hyper_parameters_from_the_reference(corpu
 
 
 @pytest.mark.parametrize("hours", [0.005, 0.006, 0.009])
+def test_a_run_that_scales_by_the_step_resumes_digit_for_digit(corpus, tmp_path):
+    overrides = ("hours=0.01", "validation.every_hours=0", "optimizer.kappa=step")
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'whole'}", *overrides))
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'two'}", *overrides, "hours=0.006"))
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'two'}", *overrides))
+    assert losses(tmp_path / "two") == losses(tmp_path / "whole")
+
+
 def test_a_progressive_run_resumes_within_and_between_stages(corpus, tmp_path, hours):
     overrides = ("hours=0.015", "validation.every_hours=0", "optimizer.rescale_moments=true", *PROGRESSIVE)
     train(tiny_config(corpus, f"run_dir={tmp_path / 'whole'}", *overrides))
@@ -364,6 +391,8 @@ def test_auto_batch_is_what_the_devices_hold(corpus, tmp_path, capsys):
         (["data.labelled=[]"], "data.labelled names no manifest"),
         (["data.min_seconds=50"], "no utterance lies between"),
         (["teacher.rho=0.9"], "one of teacher.half_life_hours and teacher.rho"),
+        (["teacher.kappa=padded"], "teacher.kappa 'padded' is neither nominal nor step"),
+        (["optimizer.kappa=padded"], "optimizer.kappa 'padded'"),
         (["teacher.order=after"], "order 'after' is none of post, pre, midpoint"),
         (["teacher.schedule=linear"], "teacher.schedule 'linear'"),
         (["pseudo_labels.strategy=magic"], "magic"),

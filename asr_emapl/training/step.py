@@ -82,8 +82,14 @@ class TrainStep:
         self.strategy, self.pseudo_labels = strategy, pseudo_labels
         self.clip_norm, self.bf16 = clip_norm, bf16
 
-    def __call__(self, batch: StepBatch, *, measure_noise: bool = False) -> StepResult:
-        """Train on one global batch, of which `batch` is this rank's share."""
+    def __call__(
+        self, batch: StepBatch, *, teacher_seconds: float | None = None, measure_noise: bool = False
+    ) -> StepResult:
+        """Train on one global batch, of which `batch` is this rank's share.
+
+        Args:
+            teacher_seconds: of audio that the teacher is to count for this step; None: the batch's own.
+        """
         result = StepResult(0.0, 0.0, 0, 0)
         if not batch.labelled:
             result.confidence = result.nonempty = 0.0
@@ -105,7 +111,7 @@ class TrainStep:
             squares, counts = zip(*parts, strict=True)
             result.noise = estimate(squares, counts, result.gradient_norm**2)
         if result.taken:
-            seconds = batch.samples / SAMPLE_RATE_HZ
+            seconds = batch.samples / SAMPLE_RATE_HZ if teacher_seconds is None else teacher_seconds
             self.teacher.before_step(seconds)
             self.optimizer.step()
             self.teacher.update(seconds)

@@ -65,6 +65,7 @@ class Trainer:
         self.folder = Path(config.run_dir)
         self.checkpoints = checkpoint.CheckpointFolder(self.folder / "checkpoints", config.checkpoint.keep)
         self.tokenizer = _tokenizer(config)
+        _require_kappa(config)
         self.batches = config.batches(world.size)
         # Of the optimizer's state; `_enter_stage` brings it to that of the batch in force.
         self.kappa = config.kappa(world.size)
@@ -170,19 +171,26 @@ class Trainer:
         return stop
 
     def _enter_stage(self) -> None:
-        """Hyper-parameters of the batch in force, always from the reference; state from the batch before."""
-        optimizer = self.config.optimizer
+        """Take the batch in force, with its hyper-parameters."""
+        if self.config.optimizer.kappa == "step":
+            return  # each step takes its own
         kappa = self.config.kappa(self.world.size, self.clock.hours)
-        self.group, self.train_step.clip_norm = optimizer.scaled(kappa)
-        for group in self.optimizer.param_groups:
-            group.update(self.group)
-        if kappa != self.kappa:
-            if optimizer.rule == "full":
-                carry_over(self.optimizer, self.kappa, kappa, second_moments=optimizer.rescale_moments)
+        changed = kappa != self.kappa
+        self._scale_optimizer(kappa)
+        if changed:
             seconds = self.batches.seconds(self.clock.hours)
             self.log.say(f"from {self.clock.hours:.3f} h on: batch {seconds:g} s, kappa {kappa:g}")
-            self.kappa = kappa
             self._advise()
+
+    def _scale_optimizer(self, kappa: float) -> None:
+        """Hyper-parameters always from the reference, state from the kappa before."""
+        config = self.config.optimizer
+        self.group, self.train_step.clip_norm = config.scaled(kappa)
+        for group in self.optimizer.param_groups:
+            group.update(self.group)
+        if config.rule == "full":
+            carry_over(self.optimizer, self.kappa, kappa, second_moments=config.rescale_moments)
+        self.kappa = kappa
 
     def _train_on(self, batch: StepBatch) -> None:
         config = self.config
@@ -192,6 +200,9 @@ class Trainer:
         if hasattr(student, "begin_step"):
             student.begin_step(draw_seed(config.seed, "layers", self.step))
         self._switch_dropout()
+        seconds = batch.samples / SAMPLE_RATE_HZ
+        if config.optimizer.kappa == "step":
+            self._scale_optimizer(seconds / config.batch.reference_seconds)
         # In the middle of the step's audio: else warm-up would waste a first step and lag at a large batch.
         middle = self.clock.hours + batch.samples / (7200 * SAMPLE_RATE_HZ)
         rate = self.group["lr"] * self.schedule.factor(middle)
@@ -199,13 +210,17 @@ class Trainer:
             group["lr"] = rate
         student.train()
         every = config.optimizer.noise_every_steps
-        result = self.train_step(batch, measure_noise=every > 0 and self.step % every == 0)
+        if config.teacher.kappa == "nominal":
+            seconds = self.batches.seconds(self.clock.hours)
+        result = self.train_step(
+            batch, teacher_seconds=seconds, measure_noise=every > 0 and self.step % every == 0
+        )
         self.step += 1
         self.clock.advance(batch.samples)
         if self.mean is not None and result.taken:
             self.mean.update(batch.samples / SAMPLE_RATE_HZ)
         self.position = batch.after
-        rho = self.teacher.rho(batch.samples / SAMPLE_RATE_HZ)
+        rho = self.teacher.rho(seconds)
         self.log.step(self.step, self.clock.hours, batch.labelled, result, {"lr": rate, "rho": rho})
         self._guard(batch, result)
 
@@ -364,6 +379,12 @@ def _tokenizer(config: RunConfig) -> Tokenizer:
     if not config.tokenizer:
         raise UserError("tokenizer: name the file that `asr-emapl tokenizer` wrote")
     return load_tokenizer(config.tokenizer)
+
+
+def _require_kappa(config: RunConfig) -> None:
+    for key, value in (("teacher", config.teacher.kappa), ("optimizer", config.optimizer.kappa)):
+        if value not in ("nominal", "step"):
+            raise UserError(f"{key}.kappa {value!r} is neither nominal nor step")
 
 
 def _schedule(config: RunConfig) -> Schedule:
