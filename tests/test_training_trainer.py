@@ -240,7 +240,6 @@ def test_a_progressive_batch_takes_its_hyper_parameters_from_the_reference(corpu
     assert "batch 12 s, kappa 4" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("hours", [0.005, 0.006, 0.009])
 def test_a_run_that_scales_by_the_step_resumes_digit_for_digit(corpus, tmp_path):
     overrides = ("hours=0.01", "validation.every_hours=0", "optimizer.kappa=step")
     train(tiny_config(corpus, f"run_dir={tmp_path / 'whole'}", *overrides))
@@ -249,6 +248,7 @@ def test_a_run_that_scales_by_the_step_resumes_digit_for_digit(corpus, tmp_path)
     assert losses(tmp_path / "two") == losses(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("hours", [0.005, 0.006, 0.009])
 def test_a_progressive_run_resumes_within_and_between_stages(corpus, tmp_path, hours):
     overrides = ("hours=0.015", "validation.every_hours=0", "optimizer.rescale_moments=true", *PROGRESSIVE)
     train(tiny_config(corpus, f"run_dir={tmp_path / 'whole'}", *overrides))
