@@ -159,9 +159,11 @@ def decode(
 def average(
     end: Annotated[Path, typer.Option(help="Checkpoint where the window ends.")],
     out: Annotated[Path, typer.Option(help="Checkpoint to write; its teacher is the average.")],
-    start: Annotated[Path | None, typer.Option(help="Where it begins (default: with the run).")] = None,
+    start: Annotated[Path | None, typer.Option(help="Where it begins (default: with the mean).")] = None,
 ) -> None:
-    """Average the student over a part of a run, afterwards. The run needs checkpoint.running_mean=true.
+    """Average the student between two checkpoints of a run, afterwards.
+
+    The run needs checkpoint.running_mean=true, and checkpoint.keep as large as the window is to reach back.
 
     Example: `asr-emapl average --start step-000004000.pt --end step-000005000.pt --out average.pt`
     """

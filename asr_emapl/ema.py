@@ -159,25 +159,32 @@ class EmaTeacher:
         return self._half_life(self.audio) if callable(self._half_life) else self._half_life
 
     @torch.no_grad()
-    def before_step(self, audio: float) -> None:
-        """Take in the student as it is before an optimizer step on `audio` seconds; nothing in post order."""
+    def before_step(self, audio: float, at: float | None = None) -> None:
+        """Take in the student as it is before an optimizer step on `audio` seconds; nothing in post order.
+
+        Args: as for `update`.
+        """
         if self.order == "post":
             return
-        share = self._share(audio)
+        share = self._share(audio, at)
         # Midpoint in two moves: (1 - rho) / (1 + rho) here and (1 - rho) / 2 after the step leave rho of the
         # old average and (1 - rho) / 2 of either student, and no copy of the student is needed.
         self._move(share if self.order == "pre" else share / (2.0 - share))
         self._begun = audio
 
     @torch.no_grad()
-    def update(self, audio: float) -> None:
+    def update(self, audio: float, at: float | None = None) -> None:
         """Move on by one optimizer step that consumed `audio` seconds. Call it after the step.
+
+        Args:
+            at: where on the run's clock the half-life is read, if it changes over audio; None: in the middle
+                of the step by the audio counted here, which lacks the steps that were skipped.
 
         Raises:
             ValueError: negative audio.
             RuntimeError: pre or midpoint order, and `before_step` was not called with the same audio.
         """
-        share = self._share(audio)
+        share = self._share(audio, at)
         if self.order == "post":
             self._move(share)
         elif self._begun != audio:
@@ -190,15 +197,17 @@ class EmaTeacher:
         self._copy_buffers()
         self.audio += audio
 
-    def _share(self, audio: float) -> float:
+    def _share(self, audio: float, at: float | None) -> float:
         """1 - rho of a step, without the cancellation that rho near 1 would bring."""
         if audio < 0.0:
             raise ValueError(f"a step cannot consume {audio} of audio")
-        return -math.expm1(-math.log(2.0) * audio / self._half_life_of_step(audio))
+        return -math.expm1(-math.log(2.0) * audio / self._half_life_of_step(audio, at))
 
-    def _half_life_of_step(self, audio: float) -> float:
+    def _half_life_of_step(self, audio: float, at: float | None) -> float:
+        if not callable(self._half_life):
+            return self._half_life
         # In the middle of the step's audio: one large step then does what the small ones in its place do.
-        return self._half_life(self.audio + audio / 2.0) if callable(self._half_life) else self._half_life
+        return self._half_life(self.audio + audio / 2.0 if at is None else at)
 
     def _move(self, weight: float) -> None:
         source = self._student
@@ -212,9 +221,9 @@ class EmaTeacher:
         for student, teacher, name in self._buffers:
             getattr(teacher, name).copy_(getattr(student, name))
 
-    def rho(self, audio: float) -> float:
-        """The momentum of a step that consumes `audio` seconds."""
-        return momentum(self._half_life_of_step(audio), audio)
+    def rho(self, audio: float, at: float | None = None) -> float:
+        """The momentum of a step that consumes `audio` seconds. Args: as for `update`."""
+        return momentum(self._half_life_of_step(audio, at), audio)
 
     def __call__(self, *inputs: Any) -> Any:
         """The teacher's output, without a graph."""

@@ -25,7 +25,7 @@ class RunningMean:
     """
 
     def __init__(self, student: nn.Module) -> None:
-        self._student = dict(unwrap(student).named_parameters())
+        self._student = dict(unwrap(student).named_parameters(remove_duplicate=False))
         self.mean = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in self._student.items()}
         self.audio = 0.0
 

@@ -82,6 +82,19 @@ def test_a_saved_mean_goes_on():
     assert other.mean["theta"][0].item() == pytest.approx(2.0)
 
 
+def test_tied_weights_are_averaged_under_both_names():
+    student = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    student[1].weight = student[0].weight
+    mean = RunningMean(student)
+    nothing = copy.deepcopy(mean.state_dict())
+    for value in (1.0, 3.0):
+        with torch.no_grad():
+            student[0].weight.fill_(value)
+        mean.update(60.0)
+    weights = window(nothing, mean.state_dict())
+    assert {name: w[0, 0].item() for name, w in weights.items()} == {"0.weight": 2.0, "1.weight": 2.0}
+
+
 def test_windows_that_are_none():
     student = Point()
     mean = RunningMean(student)

@@ -153,8 +153,15 @@ def test_measured_noise_leaves_the_loss_trace_of_two_processes(corpus, tmp_path)
         assert line["gradient_noise"][1] == pytest.approx(line["gradient_norm"] ** 2)
 
 
-def test_more_processes_than_utterances_in_a_batch(corpus, tmp_path):
-    overrides = ("hours=0.004", "batch.seconds=2", "batch.reference_seconds=2", "validation.every_hours=0")
+@pytest.mark.parametrize("measured", [0, 1])
+def test_more_processes_than_utterances_in_a_batch(corpus, tmp_path, measured):
+    overrides = (
+        f"optimizer.noise_every_steps={measured}",
+        "hours=0.004",
+        "batch.seconds=2",
+        "batch.reference_seconds=2",
+        "validation.every_hours=0",
+    )
     several = launch(corpus, tmp_path / "three", *overrides, processes=3)
     train(tiny_config(corpus, f"run_dir={tmp_path / 'one'}", *overrides))
     finish(several)
@@ -413,6 +420,39 @@ def test_wrong_settings_are_one_line_and_leave_nothing(corpus, tmp_path, overrid
         train(tiny_config(corpus, f"run_dir={run}", *overrides))
     assert "\n" not in str(caught.value)
     assert not run.exists()
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(corpus, tmp_path):
+    run = f"run_dir={tmp_path / 'run'}"
+    seed = train(tiny_config(corpus, run, "hours=0.002", "validation.every_hours=0"))
+    for overrides in ((run,), (f"run_dir={tmp_path / 'new'}", f"init.checkpoint={seed}")):
+        with pytest.raises(UserError, match=r"optimizer\.name=adamw, not adam: keep it"):
+            train(tiny_config(corpus, *overrides, "hours=0.004", "optimizer.name=adam"))
+
+
+def test_a_schedule_goes_by_the_runs_own_clock(corpus, tmp_path):
+    """Not by that of a checkpoint of which only the weights are taken, nor by padded seconds."""
+    overrides = ("hours=0.01", "validation.every_hours=0", "teacher.schedule=cosine")
+    seed = train(tiny_config(corpus, f"run_dir={tmp_path / 'seed'}", *overrides))
+    fresh = (f"run_dir={tmp_path / 'fresh'}", f"init.checkpoint={seed}", "init.keep=weights")
+    train(tiny_config(corpus, *fresh, *overrides, "teacher.kappa=nominal"))
+    half_lives = {}
+    for name in ("seed", "fresh"):
+        steps = [line for line in read_log(tmp_path / name) if line["event"] == "step"]
+        half_lives[name] = [steps[0]["rho"], steps[-1]["rho"]]
+    assert half_lives["fresh"][0] < 0.85 < half_lives["fresh"][1] < 1.0
+    assert half_lives["seed"][1] < 1.0
+    rising = [s["rho"] for s in read_log(tmp_path / "fresh") if s["event"] == "step"]
+    assert rising == sorted(rising)
+
+
+def test_a_later_batch_without_an_answer_is_refused_at_once(corpus, tmp_path):
+    overrides = ("optimizer.name=radam", "optimizer.betas=[0.9,0.98]", "batch.progressive=[[0.01,600]]")
+    with pytest.raises(UserError, match=r"optimizer: .*kappa"):
+        train(tiny_config(corpus, f"run_dir={tmp_path / 'run'}", *overrides))
+    linear = ("optimizer.beta_form=linear", "optimizer.betas=[0.9,0.98]", "batch.progressive=[[0.01,12]]")
+    with pytest.raises(UserError, match="beta_form=linear"):
+        train(tiny_config(corpus, f"run_dir={tmp_path / 'run'}", *linear))
 
 
 def test_a_checkpoint_of_another_tokenizer_is_refused(corpus, tmp_path):

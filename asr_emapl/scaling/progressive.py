@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from asr_emapl.scaling.noise import gain
+
 
 @dataclass(frozen=True)
 class BatchSchedule:
@@ -49,12 +51,17 @@ class BatchSchedule:
 
 
 def carry_over(
-    optimizer: torch.optim.Optimizer, before: float, after: float, *, second_moments: bool = False
+    optimizer: torch.optim.Optimizer,
+    before: float,
+    after: float,
+    *,
+    second_moments: bool = False,
+    noise_share: float = 1.0,
 ) -> None:
     """Fit an optimizer's state to another kappa, in place.
 
-    Bias correction: torch divides by 1 - beta ** step. Betas are powers of kappa, so the product of the betas
-    of all steps so far is beta_after ** (step before / after): with that many steps it stays exact.
+    Bias correction: torch divides by 1 - beta ** step. Where betas are powers of kappa, the product of the
+    betas of all steps so far is beta_after ** (step before / after): with that many steps it stays exact.
 
     Second moments: where noise dominates, squared gradients are smaller by after / before at the new batch,
     and the old ones make about 1 / (1 - beta2) steps too short. The paper carries them over as they are, as
@@ -63,16 +70,18 @@ def carry_over(
 
     Args:
         before, after: kappa at which the state was gathered, and at which it is to be used.
+        noise_share: of the gradient's mean square at the reference batch (see `scaling.noise`).
     """
     if before == after:
         return
     ratio = before / after
+    fall = gain(noise_share, before) / gain(noise_share, after)
     for state in optimizer.state.values():
         if "exp_avg_sq" in state and "step" in state:
             state["step"] = state["step"] * ratio
         if second_moments:
             for name in ("exp_avg_sq", "square_avg", "max_exp_avg_sq"):
                 if name in state:
-                    state[name].mul_(ratio)
+                    state[name].mul_(fall)
             if "sum" in state:
-                state["sum"].mul_(ratio**2)
+                state["sum"].mul_(ratio * fall)

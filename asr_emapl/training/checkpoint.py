@@ -71,11 +71,14 @@ def average(start: Path | None, end: Path, out: Path) -> float:
     try:
         weights = window(earlier, later)
     except ValueError as error:
-        raise UserError(f"{start} to {end}: {error}") from error
+        raise UserError(f"{start or 'the beginning'} to {end}: {error}") from error
     # Buffers, which have no mean, are the student's.
     last["teacher"]["module"] = {**last["student"], **weights}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save(out, last)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save(out, last)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror})") from error
     return (later["audio"] - earlier["audio"]) / 3600.0
 
 

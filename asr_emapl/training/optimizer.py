@@ -95,7 +95,7 @@ class OptimizerConfig:
                 self.name, group, kappa, beta_form=beta_form, noise_share=self.noise_share
             )
             clip_norm = scale_clip_norm(self.clip_norm, kappa, noise_share=self.noise_share)
-        except ValueError as error:
+        except (ValueError, ArithmeticError) as error:
             raise UserError(f"optimizer: {error}") from error
         return group, clip_norm
 

@@ -83,12 +83,18 @@ class TrainStep:
         self.clip_norm, self.bf16 = clip_norm, bf16
 
     def __call__(
-        self, batch: StepBatch, *, teacher_seconds: float | None = None, measure_noise: bool = False
+        self,
+        batch: StepBatch,
+        *,
+        teacher_seconds: float | None = None,
+        at_seconds: float | None = None,
+        measure_noise: bool = False,
     ) -> StepResult:
         """Train on one global batch, of which `batch` is this rank's share.
 
         Args:
             teacher_seconds: of audio that the teacher is to count for this step; None: the batch's own.
+            at_seconds: of audio on the run's clock, for a teacher whose half-life changes over the run.
         """
         result = StepResult(0.0, 0.0, 0, 0)
         if not batch.labelled:
@@ -112,9 +118,9 @@ class TrainStep:
             result.noise = estimate(squares, counts, result.gradient_norm**2)
         if result.taken:
             seconds = batch.samples / SAMPLE_RATE_HZ if teacher_seconds is None else teacher_seconds
-            self.teacher.before_step(seconds)
+            self.teacher.before_step(seconds, at_seconds)
             self.optimizer.step()
-            self.teacher.update(seconds)
+            self.teacher.update(seconds, at_seconds)
         return result
 
     def _targets(self, micro: MicroBatch, labelled: bool, result: StepResult) -> Targets:
@@ -184,21 +190,25 @@ class TrainStep:
         """As `_forward_backward`; returns the square norm and the utterances of each part, over all ranks."""
         if self.world.size == 1 and len(work) == 1:
             work = [half for half in _halves(work[0]) if half.tokens]
+        work = work or [self._nothing()]  # DDP's forward pass is a collective: every rank has to make one
         parameters = [p for p in self.student.parameters() if p.requires_grad]
         total, parts = torch.zeros((), device=self.world.device), []
         whole = [torch.zeros_like(p) for p in parameters]
+        touched = [False] * len(parameters)
         for targets in work:
             with contextlib.nullcontext() if self.world.size == 1 else self.student.no_sync():  # type: ignore[operator]
                 loss = self._loss(targets)
                 (loss / result.utterances).backward()
             total += loss.detach()
+            touched = [before or p.grad is not None for before, p in zip(touched, parameters, strict=True)]
             gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
             parts.append((square_norm(gradients), len(targets.tokens)))
             torch._foreach_add_(whole, gradients)
             self.optimizer.zero_grad(set_to_none=True)
         self.world.sum_tensors(whole)
-        for parameter, gradient in zip(parameters, whole, strict=True):
-            parameter.grad = gradient
+        for parameter, gradient, has_gradient in zip(parameters, whole, touched, strict=True):
+            # None, not zeros: an optimizer decays what has a gradient.
+            parameter.grad = gradient if has_gradient else None
         result.loss = self.world.sum([total.item()])[0] / result.utterances
         return [part for of_rank in self.world.gather(parts) for part in of_rank]
 

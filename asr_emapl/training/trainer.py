@@ -21,17 +21,17 @@ from asr_emapl.decoding.transcribe import transcribe
 from asr_emapl.ema import EmaTeacher, unwrap
 from asr_emapl.errors import UserError
 from asr_emapl.models.contract import build_model
-from asr_emapl.pseudo_labels import EmaLabels, OracleLabels, Strategy
 from asr_emapl.running_mean import RunningMean
-from asr_emapl.scaling import AudioClock, Schedule
+from asr_emapl.scaling import AudioClock
 from asr_emapl.scaling.progressive import carry_over
 from asr_emapl.scoring.wer import score
-from asr_emapl.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_state
+from asr_emapl.text.tokenizer import tokenizer_from_state
 from asr_emapl.training import checkpoint
 from asr_emapl.training.corpora import Corpora
 from asr_emapl.training.dry_run import dry_run
 from asr_emapl.training.log import RunLog
 from asr_emapl.training.optimizer import build_optimizer
+from asr_emapl.training.parts import build_strategy, read_schedule, read_tokenizer, require_scalable
 from asr_emapl.training.step import StepResult, TrainStep
 from asr_emapl.training.world import World
 
@@ -64,12 +64,11 @@ class Trainer:
         self.config, self.world = config, world
         self.folder = Path(config.run_dir)
         self.checkpoints = checkpoint.CheckpointFolder(self.folder / "checkpoints", config.checkpoint.keep)
-        self.tokenizer = _tokenizer(config)
-        _require_kappa(config)
-        self.batches = config.batches(world.size)
+        self.tokenizer = read_tokenizer(config)
+        self.batches = require_scalable(config, world.size)
         # Of the optimizer's state; `_enter_stage` brings it to that of the batch in force.
         self.kappa = config.kappa(world.size)
-        self.schedule = _schedule(config)
+        self.schedule = read_schedule(config)
         self.clock, self.step, self.position = AudioClock(SAMPLE_RATE_HZ), 0, MixPosition()
         self._stop = False
         # Steps in a row that taught nothing, by what was wrong.
@@ -109,7 +108,7 @@ class Trainer:
         self.student = world.wrap(model)
         self.features = LogMel(config.features).to(world.device)
         bf16 = config.device.precision == "bf16"
-        self.strategy = _strategy(config, self.teacher, bf16=bf16)
+        self.strategy = build_strategy(config, self.teacher, bf16=bf16)
         self.train_step = TrainStep(
             world,
             self.features,
@@ -189,7 +188,13 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group.update(self.group)
         if config.rule == "full":
-            carry_over(self.optimizer, self.kappa, kappa, second_moments=config.rescale_moments)
+            carry_over(
+                self.optimizer,
+                self.kappa,
+                kappa,
+                second_moments=config.rescale_moments,
+                noise_share=config.noise_share,
+            )
         self.kappa = kappa
 
     def _train_on(self, batch: StepBatch) -> None:
@@ -212,15 +217,18 @@ class Trainer:
         every = config.optimizer.noise_every_steps
         if config.teacher.kappa == "nominal":
             seconds = self.batches.seconds(self.clock.hours)
+        rho = self.teacher.rho(seconds, 3600.0 * middle)
         result = self.train_step(
-            batch, teacher_seconds=seconds, measure_noise=every > 0 and self.step % every == 0
+            batch,
+            teacher_seconds=seconds,
+            at_seconds=3600.0 * middle,
+            measure_noise=every > 0 and self.step % every == 0,
         )
         self.step += 1
         self.clock.advance(batch.samples)
         if self.mean is not None and result.taken:
             self.mean.update(batch.samples / SAMPLE_RATE_HZ)
         self.position = batch.after
-        rho = self.teacher.rho(seconds)
         self.log.step(self.step, self.clock.hours, batch.labelled, result, {"lr": rate, "rho": rho})
         self._guard(batch, result)
 
@@ -291,14 +299,16 @@ class Trainer:
         self.log.say(
             f"{self.folder}: {parameters / 1e6:.2f} M parameters, "
             f"{self.world.size} x {self.world.device.type}, "
-            f"batch {self.batches.seconds(self.clock.hours):g} s, kappa {self.kappa:g}, "
+            f"batch {self.batches.seconds(self.clock.hours):g} s, "
+            f"kappa {self.config.kappa(self.world.size, self.clock.hours):g}, "
             f"teacher half-life {self.teacher.half_life / 3600:g} h, from {self.clock.hours:.3f} h of audio"
         )
         self._advise()
 
     def _advise(self) -> None:
         """Say where the rule leaves its range; at the reference batch there is no rule to leave."""
-        if self.kappa != 1.0 and self.config.optimizer.rule == "full":
+        kappa = self.config.kappa(self.world.size, self.clock.hours)
+        if kappa != 1.0 and self.config.optimizer.rule == "full":
             for warning in dry_run(self.config, self.batches.seconds(self.clock.hours))[1]:
                 self.log.say(f"warning: {warning}")
 
@@ -363,7 +373,14 @@ class Trainer:
                 f"({' '.join(str(error).split())[:300]})"
             ) from error
         if not whole:
+            self.teacher.audio = 0.0
             return
+        theirs, mine = state["config"]["optimizer"]["name"], self.config.optimizer.name
+        if theirs != mine:
+            raise UserError(
+                f"checkpoint {path} was trained with optimizer.name={theirs}, not {mine}: keep it, or start "
+                "from the weights alone (init.keep=weights, in another run_dir)"
+            )
         self.optimizer.load_state_dict(state["optimizer"])
         self.kappa = state.get("kappa", self.kappa)
         if self.strategy is not None and state["strategy"]:
@@ -373,36 +390,6 @@ class Trainer:
         self.clock.load_state_dict(state["clock"])
         self.position = MixPosition.from_state(state["position"])
         self.step = state["step"]
-
-
-def _tokenizer(config: RunConfig) -> Tokenizer:
-    if not config.tokenizer:
-        raise UserError("tokenizer: name the file that `asr-emapl tokenizer` wrote")
-    return load_tokenizer(config.tokenizer)
-
-
-def _require_kappa(config: RunConfig) -> None:
-    for key, value in (("teacher", config.teacher.kappa), ("optimizer", config.optimizer.kappa)):
-        if value not in ("nominal", "step"):
-            raise UserError(f"{key}.kappa {value!r} is neither nominal nor step")
-
-
-def _schedule(config: RunConfig) -> Schedule:
-    try:
-        return Schedule(config.schedule, config.hours)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
-def _strategy(config: RunConfig, teacher: EmaTeacher, *, bf16: bool) -> Strategy | None:
-    name = config.pseudo_labels.strategy
-    if name == "none":
-        return None
-    if name == "ema":
-        return EmaLabels(teacher, autocast=bf16)
-    if name == "oracle":
-        return OracleLabels()
-    raise UserError(f"pseudo_labels.strategy {name!r} is none of none, ema, oracle")
 
 
 def _write_config(path: Path, config: RunConfig) -> None:

@@ -78,7 +78,8 @@ def print_tables(runs: Sequence[Comparison], seeds: Sequence[Comparison]) -> Non
             f"{c.last_wer:.1f} | {c.largest:.1f} | {c.last:.1f}" for c in (*seeds, *runs) if c.run == name
         ]
         print(f"| {name} | " + " | ".join(cells) + " |")
-    for split in splits:
-        mean = statistics.mean(c.largest for c in seeds if c.split == split)
-        print(f"\n{split}: seeds at kappa 1 are {mean:.1f} points apart at most, on average")
+    for system in dict.fromkeys(c.run.partition("-")[0] for c in seeds):
+        for split in splits:
+            mine = [c.largest for c in seeds if c.split == split and c.run.startswith(system)]
+            print(f"\n{system}, {split}: seeds at kappa 1 leave each other by {statistics.mean(mine):.1f}")
     Path("distances.json").write_text(json.dumps([asdict(c) for c in (*seeds, *runs)], indent=1) + "\n")

@@ -7,12 +7,15 @@ supervised run), at another scale and with another model.
 from __future__ import annotations
 
 import argparse
+import os
+import queue
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import torch
 from distance import REFERENCE, compare, print_tables, spread
@@ -105,6 +108,7 @@ class Scan:
                 f"batch.seconds={kappa * self.reference.batch.reference_seconds!r}",
                 "teacher.rho=null",
                 self.half_life(kappa, rho_scaled),
+                "batch.progressive=[]",
                 f"init.checkpoint={newest(Path('runs/seed'))}",
                 *more,
             ),
@@ -116,7 +120,30 @@ def newest(run: Path) -> Path:
     return sorted((run / "checkpoints").glob("step-*.pt"))[-1]
 
 
-def train(run: Run, config: Path, overrides: Sequence[str]) -> None:
+class Devices:
+    """What runs take turns on: the visible GPUs, one run each at a time; or the CPU's cores."""
+
+    def __init__(self, workers: int) -> None:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
+        self.workers = workers or len(gpus) or torch.get_num_threads()
+        self._free: queue.Queue[str] = queue.Queue()
+        for i in range(self.workers):
+            self._free.put(gpus[i % len(gpus)] if gpus else "")
+
+    def run(self, command: Sequence[str], log: TextIO) -> int:
+        """Run a command on one of them, once there is one free; its exit status."""
+        gpu = self._free.get()
+        environment = os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
+        try:
+            return subprocess.run(
+                command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False
+            ).returncode
+        finally:
+            self._free.put(gpu)
+
+
+def train(run: Run, devices: Devices, config: Path, overrides: Sequence[str]) -> None:
     """Train, or go on, or find that there is nothing to do; what it says goes to runs/NAME.log.
 
     Raises:
@@ -124,11 +151,11 @@ def train(run: Run, config: Path, overrides: Sequence[str]) -> None:
     """
     Path("runs").mkdir(exist_ok=True)
     log = run.folder.with_suffix(".log")
-    constant = ("schedule.decay_from_hours=-1", "checkpoint.keep=1")
+    constant = ("schedule.decay_from_hours=-1", "checkpoint.keep=1", "device.threads=1")
     changes = (*constant, *overrides, *run.overrides, f"run_dir={run.folder}")
     command = [sys.executable, "-m", "asr_emapl", "train", "--config", str(config), *changes]
     with log.open("a") as file:
-        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+        code = devices.run(command, file)
     if code:
         lines = log.read_text().splitlines() or ["no word of why"]
         raise UserError(f"run {run.name} failed: {lines[-1]}")
@@ -167,15 +194,23 @@ def main() -> None:
     config = load_config(chosen.config, chosen.overrides)
     kappas = [float(k) for k in chosen.kappas.split(",")]
     scan = Scan(config, chosen.hours, kappas, chosen.seeds)
-    workers = chosen.workers or max(1, torch.cuda.device_count() or torch.get_num_threads())
-    train(scan.seed(), chosen.config, chosen.overrides)
+    if chosen.seeds < 2:
+        raise UserError("--seeds: 2 at least, for the spread")
+    if not scan.start_hours > 0.0:
+        raise UserError("pseudo_labels.start_hours must be above 0: it is where the seed ends")
+    devices = Devices(chosen.workers)
+
+    def run_one(run: Run) -> None:
+        train(run, devices, chosen.config, chosen.overrides)
+
+    run_one(scan.seed())
     references = list(scan.references())
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(lambda run: train(run, chosen.config, chosen.overrides), references))
+    with ThreadPoolExecutor(devices.workers) as pool:
+        list(pool.map(run_one, references))
         share = measured_noise(references, config)
         print(f"noise is {share:.3f} of the gradient's mean square at the reference batch", flush=True)
         others = list(scan.others(share))
-        list(pool.map(lambda run: train(run, chosen.config, chosen.overrides), others))
+        list(pool.map(run_one, others))
     report(references, others)
 
 

@@ -1,0 +1,59 @@
+"""What a trainer is made of, part by part from the config; what is wrong there is said before it runs."""
+
+from __future__ import annotations
+
+from asr_emapl.config import RunConfig
+from asr_emapl.ema import EmaTeacher
+from asr_emapl.errors import UserError
+from asr_emapl.pseudo_labels import EmaLabels, OracleLabels, Strategy
+from asr_emapl.scaling import BatchSchedule, Schedule
+from asr_emapl.text.tokenizer import Tokenizer, load_tokenizer
+
+
+def read_tokenizer(config: RunConfig) -> Tokenizer:
+    """The tokenizer that the config names."""
+    if not config.tokenizer:
+        raise UserError("tokenizer: name the file that `asr-emapl tokenizer` wrote")
+    return load_tokenizer(config.tokenizer)
+
+
+def require_scalable(config: RunConfig, world_size: int) -> BatchSchedule:
+    """The batches of the run, if the rule has an answer at each of them: better asked now than hours later.
+
+    Raises:
+        UserError: it has none, or a setting is not known.
+    """
+    for key, value in (("teacher", config.teacher.kappa), ("optimizer", config.optimizer.kappa)):
+        if value not in ("nominal", "step"):
+            raise UserError(f"{key}.kappa {value!r} is neither nominal nor step")
+    batches, reference = config.batches(world_size), config.batch.reference_seconds
+    for seconds in (batches.first, *(later for _, later in batches.changes)):
+        config.kappa(world_size)
+        config.optimizer.scaled(seconds / reference)
+    varies = batches.changes or config.optimizer.kappa == "step"
+    if varies and config.optimizer.beta_form == "linear" and config.optimizer.rule == "full":
+        raise UserError(
+            "optimizer.beta_form=linear: bias correction is exact over changing batches for powers only; "
+            "use beta_form=power with batch.progressive and optimizer.kappa=step"
+        )
+    return batches
+
+
+def read_schedule(config: RunConfig) -> Schedule:
+    """The learning rate over the run."""
+    try:
+        return Schedule(config.schedule, config.hours)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def build_strategy(config: RunConfig, teacher: EmaTeacher, *, bf16: bool) -> Strategy | None:
+    """Where pseudo-labels come from; None: from nowhere."""
+    name = config.pseudo_labels.strategy
+    if name == "none":
+        return None
+    if name == "ema":
+        return EmaLabels(teacher, autocast=bf16)
+    if name == "oracle":
+        return OracleLabels()
+    raise UserError(f"pseudo_labels.strategy {name!r} is none of none, ema, oracle")
