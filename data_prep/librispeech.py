@@ -9,13 +9,14 @@ The layout: <part>/<speaker>/<chapter>/ holds <speaker>-<chapter>-<utterance>.fl
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.client import HTTPException
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.error import URLError
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
@@ -324,19 +325,35 @@ def _fetch(path: Path, archive: _Archive) -> None:
 
 
 def _extract(path: Path, folder: Path) -> None:
-    """Unpack an archive; nothing in it can land outside `folder`."""
-    if not hasattr(tarfile, "data_filter"):
-        raise UserError(
-            "this Python cannot extract archives safely (update to 3.10.12, 3.11.4, 3.12 or later)"
-        )
+    """Unpack an archive of files and folders; nothing in it can land outside `folder`.
+
+    By hand, since tarfile's own filter is absent from Pythons that systems still ship (3.10.11, 3.11.3).
+    """
     try:
         with tarfile.open(path) as tar:
-            tar.extractall(folder, filter="data")
+            for member in tar:
+                _extract_member(tar, member, folder)
     # EOFError: a gzip stream that breaks off.
     except (tarfile.TarError, EOFError) as error:
         raise UserError(
             f"{path}: cannot be extracted: {error} (delete the archive and download again)"
         ) from error
+
+
+def _extract_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    parts = PurePosixPath(member.name).parts
+    if member.name.startswith("/") or ".." in parts:
+        raise tarfile.TarError(f"{member.name!r} would lie outside")
+    target = folder.joinpath(*parts)
+    if member.isdir():
+        target.mkdir(parents=True, exist_ok=True)
+        return
+    content = tar.extractfile(member) if member.isfile() else None
+    if content is None:
+        raise tarfile.TarError(f"{member.name!r} is neither a file nor a folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with content, target.open("wb") as file:
+        shutil.copyfileobj(content, file)
 
 
 def _verify_download(folder: Path, path: Path, archive: _Archive) -> None:

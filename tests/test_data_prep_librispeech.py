@@ -250,18 +250,31 @@ def test_a_broken_archive_on_disk_is_named_not_used(server: Path, tmp_path: Path
     assert not (there / "LibriSpeech").exists()
 
 
-@pytest.mark.parametrize("name", ["../../escaped", "LibriSpeech/../../../escaped"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("../../escaped", tarfile.REGTYPE),
+        ("LibriSpeech/../../../escaped", tarfile.REGTYPE),
+        ("/escaped", tarfile.REGTYPE),
+        ("../escaped", tarfile.DIRTYPE),
+        ("LibriSpeech/link", tarfile.SYMTYPE),
+        ("LibriSpeech/link", tarfile.LNKTYPE),
+        ("LibriSpeech/pipe", tarfile.FIFOTYPE),
+    ],
+)
 def test_nothing_is_extracted_outside(
-    server: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    server: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: bytes
 ) -> None:
     evil = tarfile.TarInfo(name)
-    evil.size = 10
+    evil.type, evil.linkname = kind, "/etc/passwd" if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
+    evil.size = 10 if kind == tarfile.REGTYPE else 0
     monkeypatch.setitem(
         librispeech._ARCHIVES, "dev-clean", archive(server / "dev-clean.tar.gz", corpus, evil)
     )
     with pytest.raises(UserError, match="cannot be extracted"):
         download(tmp_path / "there", ["dev-clean"])
     assert not list(tmp_path.rglob("escaped"))
+    assert not Path("/escaped").exists()
     assert [path.name for path in (tmp_path / "there").iterdir()] == ["dev-clean.tar.gz"]
 
 
