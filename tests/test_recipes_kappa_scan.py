@@ -130,5 +130,6 @@ def test_a_whole_scan_and_again(tmp_path):
     assert "ema-progressive" in first.stdout
     distances = json.loads((tmp_path / "exp" / "distances.json").read_text())
     assert len(distances) == 4 + 8 + 1
+    assert (tmp_path / "exp" / "ema.png").read_bytes().startswith(b"\x89PNG")
     again = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
     assert again.stdout.splitlines()[-8:] == first.stdout.splitlines()[-8:]

@@ -18,7 +18,8 @@ usage: bash recipes/kappa_scan/run.sh [options] [-- key=value ...]
 Trains a seed on transcripts up to pseudo_labels.start_hours; from it, at constant learning rate, runs with
 pseudo-labels and supervised runs at every kappa: with the full rule, with the rule and the measured share of noise,
 with the optimizer's rule alone, and with nothing scaled; and a progressive run. Prints by how far the teacher's
-WER leaves that of kappa 1, beside the spread of seeds. What is done already is not done again.
+WER leaves that of kappa 1, beside the spread of seeds, and draws ema.png and supervised.png. What is done already
+is not done again.
 HELP
 }
 

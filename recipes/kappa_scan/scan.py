@@ -22,6 +22,7 @@ from distance import REFERENCE, compare, print_tables, spread
 
 from asr_emapl.config import RunConfig, load_config
 from asr_emapl.errors import UserError
+from asr_emapl.scoring.curves import draw_curves
 from asr_emapl.training.gradient_noise import read
 from asr_emapl.training.log import read_steps
 
@@ -170,14 +171,16 @@ def measured_noise(runs: Sequence[Run], config: RunConfig) -> float:
 
 
 def report(references: Sequence[Run], others: Sequence[Run]) -> None:
-    """Each run against the references of its system, and these against each other."""
+    """Each run against the references of its system, these against each other; a picture a system."""
     runs, seeds = [], []
     for system in ("ema", "supervised"):
-        base = [r.folder for r in references if r.name.startswith(system)]
-        seeds += spread(base)
-        for run in others:
-            if run.name.startswith(system):
-                runs += compare(run.name, run.folder, base)
+        base = [r for r in references if r.name.startswith(system)]
+        seeds += spread([r.folder for r in base])
+        mine = [r for r in others if r.name.startswith(system)]
+        for run in mine:
+            runs += compare(run.name, run.folder, [r.folder for r in base])
+        drawn = [(r.name.removeprefix(f"{system}-"), r.folder) for r in (base[0], *mine)]
+        draw_curves(drawn, Path(f"{system}.png"))
     print_tables(runs, seeds)
 
 
