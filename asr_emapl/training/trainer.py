@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -52,7 +53,10 @@ def train(config: RunConfig) -> Path | None:
     """
     world = World.join(config.device)
     try:
-        return Trainer(config, world).run()
+        last = Trainer(config, world).run()
+        gc.collect()  # DDP's threads end before the process group that they speak through
+        world.meet()
+        return last
     finally:
         world.leave()
 

@@ -110,6 +110,10 @@ class World:
         ids = [self.device.index] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
 
+    def meet(self) -> None:
+        """Wait until all processes have come this far."""
+        self.sum([0.0])
+
     def leave(self) -> None:
         """Part from the other processes."""
         if self.size > 1:
