@@ -111,8 +111,12 @@ class World:
         return nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
 
     def meet(self) -> None:
-        """Wait until all processes have come this far."""
-        self.sum([0.0])
+        """Wait until all processes have come this far, and until nothing is on its way between them.
+
+        With gloo, a process group that is left right after another collective now and then aborts its process.
+        """
+        if self.size > 1:
+            dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
 
     def leave(self) -> None:
         """Part from the other processes."""
