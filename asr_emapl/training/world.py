@@ -113,7 +113,7 @@ class World:
     def meet(self) -> None:
         """Wait until all processes have come this far, and until nothing is on its way between them.
 
-        With gloo, a process group that is left right after another collective now and then aborts its process.
+        With gloo, a process that leaves right after another collective was aborted now and then.
         """
         if self.size > 1:
             dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
