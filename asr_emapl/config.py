@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,6 +157,13 @@ def config_from_dict(values: dict[str, Any], place: str) -> RunConfig:
 def config_to_dict(config: RunConfig) -> dict[str, Any]:
     """Primitives alone; the inverse of `config_from_dict`."""
     return OmegaConf.to_container(OmegaConf.structured(config))  # type: ignore[return-value]
+
+
+def write_config(path: Path, config: RunConfig) -> None:
+    """The config as YAML, in one piece: whoever finds the file finds all of it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+    partial.replace(path)
 
 
 def _merge(base: DictConfig, change: dict[Any, Any], place: str) -> DictConfig:

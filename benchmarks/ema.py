@@ -15,10 +15,10 @@ import argparse
 import importlib
 import random
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from timing import seconds_of
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -82,17 +82,6 @@ CONTESTANTS: dict[str, Callable[[nn.Module], Update]] = {
 }
 
 
-def seconds(update: Update, device: torch.device) -> float:
-    """Wall-clock of one update, queued work included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    update()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def measure(options: dict[str, int], device: torch.device, rounds: int) -> tuple[int, dict[str, float]]:
     """Number of parameters, and the median seconds of an update by contestant."""
     model = TransformerCtc(29, **options).to(device)  # type: ignore[arg-type]
@@ -108,7 +97,7 @@ def measure(options: dict[str, int], device: torch.device, rounds: int) -> tuple
         # Whoever follows another finds the student in the caches.
         random.shuffle(order)
         for name in order:
-            taken = seconds(updates[name], device)
+            taken = seconds_of(updates[name], device)
             if turn >= 3:  # the first ones allocate and warm up
                 times[name].append(taken)
     count = sum(p.numel() for p in model.parameters())

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
+from timing import seconds_of
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.features import LogMel
@@ -76,17 +76,6 @@ def build(options: dict[str, Any], device: torch.device, bf16: bool) -> TrainSte
         clip_norm=1.0,
         bf16=bf16,
     )
-
-
-def seconds_of(action: Callable[[], object], device: torch.device) -> float:
-    """Wall-clock of one call, queued work included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    action()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def main() -> None:

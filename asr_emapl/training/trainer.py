@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import gc
-import os
 import signal
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import draw_seed
 from asr_emapl.audio.features import LogMel
-from asr_emapl.config import RunConfig, config_to_dict
+from asr_emapl.config import RunConfig, config_to_dict, write_config
 from asr_emapl.data.batch_plan import MixPosition
 from asr_emapl.data.loader import StepBatch, steps
 from asr_emapl.decoding.transcribe import transcribe
@@ -130,14 +128,13 @@ class Trainer:
     def run(self) -> Path | None:
         """Train until the hours are used up or SIGTERM asks to stop; returns the last checkpoint."""
         config = self.config
-        self._enter_stage()
         self._announce()
         if self.clock.hours >= config.hours:
             self.log.say(f"{self.folder} has had its {config.hours:g} h of audio: nothing to do")
             newest = self.checkpoints.paths()
             return newest[-1] if newest else None
         if self.world.first:
-            _write_config(self.folder / "config.yaml", config)
+            write_config(self.folder / "config.yaml", config)
         previous = signal.signal(signal.SIGTERM, self._ask_to_stop)
         try:
             stopped = False
@@ -394,9 +391,3 @@ class Trainer:
         self.clock.load_state_dict(state["clock"])
         self.position = MixPosition.from_state(state["position"])
         self.step = state["step"]
-
-
-def _write_config(path: Path, config: RunConfig) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
-    partial.replace(path)
