@@ -96,7 +96,8 @@ def logged(folder: Path, curve: list[tuple[float, float]]) -> Path:
 def test_distances(tmp_path):
     a = logged(tmp_path / "a", [(1.0, 40.0), (2.0, 30.0), (3.0, 20.0)])
     b = logged(tmp_path / "b", [(1.0, 44.0), (2.0, 30.0), (3.0, 24.0)])
-    assert mean_curve([teacher_curves(run)["dev"] for run in (a, b)]) == [
+    both = [teacher_curves(run)["dev"] for run in (a, b)]
+    assert mean_curve(both) == [
         (1.0, 42.0),
         (2.0, 30.0),
         (3.0, 22.0),

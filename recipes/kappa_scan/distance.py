@@ -20,8 +20,8 @@ REFERENCE = "reference"
 class Comparison:
     """Of one run on one split, teacher's WER in points: distances from the references' mean curve.
 
-    `largest` is of any point of the curve, `last` of its end, `mean` over all points with the sign kept: above
-    0 the run was worse on the whole.
+    `largest` is of any point of the curve, `last` of its end, `mean` over all points with the sign kept:
+    above 0 the run was worse on the whole.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""The scan in one picture: a column a mode, a row a split, a colour a kappa, on the band of kappa 1's seeds."""
+"""The scan in one picture: a column a mode, a row a split, a colour a kappa, on the band of kappa 1."""
 
 from __future__ import annotations
 
@@ -59,14 +59,13 @@ def draw_scan(references: Sequence[Path], kinds: Mapping[str, Sequence[Path]], o
             panel.set_title(TITLES[mode], fontsize=11)
         for panel in grid[-1]:
             panel.set_xlabel("audio consumed (hours)")
-        handles = [
-            grid[0][0].plot([], [], color=c, linewidth=2.2, label=name)[0] for name, c in colours.items()
-        ]
+        first = grid[0][0]
+        handles = [first.plot([], [], color=c, linewidth=2.2, label=kind)[0] for kind, c in colours.items()]
         handles += [
-            grid[0][0].plot([], [], style, color="#444444", linewidth=1.6, label=name)[0]
+            first.plot([], [], style, color="#444444", linewidth=1.6, label=name)[0]
             for name, style in (("teacher", "-"), ("student", "--"))
         ]
-        handles.append(grid[0][0].fill_between([], [], color="#bbbbbb", label=f"kappa 1, {len(base)} seeds"))
+        handles.append(first.fill_between([], [], color="#bbbbbb", label=f"kappa 1, {len(base)} seeds"))
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
         figure.savefig(out, dpi=130, metadata={"Date": None} if out.suffix == ".svg" else {})
 
@@ -84,9 +83,8 @@ def _draw_bands(panel: Axes, references: Sequence[Mapping[str, Curve]], split: s
         curves = [run[f"{model}/{split}"] for run in references]
         hours = [h for h, _ in curves[0]]
         rates = [at(curve, hours) for curve in curves]
-        panel.fill_between(
-            hours, np.min(rates, axis=0), np.max(rates, axis=0), color=colour, linewidth=0.0, zorder=1.0
-        )
+        lowest, highest = np.min(rates, axis=0), np.max(rates, axis=0)
+        panel.fill_between(hours, lowest, highest, color=colour, linewidth=0.0, zorder=1.0)
 
 
 def _draw_kind(panel: Axes, runs: Sequence[Mapping[str, Curve]], split: str, colour: str) -> None:
