@@ -81,20 +81,17 @@ def words(text: str) -> str:
     words; quotation marks go, apostrophes stay (`_apostrophes` tells them apart). Digits, symbols, and
     punctuation that is spoken (% & @) stay for `strange` to report.
     """
-    text = _INVISIBLE.sub("", text).translate(_APOSTROPHES).translate(_LOOSE_APOSTROPHES)
-    # Twice: capitals may decompose what was composed.
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).upper())
-    text = _INVISIBLE.sub("", text).translate(_APOSTROPHES)
-    return _apostrophes("".join(" " if _parts_words(letter) else letter for letter in text))
+    return _apostrophes(_letters(text))
 
 
 def common_voice(text: str) -> str:
     """English as Common Voice's speakers were shown it, in LibriSpeech's alphabet.
 
-    As `words`, then accents are dropped (CAFE) and letters like AE spelled out.
+    As `words`, but accents are dropped (CAFE) and letters like AE spelled out.
     """
-    text = unicodedata.normalize("NFD", words(text).translate(_LATIN))
-    return " ".join("".join(letter for letter in text if not unicodedata.combining(letter)).split())
+    text = unicodedata.normalize("NFD", _letters(text))
+    text = "".join(letter for letter in text if not unicodedata.combining(letter))
+    return _apostrophes(text.translate(_LATIN))
 
 
 def outside(text: str, alphabet: str) -> str:
@@ -105,6 +102,15 @@ def outside(text: str, alphabet: str) -> str:
 def _unspelled(text: str) -> str:
     """What of a text is neither a letter or its mark nor blank or apostrophe: digits, symbols, signs."""
     return "".join(sorted(c for c in set(text) - {" ", "'"} if unicodedata.category(c)[0] not in "LM"))
+
+
+def _letters(text: str) -> str:
+    """Capitals, straight apostrophes, and blanks for whatever parts words."""
+    text = _INVISIBLE.sub("", text).translate(_APOSTROPHES).translate(_LOOSE_APOSTROPHES)
+    # Twice: capitals may decompose what was composed.
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).upper())
+    text = _INVISIBLE.sub("", text).translate(_APOSTROPHES).translate(_LOOSE_APOSTROPHES)
+    return "".join(" " if _parts_words(letter) else letter for letter in text)
 
 
 def _parts_words(letter: str) -> bool:
