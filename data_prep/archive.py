@@ -9,7 +9,7 @@ import shutil
 import sys
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -28,6 +28,15 @@ class Archive:
     url: str
     md5: str
     folder: str
+
+
+def demand_known(corpus: str, parts: Collection[str], known: Collection[str]) -> None:
+    """UserError unless parts are named, and all of them are among those known."""
+    unknown = sorted(set(parts) - set(known))
+    if unknown or not parts:
+        raise UserError(
+            f"{corpus}: no part {', '.join(unknown) or 'given'} (choose among: {', '.join(known)})"
+        )
 
 
 def install(archive: Archive, destination: Path, verify: Callable[[Path], list[str]]) -> Path:

@@ -57,8 +57,7 @@ class Checked:
 
 @dataclass(slots=True)
 class Prepared:
-    """The manifest of each part, and what its user should know of it (audio that is resampled, what was left
-    out), one line a fact."""
+    """What was written: the manifest of each part, and notes for the user (what is resampled or left out)."""
 
     manifests: dict[str, Path]
     notes: list[str]
@@ -156,7 +155,7 @@ def _spelled(candidate: Candidate, spelling: Preset) -> tuple[str | None, list[s
 def _stretch_faults(candidate: Candidate, length: float) -> Sequence[str]:
     """What is wrong with where a candidate lies in its file of `length` seconds."""
     end = length if candidate.duration is None else candidate.offset + candidate.duration
-    if not 0 <= candidate.offset < end:
+    if not 0 <= candidate.offset < min(end, length):
         return [f"goes from {candidate.offset:g} to {end:g} s (correct the times)"]
     if end > length + LENGTH_TOLERANCE_S:
         return [f"goes to {end:.2f} s in {candidate.audio}, {length:.2f} s long (correct the times)"]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from asr_emapl.data.manifest import Utterance, report, write_manifests
 from asr_emapl.errors import UserError
-from data_prep.archive import Archive, install
+from data_prep.archive import Archive, demand_known, install
 from data_prep.candidates import MAX_LINES, Prepared, probe_all
 
 # Addresses and MD5s as the corpus's own instructions (github.com/facebookresearch/libri-light) give them.
@@ -47,11 +47,7 @@ def download(destination: Path, parts: Sequence[str], *, workers: int = 2) -> di
     Raises:
         UserError: an unknown part, a failed transfer, a wrong MD5, an unsafe or incomplete archive.
     """
-    unknown = sorted(set(parts) - set(_MD5))
-    if unknown or not parts:
-        raise UserError(
-            f"Libri-Light: no part {', '.join(unknown) or 'given'} (choose among: {', '.join(_MD5)})"
-        )
+    demand_known("Libri-Light", parts, _MD5)
 
     def findings(folder: Path) -> list[str]:
         facts, _ = probe_all((str(path) for path in sorted(folder.rglob("*.flac"))), workers)
@@ -82,7 +78,7 @@ def prepare(
 
     Stretches of speech are joined, pauses of up to 1 s included, for as long as a segment stays within
     `max_seconds`; what is longer without a pause is cut into equal pieces. Segments under `min_seconds` are
-    left out. The notes give the hours that were left out as silence, or as too short.
+    left out. The notes give the hours of segments, of speech, and of all audio.
 
     Args:
         source: the folder that holds the parts.

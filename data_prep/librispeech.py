@@ -19,7 +19,7 @@ from asr_emapl.audio.decode import probe_whole
 from asr_emapl.data.manifest import Utterance, report, write_manifests
 from asr_emapl.errors import UserError
 from asr_emapl.text.normalise import ALPHABET, librispeech, outside
-from data_prep.archive import Archive, install
+from data_prep.archive import Archive, demand_known, install
 from data_prep.lines import read_lines
 
 _MAX_LINES = 50
@@ -80,10 +80,7 @@ def download(destination: Path, parts: Sequence[str]) -> dict[str, Path]:
     Raises:
         UserError: an unknown part, a failed transfer, a wrong MD5, an unsafe or incomplete archive.
     """
-    unknown = sorted(set(parts) - set(_OFFICIAL))
-    if unknown or not parts:
-        named = ", ".join(unknown) or "given"
-        raise UserError(f"LibriSpeech: no part {named} (choose among: {', '.join(_OFFICIAL)})")
+    demand_known("LibriSpeech", parts, _OFFICIAL)
     folders = {}
     for part in dict.fromkeys(parts):
         official = _OFFICIAL[part]

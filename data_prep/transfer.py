@@ -104,6 +104,7 @@ def _receive(url: str, partial: Path) -> bool:
         response = urlopen(request, timeout=_TIMEOUT_S)
     except HTTPError as error:
         if error.code == 416 and have:  # nothing lies beyond what is there: the checksum says what that is
+            error.close()
             return True
         raise
     with response:

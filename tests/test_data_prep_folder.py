@@ -323,6 +323,10 @@ def test_what_does_not_go_together_is_named(
     [
         (lambda data: tsv(data / "segments", "u1 r1 0 1", "u2 r1 2 3.5", "u3 r2 0 1"), "goes to 3.50 s in"),
         (lambda data: tsv(data / "segments", "u1 r1 0 1", "u2 r1 2 2", "u3 r2 0 1"), "goes from 2 to 2 s"),
+        (
+            lambda data: tsv(data / "segments", "u1 r1 0 1", "u2 r1 3 3.04", "u3 r2 0 1"),
+            "goes from 3 to 3.04",
+        ),
         (lambda data: tsv(data / "segments", "u1 r1 0 1", "u2 r1 nan 2", "u3 r2 0 1"), "goes from nan to"),
         (lambda data: tsv(data / "text", "u1 go", "u2", "u3 stop"), "an empty transcript"),
     ],

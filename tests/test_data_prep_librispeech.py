@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 from loopback import Loopback, loopback
+from speech import cut, noise
 
 from asr_emapl.data.manifest import read_manifest, verify
 from asr_emapl.errors import UserError
@@ -30,12 +31,6 @@ def flac(path: Path, seconds: float = 0.1, rate: int = 16000, channels: int = 1)
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, np.zeros((round(seconds * rate), channels)), rate)
     return path
-
-
-def cut(path: Path) -> None:
-    """Leave at `path` the first half of a second of noise, under the header of the whole."""
-    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(16000), 16000)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def chapter(root: Path, part: str, speaker: str, name: str, texts: list[str]) -> Path:
@@ -153,7 +148,7 @@ def test_one_report_of_all_that_is_wrong(corpus: Path, tmp_path: Path) -> None:
         file.write("5-3-0006 AGAIN\n")
     chapter(root, "worse", "84", "2", ["TWICE"])
     (chapter(root, "worse", "8", "8", ["X"]) / "8-8.trans.txt").write_bytes(b"8-8-0000 \xff\n")
-    cut(chapter(root, "cut", "6", "1", ["LONG"]) / "6-1-0000.flac")
+    cut(noise(chapter(root, "cut", "6", "1", ["LONG"]) / "6-1-0000.flac", 1.0))
     (chapter(root, "cut", "6", "2", ["A", "B"]) / "6-2.trans.txt").write_bytes(b"")
     (chapter(root, "cut", "6", "3", ["A"]) / "6-3-0000.flac").write_bytes(b"")
     (root / "empty").mkdir()
@@ -282,7 +277,7 @@ def lose_chapter(folder: Path) -> str:
 
 def cut_audio(folder: Path) -> str:
     # The header still says how long the audio was.
-    cut(folder / "84" / "2" / "84-2-0001.flac")
+    cut(noise(folder / "84" / "2" / "84-2-0001.flac", 1.0))
     return "84-2-0001.flac: breaks off"
 
 
