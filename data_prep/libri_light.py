@@ -196,8 +196,9 @@ def _speech(path: Path, length: float) -> list[Stretch]:
 
 def _utterances(path: Path, stretches: Sequence[Stretch]) -> list[Utterance]:
     """One utterance a stretch, named <speaker>-<book>-<file>-<number>; times to the millisecond."""
-    speaker, stem = path.parts[-3], "-".join((*path.parts[-3:-1], path.stem))
+    audio, speaker = str(path), path.parts[-3]
+    stem = "-".join((*path.parts[-3:-1], path.stem))
     return [
-        Utterance(f"{stem}-{number:05d}", str(path), round(end - start, 3), None, speaker, round(start, 3))
+        Utterance(f"{stem}-{number:05d}", audio, round(end - start, 3), None, speaker, round(start, 3))
         for number, (start, end) in enumerate(stretches)
     ]

@@ -202,7 +202,7 @@ def _record(line: bytes) -> dict[str, object]:
     if not isinstance(fields, dict):
         raise ValueError("JSON, but not an object (write {...} with id, audio and duration)")
     if is_cut(fields):
-        return from_cut(fields)
+        fields = from_cut(fields)
     record = {name: fields.get(name) for name in ("id", "audio", "duration", "text", "speaker", "offset")}
     for name, nemo in (("id", "utt_id"), ("audio", "audio_filepath")):
         if record[name] is None:
