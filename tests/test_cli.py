@@ -18,7 +18,7 @@ from unittest import mock
 import jiwer
 import pytest
 import typer
-from speech import noise
+from corpora import noise
 from tiny import CONFIG, make_corpus
 from typer.testing import CliRunner
 
