@@ -53,8 +53,8 @@ def prepare(
         table: CSV or TSV with the columns `path` (relative to the table's folder) and `text`, and `id` and
             `speaker` if wanted; instead of a search.
         text: the preset of `asr_emapl.text.normalise`.
-        leave_out: leave utterances with faults out instead of raising. A table or Kaldi's files that contradict
-            themselves raise in any case.
+        leave_out: leave utterances with faults out instead of raising. A malformed table, or Kaldi's files
+            that do not go together, raise in any case.
         workers: threads that read headers.
 
     Raises:
