@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
-from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe, read_audio
+from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe, probe_whole, read_audio
 from asr_emapl.errors import UserError
 
 CORPUS = os.environ.get("ASR_EMAPL_LIBRISPEECH")
@@ -203,3 +203,39 @@ def test_real_speech_is_as_long_as_its_header_says() -> None:
         waveform = read_audio(path)
         assert len(waveform) == round(probe(path)[0] * SAMPLE_RATE_HZ)
         assert 0 < float(waveform.abs().max()) <= 1
+
+
+@pytest.mark.parametrize("name", ["a.flac", "a.wav", "a.ogg", "a.mp3", "a.aiff"])
+def test_probe_whole_is_probe_for_whole_files(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    soundfile.write(path, sine(0.5, 8000), 8000)
+    assert probe_whole(path) == probe(path)
+
+
+@pytest.mark.parametrize("name", ["a.flac", "a.wav", "a.mp3"])
+@pytest.mark.parametrize("kept", [0.2, 0.5, 0.95])
+def test_probe_whole_finds_what_breaks_off(tmp_path: Path, name: str, kept: float) -> None:
+    path = tmp_path / name
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(48000), 16000)
+    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
+    probe(path)  # the header alone does not tell
+    with pytest.raises(UserError, match=r"breaks off before its header says \(a broken copy"):
+        probe_whole(path)
+
+
+def test_a_wav_whose_writer_could_not_state_its_size_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, sine(0.5, 16000), 16000)
+    content = path.read_bytes()
+    for stated in (b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f"):
+        path.write_bytes(content[:4] + stated + content[8:])
+        assert probe_whole(path) == (0.5, 16000, 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"RIFF", b"no audio at all"])
+def test_probe_whole_of_no_audio(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.wav").write_bytes(content)
+    with pytest.raises(UserError, match="not decodable"):
+        probe_whole(tmp_path / "a.wav")
+    with pytest.raises(UserError, match="no such audio file"):
+        probe_whole(tmp_path / "b.wav")

@@ -39,6 +39,29 @@ def probe(path: str | Path) -> tuple[float, int, int]:
         return file.frames / file.samplerate, file.samplerate, file.channels
 
 
+def probe_whole(path: str | Path) -> tuple[float, int, int]:
+    """As `probe`, of a file that goes on to where its header says.
+
+    A broken copy shows at its end: the last sample is decoded, and the size that a WAV file states is
+    compared with its own. That costs no more than the header does. A format that states no length (Ogg, most
+    MP3) is as long as what is there, so what such a file lost is not noticed.
+
+    Raises:
+        UserError: as `probe`, or the file breaks off.
+    """
+    with _open(path) as file:
+        try:
+            file.seek(file.frames - 1)
+            is_whole = len(file.read(1)) == 1 and not _is_cut_riff(path)
+        except (soundfile.SoundFileError, OSError):
+            is_whole = False
+        if not is_whole:
+            raise UserError(
+                f"{path}: breaks off before its header says (a broken copy: fetch the file again)"
+            )
+        return file.frames / file.samplerate, file.samplerate, file.channels
+
+
 def read_audio(
     path: str | Path, *, offset: float = 0.0, duration: float | None = None, sample_rate: int = SAMPLE_RATE_HZ
 ) -> torch.Tensor:
@@ -103,6 +126,18 @@ def _open(path: str | Path) -> soundfile.SoundFile:
     fault = "holds no samples" if file.frames <= 0 else "its header does not state the length"
     file.close()
     raise UserError(f"{path}: {fault} (leave it out, or encode it again)")
+
+
+def _is_cut_riff(path: str | Path) -> bool:
+    """Whether a WAV file is shorter than it states; libsndfile takes such a one for whole.
+
+    Writers that cannot go back in their output state the largest size that they know, 2 or 4 GiB. The byte
+    that pads an odd length may be absent.
+    """
+    with Path(path).open("rb") as file:
+        head = file.read(8)
+        stated = int.from_bytes(head[4:], "little")
+        return head[:4] == b"RIFF" and stated < 0x7FFF0000 and file.seek(0, 2) + 1 < stated + 8
 
 
 def _span(

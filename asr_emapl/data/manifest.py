@@ -4,15 +4,18 @@
 
 `text` and `speaker` may be absent, `offset` (seconds into the file) is 0 unless given. The names that NeMo's
 manifests use are read too: `audio_filepath` for `audio`, `utt_id` for `id`; an utterance without an id is
-called by the stem of its file name (stem-2, stem-3 and so on where that is taken). Other fields are ignored.
+called by the stem of its file name (stem-2, stem-3 and so on where that is taken). So are lhotse's cuts, by
+`asr_emapl.data.foreign`, and all of it compressed by gzip. Other fields are ignored.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import os
 import uuid
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +23,7 @@ from pathlib import Path
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe
+from asr_emapl.data.foreign import from_cut, is_cut
 from asr_emapl.errors import UserError
 from asr_emapl.text.normalise import outside
 
@@ -173,13 +177,16 @@ def report(findings: Sequence[str], limit: int = _MAX_LINES) -> str:
 
 
 def _content(path: Path) -> bytes:
-    """The bytes of the manifest, without a byte order mark."""
+    """The bytes of the manifest, without a byte order mark, decompressed if they begin as gzip does."""
     try:
-        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        content = path.read_bytes()
+        if content.startswith(b"\x1f\x8b"):
+            content = gzip.decompress(content)
+        return content.removeprefix(b"\xef\xbb\xbf")
     except FileNotFoundError:
         raise UserError(f"{path}: no such manifest (mend the path, or write it with data_prep)") from None
-    # ValueError: a NUL in the path.
-    except (OSError, ValueError) as error:
+    # ValueError: a NUL in the path. EOFError, zlib.error: half of a gzip file, or a damaged one.
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: the manifest cannot be read: {error} (name a readable file)") from error
 
 
@@ -194,6 +201,8 @@ def _record(line: bytes) -> dict[str, object]:
         raise ValueError("not JSON (put one JSON object on each line)") from None
     if not isinstance(fields, dict):
         raise ValueError("JSON, but not an object (write {...} with id, audio and duration)")
+    if is_cut(fields):
+        fields = from_cut(fields)
     record = {name: fields.get(name) for name in ("id", "audio", "duration", "text", "speaker", "offset")}
     for name, nemo in (("id", "utt_id"), ("audio", "audio_filepath")):
         if record[name] is None:
