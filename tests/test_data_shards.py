@@ -505,34 +505,50 @@ def test_a_full_disk_leaves_whole_shards_and_the_rest_follows(
     assert len(kept) == min(count // 4, len(whole.shards))
 
 
-@pytest.mark.parametrize("change", ["config", "first utterance", "shard lost", "shard torn"])
-def test_what_would_be_another_packing_begins_anew(
-    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
-) -> None:
-    config = ShardConfig("flac", SMALL)
+@pytest.fixture
+def interrupted(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A manifest, and a folder with a part of its shards."""
     shutil.copytree(manifest.parent, tmp_path / "corpus")
     source = tmp_path / "corpus" / "train.jsonl"
     with monkeypatch.context() as patched:
-        fail_at(patched, 7)
+        fail_at(patched, 9)
         with pytest.raises(UserError):
-            pack(source, tmp_path / "out", config)
-    first = tmp_path / "out" / "train-000000.tar"
-    if change == "config":
-        config = replace(config, codec="as-is")
-    elif change == "first utterance":
-        utterances = read_manifest(source)
+            pack(source, tmp_path / "out", ShardConfig("flac", SMALL))
+    assert len(list((tmp_path / "out").glob("*.tar"))) == 2
+    return source, tmp_path / "out"
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("torn", [True, False])
+def test_shards_that_are_not_whole_any_more_are_packed_again(
+    interrupted: tuple[Path, Path], lost: int, torn: bool
+) -> None:
+    source, out = interrupted
+    shard = out / f"train-{lost:06d}.tar"
+    if torn:
+        shard.write_bytes(shard.read_bytes()[:-512])
+    else:
+        shard.unlink()
+    said: list[str] = []
+    packed = pack(source, out, ShardConfig("flac", SMALL), said.append)
+    assert sum(line.endswith("was there") for line in said) == lost
+    assert same_audio(read_manifest(source), read_manifest(packed.manifest))
+    assert names(out) == sorted(storage.split(p)[1] for p in [*packed.shards, packed.manifest])
+
+
+@pytest.mark.parametrize("change", ["codec", "mib", "utterance"])
+def test_a_part_of_another_packing_is_left_alone(interrupted: tuple[Path, Path], change: str) -> None:
+    source, out = interrupted
+    before = {name: (out / name).read_bytes() for name in names(out)}
+    utterances = read_manifest(source)
+    config = ShardConfig("as-is" if change == "codec" else "flac", 1.0 if change == "mib" else SMALL)
+    if change == "utterance":
         write_manifest(
             source, [replace(utterances[0], duration=utterances[0].duration - 0.1), *utterances[1:]]
         )
-    elif change == "shard lost":
-        first.unlink()
-    else:
-        first.write_bytes(first.read_bytes()[:-512])
-    said: list[str] = []
-    packed = pack(source, tmp_path / "out", config, said.append)
-    assert not any(line.endswith("was there") for line in said)
-    assert same_audio(read_manifest(source), read_manifest(packed.manifest))
-    assert names(tmp_path / "out") == sorted(storage.split(p)[1] for p in [*packed.shards, packed.manifest])
+    with pytest.raises(UserError, match=r"train-000000\.tar: was packed from another manifest"):
+        pack(source, out, config)
+    assert {name: (out / name).read_bytes() for name in names(out)} == before
 
 
 def test_audio_mended_behind_the_whole_shards_lets_it_go_on(manifest: Path, tmp_path: Path) -> None:

@@ -73,8 +73,8 @@ def pack(
     """Pack the audio of a manifest NAME.jsonl as NAME-000000.tar and so on, and write NAME.jsonl beside them.
 
     A shard appears under its name when it is whole, the manifest after the last of them. After an
-    interruption, the same call goes on behind the last whole shard, as far as config and manifest are what
-    they were; from where they are not, it packs anew. Samples beyond -1..1 are cut off there by recoding.
+    interruption, the same call goes on behind the last whole shard; the config has to be what it was, and so
+    has the manifest up to there. Samples beyond -1..1 are cut off there by recoding.
 
     Args:
         manifest: path or URL.
@@ -84,7 +84,7 @@ def pack(
 
     Raises:
         UserError: the manifest is wrong; audio in it cannot be read; `out` has a manifest of that name
-            already, or cannot be written; the config is out of range.
+            already, or a part of another packing, or cannot be written; the config is out of range.
     """
     config = config or ShardConfig()
     _check(config)
@@ -134,6 +134,8 @@ class _Shards:
         self._folder, self._stem, self._say = folder, stem, say
         self._utterances, self._config = utterances, config
         self.count = 0
+        # Tells the config and the utterances so far from any others.
+        self._made_from = f"{config.codec} {config.mib}"
         # Number of the shard, and range in it, of each utterance so far.
         self._entries: list[tuple[int, ByteRange]] = []
         # Of each utterance, the first with the same file: where files stay whole, that packs it for all.
@@ -148,16 +150,21 @@ class _Shards:
         return storage.join(self._folder, f"{self._stem}-{shard:06d}.tar")
 
     def go_on(self) -> None:
-        """Take over what an interrupted packing left, as far as it is what this one would make."""
+        """Take over the whole shards that an interrupted packing left."""
         while (record := self._read_record(self.count)) is not None:
-            done = len(self._entries) + len(record["entries"])
-            if record["made_from"] != self._made_from(done):
-                break
-            if storage.size(self.place(self.count)) != record["bytes"]:
+            place = self.place(self.count)
+            made_from = self._made_from_next(len(record["entries"]))
+            if record["made_from"] != made_from:
+                raise UserError(
+                    f"{place}: was packed from another manifest or with another config (finish that, name "
+                    f"another folder, or remove {self._stem}-*.tar and .{self._stem}-*.json from this one)"
+                )
+            if storage.size(place) != record["bytes"]:
                 break
             self._entries += [(shard, ByteRange(*part)) for shard, *part in record["entries"]]
-            self._say(f"{self.place(self.count)}: was there")
+            self._made_from = made_from
             self.count += 1
+            self._say(f"{place}: was there")
         self.forget(self.count)
 
     def pack_rest(self) -> None:
@@ -177,31 +184,37 @@ class _Shards:
         ]
 
     def forget(self, start: int) -> None:
-        """Remove the records from shard `start` on."""
-        while storage.size(self._record(start)) is not None:
-            storage.remove(self._record(start))
-            start += 1
+        """Remove the records from shard `start` on, the last one first: they stay without a gap."""
+        end = start
+        while storage.size(self._record(end)) is not None:
+            end += 1
+        for shard in reversed(range(start, end)):
+            storage.remove(self._record(shard))
 
     def _pack_one(self, encoded: Iterator[_File]) -> None:
-        before, place = len(self._entries), self.place(self.count)
+        place = self.place(self.count)
         with storage.publish(place) as tar:
-            clipped = self._fill(tar, encoded)
+            made, clipped = self._fill(tar, encoded)
             length = tar.tell()
-        entries = [(shard, part.start, part.length, part.crc32) for shard, part in self._entries[before:]]
-        record = {"made_from": self._made_from(len(self._entries)), "bytes": length, "entries": entries}
+        self._made_from = self._made_from_next(len(made))
+        self._entries += made
+        entries = [(shard, part.start, part.length, part.crc32) for shard, part in made]
+        record = {"made_from": self._made_from, "bytes": length, "entries": entries}
         with storage.publish(self._record(self.count)) as file:
             file.write(json.dumps(record).encode())
         self.count += 1
-        line = f"{place}: {len(entries)} utterances, {length / 2**20:.1f} MiB"
+        line = f"{place}: {len(made)} utterances, {length / 2**20:.1f} MiB"
         self._say(line + (f"; cut off at -1..1: {clipped} of them" if clipped else ""))
 
-    def _fill(self, tar: BinaryIO, encoded: Iterator[_File]) -> int:
-        """Write one shard; returns how many files were clipped."""
-        clipped, limit = 0, self._config.mib * 2**20
-        for i in range(len(self._entries), len(self._utterances)):
+    def _fill(self, tar: BinaryIO, encoded: Iterator[_File]) -> tuple[list[tuple[int, ByteRange]], int]:
+        """Write one shard; returns what is added to the entries, and how many files were clipped."""
+        done, limit = len(self._entries), self._config.mib * 2**20
+        made: list[tuple[int, ByteRange]] = []
+        clipped = 0
+        for i in range(done, len(self._utterances)):
             origin = self._origins[i]
             if origin < i:
-                self._entries.append(self._entries[origin])
+                made.append(self._entries[origin] if origin < done else made[origin - done])
                 continue
             if tar.tell() >= limit:
                 break
@@ -209,9 +222,9 @@ class _Shards:
             clipped += file.clipped
             # A slash would make a folder.
             member = tarfile.TarInfo(f"{self._utterances[i].id.replace('/', '_')}.{file.ending}")
-            self._entries.append((self.count, _add(tar, member, file.content)))
+            made.append((self.count, _add(tar, member, file.content)))
         tar.write(bytes(2 * _BLOCK_BYTES))
-        return clipped
+        return made, clipped
 
     def _record(self, shard: int) -> str:
         return storage.join(self._folder, f".{self._stem}-{shard:06d}.json")
@@ -220,10 +233,11 @@ class _Shards:
         place = self._record(shard)
         return None if storage.size(place) is None else json.loads(storage.read(place))
 
-    def _made_from(self, count: int) -> str:
-        """What tells the config and the first `count` utterances from any others."""
-        digest = hashlib.sha256(f"{self._config.codec} {self._config.mib}".encode())
-        for utterance in self._utterances[:count]:
+    def _made_from_next(self, count: int) -> str:
+        """`_made_from` once the next `count` utterances are packed too."""
+        digest = hashlib.sha256(self._made_from.encode())
+        done = len(self._entries)
+        for utterance in self._utterances[done : done + count]:
             digest.update(repr(utterance).encode())
         return digest.hexdigest()
 
