@@ -347,6 +347,13 @@ def test_over_http_by_ranges(served: tuple[str, type[Server]], manifest: Path) -
     assert len(server.asked) == 3
 
 
+def test_over_http_from_forked_processes(served: tuple[str, type[Server]], manifest: Path) -> None:
+    """Whose parent has read over the same connections before."""
+    after = read_manifest(f"{served[0]}/train.jsonl")
+    waveform(after[0])
+    assert all(map(same_step, batches(read_manifest(manifest), 0), batches(after, 2)))
+
+
 def test_a_lost_connection_is_tried_again(
     served: tuple[str, type[Server]], manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
