@@ -199,6 +199,30 @@ def tokenizer(
 
 
 @app.command()
+def shard(
+    manifest: Annotated[str, typer.Argument(help="Utterances to pack: path or URL.")],
+    out: Annotated[
+        str, typer.Option(help="Folder for shards and manifest: path, or URL that fsspec can write.")
+    ],
+    codec: Annotated[
+        str, typer.Option(help="as-is; or flac or opus, which cut utterances out, at 16 kHz, mono.")
+    ] = "as-is",
+    shard_mib: Annotated[
+        float, typer.Option(help="A shard ends with the file that fills it to this.")
+    ] = 512.0,
+    workers: Annotated[int, typer.Option(help="Files read and encoded at the same time.")] = 2,
+) -> None:
+    """Pack a manifest's audio into tar files, of which a run reads ranges of bytes. The same again goes on.
+
+    Example: `asr-emapl shard data/train.jsonl --out s3://bucket/train --codec flac`
+    """
+    from asr_emapl.data.shards import ShardConfig, pack
+
+    packed = pack(manifest, out, ShardConfig(codec, shard_mib, workers), say=print)
+    print(f"{packed.manifest}: {packed.utterances} utterances in {len(packed.shards)} shards")
+
+
+@app.command()
 def train(
     config: Annotated[Path, typer.Option(help="YAML file.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, over the file.")] = None,
@@ -220,7 +244,7 @@ def train(
 @app.command()
 def decode(
     checkpoint: Annotated[Path, typer.Option(help="A run's checkpoint, or its run directory (the newest).")],
-    manifest: Annotated[Path, typer.Option(help="Utterances to transcribe.")],
+    manifest: Annotated[str, typer.Option(help="Utterances to transcribe: path or URL.")],
     out: Annotated[Path, typer.Option(help="Hypotheses (JSONL).")],
     model: Annotated[str, typer.Option(help="teacher or student.")] = "teacher",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",

@@ -128,6 +128,27 @@ def test_what_is_no_audio_is_named(tmp_path: Path) -> None:
             assert str(error.value).endswith(")"), "the remedy is missing"
 
 
+def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, ramp(100), SAMPLE_RATE_HZ)
+    path.chmod(0)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)  # nothing is closed to root
+    try:
+        for read in (read_audio, probe):
+            with pytest.raises(UserError, match=r"a\.wav: cannot be read: .*Permission denied.*\(name a"):
+                read(path)
+    finally:
+        os.seteuid(user)
+
+
+def test_samples_beyond_full_scale_stay_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, [0.5, 1.5, -3.0, 1.0], SAMPLE_RATE_HZ, subtype="FLOAT")
+    assert read_audio(path).tolist() == [0.5, 1.5, -3.0, 1.0]
+
+
 def test_truncated_flac_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     noise = np.random.default_rng(0).normal(0, 0.1, 2 * SAMPLE_RATE_HZ)

@@ -336,6 +336,23 @@ def test_the_batch_does_not_change_what_is_decoded(project, tmp_path):
     assert found[0] == found[1]
 
 
+def test_shards_are_decoded_as_their_files_are(project, tmp_path):
+    shards = tmp_path / "shards"
+    told = succeed("shard", project.dev, "--out", shards, "--codec", "flac", "--shard-mib", 0.01).splitlines()
+    count = len(list(shards.glob("dev-*.tar")))
+    assert len(told) - 1 == count > 1
+    assert told[-1] == f"{shards}/dev.jsonl: 4 utterances in {count} shards"
+    found = []
+    for manifest in (project.dev, shards / "dev.jsonl"):
+        out = tmp_path / "hyp.jsonl"
+        succeed("decode", "--checkpoint", project.run, "--manifest", manifest, "--out", out)
+        found.append(texts(out))
+    assert found[0] == found[1]
+    assert "is there already" in fail("shard", project.dev, "--out", shards)
+    assert "codec 'mp3'" in fail("shard", project.dev, "--out", tmp_path / "out", "--codec", "mp3")
+    assert not (tmp_path / "out").exists()
+
+
 def test_decode_needs_no_tokenizer_file_config_or_texts(project, tmp_path):
     """The checkpoint carries what it needs; audio alone is enough."""
     checkpoint = shutil.copy(project.checkpoints[-1], tmp_path / "model.pt")

@@ -142,7 +142,7 @@ class StepDataset(Dataset[StepBatch]):
 
 def collate(utterances: Sequence[Utterance]) -> MicroBatch:
     """Decode and pad. The true length counts where it differs from the manifest's."""
-    audio = [read_audio(u.audio, offset=u.offset, duration=u.duration) for u in utterances]
+    audio = [read_audio(u.source, offset=u.offset, duration=u.duration) for u in utterances]
     samples_B = torch.tensor([len(a) for a in audio])
     return MicroBatch([u.id for u in utterances], _pad(audio), samples_B, None)
 
