@@ -111,6 +111,51 @@ def tokenizer(
 
 
 @app.command()
+def segment(
+    sources: Annotated[list[Path], typer.Argument(help="Audio files, folders of them, manifests.")],
+    out: Annotated[Path, typer.Option(help="Manifest to write.")],
+    min_seconds: Annotated[float, typer.Option(help="Leave out what makes less than this.")] = 1.0,
+    target_seconds: Annotated[float, typer.Option(help="Cut what is longer, to about this length.")] = 12.0,
+    max_seconds: Annotated[float, typer.Option(help="No utterance is longer.")] = 24.0,
+    pause_seconds: Annotated[float, typer.Option(help="A longer pause always ends an utterance.")] = 1.0,
+    edge_seconds: Annotated[float, typer.Option(help="Silence to keep before and after speech.")] = 0.2,
+    workers: Annotated[int, typer.Option(help="Processes, each with one recording at a time.")] = 1,
+) -> None:
+    """Cut long recordings into utterances where nobody speaks; the audio stays as it is.
+
+    Exits with 1 if some recordings could not be read; the manifest then holds the others.
+
+    Example: `asr-emapl segment talks/ --out data/talks.jsonl --workers 8`
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from asr_emapl.audio.segmentation import SegmentConfig
+    from asr_emapl.data.manifest import write_manifest
+    from asr_emapl.data.recordings import cut_recordings, find_recordings, summary
+
+    limits = SegmentConfig(min_seconds, max_seconds, target_seconds, pause_seconds, edge_seconds)
+    recordings = find_recordings(sources)
+    progress = Console(stderr=True)
+    cuts = list(
+        track(
+            cut_recordings(recordings, limits, workers),
+            "segmenting",
+            total=len(recordings),
+            console=progress,
+            disable=not progress.is_terminal,
+        )
+    )
+    faults = [cut.fault for cut in cuts if cut.fault]
+    for fault in faults:
+        print(f"left out: {fault}", file=sys.stderr)
+    write_manifest(out, [utterance for cut in cuts for utterance in cut.utterances])
+    print(f"{out}: {summary(cuts)}")
+    if faults:
+        raise typer.Exit(1)
+
+
+@app.command()
 def train(
     config: Annotated[Path, typer.Option(help="YAML file.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, over the file.")] = None,
