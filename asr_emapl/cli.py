@@ -111,6 +111,42 @@ def tokenizer(
 
 
 @app.command()
+def inspect(
+    manifests: Annotated[list[Path], typer.Argument(help="Manifests, for example of train and dev.")],
+    config: Annotated[Path | None, typer.Option(help="YAML of a run: its limits, batch, model.")] = None,
+    batch_seconds: Annotated[float | None, typer.Option(help="In place of the config's batch.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="In place of the config's, or of letters.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Picture of the lengths to write.")] = None,
+    audio: Annotated[bool, typer.Option("--audio", help="Open the headers of the audio too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """What manifests hold, how they fill batches, and what to fix before training on them.
+
+    Transcripts too short for CTC are looked for if --config names a model.
+
+    Example: `asr-emapl inspect data/train.jsonl data/dev-clean.jsonl --config conf/mini.yaml`
+    """
+    from rich.console import Console
+
+    from asr_emapl.data.inspection import inspect_manifests, with_audio
+    from asr_emapl.data.inspection_report import draw_lengths, print_inspection
+    from asr_emapl.data.manifest import read_manifest
+    from asr_emapl.training.demands import read_demands
+
+    demands = read_demands(config, tokenizer, batch_seconds)
+    read = {str(path): read_manifest(path) for path in manifests}
+    result = inspect_manifests(read, demands)
+    if audio:
+        result = with_audio(result, read)
+    if png is not None:
+        draw_lengths(result, png)
+    if as_json:
+        print(json.dumps(result.to_dict(), indent=2))
+        return
+    print_inspection(result, Console(width=None if sys.stdout.isatty() else 120))
+
+
+@app.command()
 def segment(
     sources: Annotated[list[Path], typer.Argument(help="Audio files, folders of them, manifests.")],
     out: Annotated[Path, typer.Option(help="Manifest to write.")],

@@ -1,4 +1,4 @@
-"""Recordings: found in files, folders, manifests; cut; what is unreadable is named; a run learns from them."""
+"""Recordings: found in files, folders, manifests; cut; the unreadable are named; a run learns from them."""
 
 from __future__ import annotations
 

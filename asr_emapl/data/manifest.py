@@ -273,7 +273,8 @@ def _utterance(record: Mapping[str, object], folder: Path) -> Utterance:
     text, speaker = record["text"], record["speaker"]
     return Utterance(
         id=str(record["id"]),
-        audio=audio if Path(audio).is_absolute() else str(folder / audio),
+        # The first question is for speed: a Path takes longer to make than the rest of the utterance.
+        audio=audio if audio.startswith("/") or Path(audio).is_absolute() else str(folder / audio),
         duration=_seconds(record["duration"]) or 0.0,
         text=None if text is None else str(text),
         speaker=None if speaker is None else str(speaker),
