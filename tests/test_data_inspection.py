@@ -119,7 +119,7 @@ def test_the_same_audio_twice():
 
 def test_the_same_text_and_length_twice():
     found = one([*good(), dataclasses.replace(good()[3], id="x", audio="/other.flac")])
-    assert found.problem == "the same text and length more than once: 1 utterances, perhaps too many"
+    assert found.problem == "the same text and length more than once: 1 utterances too many"
     assert found.examples == ["u3 = x"]
     blank = [dataclasses.replace(u, text=None, duration=2.0) for u in good()]
     assert findings(blank) == [], "the same length alone says nothing"

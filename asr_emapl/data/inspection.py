@@ -129,7 +129,8 @@ def inspect_manifests(manifests: Mapping[str, Sequence[Utterance]], demands: Dem
         for u in utterances
     ]
     findings = [
-        *_text_findings(placed, demands),
+        *_text_findings(placed),
+        *_letter_findings(placed, demands),
         *_length_findings(placed, demands),
         *_rate_findings(placed),
         *_duplicates(placed),
@@ -199,7 +200,8 @@ def _plan(samples: NDArray[np.int64], demands: Demands) -> tuple[int, float]:
     return len(batches), 1.0 - int(samples.sum()) / padded
 
 
-def _text_findings(placed: list[_Placed], demands: Demands) -> list[Finding]:
+def _text_findings(placed: list[_Placed]) -> list[Finding]:
+    """Transcripts that are empty, or absent beside others."""
     findings = []
     with_text = [p for p in placed if p.utterance.text is not None]
     empty = [p for p in with_text if not p.text.strip()]
@@ -221,10 +223,18 @@ def _text_findings(placed: list[_Placed], demands: Demands) -> list[Finding]:
                 "part them: data.labelled takes transcribed utterances only, data.unlabelled takes both",
             )
         )
-    letters = _unknown(with_text, demands.tokenizer)
-    pattern = re.compile(f"[{re.escape(''.join(sorted(letters)))}]" if letters else r"(?!)")
-    strange = [p for p in with_text if pattern.search(p.text)]
-    if strange:
+    return findings
+
+
+def _letter_findings(placed: list[_Placed], demands: Demands) -> list[Finding]:
+    """Letters that the tokenizer refuses; and of the other transcripts, those that CTC cannot align."""
+    known = [p for p in placed if p.utterance.text is not None]
+    findings = []
+    letters = _unknown(known, demands.tokenizer)
+    if letters:
+        pattern = re.compile(f"[{re.escape(''.join(sorted(letters)))}]")
+        strange = [p for p in known if pattern.search(p.text)]
+        known = [p for p in known if not pattern.search(p.text)]
         counts = Counter(letter for p in strange for letter in pattern.findall(p.text))
         shown = ", ".join(f"{letter!r} ({n})" for letter, n in counts.most_common(_MAX_LETTERS))
         more = f" and {len(counts) - _MAX_LETTERS} more" if len(counts) > _MAX_LETTERS else ""
@@ -235,19 +245,17 @@ def _text_findings(placed: list[_Placed], demands: Demands) -> list[Finding]:
                 "normalise the text, or make a tokenizer that has them and name it with --tokenizer",
             )
         )
-    if demands.alignable is not None:
-        known = [p for p in with_text if not pattern.search(p.text)]
-        fits = demands.alignable([p.utterance for p in known])
-        short = [p for p, fit in zip(known, fits, strict=True) if not fit]
-        if short:
-            findings.append(
-                _finding(
-                    f"{_utterances(short)} more tokens than the model has frames to align them with (CTC); "
-                    "training drops them",
-                    _names(short),
-                    "check that text and audio belong together; else take larger tokens or a smaller stride",
-                )
+    fits = demands.alignable([p.utterance for p in known]) if demands.alignable else [True] * len(known)
+    short = [p for p, fit in zip(known, fits, strict=True) if not fit]
+    if short:
+        findings.append(
+            _finding(
+                f"{_utterances(short)} more tokens than the model has frames to align them with (CTC); "
+                "training drops them",
+                _names(short),
+                "check that text and audio belong together; else take larger tokens or a smaller stride",
             )
+        )
     return findings
 
 
@@ -300,28 +308,27 @@ def _rate_findings(placed: list[_Placed]) -> list[Finding]:
 
 
 def _duplicates(placed: list[_Placed]) -> list[Finding]:
-    findings = []
     same_audio = _groups(placed, lambda u: (u.audio, round(u.offset * SAMPLE_RATE_HZ)))
-    if same_audio:
-        findings.append(
-            _finding(
-                f"the same audio (file and offset) more than once: {_extra(same_audio)} utterances too many",
-                [" = ".join(_names(group)) for group in same_audio[:MAX_EXAMPLES]],
-                "keep one of each, or training sees them more often than the rest",
-            )
-        )
     known = {id(p) for group in same_audio for p in group}
     others = [p for p in placed if id(p) not in known and p.text.strip()]
     same_text = _groups(others, lambda u: (u.text, u.samples))
-    if same_text:
-        findings.append(
-            _finding(
-                f"the same text and length more than once: {_extra(same_text)} utterances, perhaps too many",
-                [" = ".join(_names(group)) for group in same_text[:MAX_EXAMPLES]],
-                "listen to them: if they are copies under other names, keep one of each",
-            )
+    kinds = (
+        (same_audio, "audio (file and offset)", "keep one of each, or training sees them too often"),
+        (
+            same_text,
+            "text and length",
+            "listen to them: if they are copies under other names, keep one of each",
+        ),
+    )
+    return [
+        _finding(
+            f"the same {what} more than once: {sum(len(group) - 1 for group in groups)} utterances too many",
+            [" = ".join(_names(group)) for group in groups[:MAX_EXAMPLES]],
+            remedy,
         )
-    return findings
+        for groups, what, remedy in kinds
+        if groups
+    ]
 
 
 def _shared(manifests: Mapping[str, Sequence[Utterance]]) -> list[Finding]:
@@ -377,10 +384,6 @@ def _groups(placed: Iterable[_Placed], key: Callable[[Utterance], Hashable]) -> 
         if one is not p:
             groups.setdefault(content, [one]).append(p)
     return list(groups.values())
-
-
-def _extra(groups: Iterable[Sequence[object]]) -> int:
-    return sum(len(group) - 1 for group in groups)
 
 
 def _utterances(found: Sequence[object]) -> str:

@@ -50,13 +50,14 @@ def alignment(config: RunConfig, tokenizer: Tokenizer) -> Callable[[Sequence[Utt
     """Whether CTC can align each of some utterances, by the config's features and model and the tokenizer."""
     output_lengths = _output_lengths(config, tokenizer)
     frame_count = FrameCount.of(config.features)
+    # A label a letter, and repeats at most double them: most texts need not be encoded.
+    one_each = isinstance(tokenizer, LetterTokenizer)
 
     def fits(utterances: Sequence[Utterance]) -> list[bool]:
         lengths_B = torch.tensor([frame_count(u.samples) for u in utterances], dtype=torch.long)
         frames = output_lengths(lengths_B).tolist()
-        # No tokenizer makes more tokens than letters and a word boundary; repeats at most double them.
         return [
-            f > 2 * len(u.text or "") + 2 or alignable(tokenizer.encode(u.text or ""), f)
+            (one_each and f >= 2 * len(u.text or "")) or alignable(tokenizer.encode(u.text or ""), f)
             for u, f in zip(utterances, frames, strict=True)
         ]
 
