@@ -188,9 +188,9 @@ def _cheapest(
     """
     best = np.zeros(len(ends) + 1)
     before = np.zeros(len(ends) + 1, dtype=np.int64)
-    # An utterance is at most two trimmed pauses shorter than the distance between its cuts.
+    # An utterance is at most two trimmed pauses shorter than the distance between its cuts, of which there is
+    # one in every _CANDIDATE_FRAMES.
     reach = (limits.longest + 2 * limits.pause) // _CANDIDATE_FRAMES + 2
-    reach *= 2  # neighbouring candidates may be one frame apart
     for j in range(1, len(best)):
         low = max(0, j - reach)
         length = ends[j - 1] - starts[low:j]
