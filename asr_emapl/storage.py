@@ -31,7 +31,8 @@ def is_url(place: str | Path) -> bool:
 
 def join(folder: str, name: str) -> str:
     """The place called `name` in a folder (path or URL); a path that is absolute, or a URL, as it is."""
-    if is_url(name):
+    # The second question is for speed: a Path takes longer to make than the rest of an utterance.
+    if is_url(name) or (name.startswith("/") and not is_url(folder)):
         return name
     return f"{folder.rstrip('/')}/{name}" if is_url(folder) else str(Path(folder, name))
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
-from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe, probe_whole, read_audio
+from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe, probe_whole, read_audio, read_blocks
 from asr_emapl.errors import UserError
 
 CORPUS = os.environ.get("ASR_EMAPL_LIBRISPEECH")
@@ -201,6 +201,46 @@ def test_damaged_headers_raise_nothing_but_user_errors(
         assert len(waveform) > 0
         return
     assert message.startswith(f"{path}: ")
+
+
+@settings(max_examples=40)
+@given(
+    rate=st.sampled_from([8000, 11025, 16000, 44100, 48000, 96000]),
+    samples=st.integers(1, 30_000),
+    block_seconds=st.floats(1e-5, 2.0),
+    begin=st.floats(0.0, 0.9),
+    share=st.none() | st.floats(0.01, 1.0),
+)
+def test_blocks_join_to_what_is_read_at_once(tmp_path_factory, rate, samples, block_seconds, begin, share):
+    path = tmp_path_factory.getbasetemp() / "blocks.wav"
+    stereo = np.random.default_rng(samples).uniform(-1.0, 1.0, (samples, 2))
+    soundfile.write(path, stereo, rate, subtype="FLOAT")
+    length = samples / rate
+    stretch = {"offset": begin * length, "duration": share and share * (1.0 - begin) * length}
+    # However short a block is asked for, a test has no time for a million of them.
+    blocks = list(read_blocks(path, **stretch, block_seconds=max(block_seconds, length / 50)))
+    whole = read_audio(path, **stretch).numpy()
+    assert all(len(block) for block in blocks)
+    joined = np.concatenate(blocks)
+    assert joined.dtype == np.float32
+    assert joined.shape == whole.shape
+    np.testing.assert_allclose(joined, whole, atol=0.0 if rate == SAMPLE_RATE_HZ else 2e-6)
+
+
+def test_blocks_of_what_is_broken(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    noise = np.random.default_rng(0).normal(0, 0.1, 2 * SAMPLE_RATE_HZ)
+    soundfile.write(path, noise, SAMPLE_RATE_HZ)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    blocks = read_blocks(path, block_seconds=0.25)
+    assert len(next(blocks)) == 4000
+    with pytest.raises(UserError, match=r"a\.flac: (ends|decoding failed)"):
+        list(blocks)
+    soundfile.write(tmp_path / "nan.wav", np.full(800, math.nan), SAMPLE_RATE_HZ, subtype="FLOAT")
+    with pytest.raises(UserError, match=r"nan\.wav: holds NaN"):
+        list(read_blocks(tmp_path / "nan.wav"))
+    with pytest.raises(UserError, match=r"a\.flac: 2\.00 s long"):
+        list(read_blocks(path, offset=1.0, duration=5.0))
 
 
 def test_headers_are_read_without_torch(tmp_path: Path) -> None:

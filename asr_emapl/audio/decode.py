@@ -8,10 +8,13 @@ at headers, stays cheap.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+import numpy as np
 import soundfile
+from numpy.typing import NDArray
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.source import Source
@@ -112,12 +115,30 @@ def read_audio(
             f"{source}: ends {(frames - len(x_TC)) / rate:.2f} s before its header says "
             "(a broken copy: fetch the file again)"
         )
-    waveform = torch.from_numpy(x_TC[:, 0] if x_TC.shape[1] == 1 else x_TC.mean(axis=1))
-    if not bool(torch.isfinite(waveform).all()):
-        raise UserError(
-            f"{source}: holds NaN or infinite samples (convert the file again, to 16-bit FLAC or WAV)"
-        )
+    waveform = torch.from_numpy(_mono(source, x_TC))
     return waveform if rate == sample_rate else _resample(source, waveform, rate, sample_rate)
+
+
+def read_blocks(
+    audio: str | Path | Source,
+    *,
+    offset: float = 0.0,
+    duration: float | None = None,
+    block_seconds: float = 30.0,
+) -> Iterator[NDArray[np.float32]]:
+    """The samples of `read_audio` at 16 kHz, in blocks of about `block_seconds`: for recordings of hours.
+
+    Resampled blocks join without a seam, since each is resampled with its neighbourhood.
+
+    Raises:
+        UserError: as `read_audio`, once the block that it concerns is reached.
+    """
+    source = _source(audio)
+    with _open(source) as file:
+        rate = file.samplerate
+        start, frames = _span(source, file, offset, duration)
+        blocks = _decoded(source, file, start, frames, max(1, round(block_seconds * rate)))
+        yield from blocks if rate == SAMPLE_RATE_HZ else _resampled(source, blocks, rate)
 
 
 def open_audio(file: str | BinaryIO, source: Source) -> soundfile.SoundFile:
@@ -185,6 +206,66 @@ def _span(
     start = min(round(offset * file.samplerate), file.frames - 1)
     rest = file.frames - start
     return start, rest if duration is None else min(max(1, round(duration * file.samplerate)), rest)
+
+
+def _decoded(
+    source: Source, file: soundfile.SoundFile, start: int, frames: int, block: int
+) -> Iterator[NDArray[np.float32]]:
+    """`frames` mono frames of the file from `start` on, at its own rate, `block` at a time."""
+    left = frames
+    try:
+        file.seek(start)
+        while left > 0:
+            x_TC = file.read(min(block, left), dtype="float32", always_2d=True)
+            if len(x_TC) == 0:
+                break
+            left -= len(x_TC)
+            yield _mono(source, x_TC)
+    except (soundfile.SoundFileError, OSError, MemoryError) as error:
+        raise UserError(f"{source}: decoding failed: {error} (copy or convert the file again)") from error
+    if left == frames or left > LENGTH_TOLERANCE_S * file.samplerate:
+        raise UserError(
+            f"{source}: ends {left / file.samplerate:.2f} s before its header says "
+            "(a broken copy: fetch the file again)"
+        )
+
+
+def _mono(source: Source, x_TC: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean of the channels, [samples]; UserError if a sample is no number."""
+    mono: NDArray[np.float32] = x_TC[:, 0] if x_TC.shape[1] == 1 else x_TC.mean(axis=1)
+    if not np.isfinite(mono).all():
+        raise UserError(
+            f"{source}: holds NaN or infinite samples (convert the file again, to 16-bit FLAC or WAV)"
+        )
+    return mono
+
+
+def _resampled(
+    source: Source, blocks: Iterator[NDArray[np.float32]], rate: int
+) -> Iterator[NDArray[np.float32]]:
+    """Blocks at `rate` as blocks at 16 kHz; of each, what lies too near its end waits for the next."""
+    import torch
+
+    divisor = math.gcd(rate, SAMPLE_RATE_HZ)
+    down, up = rate // divisor, SAMPLE_RATE_HZ // divisor  # so many frames in make so many samples out
+    # torchaudio's filter reaches 6 zero crossings, at 0.99 of the lower Nyquist frequency, to either side.
+    margin = math.ceil((6 / 0.99 * max(1.0, rate / SAMPLE_RATE_HZ) + 1) / down)
+    silence = np.zeros(margin * down, dtype=np.float32)
+
+    def cut(held: NDArray[np.float32], samples: int) -> NDArray[np.float32]:
+        y = _resample(source, torch.from_numpy(held), rate, SAMPLE_RATE_HZ).numpy()
+        return y[margin * up : margin * up + samples]
+
+    held = silence
+    for block in blocks:
+        held = np.concatenate([held, block])
+        ready = (len(held) - 2 * len(silence)) // down
+        if ready > 0:
+            yield cut(held[: ready * down + 2 * len(silence)], ready * up)
+            held = held[ready * down :]
+    rest = math.ceil((len(held) - len(silence)) * up / down)
+    if rest:
+        yield cut(np.concatenate([held, silence]), rest)
 
 
 def _resample(source: Source, waveform: torch.Tensor, rate: int, sample_rate: int) -> torch.Tensor:
