@@ -21,14 +21,13 @@ def shard(model: nn.Module, device: torch.device, world_size: int, *, bf16: bool
     """Divide the model's parameters over all processes, in place; each process keeps its part on `device`.
 
     Args:
-        bf16: exchange weights in bfloat16; gradients are summed in fp32, and parameters stay fp32.
+        bf16: exchange weights in bfloat16, in which blocks then compute; gradients are summed in fp32, and
+            the parameters that the optimizer sees are fp32.
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # slow to import
 
     mesh = init_device_mesh(device.type, (world_size,))
-    # Inputs are left to autocast, as without sharding: the stream between the blocks stays fp32.
-    half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-    policy = half if bf16 else MixedPrecisionPolicy()
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bf16 else MixedPrecisionPolicy()
     for module in (*_blocks(model), model):
         # Also the outermost, which FSDP2 would leave whole until a backward pass: a teacher has none, and
         # would go on with old weights.
