@@ -106,6 +106,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "data.workers": (0, 1024),
     "batch.pool": (1, math.inf),
     "batch.jitter": (0.0, 1.0),
+    "batch.multiple": (1, math.inf),
+    "batch.curriculum_epochs": (0, math.inf),
     "device.max_seconds": (0.0, 1e9),
     "device.threads": (0, 65536),
     "features.mel_bands": (1, 4096),

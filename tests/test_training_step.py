@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asr_emapl.audio.features import FeatureConfig, LogMel
-from asr_emapl.data.batch_plan import MixPosition
 from asr_emapl.data.loader import MicroBatch, StepBatch
+from asr_emapl.data.mix import MixPosition
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.pseudo_labels import EmaLabels, PseudoLabelConfig, Unlabelled

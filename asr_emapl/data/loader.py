@@ -14,8 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 from asr_emapl.audio.augment import SpecAugment, draw_seed
 from asr_emapl.audio.decode import read_audio
 from asr_emapl.audio.features import FrameCount
-from asr_emapl.data.batch_plan import GlobalBatch, Indices, MixPlan, MixPosition, micro_batches, share
 from asr_emapl.data.manifest import Utterance
+from asr_emapl.data.mix import GlobalBatch, MixPlan, MixPosition
+from asr_emapl.data.share import micro_batches, share
+from asr_emapl.data.shuffle import Indices
 from asr_emapl.errors import UserError
 
 
@@ -25,6 +27,11 @@ class DataConfig:
 
     labelled: list[str] = field(default_factory=list)
     unlabelled: list[str] = field(default_factory=list)
+    # Each manifest of a kind a corpus with passes of its own, by these weights in audio; empty: all are one.
+    labelled_weights: list[float] = field(default_factory=list)
+    unlabelled_weights: list[float] = field(default_factory=list)
+    # In place of weights: each manifest by its hours ** (1 / temperature); 1: by its hours, large: equally.
+    temperature: float | None = None
     # Name of the split -> manifest.
     validation: dict[str, str] = field(default_factory=dict)
     # Utterances outside these limits are left out, and counted.

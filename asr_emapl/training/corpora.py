@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import SpecAugment, draw_seed
 from asr_emapl.audio.decode import probe
 from asr_emapl.audio.features import FrameCount
 from asr_emapl.config import RunConfig
-from asr_emapl.data.batch_plan import BatchPlan, MixPlan
-from asr_emapl.data.loader import Corpus, StepDataset, within_limits
+from asr_emapl.data.loader import Corpus, DataConfig, StepDataset, within_limits
 from asr_emapl.data.manifest import Utterance, read_manifest, report
+from asr_emapl.data.mix import Blend, MixPlan
 from asr_emapl.errors import UserError
 from asr_emapl.text.tokenizer import Tokenizer
 
 # Files of each corpus whose headers are looked at before a run.
 _PROBED = 16
+
+
+@dataclass(frozen=True)
+class Blended:
+    """The manifests of one kind that are corpora of their own: utterances of each, and weight in audio."""
+
+    sizes: list[int]
+    weights: list[float]
 
 
 @dataclass
@@ -27,6 +38,7 @@ class Corpora:
     labelled: Corpus
     unlabelled: Corpus | None
     validation: dict[str, list[Utterance]]
+    blended: dict[str, Blended]
     notes: list[str] = field(default_factory=list)
 
     @staticmethod
@@ -34,40 +46,54 @@ class Corpora:
         """Read the manifests that the config names; the unlabelled ones only if they are used.
 
         Raises:
-            UserError: a manifest is wrong, none is named, nothing is within the limits, or a text has letters
-                that the tokenizer does not know.
+            UserError: a manifest is wrong, none is named, nothing is within the limits, a text has letters
+                that the tokenizer does not know, or weights are wrong.
         """
         notes: list[str] = []
+        blended: dict[str, Blended] = {}
         limit = min(config.data.max_seconds, config.device.max_seconds, config.batches(world_size).smallest)
-        labelled = _within(
-            _read(config.data.labelled, "data.labelled", True), "data.labelled", config, limit, notes
-        )
-        corpora = Corpora(Corpus(labelled, _encode(labelled, tokenizer)), None, {}, notes)
-        strategy = config.pseudo_labels.strategy
-        if strategy != "none":
+
+        def read(kind: str, paths: list[str], with_text: bool) -> Corpus:
+            manifests = []
+            for path in paths:
+                key = f"data.{kind}" + (f", {path}" if len(paths) > 1 else "")
+                whole = read_manifest(path, require_text=with_text)
+                manifests.append(_within(whole, key, config, limit, notes))
+            if not manifests:
+                raise UserError(f"data.{kind} names no manifest")
+            blended[kind] = _blend(kind, manifests, config.data)
+            utterances = [u for manifest in manifests for u in manifest]
+            corpus = Corpus(utterances, _encode(utterances, tokenizer) if with_text else None)
+            notes.extend(_rate_notes(f"data.{kind}", corpus))
+            return corpus
+
+        labelled, unlabelled = read("labelled", config.data.labelled, True), None
+        if config.pseudo_labels.strategy != "none":
             # The true texts of the unlabelled part are for the oracle alone.
-            oracle = strategy == "oracle"
-            read = _read(config.data.unlabelled, "data.unlabelled", oracle)
-            kept = _within(read, "data.unlabelled", config, limit, notes)
-            corpora.unlabelled = Corpus(kept, _encode(kept, tokenizer) if oracle else None)
-        notes += _rate_notes("data.labelled", corpora.labelled)
-        if corpora.unlabelled:
-            notes += _rate_notes("data.unlabelled", corpora.unlabelled)
-        for name, path in config.data.validation.items():
-            corpora.validation[name] = read_manifest(path, require_text=True)
-        return corpora
+            oracle = config.pseudo_labels.strategy == "oracle"
+            unlabelled = read("unlabelled", config.data.unlabelled, oracle)
+        splits = {
+            name: read_manifest(path, require_text=True) for name, path in config.data.validation.items()
+        }
+        return Corpora(labelled, unlabelled, splits, blended, notes)
 
     def plan(self, config: RunConfig, batch_seconds: float) -> MixPlan:
         """The order of global batches of `batch_seconds`."""
         batch_samples = round(batch_seconds * SAMPLE_RATE_HZ)
 
-        def one(corpus: Corpus, name: str) -> BatchPlan:
-            seed = draw_seed(config.seed, name)
-            return BatchPlan(corpus.samples, batch_samples, seed, config.batch.jitter, config.batch.pool)
+        def blend(kind: str, corpus: Corpus) -> Blend:
+            of = self.blended[kind]
+            parts = np.split(corpus.samples, np.cumsum(of.sizes[:-1]))
+            seeds = [draw_seed(config.seed, kind, *([i] if i else [])) for i in range(len(parts))]
+            plans = [
+                config.batch.plan(samples, batch_samples, seed)
+                for samples, seed in zip(parts, seeds, strict=True)
+            ]
+            return Blend(plans, of.weights)
 
         return MixPlan(
-            one(self.labelled, "labelled"),
-            one(self.unlabelled, "unlabelled") if self.unlabelled else None,
+            blend("labelled", self.labelled),
+            blend("unlabelled", self.unlabelled) if self.unlabelled else None,
             config.pseudo_labels.unlabelled_per_labelled,
             round(config.pseudo_labels.start_hours * 3600 * SAMPLE_RATE_HZ),
         )
@@ -86,10 +112,24 @@ class Corpora:
         )
 
 
-def _read(paths: list[str], key: str, with_text: bool) -> list[Utterance]:
-    if not paths:
-        raise UserError(f"{key} names no manifest")
-    return [u for path in paths for u in read_manifest(path, require_text=with_text)]
+def _blend(kind: str, manifests: list[list[Utterance]], config: DataConfig) -> Blended:
+    """One corpus of all manifests; or each its own, where weights or a temperature are given."""
+    weights = config.labelled_weights if kind == "labelled" else config.unlabelled_weights
+    sizes = [len(manifest) for manifest in manifests]
+    if weights and config.temperature is not None:
+        raise UserError(f"data.temperature and data.{kind}_weights: give one of them")
+    if config.temperature is not None:
+        if not config.temperature > 0.0:
+            raise UserError(f"data.temperature is {config.temperature}: it has to be positive")
+        hours = [sum(u.duration for u in manifest) / 3600.0 for manifest in manifests]
+        return Blended(sizes, [h ** (1.0 / config.temperature) for h in hours])
+    if not weights:
+        return Blended([sum(sizes)], [1.0])
+    if len(weights) != len(sizes) or not all(0.0 < w < math.inf for w in weights):
+        raise UserError(
+            f"data.{kind}_weights: {len(sizes)} manifests need as many positive numbers, not {weights}"
+        )
+    return Blended(sizes, list(weights))
 
 
 def _within(

@@ -14,8 +14,8 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import draw_seed
 from asr_emapl.audio.features import LogMel
 from asr_emapl.config import RunConfig, config_to_dict, write_config
-from asr_emapl.data.batch_plan import MixPosition
 from asr_emapl.data.loader import StepBatch, steps
+from asr_emapl.data.mix import MixPosition
 from asr_emapl.decoding.transcribe import transcribe
 from asr_emapl.ema import EmaTeacher, unwrap
 from asr_emapl.errors import UserError
