@@ -8,6 +8,10 @@ from pathlib import Path
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import SpecAugment, draw_seed
 from asr_emapl.audio.features import FrameCount
+from asr_emapl.audio.noise import Noise
+from asr_emapl.audio.perturb import Perturbation, PerturbConfig
+from asr_emapl.audio.reverberation import Reverberation
+from asr_emapl.audio.speed import Speed
 from asr_emapl.config import RunConfig
 from asr_emapl.data.batch_plan import BatchPlan, MixPlan
 from asr_emapl.data.loader import Corpus, StepDataset, within_limits
@@ -23,6 +27,8 @@ class Corpora:
     labelled: Corpus
     unlabelled: Corpus | None
     validation: dict[str, list[Utterance]]
+    # Of the student's waveforms.
+    perturb: Perturbation | None = None
     notes: list[str] = field(default_factory=list)
 
     @staticmethod
@@ -34,11 +40,15 @@ class Corpora:
                 that the tokenizer does not know.
         """
         notes: list[str] = []
-        limit = min(config.data.max_seconds, config.device.max_seconds, config.batches(world_size).smallest)
+        perturb = _perturbation(config.perturb)
+        # Slowed down, they have to fit the device as well.
+        slowest = float(min(perturb.speed.factors)) if perturb and perturb.speed else 1.0
+        fitting = config.device.max_seconds * min(1.0, slowest)
+        limit = min(config.data.max_seconds, fitting, config.batches(world_size).smallest)
         labelled = _within(
             _read(config.data.labelled, "data.labelled", True), "data.labelled", config, limit, notes
         )
-        corpora = Corpora(Corpus(labelled, _encode(labelled, tokenizer)), None, {}, notes)
+        corpora = Corpora(Corpus(labelled, _encode(labelled, tokenizer)), None, {}, perturb, notes)
         strategy = config.pseudo_labels.strategy
         if strategy != "none":
             # The true texts of the unlabelled part are for the oracle alone.
@@ -72,11 +82,25 @@ class Corpora:
             self.unlabelled,
             frames=FrameCount.of(config.features),
             augment=SpecAugment(config.augment, config.features.mel_bands) if config.augment else None,
+            perturb=self.perturb,
             max_samples=round(config.device.max_seconds * SAMPLE_RATE_HZ),
             seed=config.seed,
             rank=rank,
             world_size=world_size,
         )
+
+
+def _perturbation(config: PerturbConfig) -> Perturbation | None:
+    if config == PerturbConfig():
+        return None
+    speed, room, noise = config.speed, config.reverberation, config.noise
+    rooms = _read(room.manifests, "perturb.reverberation.manifests", False) if room else []
+    noises = _read(noise.manifests, "perturb.noise.manifests", False) if noise else []
+    return Perturbation(
+        Speed(speed) if speed else None,
+        Reverberation(room, rooms) if room else None,
+        Noise(noise, noises) if noise else None,
+    )
 
 
 def _read(paths: list[str], key: str, with_text: bool) -> list[Utterance]:

@@ -31,6 +31,7 @@ from asr_emapl.training.dry_run import dry_run
 from asr_emapl.training.log import RunLog
 from asr_emapl.training.optimizer import build_optimizer
 from asr_emapl.training.parts import build_strategy, read_schedule, read_tokenizer, require_scalable
+from asr_emapl.training.skipped import SkippedList
 from asr_emapl.training.step import StepResult, TrainStep
 from asr_emapl.training.world import World
 
@@ -84,6 +85,7 @@ class Trainer:
             self.log = RunLog(
                 self.folder, active=world.first, lines=log_lines, step=self.step, total_hours=config.hours
             )
+            self.skipped = SkippedList(self.folder, world, config.data.max_skipped_share, keep=log_lines > 0)
         except OSError as error:
             raise UserError(f"run_dir {self.folder} cannot be written ({error.strerror})") from error
         self._last: Path | None = None
@@ -159,7 +161,7 @@ class Trainer:
         )
         while self.clock.hours < until and not stop:
             before = self.clock.samples
-            self._train_on(next(batches))
+            self._train_on(self.world.next(batches))
             stop = self._asked_to_stop()
             done = self.clock.hours >= config.hours
             if done or self.clock.passed(config.validation.every_hours, before):
@@ -253,6 +255,7 @@ class Trainer:
 
     def _guard(self, batch: StepBatch, result: StepResult) -> None:
         """Stop a run that no longer learns, while its last good checkpoints are still there."""
+        self.skipped.step(batch.skipped, result)
         broken = not result.taken and result.utterances > 0
         self._broken = self._broken + 1 if broken else 0
         if not batch.labelled:
