@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -322,7 +322,9 @@ def taken(iterator: Iterator[StepBatch], count: int) -> list[StepBatch]:
     return list(itertools.islice(iterator, count))
 
 
-def run(utterances: list[Utterance], start: MixPosition, workers: int = 0) -> Iterator[StepBatch]:
+def run(
+    utterances: list[Utterance], start: MixPosition, workers: int = 0
+) -> Generator[StepBatch, None, None]:
     return steps(dataset(utterances), plan(utterances), start, workers=workers, pin_memory=False)
 
 
@@ -440,12 +442,14 @@ def test_a_decoding_process_that_dies_is_an_error_that_names_what_it_decoded(utt
     deadly.perturb = Deadly()
     got = steps(deadly, plan(utterances), MixPosition(), workers=2, pin_memory=False)
     handler = signal.getsignal(signal.SIGCHLD)
-    with pytest.raises(UserError) as caught:
+    said = ""
+    try:
         for step in itertools.islice(got, 60):
             assert not any("u07" in micro.ids for micro in step.micro_batches)
             assert signal.getsignal(signal.SIGCHLD) == handler
             time.sleep(0.05)
-    said = str(caught.value)
+    except UserError as error:
+        said = str(error)
     assert utterances[7].id in said
     assert utterances[7].audio in said
     assert "SIGKILL" in said
@@ -469,6 +473,21 @@ class Faulty(Perturbation):
 
     def __call__(self, waveform: Tensor, *draw: int | str) -> Tensor:
         raise RuntimeError("a shape is wrong")
+
+
+def test_processes_end_with_the_steps(utterances):
+    """Also where an error keeps the steps from being collected; its traceback holds them."""
+    others = set(multiprocessing.active_children())
+    got = run(utterances, MixPosition(), workers=2)
+    next(got)
+    assert len(set(multiprocessing.active_children()) - others) == 2
+    got.close()
+    assert not set(multiprocessing.active_children()) - others
+    wrong = dataset(utterances)
+    wrong.perturb = Faulty()
+    with pytest.raises(RuntimeError, match="a shape is wrong"):
+        next(steps(wrong, plan(utterances), MixPosition(), workers=1, pin_memory=False))
+    assert not set(multiprocessing.active_children()) - others
 
 
 def test_other_errors_in_a_decoding_process_stay_what_they_are(utterances):
@@ -513,7 +532,7 @@ def test_the_teacher_hears_clean_audio_and_the_student_its_perturbation(utteranc
         student = heard(step)
         for micro in step.micro_batches:
             clean = [next(u for u in utterances if u.id == name) for name in micro.ids]
-            for i, u in enumerate(clean):
+            for u in clean:
                 expected = perturbed(utterances).perturb(read_audio(u.audio), 5, u.id, batch.epoch)
                 assert torch.equal(student[u.id][0], expected)
                 lengths.add(len(expected) / u.samples)

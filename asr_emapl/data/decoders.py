@@ -91,16 +91,16 @@ def watched(loader: DataLoader[T], desk: Desk) -> Iterator[T]:
     if threading.current_thread() is threading.main_thread():
         # torch's own would raise wherever the trainer happens to be, in the middle of a step.
         signal.signal(signal.SIGCHLD, handler)
-    while True:
-        try:
-            item = next(items)
-        except StopIteration:
-            return
-        # OSError, EOFError: what a process had ready went with it.
-        except (RuntimeError, OSError, EOFError) as error:
-            wait([p.sentinel for p in processes], timeout=1.0)  # one that is dying counts
-            for process in processes:
-                if not process.is_alive():
-                    raise DeadDecoderError(process, desk.last_note(process.pid or 0)) from error
-            raise
-        yield item
+    try:
+        yield from items
+    # OSError, EOFError: what a process had ready went with it.
+    except (RuntimeError, OSError, EOFError) as error:
+        wait([p.sentinel for p in processes], timeout=1.0)  # one that is dying counts
+        for process in processes:
+            if not process.is_alive():
+                raise DeadDecoderError(process, desk.last_note(process.pid or 0)) from error
+        raise
+    finally:
+        # Left to the garbage collector, torch's loader may close its queues before it says good-bye through
+        # them: its processes, which heed no SIGTERM, would then stay, and the interpreter wait for them.
+        items._shutdown_workers()  # type: ignore[attr-defined]

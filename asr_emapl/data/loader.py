@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
@@ -250,8 +250,10 @@ class _Requests:
 
 def steps(
     dataset: StepDataset, plan: MixPlan, start: MixPosition, *, workers: int, pin_memory: bool
-) -> Iterator[StepBatch]:
+) -> Generator[StepBatch, None, None]:
     """Endless steps from `start` on; the same ones with any number of decoding processes.
+
+    Close it when enough are taken: its processes end then.
 
     Decoded and not yet handed over are at most workers x STEPS_AHEAD steps of this rank's share: 64 kB for
     each padded second, twice that for unlabelled audio that is perturbed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import signal
 from pathlib import Path
@@ -152,24 +153,26 @@ class Trainer:
         config, stop = self.config, False
         self._enter_stage()
         until = min(config.hours, self.batches.next_change(self.clock.hours))
-        batches = steps(
-            self.corpora.dataset(config, self.world.rank, self.world.size),
-            self.corpora.plan(config, self.batches.seconds(self.clock.hours)),
-            self.position,
-            workers=config.data.workers,
-            pin_memory=self.world.device.type == "cuda",
-        )
-        while self.clock.hours < until and not stop:
-            before = self.clock.samples
-            self._train_on(self.world.next(batches))
-            stop = self._asked_to_stop()
-            done = self.clock.hours >= config.hours
-            if done or self.clock.passed(config.validation.every_hours, before):
-                self._validate()
-            if done or stop or self.clock.passed(config.checkpoint.every_hours, before):
-                self._last = self._save()
-            if stop and not done:
-                self.log.say(f"stopped by SIGTERM at {self.clock.hours:.3f} h; the same command goes on")
+        with contextlib.closing(
+            steps(
+                self.corpora.dataset(config, self.world.rank, self.world.size),
+                self.corpora.plan(config, self.batches.seconds(self.clock.hours)),
+                self.position,
+                workers=config.data.workers,
+                pin_memory=self.world.device.type == "cuda",
+            )
+        ) as batches:
+            while self.clock.hours < until and not stop:
+                before = self.clock.samples
+                self._train_on(self.world.next(batches))
+                stop = self._asked_to_stop()
+                done = self.clock.hours >= config.hours
+                if done or self.clock.passed(config.validation.every_hours, before):
+                    self._validate()
+                if done or stop or self.clock.passed(config.checkpoint.every_hours, before):
+                    self._last = self._save()
+                if stop and not done:
+                    self.log.say(f"stopped by SIGTERM at {self.clock.hours:.3f} h; the same command goes on")
         return stop
 
     def _enter_stage(self) -> None:
