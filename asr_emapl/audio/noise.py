@@ -65,7 +65,7 @@ class Noise:
         recording = self.recordings[int(rng.integers(len(self.recordings)))]
         snr_db, at = rng.uniform(self.limits[0], self.limits[1]), rng.random()
         noise = _stretch(recording, len(waveform), at)
-        power, noise_power = _power(waveform), _power(noise)
+        power, noise_power = mean_square(waveform), mean_square(noise)
         if power == 0.0 or noise_power == 0.0:
             return waveform
         return waveform + noise * (power / noise_power * 10.0 ** (-snr_db / 10.0)) ** 0.5
@@ -83,5 +83,6 @@ def _stretch(recording: Recording, samples: int, at: float) -> Tensor:
     return noise.repeat(-(-samples // len(noise)))[:samples]
 
 
-def _power(waveform: Tensor) -> float:
-    return float(waveform.double().square().mean())
+def mean_square(waveform: Tensor) -> float:
+    """The power of a waveform [samples], the same with any number of threads, which torch's sums are not."""
+    return float(np.square(waveform.numpy(), dtype=np.float64).mean())

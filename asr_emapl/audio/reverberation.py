@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from asr_emapl.audio.decode import read_audio
-from asr_emapl.audio.noise import Recording
+from asr_emapl.audio.noise import Recording, mean_square
 from asr_emapl.errors import UserError
 
 
@@ -61,5 +61,5 @@ def reverberate(waveform: Tensor, response: Tensor) -> Tensor:
     padded = 1 << (size - 1).bit_length()  # powers of two are the fast lengths
     spectrum = torch.fft.rfft(waveform, padded) * torch.fft.rfft(response, padded)
     wet = torch.fft.irfft(spectrum, padded)[direct : direct + len(waveform)]
-    energy, wet_energy = waveform.square().sum(), wet.square().sum()
-    return wet * torch.sqrt(energy / wet_energy) if wet_energy > 0.0 else waveform
+    wet_power = mean_square(wet)
+    return wet * (mean_square(waveform) / wet_power) ** 0.5 if wet_power > 0.0 else waveform
