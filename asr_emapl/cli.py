@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from asr_emapl import __version__
 from asr_emapl.errors import UserError
+
+if TYPE_CHECKING:
+    from data_prep.candidates import Prepared
 
 app = typer.Typer(
     help="Semi-supervised speech recognition whose training does not change with the batch size.",
@@ -49,7 +53,7 @@ def prepare_librispeech(
     data: Annotated[Path, typer.Option(help="Folder that holds LibriSpeech/<part>/<speaker>/<chapter>/.")],
     out: Annotated[Path, typer.Option(help="Folder for <part>.jsonl.")],
     parts: Annotated[str, typer.Option(help="Comma-separated; all that are there if empty.")] = "",
-    download: Annotated[bool, typer.Option(help="Download the parts that are absent first.")] = False,
+    download: Annotated[bool, typer.Option(help="Download the parts that are absent or broken.")] = False,
 ) -> None:
     """Verify LibriSpeech's layout (audio against transcripts, headers, alphabet) and write manifests.
 
@@ -63,6 +67,91 @@ def prepare_librispeech(
             raise UserError("--download needs --parts: name the parts to download")
         librispeech.download(data, wanted)
     for part, manifest in librispeech.prepare(data, out, wanted).items():
+        print(f"{part}: {manifest}")
+
+
+@prepare.command("libri-light")
+def prepare_libri_light(
+    data: Annotated[Path, typer.Option(help="Folder that holds small/, medium/, large/.")],
+    out: Annotated[Path, typer.Option(help="Folder for <part>.jsonl.")],
+    parts: Annotated[str, typer.Option(help="Comma-separated; all that are there if empty.")] = "",
+    max_seconds: Annotated[float, typer.Option(help="The longest segment.")] = 20.0,
+    min_seconds: Annotated[float, typer.Option(help="Shorter segments are left out.")] = 1.0,
+    voice_activity: Annotated[bool, typer.Option(help="Cut where the corpus's json says is silence.")] = True,
+    leave_out: Annotated[bool, typer.Option(help="Leave files with faults out, and list them.")] = False,
+    download: Annotated[bool, typer.Option(help="Download the parts that are absent or broken.")] = False,
+) -> None:
+    """Verify Libri-Light (unlabelled) and write manifests of segments; the audio stays as it is.
+
+    Example: `asr-emapl prepare libri-light --data corpora/libri-light --out data --parts small`
+    """
+    from data_prep import libri_light
+
+    if not 0 < min_seconds <= max_seconds:
+        raise UserError(f"--min-seconds {min_seconds:g} --max-seconds {max_seconds:g}: not 0 < min <= max")
+    wanted = [p for p in parts.split(",") if p] or None
+    if download:
+        libri_light.download(data, wanted or [])
+    _print_prepared(
+        libri_light.prepare(
+            data,
+            out,
+            wanted,
+            max_seconds=max_seconds,
+            min_seconds=min_seconds,
+            use_voice_activity=voice_activity,
+            leave_out=leave_out,
+        )
+    )
+
+
+@prepare.command("common-voice")
+def prepare_common_voice(
+    data: Annotated[Path, typer.Option(help="Folder of one language: clips/ and the .tsv files.")],
+    out: Annotated[Path, typer.Option(help="Folder for <split>.jsonl.")],
+    splits: Annotated[str, typer.Option(help="Comma-separated names of .tsv files.")] = "train,dev,test",
+    text: Annotated[str, typer.Option(help="common-voice (English), words, plain.")] = "common-voice",
+    leave_out: Annotated[bool, typer.Option(help="Leave clips with faults out, and list them.")] = False,
+    download: Annotated[bool, typer.Option(help="Say where the corpus is to be had.")] = False,
+) -> None:
+    """Verify Common Voice (clips against sentences) and write manifests.
+
+    Example: `asr-emapl prepare common-voice --data cv-corpus-24.0/en --out data --leave-out`
+    """
+    from data_prep import common_voice
+
+    if download:
+        common_voice.download()
+    wanted = [s for s in splits.split(",") if s]
+    _print_prepared(common_voice.prepare(data, out, wanted, text=text, leave_out=leave_out))
+
+
+@prepare.command("folder")
+def prepare_folder(
+    data: Annotated[Path, typer.Option(help="Folder of audio, searched; or a Kaldi data directory.")],
+    out: Annotated[Path, typer.Option(help="Folder for <name>.jsonl.")],
+    name: Annotated[str, typer.Option(help="Of the manifest; the folder's if empty.")] = "",
+    table: Annotated[
+        Path | None, typer.Option(help="CSV or TSV with the columns path, text (and id, speaker).")
+    ] = None,
+    text: Annotated[
+        str, typer.Option(help="librispeech, common-voice (drops punctuation), words, plain.")
+    ] = "librispeech",
+    leave_out: Annotated[bool, typer.Option(help="Leave files with faults out, and list them.")] = False,
+) -> None:
+    """Verify a folder of audio, with .txt beside the files, a table, Kaldi's files, or no transcripts.
+
+    Example: `asr-emapl prepare folder --data talks --out data --text common-voice`
+    """
+    from data_prep import folder
+
+    _print_prepared(folder.prepare(data, out, name=name, table=table, text=text, leave_out=leave_out))
+
+
+def _print_prepared(prepared: Prepared) -> None:
+    for note in prepared.notes:
+        print(note, file=sys.stderr)
+    for part, manifest in prepared.manifests.items():
         print(f"{part}: {manifest}")
 
 
@@ -111,6 +200,116 @@ def tokenizer(
 
 
 @app.command()
+def shard(
+    manifest: Annotated[str, typer.Argument(help="Utterances to pack: path or URL.")],
+    out: Annotated[
+        str, typer.Option(help="Folder for shards and manifest: path, or URL that fsspec can write.")
+    ],
+    codec: Annotated[
+        str, typer.Option(help="as-is; or flac or opus, which cut utterances out, at 16 kHz, mono.")
+    ] = "as-is",
+    shard_mib: Annotated[
+        float, typer.Option(help="A shard ends with the file that fills it to this.")
+    ] = 512.0,
+    workers: Annotated[int, typer.Option(help="Files read and encoded at the same time.")] = 2,
+) -> None:
+    """Pack a manifest's audio into tar files, of which a run reads ranges of bytes. The same again goes on.
+
+    Example: `asr-emapl shard data/train.jsonl --out s3://bucket/train --codec flac`
+    """
+    from asr_emapl.data.shards import ShardConfig, pack
+
+    packed = pack(manifest, out, ShardConfig(codec, shard_mib, workers), say=print)
+    print(f"{packed.manifest}: {packed.utterances} utterances in {len(packed.shards)} shards")
+
+
+@app.command()
+def inspect(
+    manifests: Annotated[list[Path], typer.Argument(help="Manifests, for example of train and dev.")],
+    config: Annotated[Path | None, typer.Option(help="YAML of a run: its limits, batch, model.")] = None,
+    batch_seconds: Annotated[float | None, typer.Option(help="In place of the config's batch.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="In place of the config's, or of letters.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Picture of the lengths to write.")] = None,
+    audio: Annotated[bool, typer.Option("--audio", help="Open the headers of the audio too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """What manifests hold, how they fill batches, and what to fix before training on them.
+
+    Transcripts too short for CTC are looked for if --config names a model.
+
+    Example: `asr-emapl inspect data/train.jsonl data/dev-clean.jsonl --config conf/mini.yaml`
+    """
+    from rich.console import Console
+
+    from asr_emapl.data.inspection import inspect_manifests, with_audio
+    from asr_emapl.data.inspection_report import draw_lengths, print_inspection
+    from asr_emapl.data.manifest import read_manifest
+    from asr_emapl.training.demands import read_demands
+
+    demands = read_demands(config, tokenizer, batch_seconds)
+    # Hundreds of thousands of objects, none of them garbage: looking for it would take a third of the time.
+    gc.disable()
+    try:
+        read = {str(path): read_manifest(path) for path in manifests}
+        result = inspect_manifests(read, demands)
+    finally:
+        gc.enable()
+    if audio:
+        result = with_audio(result, read)
+    if png is not None:
+        draw_lengths(result, png)
+    if as_json:
+        print(json.dumps(result.to_dict(), indent=2))
+        return
+    print_inspection(result, Console(width=None if sys.stdout.isatty() else 120))
+
+
+@app.command()
+def segment(
+    sources: Annotated[list[Path], typer.Argument(help="Audio files, folders of them, manifests.")],
+    out: Annotated[Path, typer.Option(help="Manifest to write.")],
+    min_seconds: Annotated[float, typer.Option(help="Leave out what makes less than this.")] = 1.0,
+    target_seconds: Annotated[float, typer.Option(help="Cut what is longer, to about this length.")] = 12.0,
+    max_seconds: Annotated[float, typer.Option(help="No utterance is longer.")] = 24.0,
+    pause_seconds: Annotated[float, typer.Option(help="A longer pause always ends an utterance.")] = 1.0,
+    edge_seconds: Annotated[float, typer.Option(help="Silence to keep before and after speech.")] = 0.2,
+    workers: Annotated[int, typer.Option(help="Processes, each with one recording at a time.")] = 1,
+) -> None:
+    """Cut long recordings into utterances where nobody speaks; the audio stays as it is.
+
+    Exits with 1 if some recordings could not be read; the manifest then holds the others.
+
+    Example: `asr-emapl segment talks/ --out data/talks.jsonl --workers 8`
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from asr_emapl.audio.segmentation import SegmentConfig
+    from asr_emapl.data.manifest import write_manifest
+    from asr_emapl.data.recordings import cut_recordings, find_recordings, summary
+
+    limits = SegmentConfig(min_seconds, max_seconds, target_seconds, pause_seconds, edge_seconds)
+    recordings = find_recordings(sources)
+    progress = Console(stderr=True)
+    cuts = list(
+        track(
+            cut_recordings(recordings, limits, workers),
+            "segmenting",
+            total=len(recordings),
+            console=progress,
+            disable=not progress.is_terminal,
+        )
+    )
+    faults = [cut.fault for cut in cuts if cut.fault]
+    for fault in faults:
+        print(f"left out: {fault}", file=sys.stderr)
+    write_manifest(out, [utterance for cut in cuts for utterance in cut.utterances])
+    print(f"{out}: {summary(cuts)}")
+    if faults:
+        raise typer.Exit(1)
+
+
+@app.command()
 def train(
     config: Annotated[Path, typer.Option(help="YAML file.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, over the file.")] = None,
@@ -132,7 +331,7 @@ def train(
 @app.command()
 def decode(
     checkpoint: Annotated[Path, typer.Option(help="A run's checkpoint, or its run directory (the newest).")],
-    manifest: Annotated[Path, typer.Option(help="Utterances to transcribe.")],
+    manifest: Annotated[str, typer.Option(help="Utterances to transcribe: path or URL.")],
     out: Annotated[Path, typer.Option(help="Hypotheses (JSONL).")],
     model: Annotated[str, typer.Option(help="teacher or student.")] = "teacher",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",

@@ -143,8 +143,9 @@ class EmaTeacher:
         pairs = _pairs(source.named_parameters(), self.module.named_parameters(), "parameter")
         self._student, self._teacher = [s for s, _ in pairs], [t for _, t in pairs]
         self._buffers = _buffers(source, self.module)
+        self._fused = _fused(self._teacher, self._student)
         # lerp needs one dtype: half-precision students pass through fp32 buffers made once, here.
-        cast = any(s.dtype != torch.float32 for s in self._student)
+        cast = self._fused is None and any(s.dtype != torch.float32 for s in self._student)
         self._staged = [torch.empty_like(t) for t in self._teacher] if cast else None
 
     @torch.no_grad()
@@ -210,6 +211,9 @@ class EmaTeacher:
         return self._half_life(self.audio + audio / 2.0 if at is None else at)
 
     def _move(self, weight: float) -> None:
+        if self._fused is not None:
+            self._fused(weight)
+            return
         source = self._student
         if self._staged is not None:
             torch._foreach_copy_(self._staged, self._student)
@@ -249,6 +253,17 @@ def unwrap(module: nn.Module) -> nn.Module:
         if inner is None:
             return module
         module = inner
+
+
+def _fused(teacher: list[Tensor], student: list[Tensor]) -> Callable[[float], None] | None:
+    """One kernel for all weights, where they lie on a GPU and torch came with Triton; else None."""
+    if not teacher or teacher[0].device.type != "cuda":
+        return None
+    try:
+        from asr_emapl.fused_average import FusedAverage, fusible
+    except ImportError:
+        return None
+    return FusedAverage(teacher, student) if fusible(teacher, student) else None
 
 
 def _buffers(student: nn.Module, teacher: nn.Module) -> list[tuple[nn.Module, nn.Module, str]]:

@@ -5,7 +5,8 @@
     python benchmarks/ema.py --threads 1 --millions 38
 
 All contestants take turns in one process, so that a busy machine is busy for all of them. Reported are
-medians, the ratio to the bound, and the traffic of the bound: one `lerp_` over one flat tensor of the same
+medians, the ratio to the bound (on a GPU also of the time that the GPU alone works: what an update costs a
+step whose work is queued ahead), and the traffic of the bound: one `lerp_` over one flat tensor of the same
 size, that is two streams read, one written, and nothing between them.
 """
 
@@ -18,7 +19,7 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from timing import seconds_of
+from timing import gpu_seconds_of, seconds_of
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -82,8 +83,8 @@ CONTESTANTS: dict[str, Callable[[nn.Module], Update]] = {
 }
 
 
-def measure(options: dict[str, int], device: torch.device, rounds: int) -> tuple[int, dict[str, float]]:
-    """Number of parameters, and the median seconds of an update by contestant."""
+def measure(options: dict[str, int], device: torch.device, rounds: int) -> tuple[int, dict[str, list[float]]]:
+    """Number of parameters, and by contestant the median seconds of an update: in all, and of the GPU."""
     model = TransformerCtc(29, **options).to(device)  # type: ignore[arg-type]
     updates: dict[str, Update] = {}
     for name, build in CONTESTANTS.items():
@@ -91,17 +92,21 @@ def measure(options: dict[str, int], device: torch.device, rounds: int) -> tuple
             updates[name] = build(model)
         except ImportError as error:
             print(f"{name}: left out ({error})")
-    times: dict[str, list[float]] = {name: [] for name in updates}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in updates}
     order = list(updates)
     for turn in range(rounds + 3):
         # Whoever follows another finds the student in the caches.
         random.shuffle(order)
         for name in order:
-            taken = seconds_of(updates[name], device)
+            update = updates[name]
+            taken = seconds_of(update, device), gpu_seconds_of(update) if device.type == "cuda" else 0.0
             if turn >= 3:  # the first ones allocate and warm up
                 times[name].append(taken)
     count = sum(p.numel() for p in model.parameters())
-    return count, {name: statistics.median(values) for name, values in times.items()}
+    medians = {
+        name: [statistics.median(v) for v in zip(*pairs, strict=True)] for name, pairs in times.items()
+    }
+    return count, medians
 
 
 def main() -> None:
@@ -121,9 +126,12 @@ def main() -> None:
     for millions in chosen.millions:
         count, medians = measure(SIZES[millions], device, chosen.rounds)
         bound = medians["flat lerp_ (bound)"]
-        print(f"\n{count / 1e6:.1f} M parameters, {12e-9 * count / bound:.0f} GB/s at the bound")
-        for contestant, median in sorted(medians.items(), key=lambda item: item[1]):
-            print(f"  {contestant:22s} {1e3 * median:9.3f} ms  {median / bound:6.2f} x the bound")
+        print(f"\n{count / 1e6:.1f} M parameters, {12e-9 * count / bound[0]:.0f} GB/s at the bound")
+        for contestant, (median, gpu) in sorted(medians.items(), key=lambda item: item[1]):
+            line = f"  {contestant:22s} {1e3 * median:9.3f} ms  {median / bound[0]:6.2f} x the bound"
+            if gpu:
+                line += f"    GPU alone {1e3 * gpu:9.3f} ms  {gpu / bound[1]:6.2f}"
+            print(line)
 
 
 if __name__ == "__main__":

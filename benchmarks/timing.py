@@ -17,3 +17,15 @@ def seconds_of(action: Callable[[], object], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def gpu_seconds_of(action: Callable[[], object]) -> float:
+    """Seconds that the GPU works on it, as in a training step whose work is queued ahead of the GPU."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    torch.cuda._sleep(20_000_000)  # cycles, about 10 ms: the CPU has queued everything before they are over
+    begin.record()
+    action()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1000.0

@@ -8,47 +8,47 @@ The layout: <part>/<speaker>/<chapter>/ holds <speaker>-<chapter>-<utterance>.fl
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-import tarfile
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from http.client import HTTPException
-from pathlib import Path, PurePosixPath
-from urllib.error import URLError
+from functools import partial
+from pathlib import Path
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
-from asr_emapl.audio.decode import probe
+from asr_emapl.audio.decode import probe_whole
 from asr_emapl.data.manifest import Utterance, report, write_manifests
 from asr_emapl.errors import UserError
 from asr_emapl.text.normalise import ALPHABET, librispeech, outside
+from data_prep.archive import Archive, demand_known, install
+from data_prep.lines import read_lines
 
 _MAX_LINES = 50
 """Findings that an error report lists before it only counts the rest."""
 
 _FOLDER = "LibriSpeech"
-_URL = "https://www.openslr.org/resources/12/"
+_URL = "https://www.openslr.org/resources"
 
 
 @dataclass(frozen=True, slots=True)
-class _Archive:
-    """What an official part has to be: the SHA-256 of its .tar.gz and the number of its utterances."""
+class _Official:
+    """An official part: its resource on OpenSLR, MD5 of its .tar.gz, and number of its utterances."""
 
-    sha256: str
+    resource: int
+    md5: str
     utterances: int
 
 
-# The hashes are the ones torchaudio.datasets.LIBRISPEECH checks against.
-_ARCHIVES = {
-    "dev-clean": _Archive("76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3", 2_703),
-    "dev-other": _Archive("12661c48e8c3fe1de2c1caa4c3e135193bfb1811584f11f569dd12645aa84365", 2_864),
-    "test-clean": _Archive("39fde525e59672dc6d1551919b1478f724438a95aa55f874b576be21967e6c23", 2_620),
-    "test-other": _Archive("d09c181bba5cf717b3dee7d4d592af11a3ee3a09e08ae025c5506f6ebe961c29", 2_939),
-    "train-clean-100": _Archive("d4ddd1d5a6ab303066f14971d768ee43278a5f2a0aa43dc716b0e64ecbbbf6e2", 28_539),
-    "train-clean-360": _Archive("146a56496217e96c14334a160df97fffedd6e0a04e66b9c5af0d40be3c792ecf", 104_014),
-    "train-other-500": _Archive("ddb22f27f96ec163645d53215559df6aa36515f26e01dd70798188350adcb6d2", 148_688),
+# The MD5s are those that OpenSLR publishes beside the archives (md5sum.txt). Resource 31 is Mini LibriSpeech.
+_OFFICIAL = {
+    "dev-clean": _Official(12, "42e2234ba48799c1f50f24a7926300a1", 2_703),
+    "dev-clean-2": _Official(31, "6d7ab67ac6a1d2c993d050e16d61080d", 1_089),
+    "dev-other": _Official(12, "c8d0bcc9cca99d4f8b62fcc847357931", 2_864),
+    "test-clean": _Official(12, "32fa31d27d2e1cad72775fee3f4849a9", 2_620),
+    "test-other": _Official(12, "fb5a50374b501bb3bac4815ee91d3135", 2_939),
+    "train-clean-5": _Official(31, "5df7d4e78065366204ca6845bb08f490", 1_519),
+    "train-clean-100": _Official(12, "2a93770f6d5c6c964bc36631d331a522", 28_539),
+    "train-clean-360": _Official(12, "c0e676e450a7ff2f54aeade5171606fa", 104_014),
+    "train-other-500": _Official(12, "d1a0fd59409feb2c614ce4d30c387708", 148_688),
 }
 
 
@@ -63,34 +63,33 @@ class _Part:
 def download(destination: Path, parts: Sequence[str]) -> dict[str, Path]:
     """Fetch official parts from OpenSLR to destination/LibriSpeech/<part>.
 
-    A part's folder appears under its name only when the archive has the right SHA-256 and what came out of
-    it is whole: the official number of utterances, each with a transcript and a readable header. A part that
-    is there already is verified in the same way and then left alone. The archives stay in `destination` as
-    <part>.tar.gz and may be deleted.
+    A broken transfer goes on where it broke off. A part's folder appears under its name only when the archive
+    has the official MD5 and what came out of it is whole: the official number of utterances, each with a
+    transcript, audio of the length that its header says, and neither without the other. A part that is there
+    is left alone if it is whole (its files have the sizes that were noted when it was verified), else it is
+    put back from the archive. The archives stay in `destination` as <part>.tar.gz and may be deleted.
 
     Args:
         destination: made if missing. A part takes twice its archive's size (60 GB for train-other-500).
         parts: among dev-clean, dev-other, test-clean, test-other, train-clean-100, train-clean-360 and
-            train-other-500.
+            train-other-500, and of Mini LibriSpeech train-clean-5 and dev-clean-2.
 
     Returns:
         The folder of each part.
 
     Raises:
-        UserError: an unknown part, a failed transfer, a wrong hash, an unsafe or incomplete archive.
+        UserError: an unknown part, a failed transfer, a wrong MD5, an unsafe or incomplete archive.
     """
-    destination = Path(destination)
-    known = ", ".join(_ARCHIVES)
-    unknown = sorted(set(parts) - set(_ARCHIVES))
-    if unknown or not parts:
-        raise UserError(f"LibriSpeech: no part {', '.join(unknown) or 'given'} (choose among: {known})")
-    try:
-        destination.mkdir(parents=True, exist_ok=True)
-        return {part: _download_part(destination, part, _ARCHIVES[part]) for part in dict.fromkeys(parts)}
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or destination}: {error.strerror or error} (check permissions and free space)"
-        ) from error
+    demand_known("LibriSpeech", parts, _OFFICIAL)
+    folders = {}
+    for part in dict.fromkeys(parts):
+        official = _OFFICIAL[part]
+        url = f"{_URL}/{official.resource}/{part}.tar.gz"
+        archive = Archive(url, official.md5, f"{_FOLDER}/{part}")
+        folders[part] = install(
+            archive, Path(destination), partial(_findings, utterances=official.utterances)
+        )
+    return folders
 
 
 def prepare(
@@ -99,9 +98,9 @@ def prepare(
     """Verify a corpus in LibriSpeech's layout and write one manifest a part, destination/<part>.jsonl.
 
     Verified over all parts before anything is written: every transcript has its audio and every audio file
-    its transcript; every header can be decoded and says 16 kHz, mono; no transcript is empty or, once
-    normalised, holds letters outside `ALPHABET`; ids begin with their folder's speaker and chapter and are
-    unique over all parts. Manifests are sorted by id and appear all together.
+    its transcript; every header can be decoded and says 16 kHz, mono, and a length that is there; no
+    transcript is empty or, once normalised, holds letters outside `ALPHABET`; ids begin with their folder's
+    speaker and chapter and are unique over all parts. Manifests are sorted by id and appear all together.
 
     Args:
         source: the folder that holds the parts, or the one that holds LibriSpeech/.
@@ -204,10 +203,11 @@ def _read_chapter(speaker: str, chapter: Path, findings: list[str]) -> list[Utte
     stem = f"{speaker}-{chapter.name}"
     transcripts = chapter / f"{stem}.trans.txt"
     audio = {path.stem: path for path in _audio_files(chapter)}
-    if not transcripts.is_file():
+    if not transcripts.is_file() or transcripts.stat().st_size == 0:
         if audio:
+            fault = "empty" if transcripts.is_file() else "absent"
             findings.append(
-                f"{transcripts}: absent, for {len(audio)} audio files (extract the archive again)"
+                f"{transcripts}: {fault}, for {len(audio)} audio files (extract the archive again)"
             )
         texts: dict[str, str | None] = dict.fromkeys(audio)
     else:
@@ -228,13 +228,11 @@ def _read_transcripts(path: Path, findings: list[str]) -> dict[str, str | None]:
     """The normalised text for each id; None where it is no good, which `findings` then says."""
     texts: dict[str, str | None] = {}
     try:
-        content = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        findings.append(f"{path}: not UTF-8 (extract the archive again, or save the file as UTF-8)")
+        lines = read_lines(path)
+    except UserError as error:
+        findings.append(str(error))
         return texts
-    for number, line in enumerate(content.split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, line in lines:
         id_, *words = line.split()
         text = librispeech(" ".join(words))
         letters = outside(text, ALPHABET)
@@ -253,7 +251,7 @@ def _read_transcripts(path: Path, findings: list[str]) -> dict[str, str | None]:
 def _length(audio: str) -> float | str:
     """Duration in seconds of a 16 kHz mono file, or what is wrong with the file."""
     try:
-        duration, rate, channels = probe(audio)
+        duration, rate, channels = probe_whole(audio)
     except UserError as error:
         return str(error)
     if (rate, channels) != (SAMPLE_RATE_HZ, 1):
@@ -273,100 +271,11 @@ def _audio_files(folder: Path) -> list[Path]:
     )
 
 
-def _download_part(destination: Path, part: str, archive: _Archive) -> Path:
-    """The verified folder of one part, fetched and extracted if it is not there."""
-    target = destination / _FOLDER / part
-    path = destination / f"{part}.tar.gz"
-    if target.is_dir():
-        _verify_download(target, path, archive)
-        return target
-    _fetch(path, archive)
-    # Extracted beside the target and renamed last: the final name is the mark that a part is whole.
-    with tempfile.TemporaryDirectory(dir=destination, prefix=f".{part}-") as scratch:
-        _extract(path, Path(scratch))
-        extracted = Path(scratch) / _FOLDER / part
-        if not extracted.is_dir():
-            raise UserError(f"{path}: holds no {_FOLDER}/{part} (delete the archive and download again)")
-        _verify_download(extracted, path, archive)
-        target.parent.mkdir(exist_ok=True)
-        # SPEAKERS.TXT, LICENSE.TXT and the like: the same in every archive.
-        for document in (Path(scratch) / _FOLDER).iterdir():
-            if document.is_file() and not (target.parent / document.name).exists():
-                document.replace(target.parent / document.name)
-        extracted.replace(target)
-    return target
-
-
-def _fetch(path: Path, archive: _Archive) -> None:
-    """Have the archive at `path` with the right hash: as it is there, else from OpenSLR."""
-    if path.exists():
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        if digest.hexdigest() != archive.sha256:
-            raise UserError(
-                f"{path}: its SHA-256 is not that of the official archive (delete it and download again)"
-            )
-        return
-
-    from torch.hub import download_url_to_file
-
-    url = _URL + path.name
-    try:
-        # Written under a temporary name and renamed only with the right hash.
-        download_url_to_file(url, str(path), hash_prefix=archive.sha256)
-    except RuntimeError as error:
-        raise UserError(f"{url}: broken in transfer: {error} (download again)") from error
-    except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
-        raise UserError(
-            f"{url}: cannot be fetched: {error} (check the network, then download again)"
-        ) from error
-
-
-def _extract(path: Path, folder: Path) -> None:
-    """Unpack an archive of files and folders; nothing in it can land outside `folder`.
-
-    By hand, since tarfile's own filter is absent from Pythons that systems still ship (3.10.11, 3.11.3).
-    """
-    try:
-        with tarfile.open(path) as tar:
-            for member in tar:
-                _extract_member(tar, member, folder)
-    # EOFError: a gzip stream that breaks off.
-    except (tarfile.TarError, EOFError) as error:
-        raise UserError(
-            f"{path}: cannot be extracted: {error} (delete the archive and download again)"
-        ) from error
-
-
-def _extract_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
-    parts = PurePosixPath(member.name).parts
-    if member.name.startswith("/") or ".." in parts:
-        raise tarfile.TarError(f"{member.name!r} would lie outside")
-    target = folder.joinpath(*parts)
-    if member.isdir():
-        target.mkdir(parents=True, exist_ok=True)
-        return
-    content = tar.extractfile(member) if member.isfile() else None
-    if content is None:
-        raise tarfile.TarError(f"{member.name!r} is neither a file nor a folder")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with content, target.open("wb") as file:
-        shutil.copyfileobj(content, file)
-
-
-def _verify_download(folder: Path, path: Path, archive: _Archive) -> None:
-    """UserError unless the folder, extracted from the archive at `path`, is a whole official part."""
+def _findings(folder: Path, utterances: int) -> list[str]:
+    """What is wrong with an official part that has that many utterances, one line a finding."""
     with ThreadPoolExecutor(2) as pool:
         found = _read_part(folder, pool)
     count = len(found.utterances)
-    if count != archive.utterances and not found.findings:
-        found.findings.append(f"{folder}: {count} utterances, the official part has {archive.utterances}")
-    if found.findings:
-        target = path.parent / _FOLDER / folder.name
-        lines = [
-            f"{folder.name}: not whole (remove {target} and {path}, then download again)",
-            *found.findings,
-        ]
-        raise UserError(report(lines, _MAX_LINES))
+    if count != utterances and not found.findings:
+        found.findings.append(f"{folder}: {count} utterances, the official part has {utterances}")
+    return found.findings

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
-from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe, read_audio
+from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe, probe_whole, read_audio, read_blocks
 from asr_emapl.errors import UserError
 
 CORPUS = os.environ.get("ASR_EMAPL_LIBRISPEECH")
@@ -128,6 +128,27 @@ def test_what_is_no_audio_is_named(tmp_path: Path) -> None:
             assert str(error.value).endswith(")"), "the remedy is missing"
 
 
+def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, ramp(100), SAMPLE_RATE_HZ)
+    path.chmod(0)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)  # nothing is closed to root
+    try:
+        for read in (read_audio, probe):
+            with pytest.raises(UserError, match=r"a\.wav: cannot be read: .*Permission denied.*\(name a"):
+                read(path)
+    finally:
+        os.seteuid(user)
+
+
+def test_samples_beyond_full_scale_stay_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, [0.5, 1.5, -3.0, 1.0], SAMPLE_RATE_HZ, subtype="FLOAT")
+    assert read_audio(path).tolist() == [0.5, 1.5, -3.0, 1.0]
+
+
 def test_truncated_flac_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     noise = np.random.default_rng(0).normal(0, 0.1, 2 * SAMPLE_RATE_HZ)
@@ -182,6 +203,46 @@ def test_damaged_headers_raise_nothing_but_user_errors(
     assert message.startswith(f"{path}: ")
 
 
+@settings(max_examples=40)
+@given(
+    rate=st.sampled_from([8000, 11025, 16000, 44100, 48000, 96000]),
+    samples=st.integers(1, 30_000),
+    block_seconds=st.floats(1e-5, 2.0),
+    begin=st.floats(0.0, 0.9),
+    share=st.none() | st.floats(0.01, 1.0),
+)
+def test_blocks_join_to_what_is_read_at_once(tmp_path_factory, rate, samples, block_seconds, begin, share):
+    path = tmp_path_factory.getbasetemp() / "blocks.wav"
+    stereo = np.random.default_rng(samples).uniform(-1.0, 1.0, (samples, 2))
+    soundfile.write(path, stereo, rate, subtype="FLOAT")
+    length = samples / rate
+    stretch = {"offset": begin * length, "duration": share and share * (1.0 - begin) * length}
+    # However short a block is asked for, a test has no time for a million of them.
+    blocks = list(read_blocks(path, **stretch, block_seconds=max(block_seconds, length / 50)))
+    whole = read_audio(path, **stretch).numpy()
+    assert all(len(block) for block in blocks)
+    joined = np.concatenate(blocks)
+    assert joined.dtype == np.float32
+    assert joined.shape == whole.shape
+    np.testing.assert_allclose(joined, whole, atol=0.0 if rate == SAMPLE_RATE_HZ else 2e-6)
+
+
+def test_blocks_of_what_is_broken(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    noise = np.random.default_rng(0).normal(0, 0.1, 2 * SAMPLE_RATE_HZ)
+    soundfile.write(path, noise, SAMPLE_RATE_HZ)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    blocks = read_blocks(path, block_seconds=0.25)
+    assert len(next(blocks)) == 4000
+    with pytest.raises(UserError, match=r"a\.flac: (ends|decoding failed)"):
+        list(blocks)
+    soundfile.write(tmp_path / "nan.wav", np.full(800, math.nan), SAMPLE_RATE_HZ, subtype="FLOAT")
+    with pytest.raises(UserError, match=r"nan\.wav: holds NaN"):
+        list(read_blocks(tmp_path / "nan.wav"))
+    with pytest.raises(UserError, match=r"a\.flac: 2\.00 s long"):
+        list(read_blocks(path, offset=1.0, duration=5.0))
+
+
 def test_headers_are_read_without_torch(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     soundfile.write(path, ramp(1600), SAMPLE_RATE_HZ)
@@ -203,3 +264,39 @@ def test_real_speech_is_as_long_as_its_header_says() -> None:
         waveform = read_audio(path)
         assert len(waveform) == round(probe(path)[0] * SAMPLE_RATE_HZ)
         assert 0 < float(waveform.abs().max()) <= 1
+
+
+@pytest.mark.parametrize("name", ["a.flac", "a.wav", "a.ogg", "a.mp3", "a.aiff"])
+def test_probe_whole_is_probe_for_whole_files(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    soundfile.write(path, sine(0.5, 8000), 8000)
+    assert probe_whole(path) == probe(path)
+
+
+@pytest.mark.parametrize("name", ["a.flac", "a.wav", "a.mp3"])
+@pytest.mark.parametrize("kept", [0.2, 0.5, 0.95])
+def test_probe_whole_finds_what_breaks_off(tmp_path: Path, name: str, kept: float) -> None:
+    path = tmp_path / name
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(48000), 16000)
+    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
+    probe(path)  # the header alone does not tell
+    with pytest.raises(UserError, match=r"breaks off before its header says \(a broken copy"):
+        probe_whole(path)
+
+
+def test_a_wav_whose_writer_could_not_state_its_size_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, sine(0.5, 16000), 16000)
+    content = path.read_bytes()
+    for stated in (b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f"):
+        path.write_bytes(content[:4] + stated + content[8:])
+        assert probe_whole(path) == (0.5, 16000, 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"RIFF", b"no audio at all"])
+def test_probe_whole_of_no_audio(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.wav").write_bytes(content)
+    with pytest.raises(UserError, match="not decodable"):
+        probe_whole(tmp_path / "a.wav")
+    with pytest.raises(UserError, match="no such audio file"):
+        probe_whole(tmp_path / "b.wav")

@@ -14,6 +14,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr_emapl.audio.source import ByteRange
 from asr_emapl.data.manifest import Utterance, read_manifest, report, verify, write_manifest, write_manifests
 from asr_emapl.errors import UserError
 from asr_emapl.text.normalise import ALPHABET
@@ -31,6 +32,10 @@ UTTERANCE = st.builds(
     text=st.none() | st.text(LETTERS),
     speaker=st.none() | st.text(LETTERS),
     offset=st.floats(0, 1e6),
+    byte_range=st.none()
+    | st.builds(
+        ByteRange, st.integers(0, 2**63 - 1), st.integers(1, 2**63 - 1), crc32=st.integers(0, 2**32 - 1)
+    ),
 )
 
 
@@ -85,6 +90,25 @@ def test_paths_are_written_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     write_manifest(tmp_path / "new" / "folder" / "m.jsonl", [Utterance("a", "wav/a.flac", 1.0)])
     record = json.loads((tmp_path / "new" / "folder" / "m.jsonl").read_text())
     assert record == {"id": "a", "audio": str(tmp_path / "wav" / "a.flac"), "duration": 1.0}
+
+
+def test_a_shard_in_the_manifests_own_folder_goes_by_its_name(tmp_path: Path) -> None:
+    here, there = str(tmp_path / "a.tar"), str(tmp_path / "b" / "a.tar")
+    packed = [Utterance(place, place, 1.0, byte_range=ByteRange(512, 100, 7)) for place in (here, there)]
+    write_manifest(tmp_path / "m.jsonl", [*packed, Utterance("file", str(tmp_path / "a.flac"), 1.0)])
+    first, second, third = map(json.loads, (tmp_path / "m.jsonl").read_text().splitlines())
+    assert (first["audio"], first["byte_range"]) == ("a.tar", {"start": 512, "length": 100, "crc32": 7})
+    assert second["audio"] == there
+    assert third["audio"] == str(tmp_path / "a.flac")
+    assert read_manifest(tmp_path / "m.jsonl")[:2] == packed
+
+
+def test_urls_stay_urls(tmp_path: Path) -> None:
+    lines(tmp_path / "m.jsonl", {**GOOD, "audio": "https://host/a%20b.flac"})
+    utterances = read_manifest(tmp_path / "m.jsonl")
+    assert utterances[0].audio == "https://host/a%20b.flac"
+    write_manifest(tmp_path / "m.jsonl", utterances)
+    assert read_manifest(tmp_path / "m.jsonl") == utterances
 
 
 def test_nemo_names(tmp_path: Path) -> None:
@@ -153,6 +177,13 @@ def test_unicode_line_separators_do_not_split_a_line(tmp_path: Path) -> None:
         ({**GOOD, "offset": "0"}, "offset is not a number"),
         ({**GOOD, "offset": -0.5}, "offset is -0.5 s"),
         ({**GOOD, "offset": math.nan}, "offset is nan s"),
+        ({**GOOD, "byte_range": 5}, "byte_range is not {start, length, crc32}"),
+        ({**GOOD, "byte_range": {"start": 0, "length": 5}}, "byte_range is not"),
+        ({**GOOD, "byte_range": {"start": -1, "length": 5, "crc32": 0}}, "byte_range is not"),
+        ({**GOOD, "byte_range": {"start": 0, "length": 0, "crc32": 0}}, "byte_range is not"),
+        ({**GOOD, "byte_range": {"start": 0, "length": 2**63, "crc32": 0}}, "byte_range is not"),
+        ({**GOOD, "byte_range": {"start": 0, "length": 5, "crc32": 2**32}}, "byte_range is not"),
+        ({**GOOD, "byte_range": {"start": True, "length": 5, "crc32": 0}}, "byte_range is not"),
     ],
 )
 def test_each_fault_is_named_with_place_and_remedy(tmp_path: Path, record: object, fault: str) -> None:
@@ -199,7 +230,7 @@ JSON = st.recursive(
     lambda value: st.lists(value, max_size=3) | st.dictionaries(st.text(max_size=3), value, max_size=3),
     max_leaves=5,
 )
-FIELDS = ["id", "utt_id", "audio", "audio_filepath", "duration", "text", "speaker", "offset"]
+FIELDS = ["id", "utt_id", "audio", "audio_filepath", "duration", "text", "speaker", "offset", "byte_range"]
 RECORD = st.dictionaries(st.sampled_from(FIELDS), JSON | st.sampled_from(["a", 1.0, 2]))
 LINE = st.binary(max_size=30) | (RECORD | JSON).map(lambda value: json.dumps(value).encode())
 

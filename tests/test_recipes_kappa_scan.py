@@ -18,7 +18,7 @@ RECIPE = ROOT / "recipes" / "kappa_scan"
 QUICKSTART = ROOT / "recipes" / "quickstart" / "conf" / "quickstart.yaml"
 sys.path.insert(0, str(RECIPE))
 
-from distance import compare, mean_curve, spread  # noqa: E402
+from distance import compare, mean_curve, spread, teacher_curves  # noqa: E402
 from scan import Run, Scan  # noqa: E402
 
 
@@ -44,11 +44,18 @@ def rho_per_step(config, kappa):
 
 def test_the_runs_of_a_scan(scan):
     names = [run.name for run in scan.others(0.8)]
-    assert len(names) == len(set(names)) == 2 * 2 * 4 + 1
+    assert len(names) == len(set(names)) == 2 * (2 * 4 + 1)
     assert [run.name for run in scan.references()][:3] == [f"ema-reference-seed{i}" for i in range(3)]
+    twice = list(Scan(scan.reference, 4.0, [0.5, 4.0], 3, repeats=2).others(0.8))
+    assert [run.name for run in twice[: len(names)]] == names  # all of a scan before any repeat
+    assert len({run.kind for run in twice}) == len(names) == len(twice) // 2
+    assert {resolved(run)[0].seed for run in twice} == {0, 1}
     hours, _ = resolved(scan.seed())
     assert hours.hours == scan.start_hours
-    assert {resolved(run)[0].hours for run in scan.others(0.8)} == {scan.start_hours + 4.0}
+    others = [resolved(run)[0] for run in scan.others(0.8)]
+    assert {config.hours for config in others} == {scan.start_hours + 4.0}
+    # A batch of 6 s must not leave out utterances that the others learn from.
+    assert {config.data.max_seconds for config in others} == {0.5 * scan.reference.batch.reference_seconds}
 
 
 @pytest.mark.parametrize("kappa", [0.5, 4.0])
@@ -63,7 +70,7 @@ def test_what_each_mode_scales(scan, kappa):
             ("optimizer", rho, lr * kappa**0.5),
             ("nothing", rho, lr),
         ):
-            config, found = runs[f"{system}-{mode}-kappa{kappa:g}"]
+            config, found = runs[f"{system}-{mode}-kappa{kappa:g}-seed0"]
             assert found == kappa
             assert config.pseudo_labels.strategy == strategy
             assert rho_per_step(config, kappa) == pytest.approx(rho_expected)
@@ -89,12 +96,19 @@ def logged(folder: Path, curve: list[tuple[float, float]]) -> Path:
 def test_distances(tmp_path):
     a = logged(tmp_path / "a", [(1.0, 40.0), (2.0, 30.0), (3.0, 20.0)])
     b = logged(tmp_path / "b", [(1.0, 44.0), (2.0, 30.0), (3.0, 24.0)])
-    assert mean_curve([a, b], "dev") == [(1.0, 42.0), (2.0, 30.0), (3.0, 22.0)]
+    both = [teacher_curves(run)["dev"] for run in (a, b)]
+    assert mean_curve(both) == [
+        (1.0, 42.0),
+        (2.0, 30.0),
+        (3.0, 22.0),
+    ]
     # Measured half an hour later than the references: read off between its points.
     late = logged(tmp_path / "late", [(0.5, 50.0), (1.5, 40.0), (2.5, 30.0), (3.5, 20.0)])
     (found,) = compare("late", late, [a, b])
     assert (found.largest, found.last, found.last_wer) == pytest.approx((5.0, 3.0, 20.0))
-    assert [c.largest for c in spread([a, b])] == [4.0, 4.0]
+    assert found.mean == pytest.approx((3.0 + 5.0 + 3.0) / 3)
+    assert [c.largest for c in spread("seeds", [a, b])] == [4.0, 4.0]
+    assert [c.mean for c in spread("seeds", [a, b])] == pytest.approx([-8.0 / 3, 8.0 / 3])
 
 
 @pytest.mark.parametrize("arguments", [["--config", "nowhere.yaml"], ["--hours"], ["--frobnicate"]])
@@ -126,10 +140,10 @@ def test_a_whole_scan_and_again(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     first = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
     assert first.returncode == 0, first.stdout + first.stderr
-    assert "| ema-full-kappa2 |" in first.stdout
+    assert "| ema-full-kappa2 | 1 |" in first.stdout
     assert "ema-progressive" in first.stdout
     distances = json.loads((tmp_path / "exp" / "distances.json").read_text())
-    assert len(distances) == 4 + 8 + 1
+    assert len(distances) == 4 + 2 * (4 + 1)
     assert (tmp_path / "exp" / "ema.png").read_bytes().startswith(b"\x89PNG")
     again = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
     assert again.stdout.splitlines()[-8:] == first.stdout.splitlines()[-8:]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import read_audio
+from asr_emapl.audio.source import Source
 from asr_emapl.errors import UserError
 
 
@@ -29,7 +30,7 @@ class Recording(Protocol):
     """Where a sound is found; a manifest's line is one. Offset and duration in seconds."""
 
     @property
-    def audio(self) -> str: ...
+    def source(self) -> Source: ...
     @property
     def offset(self) -> float: ...
     @property
@@ -76,9 +77,9 @@ def _stretch(recording: Recording, samples: int, at: float) -> Tensor:
     spare = recording.duration - samples / SAMPLE_RATE_HZ
     if spare > 0.0:
         seconds = samples / SAMPLE_RATE_HZ
-        noise = read_audio(recording.audio, offset=recording.offset + at * spare, duration=seconds)
+        noise = read_audio(recording.source, offset=recording.offset + at * spare, duration=seconds)
     else:
-        noise = read_audio(recording.audio, offset=recording.offset, duration=recording.duration)
+        noise = read_audio(recording.source, offset=recording.offset, duration=recording.duration)
         noise = noise.roll(-int(at * len(noise)))
     return noise.repeat(-(-samples // len(noise)))[:samples]
 

@@ -47,7 +47,7 @@ class Reverberation:
         if rng.random() >= self.share:
             return waveform
         room = self.responses[int(rng.integers(len(self.responses)))]
-        return reverberate(waveform, read_audio(room.audio, offset=room.offset, duration=room.duration))
+        return reverberate(waveform, read_audio(room.source, offset=room.offset, duration=room.duration))
 
 
 def reverberate(waveform: Tensor, response: Tensor) -> Tensor:
@@ -59,7 +59,10 @@ def reverberate(waveform: Tensor, response: Tensor) -> Tensor:
     direct = int(response.abs().argmax())
     size = len(waveform) + len(response) - 1
     padded = 1 << (size - 1).bit_length()  # powers of two are the fast lengths
-    spectrum = torch.fft.rfft(waveform, padded) * torch.fft.rfft(response, padded)
-    wet = torch.fft.irfft(spectrum, padded)[direct : direct + len(waveform)]
-    wet_power = mean_square(wet)
-    return wet * (mean_square(waveform) / wet_power) ** 0.5 if wet_power > 0.0 else waveform
+    # numpy's: torch's differ in the last digit with the number of threads.
+    spectrum = np.fft.rfft(waveform.numpy(), padded) * np.fft.rfft(response.numpy(), padded)
+    wet = np.fft.irfft(spectrum, padded)[direct : direct + len(waveform)]
+    wet_power = float(np.square(wet, dtype=np.float64).mean())
+    if wet_power == 0.0:
+        return waveform
+    return torch.from_numpy(wet * (mean_square(waveform) / wet_power) ** 0.5).to(waveform.dtype)

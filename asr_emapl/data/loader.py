@@ -223,7 +223,7 @@ def collate(utterances: Sequence[Utterance]) -> MicroBatch:
 
 
 def _read(utterance: Utterance) -> Tensor:
-    return read_audio(utterance.audio, offset=utterance.offset, duration=utterance.duration)
+    return read_audio(utterance.source, offset=utterance.offset, duration=utterance.duration)
 
 
 def _padded(ids: list[str], waveforms: list[Tensor]) -> MicroBatch:
@@ -279,7 +279,7 @@ def steps(
         corpus = dataset.corpora[death.at.labelled]
         assert corpus is not None
         u = corpus.utterances[death.at.index]
-        raise UserError(f"{death} at utterance {u.id} ({u.audio}; {death.remedy})") from death
+        raise UserError(f"{death} at utterance {u.id} ({u.source}; {death.remedy})") from death
 
 
 def _begin(desk: Desk, worker: int) -> None:

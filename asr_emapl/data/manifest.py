@@ -2,24 +2,35 @@
 
     {"id": "84-121123-0000", "audio": "84-121123-0000.flac", "duration": 2.085, "text": "GO", "speaker": "84"}
 
-`text` and `speaker` may be absent, `offset` (seconds into the file) is 0 unless given. The names that NeMo's
+`text` and `speaker` may be absent, `offset` (seconds into the file) is 0 unless given. Where `audio` is a
+shard, which holds many audio files, `byte_range` says which bytes of it are the file, and their checksum:
+
+    "audio": "dev-000000.tar", "byte_range": {"start": 512, "length": 52016, "crc32": 1394829}
+
+Manifests and audio may lie at URLs, any that fsspec can read. The names that NeMo's
 manifests use are read too: `audio_filepath` for `audio`, `utt_id` for `id`; an utterance without an id is
-called by the stem of its file name (stem-2, stem-3 and so on where that is taken). Other fields are ignored.
+called by the stem of its file name (stem-2, stem-3 and so on where that is taken). So are lhotse's cuts, by
+`asr_emapl.data.foreign`, and all of it compressed by gzip. Other fields are ignored.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import os
 import uuid
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from asr_emapl import storage
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe
+from asr_emapl.audio.source import ByteRange, Source
+from asr_emapl.data.foreign import from_cut, is_cut
 from asr_emapl.errors import UserError
 from asr_emapl.text.normalise import outside
 
@@ -33,11 +44,12 @@ class Utterance:
 
     Attributes:
         id: unique within its manifest.
-        audio: path of the audio file, absolute once read from a manifest.
+        audio: path or URL of the audio file or shard; a path is absolute once read from a manifest.
         duration: seconds.
         text: the transcript, or None for unlabelled audio.
         speaker: who speaks, if known.
         offset: where in the file the stretch begins, seconds.
+        byte_range: where in a shard the file lies; None: `audio` is the file itself.
     """
 
     id: str
@@ -46,6 +58,12 @@ class Utterance:
     text: str | None = None
     speaker: str | None = None
     offset: float = 0.0
+    byte_range: ByteRange | None = None
+
+    @property
+    def source(self) -> Source:
+        """Where the bytes of the file are."""
+        return Source(self.audio, self.byte_range, self.id)
 
     @property
     def samples(self) -> int:
@@ -56,18 +74,18 @@ class Utterance:
 def read_manifest(path: str | Path, *, require_text: bool = False) -> list[Utterance]:
     """The utterances of a manifest, in the order of its lines.
 
-    Relative audio paths are taken from the manifest's own folder. The audio itself is not looked at: `verify`
-    does that. Blank lines, a byte order mark and Windows line ends are passed over.
+    Relative audio paths are taken from the manifest's own folder (or URL). The audio itself is not looked at:
+    `verify` does that. Blank lines, a byte order mark and Windows line ends are passed over.
 
     Args:
-        path: the manifest.
+        path: the manifest, or its URL.
         require_text: whether an utterance without a transcript (or with a blank one) is an error.
 
     Raises:
         UserError: the file is absent, unreadable or empty; or lines of it are wrong, and then the message has
             one line `path:line: what (remedy)` for each of them.
     """
-    path = Path(path)
+    path = path if storage.is_url(path) else Path(path)
     faults: list[tuple[int, str]] = []
     records: list[tuple[int, dict[str, object]]] = []
     for number, line in enumerate(_content(path).split(b"\n"), start=1):
@@ -91,20 +109,29 @@ def read_manifest(path: str | Path, *, require_text: bool = False) -> list[Utter
         # A stable sort: several faults of one line stay in the order of the fields.
         faults.sort(key=lambda fault: fault[0])
         raise UserError(report([f"{path}:{number}: {fault}" for number, fault in faults]))
-    folder = path.absolute().parent
+    folder = storage.split(path)[0]
     return [_utterance(record, folder) for _, record in records]
 
 
 def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
     """Write a manifest that `read_manifest` reads back; whoever looks sees the old file or the whole new one.
 
-    Audio paths are written absolute. Missing folders are made.
+    Audio paths are written absolute; only a shard in the manifest's own folder goes by its name, so that the
+    folder can be moved. Missing folders are made.
 
     Raises:
         UserError: there are no utterances, or some that could not be read back (as `read_manifest` says), or
             the file cannot be written. An older manifest of that name is then left as it was.
     """
-    write_manifests({Path(path): list(utterances)})
+    if not storage.is_url(path):
+        write_manifests({Path(path): list(utterances)})
+        return
+    content = _serialise(path, list(utterances))
+    try:
+        with storage.publish(str(path)) as file:
+            file.write(content)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error} (choose another place)") from error
 
 
 def write_manifests(manifests: Mapping[Path, Sequence[Utterance]]) -> None:
@@ -125,7 +152,7 @@ def write_manifests(manifests: Mapping[Path, Sequence[Utterance]]) -> None:
         for path, partial in staged.items():
             partial.replace(path)
         for folder in {path.parent for path in staged}:
-            _sync_folder(folder)
+            storage.sync_folder(folder)
     except OSError as error:
         raise UserError(
             f"{error.filename or 'manifest'}: cannot be written: {error.strerror or error} "
@@ -140,22 +167,23 @@ def verify(utterances: Iterable[Utterance], alphabet: str | None) -> list[str]:
     """What is wrong with the audio and the transcripts, one line a finding; empty if all is well.
 
     Looked for: audio that is absent or whose header cannot be decoded; a duration more than 0.05 s off the
-    header's; letters outside `alphabet` (None: any letter will do). Only headers are read, each file's once.
-    Where several utterances share a file, or one begins inside it, they only have to end within it.
+    header's; letters outside `alphabet` (None: any letter will do). Only headers are read, each file's once,
+    but in a shard all that `Source.open` checks. Where several utterances share a file, or one begins inside
+    it, they only have to end within it.
     """
     utterances = list(utterances)
-    shares = Counter(utterance.audio for utterance in utterances)
-    lengths: dict[str, float | str] = {}  # seconds, or what is wrong
+    shares = Counter(_file(utterance) for utterance in utterances)
+    lengths: dict[tuple[str, ByteRange | None], float | str] = {}  # seconds, or what is wrong
     findings = []
     for utterance in utterances:
-        audio = utterance.audio
-        if audio not in lengths:
+        file = _file(utterance)
+        if file not in lengths:
             try:
-                lengths[audio] = probe(audio)[0]
+                lengths[file] = probe(utterance.source)[0]
             except UserError as error:
-                lengths[audio] = str(error)
-        length = lengths[audio]
-        fault = length if isinstance(length, str) else _length_fault(utterance, length, shares[audio] > 1)
+                lengths[file] = str(error)
+        length = lengths[file]
+        fault = length if isinstance(length, str) else _length_fault(utterance, length, shares[file] > 1)
         if fault is not None:
             findings.append(f"{utterance.id}: {fault}")
         letters = "" if alphabet is None else outside(utterance.text or "", alphabet)
@@ -172,14 +200,22 @@ def report(findings: Sequence[str], limit: int = _MAX_LINES) -> str:
     return "\n".join(lines)
 
 
-def _content(path: Path) -> bytes:
-    """The bytes of the manifest, without a byte order mark."""
+def _file(utterance: Utterance) -> tuple[str, ByteRange | None]:
+    """What the utterances of one recording have in common."""
+    return utterance.audio, utterance.byte_range
+
+
+def _content(path: str | Path) -> bytes:
+    """The bytes of the manifest, without a byte order mark, decompressed if they begin as gzip does."""
     try:
-        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        content = storage.read(str(path))
+        if content.startswith(b"\x1f\x8b"):
+            content = gzip.decompress(content)
+        return content.removeprefix(b"\xef\xbb\xbf")
     except FileNotFoundError:
         raise UserError(f"{path}: no such manifest (mend the path, or write it with data_prep)") from None
-    # ValueError: a NUL in the path.
-    except (OSError, ValueError) as error:
+    # ValueError: a NUL in the path. EOFError, zlib.error: half of a gzip file, or a damaged one.
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: the manifest cannot be read: {error} (name a readable file)") from error
 
 
@@ -194,7 +230,10 @@ def _record(line: bytes) -> dict[str, object]:
         raise ValueError("not JSON (put one JSON object on each line)") from None
     if not isinstance(fields, dict):
         raise ValueError("JSON, but not an object (write {...} with id, audio and duration)")
-    record = {name: fields.get(name) for name in ("id", "audio", "duration", "text", "speaker", "offset")}
+    if is_cut(fields):
+        fields = from_cut(fields)
+    names = ("id", "audio", "duration", "text", "speaker", "offset", "byte_range")
+    record = {name: fields.get(name) for name in names}
     for name, nemo in (("id", "utt_id"), ("audio", "audio_filepath")):
         if record[name] is None:
             record[name] = fields.get(nemo)
@@ -245,6 +284,19 @@ def _faults(record: Mapping[str, object], require_text: bool = False) -> Iterato
         yield "offset is not a number (give seconds)"
     elif offset is not None and not (math.isfinite(offset * SAMPLE_RATE_HZ) and offset >= 0):
         yield f"offset is {offset} s (give seconds, finite and >= 0)"
+    if record["byte_range"] is not None and _byte_range(record["byte_range"]) is None:
+        yield "byte_range is not {start, length, crc32} in whole numbers (pack the audio again)"
+
+
+def _byte_range(value: object) -> ByteRange | None:
+    """The object as a range, None if it is none."""
+    names = ("start", "length", "crc32")
+    if not isinstance(value, dict) or any(type(value.get(name)) is not int for name in names):
+        return None
+    found = ByteRange(*(value[name] for name in names))
+    # Beyond 2**63 no file reaches.
+    fits = 0 <= found.start < 2**63 and 0 < found.length < 2**63 and 0 <= found.crc32 < 2**32
+    return found if fits else None
 
 
 def _is_unicode(value: str) -> bool:
@@ -267,43 +319,38 @@ def _seconds(value: object) -> float | None:
         return math.inf
 
 
-def _utterance(record: Mapping[str, object], folder: Path) -> Utterance:
-    """The utterance of a record in which `_faults` found nothing; `folder` is the manifest's, absolute."""
+def _utterance(record: Mapping[str, object], folder: str) -> Utterance:
+    """The utterance of a record in which `_faults` found nothing; `folder` is the manifest's."""
     audio = str(record["audio"])
     text, speaker = record["text"], record["speaker"]
     return Utterance(
         id=str(record["id"]),
-        audio=audio if Path(audio).is_absolute() else str(folder / audio),
+        audio=storage.join(folder, audio),
         duration=_seconds(record["duration"]) or 0.0,
         text=None if text is None else str(text),
         speaker=None if speaker is None else str(speaker),
         offset=_seconds(record["offset"]) or 0.0,
+        byte_range=_byte_range(record["byte_range"]),
     )
 
 
-def _serialise(path: Path, utterances: Sequence[Utterance]) -> bytes:
+def _serialise(path: str | Path, utterances: Sequence[Utterance]) -> bytes:
     """The content of a manifest; UserError lists the utterances that could not be read back."""
     if not utterances:
         raise UserError(f"{path}: there are no utterances to write (check the corpus and the filter on it)")
+    folder = storage.split(path)[0]
     lines: list[str] = []
     findings: list[str] = []
     ids: set[str] = set()
     for utterance in utterances:
-        record: dict[str, object] = {
-            "id": utterance.id,
-            "audio": utterance.audio,
-            "duration": utterance.duration,
-            "text": utterance.text,
-            "speaker": utterance.speaker,
-            "offset": utterance.offset,
-        }
+        record: dict[str, object] = asdict(utterance)
         faults = list(_faults(record))
         if utterance.id in ids:
             faults.append("id is there twice (make ids unique)")
         ids.add(utterance.id)
         findings.extend(f"{path}: utterance {utterance.id!r}: {fault}" for fault in faults)
         if not faults:
-            record["audio"] = str(Path(utterance.audio).absolute())
+            record["audio"] = _audio_as_written(utterance, folder)
             kept = {k: v for k, v in record.items() if v is not None and (k != "offset" or v != 0)}
             lines.append(json.dumps(kept, ensure_ascii=False, allow_nan=False))
     if findings:
@@ -311,22 +358,19 @@ def _serialise(path: Path, utterances: Sequence[Utterance]) -> bytes:
     return ("\n".join(lines) + "\n").encode("utf-8")
 
 
+def _audio_as_written(utterance: Utterance, folder: str) -> str:
+    """As `write_manifest` says; `folder` is the manifest's."""
+    of_audio, name = storage.split(utterance.audio)
+    if utterance.byte_range is not None and of_audio == folder:
+        return name
+    return storage.join(of_audio, name)
+
+
 def _write_durably(path: Path, content: bytes) -> None:
     with path.open("xb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the renames in it survive a power cut, where the system can open folders."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _length_fault(utterance: Utterance, length: float, is_shared: bool) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asr_emapl.errors import UserError
+from asr_emapl.picture import COLOURS, check_ending, write_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,9 +20,6 @@ Curve = list[tuple[float, float]]
 
 Panels = dict[str, dict[int, dict[str, Curve]]]
 """Split -> number of the run -> model (teacher, student) -> curve."""
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, told apart by colour-blind readers; without its yellow, too pale on white."""
 
 MARKS = (("", ""), ("o", "\u25cf "), ("s", "\u25a0 "), ("^", "\u25b2 "))
 """Each time the palette begins anew, the next of these goes with it, on curves and before labels."""
@@ -72,8 +70,7 @@ def draw_curves(runs: Sequence[tuple[str, Path]], out: Path) -> None:
     Raises:
         UserError: another ending; no runs; a run without log or validations; the picture cannot be written.
     """
-    if out.suffix.lower() not in (".png", ".svg"):
-        raise UserError(f"{out}: name a picture that ends in .png or .svg")
+    check_ending(out)
     if not runs:
         raise UserError("there are no runs to draw: name run directories")
     panels = _panels([read_curves(path) for _, path in runs])
@@ -98,17 +95,7 @@ def draw_curves(runs: Sequence[tuple[str, Path]], out: Path) -> None:
             _draw_panel(panel, split, curves)
             _label_ends(panel, curves, labels[split])
         _add_legend(figure, axes[0], panels)
-        _write(figure, out)
-
-
-def _write(figure: Figure, out: Path) -> None:
-    # Without a date, the same runs give the same file.
-    metadata = {"Date": None} if out.suffix.lower() == ".svg" else {}
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=150, bbox_inches="tight", metadata=metadata)
-    except OSError as error:
-        raise UserError(f"{out}: the picture cannot be written ({error.strerror})") from error
+        write_picture(figure, out)
 
 
 def _panels(runs: Iterable[Mapping[str, Curve]]) -> Panels:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import SpecAugment, draw_seed
+from asr_emapl.audio.decode import probe
 from asr_emapl.audio.features import FrameCount
 from asr_emapl.audio.noise import Noise
 from asr_emapl.audio.perturb import Perturbation, PerturbConfig
@@ -19,10 +20,13 @@ from asr_emapl.data.manifest import Utterance, read_manifest, report
 from asr_emapl.errors import UserError
 from asr_emapl.text.tokenizer import Tokenizer
 
+# Files of each corpus whose headers are looked at before a run.
+_PROBED = 16
+
 
 @dataclass
 class Corpora:
-    """The corpora of one run. `notes` tells what was left out."""
+    """The corpora of one run. `notes` tells what was left out, and what is resampled."""
 
     labelled: Corpus
     unlabelled: Corpus | None
@@ -56,8 +60,11 @@ class Corpora:
             read = _read(config.data.unlabelled, "data.unlabelled", oracle)
             kept = _within(read, "data.unlabelled", config, limit, notes)
             corpora.unlabelled = Corpus(kept, _encode(kept, tokenizer) if oracle else None)
+        notes += _rate_notes("data.labelled", corpora.labelled)
+        if corpora.unlabelled:
+            notes += _rate_notes("data.unlabelled", corpora.unlabelled)
         for name, path in config.data.validation.items():
-            corpora.validation[name] = read_manifest(Path(path), require_text=True)
+            corpora.validation[name] = read_manifest(path, require_text=True)
         return corpora
 
     def plan(self, config: RunConfig, batch_seconds: float) -> MixPlan:
@@ -106,7 +113,7 @@ def _perturbation(config: PerturbConfig) -> Perturbation | None:
 def _read(paths: list[str], key: str, with_text: bool) -> list[Utterance]:
     if not paths:
         raise UserError(f"{key} names no manifest")
-    return [u for path in paths for u in read_manifest(Path(path), require_text=with_text)]
+    return [u for path in paths for u in read_manifest(path, require_text=with_text)]
 
 
 def _within(
@@ -123,6 +130,24 @@ def _within(
             f"shorter than {bounds}"
         )
     return kept
+
+
+def _rate_notes(key: str, corpus: Corpus) -> list[str]:
+    """Whether audio is resampled, or its channels averaged: said once, after a look at some of the files."""
+    utterances = corpus.utterances
+    found = set()
+    for utterance in utterances[:: -(-len(utterances) // _PROBED)]:
+        # What cannot be read is for the loader to report.
+        with contextlib.suppress(UserError):
+            found.add(probe(utterance.source)[1:])
+    foreign = sorted(found - {(SAMPLE_RATE_HZ, 1)})
+    if not foreign:
+        return []
+    kinds = ", ".join(f"{rate} Hz with {channels} channel(s)" for rate, channels in foreign)
+    return [
+        f"{key}: has audio of {kinds}, made {SAMPLE_RATE_HZ} Hz, mono at each reading "
+        "(asr-emapl shard --codec flac does so once)"
+    ]
 
 
 def _encode(utterances: list[Utterance], tokenizer: Tokenizer) -> list[list[int]]:

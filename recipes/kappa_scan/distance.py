@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,23 +11,28 @@ from pathlib import Path
 
 import numpy as np
 
-from asr_emapl.scoring.curves import read_curves
+from asr_emapl.scoring.curves import Curve, read_curves
 
 REFERENCE = "reference"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of one split, teacher's WER in points: largest and last distance from the references' mean."""
+    """Of one run on one split, teacher's WER in points: distances from the references' mean curve.
 
-    run: str
+    `largest` is of any point of the curve, `last` of its end, `mean` over all points with the sign kept:
+    above 0 the run was worse on the whole.
+    """
+
+    kind: str
     split: str
     last_wer: float
     largest: float
     last: float
+    mean: float
 
 
-def teacher_curves(run: Path) -> dict[str, list[tuple[float, float]]]:
+def teacher_curves(run: Path) -> dict[str, Curve]:
     """Split -> [(hours, WER in %)] of the teacher."""
     return {
         name.partition("/")[2]: curve
@@ -35,51 +41,63 @@ def teacher_curves(run: Path) -> dict[str, list[tuple[float, float]]]:
     }
 
 
-def at(curve: Sequence[tuple[float, float]], hours: Sequence[float]) -> np.ndarray:
+def at(curve: Curve, hours: Sequence[float]) -> np.ndarray:
     """WER at these hours, between measurements by straight lines: steps of another batch end elsewhere."""
     times, rates = zip(*curve, strict=True)
     return np.interp(hours, times, rates)
 
 
-def mean_curve(references: Sequence[Path], split: str) -> list[tuple[float, float]]:
-    """The mean of several runs at the times of the first."""
-    curves = [teacher_curves(run)[split] for run in references]
+def mean_curve(curves: Sequence[Curve]) -> Curve:
+    """The mean of several curves at the times of the first."""
     hours = [h for h, _ in curves[0]]
     rates = np.mean([at(curve, hours) for curve in curves], axis=0)
     return list(zip(hours, rates.tolist(), strict=True))
 
 
-def compare(name: str, run: Path, references: Sequence[Path]) -> list[Comparison]:
+def compare(kind: str, run: Path, references: Sequence[Path]) -> list[Comparison]:
     """The run against the mean of the references, on every split."""
+    bases = [teacher_curves(reference) for reference in references]
     found = []
     for split, curve in teacher_curves(run).items():
-        mean = mean_curve(references, split)
-        hours = [h for h, _ in mean]
-        apart = np.abs(at(curve, hours) - [rate for _, rate in mean])
-        found.append(Comparison(name, split, curve[-1][1], float(apart.max()), float(apart[-1])))
+        mean = mean_curve([base[split] for base in bases])
+        apart = at(curve, [h for h, _ in mean]) - [rate for _, rate in mean]
+        largest, last = float(abs(apart).max()), float(abs(apart[-1]))
+        found.append(Comparison(kind, split, curve[-1][1], largest, last, float(apart.mean())))
     return found
 
 
-def spread(references: Sequence[Path]) -> list[Comparison]:
+def spread(kind: str, references: Sequence[Path]) -> list[Comparison]:
     """Each reference against the mean of the *others*, as any run is: its own share would draw it nearer."""
     found = []
     for i, run in enumerate(references):
-        found += compare(run.name, run, [other for j, other in enumerate(references) if j != i])
+        found += compare(kind, run, [other for j, other in enumerate(references) if j != i])
     return found
 
 
 def print_tables(runs: Sequence[Comparison], seeds: Sequence[Comparison]) -> None:
-    """As Markdown, and everything as distances.json."""
-    splits = list(dict.fromkeys(c.split for c in runs))
-    print("\n| run | " + " | ".join(f"{s} WER % | largest distance | last distance" for s in splits) + " |")
-    print("|---" * (1 + 3 * len(splits)) + "|")
-    for name in dict.fromkeys(c.run for c in (*seeds, *runs)):
-        cells = [
-            f"{c.last_wer:.1f} | {c.largest:.1f} | {c.last:.1f}" for c in (*seeds, *runs) if c.run == name
-        ]
-        print(f"| {name} | " + " | ".join(cells) + " |")
-    for system in dict.fromkeys(c.run.partition("-")[0] for c in seeds):
-        for split in splits:
-            mine = [c.largest for c in seeds if c.split == split and c.run.startswith(system)]
-            print(f"\n{system}, {split}: seeds at kappa 1 leave each other by {statistics.mean(mine):.1f}")
+    """A Markdown table a split, each line the runs of one kind; and every run in distances.json.
+
+    The last column compares the mean largest distance with that of the seeds of the same system.
+    """
+    for split in dict.fromkeys(c.split for c in runs):
+        print(f"\n{split}, teacher\n")
+        print("| run | runs | WER at the end % | largest distance | last | mean, signed | largest / seeds' |")
+        print("|---" * 7 + "|")
+        mine = [c for c in (*seeds, *runs) if c.split == split]
+        for kind in dict.fromkeys(c.kind for c in mine):
+            same = [c for c in mine if c.kind == kind]
+            system = kind.partition("-")[0]
+            usual = statistics.mean(
+                c.largest for c in seeds if c.split == split and c.kind.startswith(system)
+            )
+            cells = [_several([getattr(c, name) for c in same]) for name in ("last_wer", "largest", "last")]
+            signed = statistics.mean(c.mean for c in same)
+            ratio = statistics.mean(c.largest for c in same) / usual if usual else math.nan
+            print(f"| {kind} | {len(same)} | " + " | ".join(cells) + f" | {signed:+.1f} | {ratio:.1f} |")
     Path("distances.json").write_text(json.dumps([asdict(c) for c in (*seeds, *runs)], indent=1) + "\n")
+
+
+def _several(values: Sequence[float]) -> str:
+    """The mean, and half the range if there is one."""
+    half = (max(values) - min(values)) / 2
+    return f"{statistics.mean(values):.1f}" + (f" +-{half:.1f}" if len(values) > 1 else "")

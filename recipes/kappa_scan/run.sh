@@ -10,6 +10,7 @@ usage: bash recipes/kappa_scan/run.sh [options] [-- key=value ...]
   --hours H       of audio for every run after the seed that all start from (default 4)
   --kappas LIST   batches over the config's reference batch (default 0.5,2,4,8)
   --seeds N       runs at kappa 1, for the spread (default 3)
+  --repeats N     runs of every other kind (default 1)
   --workers N     runs at a time (default: one a core, or one a GPU)
   --exp DIR       where everything goes, and where paths in the config begin
                   (default: exp/kappa_scan in the repository root)
@@ -37,7 +38,7 @@ while (($# > 0)); do
             (($# > 1)) || fail "$1 wants a value (see --help)"
             printf -v "${1#--}" '%s' "$2"
             shift 2 ;;
-        --hours | --kappas | --seeds | --workers)
+        --hours | --kappas | --seeds | --repeats | --workers)
             (($# > 1)) || fail "$1 wants a value (see --help)"
             options+=("$1=$2")
             shift 2 ;;

@@ -14,20 +14,24 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TextIO
 
 import torch
 from distance import REFERENCE, compare, print_tables, spread
+from picture import draw_scan
 
 from asr_emapl.config import RunConfig, load_config
 from asr_emapl.errors import UserError
-from asr_emapl.scoring.curves import draw_curves
 from asr_emapl.training.gradient_noise import read
 from asr_emapl.training.log import read_steps
 
 # Points on each curve.
 VALIDATIONS = 8
+
+# What trains: a student with its teacher's pseudo-labels, or on transcripts with its average beside it.
+SYSTEMS = ("ema", "supervised")
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,11 @@ class Run:
     overrides: tuple[str, ...]
 
     @property
+    def kind(self) -> str:
+        """Its name without the seed: what is repeated."""
+        return self.name.rpartition("-seed")[0]
+
+    @property
     def folder(self) -> Path:
         """Its run directory."""
         return Path("runs") / self.name
@@ -45,17 +54,27 @@ class Run:
 
 @dataclass(frozen=True)
 class Scan:
-    """All runs of a scan. `reference` is the config at kappa 1, `hours` the audio of a run after the seed."""
+    """All runs of a scan. `reference` is the config at kappa 1, `hours` the audio of a run after the seed.
+
+    `seeds` counts the runs at kappa 1, `repeats` those of every other kind.
+    """
 
     reference: RunConfig
     hours: float
     kappas: Sequence[float]
     seeds: int
+    repeats: int = 1
 
     @property
     def start_hours(self) -> float:
         """Where the seed ends."""
         return self.reference.pseudo_labels.start_hours
+
+    @property
+    def longest(self) -> float:
+        """Seconds of the longest utterance that fits every batch: all runs learn from the same ones."""
+        smallest = min(1.0, *self.kappas) * self.reference.batch.reference_seconds
+        return min(self.reference.data.max_seconds, self.reference.device.max_seconds, smallest)
 
     def half_life(self, kappa: float, scaled: bool) -> str:
         """The teacher's half-life: kept in audio, which is the rule, or in steps.
@@ -72,37 +91,40 @@ class Scan:
 
     def references(self) -> Iterator[Run]:
         """Kappa 1, several seeds, with the noise of the gradient measured."""
-        for system in ("ema", "supervised"):
+        for system in SYSTEMS:
             for seed in range(self.seeds):
                 noise = "optimizer.noise_every_steps=10"
-                yield self._run(f"{system}-{REFERENCE}-seed{seed}", system, 1.0, f"seed={seed}", noise)
+                yield self._run(f"{system}-{REFERENCE}", system, 1.0, seed, noise)
 
     def others(self, noise_share: float) -> Iterator[Run]:
-        """Every other kappa in every mode, and the progressive run."""
+        """Every other kappa in every mode, and the progressive run; a whole scan before any repeat."""
         modes = {
             "full": (True, ()),
             "noise": (True, (f"optimizer.noise_share={noise_share!r}",)),
             "optimizer": (False, ()),
             "nothing": (False, ("optimizer.rule=none",)),
         }
-        for system in ("ema", "supervised"):
-            for kappa in self.kappas:
-                for mode, (rho, more) in modes.items():
-                    yield self._run(f"{system}-{mode}-kappa{kappa:g}", system, kappa, *more, rho_scaled=rho)
-        stages = sorted(k for k in self.kappas if k > 1.0)[-2:]
-        seconds = self.reference.batch.reference_seconds
-        steps = [
-            [self.start_hours + self.hours * (i + 1) / (len(stages) + 1), k * seconds]
-            for i, k in enumerate(stages)
-        ]
-        if steps:
-            yield self._run("ema-progressive", "ema", 1.0, f"batch.progressive={steps}".replace(" ", ""))
+        for seed, system in product(range(self.repeats), SYSTEMS):
+            for kappa, (mode, (rho, more)) in product(self.kappas, modes.items()):
+                yield self._run(f"{system}-{mode}-kappa{kappa:g}", system, kappa, seed, *more, rho_scaled=rho)
+            if self._stages():
+                progressive = f"batch.progressive={self._stages()}".replace(" ", "")
+                yield self._run(f"{system}-progressive", system, 1.0, seed, progressive)
 
-    def _run(self, name: str, system: str, kappa: float, *more: str, rho_scaled: bool = True) -> Run:
+    def _stages(self) -> list[list[float]]:
+        """From kappa 1 to the two largest kappas, in equal parts of the audio: [from hours, seconds]."""
+        kappas = sorted(k for k in self.kappas if k > 1.0)[-2:]
+        seconds, part = self.reference.batch.reference_seconds, self.hours / (len(kappas) + 1)
+        return [[self.start_hours + (i + 1) * part, k * seconds] for i, k in enumerate(kappas)]
+
+    def _run(
+        self, kind: str, system: str, kappa: float, seed: int, *more: str, rho_scaled: bool = True
+    ) -> Run:
         strategy = "ema" if system == "ema" else "none"
         return Run(
-            name,
+            f"{kind}-seed{seed}",
             (
+                f"seed={seed}",
                 f"hours={self.start_hours + self.hours!r}",
                 f"validation.every_hours={self.hours / VALIDATIONS!r}",
                 f"pseudo_labels.strategy={strategy}",
@@ -110,6 +132,7 @@ class Scan:
                 "teacher.rho=null",
                 self.half_life(kappa, rho_scaled),
                 "batch.progressive=[]",
+                f"data.max_seconds={self.longest!r}",
                 f"init.checkpoint={newest(Path('runs/seed'))}",
                 *more,
             ),
@@ -173,14 +196,15 @@ def measured_noise(runs: Sequence[Run], config: RunConfig) -> float:
 def report(references: Sequence[Run], others: Sequence[Run]) -> None:
     """Each run against the references of its system, these against each other; a picture a system."""
     runs, seeds = [], []
-    for system in ("ema", "supervised"):
-        base = [r for r in references if r.name.startswith(system)]
-        seeds += spread([r.folder for r in base])
-        mine = [r for r in others if r.name.startswith(system)]
-        for run in mine:
-            runs += compare(run.name, run.folder, [r.folder for r in base])
-        drawn = [(r.name.removeprefix(f"{system}-"), r.folder) for r in (base[0], *mine)]
-        draw_curves(drawn, Path(f"{system}.png"))
+    for system in SYSTEMS:
+        base = [r.folder for r in references if r.kind.startswith(system)]
+        seeds += spread(f"{system}-{REFERENCE}", base)
+        kinds: dict[str, list[Path]] = {}
+        for run in others:
+            if run.kind.startswith(system):
+                runs += compare(run.kind, run.folder, base)
+                kinds.setdefault(run.kind.removeprefix(f"{system}-"), []).append(run.folder)
+        draw_scan(base, kinds, Path(f"{system}.png"))
     print_tables(runs, seeds)
 
 
@@ -191,14 +215,15 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=4.0)
     parser.add_argument("--kappas", default="0.5,2,4,8")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("overrides", nargs="*")
     chosen = parser.parse_args()
     config = load_config(chosen.config, chosen.overrides)
     kappas = [float(k) for k in chosen.kappas.split(",")]
-    scan = Scan(config, chosen.hours, kappas, chosen.seeds)
-    if chosen.seeds < 2:
-        raise UserError("--seeds: 2 at least, for the spread")
+    scan = Scan(config, chosen.hours, kappas, chosen.seeds, chosen.repeats)
+    if chosen.seeds < 2 or chosen.repeats < 1:
+        raise UserError("--seeds: 2 at least, for the spread; --repeats: 1 at least")
     if not scan.start_hours > 0.0:
         raise UserError("pseudo_labels.start_hours must be above 0: it is where the seed ends")
     devices = Devices(chosen.workers)

@@ -10,6 +10,7 @@ usage: bash recipes/librispeech/run.sh --data DIR [options] [-- key=value ...]
   --config FILE     conf/mini.yaml (default), conf/emapl_100h_860h.yaml (for 8 GPUs), or your own
   --stage N         first stage (default 0); each can be run again
   --stop-stage N    last stage (default 5)
+  --pieces N        a tokenizer of N SentencePiece (BPE) pieces, trained on the transcribed parts (default: letters)
   --exp DIR         where the paths in the config begin (default: exp/librispeech in the repository root)
   --nproc N         training processes on this machine, one a GPU (default 1)
   --nnodes M        machines (default 1); if more, run --stage 3 --stop-stage 3 on each, with the same
@@ -18,7 +19,7 @@ usage: bash recipes/librispeech/run.sh --data DIR [options] [-- key=value ...]
 
   0 environment, and whether DIR has the parts that the config names
   1 verify these parts and write their manifests
-  2 make the tokenizer (letters), unless its file is there
+  2 make the tokenizer (letters or pieces), unless its file is there
   3 train, or go on where training stopped
   4 decode the validation parts with teacher and student
   5 score: tables, JSON files, the curves as a picture
@@ -31,12 +32,13 @@ runs() { ((stage <= $1 && $1 <= stop_stage)); }
 
 here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 root=$(CDPATH='' cd -- "$here/../.." && pwd)
-data='' config=conf/mini.yaml stage=0 stop_stage=5 exp=$root/exp/librispeech nproc=1 nnodes=1 rdzv='' overrides=()
+data='' config=conf/mini.yaml stage=0 stop_stage=5 exp=$root/exp/librispeech nproc=1 nnodes=1 rdzv='' pieces=''
+overrides=()
 while (($# > 0)); do
     case $1 in
         --help | -h) usage; exit 0 ;;
         --) shift; overrides=("$@"); break ;;
-        --data | --config | --stage | --stop-stage | --exp | --nproc | --nnodes | --rdzv)
+        --data | --config | --stage | --stop-stage | --exp | --nproc | --nnodes | --rdzv | --pieces)
             (($# > 1)) || fail "$1 wants a value (see --help)"
             name=${1#--}
             printf -v "${name//-/_}" '%s' "$2" # --stop-stage into stop_stage, and so on
@@ -62,7 +64,7 @@ mkdir -p -- "$exp"
 cd -- "$exp"
 
 # What the stages need of the config and the overrides, a line each: run_dir, tokenizer, the parts (those whose
-# manifests lie in data/), then name and manifest of every validation part.
+# manifests lie in data/), the transcribed manifests, then name and manifest of every validation part.
 settings=$("$PYTHON" - "$config" ${overrides[@]+"${overrides[@]}"} <<'PYTHON'
 import sys
 from pathlib import Path
@@ -75,12 +77,12 @@ except UserError as error:
 data = config.data
 manifests = [Path(path) for path in (*data.labelled, *data.unlabelled, *data.validation.values())]
 parts = dict.fromkeys(path.stem for path in manifests if path.parent == Path("data"))
-print(config.run_dir, config.tokenizer, ",".join(parts), sep="\n")
+print(config.run_dir, config.tokenizer, ",".join(parts), ",".join(data.labelled), sep="\n")
 print(*(f"{name}\n{manifest}" for name, manifest in data.validation.items()), sep="\n")
 PYTHON
 ) || exit 2
 mapfile -t settings <<<"$settings"
-run_dir=${settings[0]} tokenizer=${settings[1]} parts=${settings[2]} validation=("${settings[@]:3}")
+run_dir=${settings[0]} tokenizer=${settings[1]} parts=${settings[2]} validation=("${settings[@]:4}")
 
 # Calls "$1 MANIFEST HYPOTHESES PART MODEL" for each validation part and model.
 for_each() {
@@ -112,7 +114,17 @@ if runs 1; then
 fi
 if runs 2; then
     say 2 "tokenizer $tokenizer"
-    if [[ -f $tokenizer ]]; then echo "there already: kept"; else asr-emapl tokenizer --out "$tokenizer"; fi
+    make=()
+    if [[ -n $pieces ]]; then
+        make=(--kind bpe --size "$pieces")
+        IFS=, read -ra labelled <<<"${settings[3]}"
+        for manifest in "${labelled[@]}"; do make+=(--manifest "$manifest"); done
+    fi
+    if [[ -f $tokenizer ]]; then
+        echo "there already: kept"
+    else
+        asr-emapl tokenizer --out "$tokenizer" ${make[@]+"${make[@]}"}
+    fi
 fi
 if runs 3; then
     say 3 "train $run_dir in $exp, $nnodes x $nproc processes"

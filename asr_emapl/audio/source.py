@@ -1,0 +1,117 @@
+"""Where the bytes of an audio file are: in a file of its own, at a URL, or in a shard beside many others."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from asr_emapl import storage
+from asr_emapl.errors import UserError
+
+# What is longer is sought in instead of read: recordings of many minutes, of which an utterance is a part.
+_WHOLE_BYTES = 4 << 20
+# Of what is sought in, the bytes of one read: few requests to a server, little that is not needed.
+_BUFFER_BYTES = 128 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """Where in a shard one audio file lies, in bytes, and the CRC-32 of it."""
+
+    start: int
+    length: int
+    crc32: int
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One audio file.
+
+    Attributes:
+        place: path or URL of the file, or of the shard that it is in.
+        byte_range: where in the shard; None: it is no shard.
+        name: the utterance, for messages about a shard.
+    """
+
+    place: str
+    byte_range: ByteRange | None = None
+    name: str = ""
+
+    def __str__(self) -> str:
+        return self.place if self.byte_range is None else f"{self.place}: utterance {self.name}"
+
+    def open(self) -> str | BinaryIO:
+        """What soundfile can open: a path, or the bytes themselves.
+
+        In a shard, up to 4 MiB are read at once and checked; more are read as they are asked for, unchecked.
+
+        Raises:
+            UserError: the bytes are not those that were packed.
+            OSError: they cannot be read.
+        """
+        if self.byte_range is None and not storage.is_url(self.place):
+            return self.place
+        length = storage.size(self.place) if self.byte_range is None else self.byte_range.length
+        if length is None:
+            raise FileNotFoundError(self.place)
+        if length <= _WHOLE_BYTES:
+            return io.BytesIO(self.content())
+        start = 0 if self.byte_range is None else self.byte_range.start
+        return io.BufferedReader(_Window(self.place, start, length), _BUFFER_BYTES)
+
+    def content(self) -> bytes:
+        """All bytes; of a shard, checked.
+
+        Raises:
+            UserError, OSError: as `open`.
+        """
+        if self.byte_range is None:
+            return storage.read(self.place)
+        content = self._packed(self.byte_range)
+        if content is None:
+            # The shard may have been replaced since it was opened.
+            storage.close_files()
+            content = self._packed(self.byte_range)
+        if content is None:
+            start, end = self.byte_range.start, self.byte_range.start + self.byte_range.length
+            raise UserError(
+                f"{self}: bytes {start} to {end} are not those that were packed "
+                "(fetch the shard again, or pack the manifest again)"
+            )
+        return content
+
+    def _packed(self, part: ByteRange) -> bytes | None:
+        content = storage.read(self.place, part.start, part.length)
+        return content if len(content) == part.length and zlib.crc32(content) == part.crc32 else None
+
+
+class _Window(io.RawIOBase):
+    """A range of bytes of a file, as a file."""
+
+    def __init__(self, place: str, start: int, length: int) -> None:
+        self._place, self._start, self._length, self._position = place, start, length, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
+        self._position = max(0, origin + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        wanted = min(len(buffer), self._length - self._position)
+        if wanted <= 0:
+            return 0
+        piece = storage.read(self._place, self._start + self._position, wanted)
+        buffer[: len(piece)] = piece
+        self._position += len(piece)
+        return len(piece)

@@ -1,0 +1,110 @@
+"""Where a recording has speech: its probability and the level, frame by frame, in memory of a block.
+
+The probabilities are Silero VAD's (Silero Team 2024, github.com/snakers4/silero-vad, MIT): a small recurrent
+network trained on speech in noise. Its weights come with the package `silero-vad`, in the extra `segment`, in
+the form that takes many frames in one call of ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asr_emapl.audio import SAMPLE_RATE_HZ
+from asr_emapl.errors import UserError
+
+FRAME_SAMPLES = 512
+"""Samples at 16 kHz of which the network judges whether they are speech."""
+
+FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE_HZ
+"""32 ms: the grid that utterances are cut on."""
+
+_CONTEXT_SAMPLES = 64  # of the frame before, which the network sees too
+_STATE_SHAPE = (1, 1, 128)
+# Of one call. The same for all, so that it cannot depend on how a recording was read.
+_CALL_FRAMES = 512
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Activity:
+    """A recording, frame by frame.
+
+    Attributes:
+        speech: probability that there is speech, float32 [frames].
+        level_db: root mean square in dB re full scale, float32 [frames]; -120 for digital silence.
+    """
+
+    speech: Floats
+    level_db: Floats
+
+
+class Detector(Protocol):
+    """Blocks of samples at 16 kHz, in their order, to `Activity`; the last frame is filled up with zeros."""
+
+    def __call__(self, blocks: Iterable[Floats]) -> Activity: ...
+
+
+class VoiceActivity:
+    """Silero VAD on one thread.
+
+    Raises:
+        UserError: silero-vad or onnxruntime is not installed, or has no such model.
+    """
+
+    def __init__(self) -> None:
+        # Found, not imported: the package would import torch and set its threads to one.
+        package = importlib.util.find_spec("silero_vad")
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise UserError("onnxruntime is not installed: pip install 'asr_emapl[segment]'") from error
+        if package is None or package.origin is None:
+            raise UserError("silero-vad is not installed: pip install 'asr_emapl[segment]'")
+        model = Path(package.origin).parent / "data" / "silero_vad_16k_sequence.onnx"
+        if not model.is_file():
+            raise UserError("silero-vad is too old or too new: pip install -U 'asr_emapl[segment]'")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._session: Any = onnxruntime.InferenceSession(
+            str(model), sess_options=options, providers=["CPUExecutionProvider"]
+        )
+
+    def __call__(self, blocks: Iterable[Floats]) -> Activity:
+        """See `Detector`."""
+        speech, levels = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
+        context = np.zeros((1, _CONTEXT_SAMPLES), np.float32)
+        hidden = cell = np.zeros(_STATE_SHAPE, np.float32)
+        for frames in _frames(blocks):
+            tails = np.concatenate([context, frames[:-1, -_CONTEXT_SAMPLES:]])
+            feed = {"input": np.concatenate([tails, frames], axis=1), "h": hidden, "c": cell}
+            probabilities, hidden, cell = self._session.run(["speech_probs", "hn", "cn"], feed)
+            context = frames[-1:, -_CONTEXT_SAMPLES:]
+            speech.append(probabilities)
+            levels.append(10.0 * np.log10(np.square(frames).mean(axis=1) + 1e-12))
+        return Activity(np.concatenate(speech), np.concatenate(levels))
+
+
+def _frames(blocks: Iterable[Floats]) -> Iterator[Floats]:
+    """Blocks of any lengths as frames [at most _CALL_FRAMES, FRAME_SAMPLES]; zeros fill the last frame up."""
+    size = _CALL_FRAMES * FRAME_SAMPLES
+    held: list[Floats] = []
+    count = 0
+    for block in blocks:
+        held.append(block)
+        count += len(block)
+        if count >= size:
+            joined = np.concatenate(held)
+            whole = count - count % size
+            yield from joined[:whole].reshape(-1, _CALL_FRAMES, FRAME_SAMPLES)
+            held, count = [joined[whole:]], count - whole
+    if count:
+        rest = np.concatenate(held)
+        yield np.pad(rest, (0, -count % FRAME_SAMPLES)).reshape(-1, FRAME_SAMPLES)

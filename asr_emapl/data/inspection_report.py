@@ -1,0 +1,113 @@
+"""An inspection as a person reads it: tables and a numbered list in the terminal, lengths as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from asr_emapl.data.inspection import Contents, Finding, Inspection
+from asr_emapl.picture import COLOURS, check_ending, write_picture
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_BAR_LETTERS = 40
+
+
+def print_inspection(inspection: Inspection, console: Console) -> None:
+    """Contents, lengths, and what to fix, with its remedies."""
+    from rich.table import Table
+    from rich.text import Text
+
+    # Text: names may hold what a plain string would have rich take for markup.
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for contents in inspection.contents:
+        table.add_column(Text(contents.manifest), justify="right", overflow="fold")
+    for row in zip(*(_rows(c, inspection.batch_seconds) for c in inspection.contents), strict=True):
+        table.add_row(row[0][0], *(Text(value) for _, value in row))
+    console.print(table)
+    for contents in inspection.contents:
+        title = "lengths" if len(inspection.contents) == 1 else f"lengths in {contents.manifest}"
+        console.print(f"\n{title}", markup=False, highlight=False)
+        for line in _histogram(contents.histogram, inspection.bin_seconds):
+            console.print(line, markup=False, highlight=False)
+    console.print()
+    for line in _what_to_fix(inspection.findings):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def draw_lengths(inspection: Inspection, out: Path) -> None:
+    """Draw the utterances per length, a panel a manifest: PNG or SVG by the ending of `out`.
+
+    Raises:
+        UserError: another ending, or the picture cannot be written.
+    """
+    check_ending(out)
+
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = len(inspection.contents)
+    with rc_context({"font.size": 13, "svg.hashsalt": "asr_emapl"}):
+        figure = Figure(figsize=(7.5, 0.6 + 2.9 * panels), layout="constrained", facecolor="white")
+        FigureCanvasAgg(figure)
+        column = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
+        for i, (axes, contents) in enumerate(zip(column, inspection.contents, strict=True)):
+            width = inspection.bin_seconds
+            edges = [width * k for k in range(len(contents.histogram) + 1)]
+            axes.stairs(contents.histogram, edges, fill=True, color=COLOURS[i % len(COLOURS)])
+            axes.axvline(contents.median_seconds, color="#444444", linestyle="--", linewidth=1.5)
+            hours = f"{contents.hours:.2f} h, median {contents.median_seconds:.1f} s"
+            axes.set_title(f"{Path(contents.manifest).name}: {hours}", parse_math=False)
+            axes.set_xlim(0.0, edges[-1])
+            axes.set_ylabel("utterances")
+            axes.grid(color="#e4e4e4", linewidth=0.8)
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right"]].set_visible(False)
+        column[-1].set_xlabel("length (seconds)")
+        write_picture(figure, out)
+
+
+def _rows(contents: Contents, batch_seconds: float) -> Iterator[tuple[str, str]]:
+    yield "hours", f"{contents.hours:,.2f}"
+    yield "utterances", f"{contents.utterances:,}"
+    yield "with a transcript", f"{contents.with_text:,}"
+    yield "shortest, median, longest (s)", "{:.2f}, {:.2f}, {:.2f}".format(*_lengths(contents))
+    yield "speakers", f"{contents.speakers:,}" if contents.speakers else "not named"
+    yield "with the most audio (h)", _speaker(contents.most)
+    yield "with the least audio (h)", _speaker(contents.least)
+    yield f"steps an epoch, at {batch_seconds:g} s", f"{contents.steps:,}"
+    yield "padding in them", f"{contents.padding:.2%}"
+
+
+def _lengths(contents: Contents) -> tuple[float, float, float]:
+    return contents.shortest_seconds, contents.median_seconds, contents.longest_seconds
+
+
+def _speaker(ranked: tuple[str, float] | None) -> str:
+    return "" if ranked is None else f"{ranked[0]} ({ranked[1]:.2f})"
+
+
+def _histogram(counts: Sequence[int], bin_seconds: float) -> Iterator[str]:
+    """A line a bin; the fullest has the longest bar, and none but an empty one has no bar."""
+    width = len(f"{len(counts) * bin_seconds:g}")
+    most = max(counts)
+    for i, count in enumerate(counts):
+        low, high = i * bin_seconds, (i + 1) * bin_seconds
+        bar = "\u2588" * -(-count * _BAR_LETTERS // most)
+        yield f"{low:>{width}g} to {high:>{width}g} s {bar:{_BAR_LETTERS}} {count:,}"
+
+
+def _what_to_fix(findings: Sequence[Finding]) -> Iterator[str]:
+    if not findings:
+        yield "nothing to fix"
+        return
+    yield "what to fix"
+    for number, finding in enumerate(findings, start=1):
+        yield f"{number}. {finding.problem}"
+        if finding.examples:
+            yield f"   for example: {', '.join(finding.examples)}"
+        yield f"   remedy: {finding.remedy}"

@@ -1,0 +1,212 @@
+"""Long recordings to a manifest of utterances: offsets into the original files, which stay as they are."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Hashable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
+
+from asr_emapl.audio import SAMPLE_RATE_HZ
+from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe, read_blocks
+from asr_emapl.audio.segmentation import SegmentConfig, segment
+from asr_emapl.audio.source import ByteRange, Source
+from asr_emapl.audio.voice_activity import FRAME_SECONDS, Detector, VoiceActivity
+from asr_emapl.data.manifest import Utterance, read_manifest, report
+from asr_emapl.errors import UserError
+
+_MANIFEST_ENDINGS = (".jsonl", ".json")
+# Of what libsndfile decodes, what recordings come in.
+_AUDIO_ENDINGS = (
+    *(".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3"),
+    *(".aif", ".aiff", ".au", ".caf", ".rf64", ".w64", ".sph"),
+)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What is to be cut: a file, or the stretch of one that a manifest names (seconds)."""
+
+    id: str
+    audio: str
+    speaker: str | None = None
+    offset: float = 0.0
+    duration: float | None = None
+    byte_range: ByteRange | None = None
+
+    @property
+    def source(self) -> Source:
+        """Where its bytes are."""
+        return Source(self.audio, self.byte_range, self.id)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What became of a recording.
+
+    Attributes:
+        utterances: in their order; empty if there is no speech.
+        seconds: length of the recording.
+        lost_seconds: of speech, too little of it between two pauses to make an utterance.
+        fault: why it could not be read, or None.
+    """
+
+    utterances: list[Utterance] = field(default_factory=list)
+    seconds: float = 0.0
+    lost_seconds: float = 0.0
+    fault: str | None = None
+
+
+def find_recordings(sources: Sequence[Path]) -> list[Recording]:
+    """The recordings of audio files, folders (with all below them) and manifests, in the order given.
+
+    A file is called by its name without the ending, or by its path below the folder with - for /; an
+    utterance of a manifest keeps its id and its speaker. A file that is named twice is taken once.
+
+    Raises:
+        UserError: a source is absent or unreadable, a folder holds no audio, or two recordings have one id.
+    """
+    unique: dict[Hashable, Recording] = {}
+    for source in sources:
+        for recording in _recordings(source):
+            stretch = (recording.audio, recording.byte_range, recording.offset, recording.duration)
+            unique.setdefault(stretch, recording)
+    recordings = list(unique.values())
+    first: dict[str, Recording] = {}
+    findings = [
+        f"{r.audio}: would be called {r.id!r}, as {first[r.id].audio} is "
+        "(rename it, or name a folder above both)"
+        for r in recordings
+        if first.setdefault(r.id, r) is not r
+    ]
+    if findings:
+        raise UserError(report(findings))
+    return recordings
+
+
+def cut_recordings(recordings: Sequence[Recording], config: SegmentConfig, workers: int = 1) -> Iterator[Cut]:
+    """Cut each recording, in the order given; one that cannot be read has a `fault`, and the rest goes on.
+
+    Args:
+        workers: processes; 1: this one.
+
+    Raises:
+        UserError: the detector is not installed, or a worker process died.
+    """
+    detector = VoiceActivity()
+    if min(workers, len(recordings)) <= 1:
+        yield from (cut_recording(recording, config, detector) for recording in recordings)
+        return
+    # Spawned: a fork would inherit locks of the threads that numpy and torch keep.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(recordings)), context, _use_one_thread) as pool:
+        try:
+            yield from pool.map(partial(_cut_in_worker, config=config), recordings)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker process died, most likely for want of memory (take fewer --workers)"
+            ) from error
+
+
+def cut_recording(recording: Recording, config: SegmentConfig, detector: Detector) -> Cut:
+    """The utterances of one recording, each called <recording>-<begin>-<end>, in milliseconds of the file."""
+    try:
+        length = probe(recording.source)[0]
+        blocks = read_blocks(recording.source, offset=recording.offset, duration=recording.duration)
+        segments = segment(detector(blocks), config)
+    except UserError as error:
+        return Cut(fault=str(error))
+    end = length if recording.duration is None else min(length, recording.offset + recording.duration)
+    utterances = [_utterance(recording, span, end) for span in segments.spans]
+    if len(utterances) == 1:
+        utterances = [_told_from_whole(utterances[0], length)]
+    return Cut(utterances, end - recording.offset, segments.lost_frames * FRAME_SECONDS)
+
+
+def summary(cuts: Sequence[Cut]) -> str:
+    """What became of the recordings, in a line."""
+    lengths = [u.duration for cut in cuts for u in cut.utterances]
+    hours = sum(cut.seconds for cut in cuts) / 3600.0
+    faults = sum(cut.fault is not None for cut in cuts)
+    lost = sum(cut.lost_seconds for cut in cuts)
+    kept = sum(lengths)
+    return (
+        f"{len(lengths)} utterances, {kept / 3600.0:.2f} h of the {hours:.2f} h in {len(cuts) - faults} "
+        f"recordings (mean {kept / max(1, len(lengths)):.1f} s, longest {max(lengths, default=0.0):.1f} s); "
+        f"{lost:.0f} s of speech left out as too short; {faults} recordings could not be read"
+    )
+
+
+def _utterance(recording: Recording, span: tuple[int, int], end_seconds: float) -> Utterance:
+    begin = recording.offset + span[0] * FRAME_SECONDS
+    # The last frame may reach beyond the recording.
+    end = min(recording.offset + span[1] * FRAME_SECONDS, end_seconds)
+    return Utterance(
+        id=f"{recording.id}-{round(1000 * begin):08d}-{round(1000 * end):08d}",
+        audio=recording.audio,
+        duration=round(end - begin, 7),
+        speaker=recording.speaker,
+        offset=round(begin, 7),
+        byte_range=recording.byte_range,
+    )
+
+
+def _told_from_whole(utterance: Utterance, length: float) -> Utterance:
+    """The one utterance of a file, where it is a part that begins at 0, without its first sample.
+
+    By a manifest's rules (`verify`) an utterance at offset 0 that shares its file with no other is all of it.
+    """
+    if utterance.offset > 0.0 or utterance.duration >= length - LENGTH_TOLERANCE_S:
+        return utterance
+    sample = 1.0 / SAMPLE_RATE_HZ
+    return replace(utterance, offset=sample, duration=utterance.duration - sample)
+
+
+def _recordings(source: Path) -> Iterator[Recording]:
+    if source.suffix.lower() in _MANIFEST_ENDINGS:
+        for u in read_manifest(source):
+            yield Recording(u.id, u.audio, u.speaker, u.offset, u.duration, u.byte_range)
+    elif source.is_dir():
+        files = _audio_below(source)
+        if not files:
+            raise UserError(f"{source}: holds no audio files (name the folder that does)")
+        for path in files:
+            name = "-".join(path.relative_to(source).with_suffix("").parts)
+            yield Recording(name, str(path.absolute()))
+    elif source.is_file():
+        yield Recording(source.stem, str(source.absolute()))
+    else:
+        raise UserError(f"{source}: no such file or folder (mend the path)")
+
+
+def _audio_below(folder: Path) -> list[Path]:
+    """Its audio files, sorted; those whose names begin with a dot are some program's own."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be listed: {error.strerror} (check its permissions)")
+
+    return sorted(
+        Path(place, name)
+        for place, _, names in os.walk(folder, onerror=refuse)
+        for name in names
+        if Path(name).suffix.lower() in _AUDIO_ENDINGS and not name.startswith(".")
+    )
+
+
+@cache
+def _detector() -> VoiceActivity:
+    """One a worker process: loading the network takes longer than a short file."""
+    return VoiceActivity()
+
+
+def _use_one_thread() -> None:
+    """Resampling is torch's, which is not loaded yet."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def _cut_in_worker(recording: Recording, config: SegmentConfig) -> Cut:
+    return cut_recording(recording, config, _detector())

@@ -1,0 +1,77 @@
+"""What a run's config asks of its utterances, for `asr_emapl.data.inspection`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from asr_emapl.audio.features import FrameCount
+from asr_emapl.config import RunConfig, load_config
+from asr_emapl.data.inspection import Demands
+from asr_emapl.data.manifest import Utterance
+from asr_emapl.errors import UserError
+from asr_emapl.models.contract import build_model
+from asr_emapl.text.tokenizer import LetterTokenizer, Tokenizer, load_tokenizer
+from asr_emapl.training.step import alignable
+
+
+def read_demands(config: Path | None, tokenizer: Path | None, batch_seconds: float | None) -> Demands:
+    """The demands of a run's config, or those of a run that leaves all at its defaults, with no model known.
+
+    Args:
+        config: YAML of a run.
+        tokenizer: in place of the config's; neither: letters.
+        batch_seconds: in place of the config's batch.
+
+    Raises:
+        UserError: a file cannot be read or is not valid, or the batch is no positive number.
+    """
+    if batch_seconds is not None and not 0.0 < batch_seconds < math.inf:
+        raise UserError(f"the batch must be a positive number of seconds, not {batch_seconds:g}")
+    run = RunConfig() if config is None else load_config(config)
+    path = tokenizer or run.tokenizer
+    letters = load_tokenizer(path) if path else LetterTokenizer()
+    batches = run.batches(world_size=1)
+    smallest, first = (batches.smallest, batches.first) if batch_seconds is None else (batch_seconds,) * 2
+    return Demands(
+        letters,
+        run.data.min_seconds,
+        min(run.data.max_seconds, run.device.max_seconds, smallest),
+        first,
+        run.batch,
+        None if config is None else alignment(run, letters),
+    )
+
+
+def alignment(config: RunConfig, tokenizer: Tokenizer) -> Callable[[Sequence[Utterance]], list[bool]]:
+    """Whether CTC can align each of some utterances, by the config's features and model and the tokenizer."""
+    output_lengths = _output_lengths(config, tokenizer)
+    frame_count = FrameCount.of(config.features)
+    # A label a letter, and repeats at most double them: most texts need not be encoded.
+    one_each = isinstance(tokenizer, LetterTokenizer)
+
+    def fits(utterances: Sequence[Utterance]) -> list[bool]:
+        lengths_B = torch.tensor([frame_count(u.samples) for u in utterances], dtype=torch.long)
+        frames = output_lengths(lengths_B).tolist()
+        return [
+            (one_each and f >= 2 * len(u.text or "")) or alignable(tokenizer.encode(u.text or ""), f)
+            for u, f in zip(utterances, frames, strict=True)
+        ]
+
+    return fits
+
+
+def _output_lengths(config: RunConfig, tokenizer: Tokenizer) -> Callable[[torch.Tensor], torch.Tensor]:
+    sizes = {"vocabulary_size": tokenizer.vocabulary_size, "mel_bands": config.features.mel_bands}
+    try:
+        # Without memory for its weights a large model is there at once.
+        with torch.device("meta"):
+            model = build_model(config.model, **sizes)
+        model.output_lengths(torch.tensor([1000]))  # type: ignore[operator]
+    except (UserError, RuntimeError):
+        # One that looks at its weights needs them.
+        model = build_model(config.model, **sizes)
+    return model.output_lengths  # type: ignore[return-value]

@@ -1,0 +1,59 @@
+"""Tables of utterances: CSV, or TSV as corpora write it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from asr_emapl.errors import UserError
+from data_prep.lines import read_lines
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: where it stands (file:line), and its cells by the names of the columns."""
+
+    place: str
+    cells: dict[str, str]
+
+
+def read_table(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """The rows of a table whose first line names its columns.
+
+    A file named *.csv is parted by commas, and a cell may be quoted as spreadsheets do it, line feeds and
+    all. Any other is parted by tabs, and a quotation mark is a letter like others: sentences have stray ones.
+
+    Args:
+        path: the file, UTF-8.
+        columns: the names that have to be there.
+
+    Raises:
+        UserError: the file is absent, unreadable or not UTF-8; a column is missing; a row has more or fewer
+            cells than there are columns.
+    """
+    lines = read_lines(path)
+    is_csv = path.suffix.lower() == ".csv"
+    if is_csv:
+        reader = csv.reader((f"{line}\n" for _, line in lines), strict=True)
+    else:
+        reader = csv.reader((line for _, line in lines), delimiter="\t", quoting=csv.QUOTE_NONE)
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        missing = [column for column in columns if column not in names]
+        if missing:
+            parted = "commas" if is_csv else "tabs"
+            raise UserError(
+                f"{path}: no column {', '.join(missing)} among {names} (name it in the first line, and part "
+                f"the columns by {parted})"
+            )
+        first = reader.line_num
+        for cells in reader:
+            place = f"{path}:{lines[first][0]}"
+            first = reader.line_num
+            if len(cells) != len(names):
+                raise UserError(f"{place}: {len(cells)} cells for {len(names)} columns (correct the line)")
+            yield Row(place, dict(zip(names, cells, strict=True)))
+    except csv.Error as error:
+        raise UserError(f"{path}:{lines[reader.line_num - 1][0]}: {error} (correct the line)") from error

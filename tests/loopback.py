@@ -1,0 +1,64 @@
+"""A web server on loopback whose manners a test decides: ranges or none, cut connections, wrong bytes."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Loopback:
+    """What the server has and how it behaves. `requests` are (path, first byte asked for)."""
+
+    url: str
+    files: dict[str, bytes] = field(default_factory=dict)
+    has_ranges: bool = True
+    cut_after: int | None = None  # bytes of each body, then the connection is closed
+    first_statuses: list[int] = field(default_factory=list)  # answered, one a request, before all goes well
+    range_header: str | None = None  # instead of the right one
+    requests: list[tuple[str, int]] = field(default_factory=list)
+
+
+@contextmanager
+def loopback() -> Iterator[Loopback]:
+    """Run a server until the block ends."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            start = int(asked[1]) if asked else 0
+            manners.requests.append((self.path, start))
+            content = manners.files.get(self.path)
+            if manners.first_statuses or content is None:
+                self.send_error(manners.first_statuses.pop(0) if manners.first_statuses else 404)
+                return
+            if not manners.has_ranges:
+                start = 0
+            if start and start >= len(content):
+                self.send_error(416)
+                return
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(len(content) - start))
+            if start:
+                right = f"bytes {start}-{len(content) - 1}/{len(content)}"
+                self.send_header("Content-Range", manners.range_header or right)
+            self.end_headers()
+            self.wfile.write(content[start:][: manners.cut_after])
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    manners = Loopback(f"http://127.0.0.1:{server.server_address[1]}")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield manners
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -1,0 +1,95 @@
+"""Voice activity: the same whatever the blocks; rendered speech is found in noise, silence is not speech."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr_emapl.audio.voice_activity import FRAME_SAMPLES, VoiceActivity, _frames
+from asr_emapl.errors import UserError
+
+needs_network = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("silero_vad", "onnxruntime"))),
+    reason="needs the extra segment",
+)
+
+
+def blocks(x: np.ndarray, cuts: list[int]) -> list[np.ndarray]:
+    return np.split(x, sorted(c % (len(x) + 1) for c in cuts))
+
+
+@given(samples=st.integers(0, 600_000), cuts=st.lists(st.integers(0, 600_000), max_size=5))
+@settings(max_examples=50)
+def test_frames_are_the_same_whatever_the_blocks(samples, cuts):
+    x = np.arange(1, samples + 1, dtype=np.float32)
+    whole, pieces = list(_frames([x])), list(_frames(blocks(x, cuts)))
+    assert [f.shape for f in whole] == [f.shape for f in pieces]
+    flat = np.concatenate([np.zeros(0), *(f.ravel() for f in pieces)])
+    assert np.array_equal(flat[:samples], x)
+    assert not flat[samples:].any()
+    assert len(flat) - samples < FRAME_SAMPLES
+
+
+@needs_network
+@given(cuts=st.lists(st.integers(0, 300_000), max_size=4))
+@settings(max_examples=5)
+def test_activity_is_the_same_whatever_the_blocks(cuts):
+    x = np.random.default_rng(0).normal(0.0, 0.1, 300_001).astype(np.float32)
+    detector = VoiceActivity()
+    whole, pieces = detector([x]), detector(blocks(x, cuts))
+    assert np.array_equal(whole.speech, pieces.speech)
+    assert np.array_equal(whole.level_db, pieces.level_db)
+    assert len(whole.speech) == len(whole.level_db) == -(-300_001 // FRAME_SAMPLES)
+
+
+@needs_network
+def test_level_and_no_speech_in_noise_and_silence():
+    rng = np.random.default_rng(0)
+    x = np.concatenate([np.zeros(160_000), rng.normal(0.0, 0.1, 160_000)]).astype(np.float32)
+    found = VoiceActivity()([x])
+    assert (found.speech < 0.5).mean() > 0.98
+    assert found.level_db[:300] == pytest.approx(-120.0)
+    assert found.level_db[-300:].mean() == pytest.approx(-20.0, abs=0.1)
+
+
+@needs_network
+@pytest.mark.parametrize("snr_db", [None, 10.0])
+def test_rendered_speech_is_found_where_it_is(snr_db):
+    pytest.importorskip("espeakng_loader")
+    from torchaudio.functional import resample
+
+    from data_prep.rendered import ENGINE_RATE, _Engine
+
+    with _Engine() as engine:
+        spoken = engine.speak("we shall see them again in the summer of next year", "en", 150, 50, 50, 0)
+    wave = resample(torch.from_numpy(spoken).float(), ENGINE_RATE, 16_000).numpy()
+    x = np.concatenate([np.zeros(32_000), wave, np.zeros(32_000)]).astype(np.float32)
+    if snr_db is not None:
+        deviation = np.sqrt(np.square(wave).mean()) * 10.0 ** (-snr_db / 20.0)
+        x += np.random.default_rng(0).normal(0.0, deviation, len(x)).astype(np.float32)
+    speech = VoiceActivity()([x]).speech > 0.5
+    first, last = 32_000 // FRAME_SAMPLES, (32_000 + len(wave)) // FRAME_SAMPLES
+    assert speech[first + 5 : last - 10].mean() > 0.9
+    assert speech[: first - 5].mean() < 0.05
+    assert speech[last + 5 :].mean() < 0.05
+
+
+@needs_network
+def test_nothing():
+    assert len(VoiceActivity()([]).speech) == 0
+
+
+@pytest.mark.parametrize("package", ["silero_vad", "onnxruntime"])
+def test_what_is_not_installed_is_named(monkeypatch, package):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None if package == "onnxruntime" else sys)
+    if package == "silero_vad":
+        monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"asr_emapl\[segment\]") as error:
+        VoiceActivity()
+    assert package.replace("_", "-") in str(error.value)

@@ -1,0 +1,164 @@
+"""A folder of audio: with text files, a table, Kaldi's files or nothing; and all that can be wrong in it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from corpora import cut, faults, noise, read
+
+from asr_emapl.data.manifest import Utterance
+from asr_emapl.errors import UserError
+from data_prep import folder
+from data_prep.folder import prepare
+
+
+@pytest.fixture
+def talks(tmp_path: Path) -> Path:
+    """A folder with three recordings in two formats, a text beside each."""
+    source = tmp_path / "talks"
+    for name, text in (("b.wav", "go on\n"), ("ann/a.flac", "DON'T\nGO"), ("ann/c.d.MP3", "see")):
+        path = noise(source / name, 0.5)
+        path.with_suffix(".txt").write_text(text)
+    return source
+
+
+def test_texts_beside_the_audio(talks: Path, tmp_path: Path) -> None:
+    prepared = prepare(talks, tmp_path / "out")
+    assert prepared.manifests == {"talks": tmp_path / "out" / "talks.jsonl"}
+    assert prepared.notes == []
+    assert [(u.id, u.text) for u in read(prepared)] == [
+        ("ann/a", "DON'T GO"),
+        ("ann/c.d", "SEE"),
+        ("b", "GO ON"),
+    ]
+    assert read(prepared)[2] == Utterance("b", str(talks / "b.wav"), 0.5, "GO ON")
+
+
+def test_without_any_text_the_manifest_is_unlabelled(talks: Path, tmp_path: Path) -> None:
+    for path in talks.rglob("*.txt"):
+        path.unlink()
+    assert [u.text for u in read(prepare(talks, tmp_path / "out", name="mine"))] == [None] * 3
+    assert (tmp_path / "out" / "mine.jsonl").exists()
+
+
+def test_byte_order_mark_windows_line_ends_tabs_and_hidden_files(talks: Path, tmp_path: Path) -> None:
+    (talks / "b.txt").write_bytes(b"\xef\xbb\xbfgo\ton\r\n\r\nnow\r\n")
+    (talks / "._b.wav").write_bytes(b"left by a file manager")
+    noise(talks / ".cache" / "x.wav")
+    assert [u.text for u in read(prepare(talks, tmp_path / "out"))] == ["DON'T GO", "SEE", "GO ON NOW"]
+
+
+def test_one_report_of_all_that_is_wrong(talks: Path, tmp_path: Path) -> None:
+    noise(talks / "alone.wav")
+    cut(noise(talks / "cut.wav")).with_suffix(".txt").write_text("cut")
+    (talks / "empty.flac").write_bytes(b"")
+    (talks / "empty.txt").write_text("empty")
+    noise(talks / "no-samples.wav", 0).with_suffix(".txt").write_text("none")
+    noise(talks / "blank.wav").with_suffix(".txt").write_text("")
+    noise(talks / "latin.wav").with_suffix(".txt").write_bytes(b"caf\xe9")
+    noise(talks / "digits.wav").with_suffix(".txt").write_text("room 7, please")
+    noise(talks / "b.flac")  # beside b.wav: both are called b
+    expected = {
+        "alone.wav": "has no text file beside it",
+        "cut.wav": "breaks off before its header says",
+        "empty.flac": "not decodable",
+        "no-samples.wav": "holds no samples",
+        "blank.wav": "an empty transcript",
+        "latin.wav": "not UTF-8 at byte 3",
+        "digits.wav": "its text holds ',7'",
+        "b.wav": f"id 'b' is that of {talks / 'b.flac'} too",
+    }
+    head, *found = faults(talks, tmp_path / "out")
+    assert "8 faults (mend them, or --leave-out" in head
+    assert len(found) == len(expected)
+    for name, fault in expected.items():
+        (line,) = [line for line in found if line.startswith(f"{talks / name}: ")]
+        assert fault in line
+        assert line.endswith(")"), "the remedy is missing"
+
+    # The same folder, with leave: what is good is kept, what is not is counted and named.
+    prepared = prepare(talks, tmp_path / "out", leave_out=True)
+    assert [u.id for u in read(prepared)] == ["ann/a", "ann/c.d", "b"]
+    assert "left out 8" in prepared.notes[0]
+    assert "alone.wav" in prepared.notes[0]
+
+
+def test_another_preset_spells_otherwise(talks: Path, tmp_path: Path) -> None:
+    (talks / "b.txt").write_text("\u201cGo on,\u201d he said \u2013 caf\u00e9!")
+    assert "its text holds" in faults(talks, tmp_path / "out")[1]
+    assert read(prepare(talks, tmp_path / "out", text="common-voice"))[2].text == "GO ON HE SAID CAFE"
+    assert read(prepare(talks, tmp_path / "out", text="words"))[2].text == "GO ON HE SAID CAF\u00c9"
+    with pytest.raises(UserError, match=r"no normalisation is called 'x' .*librispeech, common-voice"):
+        prepare(talks, tmp_path / "other", text="x")
+
+
+def test_other_rates_and_channels_are_allowed_and_said_once(talks: Path, tmp_path: Path) -> None:
+    noise(talks / "b.wav", 0.5, rate=44100, channels=2)
+    noise(talks / "ann" / "a.flac", 0.5, rate=8000)
+    prepared = prepare(talks, tmp_path / "out")
+    assert [u.duration for u in read(prepared)][2] == 0.5
+    assert prepared.notes == [
+        "talks: 2 of 3 files are resampled when they are read: 1 of 8000 Hz, 1 of 44100 Hz",
+        "talks: 1 of 3 files have several channels, averaged when they are read",
+    ]
+
+
+def test_what_is_passed_over_is_said(talks: Path, tmp_path: Path) -> None:
+    (talks / "README.txt").write_text("read me")
+    (talks / "x.m4a").write_bytes(b"")
+    assert prepare(talks, tmp_path / "out").notes == [
+        "talks: passed over, for they cannot be decoded: 1 .m4a (convert them to FLAC)",
+        f"talks: 1 text files without audio of their name, passed over: {talks / 'README.txt'} ...",
+    ]
+
+
+def test_links_are_followed_and_loops_are_not(talks: Path, tmp_path: Path) -> None:
+    noise(tmp_path / "elsewhere" / "z.wav").with_suffix(".txt").write_text("Z")
+    (talks / "link").symlink_to(tmp_path / "elsewhere")
+    (talks / "ann" / "loop").symlink_to(talks)
+    assert [u.id for u in read(prepare(talks, tmp_path / "out"))] == ["ann/a", "ann/c.d", "b", "link/z"]
+
+
+def test_an_unreadable_folder_is_named(talks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # By a mock: permissions do not hold root back.
+    real = os.scandir
+
+    def scandir(path: Any) -> Iterator[os.DirEntry[str]]:
+        if Path(path).name == "ann":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert faults(talks, tmp_path / "out") == [
+        f"{talks / 'ann'}: cannot be read: Permission denied (check permissions)"
+    ]
+
+
+def test_folders_without_audio(tmp_path: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    assert "names no audio" in faults(tmp_path / "bare", tmp_path / "out")[0]
+    assert "no such folder" in faults(tmp_path / "absent", tmp_path / "out")[0]
+    with pytest.raises(UserError, match="nothing to download"):
+        folder.download()
+
+
+def test_a_full_disk_leaves_the_old_manifest(
+    talks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = prepare(talks, tmp_path / "out").manifests.values()
+    before = path.read_bytes()
+    (talks / "b.txt").write_text("changed")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left"):
+        prepare(talks, tmp_path / "out")
+    assert path.read_bytes() == before
+    assert list((tmp_path / "out").iterdir()) == [path]

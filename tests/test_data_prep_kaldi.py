@@ -1,0 +1,108 @@
+"""Kaldi's data directories: offsets into recordings, commands that are not run, files that disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from corpora import faults, noise, read, rows
+
+from asr_emapl.data.manifest import Utterance
+from data_prep.folder import prepare
+
+
+@pytest.fixture
+def kaldi(tmp_path: Path) -> Path:
+    data = tmp_path / "data"
+    noise(tmp_path / "r1.wav", 3.0)
+    noise(tmp_path / "r2.flac", 1.0)
+    rows(data.mkdir() or data / "wav.scp", f"r1 {tmp_path}/r1.wav", f"r2\t{tmp_path}/r2.flac ")
+    rows(data / "segments", "u1 r1 0.5 1.25", "u2 r1  1.5 -1", "u3\tr2 0 1.0")
+    rows(data / "text", "u1 go on", "u2\tdon't", "u3 stop")
+    rows(data / "utt2spk", "u1 ann", "u2 ann", "u3 bob")
+    return data
+
+
+def test_a_kaldi_directory(kaldi: Path, tmp_path: Path) -> None:
+    r1, r2 = str(tmp_path / "r1.wav"), str(tmp_path / "r2.flac")
+    assert read(prepare(kaldi, tmp_path / "out")) == [
+        Utterance("u1", r1, 0.75, "GO ON", "ann", 0.5),
+        Utterance("u2", r1, 1.5, "DON'T", "ann", 1.5),
+        Utterance("u3", r2, 1.0, "STOP", "bob"),
+    ]
+
+
+def test_a_kaldi_directory_of_recordings_alone(
+    kaldi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("segments", "text", "utt2spk"):
+        (kaldi / name).unlink()
+    monkeypatch.chdir(tmp_path)
+    rows(kaldi / "wav.scp", "r1 r1.wav")
+    assert read(prepare(kaldi, tmp_path / "out")) == [Utterance("r1", str(tmp_path / "r1.wav"), 3.0)]
+
+
+def test_commands_in_wav_scp_are_named_and_never_run(kaldi: Path, tmp_path: Path) -> None:
+    with (kaldi / "wav.scp").open("a") as file:
+        file.write(f"r3 touch {tmp_path}/ran && cat {tmp_path}/r1.wav |\nr4 | touch {tmp_path}/ran\n")
+    found = faults(kaldi, tmp_path / "out", leave_out=True)
+    assert [line.split(": ")[:2] for line in found] == [
+        [f"{kaldi}/wav.scp:3", f"a command, 'touch {tmp_path}/ran && cat {tmp_path}/r1.wav |'"],
+        [f"{kaldi}/wav.scp:4", f"a command, '| touch {tmp_path}/ran'"],
+    ]
+    assert not (tmp_path / "ran").exists()
+
+
+def append(name: str, line: str) -> Callable[[Path], None]:
+    def change(data: Path) -> None:
+        with (data / name).open("a") as file:
+            file.write(f"{line}\n")
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (append("segments", "u1 r1 2 3"), "segments:4: u1 stands at"),
+        (append("segments", "u4 r1 2"), "segments:4: 'r1 2' is no recording, start and end"),
+        (append("segments", "u4 r9 2 3"), "segments:4: recording r9 is not in wav.scp"),
+        (append("segments", "u4 r1 0 1"), "segments:4: u4 has no line in text"),
+        (append("text", "u4 hello"), "text:4: u4 has no audio"),
+        (append("text", "u1 hello"), "text:4: u1 stands at"),
+        (append("wav.scp", "r3"), "wav.scp:3: r3 and nothing else"),
+        (lambda data: append("wav.scp", f"r3 {data}/wav.scp:17")(data), "wav.scp:3: a place in an archive"),
+        (lambda data: (data / "text").write_bytes(b"u1 \xff"), "text: not UTF-8"),
+    ],
+)
+def test_what_does_not_go_together_is_named(
+    kaldi: Path, tmp_path: Path, change: Callable[[Path], None], fault: str
+) -> None:
+    change(kaldi)
+    found = faults(kaldi, tmp_path / "out")
+    assert sum(fault in line for line in found) == 1, found
+    assert all(line.startswith(str(kaldi)) and line.endswith(")") for line in found)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda data: rows(data / "segments", "u1 r1 0 1", "u2 r1 2 3.5", "u3 r2 0 1"), "goes to 3.50 s in"),
+        (lambda data: rows(data / "segments", "u1 r1 0 1", "u2 r1 2 2", "u3 r2 0 1"), "goes from 2 to 2 s"),
+        (
+            lambda data: rows(data / "segments", "u1 r1 0 1", "u2 r1 3 3.04", "u3 r2 0 1"),
+            "goes from 3 to 3.04",
+        ),
+        (lambda data: rows(data / "segments", "u1 r1 0 1", "u2 r1 nan 2", "u3 r2 0 1"), "goes from nan to"),
+        (lambda data: rows(data / "text", "u1 go", "u2", "u3 stop"), "an empty transcript"),
+    ],
+)
+def test_utterances_with_faults_can_be_left_out(
+    kaldi: Path, tmp_path: Path, change: Callable[[Path], Any], fault: str
+) -> None:
+    change(kaldi)
+    _, line = faults(kaldi, tmp_path / "out")
+    assert fault in line
+    assert [u.id for u in read(prepare(kaldi, tmp_path / "out", leave_out=True))] == ["u1", "u3"]
