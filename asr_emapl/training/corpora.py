@@ -45,9 +45,10 @@ class Corpora:
         """
         notes: list[str] = []
         perturb = _perturbation(config.perturb)
-        # Slowed down, they have to fit the device as well.
-        slowest = float(min(perturb.speed.factors)) if perturb and perturb.speed else 1.0
-        fitting = config.device.max_seconds * min(1.0, slowest)
+        fitting = config.device.max_seconds
+        if perturb is not None and perturb.speed is not None and min(perturb.speed.factors) < 1:
+            # Slowed down, they have to fit the device as well; two samples are for rounding.
+            fitting = (fitting - 2 / SAMPLE_RATE_HZ) * float(min(perturb.speed.factors))
         limit = min(config.data.max_seconds, fitting, config.batches(world_size).smallest)
         labelled = _within(
             _read(config.data.labelled, "data.labelled", True), "data.labelled", config, limit, notes
