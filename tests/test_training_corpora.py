@@ -9,7 +9,9 @@ import pytest
 import soundfile
 from tiny import make_corpus, tiny_config
 
-from asr_emapl.data.manifest import read_manifest
+from asr_emapl.data.manifest import Utterance, read_manifest, write_manifest
+from asr_emapl.data.mix import MixPosition
+from asr_emapl.errors import UserError
 from asr_emapl.text.tokenizer import LetterTokenizer
 from asr_emapl.training.corpora import Corpora
 
@@ -35,3 +37,43 @@ def test_audio_that_is_not_there_is_for_the_loader_to_report(tmp_path: Path) -> 
     for utterance in read_manifest(tmp_path / "labelled.jsonl"):
         Path(utterance.audio).unlink()
     assert notes(tmp_path) == []
+
+
+def perturbed(root: Path, *overrides: str) -> Corpora:
+    return Corpora.read(tiny_config(root, *overrides), LetterTokenizer(), 1)
+
+
+def test_nothing_is_perturbed_unless_it_is_asked_for(tmp_path: Path) -> None:
+    make_corpus(tmp_path)
+    assert perturbed(tmp_path).perturb is None
+
+
+def test_perturbations_take_their_sounds_from_manifests(tmp_path: Path) -> None:
+    make_corpus(tmp_path)
+    sounds = f"manifests=[{tmp_path}/dev.jsonl,{tmp_path}/labelled.jsonl]"
+    made = perturbed(tmp_path, f"perturb.noise.{sounds}", f"perturb.reverberation.{sounds}").perturb
+    assert made is not None
+    assert made.speed is None
+    assert made.noise is not None
+    assert made.reverberation is not None
+    assert len(made.noise.recordings) == len(made.reverberation.responses) == 20
+    with pytest.raises(UserError, match=r"perturb\.noise\.manifests"):
+        perturbed(tmp_path, "perturb.noise.share=1")
+
+
+@pytest.mark.parametrize("seconds", [1.0, 1.23457])
+def test_what_is_slowed_down_still_fits_the_device(tmp_path: Path, seconds: float) -> None:
+    """The longest admitted one too, to the sample."""
+    make_corpus(tmp_path)
+    source = tmp_path / "silence.wav"
+    soundfile.write(source, np.zeros(32_000), 16_000)
+    limit = seconds * 0.9
+    lengths = [limit - 1e-3, limit - 2e-4, limit - 1e-5, limit, limit + 1e-3, seconds]
+    utterances = [Utterance(f"u{i}", str(source), n, "ADA") for i, n in enumerate(lengths)]
+    write_manifest(tmp_path / "labelled.jsonl", utterances)
+    overrides = ("perturb.speed.factors=[0.9]", f"device.max_seconds={seconds}", "augment=null")
+    corpora = perturbed(tmp_path, *overrides)
+    assert {"u0", "u1"} <= {u.id for u in corpora.labelled.utterances} <= {"u0", "u1", "u2", "u3"}
+    config = tiny_config(tmp_path, *overrides)
+    step = corpora.dataset(config, 0, 1)[corpora.plan(config, 6.0).next(MixPosition())]
+    assert all(m.waveforms_BN.numel() <= seconds * 16_000 for m in step.micro_batches)

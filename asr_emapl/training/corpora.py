@@ -12,6 +12,10 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import SpecAugment, draw_seed
 from asr_emapl.audio.decode import probe
 from asr_emapl.audio.features import FrameCount
+from asr_emapl.audio.noise import Noise
+from asr_emapl.audio.perturb import Perturbation, PerturbConfig
+from asr_emapl.audio.reverberation import Reverberation
+from asr_emapl.audio.speed import Speed
 from asr_emapl.config import RunConfig
 from asr_emapl.data.loader import Corpus, DataConfig, StepDataset, within_limits
 from asr_emapl.data.manifest import Utterance, read_manifest, report
@@ -39,6 +43,8 @@ class Corpora:
     unlabelled: Corpus | None
     validation: dict[str, list[Utterance]]
     blended: dict[str, Blended]
+    # Of the student's waveforms.
+    perturb: Perturbation | None = None
     notes: list[str] = field(default_factory=list)
 
     @staticmethod
@@ -51,7 +57,8 @@ class Corpora:
         """
         notes: list[str] = []
         blended: dict[str, Blended] = {}
-        limit = min(config.data.max_seconds, config.device.max_seconds, config.batches(world_size).smallest)
+        perturb = _perturbation(config.perturb)
+        limit = min(config.data.max_seconds, _fitting(config), config.batches(world_size).smallest)
 
         def read(kind: str, paths: list[str], with_text: bool) -> Corpus:
             manifests = []
@@ -75,7 +82,7 @@ class Corpora:
         splits = {
             name: read_manifest(path, require_text=True) for name, path in config.data.validation.items()
         }
-        return Corpora(labelled, unlabelled, splits, blended, notes)
+        return Corpora(labelled, unlabelled, splits, blended, perturb, notes)
 
     def plan(self, config: RunConfig, batch_seconds: float) -> MixPlan:
         """The order of global batches of `batch_seconds`."""
@@ -105,6 +112,7 @@ class Corpora:
             self.unlabelled,
             frames=FrameCount.of(config.features),
             augment=SpecAugment(config.augment, config.features.mel_bands) if config.augment else None,
+            perturb=self.perturb,
             max_samples=round(config.device.max_seconds * SAMPLE_RATE_HZ),
             seed=config.seed,
             rank=rank,
@@ -130,6 +138,37 @@ def _blend(kind: str, manifests: list[list[Utterance]], config: DataConfig) -> B
             f"data.{kind}_weights: {len(sizes)} manifests need as many positive numbers, not {weights}"
         )
     return Blended(sizes, list(weights))
+
+
+def _fitting(config: RunConfig) -> float:
+    """Seconds of the longest utterance that fits the device, slowed down as it may be."""
+    speed = config.perturb.speed
+    slowest = float(min(speed.factors)) if speed and speed.factors else 1.0
+    # Two samples are for rounding.
+    return (
+        (config.device.max_seconds - 2 / SAMPLE_RATE_HZ) * slowest
+        if slowest < 1.0
+        else config.device.max_seconds
+    )
+
+
+def _perturbation(config: PerturbConfig) -> Perturbation | None:
+    if config == PerturbConfig():
+        return None
+    speed, room, noise = config.speed, config.reverberation, config.noise
+    rooms = _read(room.manifests, "perturb.reverberation.manifests") if room else []
+    noises = _read(noise.manifests, "perturb.noise.manifests") if noise else []
+    return Perturbation(
+        Speed(speed) if speed else None,
+        Reverberation(room, rooms) if room else None,
+        Noise(noise, noises) if noise else None,
+    )
+
+
+def _read(paths: list[str], key: str) -> list[Utterance]:
+    if not paths:
+        raise UserError(f"{key} names no manifest")
+    return [u for path in paths for u in read_manifest(path)]
 
 
 def _within(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import signal
 from pathlib import Path
@@ -31,6 +32,7 @@ from asr_emapl.training.dry_run import dry_run
 from asr_emapl.training.log import RunLog
 from asr_emapl.training.optimizer import build_optimizer
 from asr_emapl.training.parts import build_strategy, read_schedule, read_tokenizer, require_scalable
+from asr_emapl.training.skipped import SkippedList
 from asr_emapl.training.step import StepResult, TrainStep
 from asr_emapl.training.world import World
 
@@ -84,6 +86,7 @@ class Trainer:
             self.log = RunLog(
                 self.folder, active=world.first, lines=log_lines, step=self.step, total_hours=config.hours
             )
+            self.skipped = SkippedList(self.folder, world, config.data.max_skipped_share, keep=log_lines > 0)
         except OSError as error:
             raise UserError(f"run_dir {self.folder} cannot be written ({error.strerror})") from error
         self._last: Path | None = None
@@ -150,24 +153,26 @@ class Trainer:
         config, stop = self.config, False
         self._enter_stage()
         until = min(config.hours, self.batches.next_change(self.clock.hours))
-        batches = steps(
-            self.corpora.dataset(config, self.world.rank, self.world.size),
-            self.corpora.plan(config, self.batches.seconds(self.clock.hours)),
-            self.position,
-            workers=config.data.workers,
-            pin_memory=self.world.device.type == "cuda",
-        )
-        while self.clock.hours < until and not stop:
-            before = self.clock.samples
-            self._train_on(next(batches))
-            stop = self._asked_to_stop()
-            done = self.clock.hours >= config.hours
-            if done or self.clock.passed(config.validation.every_hours, before):
-                self._validate()
-            if done or stop or self.clock.passed(config.checkpoint.every_hours, before):
-                self._last = self._save()
-            if stop and not done:
-                self.log.say(f"stopped by SIGTERM at {self.clock.hours:.3f} h; the same command goes on")
+        with contextlib.closing(
+            steps(
+                self.corpora.dataset(config, self.world.rank, self.world.size),
+                self.corpora.plan(config, self.batches.seconds(self.clock.hours)),
+                self.position,
+                workers=config.data.workers,
+                pin_memory=self.world.device.type == "cuda",
+            )
+        ) as batches:
+            while self.clock.hours < until and not stop:
+                before = self.clock.samples
+                self._train_on(self.world.next(batches))
+                stop = self._asked_to_stop()
+                done = self.clock.hours >= config.hours
+                if done or self.clock.passed(config.validation.every_hours, before):
+                    self._validate()
+                if done or stop or self.clock.passed(config.checkpoint.every_hours, before):
+                    self._last = self._save()
+                if stop and not done:
+                    self.log.say(f"stopped by SIGTERM at {self.clock.hours:.3f} h; the same command goes on")
         return stop
 
     def _enter_stage(self) -> None:
@@ -253,6 +258,7 @@ class Trainer:
 
     def _guard(self, batch: StepBatch, result: StepResult) -> None:
         """Stop a run that no longer learns, while its last good checkpoints are still there."""
+        self.skipped.step(batch.skipped, result)
         broken = not result.taken and result.utterances > 0
         self._broken = self._broken + 1 if broken else 0
         if not batch.labelled:
