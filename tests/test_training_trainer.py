@@ -259,24 +259,26 @@ def test_what_is_nominal_and_what_goes_by_the_step(corpus, tmp_path):
         assert rho == pytest.approx(0.5 ** (seconds / (0.005 * 3600)))
 
 
+def a_step_after(checkpoint) -> str:
+    """Hours that take one step more than a run has had."""
+    return f"hours={checkpoint['clock']['samples'] / 16_000 / 3600 + 1e-7}"
+
+
 @pytest.mark.parametrize("order", ["pre", "midpoint"])
 def test_a_teacher_without_memory_is_the_student_that_its_order_looks_at(corpus, tmp_path, order):
     overrides = ("validation.every_hours=0", "checkpoint.every_hours=0", "teacher.half_life_hours=1e-9")
-    models = {}
-    for hours in (0.0019, 0.002):  # a step apart
-        path = train(
-            tiny_config(
-                corpus,
-                f"run_dir={tmp_path / str(hours)}",
-                f"hours={hours}",
-                f"teacher.order={order}",
-                *overrides,
-            )
+
+    def trained(name: str, hours: str):
+        config = tiny_config(
+            corpus, f"run_dir={tmp_path / name}", hours, f"teacher.order={order}", *overrides
         )
-        models[hours] = torch.load(path, weights_only=True)
-    assert models[0.002]["step"] == models[0.0019]["step"] + 1
-    before, after = models[0.0019]["student"], models[0.002]["student"]
-    for name, teacher in models[0.002]["teacher"]["module"].items():
+        return torch.load(train(config), weights_only=True)
+
+    first = trained("first", "hours=0.0019")
+    second = trained("second", a_step_after(first))
+    assert second["step"] == first["step"] + 1
+    before, after = first["student"], second["student"]
+    for name, teacher in second["teacher"]["module"].items():
         seen = before[name] if order == "pre" else (before[name] + after[name]) / 2.0
         torch.testing.assert_close(teacher, seen, rtol=1e-5, atol=1e-6)
 
@@ -332,8 +334,9 @@ def test_the_average_over_any_window_can_be_taken_afterwards(corpus, tmp_path):
     overrides = ("checkpoint.running_mean=true", "checkpoint.every_hours=0", "validation.every_hours=0")
     run = f"run_dir={tmp_path / 'run'}"
     start = train(tiny_config(corpus, run, "hours=0.0019", "checkpoint.keep=2", *overrides))
-    end = train(tiny_config(corpus, run, "hours=0.002", "checkpoint.keep=2", *overrides))
-    first, last = (torch.load(path, weights_only=True) for path in (start, end))
+    first = torch.load(start, weights_only=True)
+    end = train(tiny_config(corpus, run, a_step_after(first), "checkpoint.keep=2", *overrides))
+    last = torch.load(end, weights_only=True)
     assert last["step"] == first["step"] + 1
     hours = checkpoint.average(start, end, tmp_path / "window.pt")
     assert hours == pytest.approx((last["clock"]["samples"] - first["clock"]["samples"]) / 16_000 / 3600)
