@@ -13,8 +13,9 @@ import torch
 from runs import CLI, finish, launch, losses, read_log
 from tiny import make_corpus, tiny_config
 
-from asr_emapl.data.batch_plan import BatchPlan, micro_batches, share
+from asr_emapl.data.batch_plan import BatchPlan
 from asr_emapl.data.manifest import read_manifest
+from asr_emapl.data.share import micro_batches, share
 from asr_emapl.decoding.recognizer import Recognizer
 from asr_emapl.errors import UserError
 from asr_emapl.training import checkpoint
@@ -223,6 +224,8 @@ def test_two_hosts_give_the_trace_of_one(corpus, tmp_path, two_hosts, sharding):
                 "--rdzv-backend=c10d",
                 "--rdzv-endpoint=10.71.0.1:29400",
                 "--rdzv-id=emapl",
+                # The hosts share a name, by which torchrun would look for its own address.
+                f"--rdzv-conf=is_host={'false' if i else 'true'}",
                 f"--local-addr=10.71.0.{i + 1}",
             )
             hosts.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import signal
@@ -15,8 +16,8 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import draw_seed
 from asr_emapl.audio.features import LogMel
 from asr_emapl.config import RunConfig, config_to_dict, write_config
-from asr_emapl.data.batch_plan import MixPosition
 from asr_emapl.data.loader import StepBatch, steps
+from asr_emapl.data.mix import MixPosition
 from asr_emapl.ema import EmaTeacher, unwrap
 from asr_emapl.errors import UserError
 from asr_emapl.models.contract import build_model
@@ -31,6 +32,7 @@ from asr_emapl.training.log import RunLog
 from asr_emapl.training.optimizer import build_optimizer
 from asr_emapl.training.parts import build_strategy, read_schedule, read_tokenizer, require_scalable
 from asr_emapl.training.sharding import divide, gather, load_optimizer
+from asr_emapl.training.skipped import SkippedList
 from asr_emapl.training.step import StepResult, TrainStep
 from asr_emapl.training.validation import validate
 from asr_emapl.training.world import World
@@ -85,6 +87,7 @@ class Trainer:
             self.log = RunLog(
                 self.folder, active=world.first, lines=log_lines, step=self.step, total_hours=config.hours
             )
+            self.skipped = SkippedList(self.folder, world, config.data.max_skipped_share, keep=log_lines > 0)
         except OSError as error:
             raise UserError(f"run_dir {self.folder} cannot be written ({error.strerror})") from error
         self._last: Path | None = None
@@ -152,24 +155,26 @@ class Trainer:
         config, stop = self.config, False
         self._enter_stage()
         until = min(config.hours, self.batches.next_change(self.clock.hours))
-        batches = steps(
-            self.corpora.dataset(config, self.world.rank, self.world.size),
-            self.corpora.plan(config, self.batches.seconds(self.clock.hours)),
-            self.position,
-            workers=config.data.workers,
-            pin_memory=self.world.device.type == "cuda",
-        )
-        while self.clock.hours < until and not stop:
-            before = self.clock.samples
-            self._train_on(next(batches))
-            stop = self._asked_to_stop()
-            done = self.clock.hours >= config.hours
-            if done or self.clock.passed(config.validation.every_hours, before):
-                self._validate()
-            if done or stop or self.clock.passed(config.checkpoint.every_hours, before):
-                self._last = self._save()
-            if stop and not done:
-                self.log.say(f"stopped by SIGTERM at {self.clock.hours:.3f} h; the same command goes on")
+        with contextlib.closing(
+            steps(
+                self.corpora.dataset(config, self.world.rank, self.world.size),
+                self.corpora.plan(config, self.batches.seconds(self.clock.hours)),
+                self.position,
+                workers=config.data.workers,
+                pin_memory=self.world.device.type == "cuda",
+            )
+        ) as batches:
+            while self.clock.hours < until and not stop:
+                before = self.clock.samples
+                self._train_on(self.world.next(batches))
+                stop = self._asked_to_stop()
+                done = self.clock.hours >= config.hours
+                if done or self.clock.passed(config.validation.every_hours, before):
+                    self._validate()
+                if done or stop or self.clock.passed(config.checkpoint.every_hours, before):
+                    self._last = self._save()
+                if stop and not done:
+                    self.log.say(f"stopped by SIGTERM at {self.clock.hours:.3f} h; the same command goes on")
         return stop
 
     def _enter_stage(self) -> None:
@@ -255,6 +260,7 @@ class Trainer:
 
     def _guard(self, batch: StepBatch, result: StepResult) -> None:
         """Stop a run that no longer learns, while its last good checkpoints are still there."""
+        self.skipped.step(batch.skipped, result)
         broken = not result.taken and result.utterances > 0
         self._broken = self._broken + 1 if broken else 0
         if not batch.labelled:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -132,6 +132,25 @@ class World:
         from asr_emapl.training.sharding import shard  # decoding goes without DTensor's slow imports
 
         return shard(model, self.device, self.size, bf16=bf16)
+
+    def next(self, items: Iterator[T]) -> T:
+        """The next of this process's items, once every process has its own.
+
+        Raises:
+            UserError: a process's own, raised on all of them: the others would wait for it in vain.
+        """
+        found: list[T] = []
+        failure = ""
+        try:
+            found.append(next(items))
+        except UserError as error:
+            if self.size == 1:
+                raise
+            failure = str(error)
+        if self.sum([float(not found)])[0] > 0.0:
+            failures = enumerate(self.gather(failure))
+            raise UserError("; ".join(f"process {rank}: {text}" for rank, text in failures if text))
+        return found[0]
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The module, placed before, whose backward pass averages gradients over processes."""
