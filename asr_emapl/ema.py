@@ -141,7 +141,12 @@ class EmaTeacher:
         """Match parameters and buffers to those of `student`, by name."""
         source = unwrap(student)
         pairs = _pairs(source.named_parameters(), self.module.named_parameters(), "parameter")
-        self._student, self._teacher = [s for s, _ in pairs], [t for _, t in pairs]
+        # An average is made weight by weight: of sharded tensors each process averages its own part.
+        self._student, self._teacher = [_own(s) for s, _ in pairs], [_own(t) for _, t in pairs]
+        if any(s.shape != t.shape for s, t in zip(self._student, self._teacher, strict=True)):
+            raise ValueError(
+                "student and teacher are not sharded alike: wrap the teacher's module as the student"
+            )
         self._buffers = _buffers(source, self.module)
         self._fused = _fused(self._teacher, self._student)
         # lerp needs one dtype: half-precision students pass through fp32 buffers made once, here.
@@ -253,6 +258,11 @@ def unwrap(module: nn.Module) -> nn.Module:
         if inner is None:
             return module
         module = inner
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """This process's part of a DTensor, in the same memory; another tensor as it is."""
+    return tensor.detach().to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[attr-defined]
 
 
 def _fused(teacher: list[Tensor], student: list[Tensor]) -> Callable[[float], None] | None:

@@ -73,6 +73,20 @@ def test_an_unknown_precision(precision):
         World.join(DeviceConfig(name="cpu", precision=precision))
 
 
+@pytest.mark.parametrize("sharding", ["half", "", "Full"])
+def test_an_unknown_sharding(sharding):
+    with pytest.raises(UserError, match=r"device\.sharding .* is neither none nor full"):
+        World.join(DeviceConfig(name="cpu", sharding=sharding))
+
+
+def test_one_process_has_nothing_to_shard():
+    world = World.join(DeviceConfig(name="cpu", sharding="full"))
+    model = nn.Linear(2, 2)
+    assert world.wrap(world.place(model)) is model
+    assert type(model.weight.data) is torch.Tensor
+    assert world.passes(5) == 1
+
+
 def test_threads_are_set_if_given(monkeypatch):
     asked: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)

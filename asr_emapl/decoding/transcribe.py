@@ -35,20 +35,25 @@ def transcribe(
     device: torch.device,
     max_seconds: float,
     bf16: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterator[Hypothesis]:
     """Hypotheses, longest utterance first; each batch holds at most `max_seconds` of padded audio.
 
     An utterance longer than that is a batch of its own. The model is put into eval mode and left in the
-    mode it came in.
+    mode it came in. Of several processes each decodes its share of the batches, all equally many, as a model
+    that is sharded over them needs it: some batches are then decoded twice.
     """
     ordered = sorted(utterances, key=lambda u: (-u.samples, u.id))
     limit = max(round(max_seconds * SAMPLE_RATE_HZ), max((u.samples for u in ordered), default=0))
     was_training = model.training
     model.eval()
     try:
-        for group in micro_batches([u.samples for u in ordered], limit):
-            batch = collate([ordered[i] for i in group]).to(device)
-            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        groups = micro_batches([u.samples for u in ordered], limit)
+        for turn in range(0, len(groups), world_size):
+            batch = collate([ordered[i] for i in groups[(turn + rank) % len(groups)]]).to(device)
+            # Not in inference mode: what a sharded model gathers there is of no use outside.
+            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 log_probs_BTV, lengths_B = model(*features(batch.waveforms_BN, batch.samples_B))
             paths = greedy(log_probs_BTV.float(), lengths_B)
             for name, tokens, sure in zip(

@@ -89,7 +89,7 @@ class TransformerCtc(nn.Module):
         # As with embeddings (Vaswani et al. 2017): unscaled, the positions would drown the sound.
         x_BTD = x_BTD * self.scale + self.positions(valid_BT, lengths).to(x_BTD.dtype)
         for layer, dropped in zip(self.layers, self._dropped_layers(), strict=True):
-            x_BTD = _hold(x_BTD, layer) if dropped else layer(x_BTD, valid_BT)
+            x_BTD = layer(x_BTD, valid_BT, dropped)
         logits_BTV = self.output(self.final_norm(x_BTD))
         return F.log_softmax(logits_BTV.float(), dim=-1), lengths
 
@@ -195,8 +195,13 @@ class TransformerLayer(nn.Module):
         """`dropout` of the feed-forward's inside and of all residual branches; `attention` of its weights."""
         self.dropout, self.attention_dropout = dropout, attention
 
-    def forward(self, x_BTD: Tensor, valid_BT: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D]; frames where `valid_BT` is False are neither attended to nor convolved."""
+    def forward(self, x_BTD: Tensor, valid_BT: Tensor, skip: bool = False) -> Tensor:
+        """[B, T, D] -> [B, T, D]; frames where `valid_BT` is False are neither attended to nor convolved.
+
+        A layer is skipped from within: FSDP has its weights at hand while it runs, and only then.
+        """
+        if skip:
+            return _hold(x_BTD, self)
         x_BTD = self._residual(x_BTD, self.norm_attention, self._attention, valid_BT)
         if self.convolution is not None and self.norm_convolution is not None:
             x_BTD = self._residual(x_BTD, self.norm_convolution, self.convolution, valid_BT)

@@ -26,6 +26,11 @@ def require_scalable(config: RunConfig, world_size: int) -> BatchSchedule:
     for key, value in (("teacher", config.teacher.kappa), ("optimizer", config.optimizer.kappa)):
         if value not in ("nominal", "step"):
             raise UserError(f"{key}.kappa {value!r} is neither nominal nor step")
+    if config.device.sharding == "full" and world_size > 1 and config.optimizer.noise_every_steps:
+        raise UserError(
+            "optimizer.noise_every_steps: noise is measured in whole gradients, which no process has with "
+            "device.sharding=full; set it to 0, or sharding to none"
+        )
     batches, reference = config.batches(world_size), config.batch.reference_seconds
     for seconds in (batches.first, *(later for _, later in batches.changes)):
         config.kappa(world_size)

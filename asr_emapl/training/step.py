@@ -20,6 +20,7 @@ from asr_emapl.data.loader import MicroBatch, StepBatch
 from asr_emapl.ema import EmaTeacher, unwrap
 from asr_emapl.pseudo_labels import PseudoLabelConfig, Strategy, Unlabelled, rejection
 from asr_emapl.training.gradient_noise import GradientNoise, estimate, square_norm
+from asr_emapl.training.sharding import whole
 from asr_emapl.training.world import World
 
 
@@ -99,17 +100,21 @@ class TrainStep:
         result = StepResult(0.0, 0.0, 0, 0)
         if not batch.labelled:
             result.confidence = result.nonempty = 0.0
+        passes = self.world.passes(len(batch.micro_batches))
         if batch.skipped:
             result.dropped["undecodable"] = len(batch.skipped)
         work = [
             self._targets(micro.to(self.world.device), batch.labelled, result)
             for micro in batch.micro_batches
         ]
+        if self.world.sharded and not batch.labelled:
+            self._label_nothing(passes - len(batch.micro_batches))
         work = [targets for targets in work if targets.tokens]
         self._count(work, result)
         if result.utterances == 0:
             result.taken = False
             return result
+        work += [self._nothing()] * (passes - len(work))
         self.optimizer.zero_grad(set_to_none=True)
         parts = self._forward_backward_in_parts(work, result) if measure_noise else None
         if parts is None:
@@ -178,12 +183,11 @@ class TrainStep:
             result.confidence, result.nonempty = sums[2] / seen, sums[3] / seen
 
     def _forward_backward(self, work: list[Targets], result: StepResult) -> None:
-        total = torch.zeros((), device=self.world.device)
-        work = work or [self._nothing()]
+        total = torch.zeros((), dtype=torch.float64, device=self.world.device)
         for i, targets in enumerate(work):
             # Ranks exchange gradients once, with each rank's last micro-batch.
-            alone = self.world.size == 1 or i == len(work) - 1
-            with contextlib.nullcontext() if alone else self.student.no_sync():  # type: ignore[operator]
+            last = i == len(work) - 1
+            with contextlib.nullcontext() if last else self.world.unsynced(self.student):
                 loss = self._loss(targets)
                 # DDP averages over ranks; the loss is a sum over the global batch by its global count.
                 (loss * (self.world.size / result.utterances)).backward()
@@ -194,13 +198,12 @@ class TrainStep:
         """As `_forward_backward`; returns the square norm and the utterances of each part, over all ranks."""
         if self.world.size == 1 and len(work) == 1:
             work = [half for half in _halves(work[0]) if half.tokens]
-        work = work or [self._nothing()]  # DDP's forward pass is a collective: every rank has to make one
         parameters = [p for p in self.student.parameters() if p.requires_grad]
-        total, parts = torch.zeros((), device=self.world.device), []
+        total, parts = torch.zeros((), dtype=torch.float64, device=self.world.device), []
         whole = [torch.zeros_like(p) for p in parameters]
         touched = [False] * len(parameters)
         for targets in work:
-            with contextlib.nullcontext() if self.world.size == 1 else self.student.no_sync():  # type: ignore[operator]
+            with self.world.unsynced(self.student):
                 loss = self._loss(targets)
                 (loss / result.utterances).backward()
             total += loss.detach()
@@ -242,10 +245,17 @@ class TrainStep:
         device = self.world.device
         return Targets(torch.zeros(1, 32, bands, device=device), torch.tensor([32], device=device), [])
 
+    def _label_nothing(self, times: int) -> None:
+        """As often as others still label a micro-batch: a teacher that is sharded needs everybody."""
+        assert self.strategy is not None
+        for _ in range(times):
+            nothing = self._nothing()
+            self.strategy.labels(Unlabelled([], nothing.features_BTF, nothing.lengths_B, [], []))
+
     def _clip(self, result: StepResult) -> bool:
         """Clip the gradient; False if it is not finite. The same on all ranks: the gradient is."""
         limit = self.clip_norm if self.clip_norm > 0.0 else float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), limit)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.student.parameters(), limit))
         result.gradient_norm = float(norm)
         return bool(torch.isfinite(norm))
 

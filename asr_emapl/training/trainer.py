@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import signal
 from pathlib import Path
@@ -17,14 +18,12 @@ from asr_emapl.audio.features import LogMel
 from asr_emapl.config import RunConfig, config_to_dict, write_config
 from asr_emapl.data.loader import StepBatch, steps
 from asr_emapl.data.mix import MixPosition
-from asr_emapl.decoding.transcribe import transcribe
 from asr_emapl.ema import EmaTeacher, unwrap
 from asr_emapl.errors import UserError
 from asr_emapl.models.contract import build_model
 from asr_emapl.running_mean import RunningMean
 from asr_emapl.scaling import AudioClock
 from asr_emapl.scaling.progressive import carry_over
-from asr_emapl.scoring.wer import score
 from asr_emapl.text.tokenizer import tokenizer_from_state
 from asr_emapl.training import checkpoint
 from asr_emapl.training.corpora import Corpora
@@ -32,8 +31,10 @@ from asr_emapl.training.dry_run import dry_run
 from asr_emapl.training.log import RunLog
 from asr_emapl.training.optimizer import build_optimizer
 from asr_emapl.training.parts import build_strategy, read_schedule, read_tokenizer, require_scalable
+from asr_emapl.training.sharding import divide, gather, load_optimizer
 from asr_emapl.training.skipped import SkippedList
 from asr_emapl.training.step import StepResult, TrainStep
+from asr_emapl.training.validation import validate
 from asr_emapl.training.world import World
 
 # Unlabelled steps in a row without one usable label, after which a run is stopped: it has collapsed.
@@ -95,24 +96,25 @@ class Trainer:
         """Student, teacher, optimizer, strategy, and the step that moves them."""
         config, world = self.config, self.world
         torch.manual_seed(config.seed)
+        bf16 = config.device.precision == "bf16"
         model = build_model(
             config.model,
             vocabulary_size=self.tokenizer.vocabulary_size,
             mel_bands=config.features.mel_bands,
-        ).to(world.device)
+        )
+        follower = world.place(copy.deepcopy(model).requires_grad_(False), bf16=bf16)
+        self.student = world.wrap(world.place(model, bf16=bf16))
         self.group, clip_norm = config.optimizer.scaled(self.kappa)
         self.optimizer = build_optimizer(model, config.optimizer, self.kappa)
         try:
             half_life = config.teacher.half_life_over_audio(
                 config.batch.reference_seconds, 3600.0 * config.hours
             )
-            self.teacher = EmaTeacher(model, half_life, order=config.teacher.order)
+            self.teacher = EmaTeacher(model, half_life, follower, order=config.teacher.order)
         except ValueError as error:
             raise UserError(f"teacher: {error}") from error
         self.mean = RunningMean(model) if config.checkpoint.running_mean else None
-        self.student = world.wrap(model)
         self.features = LogMel(config.features).to(world.device)
-        bf16 = config.device.precision == "bf16"
         self.strategy = build_strategy(config, self.teacher, bf16=bf16)
         self.train_step = TrainStep(
             world,
@@ -276,25 +278,11 @@ class Trainer:
             )
 
     def _validate(self) -> None:
-        """WER of student and teacher on every validation split; each process decodes its part."""
-        rates: dict[str, float] = {}
-        for split, utterances in self.corpora.validation.items():
-            mine = utterances[self.world.rank :: self.world.size]
-            for name, model in (("student", unwrap(self.student)), ("teacher", self.teacher.module)):
-                hypotheses = transcribe(
-                    model,
-                    self.features,
-                    self.tokenizer,
-                    mine,
-                    device=self.world.device,
-                    max_seconds=self.config.device.max_seconds,
-                    bf16=self.config.device.precision == "bf16",
-                )
-                texts: dict[str, str] = {}
-                for part in self.world.gather({h.id: h.text for h in hypotheses}):
-                    texts |= part
-                references = {u.id: u.text or "" for u in utterances}
-                rates[f"{name}/{split}"] = 100.0 * score(references, texts).words.rate
+        """WER of student and teacher on every validation split."""
+        models = {"student": unwrap(self.student), "teacher": self.teacher.module}
+        rates = validate(
+            self.world, models, self.features, self.tokenizer, self.corpora.validation, self.config.device
+        )
         if rates:
             self.log.validation(self.step, self.clock.hours, rates)
 
@@ -330,8 +318,6 @@ class Trainer:
 
     def _save(self) -> Path | None:
         self.log.flush()
-        if not self.world.first:
-            return None
         state = {
             "student": unwrap(self.student).state_dict(),
             "teacher": self.teacher.state_dict(),
@@ -346,7 +332,8 @@ class Trainer:
             "tokenizer": self.tokenizer.state_dict(),
             "config": config_to_dict(self.config),
         }
-        return self.checkpoints.write(self.step, state)
+        state = gather(state, keep=self.world.first)
+        return self.checkpoints.write(self.step, state) if self.world.first else None
 
     def _restore(self) -> int:
         """Go on from the run's own newest checkpoint, or from `init.checkpoint`; returns the log's lines."""
@@ -371,9 +358,10 @@ class Trainer:
                 f"checkpoint {path} was trained with another tokenizer ({theirs!r}) than "
                 f"{self.config.tokenizer} ({self.tokenizer!r}): use its tokenizer, or another run_dir"
             )
+        student = unwrap(self.student)
         try:
-            unwrap(self.student).load_state_dict(state["student"])
-            self.teacher.load_state_dict(state["teacher"])
+            student.load_state_dict(divide(state["student"], student.state_dict()))
+            self.teacher.load_state_dict(divide(state["teacher"], self.teacher.state_dict()))
         except RuntimeError as error:
             raise UserError(
                 f"checkpoint {path} does not fit model {self.config.model.target} with these options "
@@ -388,12 +376,12 @@ class Trainer:
                 f"checkpoint {path} was trained with optimizer.name={theirs}, not {mine}: keep it, or start "
                 "from the weights alone (init.keep=weights, in another run_dir)"
             )
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.kappa = state.get("kappa", self.kappa)
         if self.strategy is not None and state["strategy"]:
             self.strategy.load_state_dict(state["strategy"])
         if self.mean is not None and state.get("running_mean"):
-            self.mean.load_state_dict(state["running_mean"])
+            self.mean.load_state_dict(divide(state["running_mean"], self.mean.state_dict()))
         self.clock.load_state_dict(state["clock"])
         self.position = MixPosition.from_state(state["position"])
         self.step = state["step"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -28,6 +30,9 @@ class DeviceConfig:
     precision: str = "fp32"
     # CPU threads of each process; 0: torch's choice.
     threads: int = 0
+    # none: each process holds the whole model (DDP); full: student, teacher, gradients and the optimizer's
+    # state are divided over the processes (FSDP2), by the members of the model's ModuleLists.
+    sharding: str = "none"
 
 
 def choose_device(name: str) -> torch.device:
@@ -55,16 +60,20 @@ class World:
     rank: int
     size: int
     device: torch.device
+    # Whether models are divided over the processes.
+    sharded: bool = False
 
     @staticmethod
     def join(config: DeviceConfig) -> World:
         """Join torchrun's processes if it started this one: NCCL on GPUs, gloo on CPUs.
 
         Raises:
-            UserError: the device is not there, or the precision is unknown.
+            UserError: the device is not there, or precision or sharding are unknown.
         """
         if config.precision not in ("fp32", "bf16"):
             raise UserError(f"device.precision {config.precision!r} is neither fp32 nor bf16")
+        if config.sharding not in ("none", "full"):
+            raise UserError(f"device.sharding {config.sharding!r} is neither none nor full")
         device = choose_device(config.name)
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -74,7 +83,8 @@ class World:
             device = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")  # more processes than GPUs: said here
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        return World(dist.get_rank(), dist.get_world_size(), device)
+        size = dist.get_world_size()
+        return World(dist.get_rank(), size, device, sharded=config.sharding == "full" and size > 1)
 
     @property
     def first(self) -> bool:
@@ -103,6 +113,26 @@ class World:
         dist.all_gather_object(values, value)
         return values  # type: ignore[return-value]
 
+    def passes(self, wanted: int) -> int:
+        """How many forward passes this process has to make at least if it wants so many; one is needed.
+
+        DDP's exchange of gradients needs one of every process. Sharded weights are gathered in each pass, for
+        which all have to make as many as the one that has most to do.
+        """
+        if not self.sharded:
+            return 1
+        most = torch.tensor(max(wanted, 1), device=self.device)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        return int(most)
+
+    def place(self, model: nn.Module, *, bf16: bool = False) -> nn.Module:
+        """The model on this process's device, or its part of it; in place."""
+        if not self.sharded:
+            return model.to(self.device)
+        from asr_emapl.training.sharding import shard  # decoding goes without DTensor's slow imports
+
+        return shard(model, self.device, self.size, bf16=bf16)
+
     def next(self, items: Iterator[T]) -> T:
         """The next of this process's items, once every process has its own.
 
@@ -123,11 +153,20 @@ class World:
         return found[0]
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The module whose backward pass averages gradients over processes."""
-        if self.size == 1:
+        """The module, placed before, whose backward pass averages gradients over processes."""
+        if self.size == 1 or self.sharded:
             return model
         ids = [self.device.index] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+
+    def unsynced(self, student: nn.Module) -> AbstractContextManager[None]:
+        """Within it a backward pass does not exchange gradients if the passes after it can do so for it.
+
+        Sharded ones are exchanged in each pass: kept whole, they would take the memory that sharding frees.
+        """
+        if isinstance(student, nn.parallel.DistributedDataParallel):
+            return student.no_sync()
+        return contextlib.nullcontext()
 
     def meet(self) -> None:
         """Wait until all processes have come this far, and until nothing is on its way between them.

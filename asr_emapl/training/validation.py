@@ -1,0 +1,45 @@
+"""WER of a run's models on its validation splits, decoded by all of its processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from asr_emapl.audio.features import LogMel
+from asr_emapl.data.manifest import Utterance
+from asr_emapl.decoding.transcribe import transcribe
+from asr_emapl.scoring.wer import score
+from asr_emapl.text.tokenizer import Tokenizer
+from asr_emapl.training.world import DeviceConfig, World
+
+
+def validate(
+    world: World,
+    models: Mapping[str, nn.Module],
+    features: LogMel,
+    tokenizer: Tokenizer,
+    splits: Mapping[str, Sequence[Utterance]],
+    device: DeviceConfig,
+) -> dict[str, float]:
+    """WER in percent by "model/split", the same on every process; each decodes its share of the batches."""
+    rates: dict[str, float] = {}
+    for split, utterances in splits.items():
+        for name, model in models.items():
+            hypotheses = transcribe(
+                model,
+                features,
+                tokenizer,
+                utterances,
+                device=world.device,
+                max_seconds=device.max_seconds,
+                bf16=device.precision == "bf16",
+                rank=world.rank,
+                world_size=world.size,
+            )
+            texts: dict[str, str] = {}
+            for part in world.gather({h.id: h.text for h in hypotheses}):
+                texts |= part
+            references = {u.id: u.text or "" for u in utterances}
+            rates[f"{name}/{split}"] = 100.0 * score(references, texts).words.rate
+    return rates
