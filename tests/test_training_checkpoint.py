@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from asr_emapl.errors import UserError
 from asr_emapl.training import checkpoint
-from asr_emapl.training.checkpoint import CheckpointFolder, load, save
+from asr_emapl.training.checkpoint import load, save
+from asr_emapl.training.checkpoint_folder import CheckpointFolder
 
 
 def state(step: int = 1) -> checkpoint.State:

@@ -74,7 +74,12 @@ def test_a_run_learns_and_leaves_what_the_design_says(corpus, tmp_path):
     validations = [line for line in lines if line["event"] == "validation"]
     assert set(validations[-1]["wer"]) == {"student/dev", "teacher/dev"}
     assert last == max((run / "checkpoints").glob("step-*.pt"))
-    assert len(list((run / "checkpoints").iterdir())) == 2
+    kept = sorted(path.name for path in (run / "checkpoints").iterdir())
+    best = min(validations, key=lambda line: line["wer"]["teacher/dev"])
+    assert (run / "checkpoints" / "best.pt").resolve().name == f"step-{best['step']:09d}.pt"
+    newest = [f"step-{line['step']:09d}.pt" for line in steps][-1]
+    assert newest in kept
+    assert 3 <= len(kept) <= 4  # best.pt, which is one of the newest two or a third
     assert "run_dir" in (run / "config.yaml").read_text()
     assert list((run / "tensorboard").glob("events*"))
 

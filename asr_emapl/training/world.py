@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -28,6 +29,8 @@ class DeviceConfig:
     precision: str = "fp32"
     # CPU threads of each process; 0: torch's choice.
     threads: int = 0
+    # Several processes: one that holds up the others for so long is named, and all of them end; 0: never.
+    timeout_seconds: float = 600.0
 
 
 def choose_device(name: str) -> torch.device:
@@ -73,7 +76,9 @@ class World:
         if device.type == "cuda":
             device = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")  # more processes than GPUs: said here
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # Later than the watch, which can say who is waited for.
+        patience = timedelta(seconds=2.0 * config.timeout_seconds + 60.0) if config.timeout_seconds else None
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
         return World(dist.get_rank(), dist.get_world_size(), device)
 
     @property
