@@ -76,6 +76,14 @@ class World:
         if device.type == "cuda":
             device = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")  # more processes than GPUs: said here
             torch.cuda.set_device(device)
+        shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        if shared and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) and os.environ["RANK"] == "0":
+            # pytorch issue 135712: processes that are started again find the addresses of those before.
+            print(
+                "warning: restarts may fail to connect: start torchrun with "
+                "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment",
+                flush=True,
+            )
         # Later than the watch, which can say who is waited for.
         patience = timedelta(seconds=2.0 * config.timeout_seconds + 60.0) if config.timeout_seconds else None
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
