@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -122,3 +123,78 @@ def test_a_file_that_one_process_cannot_read_ends_all_with_one_line(corpus, tmp_
     (line,) = [line for line in launch.text.splitlines() if line.startswith("error: ")]
     assert "labelled-07" in line
     assert "/asr_emapl/" not in launch.text
+
+
+def test_an_agent_lost_leaves_a_smaller_world_and_the_same_teacher(corpus, tmp_path, free_port):
+    """Two nodes of which one dies: batch and kappa shrink with batch.seconds=auto, the half-life stays."""
+    meet = ("--nnodes", "1:2", "--nproc-per-node", "1", "--max-restarts", "3", "--rdzv-backend", "c10d")
+    meet += ("--rdzv-endpoint", f"127.0.0.1:{free_port}", "--rdzv-id", "tiny")
+    meet += ("--rdzv-conf", "last_call_timeout=4,keep_alive_interval=1,keep_alive_max_attempt=3")
+    overrides = (*QUICK, "hours=0.06", "batch.seconds=auto", "device.max_seconds=6")
+    first = Launch(corpus, tmp_path / "run", *overrides, torchrun=meet)
+    other = Launch(corpus, tmp_path / "run", *overrides, torchrun=meet)
+    first.until(lambda: saved(first.run, 2))
+    for pid in (other.process.pid, *other.workers()):
+        os.kill(pid, signal.SIGKILL)
+    other.end()
+    assert first.end() == 0, first.text
+    assert "2 x cpu, batch 12 s, kappa 2" in first.text + other.text
+    assert "1 x cpu, batch 6 s, kappa 1" in first.text
+    seen, before = set(), 0.0
+    for line in steps(first.run):
+        seconds = 3600.0 * (line["hours"] - before)
+        seen.add(seconds > 6.0)
+        assert line["rho"] == pytest.approx(0.5 ** (seconds / (3600.0 * 0.005)), rel=1e-6)
+        before = line["hours"]
+    assert seen == {True, False}
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_nothing(corpus, tmp_path):
+    overrides = (*QUICK, *EMA, "hours=0.25")
+    whole = Launch(corpus, tmp_path / "whole", *overrides)
+    assert whole.end() == 0, whole.text
+    draw, kills, reached = random.Random(0), 0, 0
+    restarts = ("--standalone", "--nproc-per-node", "2", "--max-restarts", "20")
+    cut = Launch(corpus, tmp_path / "cut", *overrides, torchrun=restarts)
+    while kills < 20:
+        kills += 1
+        cut.until(lambda: cut.text.count("teacher half-life") >= kills)  # noqa: B023
+        time.sleep(draw.uniform(0.0, 0.4))
+        newest = max((cut.run / "checkpoints").glob("step-*.pt"), default=None)
+        os.kill(draw.choice(cut.workers()), signal.SIGKILL)
+        # What is on the disk when a process dies is where the run goes on, or later.
+        at = 0 if newest is None else int(newest.stem[5:])
+        assert at >= reached
+        reached = at
+    assert cut.end() == 0, cut.text
+    starts = [line for line in cut.text.splitlines() if "teacher half-life" in line]
+    assert len(starts) == 21
+    assert (cut.run / "log.jsonl").read_text() == (whole.run / "log.jsonl").read_text()
+
+
+@pytest.mark.slow
+def test_kills_and_other_world_sizes_leave_the_loss_over_audio(corpus, tmp_path):
+    overrides = (*QUICK, "hours=0.06", "device.max_seconds=3")
+    whole = Launch(corpus, tmp_path / "whole", *overrides)
+    assert whole.end() == 0, whole.text
+    draw = random.Random(1)
+    for processes in (1, 2, 1, 3):
+        launch = ("--standalone", "--nproc-per-node", str(processes))
+        cut = Launch(corpus, tmp_path / "cut", *overrides, torchrun=launch)
+        cut.until(lambda: "teacher half-life" in cut.text)  # noqa: B023
+        time.sleep(draw.uniform(0.0, 0.3))
+        os.kill(draw.choice(cut.workers()), signal.SIGKILL)
+        assert cut.end() != 0
+    last = Launch(corpus, tmp_path / "cut", *overrides)
+    assert last.end() == 0, last.text
+    mine, theirs = steps(cut.run), steps(whole.run)
+    assert [line["hours"] for line in mine] == [line["hours"] for line in theirs]
+    assert [line["loss"] for line in mine] == pytest.approx([line["loss"] for line in theirs], rel=1e-5)
