@@ -24,6 +24,7 @@ from asr_emapl.models.contract import ModelConfig
 from asr_emapl.pseudo_labels import PseudoLabelConfig
 from asr_emapl.scaling import ScheduleConfig
 from asr_emapl.scaling.progressive import BatchSchedule
+from asr_emapl.training.checkpoint_folder import CheckpointConfig
 from asr_emapl.training.optimizer import OptimizerConfig
 from asr_emapl.training.world import DeviceConfig
 
@@ -42,10 +43,6 @@ class IntervalConfig:
     """What happens every so many hours of audio; 0: only at the end."""
 
     every_hours: float = 1.0
-    # Checkpoints only: how many of the newest stay.
-    keep: int = 2
-    # Checkpoints only: with the mean of the weights so far (float64), for `asr-emapl average`.
-    running_mean: bool = False
 
 
 @dataclass
@@ -69,7 +66,7 @@ class RunConfig:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
     validation: IntervalConfig = field(default_factory=IntervalConfig)
-    checkpoint: IntervalConfig = field(default_factory=IntervalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     init: InitConfig = field(default_factory=InitConfig)
 
     def batches(self, world_size: int) -> BatchSchedule:
@@ -113,12 +110,14 @@ _RANGES: dict[str, tuple[float, float]] = {
     "batch.curriculum_epochs": (0, math.inf),
     "device.max_seconds": (0.0, 1e9),
     "device.threads": (0, 65536),
+    "device.timeout_seconds": (0.0, 1e6),
     "features.mel_bands": (1, 4096),
     "features.window_ms": (1.0, 1e4),
     "features.hop_ms": (1.0, 1e4),
     "augment.time_share": (0.0, 1.0),
     "validation.every_hours": (0.0, math.inf),
     "checkpoint.every_hours": (0.0, math.inf),
+    "checkpoint.keep_every_hours": (0.0, math.inf),
     "pseudo_labels.start_hours": (0.0, 1e9),
     "pseudo_labels.dropout": (0.0, 1.0),
     "pseudo_labels.layerdrop": (0.0, 1.0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import resource
 import warnings
 import zipfile
 from pathlib import Path
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 
 from asr_emapl.errors import UserError
 from asr_emapl.training import checkpoint
-from asr_emapl.training.checkpoint import CheckpointFolder, load, save
+from asr_emapl.training.checkpoint import load, save
+from asr_emapl.training.checkpoint_folder import CheckpointFolder
 
 
 def state(step: int = 1) -> checkpoint.State:
@@ -161,21 +163,51 @@ def test_no_bytes_break_the_loader(scratch, content):
     refusal(scratch)
 
 
-def test_damaged_bytes_are_refused_or_only_change_values(scratch):
-    """A changed byte inside a tensor cannot be told; one in the structure must not crash."""
+def same(one: object, other: object) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(one, other)
+    return one == other
+
+
+def test_a_changed_bit_is_refused_or_changes_nothing(scratch):
+    """Every record has its checksum; between the records there is padding."""
     whole = serialised(state())
     draw = random.Random(0)
     refused = 0
-    for _ in range(150):
+    for _ in range(300):
         damaged = bytearray(whole)
         damaged[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
         scratch.write_bytes(damaged)
         try:
-            load(scratch)
+            assert same(load(scratch), state())
         except UserError:
             refusal(scratch)
             refused += 1
-    assert 0 < refused < 150
+    assert 0 < refused < 300
+
+
+def test_a_copy_with_a_hole_is_refused(scratch):
+    """As a copy under way leaves one, whose end is there before its middle."""
+    whole = serialised(state() | {"student": {"weight": torch.randn(10_000)}})
+    scratch.write_bytes(whole[:20_000] + bytes(4096) + whole[24_096:])
+    refusal(scratch)
+
+
+def test_a_write_that_fails_in_mid_file_is_an_os_error(tmp_path):
+    """As on a full disk, through torch's own writer; a file size limit stands in for it."""
+    path = tmp_path / "a.pt"
+    save(path, state(1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save(path, state(2) | {"student": {"weight": torch.zeros(1_000_000)}})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert load(path)["step"] == 1
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_other_files_of_torch_are_refused(scratch):

@@ -16,7 +16,7 @@ from tiny import make_corpus, tiny_config
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.decoding.recognizer import Recognizer
 from asr_emapl.errors import UserError
-from asr_emapl.training import checkpoint
+from asr_emapl.training import checkpoint, checkpoint_folder
 from asr_emapl.training.trainer import train
 
 TESTS = Path(__file__).parent
@@ -46,7 +46,12 @@ def test_a_run_learns_and_leaves_what_the_design_says(corpus, tmp_path):
     validations = [line for line in lines if line["event"] == "validation"]
     assert set(validations[-1]["wer"]) == {"student/dev", "teacher/dev"}
     assert last == max((run / "checkpoints").glob("step-*.pt"))
-    assert len(list((run / "checkpoints").iterdir())) == 2
+    kept = sorted(path.name for path in (run / "checkpoints").iterdir())
+    best = min(validations, key=lambda line: line["wer"]["teacher/dev"])
+    assert (run / "checkpoints" / "best.pt").resolve().name == f"step-{best['step']:09d}.pt"
+    newest = [f"step-{line['step']:09d}.pt" for line in steps][-1]
+    assert newest in kept
+    assert 3 <= len(kept) <= 4  # best.pt, which is one of the newest two or a third
     assert "run_dir" in (run / "config.yaml").read_text()
     assert list((run / "tensorboard").glob("events*"))
 
@@ -381,6 +386,47 @@ def test_a_torn_checkpoint_is_passed_over_and_said_so(corpus, tmp_path, capsys):
     assert (tmp_path / "log.jsonl").read_text() == complete
 
 
+def test_a_full_disk_is_a_warning_and_the_run_the_same(corpus, tmp_path, capsys, monkeypatch):
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'whole'}", "hours=0.025"))
+    calls, save = [], checkpoint_folder.save
+
+    def sometimes(path, state):
+        calls.append(path)
+        if len(calls) in (2, 3):
+            raise OSError(28, "No space left on device")
+        save(path, state)
+
+    monkeypatch.setattr(checkpoint_folder, "save", sometimes)
+    capsys.readouterr()
+    last = train(tiny_config(corpus, f"run_dir={tmp_path / 'full'}", "hours=0.025"))
+    told = capsys.readouterr().out
+    assert told.count("could not be written (No space left on device): the one before stays") == 2
+    assert (tmp_path / "full" / "log.jsonl").read_text() == (tmp_path / "whole" / "log.jsonl").read_text()
+    assert checkpoint.load(last)["step"] == len(losses(tmp_path / "full"))
+    speed = [json.loads(line) for line in (tmp_path / "full" / "speed.jsonl").read_text().splitlines()]
+    written = [line for line in speed if line.get("event") == "checkpoint"]
+    assert len(written) == len(calls) - 2
+    assert all(line["bytes"] > 100_000 and line["write_s"] > 0 <= line["copy_s"] for line in written)
+
+
+def test_a_run_without_its_last_checkpoint_is_no_success(corpus, tmp_path, monkeypatch):
+    def full(path, state):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint_folder, "save", full)
+    with pytest.raises(UserError, match=r"last checkpoint, of step .* \(No space left"):
+        train(tiny_config(corpus, f"run_dir={tmp_path}", "hours=0.004", "validation.every_hours=0"))
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_checkpoints_for_good_are_an_interval_of_audio_apart(corpus, tmp_path):
+    overrides = ("hours=0.03", "checkpoint.keep=1", "checkpoint.best_by=null", "validation.every_hours=0")
+    train(tiny_config(corpus, f"run_dir={tmp_path}", *overrides, "checkpoint.keep_every_hours=0.01"))
+    kept = [checkpoint.load(path) for path in sorted((tmp_path / "checkpoints").glob("step-*.pt"))]
+    hours = [state["clock"]["samples"] / 16_000 / 3600 for state in kept]
+    assert hours == pytest.approx([0.01, 0.02, 0.03], abs=6 / 3600)
+
+
 def test_oracle_uses_the_true_texts(corpus, tmp_path):
     train(tiny_config(corpus, f"run_dir={tmp_path}", "hours=0.02", "pseudo_labels.strategy=oracle"))
     unlabelled = [line for line in read_log(tmp_path) if line.get("kind") == "unlabelled"]
@@ -451,6 +497,7 @@ def test_auto_batch_is_what_the_devices_hold(corpus, tmp_path, capsys):
         (["optimizer.name=lion"], "lion"),
         (["schedule.shape=square"], "square"),
         (["init.checkpoint=nowhere.pt"], "nowhere.pt"),
+        (["checkpoint.best_by=test"], "checkpoint.best_by 'test' is none of null, mean, dev"),
         (["model.target=nowhere:Model"], "nowhere"),
     ],
 )

@@ -16,7 +16,8 @@ from asr_emapl.decoding.transcribe import Hypothesis, transcribe
 from asr_emapl.errors import UserError
 from asr_emapl.models.contract import build_model
 from asr_emapl.text.tokenizer import Tokenizer, tokenizer_from_state
-from asr_emapl.training.checkpoint import CheckpointFolder, load
+from asr_emapl.training.checkpoint import load
+from asr_emapl.training.checkpoint_folder import CheckpointFolder
 from asr_emapl.training.world import choose_device
 
 

@@ -1,13 +1,16 @@
 """Checkpoints: written beside and renamed, so that a name always stands for a whole file.
 
 A checkpoint holds the whole run (student, teacher, optimizer, clock, place in the data, tokenizer, config) as
-tensors and primitives alone, and loads with `weights_only=True`.
+tensors and primitives alone, and loads with `weights_only=True`. torch.save makes a zip archive with a CRC-32
+of every record in it. torch does not look at these when it loads; `load` does, before anything is unpickled.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,11 @@ State = dict[str, Any]
 
 
 def save(path: Path, state: State) -> None:
-    """Write `state` to `path` in one piece: whoever finds the name finds all of it, on the disk."""
+    """Write `state` to `path` in one piece: whoever finds the name finds all of it, on the disk.
+
+    Raises:
+        OSError: it cannot be written (the disk is full, for one); what was there under the name still is.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with partial.open("wb") as file:
@@ -28,19 +35,40 @@ def save(path: Path, state: State) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+        _sync_folder(path.parent)
+    except RuntimeError as error:
+        # torch's archive writer complains of its position once a write has failed.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the new name on the disk; without it a power cut takes the name and leaves the file."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems keep names on the disk by themselves
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def load(path: Path) -> State:
     """Read a checkpoint onto the CPU.
 
     Raises:
-        UserError: the file is absent, torn, or no checkpoint of this toolkit.
+        UserError: the file is absent, torn, damaged (a checksum differs), or no checkpoint of this toolkit.
     """
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist")
     try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile("checksum")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch muses on the pickle protocol of garbage
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -86,39 +114,3 @@ def _running_mean(path: Path, state: State) -> State:
     if not state.get("running_mean"):
         raise UserError(f"checkpoint {path} has no running mean: train with checkpoint.running_mean=true")
     return state["running_mean"]
-
-
-class CheckpointFolder:
-    """The checkpoints of one run, by step; the newest `keep` of them are kept."""
-
-    def __init__(self, folder: Path, keep: int) -> None:
-        self.folder, self.keep = folder, max(1, keep)
-
-    def paths(self) -> list[Path]:
-        """Oldest first."""
-        return sorted(self.folder.glob("step-*.pt"))
-
-    def write(self, step: int, state: State) -> Path:
-        """Save, and only then remove what is no longer kept."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"step-{step:09d}.pt"
-        save(path, state)
-        for old in self.paths()[: -self.keep]:
-            old.unlink()
-        return path
-
-    def newest(self) -> tuple[Path, State, list[str]] | None:
-        """The newest checkpoint that can be read, and what was wrong with newer ones; None if there are none.
-
-        Raises:
-            UserError: there are checkpoints, but none that can be read.
-        """
-        problems: list[str] = []
-        for path in reversed(self.paths()):
-            try:
-                return path, load(path), problems
-            except UserError as error:
-                problems.append(str(error))
-        if problems:
-            raise UserError(f"no checkpoint in {self.folder} can be read: {'; '.join(problems)}")
-        return None

@@ -10,9 +10,11 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from asr_emapl.errors import UserError
+from asr_emapl.training.background_save import Saved
+from asr_emapl.training.line_file import LineFile
 from asr_emapl.training.step import StepResult
 
 
@@ -45,9 +47,10 @@ class RunLog:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = _open_at(folder / "log.jsonl", lines)
-        self._speed = (folder / "speed.jsonl").open("a")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+        self._file = LineFile(folder / "log.jsonl", lines)
+        self.lines = self._file.lines
+        self._speed = LineFile(folder / "speed.jsonl")
+        self._board: SummaryWriter | None = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
 
     def step(
         self, step: int, hours: float, labelled: bool, result: StepResult, extra: dict[str, float]
@@ -105,9 +108,8 @@ class RunLog:
                 parts.append(f"non-empty labels {100 * nonempty:.0f} %")
                 scalars["pseudo_labels/nonempty"] = nonempty
         self.say(", ".join(parts))
-        for name, value in scalars.items():
-            self._board.add_scalar(name, value, step)
-        self._speed.write(json.dumps({"step": step, "hours": hours, "hours_per_second": speed}) + "\n")
+        self._plot(scalars, step)
+        self._speed.write(json.dumps({"step": step, "hours": hours, "hours_per_second": speed}))
         self._speed.flush()
         self._since, self._recent = (now, hours), []
 
@@ -116,13 +118,32 @@ class RunLog:
         if not self.active:
             return
         self._write({"event": "validation", "step": step, "hours": hours, "wer": rates})
-        for name, rate in rates.items():
-            self._board.add_scalar(f"wer/{name}", rate, step)
+        self._plot({f"wer/{name}": rate for name, rate in rates.items()}, step)
         self.say(
             f"{hours:7.3f}/{self.total_hours:g} h  WER " + ", ".join(f"{k} {v:.1f}" for k, v in rates.items())
         )
         self._file.flush()
         self._since = None
+
+    def saved(self, saved: Saved) -> None:
+        """What became of a checkpoint: its size and times, or a warning that there is none."""
+        if not self.active:
+            return
+        name, place = (
+            f"checkpoint of step {saved.step}",
+            f"standing still {saved.wait_s + saved.copy_s:.2f} s",
+        )
+        if saved.failure is not None:
+            self.say(
+                f"warning: {name} could not be written ({saved.failure.strerror or saved.failure}): the one "
+                "before stays, training goes on"
+            )
+            return
+        self.say(f"{name}: {saved.bytes / 1e6:.1f} MB in {saved.write_s:.2f} s, {place}")
+        fields = ("step", "bytes", "wait_s", "copy_s", "write_s")
+        record = {field: getattr(saved, field) for field in fields}
+        self._speed.write(json.dumps({"event": "checkpoint"} | record))
+        self._speed.flush()
 
     def event(self, event: str, **fields: Any) -> None:
         """Anything else worth keeping."""
@@ -138,18 +159,33 @@ class RunLog:
         """Everything so far onto the disk; before a checkpoint counts the lines."""
         if self.active:
             self._file.flush()
-            self._board.flush()
+            self._plot({}, 0)
 
     def close(self) -> None:
         """No more is to come."""
         if self.active:
             self._file.close()
             self._speed.close()
-            self._board.close()
+            self._plot({}, 0)
+            if self._board is not None:
+                self._board.close()
 
     def _write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(_strict(record), allow_nan=False) + "\n")
-        self.lines += 1
+        self._file.write(json.dumps(_strict(record), allow_nan=False))
+        self.lines = self._file.lines
+
+    def _plot(self, scalars: dict[str, float], step: int) -> None:
+        """To TensorBoard, which is given up where its file cannot be written: the log has it all."""
+        if self._board is None:
+            return
+        try:
+            for name, value in scalars.items():
+                self._board.add_scalar(name, value, step)
+            if not scalars:
+                self._board.flush()
+        except OSError as error:
+            self._board = None
+            self.say(f"warning: no more goes to TensorBoard until the next start ({error.strerror})")
 
 
 def read_steps(folder: Path) -> list[dict[str, Any]]:
@@ -164,17 +200,6 @@ def read_steps(folder: Path) -> list[dict[str, Any]]:
         raise UserError(f"run directory {folder}: log.jsonl cannot be read ({error.strerror})") from error
     records = [json.loads(line) for line in lines]
     return [record for record in records if record.get("event") == "step"]
-
-
-def _open_at(path: Path, lines: int) -> TextIO:
-    """Open for writing after the first `lines` lines."""
-    if lines and path.exists():
-        with path.open("r+b") as file:
-            for _ in range(lines):
-                file.readline()
-            file.truncate(file.tell())
-        return path.open("a")
-    return path.open("w")
 
 
 def _strict(value: Any) -> Any:

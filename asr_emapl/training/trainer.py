@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import gc
-import signal
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -26,21 +25,21 @@ from asr_emapl.scaling import AudioClock
 from asr_emapl.scaling.progressive import carry_over
 from asr_emapl.text.tokenizer import tokenizer_from_state
 from asr_emapl.training import checkpoint
+from asr_emapl.training.background_save import BackgroundSave
+from asr_emapl.training.checkpoint_folder import CheckpointFolder
 from asr_emapl.training.corpora import Corpora
 from asr_emapl.training.dry_run import dry_run
+from asr_emapl.training.guard import Guard
 from asr_emapl.training.log import RunLog
 from asr_emapl.training.optimizer import build_optimizer
 from asr_emapl.training.parts import build_strategy, read_schedule, read_tokenizer, require_scalable
 from asr_emapl.training.sharding import divide, gather, load_optimizer
 from asr_emapl.training.skipped import SkippedList
-from asr_emapl.training.step import StepResult, TrainStep
-from asr_emapl.training.validation import validate
+from asr_emapl.training.step import TrainStep
+from asr_emapl.training.stopping import StopRequest
+from asr_emapl.training.validation import Validation
+from asr_emapl.training.watch import Watch
 from asr_emapl.training.world import World
-
-# Unlabelled steps in a row without one usable label, after which a run is stopped: it has collapsed.
-BARREN_STEPS = 100
-# Steps in a row with a non-finite gradient, after which a run is stopped.
-BROKEN_STEPS = 100
 
 
 def train(config: RunConfig) -> Path | None:
@@ -54,9 +53,10 @@ def train(config: RunConfig) -> Path | None:
     """
     world = World.join(config.device)
     try:
-        last = Trainer(config, world).run()
-        gc.collect()  # DDP's threads end before the process group that they speak through
-        world.meet()
+        with Watch(world, config.device.timeout_seconds) as watch:
+            last = Trainer(config, world, watch).run()
+            gc.collect()  # DDP's threads end before the process group that they speak through
+            world.meet()
         return last
     finally:
         world.leave()
@@ -65,24 +65,32 @@ def train(config: RunConfig) -> Path | None:
 class Trainer:
     """Holds a run's parts. Everything with state goes into its checkpoints."""
 
-    def __init__(self, config: RunConfig, world: World) -> None:
-        self.config, self.world = config, world
+    def __init__(self, config: RunConfig, world: World, watch: Watch) -> None:
+        self.config, self.world, self.watch = config, world, watch
         self.folder = Path(config.run_dir)
-        self.checkpoints = checkpoint.CheckpointFolder(self.folder / "checkpoints", config.checkpoint.keep)
+        self.checkpoints = CheckpointFolder(self.folder / "checkpoints", config.checkpoint.keep)
         self.tokenizer = read_tokenizer(config)
         self.batches = require_scalable(config, world.size)
         # Of the optimizer's state; `_enter_stage` brings it to that of the batch in force.
         self.kappa = config.kappa(world.size)
         self.schedule = read_schedule(config)
         self.clock, self.step, self.position = AudioClock(SAMPLE_RATE_HZ), 0, MixPosition()
-        self._stop = False
-        # Steps in a row that taught nothing, by what was wrong.
-        self._broken, self._barren = 0, 0
+        self.stop = StopRequest(world)
+        self.guard = Guard()
         self._build()
         self.notes: list[str] = []
         log_lines = self._restore()
         self.corpora = Corpora.read(config, self.tokenizer, world.size)
         self.notes += self.corpora.notes
+        self.validation = Validation(
+            self.corpora.validation,
+            self.features,
+            self.tokenizer,
+            world,
+            config.device,
+            watch,
+            best_by=config.checkpoint.best_by,
+        )
         try:
             self.log = RunLog(
                 self.folder, active=world.first, lines=log_lines, step=self.step, total_hours=config.hours
@@ -90,7 +98,8 @@ class Trainer:
             self.skipped = SkippedList(self.folder, world, config.data.max_skipped_share, keep=log_lines > 0)
         except OSError as error:
             raise UserError(f"run_dir {self.folder} cannot be written ({error.strerror})") from error
-        self._last: Path | None = None
+        self.saving = BackgroundSave(self.log.saved)
+        watch.before_exit = self.saving.wait
 
     def _build(self) -> None:
         """Student, teacher, optimizer, strategy, and the step that moves them."""
@@ -140,15 +149,16 @@ class Trainer:
             return newest[-1] if newest else None
         if self.world.first:
             write_config(self.folder / "config.yaml", config)
-        previous = signal.signal(signal.SIGTERM, self._ask_to_stop)
         try:
-            stopped = False
-            while self.clock.hours < config.hours and not stopped:
-                stopped = self._run_stage()
+            with self.stop:
+                stopped = False
+                while self.clock.hours < config.hours and not stopped:
+                    stopped = self._run_stage()
+                self.watch.at("writing the last checkpoint")
+                return self.saving.last() if self.world.first else None
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            self.saving.wait()
             self.log.close()
-        return self._last
 
     def _run_stage(self) -> bool:
         """Train at one batch until another is due or the hours are used up; True if SIGTERM stopped it."""
@@ -166,16 +176,27 @@ class Trainer:
         ) as batches:
             while self.clock.hours < until and not stop:
                 before = self.clock.samples
-                self._train_on(self.world.next(batches))
-                stop = self._asked_to_stop()
-                done = self.clock.hours >= config.hours
-                if done or self.clock.passed(config.validation.every_hours, before):
-                    self._validate()
-                if done or stop or self.clock.passed(config.checkpoint.every_hours, before):
-                    self._last = self._save()
-                if stop and not done:
-                    self.log.say(f"stopped by SIGTERM at {self.clock.hours:.3f} h; the same command goes on")
+                self.watch.at(f"reading audio for step {self.step + 1}")
+                batch = self.world.next(batches)
+                self.watch.at(f"training, step {self.step + 1}")
+                self._train_on(batch)
+                stop = self.stop.made()
+                self._measure_and_save(before, stop)
         return stop
+
+    def _measure_and_save(self, before: int, stop: bool) -> None:
+        """What is due after a step; `before` is where the clock stood before it, in samples."""
+        config, done = self.config, self.clock.hours >= self.config.hours
+        rate = None
+        if done or self.clock.passed(config.validation.every_hours, before):
+            rate = self._validate()
+        for_good = self.clock.passed(config.checkpoint.keep_every_hours, before)
+        due = for_good or self.clock.passed(config.checkpoint.every_hours, before)
+        if self.checkpoints.lowest(rate) or done or stop or due:
+            self._save(rate, for_good)
+        self.saving.poll()
+        if stop and not done:
+            self.log.say(f"stopped by SIGTERM at {self.clock.hours:.3f} h; the same command goes on")
 
     def _enter_stage(self) -> None:
         """Take the batch in force, with its hyper-parameters."""
@@ -238,7 +259,8 @@ class Trainer:
             self.mean.update(batch.samples / SAMPLE_RATE_HZ)
         self.position = batch.after
         self.log.step(self.step, self.clock.hours, batch.labelled, result, {"lr": rate, "rho": rho})
-        self._guard(batch, result)
+        self.skipped.step(batch.skipped, result)
+        self.guard.step(batch.labelled, result, self.step)
 
     def _switch_dropout(self) -> None:
         wanted = self.config.pseudo_labels
@@ -258,33 +280,12 @@ class Trainer:
             options.get("layerdrop", 0.0) if wanted.layerdrop is None else wanted.layerdrop,
         )
 
-    def _guard(self, batch: StepBatch, result: StepResult) -> None:
-        """Stop a run that no longer learns, while its last good checkpoints are still there."""
-        self.skipped.step(batch.skipped, result)
-        broken = not result.taken and result.utterances > 0
-        self._broken = self._broken + 1 if broken else 0
-        if not batch.labelled:
-            self._barren = self._barren + 1 if result.utterances == 0 else 0
-        if self._broken >= BROKEN_STEPS:
-            raise UserError(
-                f"the gradient has not been finite for {BROKEN_STEPS} steps (step {self.step}): "
-                "lower optimizer.lr, lengthen schedule.warmup_hours, or use device.precision=fp32"
-            )
-        if self._barren >= BARREN_STEPS:
-            raise UserError(
-                f"no pseudo-label could be used for {BARREN_STEPS} steps (step {self.step}): the teacher has "
-                "collapsed to blanks or never left them; start from a better seed "
-                "(pseudo_labels.start_hours), lengthen teacher.half_life_hours, or loosen the filters"
-            )
-
-    def _validate(self) -> None:
-        """WER of student and teacher on every validation split."""
-        models = {"student": unwrap(self.student), "teacher": self.teacher.module}
-        rates = validate(
-            self.world, models, self.features, self.tokenizer, self.corpora.validation, self.config.device
-        )
+    def _validate(self) -> float | None:
+        """Measure and log; returns the rate by which the best checkpoint is chosen."""
+        rates = self.validation(unwrap(self.student), self.teacher.module)
         if rates:
             self.log.validation(self.step, self.clock.hours, rates)
+        return self.validation.decisive(rates)
 
     def _announce(self) -> None:
         student = unwrap(self.student)
@@ -309,14 +310,8 @@ class Trainer:
 
     # Stopping and going on.
 
-    def _ask_to_stop(self, signum: int, frame: FrameType | None) -> None:
-        self._stop = True
-
-    def _asked_to_stop(self) -> bool:
-        """Whether any process was asked: all have to leave the loop at the same step."""
-        return self.world.sum([float(self._stop)])[0] > 0.0
-
-    def _save(self) -> Path | None:
+    def _save(self, rate: float | None, for_good: bool) -> None:
+        self.watch.at("saving")
         self.log.flush()
         state = {
             "student": unwrap(self.student).state_dict(),
@@ -333,7 +328,10 @@ class Trainer:
             "config": config_to_dict(self.config),
         }
         state = gather(state, keep=self.world.first)
-        return self.checkpoints.write(self.step, state) if self.world.first else None
+        if not self.world.first:
+            return
+        write = functools.partial(self.checkpoints.write, self.step, rate=rate, for_good=for_good)
+        self.saving.start(self.step, state, write)
 
     def _restore(self) -> int:
         """Go on from the run's own newest checkpoint, or from `init.checkpoint`; returns the log's lines."""
@@ -342,6 +340,7 @@ class Trainer:
             path, state, problems = found
             self.notes += [f"{problem}: taking the one before" for problem in problems]
             self._load(state, path, whole=True)
+            self.checkpoints.go_on_from(state)
             return int(state["log_lines"])
         init = self.config.init
         if init.keep not in ("run", "weights"):

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -33,6 +34,8 @@ class DeviceConfig:
     # none: each process holds the whole model (DDP); full: student, teacher, gradients and the optimizer's
     # state are divided over the processes (FSDP2), by the members of the model's ModuleLists.
     sharding: str = "none"
+    # Several processes: one that holds up the others for so long is named, and all of them end; 0: never.
+    timeout_seconds: float = 600.0
 
 
 def choose_device(name: str) -> torch.device:
@@ -82,7 +85,17 @@ class World:
         if device.type == "cuda":
             device = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")  # more processes than GPUs: said here
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        if shared and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) and os.environ["RANK"] == "0":
+            # pytorch issue 135712: processes that are started again find the addresses of those before.
+            print(
+                "warning: restarts may fail to connect: start torchrun with "
+                "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment",
+                flush=True,
+            )
+        # Later than the watch, which can say who is waited for.
+        patience = timedelta(seconds=2.0 * config.timeout_seconds + 60.0) if config.timeout_seconds else None
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
         size = dist.get_world_size()
         return World(dist.get_rank(), size, device, sharded=config.sharding == "full" and size > 1)
 

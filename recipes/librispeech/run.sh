@@ -13,8 +13,9 @@ usage: bash recipes/librispeech/run.sh --data DIR [options] [-- key=value ...]
   --pieces N        a tokenizer of N SentencePiece (BPE) pieces, trained on the transcribed parts (default: letters)
   --exp DIR         where the paths in the config begin (default: exp/librispeech in the repository root)
   --nproc N         training processes on this machine, one a GPU (default 1)
-  --nnodes M        machines (default 1); if more, run --stage 3 --stop-stage 3 on each, with the same
+  --nnodes M        machines (default 1), or MIN:MAX; if more, run --stage 3 --stop-stage 3 on each, with the same
   --rdzv HOST:PORT  address of one of them
+  --max-restarts N  how often training starts again from its last checkpoint when a process is lost (default 0)
   -- key=value ...  over the config, the same for all stages: run_dir=runs/other teacher.half_life_hours=2
 
   0 environment, and whether DIR has the parts that the config names
@@ -23,6 +24,9 @@ usage: bash recipes/librispeech/run.sh --data DIR [options] [-- key=value ...]
   3 train, or go on where training stopped
   4 decode the validation parts with teacher and student
   5 score: tables, JSON files, the curves as a picture
+
+SIGTERM, SIGUSR1 and Ctrl-C end training at its next step: it saves, all ends with status 0, and the same command
+goes on. slurm.sbatch beside this file runs stage 3 as a job that is queued again before its time is over.
 HELP
 }
 
@@ -32,13 +36,13 @@ runs() { ((stage <= $1 && $1 <= stop_stage)); }
 
 here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 root=$(CDPATH='' cd -- "$here/../.." && pwd)
-data='' config=conf/mini.yaml stage=0 stop_stage=5 exp=$root/exp/librispeech nproc=1 nnodes=1 rdzv='' pieces=''
+data='' config=conf/mini.yaml stage=0 stop_stage=5 exp=$root/exp/librispeech nproc=1 nnodes=1 rdzv='' pieces='' max_restarts=0
 overrides=()
 while (($# > 0)); do
     case $1 in
         --help | -h) usage; exit 0 ;;
         --) shift; overrides=("$@"); break ;;
-        --data | --config | --stage | --stop-stage | --exp | --nproc | --nnodes | --rdzv | --pieces)
+        --data | --config | --stage | --stop-stage | --exp | --nproc | --nnodes | --rdzv | --pieces | --max-restarts)
             (($# > 1)) || fail "$1 wants a value (see --help)"
             name=${1#--}
             printf -v "${name//-/_}" '%s' "$2" # --stop-stage into stop_stage, and so on
@@ -47,8 +51,10 @@ while (($# > 0)); do
     esac
 done
 [[ $stage$stop_stage =~ ^[0-5]{2}$ && $stage -le $stop_stage ]] || fail "stages 0 to 5, not '$stage' to '$stop_stage'"
-[[ $nproc.$nnodes =~ ^[1-9][0-9]*\.[1-9][0-9]*$ ]] || fail "--nproc '$nproc' --nnodes '$nnodes': not positive numbers"
-((nnodes == 1)) || [[ $stage$stop_stage == 33 && -n $rdzv ]] || fail "--nnodes $nnodes: with stage 3 alone and --rdzv"
+[[ $nproc.$nnodes =~ ^[1-9][0-9]*\.[1-9][0-9]*(:[1-9][0-9]*)?$ ]] ||
+    fail "--nproc '$nproc' --nnodes '$nnodes': not positive numbers"
+[[ $max_restarts =~ ^[0-9]+$ ]] || fail "--max-restarts '$max_restarts': not a number"
+[[ $nnodes == 1 ]] || [[ $stage$stop_stage == 33 && -n $rdzv ]] || fail "--nnodes $nnodes: with stage 3 alone and --rdzv"
 [[ -f $config ]] || [[ ! -f $here/$config ]] || config=$here/$config
 [[ -f $config ]] || fail "--config $config: no such file"
 config=$(realpath -- "$config")
@@ -93,6 +99,26 @@ for_each() {
         done
     done
 }
+# Runs a launcher so that SIGTERM, SIGUSR1 and Ctrl-C reach the processes that train, until they have saved; then
+# this script ends with the launcher's status. They ignore what comes before they are ready to save.
+train() {
+    local launcher status=0 stopped=''
+    (trap '' TERM USR1 INT && exec "$@") &
+    launcher=$!
+    trap 'stopped=1' TERM USR1 INT
+    wait "$launcher" || status=$?
+    while [[ -n $stopped ]] && kill -0 "$launcher" 2>/dev/null; do
+        if [[ $1 == torchrun ]]; then pkill -TERM -P "$launcher"; else kill -TERM "$launcher"; fi || true
+        sleep 1 || true
+    done
+    if [[ -n $stopped ]]; then
+        status=0
+        wait "$launcher" || status=$?
+        exit "$status"
+    fi
+    trap - TERM USR1 INT
+    return "$status"
+}
 decode() { asr-emapl decode --checkpoint "$run_dir" --model "$4" --manifest "$1" --out "$2"; }
 score() {
     printf '%s, %s\n' "$3" "$4"
@@ -129,9 +155,14 @@ fi
 if runs 3; then
     say 3 "train $run_dir in $exp, $nnodes x $nproc processes"
     launch=(asr-emapl) meet=(--standalone)
-    ((nnodes == 1)) || meet=(--rdzv-backend c10d --rdzv-endpoint "$rdzv" --rdzv-id "$run_dir")
-    ((nnodes * nproc == 1)) || launch=(torchrun --nnodes "$nnodes" --nproc-per-node "$nproc" "${meet[@]}" -m asr_emapl)
-    "${launch[@]}" train --config "$config" ${overrides[@]+"${overrides[@]}"}
+    [[ $nnodes == 1 ]] || meet=(--rdzv-backend c10d --rdzv-endpoint "$rdzv" --rdzv-id "$run_dir")
+    # Else processes that are started again find the addresses of those before (pytorch issue 135712).
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+    # With SIGTERM left to its processes, torchrun ends as they do, and not with status 1.
+    [[ $nnodes.$nproc.$max_restarts == 1.1.0 ]] ||
+        launch=(torchrun --nnodes "$nnodes" --nproc-per-node "$nproc" --max-restarts "$max_restarts" "${meet[@]}"
+            --signals-to-handle SIGHUP,SIGQUIT -m asr_emapl)
+    train "${launch[@]}" train --config "$config" ${overrides[@]+"${overrides[@]}"}
 fi
 if runs 4; then
     say 4 "decode with teacher and student, into $run_dir/decode"

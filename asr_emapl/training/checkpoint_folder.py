@@ -1,0 +1,117 @@
+"""The checkpoints of one run, by step, and which of them stay."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from asr_emapl.errors import UserError
+from asr_emapl.training.checkpoint import State, load, save
+
+
+@dataclass
+class CheckpointConfig:
+    """When a run is saved, and what stays on the disk."""
+
+    # Hours of audio between checkpoints; 0: only at the end.
+    every_hours: float = 1.0
+    # How many of the newest stay.
+    keep: int = 2
+    # The one with the teacher's lowest WER stays too, saved when it is measured: on this validation split, or
+    # "mean" over all of them; null: none stays for its WER.
+    best_by: str | None = "mean"
+    # One every so many hours of audio stays for good; 0: none.
+    keep_every_hours: float = 0.0
+    # With the mean of the weights so far (float64), for `asr-emapl average`.
+    running_mean: bool = False
+
+
+class CheckpointFolder:
+    """The newest `keep` checkpoints of a run, the best, and those that stay for good.
+
+    `best.pt` is a link to the best one. Which ones stay is itself part of each checkpoint, under "kept".
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, max(1, keep)
+        self._kept: State = {"best": None, "rate": math.inf, "for_good": []}
+        self._lowest = math.inf
+
+    def paths(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(self.folder.glob("step-*.pt"))
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step lies, or would."""
+        return self.folder / f"step-{step:09d}.pt"
+
+    def lowest(self, rate: float | None) -> bool:
+        """Whether a word error rate is lower than all that this was asked about before; NaN never is."""
+        if rate is None or not rate < self._lowest:
+            return False
+        self._lowest = rate
+        return True
+
+    def write(self, step: int, state: State, *, rate: float | None = None, for_good: bool = False) -> Path:
+        """Save, and only then remove what is no longer kept, a killed run's leftovers too.
+
+        Args:
+            rate: word error rate by which the best is chosen, if it was measured at this step.
+            for_good: never remove this one.
+
+        Raises:
+            OSError: it cannot be written; the others are as they were, and so is which of them is best.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self.folder.glob(".*.part"):
+            leftover.unlink(missing_ok=True)
+        kept = dict(self._kept)
+        if rate is not None and rate < kept["rate"]:
+            kept |= {"best": step, "rate": rate}
+        if for_good:
+            kept["for_good"] = [*kept["for_good"], step]
+        path = self.path(step)
+        save(path, state | {"kept": kept})
+        self._kept = kept
+        paths = self.paths()
+        # A later one was passed over as torn when the run went on from an earlier one.
+        until = paths.index(path) + 1
+        stay = {*paths[max(0, until - self.keep) : until], *map(self.path, kept["for_good"])}
+        if kept["best"] is not None:
+            stay.add(self.path(kept["best"]))
+            self._link(self.path(kept["best"]))
+        for other in paths:
+            if other not in stay:
+                other.unlink(missing_ok=True)
+        return path
+
+    def _link(self, best: Path) -> None:
+        new = self.folder / f".best.pt.{os.getpid()}.part"
+        # Some file systems have no links; the run's log says which one is best.
+        with contextlib.suppress(OSError):
+            new.symlink_to(best.name)
+            new.replace(self.folder / "best.pt")
+
+    def newest(self) -> tuple[Path, State, list[str]] | None:
+        """The newest checkpoint that can be read, and what was wrong with newer ones; None if there are none.
+
+        Raises:
+            UserError: there are checkpoints, but none that can be read.
+        """
+        problems: list[str] = []
+        for path in reversed(self.paths()):
+            try:
+                return path, load(path), problems
+            except UserError as error:
+                problems.append(str(error))
+        if problems:
+            raise UserError(f"no checkpoint in {self.folder} can be read: {'; '.join(problems)}")
+        return None
+
+    def go_on_from(self, state: State) -> None:
+        """Keep what was kept when `state`, a checkpoint of this folder, was written."""
+        self._kept = dict(state.get("kept", self._kept))
+        self._lowest = self._kept["rate"]
