@@ -76,6 +76,18 @@ def test_batches_change_nothing(model, utterances, max_seconds) -> None:
     assert [h.confidence for h in given] == pytest.approx([h.confidence for h in expected], abs=1e-5)
 
 
+@pytest.mark.parametrize("world_size", [2, 3, 50])
+def test_processes_share_the_batches_and_make_equally_many_passes(model, utterances, world_size) -> None:
+    made, passes, together = [], [0], {}
+    handle = model.register_forward_pre_hook(lambda *_: made.append(None))
+    for rank in range(world_size):
+        together |= {h.id: h for h in run(model, utterances, rank=rank, world_size=world_size)}
+        passes.append(len(made))
+    handle.remove()
+    assert together == {h.id: h for h in run(model, utterances)}
+    assert len(set(np.diff(passes))) == 1
+
+
 def test_order_changes_nothing(model, utterances) -> None:
     assert run(model, utterances[::-1]) == run(model, utterances)
 

@@ -163,7 +163,7 @@ def test_an_auto_batch_and_kappa_grow_with_the_world(corpus, world_size):
     assert group["betas"][1] == pytest.approx(config.optimizer.betas[1] ** (world_size / 4))
     assert config.teacher.half_life_seconds(config.batch.reference_seconds) == 0.005 * 3600
     samples = np.random.default_rng(0).integers(16_000, 16_000 * 15, 2000)
-    batches = BatchPlan(samples, round(16_000 * seconds)).epoch(0).batches
+    batches = BatchPlan(samples, round(16_000 * seconds)).epoch(0)
     audio = np.mean([samples[batch].sum() for batch in batches]) / 16_000
     assert 0.8 * seconds < audio <= seconds
     passes = []
