@@ -52,7 +52,7 @@ class StepResult:
 
 
 # Dropped utterances are reduced over ranks by this order.
-REASONS = ("unalignable", "empty", "unsure", "too_few_tokens", "too_many_tokens")
+REASONS = ("unalignable", "empty", "unsure", "too_few_tokens", "too_many_tokens", "undecodable")
 
 
 class TrainStep:
@@ -99,6 +99,8 @@ class TrainStep:
         result = StepResult(0.0, 0.0, 0, 0)
         if not batch.labelled:
             result.confidence = result.nonempty = 0.0
+        if batch.skipped:
+            result.dropped["undecodable"] = len(batch.skipped)
         work = [
             self._targets(micro.to(self.world.device), batch.labelled, result)
             for micro in batch.micro_batches
@@ -124,13 +126,15 @@ class TrainStep:
         return result
 
     def _targets(self, micro: MicroBatch, labelled: bool, result: StepResult) -> Targets:
-        """Features and tokens of a micro-batch, without what cannot or should not be learned."""
+        """The student's features and tokens, without what cannot or should not be learned."""
         features_BTF, lengths_B = self.features(micro.waveforms_BN, micro.samples_B)
         if labelled:
             assert micro.targets is not None
             tokens: list[list[int] | None] = list(micro.targets)
         else:
             tokens = self._pseudo_labels(micro, features_BTF, lengths_B, result)
+        if micro.student_BN is not None and micro.student_samples_B is not None:
+            features_BTF, lengths_B = self.features(micro.student_BN, micro.student_samples_B)
         frames = unwrap(self.student).output_lengths(lengths_B).tolist()  # type: ignore[operator]
         keep = []
         for i, (labels, available) in enumerate(zip(tokens, frames, strict=True)):
@@ -169,7 +173,7 @@ class TrainStep:
         sums = self.world.sum(mine + [result.dropped[reason] for reason in REASONS])
         result.utterances, result.tokens = int(sums[0]), int(sums[1])
         result.dropped = Counter({r: int(n) for r, n in zip(REASONS, sums[4:], strict=True) if n})
-        seen = result.utterances + sum(result.dropped.values())
+        seen = result.utterances + sum(result.dropped.values()) - result.dropped["undecodable"]
         if result.confidence is not None and seen:
             result.confidence, result.nonempty = sums[2] / seen, sums[3] / seen
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 from pathlib import Path
@@ -13,8 +14,8 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import draw_seed
 from asr_emapl.audio.features import LogMel
 from asr_emapl.config import RunConfig, config_to_dict, write_config
-from asr_emapl.data.batch_plan import MixPosition
 from asr_emapl.data.loader import StepBatch, steps
+from asr_emapl.data.mix import MixPosition
 from asr_emapl.ema import EmaTeacher, unwrap
 from asr_emapl.errors import UserError
 from asr_emapl.models.contract import build_model
@@ -27,19 +28,16 @@ from asr_emapl.training.background_save import BackgroundSave
 from asr_emapl.training.checkpoint_folder import CheckpointFolder
 from asr_emapl.training.corpora import Corpora
 from asr_emapl.training.dry_run import dry_run
+from asr_emapl.training.guard import Guard
 from asr_emapl.training.log import RunLog
 from asr_emapl.training.optimizer import build_optimizer
 from asr_emapl.training.parts import build_strategy, read_schedule, read_tokenizer, require_scalable
-from asr_emapl.training.step import StepResult, TrainStep
+from asr_emapl.training.skipped import SkippedList
+from asr_emapl.training.step import TrainStep
 from asr_emapl.training.stopping import StopRequest
-from asr_emapl.training.validation import Validation
+from asr_emapl.training.validation import validate
 from asr_emapl.training.watch import Watch
 from asr_emapl.training.world import World
-
-# Unlabelled steps in a row without one usable label, after which a run is stopped: it has collapsed.
-BARREN_STEPS = 100
-# Steps in a row with a non-finite gradient, after which a run is stopped.
-BROKEN_STEPS = 100
 
 
 def train(config: RunConfig) -> Path | None:
@@ -76,26 +74,18 @@ class Trainer:
         self.schedule = read_schedule(config)
         self.clock, self.step, self.position = AudioClock(SAMPLE_RATE_HZ), 0, MixPosition()
         self.stop = StopRequest(world)
-        # Steps in a row that taught nothing, by what was wrong.
-        self._broken, self._barren = 0, 0
+        self.guard = Guard()
         self._build()
         self.notes: list[str] = []
         log_lines = self._restore()
         self.corpora = Corpora.read(config, self.tokenizer, world.size)
         self.notes += self.corpora.notes
-        self.validation = Validation(
-            self.corpora.validation,
-            self.features,
-            self.tokenizer,
-            world,
-            config.device,
-            watch,
-            best_by=config.checkpoint.best_by,
-        )
+        config.checkpoint.require(self.corpora.validation)
         try:
             self.log = RunLog(
                 self.folder, active=world.first, lines=log_lines, step=self.step, total_hours=config.hours
             )
+            self.skipped = SkippedList(self.folder, world, config.data.max_skipped_share, keep=log_lines > 0)
         except OSError as error:
             raise UserError(f"run_dir {self.folder} cannot be written ({error.strerror})") from error
         self.saving = BackgroundSave(self.log.saved)
@@ -164,32 +154,38 @@ class Trainer:
         config, stop = self.config, False
         self._enter_stage()
         until = min(config.hours, self.batches.next_change(self.clock.hours))
-        batches = steps(
-            self.corpora.dataset(config, self.world.rank, self.world.size),
-            self.corpora.plan(config, self.batches.seconds(self.clock.hours)),
-            self.position,
-            workers=config.data.workers,
-            pin_memory=self.world.device.type == "cuda",
-        )
-        while self.clock.hours < until and not stop:
-            before = self.clock.samples
-            self.watch.at(f"reading audio for step {self.step + 1}")
-            batch = next(batches)
-            self.watch.at(f"training, step {self.step + 1}")
-            self._train_on(batch)
-            stop = self.stop.made()
-            done = self.clock.hours >= config.hours
-            rate = None
-            if done or self.clock.passed(config.validation.every_hours, before):
-                rate = self._validate()
-            for_good = self.clock.passed(config.checkpoint.keep_every_hours, before)
-            due = for_good or self.clock.passed(config.checkpoint.every_hours, before)
-            if self.checkpoints.lowest(rate) or done or stop or due:
-                self._save(rate, for_good)
-            self.saving.poll()
-            if stop and not done:
-                self.log.say(f"stopped by SIGTERM at {self.clock.hours:.3f} h; the same command goes on")
+        with contextlib.closing(
+            steps(
+                self.corpora.dataset(config, self.world.rank, self.world.size),
+                self.corpora.plan(config, self.batches.seconds(self.clock.hours)),
+                self.position,
+                workers=config.data.workers,
+                pin_memory=self.world.device.type == "cuda",
+            )
+        ) as batches:
+            while self.clock.hours < until and not stop:
+                before = self.clock.samples
+                self.watch.at(f"reading audio for step {self.step + 1}")
+                batch = self.world.next(batches)
+                self.watch.at(f"training, step {self.step + 1}")
+                self._train_on(batch)
+                stop = self.stop.made()
+                self._keep(before, stop)
         return stop
+
+    def _keep(self, before: int, stop: bool) -> None:
+        """Validate and save where that is due, `before` being the clock's samples before this step."""
+        config, done = self.config, self.clock.hours >= self.config.hours
+        rate = None
+        if done or self.clock.passed(config.validation.every_hours, before):
+            rate = self._validate()
+        for_good = self.clock.passed(config.checkpoint.keep_every_hours, before)
+        due = for_good or self.clock.passed(config.checkpoint.every_hours, before)
+        if self.checkpoints.lowest(rate) or done or stop or due:
+            self._save(rate, for_good)
+        self.saving.poll()
+        if stop and not done:
+            self.log.say(f"stopped by SIGTERM at {self.clock.hours:.3f} h; the same command goes on")
 
     def _enter_stage(self) -> None:
         """Take the batch in force, with its hyper-parameters."""
@@ -252,7 +248,8 @@ class Trainer:
             self.mean.update(batch.samples / SAMPLE_RATE_HZ)
         self.position = batch.after
         self.log.step(self.step, self.clock.hours, batch.labelled, result, {"lr": rate, "rho": rho})
-        self._guard(batch, result)
+        self.skipped.step(batch.skipped, result)
+        self.guard.step(self.step, batch.labelled, result)
 
     def _switch_dropout(self) -> None:
         wanted = self.config.pseudo_labels
@@ -272,30 +269,21 @@ class Trainer:
             options.get("layerdrop", 0.0) if wanted.layerdrop is None else wanted.layerdrop,
         )
 
-    def _guard(self, batch: StepBatch, result: StepResult) -> None:
-        """Stop a run that no longer learns, while its last good checkpoints are still there."""
-        broken = not result.taken and result.utterances > 0
-        self._broken = self._broken + 1 if broken else 0
-        if not batch.labelled:
-            self._barren = self._barren + 1 if result.utterances == 0 else 0
-        if self._broken >= BROKEN_STEPS:
-            raise UserError(
-                f"the gradient has not been finite for {BROKEN_STEPS} steps (step {self.step}): "
-                "lower optimizer.lr, lengthen schedule.warmup_hours, or use device.precision=fp32"
-            )
-        if self._barren >= BARREN_STEPS:
-            raise UserError(
-                f"no pseudo-label could be used for {BARREN_STEPS} steps (step {self.step}): the teacher has "
-                "collapsed to blanks or never left them; start from a better seed "
-                "(pseudo_labels.start_hours), lengthen teacher.half_life_hours, or loosen the filters"
-            )
-
     def _validate(self) -> float | None:
-        """Measure and log; returns the rate by which the best checkpoint is chosen."""
-        rates = self.validation(unwrap(self.student), self.teacher.module)
+        """WER of student and teacher on every validation split; returns what makes a checkpoint the best."""
+        models = {"student": unwrap(self.student), "teacher": self.teacher.module}
+        rates = validate(
+            self.world,
+            models,
+            self.features,
+            self.tokenizer,
+            self.corpora.validation,
+            self.config.device,
+            self.watch,
+        )
         if rates:
             self.log.validation(self.step, self.clock.hours, rates)
-        return self.validation.decisive(rates)
+        return self.config.checkpoint.decisive(rates)
 
     def _announce(self) -> None:
         student = unwrap(self.student)
