@@ -112,17 +112,34 @@ def test_a_stopped_process_is_named_and_ends_the_run(corpus, tmp_path):
     assert "/asr_emapl/" not in launch.text  # no traceback but torchrun's own
 
 
-def test_a_file_that_one_process_cannot_read_ends_all_with_one_line(corpus, tmp_path):
-    root = tmp_path / "corpus"
-    root.mkdir()
-    make_corpus(root)
-    (root / "tiny.yaml").write_text(CONFIG.format(root=root), encoding="utf-8")
-    (root / "labelled-07.flac").write_bytes(b"fLaC and nothing more")
-    launch = Launch(root, tmp_path / "run", *QUICK, "hours=0.05")
-    assert launch.end() != 0
-    (line,) = [line for line in launch.text.splitlines() if line.startswith("error: ")]
-    assert "labelled-07" in line
-    assert "/asr_emapl/" not in launch.text
+FAILS = """
+import sys
+from asr_emapl.errors import UserError
+from asr_emapl.training.watch import Watch
+from asr_emapl.training.world import DeviceConfig, World
+
+world = World.join(DeviceConfig(name="cpu"))
+try:
+    with Watch(world, 600.0):
+        if world.rank == 1:
+            raise UserError("the reason")
+        world.meet()
+except UserError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+def test_an_error_of_one_process_ends_all_with_one_line(tmp_path):
+    script = tmp_path / "fails.py"
+    script.write_text(FAILS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(script)], capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert done.returncode != 0
+    assert done.stderr.count("error: the reason") == 1
+    assert 'fails.py", line' not in done.stderr  # no traceback but torchrun's own
 
 
 @pytest.mark.slow

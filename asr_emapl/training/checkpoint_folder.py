@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,23 @@ class CheckpointConfig:
     keep_every_hours: float = 0.0
     # With the mean of the weights so far (float64), for `asr-emapl average`.
     running_mean: bool = False
+
+    def require(self, splits: Collection[str]) -> None:
+        """Refuse a `best_by` that is none of the validation splits.
+
+        Raises:
+            UserError: it is not.
+        """
+        if self.best_by not in (None, "mean", *splits):
+            names = ", ".join(["null", "mean", *splits])
+            raise UserError(f"checkpoint.best_by {self.best_by!r} is none of {names}")
+
+    def decisive(self, rates: Mapping[str, float]) -> float | None:
+        """Of the rates by "model/split", the teacher's by which the best is chosen; None if there is none."""
+        if self.best_by is None or f"teacher/{self.best_by}" in rates:
+            return rates.get(f"teacher/{self.best_by}")
+        teacher = [rate for name, rate in rates.items() if name.startswith("teacher/")]
+        return sum(teacher) / len(teacher) if teacher else None
 
 
 class CheckpointFolder:

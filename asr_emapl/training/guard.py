@@ -17,23 +17,24 @@ class Guard:
     def __init__(self) -> None:
         self._broken, self._barren = 0, 0
 
-    def step(self, labelled: bool, result: StepResult, step: int) -> None:
-        """Count one step.
+    def step(self, number: int, labelled: bool, result: StepResult) -> None:
+        """What became of a step.
 
         Raises:
-            UserError: there were too many of them.
+            UserError: it was one too many.
         """
-        self._broken = self._broken + 1 if not result.taken and result.utterances > 0 else 0
+        broken = not result.taken and result.utterances > 0
+        self._broken = self._broken + 1 if broken else 0
         if not labelled:
             self._barren = self._barren + 1 if result.utterances == 0 else 0
         if self._broken >= BROKEN_STEPS:
             raise UserError(
-                f"the gradient has not been finite for {BROKEN_STEPS} steps (step {step}): "
+                f"the gradient has not been finite for {BROKEN_STEPS} steps (step {number}): "
                 "lower optimizer.lr, lengthen schedule.warmup_hours, or use device.precision=fp32"
             )
         if self._barren >= BARREN_STEPS:
             raise UserError(
-                f"no pseudo-label could be used for {BARREN_STEPS} steps (step {step}): the teacher has "
+                f"no pseudo-label could be used for {BARREN_STEPS} steps (step {number}): the teacher has "
                 "collapsed to blanks or never left them; start from a better seed "
                 "(pseudo_labels.start_hours), lengthen teacher.half_life_hours, or loosen the filters"
             )

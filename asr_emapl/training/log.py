@@ -9,13 +9,17 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asr_emapl.errors import UserError
 from asr_emapl.training.background_save import Saved
 from asr_emapl.training.line_file import LineFile
 from asr_emapl.training.step import StepResult
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class RunLog:
@@ -108,7 +112,7 @@ class RunLog:
                 parts.append(f"non-empty labels {100 * nonempty:.0f} %")
                 scalars["pseudo_labels/nonempty"] = nonempty
         self.say(", ".join(parts))
-        self._plot(scalars, step)
+        self._plot(lambda board: _add(board, scalars, step))
         self._speed.write(json.dumps({"step": step, "hours": hours, "hours_per_second": speed}))
         self._speed.flush()
         self._since, self._recent = (now, hours), []
@@ -118,7 +122,8 @@ class RunLog:
         if not self.active:
             return
         self._write({"event": "validation", "step": step, "hours": hours, "wer": rates})
-        self._plot({f"wer/{name}": rate for name, rate in rates.items()}, step)
+        scalars = {f"wer/{name}": rate for name, rate in rates.items()}
+        self._plot(lambda board: _add(board, scalars, step))
         self.say(
             f"{hours:7.3f}/{self.total_hours:g} h  WER " + ", ".join(f"{k} {v:.1f}" for k, v in rates.items())
         )
@@ -129,17 +134,15 @@ class RunLog:
         """What became of a checkpoint: its size and times, or a warning that there is none."""
         if not self.active:
             return
-        name, place = (
-            f"checkpoint of step {saved.step}",
-            f"standing still {saved.wait_s + saved.copy_s:.2f} s",
-        )
+        name = f"checkpoint of step {saved.step}"
         if saved.failure is not None:
             self.say(
                 f"warning: {name} could not be written ({saved.failure.strerror or saved.failure}): the one "
                 "before stays, training goes on"
             )
             return
-        self.say(f"{name}: {saved.bytes / 1e6:.1f} MB in {saved.write_s:.2f} s, {place}")
+        still = saved.wait_s + saved.copy_s
+        self.say(f"{name}: {saved.bytes / 1e6:.1f} MB in {saved.write_s:.2f} s, standing still {still:.2f} s")
         fields = ("step", "bytes", "wait_s", "copy_s", "write_s")
         record = {field: getattr(saved, field) for field in fields}
         self._speed.write(json.dumps({"event": "checkpoint"} | record))
@@ -159,33 +162,33 @@ class RunLog:
         """Everything so far onto the disk; before a checkpoint counts the lines."""
         if self.active:
             self._file.flush()
-            self._plot({}, 0)
+            self._plot(lambda board: board.flush())
 
     def close(self) -> None:
         """No more is to come."""
         if self.active:
             self._file.close()
             self._speed.close()
-            self._plot({}, 0)
-            if self._board is not None:
-                self._board.close()
+            self._plot(lambda board: board.close())
 
     def _write(self, record: dict[str, Any]) -> None:
         self._file.write(json.dumps(_strict(record), allow_nan=False))
         self.lines = self._file.lines
 
-    def _plot(self, scalars: dict[str, float], step: int) -> None:
+    def _plot(self, act: Callable[[SummaryWriter], None]) -> None:
         """To TensorBoard, which is given up where its file cannot be written: the log has it all."""
         if self._board is None:
             return
         try:
-            for name, value in scalars.items():
-                self._board.add_scalar(name, value, step)
-            if not scalars:
-                self._board.flush()
+            act(self._board)
         except OSError as error:
             self._board = None
             self.say(f"warning: no more goes to TensorBoard until the next start ({error.strerror})")
+
+
+def _add(board: SummaryWriter, scalars: dict[str, float], step: int) -> None:
+    for name, value in scalars.items():
+        board.add_scalar(name, value, step)
 
 
 def read_steps(folder: Path) -> list[dict[str, Any]]:

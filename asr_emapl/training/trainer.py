@@ -37,7 +37,7 @@ from asr_emapl.training.sharding import divide, gather, load_optimizer
 from asr_emapl.training.skipped import SkippedList
 from asr_emapl.training.step import TrainStep
 from asr_emapl.training.stopping import StopRequest
-from asr_emapl.training.validation import Validation
+from asr_emapl.training.validation import validate
 from asr_emapl.training.watch import Watch
 from asr_emapl.training.world import World
 
@@ -82,15 +82,7 @@ class Trainer:
         log_lines = self._restore()
         self.corpora = Corpora.read(config, self.tokenizer, world.size)
         self.notes += self.corpora.notes
-        self.validation = Validation(
-            self.corpora.validation,
-            self.features,
-            self.tokenizer,
-            world,
-            config.device,
-            watch,
-            best_by=config.checkpoint.best_by,
-        )
+        config.checkpoint.require(self.corpora.validation)
         try:
             self.log = RunLog(
                 self.folder, active=world.first, lines=log_lines, step=self.step, total_hours=config.hours
@@ -181,11 +173,11 @@ class Trainer:
                 self.watch.at(f"training, step {self.step + 1}")
                 self._train_on(batch)
                 stop = self.stop.made()
-                self._measure_and_save(before, stop)
+                self._keep(before, stop)
         return stop
 
-    def _measure_and_save(self, before: int, stop: bool) -> None:
-        """What is due after a step; `before` is where the clock stood before it, in samples."""
+    def _keep(self, before: int, stop: bool) -> None:
+        """Validate and save where that is due, `before` being the clock's samples before this step."""
         config, done = self.config, self.clock.hours >= self.config.hours
         rate = None
         if done or self.clock.passed(config.validation.every_hours, before):
@@ -260,7 +252,7 @@ class Trainer:
         self.position = batch.after
         self.log.step(self.step, self.clock.hours, batch.labelled, result, {"lr": rate, "rho": rho})
         self.skipped.step(batch.skipped, result)
-        self.guard.step(batch.labelled, result, self.step)
+        self.guard.step(self.step, batch.labelled, result)
 
     def _switch_dropout(self) -> None:
         wanted = self.config.pseudo_labels
@@ -281,11 +273,20 @@ class Trainer:
         )
 
     def _validate(self) -> float | None:
-        """Measure and log; returns the rate by which the best checkpoint is chosen."""
-        rates = self.validation(unwrap(self.student), self.teacher.module)
+        """WER of student and teacher on every validation split; returns what makes a checkpoint the best."""
+        models = {"student": unwrap(self.student), "teacher": self.teacher.module}
+        rates = validate(
+            self.world,
+            models,
+            self.features,
+            self.tokenizer,
+            self.corpora.validation,
+            self.config.device,
+            self.watch,
+        )
         if rates:
             self.log.validation(self.step, self.clock.hours, rates)
-        return self.validation.decisive(rates)
+        return self.config.checkpoint.decisive(rates)
 
     def _announce(self) -> None:
         student = unwrap(self.student)

@@ -22,8 +22,8 @@ import torch.distributed as dist
 from asr_emapl.errors import UserError
 from asr_emapl.training.world import World
 
-# A process whose innermost known frame lies in one of these waits for others.
-_WAITS = ("/torch/distributed/", "/training/world.py", "/torch/autograd/graph.py")
+# A process whose thread stands in one of these, or in what it calls outside of the package, waits for others.
+_WAITS = ("/torch/distributed/", "/asr_emapl/training/world.py", "/torch/autograd/graph.py")
 
 
 class Sign(NamedTuple):
@@ -114,13 +114,11 @@ class Watch:
 
     def _sign(self) -> Sign:
         frame = sys._current_frames().get(self._main)
-        where, waits = "", 0
-        if frame is not None:
-            where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        while frame is not None:
-            waits |= any(part in frame.f_code.co_filename for part in _WAITS)
+        where = "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        while frame is not None and not any(s in frame.f_code.co_filename for s in (*_WAITS, "/asr_emapl/")):
             frame = frame.f_back
-        return Sign(self._beats, self._place, waits, self._who, f"{self._what} ({where})")
+        waits = frame is not None and any(part in frame.f_code.co_filename for part in _WAITS)
+        return Sign(self._beats, self._place, int(waits), self._who, f"{self._what} ({where})")
 
     def _signs(self) -> dict[int, Sign]:
         assert self._store is not None
