@@ -507,6 +507,26 @@ def plot(
     print(out)
 
 
+@app.command()
+def report(
+    runs: Annotated[list[str], typer.Argument(help="Run directories, each as label=path or path.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, run by run.")] = False,
+) -> None:
+    """What the time and the audio of runs went to, and what to change first.
+
+    Example: `asr-emapl report runs/mini`
+    """
+    from asr_emapl.scoring.usage import as_record, read_usage, table
+
+    usages = {label: read_usage(path) for label, path in map(_labelled, runs)}
+    if as_json:
+        print(json.dumps({label: as_record(usage) for label, usage in usages.items()}, indent=2))
+        return
+    _print_table(*table(usages))
+    for label, usage in usages.items():
+        print(f"{label}: {usage.advice()}")
+
+
 def _labelled(run: str) -> tuple[str, Path]:
     label, equals, path = run.partition("=")
     if not equals or Path(run).is_dir():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -167,7 +167,7 @@ class _Requests:
 
 def steps(
     dataset: StepDataset, plan: MixPlan, start: MixPosition, *, workers: int, pin_memory: bool
-) -> Iterator[StepBatch]:
+) -> Generator[StepBatch, None, None]:
     """Endless steps from `start` on; the same ones with any number of decoding processes.
 
     Raises:

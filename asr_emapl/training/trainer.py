@@ -38,6 +38,8 @@ from asr_emapl.training.world import World
 BARREN_STEPS = 100
 # Steps in a row with a non-finite gradient, after which a run is stopped.
 BROKEN_STEPS = 100
+# Steps after which the processes say what their time went to.
+TIMED_STEPS = 50
 
 
 def train(config: RunConfig) -> Path | None:
@@ -150,13 +152,14 @@ class Trainer:
         config, stop = self.config, False
         self._enter_stage()
         until = min(config.hours, self.batches.next_change(self.clock.hours))
-        batches = steps(
+        ahead = steps(
             self.corpora.dataset(config, self.world.rank, self.world.size),
             self.corpora.plan(config, self.batches.seconds(self.clock.hours)),
             self.position,
             workers=config.data.workers,
             pin_memory=self.world.device.type == "cuda",
         )
+        batches = self.train_step.phases.waiting(ahead)
         while self.clock.hours < until and not stop:
             before = self.clock.samples
             self._train_on(next(batches))
@@ -231,6 +234,8 @@ class Trainer:
             self.mean.update(batch.samples / SAMPLE_RATE_HZ)
         self.position = batch.after
         self.log.step(self.step, self.clock.hours, batch.labelled, result, {"lr": rate, "rho": rho})
+        if self.step % TIMED_STEPS == 0 or self.clock.hours >= config.hours:
+            self.log.phases(self.step, self.clock.hours, self.world.gather(self.train_step.phases.take()))
         self._guard(batch, result)
 
     def _switch_dropout(self) -> None:
