@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from asr_emapl.audio.augment import AugmentConfig
 from asr_emapl.audio.features import FeatureConfig
+from asr_emapl.audio.perturb import PerturbConfig
 from asr_emapl.data.batch_plan import BatchConfig
 from asr_emapl.data.loader import DataConfig
 from asr_emapl.ema import TeacherConfig
@@ -59,6 +60,7 @@ class RunConfig:
     features: FeatureConfig = field(default_factory=FeatureConfig)
     # null: no SpecAugment.
     augment: AugmentConfig | None = field(default_factory=AugmentConfig)
+    perturb: PerturbConfig = field(default_factory=PerturbConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
@@ -104,8 +106,11 @@ _RANGES: dict[str, tuple[float, float]] = {
     "seed": (-(2**63), 2**63 - 1),
     "hours": (0.0, math.inf),
     "data.workers": (0, 1024),
+    "data.max_skipped_share": (0.0, 1.0),
     "batch.pool": (1, math.inf),
     "batch.jitter": (0.0, 1.0),
+    "batch.multiple": (1, math.inf),
+    "batch.curriculum_epochs": (0, math.inf),
     "device.max_seconds": (0.0, 1e9),
     "device.threads": (0, 65536),
     "features.mel_bands": (1, 4096),

@@ -21,8 +21,8 @@ from timing import seconds_of
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.features import LogMel
-from asr_emapl.data.batch_plan import MixPosition
 from asr_emapl.data.loader import MicroBatch, StepBatch
+from asr_emapl.data.mix import MixPosition
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.pseudo_labels import EmaLabels, Labels, PseudoLabelConfig, Unlabelled

@@ -7,9 +7,9 @@ Every contestant has the same features, front-end, positions and CTC head around
 256, 1,024 inside the feed-forward, 4 heads and the same dropout, and takes whole optimizer steps (AdamW,
 clipping) on utterances as long as LibriSpeech's. Ours cuts its batches by BatchPlan and is trained by
 TrainStep, its teacher's average included; the others get the batches of SpeechBrain's DynamicBatchSampler
-where SpeechBrain is installed, random ones of the same padded audio where not, and a plain training loop. They
-take turns batch by batch; reported are medians over batches of unpadded audio by time, so that padding counts.
-Audio and texts are random: neither changes the cost. On a CPU, time is the processor's.
+where SpeechBrain is installed, random ones of the same padded audio where not, and a plain training loop.
+They take turns batch by batch; reported are medians over batches of unpadded audio by time, so that padding
+counts. Audio and texts are random: neither changes the cost. On a CPU, time is the processor's.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from torch.nn import functional as F
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.features import LogMel
-from asr_emapl.data.batch_plan import BatchPlan, Indices, MixPosition
+from asr_emapl.data.batch_plan import BatchPlan, Indices
 from asr_emapl.data.loader import MicroBatch, StepBatch
+from asr_emapl.data.mix import MixPosition
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import ConvFrontEnd, Positions, TransformerCtc
 from asr_emapl.pseudo_labels import PseudoLabelConfig
@@ -111,7 +112,7 @@ def planned(samples: Indices, seconds: float) -> Batches:
     """Ours."""
     plan = BatchPlan(samples, round(seconds * SAMPLE_RATE_HZ))
     for epoch in itertools.count():
-        for indices in plan.epoch(epoch).batches[:-1]:  # an epoch's last one is short
+        for indices in plan.epoch(epoch)[:-1]:  # an epoch's last one is short
             yield audio(samples[indices])
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +19,12 @@ from torch import Tensor
 from asr_emapl.audio.augment import AugmentConfig, SpecAugment
 from asr_emapl.audio.decode import read_audio
 from asr_emapl.audio.features import FrameCount, LogMel
-from asr_emapl.data.batch_plan import BatchPlan, GlobalBatch, MixPlan, MixPosition
+from asr_emapl.audio.noise import Noise, NoiseConfig
+from asr_emapl.audio.perturb import Perturbation
+from asr_emapl.audio.speed import Speed, SpeedConfig
+from asr_emapl.data.batch_plan import BatchPlan
 from asr_emapl.data.loader import (
+    STEPS_AHEAD,
     Corpus,
     DataConfig,
     MicroBatch,
@@ -27,6 +35,7 @@ from asr_emapl.data.loader import (
     within_limits,
 )
 from asr_emapl.data.manifest import Utterance
+from asr_emapl.data.mix import Blend, GlobalBatch, MixPlan, MixPosition
 from asr_emapl.errors import UserError
 
 SECOND = 16_000
@@ -77,7 +86,7 @@ def dataset(
 
 def plan(utterances: list[Utterance], seconds: float = 6.0) -> MixPlan:
     one = BatchPlan(corpus(utterances).samples, round(seconds * SECOND), seed=1)
-    return MixPlan(one, BatchPlan(one.samples, one.batch_samples, seed=2))
+    return MixPlan(Blend([one]), Blend([BatchPlan(one.samples, one.batch_samples, seed=2)]))
 
 
 def global_batches(utterances: list[Utterance], count: int) -> list[GlobalBatch]:
@@ -112,6 +121,8 @@ def same_micro(left: MicroBatch, right: MicroBatch) -> bool:
         (left.samples_B, right.samples_B),
         (left.keep_BF, right.keep_BF),
         (left.keep_BT, right.keep_BT),
+        (left.student_BN, right.student_BN),
+        (left.student_samples_B, right.student_samples_B),
     ]
     return (
         left.ids == right.ids
@@ -272,8 +283,9 @@ def test_the_audios_own_length_counts_where_the_manifest_is_a_little_off(utteran
 
 
 def test_moving_to_a_device_keeps_everything(utterances):
-    for augmented in (True, False):
-        micro = dataset(utterances, augmented=augmented)[global_batches(utterances, 1)[0]].micro_batches[0]
+    batches = global_batches(utterances, 2)
+    for made in (dataset(utterances), dataset(utterances, augmented=False), perturbed(utterances)):
+        micro = made[next(b for b in batches if not b.labelled)].micro_batches[0]
         assert same_micro(micro.to(torch.device("cpu")), micro)
 
 
@@ -311,7 +323,9 @@ def taken(iterator: Iterator[StepBatch], count: int) -> list[StepBatch]:
     return list(itertools.islice(iterator, count))
 
 
-def run(utterances: list[Utterance], start: MixPosition, workers: int = 0) -> Iterator[StepBatch]:
+def run(
+    utterances: list[Utterance], start: MixPosition, workers: int = 0
+) -> Generator[StepBatch, None, None]:
     return steps(dataset(utterances), plan(utterances), start, workers=workers, pin_memory=False)
 
 
@@ -326,7 +340,7 @@ def test_decoding_processes_change_nothing(utterances):
 def test_going_on_from_a_position_gives_the_rest(utterances, done):
     """Over the end of a pass too: 13 steps are more than one of either kind."""
     whole = taken(run(utterances, MixPosition()), 20)
-    assert whole[-1].after.labelled.epoch >= 1
+    assert whole[-1].after.labelled.corpora[0].epoch >= 1
     start = MixPosition() if done == 0 else whole[done - 1].after
     # As a checkpoint keeps it.
     start = MixPosition.from_state(start.state_dict())
@@ -341,24 +355,221 @@ def test_steps_follow_one_another_without_end(utterances):
         assert step.after.labelled.total + step.after.unlabelled.total == consumed
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_audio_that_cannot_be_decoded_is_a_line_of_text(utterances, tmp_path: Path, workers):
-    """Also from a decoding process, whose own exceptions come with its traceback in the message."""
+@pytest.fixture
+def damaged(utterances, tmp_path: Path) -> list[Utterance]:
+    """Two more, one of them broken and one absent; each is in the middle of the lengths."""
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"RIFF and then nothing")
-    bad = [*utterances, Utterance("u99", str(broken), 1.0)]
-    with pytest.raises(UserError) as caught:
-        taken(run(bad, MixPosition(), workers), 50)
-    assert str(broken) in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert "Traceback" not in str(caught.value)
+    absent = Utterance("u98", str(tmp_path / "absent.wav"), 0.7)
+    return [*utterances, absent, Utterance("u99", str(broken), 0.8)]
 
 
-def test_what_comes_before_the_broken_audio_is_still_handed_over(utterances, tmp_path):
-    bad = [*utterances, Utterance("u99", str(tmp_path / "absent.wav"), 1.0)]
-    got = run(bad, MixPosition())
-    seen: list[StepBatch] = []
-    with pytest.raises(UserError, match=r"absent\.wav"):
-        seen.extend(step for step in got)
-    assert not any("u99" in micro.ids for step in seen for micro in step.micro_batches)
-    assert seen
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_cannot_be_decoded_is_left_out_and_told_and_counts_as_planned(damaged, utterances, workers):
+    planned, at = plan(damaged), MixPosition()
+    found = set()
+    for step in taken(run(damaged, at, workers), 12):
+        batch = planned.next(at)
+        at = batch.after
+        assert (step.samples, step.after) == (batch.samples, batch.after)
+        names = [name for micro in step.micro_batches for name in micro.ids]
+        gone = {one.id for one in step.skipped}
+        assert gone == {damaged[i].id for i in batch.indices} & {"u98", "u99"}
+        assert sorted([*names, *gone]) == sorted(damaged[i].id for i in batch.indices)
+        for one in step.skipped:
+            assert one.audio in one.why
+            assert "\n" not in one.why
+            assert one.epoch == batch.epoch
+        found |= gone
+    assert found == {"u98", "u99"}
+
+
+def test_what_is_left_out_changes_nothing_for_the_others(damaged, utterances):
+    """Neither their masks nor their company in a micro-batch."""
+    for step in taken(run(damaged, MixPosition()), 8):
+        groups = [micro.ids for micro in step.micro_batches]
+        gone = [one.id for one in step.skipped]
+        lengths = {u.id: u.samples for u in damaged}
+        whole = sorted([name for group in groups for name in group] + gone, key=lambda n: -lengths[n])
+        for group in groups:
+            first, last = whole.index(group[0]), whole.index(group[-1])
+            assert [name for name in whole[first : last + 1] if name not in gone] == group
+        for micro in step.micro_batches:
+            alone = collate([next(u for u in utterances if u.id == name) for name in micro.ids])
+            assert torch.equal(micro.waveforms_BN, alone.waveforms_BN)
+
+
+def test_a_share_of_which_nothing_can_be_decoded_has_no_micro_batches(tmp_path):
+    gone = [Utterance(f"u{i:02d}", str(tmp_path / f"{i}.wav"), 1.0) for i in range(4)]
+    step = next(run(gone, MixPosition()))
+    assert step.micro_batches == []
+    assert len(step.skipped) == 4
+    assert step.samples == 4 * SECOND
+
+
+class Counting(MixPlan):
+    """Knows how many batches were asked of it."""
+
+    asked = 0
+
+    def next(self, at: MixPosition) -> GlobalBatch:
+        self.asked += 1
+        return super().next(at)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_decoding_is_ahead_by_a_bounded_number_of_steps(utterances, workers):
+    one = BatchPlan(corpus(utterances).samples, 6 * SECOND)
+    counting = Counting(Blend([one]))
+    got = steps(dataset(utterances), counting, MixPosition(), workers=workers, pin_memory=False)
+    for done in range(1, 8):
+        next(got)
+        assert counting.asked <= done + workers * STEPS_AHEAD
+    assert counting.asked > 7
+
+
+class Deadly(Perturbation):
+    """Ends the process that perturbs a certain utterance."""
+
+    def __call__(self, waveform: Tensor, *draw: int | str) -> Tensor:
+        if draw[1] == "u07":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return waveform
+
+
+def test_a_decoding_process_that_dies_is_an_error_that_names_what_it_decoded(utterances):
+    """And nothing is raised elsewhere than where the next step is asked for."""
+    deadly = dataset(utterances)
+    deadly.perturb = Deadly()
+    got = steps(deadly, plan(utterances), MixPosition(), workers=2, pin_memory=False)
+    handler = signal.getsignal(signal.SIGCHLD)
+    said = ""
+    try:
+        for step in itertools.islice(got, 60):
+            assert not any("u07" in micro.ids for micro in step.micro_batches)
+            assert signal.getsignal(signal.SIGCHLD) == handler
+            time.sleep(0.05)
+    except UserError as error:
+        said = str(error)
+    assert utterances[7].id in said
+    assert utterances[7].audio in said
+    assert "SIGKILL" in said
+    assert "data.workers" in said
+    assert "\n" not in said
+
+
+def test_a_decoding_process_killed_from_outside_is_an_error(utterances):
+    others = set(multiprocessing.active_children())
+    got = run(utterances, MixPosition(), workers=2)
+    next(got)
+    victim = next(p for p in multiprocessing.active_children() if p not in others)
+    assert victim.pid is not None
+    os.kill(victim.pid, signal.SIGKILL)
+    with pytest.raises(UserError, match=f"decoding process {victim.pid} was killed by SIGKILL"):
+        taken(got, 40)
+
+
+class Faulty(Perturbation):
+    """Has a programming error."""
+
+    def __call__(self, waveform: Tensor, *draw: int | str) -> Tensor:
+        raise RuntimeError("a shape is wrong")
+
+
+def test_processes_end_with_the_steps(utterances):
+    """Also where an error keeps the steps from being collected; its traceback holds them."""
+    others = set(multiprocessing.active_children())
+    got = run(utterances, MixPosition(), workers=2)
+    next(got)
+    assert len(set(multiprocessing.active_children()) - others) == 2
+    got.close()
+    assert not set(multiprocessing.active_children()) - others
+    wrong = dataset(utterances)
+    wrong.perturb = Faulty()
+    with pytest.raises(RuntimeError, match="a shape is wrong"):
+        next(steps(wrong, plan(utterances), MixPosition(), workers=1, pin_memory=False))
+    assert not set(multiprocessing.active_children()) - others
+
+
+def test_other_errors_in_a_decoding_process_stay_what_they_are(utterances):
+    wrong = dataset(utterances)
+    wrong.perturb = Faulty()
+    got = steps(wrong, plan(utterances), MixPosition(), workers=1, pin_memory=False)
+    with pytest.raises(RuntimeError, match="a shape is wrong"):
+        next(got)
+
+
+# What the student hears.
+
+
+def perturbed(utterances: list[Utterance], rank: int = 0, world_size: int = 1) -> StepDataset:
+    """Faster, slower and noisy."""
+    made = dataset(utterances, rank=rank, world_size=world_size)
+    noise = Noise(NoiseConfig(share=0.7), utterances)
+    made.perturb = Perturbation(speed=Speed(SpeedConfig([0.8, 1.0, 1.25])), noise=noise)
+    return made
+
+
+def heard(step: StepBatch) -> dict[str, tuple[Tensor, Tensor]]:
+    """By utterance: what the student hears, and which of its frames are kept; without padding."""
+    found = {}
+    for micro in step.micro_batches:
+        waves, samples_B = micro.waveforms_BN, micro.samples_B
+        if micro.student_BN is not None:
+            assert micro.student_samples_B is not None
+            waves, samples_B = micro.student_BN, micro.student_samples_B
+        assert micro.keep_BT is not None
+        for i, (name, samples) in enumerate(zip(micro.ids, samples_B.tolist(), strict=True)):
+            found[name] = (waves[i, :samples], micro.keep_BT[i, : FRAMES(samples)])
+    return found
+
+
+def test_the_teacher_hears_clean_audio_and_the_student_its_perturbation(utterances):
+    kinds, lengths = set(), set()
+    for batch in global_batches(utterances, 8):
+        step = perturbed(utterances)[batch]
+        assert (step.samples, step.after) == (batch.samples, batch.after)
+        kinds.add(batch.labelled)
+        student = heard(step)
+        for micro in step.micro_batches:
+            clean = [next(u for u in utterances if u.id == name) for name in micro.ids]
+            for u in clean:
+                expected = perturbed(utterances).perturb(read_audio(u.audio), 5, u.id, batch.epoch)
+                assert torch.equal(student[u.id][0], expected)
+                lengths.add(len(expected) / u.samples)
+            if batch.labelled:
+                assert micro.student_BN is None
+            else:
+                assert torch.equal(micro.waveforms_BN, collate(clean).waveforms_BN)
+    assert kinds == {True, False}
+    assert {round(r, 2) for r in lengths} == {0.8, 1.0, 1.25}
+
+
+def test_perturbed_micro_batches_fit_the_device(utterances):
+    limit = round(2.5 * SECOND)
+    for batch in global_batches(utterances, 8):
+        for micro in perturbed(utterances)[batch].micro_batches:
+            assert micro.waveforms_BN.numel() <= limit
+            assert micro.student_BN is None or micro.student_BN.numel() <= limit
+            assert micro.keep_BT is not None
+            student = micro.waveforms_BN if micro.student_BN is None else micro.student_BN
+            assert micro.keep_BT.shape[1] == FRAMES(student.shape[1])
+
+
+@pytest.mark.parametrize("world_size", [2, 50])
+def test_however_many_processes_the_student_hears_the_same(utterances, world_size):
+    for batch in global_batches(utterances, 4):
+        expected = heard(perturbed(utterances)[batch])
+        together: dict[str, tuple[Tensor, Tensor]] = {}
+        for rank in range(world_size):
+            together |= heard(perturbed(utterances, rank, world_size)[batch])
+        assert together.keys() == expected.keys()
+        assert all(torch.equal(a, b) for n in expected for a, b in zip(together[n], expected[n], strict=True))
+
+
+def test_decoding_processes_change_nothing_of_what_the_student_hears(utterances):
+    alone, several = (
+        taken(steps(perturbed(utterances), plan(utterances), MixPosition(), workers=w, pin_memory=False), 8)
+        for w in (0, 2)
+    )
+    assert all(map(same_step, alone, several))

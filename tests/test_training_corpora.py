@@ -9,7 +9,9 @@ import pytest
 import soundfile
 from tiny import make_corpus, tiny_config
 
-from asr_emapl.data.manifest import read_manifest
+from asr_emapl.data.manifest import Utterance, read_manifest, write_manifest
+from asr_emapl.data.mix import MixPosition
+from asr_emapl.errors import UserError
 from asr_emapl.text.tokenizer import LetterTokenizer
 from asr_emapl.training.corpora import Corpora
 
@@ -35,3 +37,95 @@ def test_audio_that_is_not_there_is_for_the_loader_to_report(tmp_path: Path) -> 
     for utterance in read_manifest(tmp_path / "labelled.jsonl"):
         Path(utterance.audio).unlink()
     assert notes(tmp_path) == []
+
+
+def perturbed(root: Path, *overrides: str) -> Corpora:
+    return Corpora.read(tiny_config(root, *overrides), LetterTokenizer(), 1)
+
+
+def test_nothing_is_perturbed_unless_it_is_asked_for(tmp_path: Path) -> None:
+    make_corpus(tmp_path)
+    assert perturbed(tmp_path).perturb is None
+
+
+def test_perturbations_take_their_sounds_from_manifests(tmp_path: Path) -> None:
+    make_corpus(tmp_path)
+    sounds = f"manifests=[{tmp_path}/dev.jsonl,{tmp_path}/labelled.jsonl]"
+    made = perturbed(tmp_path, f"perturb.noise.{sounds}", f"perturb.reverberation.{sounds}").perturb
+    assert made is not None
+    assert made.speed is None
+    assert made.noise is not None
+    assert made.reverberation is not None
+    assert len(made.noise.recordings) == len(made.reverberation.responses) == 20
+    with pytest.raises(UserError, match=r"perturb\.noise\.manifests"):
+        perturbed(tmp_path, "perturb.noise.share=1")
+
+
+@pytest.mark.parametrize("seconds", [1.0, 1.23457])
+def test_what_is_slowed_down_still_fits_the_device(tmp_path: Path, seconds: float) -> None:
+    """The longest admitted one too, to the sample."""
+    make_corpus(tmp_path)
+    source = tmp_path / "silence.wav"
+    soundfile.write(source, np.zeros(32_000), 16_000)
+    limit = seconds * 0.9
+    lengths = [limit - 1e-3, limit - 2e-4, limit - 1e-5, limit, limit + 1e-3, seconds]
+    utterances = [Utterance(f"u{i}", str(source), n, "ADA") for i, n in enumerate(lengths)]
+    write_manifest(tmp_path / "labelled.jsonl", utterances)
+    overrides = ("perturb.speed.factors=[0.9]", f"device.max_seconds={seconds}", "augment=null")
+    corpora = perturbed(tmp_path, *overrides)
+    assert {"u0", "u1"} <= {u.id for u in corpora.labelled.utterances} <= {"u0", "u1", "u2", "u3"}
+    config = tiny_config(tmp_path, *overrides)
+    step = corpora.dataset(config, 0, 1)[corpora.plan(config, 6.0).next(MixPosition())]
+    assert all(m.waveforms_BN.numel() <= seconds * 16_000 for m in step.micro_batches)
+
+
+def blended(root: Path, *overrides: str) -> Corpora:
+    make_corpus(root)
+    lists = [f"data.{kind}=[{root}/labelled.jsonl,{root}/dev.jsonl]" for kind in ("labelled", "unlabelled")]
+    config = tiny_config(root, "pseudo_labels.strategy=ema", *lists, *overrides)
+    return Corpora.read(config, LetterTokenizer(), 1)
+
+
+def test_manifests_are_one_corpus_unless_they_are_weighed(tmp_path: Path) -> None:
+    corpora = blended(tmp_path, "data.unlabelled_weights=[1,3]")
+    assert (corpora.blended["labelled"].sizes, corpora.blended["labelled"].weights) == ([20], [1.0])
+    assert corpora.blended["unlabelled"].sizes == [16, 4]
+    plan = corpora.plan(tiny_config(tmp_path, "pseudo_labels.strategy=ema"), 6.0)
+    at, seen = MixPosition(), [0, 0]
+    for _ in range(80):
+        step = plan.next(at)
+        at = step.after
+        if not step.labelled:
+            seen[int(step.indices[0] >= 16)] += step.samples
+    assert seen[1] / seen[0] == pytest.approx(3.0, rel=0.2)
+
+
+@pytest.mark.parametrize(("temperature", "power"), [(1.0, 1.0), (2.0, 0.5), (1e9, 0.0)])
+def test_a_temperature_weighs_by_hours(tmp_path: Path, temperature: float, power: float) -> None:
+    corpora = blended(tmp_path, f"data.temperature={temperature}")
+    hours = [
+        sum(u.duration for u in corpora.labelled.utterances[part]) for part in (slice(16), slice(16, 20))
+    ]
+    weights = corpora.blended["labelled"].weights
+    assert weights[0] / weights[1] == pytest.approx((hours[0] / hours[1]) ** power, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.labelled_weights=[1]"], r"data\.labelled_weights: 2 manifests need as many positive numbers"),
+        (["data.labelled_weights=[1,0]"], r"data\.labelled_weights: 2 manifests need"),
+        (["data.unlabelled_weights=[1,nan]"], r"data\.unlabelled_weights: 2 manifests need"),
+        (["data.temperature=0"], r"data\.temperature is 0\.0: it has to be positive"),
+        (["data.temperature=2", "data.labelled_weights=[1,2]"], "give one of them"),
+    ],
+)
+def test_weights_that_cannot_be(tmp_path: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        blended(tmp_path, *overrides)
+
+
+def test_what_is_left_out_names_its_manifest(tmp_path: Path) -> None:
+    (note, _) = blended(tmp_path, "data.max_seconds=1.0").notes[:2]
+    assert note.startswith(f"data.labelled, {tmp_path}/labelled.jsonl: ")
+    assert "left out" in note

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asr_emapl.audio.features import FeatureConfig, LogMel
-from asr_emapl.data.batch_plan import MixPosition
-from asr_emapl.data.loader import MicroBatch, StepBatch
+from asr_emapl.data.loader import MicroBatch, Skipped, StepBatch
+from asr_emapl.data.mix import MixPosition
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.pseudo_labels import EmaLabels, PseudoLabelConfig, Unlabelled
@@ -401,8 +401,11 @@ def test_every_rejection_is_counted_with_its_reason():
     batch = micro(dict.fromkeys("abcd", HALF_SECOND), None)
     rest = micro(dict.fromkeys("efg", HALF_SECOND), None)
     expected = loss_alone(parts.student, batch, 0, [1, 2, 3, 4])
-    result = parts.step(unlabelled(batch, rest))
-    assert result.dropped == Counter(unalignable=1, empty=2, unsure=1, too_few_tokens=1, too_many_tokens=1)
+    step = unlabelled(batch, rest)
+    step.skipped = [Skipped("x", "x.flac", "x.flac: not decodable", 0)]
+    result = parts.step(step)
+    reasons = {"unalignable": 1, "empty": 2, "unsure": 1, "too_few_tokens": 1, "too_many_tokens": 1}
+    assert result.dropped == reasons | {"undecodable": 1}
     assert set(result.dropped) == set(REASONS)
     assert result.utterances == 1
     assert result.loss == pytest.approx(expected.item(), rel=1e-5)
@@ -464,3 +467,37 @@ def test_masks_of_dropped_utterances_go_with_them():
     alone = micro({"b": HALF_SECOND}, [[3]])
     alone.keep_BF, alone.keep_BT = keep[1:], torch.ones(1, 48)
     assert Parts().step(labelled(pair)).loss == pytest.approx(Parts().step(labelled(alone)).loss, rel=1e-5)
+
+
+def test_perturbed_waveforms_reach_the_student_and_nobody_else():
+    """Half as long: what was alignable to the teacher's frames is not to the student's."""
+    batch = micro({"a": 9000, "b": 9000}, None)
+    student = micro({"c": 4500, "d": 4400}, None)
+    batch.student_BN, batch.student_samples_B = student.waveforms_BN, student.samples_B
+    available = int(Parts().student.output_lengths(FEATURES.frames(student.samples_B))[1])
+    strategy = Given({"a": ([1], 1.0), "b": ([1, 2] * available, 1.0)})
+    parts = Parts(strategy)
+    expected = loss_alone(parts.student, student, 0, [1])
+    heard: list[tuple[Tensor, Tensor]] = []
+    parts.student.register_forward_pre_hook(lambda module, inputs: heard.append(inputs))
+    result = parts.step(unlabelled(batch))
+    (shown,) = strategy.seen
+    assert torch.equal(shown.features, FEATURES(batch.waveforms_BN, batch.samples_B)[0])
+    assert shown.seconds == [9000 / 16_000] * 2
+    ((features_BTF, lengths_B),) = heard
+    student_BTF, frames = FEATURES(student.waveforms_BN, student.samples_B)
+    assert torch.equal(features_BTF, student_BTF[:1])
+    assert torch.equal(lengths_B, frames[:1])
+    assert result.dropped == {"unalignable": 1}
+    assert result.loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_step_of_which_nothing_could_be_decoded_moves_nothing():
+    parts = Parts()
+    before = parts.state()
+    batch = labelled(samples=9000)
+    batch.skipped = [Skipped("x", "x.flac", "x.flac: not decodable", 0)]
+    result = parts.step(batch)
+    assert not result.taken
+    assert result.dropped == {"undecodable": 1}
+    assert str(parts.state()) == str(before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,24 @@ def test_alone_everything_is_what_it_was():
     world.leave()
 
 
+def _broken() -> Iterator[int]:
+    raise UserError("decoding process 7 was killed")
+    yield 0
+
+
+def _failure(world: World, items: Iterator[int]) -> str:
+    try:
+        return f"nothing, but {world.next(items)}"
+    except UserError as error:
+        return str(error)
+
+
+def test_alone_the_next_item_or_its_own_error():
+    world = World(0, 1, CPU)
+    assert world.next(iter([4, 5])) == 4
+    assert _failure(world, _broken()) == "decoding process 7 was killed"
+
+
 def _process(rank: int, port: int, folder: Path) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -115,6 +134,7 @@ def _process(rank: int, port: int, folder: Path) -> None:
         # In float32 the one would vanish beside 2 ** 40.
         "sum": world.sum([2.0**40 * rank, 1.0, 0.1, rank]),
         "nothing": world.sum([]),
+        "next": [world.next(iter([rank])), _failure(world, iter([rank]) if rank else _broken())],
         "gather": world.gather({f"utterance {rank}": "A" * (1 + 5000 * rank)}),
     }
     world.leave()
@@ -130,9 +150,12 @@ def test_two_processes_sum_and_gather(tmp_path):
     seen = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert [s.pop("rank") for s in seen] == [0, 1]
     assert [s.pop("first") for s in seen] == [True, False]
+    assert [s["next"].pop(0) for s in seen] == [0, 1]
     assert seen[0] == seen[1]
     both = seen[0]
     assert both["size"] == 2
+    # Both leave, with the reason of the one that had none.
+    assert both["next"] == ["process 0: decoding process 7 was killed"]
     assert both["sum"] == [2.0**40, 2.0, 0.2, 1.0]
     assert both["nothing"] == []
     assert both["gather"] == [{"utterance 0": "A"}, {"utterance 1": "A" * 5001}]

@@ -26,26 +26,36 @@ class AugmentConfig:
 
 
 class SpecAugment:
-    """Draws masks with torchaudio's transforms, on vectors of ones instead of whole spectrograms."""
+    """Draws the masks of torchaudio's FrequencyMasking and TimeMasking, all of an utterance at once.
+
+    The draws are theirs, number by number (`iid_masks=False`); made one mask at a time they would take
+    longer than decoding the utterance.
+    """
 
     def __init__(self, config: AugmentConfig, mel_bands: int) -> None:
-        from torchaudio.transforms import FrequencyMasking, TimeMasking
-
         self.config = config
         self.mel_bands = mel_bands
-        self._frequency = FrequencyMasking(config.frequency_width)
-        self._time = TimeMasking(config.time_width, p=config.time_share)
 
     def keep(self, frames: int, seed: int) -> tuple[Tensor, Tensor]:
         """What is kept of an utterance of `frames` frames: bands [F] and frames [T], 1.0 or 0.0."""
-        bands, times = torch.ones(1, self.mel_bands, 1), torch.ones(1, 1, frames)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            for _ in range(self.config.frequency_masks):
-                bands = self._frequency(bands)
-            for _ in range(self.config.time_masks):
-                times = self._time(times)
-        return bands[0, :, 0], times[0, 0]
+        config, generator = self.config, torch.Generator().manual_seed(seed)
+        time_width = config.time_width
+        if config.time_share < 1.0:
+            time_width = min(time_width, int(frames * config.time_share))
+        bands = _keep(self.mel_bands, config.frequency_masks, config.frequency_width, generator)
+        return bands, _keep(frames, config.time_masks, time_width, generator)
+
+
+def _keep(length: int, masks: int, width: int, generator: torch.Generator) -> Tensor:
+    """[length] with zeros under `masks` stretches, each shorter than `width`."""
+    if width < 1 or masks < 1:
+        return torch.ones(length)
+    draws = torch.rand(masks, 2, generator=generator)
+    widths = draws[:, 0] * width
+    starts = (draws[:, 1] * (length - widths)).long()[:, None]
+    at = torch.arange(length)
+    masked = (at >= starts) & (at < starts + widths.long()[:, None])
+    return (~masked.any(0)).float()
 
 
 def draw_seed(*parts: int | str) -> int:

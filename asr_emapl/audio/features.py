@@ -72,14 +72,33 @@ class LogMel(nn.Module):
         short = self.window - waveforms_BN.shape[1]
         if short > 0:
             waveforms_BN = nn.functional.pad(waveforms_BN, (0, short))
-        with torch.autocast(waveforms_BN.device.type, enabled=False):
-            mel_BTF = self.mel(waveforms_BN.float()).transpose(1, 2)
-            log_BTF = torch.log(mel_BTF + 1e-8)
         lengths_B = self.frames(samples_B)
+        # A CPU has more of a few utterances in its caches than of a batch: a third of the time.
+        rows = 2 if waveforms_BN.device.type == "cpu" else max(1, len(waveforms_BN))
+        parts = zip(waveforms_BN.split(rows), lengths_B.split(rows), strict=True)
+        return torch.cat([self._features(*part) for part in parts]), lengths_B
+
+    def _features(self, waveforms_BN: Tensor, lengths_B: Tensor) -> Tensor:
+        with torch.autocast(waveforms_BN.device.type, enabled=False):
+            log_BTF = torch.log(self._mel(waveforms_BN.float()) + 1e-8)
         valid_BT1 = (
             torch.arange(log_BTF.shape[1], device=log_BTF.device)[None, :, None] < lengths_B[:, None, None]
         )
-        return _normalise(log_BTF, valid_BT1, lengths_B), lengths_B
+        return _normalise(log_BTF, valid_BT1, lengths_B)
+
+    def _mel(self, waveforms_BN: Tensor) -> Tensor:
+        """What `self.mel` computes, as [B, T, F]: squares instead of its square root and power, and frames
+        stay rows as they leave the Fourier transform; half the time on a CPU."""
+        spectrum_BKT = torch.stft(
+            waveforms_BN,
+            self.window,
+            self.hop,
+            window=self.mel.spectrogram.window,
+            center=False,
+            return_complex=True,
+        )
+        real_BTK, imaginary_BTK = torch.view_as_real(spectrum_BKT.transpose(1, 2)).unbind(-1)
+        return (real_BTK.square() + imaginary_BTK.square()) @ self.mel.mel_scale.fb
 
 
 def _normalise(log_BTF: Tensor, valid_BT1: Tensor, lengths_B: Tensor) -> Tensor:

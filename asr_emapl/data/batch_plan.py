@@ -1,21 +1,28 @@
-"""Which utterances make up which optimizer step: pure functions of durations, seed and epoch.
+"""Which utterances make up which optimizer step: pure functions of durations, seed and place in the data.
 
 Everything is counted in integer samples. A global batch is what kappa sees; ranks and micro-batches only
-divide it, so world size and memory never change which utterances are learned from together, or when.
+divide it (`asr_emapl.data.share`), so world size and memory never change which utterances are learned from
+together, or when.
+
+A pass over a corpus (epoch) is divided into chapters, random parts of the corpus of some thousand utterances.
+A chapter is sorted by length and cut into batches without a look at the rest, so that to begin, or to resume
+anywhere, takes no longer for ten million utterances than for ten thousand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_emapl.audio import SAMPLE_RATE_HZ
+from asr_emapl.data.shuffle import Indices, Shuffle
 
-Indices = NDArray[np.int64]
+# Sizes that are tried to make the batches of a chapter equal; each halves what the last one still lacks.
+_TRIALS = 5
+# Where so many times `multiple` utterances fit, less than a twentieth of a batch is given up for even shares.
+_PLENTY = 10
 
 
 @dataclass
@@ -29,27 +36,43 @@ class BatchConfig:
     # Other batches later on, as [from_hours, seconds] pairs (Progressive Scaling).
     progressive: list[list[float]] = field(default_factory=list)
     # Lengths are sorted after a random factor within 1 +- jitter: more padding, more varied company.
-    jitter: float = 0.005
-    # Utterances sorted together; a pool is what the shuffle keeps apart.
-    pool: int = 8192
+    jitter: float = 0.002
+    # Utterances sorted together (about): more of them, less padding; what is not sorted together is shuffled.
+    pool: int = 32768
+    # Utterances of a large batch are a multiple of this, so that as many ranks, or a divisor of them, have
+    # equal shares. Of no effect where fewer than ten times as many fit.
+    multiple: int = 8
+    # So many first passes over a corpus go from its shortest utterances to its longest.
+    curriculum_epochs: int = 0
+
+    def plan(self, samples: Indices, batch_samples: int, seed: int = 0) -> BatchPlan:
+        """Of a corpus, at some batch; see `BatchPlan`."""
+        return BatchPlan(
+            samples, batch_samples, seed, self.jitter, self.pool, self.multiple, self.curriculum_epochs
+        )
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """The global batches of any epoch.
+    """The global batches of any part of any pass over a corpus.
 
     Args:
         samples: length of each utterance, in samples.
         batch_samples: padded samples of a batch at most (longest x count).
         seed: of the shuffles.
-        jitter, pool: see `BatchConfig`.
+        jitter, pool, multiple, curriculum_epochs: see `BatchConfig`.
+
+    Raises:
+        ValueError: no utterance, or one that exceeds the batch.
     """
 
     samples: Indices
     batch_samples: int
     seed: int = 0
-    jitter: float = 0.005
-    pool: int = 8192
+    jitter: float = 0.002
+    pool: int = 32768
+    multiple: int = 1
+    curriculum_epochs: int = 0
 
     def __post_init__(self) -> None:
         if len(self.samples) == 0:
@@ -61,185 +84,84 @@ class BatchPlan:
                 "leave out what is too long first"
             )
 
-    def epoch(self, epoch: int) -> EpochPlan:
-        """All batches of pass number `epoch`, in order; each utterance once."""
-        rng = np.random.default_rng((self.seed, epoch))
-        order = rng.permutation(len(self.samples))
-        keys = self.samples * rng.uniform(1.0 - self.jitter, 1.0 + self.jitter, len(self.samples))
-        batches: list[Indices] = []
-        rest = order[:0]
-        for start in range(0, len(order), self.pool):
-            # What did not fill a batch joins the next pool, so that only an epoch's last batch is short.
-            pool = np.concatenate([rest, order[start : start + self.pool]])
-            pool = pool[np.argsort(-keys[pool], kind="stable")]
-            full, rest = self._cut(pool)
-            batches += full
-        if len(rest):
-            batches.append(rest)
-        shuffled = [batches[i] for i in rng.permutation(len(batches))]
-        return EpochPlan(shuffled, np.cumsum([int(self.samples[b].sum()) for b in shuffled], dtype=np.int64))
+    @property
+    def chapters(self) -> int:
+        """Of each pass; they depend on the corpus and the pool alone, so another batch finds its place."""
+        return max(1, round(len(self.samples) / self.pool))
 
-    def _cut(self, pool: Indices) -> tuple[list[Indices], Indices]:
-        """Fill batches from the front of a pool sorted long to short; the unfilled last one is the rest."""
-        lengths = self.samples[pool]
-        batches, start = [], 0
-        while start < len(pool):
-            count = _fitting(lengths[start:], self.batch_samples)
-            if start + count == len(pool):
-                break
-            batches.append(pool[start : start + count])
-            start += count
-        return batches, pool[start:]
+    def chapter(self, epoch: int, number: int) -> Chapter:
+        """The batches of chapter `number` of pass `epoch`, in order; each of its utterances once."""
+        rng = np.random.default_rng((self.seed, epoch, number))
+        by_length = epoch < self.curriculum_epochs
+        members = self._members(epoch, number, by_length)
+        keys = self.samples[members] * rng.uniform(1.0 - self.jitter, 1.0 + self.jitter, len(members))
+        batches = self._cut(members[np.argsort(-keys, kind="stable")])
+        order = range(len(batches))[::-1] if by_length else rng.permutation(len(batches))
+        ordered = [batches[i] for i in order]
+        return Chapter(ordered, np.cumsum([int(self.samples[b].sum()) for b in ordered], dtype=np.int64))
+
+    def epoch(self, epoch: int) -> list[Indices]:
+        """All batches of a pass, in order."""
+        return [batch for number in range(self.chapters) for batch in self.chapter(epoch, number).batches]
+
+    def _members(self, epoch: int, number: int, by_length: bool) -> Indices:
+        start, stop = (i * len(self.samples) // self.chapters for i in (number, number + 1))
+        if by_length:
+            return self._shortest_first[start:stop]
+        return Shuffle(len(self.samples), self.seed, epoch)(np.arange(start, stop, dtype=np.int64))
+
+    @cached_property
+    def _shortest_first(self) -> Indices:
+        return np.argsort(self.samples, kind="stable")
+
+    def _cut(self, chapter: Indices) -> list[Indices]:
+        """Batches of a chapter sorted long to short: as few as possible, and about equally large.
+
+        Filled to the brim they would leave a last one with the rest, a step of another size.
+        """
+        lengths = self.samples[chapter].tolist()
+        ends = self._fill(lengths, self.batch_samples)
+        padded = [max(lengths[a:b]) * (b - a) for a, b in zip([0, *ends], ends, strict=False)]
+        too_small, enough = max(lengths) - 1, self.batch_samples
+        # About what equal batches take; it may turn out a little too small.
+        trial = max(sum(padded) // len(ends), max(lengths))
+        for _ in range(_TRIALS):
+            tried = self._fill(lengths, trial)
+            if len(tried) == len(ends):
+                ends, enough = tried, trial
+            else:
+                too_small = trial
+            trial = (too_small + enough + 1) // 2
+        return np.split(chapter, ends[:-1])
+
+    def _fill(self, lengths: list[int], limit: int) -> list[int]:
+        """Where batches end that are filled one after the other, to `limit` padded samples each."""
+        ends = [0]
+        while ends[-1] < len(lengths):
+            start = ends[-1]
+            count = fitting(lengths, start, limit)
+            if count >= _PLENTY * self.multiple and start + count < len(lengths):
+                count -= count % self.multiple
+            ends.append(start + count)
+        return ends[1:]
 
 
 @dataclass(frozen=True)
-class EpochPlan:
-    """One epoch's batches, with the audio consumed after each (unpadded samples)."""
+class Chapter:
+    """Some batches, with the audio consumed after each (unpadded samples, counted from the first)."""
 
     batches: list[Indices]
     consumed: NDArray[np.int64]
 
     def index_at(self, samples: int) -> int:
-        """The batch that comes next once `samples` of this epoch have been consumed."""
+        """The batch that comes next once `samples` of this chapter have been consumed."""
         return int(np.searchsorted(self.consumed, samples, side="right"))
 
 
-def _fitting(lengths: Indices, limit: int) -> int:
-    """How many of the first utterances fit `limit` when padded to the longest; at least one."""
-    window = lengths[: max(1, limit // max(1, int(lengths[0])) * 2 + 2)]
-    padded = np.maximum.accumulate(window) * np.arange(1, len(window) + 1)
-    return max(1, int(np.searchsorted(padded, limit, side="right")))
-
-
-def share(lengths: Sequence[int] | Indices, world_size: int, rank: int) -> Indices:
-    """Positions, within a global batch, of the utterances of one rank, longest first.
-
-    They are dealt out to and fro by length (0 1 2 2 1 0 0 1 ...), so that the ranks' padded audio is
-    nearly equal without any of them knowing of the others' memory.
-    """
-    order = np.argsort(-np.asarray(lengths), kind="stable")
-    turns = np.arange(len(order)) % (2 * world_size)
-    owner = np.where(turns < world_size, turns, 2 * world_size - 1 - turns)
-    return order[owner == rank]
-
-
-def micro_batches(lengths: Sequence[int] | Indices, max_samples: int) -> list[Indices]:
-    """Cut utterances that are sorted long to short into groups of at most `max_samples` when padded.
-
-    Raises:
-        ValueError: one utterance alone is longer than that.
-    """
-    lengths = np.asarray(lengths, dtype=np.int64)
-    if len(lengths) and int(lengths.max()) > max_samples:
-        raise ValueError(
-            f"an utterance of {lengths.max() / SAMPLE_RATE_HZ:.1f} s does not fit device.max_seconds "
-            f"({max_samples / SAMPLE_RATE_HZ:.1f} s): raise it, or lower data.max_seconds"
-        )
-    groups, start = [], 0
-    while start < len(lengths):
-        count = _fitting(lengths[start:], max_samples)
-        groups.append(np.arange(start, start + count))
-        start += count
-    return groups
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a corpus's reader stands: the pass, the audio of it consumed, and of all passes (samples)."""
-
-    epoch: int = 0
-    samples: int = 0
-    total: int = 0
-
-
-@dataclass(frozen=True)
-class MixPosition:
-    """Where the mix of both corpora stands, after a number of steps. All that a resume needs."""
-
-    labelled: Position = Position()
-    unlabelled: Position = Position()
-    # Audio of either kind consumed before pseudo-labels began; the ratio counts from there.
-    labelled_before: int = 0
-    unlabelled_before: int = 0
-
-    def state_dict(self) -> dict[str, list[int]]:
-        """Plain integers."""
-        return {
-            "labelled": [self.labelled.epoch, self.labelled.samples, self.labelled.total],
-            "unlabelled": [self.unlabelled.epoch, self.unlabelled.samples, self.unlabelled.total],
-            "before": [self.labelled_before, self.unlabelled_before],
-        }
-
-    @staticmethod
-    def from_state(state: dict[str, list[int]]) -> MixPosition:
-        """The inverse of `state_dict`."""
-        return MixPosition(Position(*state["labelled"]), Position(*state["unlabelled"]), *state["before"])
-
-
-@dataclass(frozen=True)
-class GlobalBatch:
-    """One optimizer step's utterances over all ranks."""
-
-    labelled: bool
-    indices: Indices
-    epoch: int
-    samples: int
-    after: MixPosition
-
-
-class MixPlan:
-    """Labelled and unlabelled global batches in turn, by their ratio in audio.
-
-    Each step is of one kind (as in slimIPL); the kind is the one that is behind its share, so the order is a
-    function of the audio consumed alone and a resume only needs a `MixPosition`.
-
-    Args:
-        labelled, unlabelled: plans over the two corpora; no unlabelled one: a supervised run.
-        unlabelled_per_labelled: ratio in audio, once pseudo-labels have begun.
-        start_samples: audio consumed before they begin.
-    """
-
-    def __init__(
-        self,
-        labelled: BatchPlan,
-        unlabelled: BatchPlan | None = None,
-        unlabelled_per_labelled: float = 1.0,
-        start_samples: int = 0,
-    ) -> None:
-        self.ratio = unlabelled_per_labelled
-        self.start_samples = start_samples
-        self.has_unlabelled = unlabelled is not None
-        # Two epochs at most are in use at a time; each is a few arrays.
-        self._labelled_epoch = lru_cache(maxsize=2)(labelled.epoch)
-        self._unlabelled_epoch = lru_cache(maxsize=2)(unlabelled.epoch) if unlabelled else None
-
-    def next(self, at: MixPosition) -> GlobalBatch:
-        """The global batch that follows `at`."""
-        if self._wants_unlabelled(at):
-            assert self._unlabelled_epoch is not None
-            indices, epoch, after = _advance(self._unlabelled_epoch, at.unlabelled)
-            samples = after.total - at.unlabelled.total
-            return GlobalBatch(False, indices, epoch, samples, replace(at, unlabelled=after))
-        indices, epoch, after = _advance(self._labelled_epoch, at.labelled)
-        samples = after.total - at.labelled.total
-        moved = replace(at, labelled=after)
-        if not self.has_unlabelled or after.total + at.unlabelled.total <= self.start_samples:
-            moved = replace(moved, labelled_before=after.total, unlabelled_before=at.unlabelled.total)
-        return GlobalBatch(True, indices, epoch, samples, moved)
-
-    def _wants_unlabelled(self, at: MixPosition) -> bool:
-        if not self.has_unlabelled or at.labelled.total + at.unlabelled.total < self.start_samples:
-            return False
-        owed = self.ratio * (at.labelled.total - at.labelled_before)
-        return at.unlabelled.total - at.unlabelled_before < owed
-
-
-def _advance(epoch_of: Callable[[int], EpochPlan], at: Position) -> tuple[Indices, int, Position]:
-    plan = epoch_of(at.epoch)
-    index = plan.index_at(at.samples)
-    if index == len(plan.batches):
-        at = Position(at.epoch + 1, 0, at.total)
-        plan, index = epoch_of(at.epoch), 0
-    used = int(plan.consumed[index] - (plan.consumed[index - 1] if index else 0))
-    after = Position(at.epoch, int(plan.consumed[index]), at.total + used)
-    return plan.batches[index], at.epoch, after
+def fitting(lengths: list[int], start: int, limit: int) -> int:
+    """How many utterances from `start` on fit `limit` when padded to the longest; at least one."""
+    # No more than if the first were the longest.
+    count = min(len(lengths) - start, max(1, limit // max(1, lengths[start])))
+    while count > 1 and max(lengths[start : start + count]) * count > limit:
+        count -= 1
+    return count

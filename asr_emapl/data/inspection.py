@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
-from asr_emapl.data.batch_plan import BatchConfig, BatchPlan
+from asr_emapl.data.batch_plan import BatchConfig
 from asr_emapl.data.manifest import Utterance, verify
 from asr_emapl.errors import UserError
 from asr_emapl.text.tokenizer import Tokenizer
@@ -194,8 +194,7 @@ def _plan(samples: NDArray[np.int64], demands: Demands) -> tuple[int, float]:
     samples = samples[samples <= batch_samples]
     if len(samples) == 0:
         return 0, 0.0
-    plan = BatchPlan(samples, batch_samples, jitter=demands.batch.jitter, pool=demands.batch.pool)
-    batches = plan.epoch(0).batches
+    batches = demands.batch.plan(samples, batch_samples).epoch(0)
     padded = sum(int(samples[batch].max()) * len(batch) for batch in batches)
     return len(batches), 1.0 - int(samples.sum()) / padded
 

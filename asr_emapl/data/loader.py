@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Generator, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from asr_emapl.audio.augment import SpecAugment, draw_seed
 from asr_emapl.audio.decode import read_audio
 from asr_emapl.audio.features import FrameCount
-from asr_emapl.data.batch_plan import GlobalBatch, Indices, MixPlan, MixPosition, micro_batches, share
+from asr_emapl.audio.perturb import Perturbation
+from asr_emapl.data.decoders import DeadDecoderError, Desk, watched
 from asr_emapl.data.manifest import Utterance
+from asr_emapl.data.mix import GlobalBatch, MixPlan, MixPosition
+from asr_emapl.data.share import micro_batches, share
+from asr_emapl.data.shuffle import Indices
 from asr_emapl.errors import UserError
 
 
@@ -25,6 +31,11 @@ class DataConfig:
 
     labelled: list[str] = field(default_factory=list)
     unlabelled: list[str] = field(default_factory=list)
+    # Each manifest of a kind a corpus with passes of its own, by these weights in audio; empty: all are one.
+    labelled_weights: list[float] = field(default_factory=list)
+    unlabelled_weights: list[float] = field(default_factory=list)
+    # In place of weights: each manifest by its hours ** (1 / temperature); 1: by its hours, large: equally.
+    temperature: float | None = None
     # Name of the split -> manifest.
     validation: dict[str, str] = field(default_factory=dict)
     # Utterances outside these limits are left out, and counted.
@@ -32,11 +43,23 @@ class DataConfig:
     max_seconds: float = 36.0
     # Processes that decode ahead; 0: in the training process.
     workers: int = 2
+    # Audio that cannot be decoded is skipped and listed; more of it than this share stops the run.
+    max_skipped_share: float = 0.01
+
+
+# Steps that each decoding process is ahead by at most.
+STEPS_AHEAD = 4
 
 
 @dataclass
 class MicroBatch:
-    """What one forward pass takes. Axes: B utterances, N samples, T frames, F mel bands."""
+    """What one forward pass takes. Axes: B utterances, N samples, T frames, F mel bands.
+
+    `student_BN` is what the student hears where that differs from what the teacher hears: the perturbed
+    waveforms of an unlabelled micro-batch. It doubles what is copied to the device, waveforms, and nothing
+    else: features are made of one, then of the other. A labelled one has no teacher, so that perturbed
+    waveforms take the place of the clean ones. The masks are the student's.
+    """
 
     ids: list[str]
     waveforms_BN: Tensor
@@ -44,32 +67,50 @@ class MicroBatch:
     targets: list[list[int]] | None
     keep_BF: Tensor | None = None
     keep_BT: Tensor | None = None
+    student_BN: Tensor | None = None
+    student_samples_B: Tensor | None = None
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on `device`."""
-        moved = [
-            None if t is None else t.to(device, non_blocking=True)
-            for t in (self.waveforms_BN, self.samples_B, self.keep_BF, self.keep_BT)
-        ]
-        assert moved[0] is not None
-        assert moved[1] is not None
-        return MicroBatch(self.ids, moved[0], moved[1], self.targets, moved[2], moved[3])
+        moved = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(moved, name, value.to(device, non_blocking=True))
+        return moved
 
     def pin_memory(self) -> MicroBatch:
         """The same in page-locked memory, for copies that overlap computation; torch's loader calls it."""
         self.waveforms_BN = self.waveforms_BN.pin_memory()
+        if self.student_BN is not None:
+            self.student_BN = self.student_BN.pin_memory()
         return self
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An utterance that was left out of a step since its audio cannot be decoded."""
+
+    id: str
+    audio: str
+    why: str
+    epoch: int
 
 
 @dataclass
 class StepBatch:
-    """One rank's share of one optimizer step, and what is known of the whole."""
+    """One rank's share of one optimizer step, and what is known of the whole.
+
+    `samples` and `after` are those of the plan: skipped audio counts, and perturbed audio counts as long as
+    it was, so that the clock and the place to resume at do not depend on what a disk has lost since.
+    """
 
     labelled: bool
     micro_batches: list[MicroBatch]
     # Of all ranks: unpadded audio in samples, and where the data stand once the step is done.
     samples: int
     after: MixPosition
+    # Of this rank.
+    skipped: list[Skipped] = field(default_factory=list)
 
     def pin_memory(self) -> StepBatch:
         """See `MicroBatch.pin_memory`."""
@@ -92,7 +133,15 @@ class Corpus:
 
 
 class StepDataset(Dataset[StepBatch]):
-    """Decodes the share of one rank in a global batch."""
+    """Decodes the share of one rank in a global batch.
+
+    Args:
+        max_samples: padded samples of a micro-batch at most, for the teacher and for the student.
+        perturb: of the student's waveforms; None: it hears what the teacher hears.
+    """
+
+    # Where a decoding process notes what it reads.
+    desk: Desk | None = None
 
     def __init__(
         self,
@@ -101,50 +150,91 @@ class StepDataset(Dataset[StepBatch]):
         *,
         frames: FrameCount,
         augment: SpecAugment | None,
+        perturb: Perturbation | None = None,
         max_samples: int,
         seed: int,
         rank: int,
         world_size: int,
     ) -> None:
         self.corpora = {True: labelled, False: unlabelled}
-        self.frames, self.augment = frames, augment
+        self.frames, self.augment, self.perturb = frames, augment, perturb
         self.max_samples, self.seed = max_samples, seed
         self.rank, self.world_size = rank, world_size
 
-    def __getitem__(self, batch: GlobalBatch) -> StepBatch | UserError:  # type: ignore[override]
-        """The rank's part of `batch`; an error is handed over as a value, since a raise in a worker
-        process would reach the user as a traceback."""
+    def __getitem__(self, batch: GlobalBatch) -> StepBatch:
+        """The rank's part of `batch`, without what cannot be decoded: that is in `skipped`."""
         corpus = self.corpora[batch.labelled]
         assert corpus is not None
         lengths = np.array([corpus.utterances[i].samples for i in batch.indices], dtype=np.int64)
         mine = batch.indices[share(lengths, self.world_size, self.rank)]
-        groups = micro_batches([corpus.utterances[i].samples for i in mine], self.max_samples)
-        try:
-            parts = [self._micro_batch(corpus, mine[group], batch.epoch) for group in groups]
-        except UserError as error:
-            return error
-        return StepBatch(batch.labelled, parts, batch.samples, batch.after)
+        padded = np.array([self._longest(corpus.utterances[i], batch) for i in mine], dtype=np.int64)
+        order = np.argsort(-padded, kind="stable")
+        made = StepBatch(batch.labelled, [], batch.samples, batch.after)
+        for group in micro_batches(padded[order], self.max_samples):
+            micro = self._micro_batch(batch, mine[order[group]], made.skipped)
+            if micro is not None:
+                made.micro_batches.append(micro)
+        if self.desk is not None:
+            self.desk.note(batch.labelled, -1)
+        return made
 
-    def _micro_batch(self, corpus: Corpus, indices: Indices, epoch: int) -> MicroBatch:
-        utterances = [corpus.utterances[i] for i in indices]
-        micro = collate(utterances)
-        micro.targets = None if corpus.targets is None else [corpus.targets[i] for i in indices]
+    def _longest(self, utterance: Utterance, batch: GlobalBatch) -> int:
+        """Samples of the longest that is heard of an utterance, as planned: micro-batches depend on it."""
+        if self.perturb is None:
+            return utterance.samples
+        student = self.perturb.samples(utterance.samples, self.seed, utterance.id, batch.epoch)
+        return student if batch.labelled else max(student, utterance.samples)
+
+    def _micro_batch(self, batch: GlobalBatch, indices: Indices, skipped: list[Skipped]) -> MicroBatch | None:
+        corpus = self.corpora[batch.labelled]
+        assert corpus is not None
+        rows: list[int] = []
+        clean: list[Tensor] = []
+        student: list[Tensor] = []
+        for i in indices.tolist():
+            u = corpus.utterances[i]
+            if self.desk is not None:
+                self.desk.note(batch.labelled, i)
+            try:
+                waveform = _read(u)
+                perturbed = self.perturb(waveform, self.seed, u.id, batch.epoch) if self.perturb else waveform
+            except UserError as error:
+                skipped.append(Skipped(u.id, u.audio, str(error), batch.epoch))
+                continue
+            rows.append(i)
+            clean.append(waveform)
+            student.append(perturbed)
+        if not rows:
+            return None
+        ids = [corpus.utterances[i].id for i in rows]
+        micro = _padded(ids, student if batch.labelled else clean)
+        if self.perturb is not None and not batch.labelled:
+            heard = _padded(ids, student)
+            micro.student_BN, micro.student_samples_B = heard.waveforms_BN, heard.samples_B
+        micro.targets = None if corpus.targets is None else [corpus.targets[i] for i in rows]
         if self.augment is not None:
-            frames = [self.frames(n) for n in micro.samples_B.tolist()]
-            kept = [
-                self.augment.keep(t, draw_seed(self.seed, u.id, epoch))
-                for t, u in zip(frames, utterances, strict=True)
-            ]
+            seeds = [draw_seed(self.seed, name, batch.epoch) for name in ids]
+            kept = [self.augment.keep(self.frames(len(w)), s) for w, s in zip(student, seeds, strict=True)]
             micro.keep_BF = torch.stack([bands for bands, _ in kept])
             micro.keep_BT = _pad([times for _, times in kept])
         return micro
 
 
 def collate(utterances: Sequence[Utterance]) -> MicroBatch:
-    """Decode and pad. The true length counts where it differs from the manifest's."""
-    audio = [read_audio(u.source, offset=u.offset, duration=u.duration) for u in utterances]
-    samples_B = torch.tensor([len(a) for a in audio])
-    return MicroBatch([u.id for u in utterances], _pad(audio), samples_B, None)
+    """Decode and pad. The true length counts where it differs from the manifest's.
+
+    Raises:
+        UserError: one cannot be decoded.
+    """
+    return _padded([u.id for u in utterances], [_read(u) for u in utterances])
+
+
+def _read(utterance: Utterance) -> Tensor:
+    return read_audio(utterance.source, offset=utterance.offset, duration=utterance.duration)
+
+
+def _padded(ids: list[str], waveforms: list[Tensor]) -> MicroBatch:
+    return MicroBatch(ids, _pad(waveforms), torch.tensor([len(w) for w in waveforms]), None)
 
 
 def _pad(rows: list[Tensor]) -> Tensor:
@@ -170,29 +260,48 @@ def steps(
 ) -> Generator[StepBatch, None, None]:
     """Endless steps from `start` on; the same ones with any number of decoding processes.
 
+    Close it when enough are taken: its processes end then.
+
+    Decoded and not yet handed over are at most workers x STEPS_AHEAD steps of this rank's share: 64 kB for
+    each padded second, twice that for unlabelled audio that is perturbed.
+
     Raises:
-        UserError: an utterance could not be decoded.
+        UserError: a decoding process died; names what it was decoding.
     """
+    desk = Desk(workers)
     loader: DataLoader[StepBatch] = DataLoader(
         dataset,
         batch_size=None,
         sampler=_Requests(plan, start),
         num_workers=workers,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=STEPS_AHEAD if workers else None,
         pin_memory=pin_memory,
-        worker_init_fn=_leave_signals_to_the_trainer,
+        worker_init_fn=partial(_begin, desk),
     )
-    for item in loader:
-        if isinstance(item, UserError):
-            raise item
-        yield item
+    try:
+        yield from watched(loader, desk) if workers else loader
+    except DeadDecoderError as death:
+        if death.at is None:
+            raise UserError(f"{death} between two steps ({death.remedy})") from death
+        corpus = dataset.corpora[death.at.labelled]
+        assert corpus is not None
+        u = corpus.utterances[death.at.index]
+        raise UserError(f"{death} at utterance {u.id} ({u.source}; {death.remedy})") from death
 
 
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Ctrl-C, and a scheduler that stops a job, signal the whole process group: the trainer then saves and
-    ends its workers; workers that died first would break the step that it is in."""
+def _begin(desk: Desk, worker: int) -> None:
+    """What a decoding process does first.
+
+    Ctrl-C, and a scheduler that stops a job, signal the whole process group: the trainer then saves and
+    ends its workers; workers that died first would break the step that it is in.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    desk.take(worker)
+    info = get_worker_info()
+    assert info is not None
+    assert isinstance(info.dataset, StepDataset)
+    info.dataset.desk = desk
 
 
 def within_limits(utterances: Sequence[Utterance], config: DataConfig) -> list[Utterance]:

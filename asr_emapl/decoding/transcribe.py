@@ -10,9 +10,9 @@ from torch import nn
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.features import LogMel
-from asr_emapl.data.batch_plan import micro_batches
 from asr_emapl.data.loader import collate
 from asr_emapl.data.manifest import Utterance
+from asr_emapl.data.share import micro_batches
 from asr_emapl.decoding.greedy import greedy
 from asr_emapl.text.tokenizer import Tokenizer
 

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import SpecAugment, draw_seed
 from asr_emapl.audio.decode import probe
 from asr_emapl.audio.features import FrameCount
+from asr_emapl.audio.noise import Noise
+from asr_emapl.audio.perturb import Perturbation, PerturbConfig
+from asr_emapl.audio.reverberation import Reverberation
+from asr_emapl.audio.speed import Speed
 from asr_emapl.config import RunConfig
-from asr_emapl.data.batch_plan import BatchPlan, MixPlan
-from asr_emapl.data.loader import Corpus, StepDataset, within_limits
+from asr_emapl.data.loader import Corpus, DataConfig, StepDataset, within_limits
 from asr_emapl.data.manifest import Utterance, read_manifest, report
+from asr_emapl.data.mix import Blend, MixPlan
 from asr_emapl.errors import UserError
 from asr_emapl.text.tokenizer import Tokenizer
 
 # Files of each corpus whose headers are looked at before a run.
 _PROBED = 16
+
+
+@dataclass(frozen=True)
+class Blended:
+    """The manifests of one kind that are corpora of their own: utterances of each, and weight in audio."""
+
+    sizes: list[int]
+    weights: list[float]
 
 
 @dataclass
@@ -27,6 +42,9 @@ class Corpora:
     labelled: Corpus
     unlabelled: Corpus | None
     validation: dict[str, list[Utterance]]
+    blended: dict[str, Blended]
+    # Of the student's waveforms.
+    perturb: Perturbation | None = None
     notes: list[str] = field(default_factory=list)
 
     @staticmethod
@@ -34,40 +52,55 @@ class Corpora:
         """Read the manifests that the config names; the unlabelled ones only if they are used.
 
         Raises:
-            UserError: a manifest is wrong, none is named, nothing is within the limits, or a text has letters
-                that the tokenizer does not know.
+            UserError: a manifest is wrong, none is named, nothing is within the limits, a text has letters
+                that the tokenizer does not know, or weights are wrong.
         """
         notes: list[str] = []
-        limit = min(config.data.max_seconds, config.device.max_seconds, config.batches(world_size).smallest)
-        labelled = _within(
-            _read(config.data.labelled, "data.labelled", True), "data.labelled", config, limit, notes
-        )
-        corpora = Corpora(Corpus(labelled, _encode(labelled, tokenizer)), None, {}, notes)
-        strategy = config.pseudo_labels.strategy
-        if strategy != "none":
+        blended: dict[str, Blended] = {}
+        perturb = _perturbation(config.perturb)
+        limit = min(config.data.max_seconds, _fitting(config), config.batches(world_size).smallest)
+
+        def read(kind: str, paths: list[str], with_text: bool) -> Corpus:
+            manifests = []
+            for path in paths:
+                key = f"data.{kind}" + (f", {path}" if len(paths) > 1 else "")
+                whole = read_manifest(path, require_text=with_text)
+                manifests.append(_within(whole, key, config, limit, notes))
+            if not manifests:
+                raise UserError(f"data.{kind} names no manifest")
+            blended[kind] = _blend(kind, manifests, config.data)
+            utterances = [u for manifest in manifests for u in manifest]
+            corpus = Corpus(utterances, _encode(utterances, tokenizer) if with_text else None)
+            notes.extend(_rate_notes(f"data.{kind}", corpus))
+            return corpus
+
+        labelled, unlabelled = read("labelled", config.data.labelled, True), None
+        if config.pseudo_labels.strategy != "none":
             # The true texts of the unlabelled part are for the oracle alone.
-            oracle = strategy == "oracle"
-            read = _read(config.data.unlabelled, "data.unlabelled", oracle)
-            kept = _within(read, "data.unlabelled", config, limit, notes)
-            corpora.unlabelled = Corpus(kept, _encode(kept, tokenizer) if oracle else None)
-        notes += _rate_notes("data.labelled", corpora.labelled)
-        if corpora.unlabelled:
-            notes += _rate_notes("data.unlabelled", corpora.unlabelled)
-        for name, path in config.data.validation.items():
-            corpora.validation[name] = read_manifest(path, require_text=True)
-        return corpora
+            oracle = config.pseudo_labels.strategy == "oracle"
+            unlabelled = read("unlabelled", config.data.unlabelled, oracle)
+        splits = {
+            name: read_manifest(path, require_text=True) for name, path in config.data.validation.items()
+        }
+        return Corpora(labelled, unlabelled, splits, blended, perturb, notes)
 
     def plan(self, config: RunConfig, batch_seconds: float) -> MixPlan:
         """The order of global batches of `batch_seconds`."""
         batch_samples = round(batch_seconds * SAMPLE_RATE_HZ)
 
-        def one(corpus: Corpus, name: str) -> BatchPlan:
-            seed = draw_seed(config.seed, name)
-            return BatchPlan(corpus.samples, batch_samples, seed, config.batch.jitter, config.batch.pool)
+        def blend(kind: str, corpus: Corpus) -> Blend:
+            of = self.blended[kind]
+            parts = np.split(corpus.samples, np.cumsum(of.sizes[:-1]))
+            seeds = [draw_seed(config.seed, kind, *([i] if i else [])) for i in range(len(parts))]
+            plans = [
+                config.batch.plan(samples, batch_samples, seed)
+                for samples, seed in zip(parts, seeds, strict=True)
+            ]
+            return Blend(plans, of.weights)
 
         return MixPlan(
-            one(self.labelled, "labelled"),
-            one(self.unlabelled, "unlabelled") if self.unlabelled else None,
+            blend("labelled", self.labelled),
+            blend("unlabelled", self.unlabelled) if self.unlabelled else None,
             config.pseudo_labels.unlabelled_per_labelled,
             round(config.pseudo_labels.start_hours * 3600 * SAMPLE_RATE_HZ),
         )
@@ -79,6 +112,7 @@ class Corpora:
             self.unlabelled,
             frames=FrameCount.of(config.features),
             augment=SpecAugment(config.augment, config.features.mel_bands) if config.augment else None,
+            perturb=self.perturb,
             max_samples=round(config.device.max_seconds * SAMPLE_RATE_HZ),
             seed=config.seed,
             rank=rank,
@@ -86,10 +120,55 @@ class Corpora:
         )
 
 
-def _read(paths: list[str], key: str, with_text: bool) -> list[Utterance]:
+def _blend(kind: str, manifests: list[list[Utterance]], config: DataConfig) -> Blended:
+    """One corpus of all manifests; or each its own, where weights or a temperature are given."""
+    weights = config.labelled_weights if kind == "labelled" else config.unlabelled_weights
+    sizes = [len(manifest) for manifest in manifests]
+    if weights and config.temperature is not None:
+        raise UserError(f"data.temperature and data.{kind}_weights: give one of them")
+    if config.temperature is not None:
+        if not config.temperature > 0.0:
+            raise UserError(f"data.temperature is {config.temperature}: it has to be positive")
+        hours = [sum(u.duration for u in manifest) / 3600.0 for manifest in manifests]
+        return Blended(sizes, [h ** (1.0 / config.temperature) for h in hours])
+    if not weights:
+        return Blended([sum(sizes)], [1.0])
+    if len(weights) != len(sizes) or not all(0.0 < w < math.inf for w in weights):
+        raise UserError(
+            f"data.{kind}_weights: {len(sizes)} manifests need as many positive numbers, not {weights}"
+        )
+    return Blended(sizes, list(weights))
+
+
+def _fitting(config: RunConfig) -> float:
+    """Seconds of the longest utterance that fits the device, slowed down as it may be."""
+    speed = config.perturb.speed
+    slowest = float(min(speed.factors)) if speed and speed.factors else 1.0
+    # Two samples are for rounding.
+    return (
+        (config.device.max_seconds - 2 / SAMPLE_RATE_HZ) * slowest
+        if slowest < 1.0
+        else config.device.max_seconds
+    )
+
+
+def _perturbation(config: PerturbConfig) -> Perturbation | None:
+    if config == PerturbConfig():
+        return None
+    speed, room, noise = config.speed, config.reverberation, config.noise
+    rooms = _read(room.manifests, "perturb.reverberation.manifests") if room else []
+    noises = _read(noise.manifests, "perturb.noise.manifests") if noise else []
+    return Perturbation(
+        Speed(speed) if speed else None,
+        Reverberation(room, rooms) if room else None,
+        Noise(noise, noises) if noise else None,
+    )
+
+
+def _read(paths: list[str], key: str) -> list[Utterance]:
     if not paths:
         raise UserError(f"{key} names no manifest")
-    return [u for path in paths for u in read_manifest(path, require_text=with_text)]
+    return [u for path in paths for u in read_manifest(path)]
 
 
 def _within(

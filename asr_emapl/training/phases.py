@@ -6,9 +6,8 @@ it stood idle for. On a CPU a mark is a look at the clock.
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Generator
+from collections.abc import Iterator
 from typing import Protocol, TypeVar
 
 import torch
@@ -44,18 +43,17 @@ class Phases:
         self._seconds = dict.fromkeys(PHASES, 0.0)
         self._steps, self._samples, self._padded = 0, 0, 0
 
-    def waiting(self, batches: Generator[T, None, None]) -> Generator[T, None, None]:
-        """The same items; the time until each of them comes is "data".
+    def waiting(self, batches: Iterator[T]) -> Iterator[T]:
+        """The same items, without end; the time until each of them comes is "data".
 
         What lies between the last mark of a step and the wait for the next (a validation, a checkpoint)
         counts nowhere.
         """
-        with contextlib.closing(batches):
-            while True:
-                self._begin()
-                batch = next(batches)
-                self.mark("data")
-                yield batch
+        while True:
+            self._begin()
+            batch = next(batches)
+            self.mark("data")
+            yield batch
 
     def mark(self, phase: str) -> None:
         """The time since the last mark belongs to `phase`."""

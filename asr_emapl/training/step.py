@@ -72,7 +72,7 @@ class StepResult:
 
 
 # Dropped utterances are reduced over ranks by this order.
-REASONS = ("unalignable", "empty", "unsure", "too_few_tokens", "too_many_tokens")
+REASONS = ("unalignable", "empty", "unsure", "too_few_tokens", "too_many_tokens", "undecodable")
 
 
 class TrainStep:
@@ -121,6 +121,8 @@ class TrainStep:
         if not batch.labelled:
             result.confidence = result.nonempty = 0.0
         self.phases.mark("communication")  # since the data came: until every process had its own
+        if batch.skipped:
+            result.dropped["undecodable"] = len(batch.skipped)
         work = self._targets(batch, result)
         self._count(work, result)
         self.phases.mark("communication")
@@ -171,7 +173,6 @@ class TrainStep:
     def _label(self, micro: MicroBatch, labelled: bool) -> tuple[Targets, Labels]:
         """Features and labels of a micro-batch, queued on the device; their counts are not known yet."""
         device = self.world.device
-        frames = unwrap(self.student).output_lengths(self.features.frames(micro.samples_B))  # type: ignore[operator]
         there = micro.to(device)
         features_BTF, lengths_B = self.features(there.waveforms_BN, there.samples_B)
         if labelled:
@@ -185,6 +186,12 @@ class TrainStep:
                 Unlabelled(micro.ids, features_BTF, lengths_B, seconds, micro.targets)
             )
             self.phases.mark("teacher")
+        samples_B = micro.samples_B
+        if there.student_BN is not None and there.student_samples_B is not None:
+            features_BTF, lengths_B = self.features(there.student_BN, there.student_samples_B)
+            assert micro.student_samples_B is not None
+            samples_B = micro.student_samples_B
+        frames = unwrap(self.student).output_lengths(self.features.frames(samples_B))  # type: ignore[operator]
         if there.keep_BF is not None and there.keep_BT is not None:
             # Features have mean 0, so a masked band or frame becomes the utterance's mean.
             features_BTF = features_BTF * there.keep_BF[:, None, :] * there.keep_BT[:, :, None]
@@ -217,7 +224,7 @@ class TrainStep:
         sums = self.world.sum(mine + [result.dropped[reason] for reason in REASONS])
         result.utterances, result.tokens = int(sums[0]), int(sums[1])
         result.dropped = Counter({r: int(n) for r, n in zip(REASONS, sums[4:], strict=True) if n})
-        seen = result.utterances + sum(result.dropped.values())
+        seen = result.utterances + sum(result.dropped.values()) - result.dropped["undecodable"]
         if result.confidence is not None and seen:
             result.confidence, result.nonempty = sums[2] / seen, sums[3] / seen
 

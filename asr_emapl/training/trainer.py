@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import signal
 from pathlib import Path
@@ -14,8 +15,8 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import draw_seed
 from asr_emapl.audio.features import LogMel
 from asr_emapl.config import RunConfig, config_to_dict, write_config
-from asr_emapl.data.batch_plan import MixPosition
 from asr_emapl.data.loader import StepBatch, steps
+from asr_emapl.data.mix import MixPosition
 from asr_emapl.decoding.transcribe import transcribe
 from asr_emapl.ema import EmaTeacher, unwrap
 from asr_emapl.errors import UserError
@@ -30,7 +31,14 @@ from asr_emapl.training.corpora import Corpora
 from asr_emapl.training.dry_run import dry_run
 from asr_emapl.training.log import RunLog
 from asr_emapl.training.optimizer import build_optimizer
-from asr_emapl.training.parts import build_strategy, read_schedule, read_tokenizer, require_scalable
+from asr_emapl.training.parts import (
+    build_strategy,
+    read_schedule,
+    read_tokenizer,
+    require_scalable,
+    switch_dropout,
+)
+from asr_emapl.training.skipped import SkippedList
 from asr_emapl.training.step import StepResult, TrainStep
 from asr_emapl.training.world import World
 
@@ -86,6 +94,7 @@ class Trainer:
             self.log = RunLog(
                 self.folder, active=world.first, lines=log_lines, step=self.step, total_hours=config.hours
             )
+            self.skipped = SkippedList(self.folder, world, config.data.max_skipped_share, keep=log_lines > 0)
         except OSError as error:
             raise UserError(f"run_dir {self.folder} cannot be written ({error.strerror})") from error
         self._last: Path | None = None
@@ -152,25 +161,27 @@ class Trainer:
         config, stop = self.config, False
         self._enter_stage()
         until = min(config.hours, self.batches.next_change(self.clock.hours))
-        ahead = steps(
-            self.corpora.dataset(config, self.world.rank, self.world.size),
-            self.corpora.plan(config, self.batches.seconds(self.clock.hours)),
-            self.position,
-            workers=config.data.workers,
-            pin_memory=self.world.device.type == "cuda",
-        )
-        batches = self.train_step.phases.waiting(ahead)
-        while self.clock.hours < until and not stop:
-            before = self.clock.samples
-            self._train_on(next(batches))
-            stop = self._asked_to_stop()
-            done = self.clock.hours >= config.hours
-            if done or self.clock.passed(config.validation.every_hours, before):
-                self._validate()
-            if done or stop or self.clock.passed(config.checkpoint.every_hours, before):
-                self._last = self._save()
-            if stop and not done:
-                self.log.say(f"stopped by SIGTERM at {self.clock.hours:.3f} h; the same command goes on")
+        with contextlib.closing(
+            steps(
+                self.corpora.dataset(config, self.world.rank, self.world.size),
+                self.corpora.plan(config, self.batches.seconds(self.clock.hours)),
+                self.position,
+                workers=config.data.workers,
+                pin_memory=self.world.device.type == "cuda",
+            )
+        ) as ahead:
+            batches = self.train_step.phases.waiting(ahead)
+            while self.clock.hours < until and not stop:
+                before = self.clock.samples
+                self._train_on(self.world.next(batches))
+                stop = self._asked_to_stop()
+                done = self.clock.hours >= config.hours
+                if done or self.clock.passed(config.validation.every_hours, before):
+                    self._validate()
+                if done or stop or self.clock.passed(config.checkpoint.every_hours, before):
+                    self._last = self._save()
+                if stop and not done:
+                    self.log.say(f"stopped by SIGTERM at {self.clock.hours:.3f} h; the same command goes on")
         return stop
 
     def _enter_stage(self) -> None:
@@ -208,7 +219,8 @@ class Trainer:
         student: Any = unwrap(self.student)
         if hasattr(student, "begin_step"):
             student.begin_step(draw_seed(config.seed, "layers", self.step))
-        self._switch_dropout()
+        if self.strategy is not None and self.clock.hours >= config.pseudo_labels.start_hours:
+            switch_dropout(student, config)
         seconds = batch.samples / SAMPLE_RATE_HZ
         if config.optimizer.kappa == "step":
             self._scale_optimizer(seconds / config.batch.reference_seconds)
@@ -238,26 +250,9 @@ class Trainer:
             self.log.phases(self.step, self.clock.hours, self.world.gather(self.train_step.phases.take()))
         self._guard(batch, result)
 
-    def _switch_dropout(self) -> None:
-        wanted = self.config.pseudo_labels
-        if self.strategy is None or self.clock.hours < wanted.start_hours:
-            return
-        if wanted.dropout is None and wanted.layerdrop is None:
-            return
-        student: Any = unwrap(self.student)
-        if not hasattr(student, "set_dropout"):
-            raise UserError(
-                f"pseudo_labels.dropout: {self.config.model.target} has no set_dropout(dropout, layerdrop); "
-                "leave both null"
-            )
-        options = self.config.model.options
-        student.set_dropout(
-            options.get("dropout", 0.1) if wanted.dropout is None else wanted.dropout,
-            options.get("layerdrop", 0.0) if wanted.layerdrop is None else wanted.layerdrop,
-        )
-
     def _guard(self, batch: StepBatch, result: StepResult) -> None:
         """Stop a run that no longer learns, while its last good checkpoints are still there."""
+        self.skipped.step(batch.skipped, result)
         broken = not result.taken and result.utterances > 0
         self._broken = self._broken + 1 if broken else 0
         if not batch.labelled:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -102,6 +102,25 @@ class World:
         values: list[T | None] = [None] * self.size
         dist.all_gather_object(values, value)
         return values  # type: ignore[return-value]
+
+    def next(self, items: Iterator[T]) -> T:
+        """The next of this process's items, once every process has its own.
+
+        Raises:
+            UserError: a process's own, raised on all of them: the others would wait for it in vain.
+        """
+        found: list[T] = []
+        failure = ""
+        try:
+            found.append(next(items))
+        except UserError as error:
+            if self.size == 1:
+                raise
+            failure = str(error)
+        if self.sum([float(not found)])[0] > 0.0:
+            failures = enumerate(self.gather(failure))
+            raise UserError("; ".join(f"process {rank}: {text}" for rank, text in failures if text))
+        return found[0]
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The module whose backward pass averages gradients over processes."""

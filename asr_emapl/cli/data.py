@@ -1,0 +1,156 @@
+"""Commands on manifests and their audio: tokenizer, shard, inspect, segment."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from asr_emapl.errors import UserError
+
+if TYPE_CHECKING:
+    pass
+
+commands = typer.Typer()
+
+
+@commands.command()
+def tokenizer(
+    out: Annotated[Path, typer.Option(help="File to write (JSON).")],
+    kind: Annotated[str, typer.Option(help="letters, unigram or bpe.")] = "letters",
+    size: Annotated[int, typer.Option(help="Vocabulary size with the blank (unigram, bpe).")] = 1024,
+    manifest: Annotated[list[Path] | None, typer.Option(help="Texts to train on; may be repeated.")] = None,
+) -> None:
+    """Make the tokenizer: letters, or SentencePiece trained on the transcripts of manifests.
+
+    Example: `asr-emapl tokenizer --kind unigram --size 256 --manifest data/train.jsonl --out data/bpe.json`
+    """
+    from asr_emapl.data.manifest import read_manifest
+    from asr_emapl.text.tokenizer import LetterTokenizer, SentencePieceTokenizer, Tokenizer, save_tokenizer
+
+    made: Tokenizer
+    if kind == "letters":
+        made = LetterTokenizer()
+    elif kind in ("unigram", "bpe"):
+        if not manifest:
+            raise UserError(f"--kind {kind} is trained on texts: name a --manifest")
+        texts = [u.text or "" for path in manifest for u in read_manifest(path, require_text=True)]
+        made = SentencePieceTokenizer.train(texts, size, kind)
+    else:
+        raise UserError(f"--kind {kind!r} is none of letters, unigram, bpe")
+    save_tokenizer(out, made)
+    print(f"{out}: {made!r}")
+
+
+@commands.command()
+def shard(
+    manifest: Annotated[str, typer.Argument(help="Utterances to pack: path or URL.")],
+    out: Annotated[
+        str, typer.Option(help="Folder for shards and manifest: path, or URL that fsspec can write.")
+    ],
+    codec: Annotated[
+        str, typer.Option(help="as-is; or flac or opus, which cut utterances out, at 16 kHz, mono.")
+    ] = "as-is",
+    shard_mib: Annotated[
+        float, typer.Option(help="A shard ends with the file that fills it to this.")
+    ] = 512.0,
+    workers: Annotated[int, typer.Option(help="Files read and encoded at the same time.")] = 2,
+) -> None:
+    """Pack a manifest's audio into tar files, of which a run reads ranges of bytes. The same again goes on.
+
+    Example: `asr-emapl shard data/train.jsonl --out s3://bucket/train --codec flac`
+    """
+    from asr_emapl.data.shards import ShardConfig, pack
+
+    packed = pack(manifest, out, ShardConfig(codec, shard_mib, workers), say=print)
+    print(f"{packed.manifest}: {packed.utterances} utterances in {len(packed.shards)} shards")
+
+
+@commands.command()
+def inspect(
+    manifests: Annotated[list[Path], typer.Argument(help="Manifests, for example of train and dev.")],
+    config: Annotated[Path | None, typer.Option(help="YAML of a run: its limits, batch, model.")] = None,
+    batch_seconds: Annotated[float | None, typer.Option(help="In place of the config's batch.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="In place of the config's, or of letters.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Picture of the lengths to write.")] = None,
+    audio: Annotated[bool, typer.Option("--audio", help="Open the headers of the audio too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """What manifests hold, how they fill batches, and what to fix before training on them.
+
+    Transcripts too short for CTC are looked for if --config names a model.
+
+    Example: `asr-emapl inspect data/train.jsonl data/dev-clean.jsonl --config conf/mini.yaml`
+    """
+    from rich.console import Console
+
+    from asr_emapl.data.inspection import inspect_manifests, with_audio
+    from asr_emapl.data.inspection_report import draw_lengths, print_inspection
+    from asr_emapl.data.manifest import read_manifest
+    from asr_emapl.training.demands import read_demands
+
+    demands = read_demands(config, tokenizer, batch_seconds)
+    # Hundreds of thousands of objects, none of them garbage: looking for it would take a third of the time.
+    gc.disable()
+    try:
+        read = {str(path): read_manifest(path) for path in manifests}
+        result = inspect_manifests(read, demands)
+    finally:
+        gc.enable()
+    if audio:
+        result = with_audio(result, read)
+    if png is not None:
+        draw_lengths(result, png)
+    if as_json:
+        print(json.dumps(result.to_dict(), indent=2))
+        return
+    print_inspection(result, Console(width=None if sys.stdout.isatty() else 120))
+
+
+@commands.command()
+def segment(
+    sources: Annotated[list[Path], typer.Argument(help="Audio files, folders of them, manifests.")],
+    out: Annotated[Path, typer.Option(help="Manifest to write.")],
+    min_seconds: Annotated[float, typer.Option(help="Leave out what makes less than this.")] = 1.0,
+    target_seconds: Annotated[float, typer.Option(help="Cut what is longer, to about this length.")] = 12.0,
+    max_seconds: Annotated[float, typer.Option(help="No utterance is longer.")] = 24.0,
+    pause_seconds: Annotated[float, typer.Option(help="A longer pause always ends an utterance.")] = 1.0,
+    edge_seconds: Annotated[float, typer.Option(help="Silence to keep before and after speech.")] = 0.2,
+    workers: Annotated[int, typer.Option(help="Processes, each with one recording at a time.")] = 1,
+) -> None:
+    """Cut long recordings into utterances where nobody speaks; the audio stays as it is.
+
+    Exits with 1 if some recordings could not be read; the manifest then holds the others.
+
+    Example: `asr-emapl segment talks/ --out data/talks.jsonl --workers 8`
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from asr_emapl.audio.segmentation import SegmentConfig
+    from asr_emapl.data.manifest import write_manifest
+    from asr_emapl.data.recordings import cut_recordings, find_recordings, summary
+
+    limits = SegmentConfig(min_seconds, max_seconds, target_seconds, pause_seconds, edge_seconds)
+    recordings = find_recordings(sources)
+    progress = Console(stderr=True)
+    cuts = list(
+        track(
+            cut_recordings(recordings, limits, workers),
+            "segmenting",
+            total=len(recordings),
+            console=progress,
+            disable=not progress.is_terminal,
+        )
+    )
+    faults = [cut.fault for cut in cuts if cut.fault]
+    for fault in faults:
+        print(f"left out: {fault}", file=sys.stderr)
+    write_manifest(out, [utterance for cut in cuts for utterance in cut.utterances])
+    print(f"{out}: {summary(cuts)}")
+    if faults:
+        raise typer.Exit(1)

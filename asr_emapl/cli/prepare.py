@@ -1,0 +1,139 @@
+"""`asr-emapl prepare CORPUS`: a corpus on disk, verified, to manifests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from asr_emapl.errors import UserError
+
+if TYPE_CHECKING:
+    from data_prep.candidates import Prepared
+
+commands = typer.Typer()
+
+
+@commands.command("librispeech")
+def prepare_librispeech(
+    data: Annotated[Path, typer.Option(help="Folder that holds LibriSpeech/<part>/<speaker>/<chapter>/.")],
+    out: Annotated[Path, typer.Option(help="Folder for <part>.jsonl.")],
+    parts: Annotated[str, typer.Option(help="Comma-separated; all that are there if empty.")] = "",
+    download: Annotated[bool, typer.Option(help="Download the parts that are absent or broken.")] = False,
+) -> None:
+    """Verify LibriSpeech's layout (audio against transcripts, headers, alphabet) and write manifests.
+
+    Example: `asr-emapl prepare librispeech --data corpora --out data --parts train-clean-5,dev-clean`
+    """
+    from data_prep import librispeech
+
+    wanted = [p for p in parts.split(",") if p] or None
+    if download:
+        if wanted is None:
+            raise UserError("--download needs --parts: name the parts to download")
+        librispeech.download(data, wanted)
+    for part, manifest in librispeech.prepare(data, out, wanted).items():
+        print(f"{part}: {manifest}")
+
+
+@commands.command("libri-light")
+def prepare_libri_light(
+    data: Annotated[Path, typer.Option(help="Folder that holds small/, medium/, large/.")],
+    out: Annotated[Path, typer.Option(help="Folder for <part>.jsonl.")],
+    parts: Annotated[str, typer.Option(help="Comma-separated; all that are there if empty.")] = "",
+    max_seconds: Annotated[float, typer.Option(help="The longest segment.")] = 20.0,
+    min_seconds: Annotated[float, typer.Option(help="Shorter segments are left out.")] = 1.0,
+    voice_activity: Annotated[bool, typer.Option(help="Cut where the corpus's json says is silence.")] = True,
+    leave_out: Annotated[bool, typer.Option(help="Leave files with faults out, and list them.")] = False,
+    download: Annotated[bool, typer.Option(help="Download the parts that are absent or broken.")] = False,
+) -> None:
+    """Verify Libri-Light (unlabelled) and write manifests of segments; the audio stays as it is.
+
+    Example: `asr-emapl prepare libri-light --data corpora/libri-light --out data --parts small`
+    """
+    from data_prep import libri_light
+
+    if not 0 < min_seconds <= max_seconds:
+        raise UserError(f"--min-seconds {min_seconds:g} --max-seconds {max_seconds:g}: not 0 < min <= max")
+    wanted = [p for p in parts.split(",") if p] or None
+    if download:
+        libri_light.download(data, wanted or [])
+    _print_prepared(
+        libri_light.prepare(
+            data,
+            out,
+            wanted,
+            max_seconds=max_seconds,
+            min_seconds=min_seconds,
+            use_voice_activity=voice_activity,
+            leave_out=leave_out,
+        )
+    )
+
+
+@commands.command("common-voice")
+def prepare_common_voice(
+    data: Annotated[Path, typer.Option(help="Folder of one language: clips/ and the .tsv files.")],
+    out: Annotated[Path, typer.Option(help="Folder for <split>.jsonl.")],
+    splits: Annotated[str, typer.Option(help="Comma-separated names of .tsv files.")] = "train,dev,test",
+    text: Annotated[str, typer.Option(help="common-voice (English), words, plain.")] = "common-voice",
+    leave_out: Annotated[bool, typer.Option(help="Leave clips with faults out, and list them.")] = False,
+    download: Annotated[bool, typer.Option(help="Say where the corpus is to be had.")] = False,
+) -> None:
+    """Verify Common Voice (clips against sentences) and write manifests.
+
+    Example: `asr-emapl prepare common-voice --data cv-corpus-24.0/en --out data --leave-out`
+    """
+    from data_prep import common_voice
+
+    if download:
+        common_voice.download()
+    wanted = [s for s in splits.split(",") if s]
+    _print_prepared(common_voice.prepare(data, out, wanted, text=text, leave_out=leave_out))
+
+
+@commands.command("folder")
+def prepare_folder(
+    data: Annotated[Path, typer.Option(help="Folder of audio, searched; or a Kaldi data directory.")],
+    out: Annotated[Path, typer.Option(help="Folder for <name>.jsonl.")],
+    name: Annotated[str, typer.Option(help="Of the manifest; the folder's if empty.")] = "",
+    table: Annotated[
+        Path | None, typer.Option(help="CSV or TSV with the columns path, text (and id, speaker).")
+    ] = None,
+    text: Annotated[
+        str, typer.Option(help="librispeech, common-voice (drops punctuation), words, plain.")
+    ] = "librispeech",
+    leave_out: Annotated[bool, typer.Option(help="Leave files with faults out, and list them.")] = False,
+) -> None:
+    """Verify a folder of audio, with .txt beside the files, a table, Kaldi's files, or no transcripts.
+
+    Example: `asr-emapl prepare folder --data talks --out data --text common-voice`
+    """
+    from data_prep import folder
+
+    _print_prepared(folder.prepare(data, out, name=name, table=table, text=text, leave_out=leave_out))
+
+
+def _print_prepared(prepared: Prepared) -> None:
+    for note in prepared.notes:
+        print(note, file=sys.stderr)
+    for part, manifest in prepared.manifests.items():
+        print(f"{part}: {manifest}")
+
+
+@commands.command("rendered")
+def prepare_rendered(
+    out: Annotated[Path, typer.Option(help="Folder for the audio and <part>.jsonl.")],
+    seed: Annotated[int, typer.Option(help="Of speakers, sentences, rooms and noise.")] = 0,
+) -> None:
+    """Render the quickstart's corpus (speech synthesis, about an hour) and write its manifests.
+
+    Example: `asr-emapl prepare rendered --out data/quickstart`
+    """
+    from data_prep import librispeech, rendered
+
+    source = rendered.download(out, seed=seed)
+    for part, manifest in librispeech.prepare(source, out).items():
+        print(f"{part}: {manifest}")

@@ -1,0 +1,140 @@
+"""Commands around a run: train, average, scale, noise, check-model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from asr_emapl.cli.table import print_table
+from asr_emapl.errors import UserError
+
+if TYPE_CHECKING:
+    pass
+
+commands = typer.Typer()
+
+
+@commands.command()
+def train(
+    config: Annotated[Path, typer.Option(help="YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, over the file.")] = None,
+) -> None:
+    """Train, or go on with a run whose directory has checkpoints. Under torchrun: on all its processes.
+
+    Example: `asr-emapl train --config conf/mini.yaml run_dir=runs/mini hours=20`
+
+    Example: `torchrun --nproc-per-node 8 -m asr_emapl train --config conf/emapl_100h_860h.yaml`
+    """
+    from asr_emapl.config import load_config
+    from asr_emapl.training.trainer import train as run
+
+    last = run(load_config(config, overrides or []))
+    if last is not None:
+        print(f"last checkpoint: {last}")
+
+
+@commands.command()
+def average(
+    end: Annotated[Path, typer.Option(help="Checkpoint where the window ends.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint to write; its teacher is the average.")],
+    start: Annotated[Path | None, typer.Option(help="Where it begins (default: with the mean).")] = None,
+) -> None:
+    """Average the student between two checkpoints of a run, afterwards.
+
+    The run needs checkpoint.running_mean=true, and checkpoint.keep as large as the window is to reach back.
+
+    Example: `asr-emapl average --start step-000004000.pt --end step-000005000.pt --out average.pt`
+    """
+    from asr_emapl.training.checkpoint import average as run
+
+    hours = run(start, end, out)
+    print(f"{out}: the student's mean over {hours:.3f} h of audio, as the teacher")
+
+
+@commands.command()
+def scale(
+    config: Annotated[Path, typer.Option(help="YAML file of a run.")],
+    batch_seconds: Annotated[
+        float, typer.Option(help="The batch to scale to, in seconds of audio over all ranks.")
+    ],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, over the file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show what another batch does to every hyper-parameter, before anything runs.
+
+    Example: `asr-emapl scale --config conf/mini.yaml --batch-seconds 480`
+    """
+    from asr_emapl.config import load_config
+    from asr_emapl.training.dry_run import dry_run, epoch_hours
+
+    run = load_config(config, overrides or [])
+    rows, warnings = dry_run(run, batch_seconds, epoch_hours(run))
+    if as_json:
+        print(json.dumps({"rows": [vars(row) for row in rows], "warnings": warnings}, indent=2))
+        return
+    print_table(["", "reference", "scaled", "rule"], [[r.name, r.reference, r.scaled, r.rule] for r in rows])
+    for warning in warnings:
+        print(f"warning: {warning}")
+
+
+@commands.command()
+def noise(
+    run: Annotated[Path, typer.Argument(help="Run directory, trained with optimizer.noise_every_steps.")],
+    from_hours: Annotated[float, typer.Option(help="Of audio: leave out what was before.")] = 0.0,
+) -> None:
+    """How much of the gradient is noise, and so how far the batch can still grow.
+
+    Example: `asr-emapl noise runs/mini --from-hours 20`
+    """
+    from asr_emapl.config import load_config
+    from asr_emapl.training.gradient_noise import read
+    from asr_emapl.training.log import read_steps
+
+    config = load_config(run / "config.yaml")
+    steps = [step for step in read_steps(run) if step["hours"] >= from_hours]
+    if config.batch.progressive or config.batch.seconds == "auto":
+        raise UserError(f"{run}: noise is read from a run with one batch, batch.seconds")
+    reading = read(steps, config.batches(1).first, config.batch.reference_seconds)
+    batch, reference = f"at {reading.batch_seconds:g} s a step", f"at {reading.reference_seconds:g} s a step"
+    rows = [
+        ["noise in the gradient's mean square", f"{reading.share:.3f}", batch],
+        [
+            "batch at which noise and gradient are equal",
+            f"{reading.noise_scale_seconds:.4g} s",
+            "noise scale",
+        ],
+        ["optimizer.noise_share", f"{reading.reference_share:.3f}", reference],
+        ["measured steps", f"{reading.steps}", ""],
+    ]
+    print_table(["", "", ""], rows)
+
+
+@commands.command("check-model")
+def check_model(
+    target: Annotated[str, typer.Argument(help="package.module:Class")],
+    options: Annotated[list[str] | None, typer.Argument(help="Constructor options, key=value.")] = None,
+) -> None:
+    """Run what a model of your own has to satisfy: lengths, padding, gradients, a teacher.
+
+    Example: `asr-emapl check-model my_pkg.my_model:MyModel dim=256`
+    """
+    from asr_emapl.models.conformance import check
+
+    values: dict[str, Any] = {}
+    for option in options or []:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise UserError(f"option {option!r}: write key=value")
+        try:
+            values[key] = json.loads(value)
+        except json.JSONDecodeError:
+            values[key] = value
+    findings = check(target, values)
+    for finding in findings:
+        verdict = "ok  " if finding.passed else "FAIL"
+        print(f"{verdict} {finding.name}" + (finding.detail and f": {finding.detail}"))
+    if not all(f.passed for f in findings):
+        raise typer.Exit(1)
