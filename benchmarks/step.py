@@ -27,7 +27,7 @@ from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.pseudo_labels import EmaLabels, Labels, PseudoLabelConfig, Unlabelled
 from asr_emapl.training.optimizer import OptimizerConfig, build_optimizer
-from asr_emapl.training.step import TrainStep
+from asr_emapl.training.step import TrainStep, to_device
 from asr_emapl.training.world import World
 
 # Options of the transformer; seconds of audio in a batch; seconds of an utterance; letters a second.
@@ -42,11 +42,16 @@ LETTERS_A_SECOND = 14
 class SameLength(EmaLabels):
     """Has the teacher label the batch, then hands out texts as long as the labelled ones."""
 
-    def labels(self, batch: Unlabelled) -> list[Labels]:
+    def labels(self, batch: Unlabelled) -> Labels:
         """See `Strategy.labels`."""
-        super().labels(batch)
+        theirs = super().labels(batch)
         assert batch.targets is not None
-        return [Labels(tokens) for tokens in batch.targets]
+        texts = Labels.of(batch.targets)
+        device = theirs.confidence_B.device
+        # Confidence as the teacher's, so that its counts are waited for as they are in training.
+        return Labels(
+            to_device(texts.tokens_BS, device), to_device(texts.lengths_B, device), theirs.confidence_B
+        )
 
 
 def batch(seconds: float, each: float, labelled: bool) -> StepBatch:

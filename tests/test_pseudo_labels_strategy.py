@@ -47,17 +47,23 @@ def decoded(model: nn.Module, of: Unlabelled) -> tuple[list[list[int]], Tensor]:
     return paths.to_lists(), paths.confidence
 
 
-def check_against(labels: list[Labels], model: nn.Module) -> None:
+def texts(labels: Labels) -> list[list[int]]:
+    """What the student would learn, as lists."""
+    return [row[:n] for row, n in zip(labels.tokens_BS.tolist(), labels.lengths_B.tolist(), strict=True)]
+
+
+def check_against(labels: Labels, model: nn.Module) -> None:
     tokens, confidence = decoded(model, batch())
-    assert [a.tokens for a in labels] == tokens
-    assert [a.confidence for a in labels] == pytest.approx(confidence.tolist())
+    assert texts(labels) == tokens
+    assert labels.confidence_B.tolist() == pytest.approx(confidence.tolist())
 
 
 def test_ema_labels_are_the_teacher_s_greedy_path() -> None:
     model = student()
     labels = EmaLabels(EmaTeacher(model, half_life=100.0)).labels(batch())
-    assert sum(len(a.tokens) for a in labels) > 3
-    assert all(0 not in a.tokens and 0.0 < a.confidence <= 1.0 for a in labels)
+    assert int(labels.lengths_B.sum()) > 3
+    assert all(0 not in tokens for tokens in texts(labels))
+    assert all(0.0 < sure <= 1.0 for sure in labels.confidence_B.tolist())
     check_against(labels, model)
 
 
@@ -86,7 +92,8 @@ def test_ema_labels_are_repeatable_and_draw_nothing() -> None:
     strategy = EmaLabels(EmaTeacher(student(), half_life=100.0))
     before = torch.get_rng_state()
     first, second = strategy.labels(batch()), strategy.labels(batch())
-    assert first == second
+    assert texts(first) == texts(second)
+    assert torch.equal(first.confidence_B, second.confidence_B)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -95,26 +102,30 @@ def test_ema_labels_do_not_depend_on_company() -> None:
     together = strategy.labels(whole)
     for i, frames in enumerate(LENGTHS_B.tolist()):
         features, lengths = whole.features[i : i + 1, :frames], LENGTHS_B[i : i + 1]
-        (alone,) = strategy.labels(Unlabelled(["x"], features, lengths, [1.0]))
-        assert alone.tokens == together[i].tokens
-        assert alone.confidence == pytest.approx(together[i].confidence, abs=1e-5)
+        alone = strategy.labels(Unlabelled(["x"], features, lengths, [1.0]))
+        assert texts(alone) == [texts(together)[i]]
+        assert alone.confidence_B.item() == pytest.approx(together.confidence_B[i].item(), abs=1e-5)
 
 
 def test_ema_labels_under_autocast_are_near() -> None:
     teacher = EmaTeacher(student(), half_life=100.0)
     exact, rounded = (EmaLabels(teacher, autocast=on).labels(batch()) for on in (False, True))
-    assert [a.confidence for a in rounded] == pytest.approx([a.confidence for a in exact], abs=0.05)
+    assert rounded.confidence_B.tolist() == pytest.approx(exact.confidence_B.tolist(), abs=0.05)
 
 
 def test_ema_labels_leave_no_gradient() -> None:
     model = student()
-    EmaLabels(EmaTeacher(model, half_life=100.0)).labels(batch())
+    labels = EmaLabels(EmaTeacher(model, half_life=100.0)).labels(batch())
     assert all(p.grad is None for p in model.parameters())
+    # A loss keeps its targets for the backward pass, which tensors of inference mode refuse.
+    assert not any(t.is_inference() for t in (labels.tokens_BS, labels.lengths_B, labels.confidence_B))
 
 
 def test_oracle_labels_are_the_truth() -> None:
     truth = [[1, 2, 2], [], [6]]
-    assert OracleLabels().labels(batch(truth)) == [Labels([1, 2, 2], 1.0), Labels([], 1.0), Labels([6], 1.0)]
+    labels = OracleLabels().labels(batch(truth))
+    assert texts(labels) == truth
+    assert labels.confidence_B.tolist() == [1.0, 1.0, 1.0]
 
 
 def test_oracle_without_texts_is_a_fault() -> None:
@@ -149,7 +160,7 @@ LIMITS = PseudoLabelConfig(min_confidence=0.75, min_tokens_per_second=2.0, max_t
     ],
 )
 def test_rejection(tokens: int, confidence: float, seconds: float, reason: str | None) -> None:
-    assert rejection(Labels([1] * tokens, confidence), seconds, LIMITS) == reason
+    assert rejection(tokens, confidence, seconds, LIMITS) == reason
     assert reason is None or reason in REASONS
 
 
@@ -158,14 +169,16 @@ def test_labels_with_a_confidence_that_is_no_number_are_rejected(min_confidence:
     """One frame of NaN leaves tokens on either side of it, and a confidence that is below nothing."""
     log_probs_BTV = torch.tensor([[[-9.0, 0.0], [-9.0, 0.0], [math.nan, math.nan], [-9.0, 0.0]]])
     paths = greedy(log_probs_BTV, torch.tensor([4]))
-    labels = Labels(paths.to_lists()[0], paths.confidence.item())
-    assert labels.tokens == [1, 1]
-    assert math.isnan(labels.confidence)
-    assert rejection(labels, 0.4, PseudoLabelConfig(min_confidence=min_confidence)) == "unsure"
+    assert paths.to_lists() == [[1, 1]]
+    assert math.isnan(paths.confidence.item())
+    assert (
+        rejection(2, paths.confidence.item(), 0.4, PseudoLabelConfig(min_confidence=min_confidence))
+        == "unsure"
+    )
 
 
 def test_by_default_only_empty_labels_are_rejected() -> None:
     config = PseudoLabelConfig()
-    assert rejection(Labels([], 1.0), 1.0, config) == "empty"
-    assert rejection(Labels([1], 0.0), 1_000.0, config) is None
-    assert rejection(Labels([1] * 100, 1.0), 1.0, config) is None
+    assert rejection(0, 1.0, 1.0, config) == "empty"
+    assert rejection(1, 0.0, 1_000.0, config) is None
+    assert rejection(100, 1.0, 1.0, config) is None

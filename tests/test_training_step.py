@@ -21,7 +21,7 @@ from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.pseudo_labels import EmaLabels, PseudoLabelConfig, Unlabelled
 from asr_emapl.pseudo_labels.strategy import Labels
-from asr_emapl.training.step import REASONS, TrainStep, alignable
+from asr_emapl.training.step import REASONS, TrainStep, alignable, frames_needed
 from asr_emapl.training.world import World
 
 BANDS, VOCABULARY = 12, 6
@@ -32,15 +32,16 @@ ALONE = World(0, 1, torch.device("cpu"))
 
 
 class Given:
-    """A strategy with an answer for each utterance; keeps what it was shown."""
+    """A strategy with an answer for each utterance, tokens and confidence; keeps what it was shown."""
 
-    def __init__(self, answers: dict[str, Labels]) -> None:
+    def __init__(self, answers: dict[str, tuple[list[int], float]]) -> None:
         self.answers = answers
         self.seen: list[Unlabelled] = []
 
-    def labels(self, batch: Unlabelled) -> list[Labels]:
+    def labels(self, batch: Unlabelled) -> Labels:
         self.seen.append(batch)
-        return [self.answers[name] for name in batch.ids]
+        tokens, confidences = zip(*(self.answers[name] for name in batch.ids), strict=True)
+        return Labels.of(tokens, confidences)
 
 
 class AmongOthers(World):
@@ -175,6 +176,16 @@ def test_alignable_from_as_many_frames_as_tokens_and_repeats(tokens, needed):
     assert not alignable(tokens, needed - 1)
 
 
+@given(st.lists(st.lists(st.integers(1, 3), max_size=8), min_size=1, max_size=4), st.integers(0, 3))
+def test_frames_needed_of_a_batch_are_those_of_each_alone(texts, padding):
+    labels = Labels.of(texts)
+    tokens_BS = F.pad(labels.tokens_BS, (0, padding))
+    needed = frames_needed(tokens_BS, labels.lengths_B).tolist()
+    for tokens, frames in zip(texts, needed, strict=True):
+        assert alignable(tokens, frames)
+        assert not alignable(tokens, frames - 1)
+
+
 @given(st.lists(st.integers(1, 3), max_size=8), st.integers(0, 12))
 def test_alignable_is_what_has_a_finite_ctc_loss(tokens, frames):
     loss = F.ctc_loss(
@@ -273,7 +284,7 @@ def test_a_labelled_step_with_nothing_to_align_moves_nothing():
 
 
 def test_all_pseudo_labels_empty_move_nothing():
-    parts = Parts(Given({name: Labels([], 0.75) for name in "abc"}), adam=True)
+    parts = Parts(Given({name: ([], 0.75) for name in "abc"}), adam=True)
     parts.step(labelled(micro({"z": HALF_SECOND}, [[1]])))  # the optimizer has its state
     before = parts.state()
     result = parts.step(unlabelled(micro({"a": 9000, "b": 6000}, None), micro({"c": 4000}, None)))
@@ -362,9 +373,9 @@ def test_a_gradient_below_the_threshold_is_left_as_it_is():
 
 def test_the_student_learns_the_labels_that_the_strategy_gave():
     batch = micro({"a": 9000, "b": 7000}, [[5, 5, 5], [5]])  # the true targets, which are not to be used
-    given = {"a": Labels([1, 2, 3], 0.9), "b": Labels([4, 4], 0.5)}
+    given = {"a": ([1, 2, 3], 0.9), "b": ([4, 4], 0.5)}
     parts = Parts(Given(given))
-    losses = [loss_alone(parts.student, batch, i, given[n].tokens) for i, n in enumerate("ab")]
+    losses = [loss_alone(parts.student, batch, i, given[n][0]) for i, n in enumerate("ab")]
     expected = sum(losses) / 2
     result = parts.step(unlabelled(batch))
     assert result.loss == pytest.approx(expected.item(), rel=1e-5)
@@ -377,13 +388,13 @@ def test_the_student_learns_the_labels_that_the_strategy_gave():
 def test_every_rejection_is_counted_with_its_reason():
     """Half a second each: 4 tokens are 8 a second."""
     answers = {
-        "a": Labels([1, 2, 3, 4], 0.9),
-        "b": Labels([], 1.0),
-        "c": Labels([1, 2, 3, 4], 0.1),
-        "d": Labels([1], 0.9),
-        "e": Labels([1, 2] * 5, 0.9),
-        "f": Labels([1] * 9, 0.9),  # 8 repeats: 17 frames, and there are 16
-        "g": Labels([], 0.1),
+        "a": ([1, 2, 3, 4], 0.9),
+        "b": ([], 1.0),
+        "c": ([1, 2, 3, 4], 0.1),
+        "d": ([1], 0.9),
+        "e": ([1, 2] * 5, 0.9),
+        "f": ([1] * 9, 0.9),  # 8 repeats: 17 frames, and there are 16
+        "g": ([], 0.1),
     }
     strategy = Given(answers)
     parts = Parts(strategy, min_confidence=0.5, min_tokens_per_second=4.0, max_tokens_per_second=18.0)
@@ -399,7 +410,7 @@ def test_every_rejection_is_counted_with_its_reason():
     assert result.utterances == 1
     assert result.loss == pytest.approx(expected.item(), rel=1e-5)
     # Of all that the strategy labelled, not of what passed.
-    assert result.confidence == pytest.approx(sum(a.confidence for a in answers.values()) / 7)
+    assert result.confidence == pytest.approx(sum(sure for _, sure in answers.values()) / 7)
     assert result.nonempty == pytest.approx(5 / 7)
 
 
@@ -411,7 +422,7 @@ def test_masks_reach_the_student_and_nobody_else():
     batch.keep_BT = torch.ones(2, int(frames.max()))
     batch.keep_BT[1, 10:20] = 0.0
     clean_BTF, _ = FEATURES(batch.waveforms_BN, batch.samples_B)
-    strategy = Given({"a": Labels([1]), "b": Labels([2])})
+    strategy = Given({"a": ([1], 1.0), "b": ([2], 1.0)})
     parts = Parts(strategy)
     heard: list[Tensor] = []
     parts.student.register_forward_pre_hook(lambda module, inputs: heard.append(inputs[0].clone()))
@@ -464,7 +475,7 @@ def test_perturbed_waveforms_reach_the_student_and_nobody_else():
     student = micro({"c": 4500, "d": 4400}, None)
     batch.student_BN, batch.student_samples_B = student.waveforms_BN, student.samples_B
     available = int(Parts().student.output_lengths(FEATURES.frames(student.samples_B))[1])
-    strategy = Given({"a": Labels([1]), "b": Labels([1, 2] * available)})
+    strategy = Given({"a": ([1], 1.0), "b": ([1, 2] * available, 1.0)})
     parts = Parts(strategy)
     expected = loss_alone(parts.student, student, 0, [1])
     heard: list[tuple[Tensor, Tensor]] = []

@@ -86,11 +86,12 @@ def plot(
     """
     from asr_emapl.scoring.curves import draw_curves
 
-    draw_curves([_labelled(run) for run in runs], out)
+    draw_curves([labelled(run) for run in runs], out)
     print(out)
 
 
-def _labelled(run: str) -> tuple[str, Path]:
+def labelled(run: str) -> tuple[str, Path]:
+    """A run as it was named: label=path, or a path whose last part is its label."""
     label, equals, path = run.partition("=")
     if not equals or Path(run).is_dir():
         return Path(run).name, Path(run)

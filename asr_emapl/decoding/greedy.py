@@ -1,7 +1,7 @@
 """Greedy CTC decoding of a whole batch on the device: argmax, collapse repeats, drop blanks.
 
-Axes: B utterances, T frames (padded), V labels (blank included). The result stays on the device and is
-concatenated, which is the form that CTC losses take their targets in.
+Axes: B utterances, T frames (padded), V labels (blank included). The result stays on the device, padded to
+the frames: how many labels there are is never asked, so that nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class GreedyPaths:
     """The best path of each utterance, its repeats collapsed and its blanks dropped.
 
     Attributes:
-        labels: long [sum of label_lengths], utterance after utterance; never the blank.
+        labels: long [B, T], zeros after each utterance's last; before that never the blank.
         label_lengths: long [B], labels of each utterance.
         confidence: float32 [B], mean over the valid frames of the largest probability, in (0, 1];
             0 for an utterance without frames, of which nothing is known.
@@ -29,12 +29,9 @@ class GreedyPaths:
 
     def to_lists(self) -> list[list[int]]:
         """The labels as one Python list an utterance; waits for the device."""
-        flat: list[int] = self.labels.tolist()
-        paths, start = [], 0
-        for length in self.label_lengths.tolist():
-            paths.append(flat[start : start + length])
-            start += length
-        return paths
+        lengths = self.label_lengths.tolist()
+        rows = self.labels[:, : max(lengths, default=0)].tolist()
+        return [row[:length] for row, length in zip(rows, lengths, strict=True)]
 
 
 @torch.no_grad()
@@ -50,25 +47,28 @@ def greedy(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> GreedyPaths:
         blank: label of the CTC blank.
 
     Raises:
-        ValueError: shapes that do not fit together, or a length outside [0, T].
+        ValueError: shapes that do not fit together, or a length outside [0, T]; lengths on a GPU are not
+            looked at, since that would wait for it.
     """
     if log_probs.dim() != 3 or lengths.shape != log_probs.shape[:1]:
         raise ValueError(
             "expected log_probs [B, T, V] and lengths [B], "
             f"got {list(log_probs.shape)} and {list(lengths.shape)}"
         )
-    frames = log_probs.shape[1]
-    lengths = lengths.to(log_probs.device)
+    batch, frames, _ = log_probs.shape
+    if lengths.device.type == "cpu" and bool(((lengths < 0) | (lengths > frames)).any()):
+        raise ValueError(
+            f"lengths must lie in [0, {frames}], the frames of log_probs; got {lengths.tolist()}"
+        )
+    lengths = lengths.to(log_probs.device, non_blocking=True)
     best_log_prob_BT, best_BT = log_probs.max(dim=-1)
     valid_BT = torch.arange(frames, device=log_probs.device) < lengths.unsqueeze(1)
 
     keep_BT = valid_BT & (best_BT != blank)
     keep_BT[:, 1:] &= best_BT[:, 1:] != best_BT[:, :-1]  # a blank between two equal labels parts them
-    labels = best_BT[keep_BT]  # the one wait for the device: the number of labels is data
-    if bool(((lengths < 0) | (lengths > frames)).any()):
-        raise ValueError(
-            f"lengths must lie in [0, {frames}], the frames of log_probs; got {lengths.tolist()}"
-        )
+    # What is kept moves to the front; all else goes to a column of its own, which is cut off.
+    column_BT = torch.where(keep_BT, keep_BT.cumsum(dim=1) - 1, frames)
+    labels = best_BT.new_zeros(batch, frames + 1).scatter_(1, column_BT, best_BT)[:, :frames]
 
     probability_BT = torch.where(valid_BT, best_log_prob_BT.float().exp(), 0.0)
     # clamp: log-probabilities of a low precision can round to slightly above 0.

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from asr_emapl.models.attention import attend
+from asr_emapl.models.dropout import dropout
+
 FRAME_SECONDS = 0.01
 
 
@@ -26,7 +29,7 @@ class TransformerCtc(nn.Module):
         norm: "post" (published recipes) or "pre" (easier to train when deep).
         dropout: in the transformer layers; layerdrop: chance of skipping a layer in an optimizer step.
         frontend_dropout: after the front-end; stays when `set_dropout` changes the others.
-        attention_dropout: of attention weights; None: as `dropout`. 0 is far faster on a CPU.
+        attention_dropout: of attention weights; None: as `dropout`. 0 is faster on a CPU.
         kernel, stride: of the front-end, in frames of 10 ms.
         convolution: kernel, in frames after the stride, of a convolution in every layer (Conformer, Gulati
             et al. 2020): with few hours, what is near is hard to learn from positions. 0: none, as published.
@@ -218,20 +221,15 @@ class TransformerLayer(nn.Module):
         batch, frames, dim = x_BTD.shape
         heads_3BHTd = self.qkv(x_BTD).view(batch, frames, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         query, key, value = heads_3BHTd.unbind(0)
-        attended = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=valid_BT[:, None, None, :],
-            dropout_p=self.attention_dropout if self.training else 0.0,
-        )
+        share = self.attention_dropout if self.training else 0.0
+        attended = attend(query, key, value, valid_BT, share)
         return self.mix(attended.transpose(1, 2).reshape(batch, frames, dim))
 
     def _feedforward(self, x_BTD: Tensor, valid_BT: Tensor) -> Tensor:
         return self.narrow(self._drop(F.relu(self.widen(x_BTD))))
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout) if self.training and self.dropout > 0.0 else x
 
 
 class ConvolutionModule(nn.Module):

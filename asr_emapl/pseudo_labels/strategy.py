@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,10 +34,27 @@ class PseudoLabelConfig:
 
 @dataclass(frozen=True)
 class Labels:
-    """What the student is to learn of one utterance: tokens without blanks, and how sure the labeller is."""
+    """What the student is to learn of a batch, wherever it was made: nothing here waits for a device.
 
-    tokens: list[int]
-    confidence: float = 1.0
+    Attributes:
+        tokens_BS: long [B, S], zeros after each utterance's last; before that never the blank.
+        lengths_B: long [B], tokens of each utterance.
+        confidence_B: float32 [B], how sure the labeller is.
+    """
+
+    tokens_BS: Tensor
+    lengths_B: Tensor
+    confidence_B: Tensor
+
+    @staticmethod
+    def of(tokens: Sequence[Sequence[int]], confidences: Sequence[float] | None = None) -> Labels:
+        """From one list of tokens an utterance, on the CPU; sure of all without `confidences`."""
+        lengths = [len(t) for t in tokens]
+        tokens_BS = torch.zeros(len(tokens), max(lengths, default=0), dtype=torch.long)
+        for row, text in zip(tokens_BS, tokens, strict=True):
+            row[: len(text)] = torch.tensor(text, dtype=torch.long)
+        sure = torch.ones(len(tokens)) if confidences is None else torch.tensor(confidences)
+        return Labels(tokens_BS, torch.tensor(lengths, dtype=torch.long), sure.float())
 
 
 @dataclass(frozen=True)
@@ -52,10 +70,10 @@ class Unlabelled:
 
 
 class Strategy(Protocol):
-    """Labels for a batch, one entry an utterance. State is what a resume needs."""
+    """Labels for a batch. State is what a resume needs."""
 
-    def labels(self, batch: Unlabelled) -> list[Labels]:
-        """One entry an utterance, in order."""
+    def labels(self, batch: Unlabelled) -> Labels:
+        """A row an utterance, in order."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -76,13 +94,16 @@ class EmaLabels:
     def __init__(self, teacher: EmaTeacher, *, autocast: bool = False) -> None:
         self.teacher, self.autocast = teacher, autocast
 
-    def labels(self, batch: Unlabelled) -> list[Labels]:
-        """See `Strategy.labels`."""
-        with torch.autocast(batch.features.device.type, torch.bfloat16, enabled=self.autocast):
+    def labels(self, batch: Unlabelled) -> Labels:
+        """See `Strategy.labels`; on the teacher's device, where they are made without waiting for it."""
+        with (
+            # Not in inference mode: what a sharded teacher gathers there is of no use outside.
+            torch.no_grad(),
+            torch.autocast(batch.features.device.type, torch.bfloat16, enabled=self.autocast),
+        ):
             log_probs_BTV, lengths_B = self.teacher(batch.features, batch.lengths)
         paths = greedy(log_probs_BTV, lengths_B)
-        confidences = paths.confidence.tolist()
-        return [Labels(t, c) for t, c in zip(paths.to_lists(), confidences, strict=True)]
+        return Labels(paths.labels, paths.label_lengths, paths.confidence)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the teacher has its own state."""
@@ -95,10 +116,10 @@ class EmaLabels:
 class OracleLabels:
     """The true texts: what perfect pseudo-labels would give with the same audio and schedule."""
 
-    def labels(self, batch: Unlabelled) -> list[Labels]:
+    def labels(self, batch: Unlabelled) -> Labels:
         """See `Strategy.labels`."""
         assert batch.targets is not None
-        return [Labels(t) for t in batch.targets]
+        return Labels.of(batch.targets)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing."""
@@ -108,18 +129,18 @@ class OracleLabels:
         """Nothing to take."""
 
 
-def rejection(labels: Labels, seconds: float, config: PseudoLabelConfig) -> str | None:
-    """Why a label is not to be trained on, or None.
+def rejection(tokens: int, confidence: float, seconds: float, config: PseudoLabelConfig) -> str | None:
+    """Why a label of so many tokens is not to be trained on, or None.
 
     An empty label teaches blanks on speech, and a student that has learned them teaches the teacher: the
     way to collapse. It is dropped always.
     """
-    if not labels.tokens:
+    if not tokens:
         return "empty"
     # So written that a NaN, the mark of a broken utterance, is unsure as well.
-    if not labels.confidence >= config.min_confidence:
+    if not confidence >= config.min_confidence:
         return "unsure"
-    rate = len(labels.tokens) / seconds
+    rate = tokens / seconds
     if rate < config.min_tokens_per_second:
         return "too_few_tokens"
     if rate > config.max_tokens_per_second:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from asr_emapl.errors import UserError
 from asr_emapl.picture import COLOURS, check_ending, write_picture
+from asr_emapl.scoring.run_log import read_log
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,15 +38,9 @@ def read_curves(run: Path) -> dict[str, Curve]:
         UserError: the run directory has no log.jsonl, a line of it is broken, or it holds no validation.
     """
     path = run / "log.jsonl"
-    try:
-        content = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); is {run} a run directory?") from error
     curves: dict[str, Curve] = {}
-    # What follows the last line's end is a line that the run is about to write.
-    for number, line in enumerate(content.split("\n")[:-1], start=1):
+    for number, record in enumerate(read_log(path), start=1):
         try:
-            record = json.loads(line)
             if record["event"] == "validation":
                 for name, rate in record["wer"].items():
                     curves.setdefault(name, []).append((float(record["hours"]), float(rate)))

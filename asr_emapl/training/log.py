@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asr_emapl.errors import UserError
+from asr_emapl.scoring.run_log import read_log
 from asr_emapl.training.background_save import Saved
 from asr_emapl.training.line_file import LineFile
 from asr_emapl.training.step import StepResult
@@ -117,6 +117,12 @@ class RunLog:
         self._speed.flush()
         self._since, self._recent = (now, hours), []
 
+    def phases(self, step: int, hours: float, ranks: list[dict[str, float]]) -> None:
+        """What each process's time went to since the last call; see `Phases.take`."""
+        if self.active:
+            self._speed.write(json.dumps({"step": step, "hours": hours, "ranks": ranks}))
+            self._speed.flush()
+
     def validation(self, step: int, hours: float, rates: dict[str, float]) -> None:
         """WER by "model/split", in percent."""
         if not self.active:
@@ -195,14 +201,9 @@ def read_steps(folder: Path) -> list[dict[str, Any]]:
     """The records of a run's steps; a last line that is not whole yet is left out.
 
     Raises:
-        UserError: the folder has no log.
+        UserError: the folder has no log, or a line of it is broken.
     """
-    try:
-        lines = (folder / "log.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
-    except OSError as error:
-        raise UserError(f"run directory {folder}: log.jsonl cannot be read ({error.strerror})") from error
-    records = [json.loads(line) for line in lines]
-    return [record for record in records if record.get("event") == "step"]
+    return [record for record in read_log(folder / "log.jsonl") if record.get("event") == "step"]
 
 
 def _strict(value: Any) -> Any:

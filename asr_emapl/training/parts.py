@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from asr_emapl.config import RunConfig
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.errors import UserError
@@ -50,6 +52,27 @@ def read_schedule(config: RunConfig) -> Schedule:
         return Schedule(config.schedule, config.hours)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def switch_dropout(student: Any, config: RunConfig) -> None:
+    """Give the student the dropout and layerdrop that it has once pseudo-labels begin.
+
+    Raises:
+        UserError: others are wanted, and it cannot change them.
+    """
+    wanted = config.pseudo_labels
+    if wanted.dropout is None and wanted.layerdrop is None:
+        return
+    if not hasattr(student, "set_dropout"):
+        raise UserError(
+            f"pseudo_labels.dropout: {config.model.target} has no set_dropout(dropout, layerdrop); "
+            "leave both null"
+        )
+    options = config.model.options
+    student.set_dropout(
+        options.get("dropout", 0.1) if wanted.dropout is None else wanted.dropout,
+        options.get("layerdrop", 0.0) if wanted.layerdrop is None else wanted.layerdrop,
+    )
 
 
 def build_strategy(config: RunConfig, teacher: EmaTeacher, *, bf16: bool) -> Strategy | None:

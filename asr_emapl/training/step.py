@@ -6,7 +6,9 @@ Axes: B utterances, T feature frames, F mel bands, V tokens.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -18,19 +20,37 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.features import LogMel
 from asr_emapl.data.loader import MicroBatch, StepBatch
 from asr_emapl.ema import EmaTeacher, unwrap
-from asr_emapl.pseudo_labels import PseudoLabelConfig, Strategy, Unlabelled, rejection
+from asr_emapl.pseudo_labels import Labels, PseudoLabelConfig, Strategy, Unlabelled, rejection
 from asr_emapl.training.gradient_noise import GradientNoise, estimate, square_norm
+from asr_emapl.training.phases import Phases
 from asr_emapl.training.sharding import whole
 from asr_emapl.training.world import World
 
 
 @dataclass
 class Targets:
-    """What the student is to learn in one micro-batch: augmented features and tokens, filtered."""
+    """What the student is to learn in one micro-batch: augmented features and tokens on the device.
+
+    What is known of each utterance without waiting for the device: `frames` of the student's output and
+    `counts` of tokens, of which `tokens_BS` is padded with zeros.
+    """
 
     features_BTF: Tensor
     lengths_B: Tensor
-    tokens: list[list[int]]
+    tokens_BS: Tensor
+    frames: list[int]
+    counts: list[int]
+
+    def take(self, rows: Sequence[int]) -> Targets:
+        """Some of the utterances."""
+        index = to_device(torch.tensor(rows, dtype=torch.long), self.features_BTF.device)
+        return Targets(
+            self.features_BTF.index_select(0, index),
+            self.lengths_B.index_select(0, index),
+            self.tokens_BS.index_select(0, index),
+            [self.frames[i] for i in rows],
+            [self.counts[i] for i in rows],
+        )
 
 
 @dataclass
@@ -82,6 +102,7 @@ class TrainStep:
         self.student, self.teacher, self.optimizer = student, teacher, optimizer
         self.strategy, self.pseudo_labels = strategy, pseudo_labels
         self.clip_norm, self.bf16 = clip_norm, bf16
+        self.phases = Phases(world.device)
 
     def __call__(
         self,
@@ -101,25 +122,23 @@ class TrainStep:
         if not batch.labelled:
             result.confidence = result.nonempty = 0.0
         passes = self.world.passes(len(batch.micro_batches))
+        self.phases.mark("communication")  # since the data came: until every process had its own
         if batch.skipped:
             result.dropped["undecodable"] = len(batch.skipped)
-        work = [
-            self._targets(micro.to(self.world.device), batch.labelled, result)
-            for micro in batch.micro_batches
-        ]
-        if self.world.sharded and not batch.labelled:
-            self._label_nothing(passes - len(batch.micro_batches))
-        work = [targets for targets in work if targets.tokens]
+        work = self._targets(batch, result, passes)
         self._count(work, result)
+        self.phases.mark("communication")
         if result.utterances == 0:
             result.taken = False
             return result
         work += [self._nothing()] * (passes - len(work))
         self.optimizer.zero_grad(set_to_none=True)
-        parts = self._forward_backward_in_parts(work, result) if measure_noise else None
-        if parts is None:
-            self._forward_backward(work, result)
-        result.taken = self._clip(result)
+        parts: list[tuple[float, int]] = []
+        if measure_noise:
+            total, parts = self._forward_backward_in_parts(work, result)
+        else:
+            total = self._forward_backward(work, result)
+        result.taken = self._clip(total, result)
         if parts:
             squares, counts = zip(*parts, strict=True)
             result.noise = estimate(squares, counts, result.gradient_norm**2)
@@ -128,52 +147,84 @@ class TrainStep:
             self.teacher.before_step(seconds, at_seconds)
             self.optimizer.step()
             self.teacher.update(seconds, at_seconds)
+        self.phases.mark("optimizer")
         return result
 
-    def _targets(self, micro: MicroBatch, labelled: bool, result: StepResult) -> Targets:
-        """The student's features and tokens, without what cannot or should not be learned."""
-        features_BTF, lengths_B = self.features(micro.waveforms_BN, micro.samples_B)
+    def _targets(self, batch: StepBatch, result: StepResult, passes: int) -> list[Targets]:
+        """What can and should be learned of each micro-batch; waits for the teacher once, for its counts."""
+        labelled = [self._label(micro, batch.labelled) for micro in batch.micro_batches]
+        if self.world.sharded and not batch.labelled:
+            self._label_nothing(passes - len(labelled))
+        if not labelled:
+            return []
+        numbers = torch.cat([_numbers(labels) for _, labels in labelled], dim=1).tolist()
+        work, start = [], 0
+        for micro, (targets, _) in zip(batch.micro_batches, labelled, strict=True):
+            end = start + len(micro.ids)
+            counts, needed, confidences = (row[start:end] for row in numbers)
+            targets.counts = [int(count) for count in counts]
+            keep = list(range(len(micro.ids)))
+            if not batch.labelled:
+                keep = self._trusted(micro, targets.counts, confidences, result)
+            alignable = [i for i in keep if targets.frames[i] >= needed[i]]
+            if len(alignable) < len(keep):
+                result.dropped["unalignable"] += len(keep) - len(alignable)
+            if alignable:
+                work.append(targets if len(alignable) == len(micro.ids) else targets.take(alignable))
+            start = end
+        self.phases.mark("features" if batch.labelled else "teacher")
+        return work
+
+    def _label(self, micro: MicroBatch, labelled: bool) -> tuple[Targets, Labels]:
+        """Features and labels of a micro-batch, queued on the device; their counts are not known yet."""
+        device = self.world.device
+        there = micro.to(device)
+        features_BTF, lengths_B = self.features(there.waveforms_BN, there.samples_B)
         if labelled:
             assert micro.targets is not None
-            tokens: list[list[int] | None] = list(micro.targets)
+            labels = Labels.of(micro.targets)
         else:
-            tokens = self._pseudo_labels(micro, features_BTF, lengths_B, result)
-        if micro.student_BN is not None and micro.student_samples_B is not None:
-            features_BTF, lengths_B = self.features(micro.student_BN, micro.student_samples_B)
-        frames = unwrap(self.student).output_lengths(lengths_B).tolist()  # type: ignore[operator]
-        keep = []
-        for i, (labels, available) in enumerate(zip(tokens, frames, strict=True)):
-            if labels is not None and not alignable(labels, available):
-                result.dropped["unalignable"] += 1
-            elif labels is not None:
-                keep.append(i)
-        if micro.keep_BF is not None and micro.keep_BT is not None:
+            assert self.strategy is not None
+            self.phases.mark("features")
+            seconds = [n / SAMPLE_RATE_HZ for n in micro.samples_B.tolist()]
+            labels = self.strategy.labels(
+                Unlabelled(micro.ids, features_BTF, lengths_B, seconds, micro.targets)
+            )
+            self.phases.mark("teacher")
+        samples_B = micro.samples_B
+        if there.student_BN is not None and there.student_samples_B is not None:
+            features_BTF, lengths_B = self.features(there.student_BN, there.student_samples_B)
+            assert micro.student_samples_B is not None
+            samples_B = micro.student_samples_B
+        frames = unwrap(self.student).output_lengths(self.features.frames(samples_B))  # type: ignore[operator]
+        if there.keep_BF is not None and there.keep_BT is not None:
             # Features have mean 0, so a masked band or frame becomes the utterance's mean.
-            features_BTF = features_BTF * micro.keep_BF[:, None, :] * micro.keep_BT[:, :, None]
-        kept = [labels for labels in (tokens[i] for i in keep) if labels is not None]
-        if len(keep) < len(tokens):
-            features_BTF, lengths_B = features_BTF[keep], lengths_B[keep]
-        return Targets(features_BTF, lengths_B, kept)
+            features_BTF = features_BTF * there.keep_BF[:, None, :] * there.keep_BT[:, :, None]
+        self.phases.count(micro)
+        tokens_BS = to_device(labels.tokens_BS, device)
+        return Targets(features_BTF, lengths_B, tokens_BS, frames.tolist(), []), labels
 
-    def _pseudo_labels(
-        self, micro: MicroBatch, features_BTF: Tensor, lengths_B: Tensor, result: StepResult
-    ) -> list[list[int] | None]:
-        assert self.strategy is not None
+    def _trusted(
+        self, micro: MicroBatch, counts: list[int], confidences: list[float], result: StepResult
+    ) -> list[int]:
+        """The utterances whose pseudo-labels pass the filters."""
         seconds = [n / SAMPLE_RATE_HZ for n in micro.samples_B.tolist()]
-        labels = self.strategy.labels(Unlabelled(micro.ids, features_BTF, lengths_B, seconds, micro.targets))
-        reasons = [rejection(a, s, self.pseudo_labels) for a, s in zip(labels, seconds, strict=True)]
+        reasons = [
+            rejection(count, sure, length, self.pseudo_labels)
+            for count, sure, length in zip(counts, confidences, seconds, strict=True)
+        ]
         result.dropped.update(r for r in reasons if r is not None)
         # Sums until `_count` divides them by the number of utterances over all ranks.
         assert result.confidence is not None
         assert result.nonempty is not None
-        result.confidence += sum(a.confidence for a in labels)
-        result.nonempty += sum(1.0 for a in labels if a.tokens)
-        return [a.tokens if r is None else None for a, r in zip(labels, reasons, strict=True)]
+        result.confidence += sum(confidences)
+        result.nonempty += sum(1.0 for count in counts if count)
+        return [i for i, reason in enumerate(reasons) if reason is None]
 
     def _count(self, work: list[Targets], result: StepResult) -> None:
         """Global counts, before the backward pass: the loss is divided by them, not by per-rank means."""
-        kept = sum(len(targets.tokens) for targets in work)
-        tokens = sum(len(t) for targets in work for t in targets.tokens)
+        kept = sum(len(targets.counts) for targets in work)
+        tokens = sum(sum(targets.counts) for targets in work)
         mine = [kept, tokens, result.confidence or 0.0, result.nonempty or 0.0]
         sums = self.world.sum(mine + [result.dropped[reason] for reason in REASONS])
         result.utterances, result.tokens = int(sums[0]), int(sums[1])
@@ -182,7 +233,8 @@ class TrainStep:
         if result.confidence is not None and seen:
             result.confidence, result.nonempty = sums[2] / seen, sums[3] / seen
 
-    def _forward_backward(self, work: list[Targets], result: StepResult) -> None:
+    def _forward_backward(self, work: list[Targets], result: StepResult) -> Tensor:
+        """Gradients of the global mean; returns this rank's sum of losses, still on the device."""
         total = torch.zeros((), dtype=torch.float64, device=self.world.device)
         for i, targets in enumerate(work):
             # Ranks exchange gradients once, with each rank's last micro-batch.
@@ -190,14 +242,20 @@ class TrainStep:
             with contextlib.nullcontext() if last else self.world.unsynced(self.student):
                 loss = self._loss(targets)
                 # DDP averages over ranks; the loss is a sum over the global batch by its global count.
-                (loss * (self.world.size / result.utterances)).backward()
+                mean = loss * (self.world.size / result.utterances)
+                self.phases.mark_backward(mean, "student")
+                mean.backward()
+            # All that the backward pass was still waiting for when its own work was done.
+            self.phases.mark("communication")
             total += loss.detach()
-        result.loss = self.world.sum([total.item()])[0] / result.utterances
+        return total
 
-    def _forward_backward_in_parts(self, work: list[Targets], result: StepResult) -> list[tuple[float, int]]:
-        """As `_forward_backward`; returns the square norm and the utterances of each part, over all ranks."""
+    def _forward_backward_in_parts(
+        self, work: list[Targets], result: StepResult
+    ) -> tuple[Tensor, list[tuple[float, int]]]:
+        """As `_forward_backward`; also the square norm and the utterances of each part, over all ranks."""
         if self.world.size == 1 and len(work) == 1:
-            work = [half for half in _halves(work[0]) if half.tokens]
+            work = [half for half in _halves(work[0]) if half.counts]
         parameters = [p for p in self.student.parameters() if p.requires_grad]
         total, parts = torch.zeros((), dtype=torch.float64, device=self.world.device), []
         whole = [torch.zeros_like(p) for p in parameters]
@@ -209,32 +267,31 @@ class TrainStep:
             total += loss.detach()
             touched = [before or p.grad is not None for before, p in zip(touched, parameters, strict=True)]
             gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-            parts.append((square_norm(gradients), len(targets.tokens)))
+            parts.append((square_norm(gradients), len(targets.counts)))
             torch._foreach_add_(whole, gradients)
             self.optimizer.zero_grad(set_to_none=True)
+        self.phases.mark("student")
         self.world.sum_tensors(whole)
         for parameter, gradient, has_gradient in zip(parameters, whole, touched, strict=True):
             # None, not zeros: an optimizer decays what has a gradient.
             parameter.grad = gradient if has_gradient else None
-        result.loss = self.world.sum([total.item()])[0] / result.utterances
-        return [part for of_rank in self.world.gather(parts) for part in of_rank]
+        parts = [part for of_rank in self.world.gather(parts) for part in of_rank]
+        self.phases.mark("communication")
+        return total, parts
 
     def _loss(self, targets: Targets) -> Tensor:
         """Sum of CTC losses over the utterances of a micro-batch (Graves et al. 2006)."""
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16):
-            log_probs_BTV, lengths_B = self.student(targets.features_BTF, targets.lengths_B)
-        if not targets.tokens:
+            log_probs_BTV, _ = self.student(targets.features_BTF, targets.lengths_B)
+        if not targets.counts:
             return 0.0 * log_probs_BTV.sum()
-        # Concatenated targets and lengths in int32 on the CPU would select cuDNN's kernel, which is not
-        # deterministic; int64 on the device selects torch's own.
-        device = log_probs_BTV.device
-        labels = torch.tensor([t for tokens in targets.tokens for t in tokens], device=device)
-        label_lengths_B = torch.tensor([len(tokens) for tokens in targets.tokens], device=device)
+        # Tokens in int32 would select cuDNN's kernel, which is not deterministic; int64 selects torch's own.
+        # That one asks for the lengths on the CPU: there they are, so that nothing waits for the student.
         return F.ctc_loss(
             log_probs_BTV.float().transpose(0, 1),
-            labels,
-            lengths_B,
-            label_lengths_B,
+            targets.tokens_BS,
+            torch.tensor(targets.frames),
+            torch.tensor(targets.counts),
             reduction="sum",
             zero_infinity=True,
         )
@@ -243,7 +300,9 @@ class TrainStep:
         """For a rank without utterances in this step: it must take part in the reduction all the same."""
         bands = self.features.mel.n_mels
         device = self.world.device
-        return Targets(torch.zeros(1, 32, bands, device=device), torch.tensor([32], device=device), [])
+        lengths_B = torch.full((1,), 32, device=device)
+        tokens_BS = torch.zeros(1, 0, dtype=torch.long, device=device)
+        return Targets(torch.zeros(1, 32, bands, device=device), lengths_B, tokens_BS, [], [])
 
     def _label_nothing(self, times: int) -> None:
         """As often as others still label a micro-batch: a teacher that is sharded needs everybody."""
@@ -252,20 +311,42 @@ class TrainStep:
             nothing = self._nothing()
             self.strategy.labels(Unlabelled([], nothing.features_BTF, nothing.lengths_B, [], []))
 
-    def _clip(self, result: StepResult) -> bool:
-        """Clip the gradient; False if it is not finite. The same on all ranks: the gradient is."""
+    def _clip(self, total: Tensor, result: StepResult) -> bool:
+        """Clip the gradient; False if it is not finite. The same on all ranks: the gradient is.
+
+        Loss and norm come from the device together: until here nothing has waited for the backward pass.
+        """
         limit = self.clip_norm if self.clip_norm > 0.0 else float("inf")
         norm = whole(torch.nn.utils.clip_grad_norm_(self.student.parameters(), limit))
-        result.gradient_norm = float(norm)
-        return bool(torch.isfinite(norm))
+        loss, result.gradient_norm = torch.stack([total, norm.double()]).tolist()
+        result.loss = self.world.sum([loss])[0] / result.utterances
+        return math.isfinite(result.gradient_norm)
 
 
 def _halves(targets: Targets) -> tuple[Targets, Targets]:
     """Every second utterance, so that both have the like lengths."""
-    return (
-        Targets(targets.features_BTF[::2], targets.lengths_B[::2], targets.tokens[::2]),
-        Targets(targets.features_BTF[1::2], targets.lengths_B[1::2], targets.tokens[1::2]),
-    )
+    rows = range(len(targets.counts))
+    return targets.take(rows[::2]), targets.take(rows[1::2])
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor there; from the CPU to a GPU by page-locked memory, so that nothing waits."""
+    if tensor.device.type == "cpu" and device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def _numbers(labels: Labels) -> Tensor:
+    """Of each utterance, on the device of its labels: tokens, frames they need, confidence; [3, B]."""
+    needed_B = frames_needed(labels.tokens_BS, labels.lengths_B)
+    return torch.stack([labels.lengths_B.double(), needed_B.double(), labels.confidence_B.double()])
+
+
+def frames_needed(tokens_BS: Tensor, lengths_B: Tensor) -> Tensor:
+    """What `alignable` compares with the frames, [B], for padded tokens; waits for no device."""
+    position = torch.arange(1, max(1, tokens_BS.shape[1]), device=tokens_BS.device)
+    repeats_BS = (tokens_BS[:, 1:] == tokens_BS[:, :-1]) & (position < lengths_B[:, None])
+    return lengths_B + repeats_BS.sum(dim=1)
 
 
 def alignable(tokens: list[int], frames: int) -> bool:

@@ -32,7 +32,13 @@ from asr_emapl.training.dry_run import dry_run
 from asr_emapl.training.guard import Guard
 from asr_emapl.training.log import RunLog
 from asr_emapl.training.optimizer import build_optimizer
-from asr_emapl.training.parts import build_strategy, read_schedule, read_tokenizer, require_scalable
+from asr_emapl.training.parts import (
+    build_strategy,
+    read_schedule,
+    read_tokenizer,
+    require_scalable,
+    switch_dropout,
+)
 from asr_emapl.training.sharding import divide, gather, load_optimizer
 from asr_emapl.training.skipped import SkippedList
 from asr_emapl.training.step import TrainStep
@@ -40,6 +46,9 @@ from asr_emapl.training.stopping import StopRequest
 from asr_emapl.training.validation import validate
 from asr_emapl.training.watch import Watch
 from asr_emapl.training.world import World
+
+# Steps after which the processes say what their time went to.
+TIMED_STEPS = 50
 
 
 def train(config: RunConfig) -> Path | None:
@@ -165,7 +174,8 @@ class Trainer:
                 workers=config.data.workers,
                 pin_memory=self.world.device.type == "cuda",
             )
-        ) as batches:
+        ) as ahead:
+            batches = self.train_step.phases.waiting(ahead)
             while self.clock.hours < until and not stop:
                 before = self.clock.samples
                 self.watch.at(f"reading audio for step {self.step + 1}")
@@ -225,7 +235,8 @@ class Trainer:
         student: Any = unwrap(self.student)
         if hasattr(student, "begin_step"):
             student.begin_step(draw_seed(config.seed, "layers", self.step))
-        self._switch_dropout()
+        if self.strategy is not None and self.clock.hours >= config.pseudo_labels.start_hours:
+            switch_dropout(student, config)
         seconds = batch.samples / SAMPLE_RATE_HZ
         if config.optimizer.kappa == "step":
             self._scale_optimizer(seconds / config.batch.reference_seconds)
@@ -251,26 +262,10 @@ class Trainer:
             self.mean.update(batch.samples / SAMPLE_RATE_HZ)
         self.position = batch.after
         self.log.step(self.step, self.clock.hours, batch.labelled, result, {"lr": rate, "rho": rho})
+        if self.step % TIMED_STEPS == 0 or self.clock.hours >= config.hours:
+            self.log.phases(self.step, self.clock.hours, self.world.gather(self.train_step.phases.take()))
         self.skipped.step(batch.skipped, result)
         self.guard.step(self.step, batch.labelled, result)
-
-    def _switch_dropout(self) -> None:
-        wanted = self.config.pseudo_labels
-        if self.strategy is None or self.clock.hours < wanted.start_hours:
-            return
-        if wanted.dropout is None and wanted.layerdrop is None:
-            return
-        student: Any = unwrap(self.student)
-        if not hasattr(student, "set_dropout"):
-            raise UserError(
-                f"pseudo_labels.dropout: {self.config.model.target} has no set_dropout(dropout, layerdrop); "
-                "leave both null"
-            )
-        options = self.config.model.options
-        student.set_dropout(
-            options.get("dropout", 0.1) if wanted.dropout is None else wanted.dropout,
-            options.get("layerdrop", 0.0) if wanted.layerdrop is None else wanted.layerdrop,
-        )
 
     def _validate(self) -> float | None:
         """WER of student and teacher on every validation split; returns what makes a checkpoint the best."""

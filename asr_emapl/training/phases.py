@@ -1,0 +1,121 @@
+"""Where the time of training steps goes, and how much of their audio is padding; measured without waiting.
+
+On a GPU a mark is an event in its queue, read long after it has passed: times are those of the GPU, with what
+it stood idle for. On a CPU a mark is a look at the clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from asr_emapl.audio import SAMPLE_RATE_HZ
+
+T = TypeVar("T")
+
+
+class _Micro(Protocol):
+    waveforms_BN: Tensor
+    samples_B: Tensor
+
+
+# data: waiting for the next batch; features: they and the copy to the device; teacher: labels; student:
+# forward and backward; communication: what of it the backward pass did not hide, and waiting for other
+# processes; optimizer: clipping, the optimizer's step, the teacher's average.
+PHASES = ("data", "features", "teacher", "student", "communication", "optimizer")
+# Marks that are kept before those which the device has passed are added up.
+_MOST_MARKS = 1000
+
+
+class Phases:
+    """Sums of seconds by phase, of this process, since they were last taken."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.on_gpu = device.type == "cuda"
+        self._marks: list[tuple[str | None, float | torch.cuda.Event]] = []
+        self._clear()
+
+    def _clear(self) -> None:
+        self._seconds = dict.fromkeys(PHASES, 0.0)
+        self._steps, self._samples, self._padded = 0, 0, 0
+
+    def waiting(self, batches: Iterator[T]) -> Iterator[T]:
+        """The same items, without end; the time until each of them comes is "data".
+
+        What lies between the last mark of a step and the wait for the next (a validation, a checkpoint)
+        counts nowhere.
+        """
+        while True:
+            self._begin()
+            batch = next(batches)
+            self.mark("data")
+            yield batch
+
+    def mark(self, phase: str) -> None:
+        """The time since the last mark belongs to `phase`."""
+        self._marks.append((phase, self._now()))
+        if len(self._marks) > _MOST_MARKS:
+            self._read(wait=False)
+
+    def mark_backward(self, loss: Tensor, phase: str) -> None:
+        """Have the backward pass of `loss` mark the end of its own work.
+
+        Callbacks run in the order in which they were queued, this one from the pass's first moment: so before
+        that in which DDP waits for the other processes.
+        """
+
+        def queue(gradient: Tensor) -> None:
+            torch.autograd.Variable._execution_engine.queue_callback(lambda: self.mark(phase))
+
+        loss.register_hook(queue)
+
+    def count(self, micro: _Micro) -> None:
+        """Enter a micro-batch's audio; where its lengths lie on the CPU."""
+        self._samples += int(micro.samples_B.sum())
+        self._padded += micro.waveforms_BN.numel()
+
+    def take(self) -> dict[str, float]:
+        """The sums since the last call: seconds by phase, steps, seconds of audio and of padded audio."""
+        self._read(wait=True)
+        taken = {**self._seconds, "steps": float(self._steps)}
+        taken |= {"audio": self._samples / SAMPLE_RATE_HZ, "padded": self._padded / SAMPLE_RATE_HZ}
+        self._clear()
+        return taken
+
+    def _begin(self) -> None:
+        self._steps += 1
+        self._marks.append((None, self._now()))
+
+    def _now(self) -> float | torch.cuda.Event:
+        if not self.on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _read(self, *, wait: bool) -> None:
+        """Add up the marks so far, if the device has come past the last of them or is to be waited for."""
+        if len(self._marks) < 2:
+            return
+        last = self._marks[-1][1]
+        if isinstance(last, torch.cuda.Event):
+            if wait:
+                last.synchronize()
+            elif not last.query():
+                return
+        for (_, start), (phase, end) in zip(self._marks, self._marks[1:], strict=False):
+            if phase is not None:
+                self._seconds[phase] += _between(start, end)
+        self._marks = self._marks[-1:]
+
+
+def _between(start: float | torch.cuda.Event, end: float | torch.cuda.Event) -> float:
+    if isinstance(start, torch.cuda.Event) and isinstance(end, torch.cuda.Event):
+        return start.elapsed_time(end) / 1000.0
+    assert isinstance(start, float)
+    assert isinstance(end, float)
+    return end - start

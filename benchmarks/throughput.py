@@ -1,0 +1,300 @@
+"""Hours of audio trained on per hour, at an equal encoder, beside the encoders and the batching of others.
+
+    python benchmarks/throughput.py                    # one CPU thread; on a GPU if there is one
+    python benchmarks/throughput.py --precisions bf16
+
+Every contestant, in fp32 and under bf16 autocast, has the same features, front-end, positions and CTC
+head around an encoder of 6 layers, width 256, 1,024 inside the feed-forward, 4 heads and the same
+dropout, and takes whole optimizer steps (AdamW, clipping) on utterances as long as LibriSpeech's. Ours
+cuts its batches by BatchPlan and is trained by TrainStep, its teacher's average included; the others get
+the batches of SpeechBrain's DynamicBatchSampler where SpeechBrain is installed, random ones of the same
+padded audio where not, and a plain training loop. They take turns batch by batch; reported are medians
+over batches of unpadded audio by time, so that padding counts. Audio and texts are random: neither
+changes the cost. On a CPU, time is the processor's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from timing import work_seconds_of
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from asr_emapl.audio import SAMPLE_RATE_HZ
+from asr_emapl.audio.features import LogMel
+from asr_emapl.data.batch_plan import BatchPlan, Indices
+from asr_emapl.data.loader import MicroBatch, StepBatch
+from asr_emapl.data.mix import MixPosition
+from asr_emapl.ema import EmaTeacher
+from asr_emapl.models.transformer import ConvFrontEnd, Positions, TransformerCtc
+from asr_emapl.pseudo_labels import PseudoLabelConfig
+from asr_emapl.training.optimizer import OptimizerConfig, build_optimizer
+from asr_emapl.training.step import TrainStep
+from asr_emapl.training.world import World
+
+VOCABULARY, LETTERS_A_SECOND = 29, 14
+LAYERS, DIM, FEEDFORWARD, HEADS = 6, 256, 1024, 4
+LEARNING_RATE = 1e-4
+# Dense bf16 operations a second, for the share of them that is used.
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+
+
+def librispeech_seconds(count: int, seed: int = 0) -> np.ndarray:
+    """Lengths like those of train-clean-100: seven in ten near 15 s, the rest anything from 1.5 s up."""
+    rng = np.random.default_rng(seed)
+    long = np.clip(rng.normal(14.8, 1.0, count), 1.5, 17.0)
+    return np.where(rng.random(count) < 0.7, long, rng.uniform(1.5, 15.0, count))
+
+
+class Peer(nn.Module):
+    """Our front-end and head around someone else's encoder, `encode(x_BTD, valid_BT, lengths_B)`."""
+
+    def __init__(self, encoder: nn.Module, encode: Callable[..., Tensor], dropout: float) -> None:
+        super().__init__()
+        self.frontend = ConvFrontEnd(80, DIM, 7, 3, dropout)
+        self.positions = Positions(DIM, 0.03, 0.0)
+        self.encoder, self.encode = encoder, encode
+        self.output = nn.Linear(DIM, VOCABULARY)
+
+    def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """See `CtcModel.forward`."""
+        x_BTD, lengths_B = self.frontend(features_BTF, lengths_B)
+        valid_BT = torch.arange(x_BTD.shape[1], device=x_BTD.device) < lengths_B[:, None]
+        x_BTD = x_BTD * DIM**0.5 + self.positions(valid_BT, lengths_B).to(x_BTD.dtype)
+        x_BTD = self.encode(self.encoder, x_BTD, valid_BT, lengths_B)
+        return F.log_softmax(self.output(x_BTD).float(), dim=-1), lengths_B
+
+
+def torch_encoder(dropout: float) -> Peer:
+    """torch's nn.TransformerEncoder."""
+    layer = nn.TransformerEncoderLayer(DIM, HEADS, FEEDFORWARD, dropout, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, LAYERS)
+    return Peer(encoder, lambda e, x, valid, lengths: e(x, src_key_padding_mask=~valid), dropout)
+
+
+def torchaudio_conformer(dropout: float) -> Peer:
+    """torchaudio's Conformer: a second feed-forward and a convolution in every layer beside the others'."""
+    from torchaudio.models import Conformer
+
+    encoder = Conformer(DIM, HEADS, FEEDFORWARD, LAYERS, depthwise_conv_kernel_size=31, dropout=dropout)
+    return Peer(encoder, lambda e, x, valid, lengths: e(x, lengths)[0], dropout)
+
+
+def speechbrain_encoder(dropout: float) -> Peer:
+    """SpeechBrain's TransformerEncoder."""
+    from speechbrain.lobes.models.transformer.Transformer import TransformerEncoder
+
+    encoder = TransformerEncoder(LAYERS, HEADS, FEEDFORWARD, d_model=DIM, dropout=dropout)
+    return Peer(encoder, lambda e, x, valid, lengths: e(x, src_key_padding_mask=~valid)[0], dropout)
+
+
+Batches = Iterator[tuple[Tensor, Tensor, list[list[int]]]]
+
+
+def audio(lengths: Indices) -> tuple[Tensor, Tensor, list[list[int]]]:
+    """Random waveforms [B, N], their samples [B], and texts."""
+    samples_B = torch.from_numpy(lengths)
+    texts = [
+        torch.randint(1, VOCABULARY, (LETTERS_A_SECOND * n // SAMPLE_RATE_HZ,)).tolist()
+        for n in samples_B.tolist()
+    ]
+    return torch.randn(len(lengths), int(samples_B.max())), samples_B, texts
+
+
+def planned(samples: Indices, seconds: float) -> Batches:
+    """Ours."""
+    plan = BatchPlan(samples, round(seconds * SAMPLE_RATE_HZ))
+    for epoch in itertools.count():
+        for indices in plan.epoch(epoch)[:-1]:  # an epoch's last one is short
+            yield audio(samples[indices])
+
+
+def sampled(samples: Indices, seconds: float) -> Batches:
+    """SpeechBrain's."""
+    from speechbrain.dataio.sampler import DynamicBatchSampler
+
+    each = (samples / SAMPLE_RATE_HZ).tolist()
+    sampler = DynamicBatchSampler(
+        list(range(len(samples))),
+        seconds,
+        num_buckets=100,
+        length_func=lambda x: x,
+        lengths_list=each,
+    )
+    for epoch in itertools.count():
+        sampler.set_epoch(epoch)
+        for indices in sampler:
+            yield audio(samples[np.array(indices)])
+
+
+def shuffled(samples: Indices, seconds: float) -> Batches:
+    """Random company, up to the same padded audio."""
+    rng = np.random.default_rng(0)
+    while True:
+        batch: list[int] = []
+        for i in rng.permutation(len(samples)):
+            longer = [*batch, int(i)]
+            if int(samples[longer].max()) * len(longer) > seconds * SAMPLE_RATE_HZ:
+                yield audio(samples[np.array(batch)])
+                longer = [int(i)]
+            batch = longer
+
+
+class PlainStep:
+    """The usual training loop around a model."""
+
+    def __init__(self, model: nn.Module, device: torch.device, bf16: bool) -> None:
+        self.model, self.device, self.bf16 = model.to(device).train(), device, bf16
+        self.features = LogMel().to(device)
+        self.optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, betas=(0.9, 0.98))
+
+    def __call__(self, waveforms_BN: Tensor, samples_B: Tensor, texts: list[list[int]]) -> float:
+        """One optimizer step; returns the loss."""
+        waveforms_BN, samples_B = waveforms_BN.to(self.device), samples_B.to(self.device)
+        features_BTF, frames_B = self.features(waveforms_BN, samples_B)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            log_probs_BTV, lengths_B = self.model(features_BTF, frames_B)
+        targets = torch.tensor([t for text in texts for t in text], device=self.device)
+        counts = torch.tensor([len(text) for text in texts], device=self.device)
+        log_probs_TBV = log_probs_BTV.float().transpose(0, 1)
+        loss = F.ctc_loss(log_probs_TBV, targets, lengths_B, counts, reduction="sum", zero_infinity=True)
+        loss = loss / len(texts)
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        return loss.item()
+
+
+class OurStep:
+    """TrainStep on labelled audio."""
+
+    def __init__(self, model: nn.Module, device: torch.device, bf16: bool) -> None:
+        model = model.to(device).train()
+        optimizer = build_optimizer(model, OptimizerConfig(lr=LEARNING_RATE), kappa=1.0)
+        self.step = TrainStep(
+            World(0, 1, device),
+            LogMel().to(device),
+            model,
+            EmaTeacher(model, half_life=3600.0),
+            optimizer,
+            None,
+            PseudoLabelConfig(),
+            clip_norm=1.0,
+            bf16=bf16,
+        )
+
+    def __call__(self, waveforms_BN: Tensor, samples_B: Tensor, texts: list[list[int]]) -> float:
+        """One optimizer step; returns the loss."""
+        micro = MicroBatch([str(i) for i in range(len(texts))], waveforms_BN, samples_B, texts)
+        return self.step(StepBatch(True, [micro], int(samples_B.sum()), MixPosition())).loss
+
+
+@dataclass
+class Contestant:
+    """A way to train, the audio it was given (samples, padded samples), and what it took."""
+
+    step: Callable[[Tensor, Tensor, list[list[int]]], float]
+    batches: Batches
+    rates: list[float]
+    audio: int = 0
+    padded: int = 0
+
+    def turn(self, device: torch.device, warm: bool) -> None:
+        """Train on the next batch."""
+        waveforms_BN, samples_B, texts = next(self.batches)
+        taken = work_seconds_of(lambda: self.step(waveforms_BN, samples_B, texts), device)
+        if warm:
+            self.rates.append(float(samples_B.sum()) / SAMPLE_RATE_HZ / taken)
+        self.audio, self.padded = self.audio + int(samples_B.sum()), self.padded + waveforms_BN.numel()
+
+
+def contestants(chosen: argparse.Namespace, device: torch.device) -> dict[str, Contestant]:
+    """All that can be imported."""
+    samples = np.round(librispeech_seconds(20_000) * SAMPLE_RATE_HZ).astype(np.int64)
+    drop: float = chosen.dropout
+    options: dict[str, Any] = {"dim": DIM, "heads": HEADS, "layers": LAYERS, "feedforward": FEEDFORWARD}
+    options |= {"dropout": drop, "frontend_dropout": drop, "max_shift_seconds": 0.0}
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "asr_emapl TransformerCtc": lambda: TransformerCtc(VOCABULARY, **options),
+        "torch nn.TransformerEncoder": lambda: torch_encoder(drop),
+        "SpeechBrain TransformerEncoder": lambda: speechbrain_encoder(drop),
+        "torchaudio Conformer": lambda: torchaudio_conformer(drop),
+    }
+    others = sampled
+    try:
+        import speechbrain  # noqa: F401
+    except ImportError:
+        others = shuffled
+        print("SpeechBrain is not installed: left out, and the others get random batches")
+        del makers["SpeechBrain TransformerEncoder"]
+    found = {}
+    for precision, (name, make) in itertools.product(chosen.precisions.split(","), makers.items()):
+        ours = name.startswith("asr_emapl")
+        batches = (planned if ours else others)(samples, chosen.seconds)
+        step = (OurStep if ours else PlainStep)(make(), device, precision == "bf16")
+        found[f"{name}, {precision}"] = Contestant(step, batches, [])
+    return found
+
+
+def flops_a_second_of_audio(seconds: float) -> float:
+    """Of forward and backward pass of ours, by its matrix products, on utterances of so many seconds."""
+    frames_a_second = 100 / 3
+    layer = 2 * (4 * DIM**2 + 2 * DIM * FEEDFORWARD) + 4 * DIM * seconds * frames_a_second
+    return 3.0 * frames_a_second * (LAYERS * layer + 2 * 7 * 80 * 2 * DIM)
+
+
+def main() -> None:
+    """Print a row a contestant."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precisions", default="fp32,bf16", help="of each contestant (default fp32,bf16)")
+    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--seconds", type=float, default=60.0, help="padded audio in a batch (default 60)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    parser.add_argument("--rounds", type=int, default=15)
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    torch.manual_seed(0)
+    device = torch.device(chosen.device)
+    field = contestants(chosen, device)
+    for turn in range(chosen.rounds + 2):
+        for one in field.values():
+            one.turn(device, warm=turn >= 2)  # the first ones allocate and warm up
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {chosen.threads} thread(s)"
+    print(
+        f"torch {torch.__version__}, {where}, dropout {chosen.dropout:g}, batches of {chosen.seconds:g} s, "
+        f"median of {chosen.rounds}"
+    )
+    medians = {name: statistics.median(one.rates) for name, one in field.items()}
+    first = next(iter(medians.values()))
+    for name, median in medians.items():
+        one = field[name]
+        padding = 1.0 - one.audio / one.padded
+        print(f"  {name:36s} {median:9.1f} h/h  {median / first:5.2f}  padding {padding:.1%}")
+    for precision in chosen.precisions.split(","):
+        ours = medians[f"asr_emapl TransformerCtc, {precision}"]
+        for theirs in chosen.precisions.split(","):
+            best = max(
+                rate for n, rate in medians.items() if n.endswith(theirs) and not n.startswith("asr_emapl")
+            )
+            print(f"  ours in {precision}: {ours / best:.2f} x the audio of the best other in {theirs}")
+        if device.type == "cuda":
+            print(f"  {ours / 3600:.2f} hours of audio a second in {precision}")
+            peak = next((flops for name, flops in PEAK_FLOPS.items() if name in where), None)
+            if peak and precision == "bf16":
+                print(f"  MFU {ours * flops_a_second_of_audio(12.3) / peak:.1%} of {peak / 1e12:.0f} TFLOP/s")
+
+
+if __name__ == "__main__":
+    main()
