@@ -52,7 +52,8 @@ def evaluation_lines(evaluation: Evaluation, by: Sequence[str], most: int) -> It
             f"({unknown.running:,}, {unknown.distinct:,} different), "
             f"{unknown.recognised:,} of them recognised"
         )
-        yield "most frequent: " + ", ".join(f"{word} ({times})" for word, times in unknown.most)
+        if unknown.most:
+            yield "most frequent: " + ", ".join(f"{word} ({times})" for word, times in unknown.most)
     yield ""
     yield f"normalisation: {evaluation.normalisation.stated}"
     if total.tally.weights == "sclite":
