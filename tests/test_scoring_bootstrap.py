@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from asr_emapl.errors import UserError
-from asr_emapl.scoring import bootstrap
 from asr_emapl.scoring.bootstrap import Interval, intervals, rates, resampled_sums
 
 
@@ -28,12 +27,6 @@ def test_speakers_are_drawn_whole() -> None:
     values = np.array([[1], [2], [4]])
     sums = resampled_sums(values, ["a", "b", "a"], 200, 0)[:, 0]
     assert set(sums) == {4.0, 7.0, 10.0}
-
-
-def test_pieces_do_not_change_the_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bootstrap, "_CHUNK", 7)
-    sums = resampled_sums(np.ones((3, 1)), None, 11, 0)
-    assert sums.tolist() == [[3.0]] * 11
 
 
 def test_the_interval_is_about_that_of_the_binomial() -> None:
