@@ -194,7 +194,7 @@ def test_weights_of_sclite(tmp_path: Path) -> None:
     found = evaluated(files, weights="sclite", resamples=0)
     counts = found.total.score.words
     assert (counts.substitutions, counts.deletions, counts.insertions) == (0, 1, 1)
-    assert [alignment.counts for alignment in found.alignments()] == [counts]
+    assert [alignment.counts for alignment in found.alignments] == [counts]
     assert found.to_dict(0)["weights"] == "sclite"
     assert any("sclite's weights" in line for line in evaluation_lines(found, [], 0))
     assert evaluated(files, resamples=0).total.score.words.substitutions == 2

@@ -96,7 +96,7 @@ def write_alignments(place: Path, evaluation: Evaluation) -> None:
         UserError: another ending; the file cannot be written.
     """
     check_alignments(place)
-    alignments, stated = evaluation.alignments(), evaluation.normalisation.stated
+    alignments, stated = evaluation.alignments, evaluation.normalisation.stated
     names = ", ".join(evaluation.splits)
     pieces: Iterable[str]
     if place.suffix.lower() == ".html":
