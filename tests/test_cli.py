@@ -87,7 +87,7 @@ def test_the_commands_are_known():
     assert names >= {
         "prepare librispeech", "prepare libri-light", "prepare common-voice", "prepare folder",
         "prepare rendered", "tokenizer", "train", "decode", "score", "scale",
-        "check-model", "plot", "report",
+        "check-model", "plot", "report", "compare",
     }  # fmt: skip
 
 
@@ -142,7 +142,8 @@ print("loaded:", sorted(heavy))
 """
     shown = process("-c", script, str(tmp_path / "a.trn"))
     assert shown.returncode == 0, shown.stderr
-    assert shown.stdout.endswith("loaded: []\n")
+    # Scores are counted and resampled with it; help is not (test_help_comes_at_once).
+    assert shown.stdout.endswith("loaded: ['numpy']\n")
 
 
 def test_version():
@@ -219,8 +220,10 @@ def test_score_is_jiwers_whatever_the_formats(scored, reference, hypothesis):
 
 
 def test_the_table_shows_the_same(scored):
-    head, *table = succeed("score", scored / "ref.jsonl", scored / "hyp.trn").splitlines()
+    shown = succeed("score", scored / "ref.jsonl", scored / "hyp.trn", "--resamples", "0").splitlines()
+    head, *table = shown[:4]
     assert head.split() == ["%", "errors", "sub", "del", "ins", "N"]
+    assert shown[4:] == ["", "normalisation: none: texts as they are, words parted by white space"]
     for line, name, theirs, rate in (
         (table[0], "WER", WORDS, WORDS.wer),
         (table[1], "CER", CHARACTERS, CHARACTERS.cer),
@@ -229,7 +232,6 @@ def test_the_table_shows_the_same(scored):
         length = theirs.hits + theirs.substitutions + theirs.deletions
         assert line.split() == [name, f"{100 * rate:.2f}", *map(str, [sum(counts), *counts, length])]
     assert table[2].split() == ["SER", "75.00", "3", "4"]
-    assert len(table) == 3
     assert all(len(line) == len(head) for line in table)
 
 
@@ -238,6 +240,36 @@ def test_missing_and_extra_hypotheses(scored, tmp_path):
     assert "u9" in fail("score", scored / "ref.trn", path)
     told = succeed("score", scored / "ref.trn", path, "--allow-missing").splitlines()[-1]
     assert told == "3 hypotheses missing (counted as empty), 1 extra (passed over)"
+
+
+def test_score_writes_and_prints_what_is_asked_for(scored, tmp_path):
+    pair = (scored / "ref.jsonl", scored / "hyp.trn")
+    page = tmp_path / "errors.html"
+    shown = succeed(
+        *("score", *pair, "--by", "speaker", "--by", "duration", "--confusions", 1, "--normalise", "words"),
+        *("--vocabulary", scored / "ref.jsonl", "--alignments", page),
+    )
+    assert "no speaker is known" in shown
+    assert "below 5 s" in shown
+    assert "out of vocabulary: 0.00 %" in shown
+    assert "normalisation: words: " in shown
+    assert page.read_text().startswith("<!doctype html>")
+    rows = succeed("score", *pair, *pair, "--csv", "--speaker-in-id").splitlines()
+    assert rows[0].startswith("group,name,measure,rate,")
+    assert sum(row.startswith("split,") for row in rows) == 6
+    assert "errors.docx: name a file" in fail("score", *pair, "--alignments", tmp_path / "errors.docx")
+    assert "'shout' is not known" in fail("score", *pair, "--normalise", "shout")
+    assert "3 files: name a hypothesis" in fail("score", *pair, pair[0])
+
+
+def test_compare(scored):
+    files = (scored / "ref.trn", scored / "hyp.trn", scored / "ref.txt")
+    assert succeed("compare", *files).splitlines()[0].endswith("too few to rely on).")
+    result = json.loads(succeed("compare", *files, "--json", "--weights", "sclite", "--seed", 3))
+    assert result["names"] == ["hyp", "ref"]
+    assert result["by_utterance"]["seed"] == 3
+    assert result["normalisation"].startswith("none")
+    assert "nowhere" in fail("compare", *files[:2], "nowhere.trn")
 
 
 # From a corpus on disk to its score.
