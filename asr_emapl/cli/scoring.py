@@ -1,18 +1,30 @@
-"""Commands on what models write: decode, score, plot."""
+"""Commands on what models write: decode, score, compare, plot."""
 
 from __future__ import annotations
 
 import json
 import sys
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    pass
-
 commands = typer.Typer()
+
+
+class Breakdown(str, Enum):
+    """What scores can be split by."""
+
+    speaker = "speaker"
+    duration = "duration"
+
+
+class Weights(str, Enum):
+    """What errors cost when words are aligned."""
+
+    levenshtein = "levenshtein"
+    sclite = "sclite"
 
 
 @commands.command()
@@ -43,36 +55,97 @@ def decode(
 
 @commands.command()
 def score(
-    reference: Annotated[Path, typer.Argument(help="Manifest (JSONL), trn, or text ('id words').")],
-    hypothesis: Annotated[Path, typer.Argument(help="The same, in any of these formats.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="REF HYP [REF HYP]...",
+            help="References and hypotheses, a pair a split: manifests (JSONL; NeMo's, lhotse's), trn, stm, "
+            "ctm, or text ('id words').",
+        ),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of tables.")] = False,
     allow_missing: Annotated[
         bool, typer.Option(help="Count absent hypotheses as empty and pass over extra ones.")
     ] = False,
+    normalise: Annotated[
+        str,
+        typer.Option(
+            help="What is done to both sides: none, librispeech, common-voice, words, plain, jiwer, "
+            "whisper-english, whisper-basic."
+        ),
+    ] = "none",
+    by: Annotated[list[Breakdown] | None, typer.Option(help="Add a table; can be repeated.")] = None,
+    speaker_in_id: Annotated[
+        bool, typer.Option(help="The speaker is what an id has before its first - or _.")
+    ] = False,
+    weights: Annotated[
+        Weights, typer.Option(help="As few errors as can be (jiwer's counts), or as sclite weighs them.")
+    ] = Weights.levenshtein,
+    alignments: Annotated[
+        list[Path] | None,
+        typer.Option(help="Write alignments, as .txt, .html or .pra; can be repeated."),
+    ] = None,
+    confusions: Annotated[int, typer.Option(min=0, help="Show so many confusions of each sort.")] = 0,
+    vocabulary: Annotated[
+        list[str] | None,
+        typer.Option(help="Word list or training manifest: show what it lacks; can be repeated."),
+    ] = None,
+    resamples: Annotated[int, typer.Option(min=0, help="Of the bootstrap; 0: no intervals.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
 ) -> None:
-    """Word and character error rates with substitutions, deletions, insertions and counts.
+    """Word, character and sentence error rates with their counts and intervals, over all and split by split.
 
-    Example: `asr-emapl score data/dev-clean.jsonl dev-clean.hyp.jsonl`
+    Example: `asr-emapl score data/dev-clean.jsonl dev-clean.hyp.jsonl --by speaker --alignments errors.html`
     """
-    from asr_emapl.scoring import read_transcripts
-    from asr_emapl.scoring import score as compare
+    from asr_emapl.scoring import evaluation_report as report
+    from asr_emapl.scoring.evaluation import ScoringConfig, evaluate
+    from asr_emapl.scoring.normalisation import normalisation
 
-    result = compare(
-        read_transcripts(reference),
-        read_transcripts(hypothesis, role="hypothesis"),
-        allow_missing=allow_missing,
-    )
+    for place in alignments or []:
+        report.check_alignments(place)
+    config = ScoringConfig(allow_missing, speaker_in_id, weights.value, resamples, seed)
+    result = evaluate(files, config, normalisation(normalise), vocabulary or [])
+    for place in alignments or []:
+        report.write_alignments(place, result)
     if as_json:
-        print(json.dumps(result.to_dict(), indent=2))
-        return
-    print(f"{'':4}{'%':>8}{'errors':>9}{'sub':>8}{'del':>8}{'ins':>8}{'N':>9}")
-    for name, c in (("WER", result.words), ("CER", result.characters)):
-        counts = f"{c.substitutions:8d}{c.deletions:8d}{c.insertions:8d}{c.reference_length:9d}"
-        print(f"{name:4}{100 * c.rate:8.2f}{c.errors:9d}{counts}")
-    wrong = 100 * result.sentences_wrong / result.sentences
-    print(f"{'SER':4}{wrong:8.2f}{result.sentences_wrong:9d}{'':24}{result.sentences:9d}")
-    if result.missing or result.extra:
-        print(f"{result.missing} hypotheses missing (counted as empty), {result.extra} extra (passed over)")
+        print(json.dumps(result.to_dict(confusions), indent=2))
+    elif as_csv:
+        print(report.evaluation_csv(result), end="")
+    else:
+        print("\n".join(report.evaluation_lines(result, [b.value for b in by or []], confusions)))
+
+
+@commands.command()
+def compare(
+    reference: Annotated[str, typer.Argument(help="In any format that `score` reads.")],
+    first: Annotated[str, typer.Argument(help="Hypotheses of one system.")],
+    second: Annotated[str, typer.Argument(help="Hypotheses of the other.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    allow_missing: Annotated[
+        bool, typer.Option(help="Count absent hypotheses as empty and pass over extra ones.")
+    ] = False,
+    normalise: Annotated[str, typer.Option(help="What is done to all sides, as with `score`.")] = "none",
+    speaker_in_id: Annotated[
+        bool, typer.Option(help="The speaker is what an id has before its first - or _.")
+    ] = False,
+    weights: Annotated[
+        Weights, typer.Option(help="As few errors as can be (jiwer's counts), or as sclite weighs them.")
+    ] = Weights.levenshtein,
+    resamples: Annotated[int, typer.Option(min=1, help="Of the paired bootstrap.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the paired bootstrap.")] = 0,
+) -> None:
+    """Whether one system is better than another: paired bootstrap, matched-pairs test, and a verdict.
+
+    Example: `asr-emapl compare data/dev-clean.jsonl baseline.jsonl ema.jsonl`
+    """
+    from asr_emapl.scoring.comparison import compare_files
+    from asr_emapl.scoring.evaluation import ScoringConfig
+    from asr_emapl.scoring.normalisation import normalisation
+
+    config = ScoringConfig(allow_missing, speaker_in_id, weights.value, resamples, seed)
+    result = compare_files(reference, first, second, config, normalisation(normalise))
+    print(json.dumps(result.to_dict(), indent=2) if as_json else "\n".join(result.lines()))
 
 
 @commands.command()

@@ -1,10 +1,12 @@
 """Transcripts from the files that recognisers and corpora write, and hypotheses to such a file.
 
-Three formats, UTF-8, one utterance a line:
+UTF-8, gzip or not, by path or URL, one utterance a line:
 
-- jsonl: `{"id": "1272-128104-0000", "text": "MISTER QUILTER"}`, further entries ignored: this package's
-  manifests and hypotheses; `pred_text` in place of or beside `text` is a hypothesis.
+- jsonl: `{"id": "1272-128104-0000", "text": "MISTER QUILTER"}`, with `speaker` and `duration` (seconds) if
+  known: this package's manifests and hypotheses; `pred_text` in place of or beside `text` is a hypothesis.
+  NeMo's manifests and lhotse's cuts are read as `asr_emapl.data.manifest` reads them.
 - trn: `MISTER QUILTER (1272-128104-0000)`, as sclite reads; lines starting with `;;` are comments.
+- stm and ctm, as `asr_emapl.scoring.timed` says.
 - plain: `1272-128104-0000 MISTER QUILTER`, LibriSpeech's trans.txt and Kaldi's text.
 """
 
@@ -14,36 +16,63 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from asr_emapl.data.foreign import is_cut
 from asr_emapl.errors import UserError
+from asr_emapl.scoring import timed
+from asr_emapl.scoring.lines import BrokenLineError, Line, raise_broken, read_lines
 
 Role = Literal["reference", "hypothesis"]
+Place = str | os.PathLike[str]
 
-_SHOWN_FINDINGS = 20  # an error lists at most so many broken lines
-_FORMAT_OF_EXTENSION = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".trn": "trn"}
+_FORMAT_OF_EXTENSION = {
+    ".jsonl": "jsonl",
+    ".json": "jsonl",
+    ".ndjson": "jsonl",
+    ".trn": "trn",
+    ".stm": "stm",
+    ".ctm": "ctm",
+}
 _TEXT_ENTRIES: dict[Role, tuple[str, str]] = {
     "reference": ("text", "pred_text"),
     "hypothesis": ("pred_text", "text"),
 }
-_TRN_COMMENT = ";;"
 _TRN_LINE = re.compile(r"(?P<text>.*?)\s*\((?P<id>[^()\s]+)\)\s*")
 
 
-class _Finding(Exception):
-    """What is wrong with one line."""
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """What is said in an utterance.
+
+    Attributes:
+        text: the words.
+        speaker: who says them, if known.
+        seconds: how long the utterance lasts, if known.
+    """
+
+    text: str
+    speaker: str | None = None
+    seconds: float | None = None
 
 
-def read_transcripts(path: str | os.PathLike[str], *, role: Role = "reference") -> dict[str, str]:
+def read_transcripts(path: Place, *, role: Role = "reference") -> dict[str, str]:
+    """Read id -> text; `read_utterances` without speakers and durations."""
+    return {name: transcript.text for name, transcript in read_utterances(path, role=role).items()}
+
+
+def read_utterances(path: Place, *, role: Role = "reference") -> dict[str, Transcript]:
     """Read id -> transcript, in the order of the file. A line with an id and no words is an empty transcript.
 
-    The extension tells the format (.jsonl, .json, .ndjson, .trn); of any other file the content does. A byte
-    order mark, CRLF line ends and empty lines are tolerated. Texts are not normalised.
+    The extension tells the format (.jsonl, .json, .ndjson, .trn, .stm, .ctm; .gz after it); of any other file
+    the content does. A byte order mark, CRLF line ends and empty lines are tolerated. Texts are not
+    normalised. A ctm file is taken recording by recording (`read_pair` has it cut by an stm file).
 
     Args:
-        path: the file.
+        path: the file, or its URL.
         role: which entry of a JSON line with both `text` and `pred_text` is meant: the first for
             "reference", the second for "hypothesis".
 
@@ -51,31 +80,49 @@ def read_transcripts(path: str | os.PathLike[str], *, role: Role = "reference") 
         UserError: the file cannot be read or has no transcripts; or broken lines and repeated ids, all of
             them in one error, a line each: `path:line: what`.
     """
-    lines = _read_lines(Path(path))
-    form = _FORMAT_OF_EXTENSION.get(Path(path).suffix.lower()) or _sniff([line for _, line in lines])
-    transcripts: dict[str, str] = {}
-    first_line: dict[str, int] = {}
-    findings: list[str] = []
+    lines = read_lines(os.fspath(path))
+    form = _form(path) or _sniff([line for _, line in lines])
+    if form == "ctm":
+        texts = timed.texts_of_recordings(timed.parse_ctm(os.fspath(path), lines))
+        return _filled(path, {name: Transcript(text) for name, text in texts.items()})
+    if form == "stm":
+        return _filled(path, _of_segments(timed.parse_stm(os.fspath(path), lines)))
+    if form == "jsonl" and lines and _is_manifest(lines[0][1]):
+        return _of_manifest(path, lines, role)
+    if form == "trn":
+        lines = [(number, line) for number, line in lines if not line.startswith(timed.COMMENT)]
+    found: dict[str, Transcript] = {}
+    first: dict[str, int] = {}
+    broken: list[Line] = []
     for number, line in lines:
-        if form == "trn" and line.startswith(_TRN_COMMENT):
-            continue
         try:
-            utterance, text = _parse(line, form, role)
-            if utterance in first_line:
-                raise _Finding(f"id {utterance!r} again, first in line {first_line[utterance]}: keep one")
-        except _Finding as finding:
-            findings.append(f"{path}:{number}: {finding}")
-            continue
-        first_line[utterance] = number
-        transcripts[utterance] = text
-    if findings:
-        raise UserError(_report(findings, str(path)))
-    if not transcripts:
-        raise UserError(f"{path}: no transcripts in it: is it the right file, and was it written to the end?")
-    return transcripts
+            name, transcript = _parse(line, form, role)
+            if name in found:
+                raise BrokenLineError(f"id {name!r} again, first in line {first[name]}: keep one")
+            found[name], first[name] = transcript, number
+        except BrokenLineError as finding:
+            broken.append((number, str(finding)))
+    raise_broken(os.fspath(path), broken)
+    return _filled(path, found)
 
 
-def write_hypotheses(path: str | os.PathLike[str], hypotheses: Mapping[str, str]) -> None:
+def read_pair(reference: Place, hypothesis: Place) -> tuple[dict[str, Transcript], dict[str, str]]:
+    """References with what is known of them, and the texts of hypotheses, each by id.
+
+    A ctm hypothesis of an stm reference is cut by it: a word belongs to the segment that its middle lies in
+    or nearest to.
+
+    Raises:
+        UserError: as `read_utterances`.
+    """
+    if _form(reference) != "stm" or _form(hypothesis) != "ctm":
+        return read_utterances(reference), read_transcripts(hypothesis, role="hypothesis")
+    segments = timed.parse_stm(os.fspath(reference), read_lines(os.fspath(reference)))
+    words = timed.parse_ctm(os.fspath(hypothesis), read_lines(os.fspath(hypothesis)))
+    return _filled(reference, _of_segments(segments)), timed.texts_of_segments(segments, words)
+
+
+def write_hypotheses(path: Place, hypotheses: Mapping[str, str]) -> None:
     """Write id -> text as JSONL (`id`, `text`); a reader sees the old file or the new one, never a part.
 
     Raises:
@@ -95,66 +142,106 @@ def write_hypotheses(path: str | os.PathLike[str], hypotheses: Mapping[str, str]
         raise UserError(f"{target}: the hypotheses cannot be written ({error.strerror})") from error
 
 
-def _read_lines(path: Path) -> list[tuple[int, str]]:
-    """(line number from 1, line without its end) of the lines that are not blank."""
-    try:
-        content = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: the transcripts cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}:{line}: not UTF-8 text: convert the file (iconv -t UTF-8)") from error
-    # Not splitlines(): that would also part a line at, say, U+2028 inside a JSON text.
-    numbered = enumerate(content.split("\n"), start=1)
-    return [(number, line.rstrip("\r")) for number, line in numbered if line.strip()]
+def _form(path: Place) -> str | None:
+    """The format that the name tells, if it tells one."""
+    return _FORMAT_OF_EXTENSION.get(Path(os.fspath(path).lower().removesuffix(".gz")).suffix)
 
 
-def _report(findings: list[str], place: str) -> str:
-    more = len(findings) - _SHOWN_FINDINGS
-    tail = [f"{place}: and {more} more"] if more > 0 else []
-    return "\n".join(findings[:_SHOWN_FINDINGS] + tail)
-
-
-def _sniff(lines: list[str]) -> str:
-    if not lines:
-        return "plain"
-    if lines[0].lstrip().startswith("{"):
+def _sniff(lines: Sequence[str]) -> str:
+    if lines and lines[0].lstrip().startswith("{"):
         return "jsonl"
-    if all(_TRN_LINE.fullmatch(line) or line.startswith(_TRN_COMMENT) for line in lines):
+    if lines and all(_TRN_LINE.fullmatch(line) or line.startswith(timed.COMMENT) for line in lines):
         return "trn"
     return "plain"
 
 
-def _parse(line: str, form: str, role: Role) -> tuple[str, str]:
+def _filled(path: Place, transcripts: dict[str, Transcript]) -> dict[str, Transcript]:
+    if not transcripts:
+        raise UserError(
+            f"{os.fspath(path)}: no transcripts in it: is it the right file, and was it written to the end?"
+        )
+    return transcripts
+
+
+def _of_segments(segments: Sequence[timed.Segment]) -> dict[str, Transcript]:
+    names = timed.segment_ids(segments)
+    return {
+        name: Transcript(s.text, s.speaker, s.end - s.begin)
+        for name, s in zip(names, segments, strict=True)
+        if s.text is not None
+    }
+
+
+def _is_manifest(line: str) -> bool:
+    """Whether it is a line of another toolkit's manifest, without an id or with its text inside."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return False
+    if not isinstance(entry, dict):
+        return False
+    return is_cut(entry) or ("id" not in entry and ("audio_filepath" in entry or "audio" in entry))
+
+
+def _of_manifest(path: Place, lines: Sequence[Line], role: Role) -> dict[str, Transcript]:
+    from asr_emapl.data.manifest import read_manifest
+
+    utterances = read_manifest(os.fspath(path))
+    found: dict[str, Transcript] = {}
+    broken: list[Line] = []
+    # read_manifest has found every line to be an utterance.
+    for (number, line), utterance in zip(lines, utterances, strict=True):
+        text = _text({"pred_text": json.loads(line).get("pred_text"), "text": utterance.text}, role)
+        if text is None:
+            broken.append((number, f"id {utterance.id!r} has neither 'text' nor 'pred_text'"))
+        else:
+            found[utterance.id] = Transcript(text, utterance.speaker, utterance.duration)
+    raise_broken(os.fspath(path), broken)
+    return found
+
+
+def _parse(line: str, form: str, role: Role) -> tuple[str, Transcript]:
     if form == "jsonl":
         return _parse_json(line, role)
     if form == "trn":
         return _parse_trn(line)
     utterance, *words = line.split(maxsplit=1)
-    return utterance, words[0].rstrip() if words else ""
+    return utterance, Transcript(words[0].rstrip() if words else "")
 
 
-def _parse_json(line: str, role: Role) -> tuple[str, str]:
+def _parse_json(line: str, role: Role) -> tuple[str, Transcript]:
     try:
         entry = json.loads(line)
     except ValueError as error:
-        raise _Finding(f"not JSON ({error}): one JSON object a line is expected") from None
+        raise BrokenLineError(f"not JSON ({error}): one JSON object a line is expected") from None
     if not isinstance(entry, dict):
-        raise _Finding("not a JSON object: one with 'id' and 'text' a line is expected")
+        raise BrokenLineError("not a JSON object: one with 'id' and 'text' a line is expected")
     utterance = entry.get("id")
     if not isinstance(utterance, str) or not utterance:
-        raise _Finding("no 'id' (a text that is not empty)")
-    present = [name for name in _TEXT_ENTRIES[role] if entry.get(name) is not None]
-    if not present:
-        raise _Finding(f"id {utterance!r} has neither 'text' nor 'pred_text'")
-    text = entry[present[0]]
-    if not isinstance(text, str):
-        raise _Finding(f"id {utterance!r}: {present[0]!r} is no text")
-    return utterance, text
+        raise BrokenLineError("no 'id' (a text that is not empty)")
+    text = _text(entry, role)
+    if text is None:
+        raise BrokenLineError(f"id {utterance!r} has neither 'text' nor 'pred_text'")
+    speaker, duration = entry.get("speaker"), entry.get("duration")
+    if isinstance(duration, bool) or not isinstance(duration, int | float | None):
+        raise BrokenLineError(f"id {utterance!r}: 'duration' is no number of seconds")
+    seconds = None if duration is None else float(duration)
+    return utterance, Transcript(text, None if speaker is None else str(speaker), seconds)
 
 
-def _parse_trn(line: str) -> tuple[str, str]:
+def _text(entry: Mapping[str, Any], role: Role) -> str | None:
+    for name in _TEXT_ENTRIES[role]:
+        text = entry.get(name)
+        if text is not None:
+            if not isinstance(text, str):
+                raise BrokenLineError(f"id {entry.get('id')!r}: {name!r} is no text")
+            return text
+    return None
+
+
+def _parse_trn(line: str) -> tuple[str, Transcript]:
     match = _TRN_LINE.fullmatch(line)
     if match is None:
-        raise _Finding("no '(id)' at the end of the line, as trn files have it")
-    return match["id"], match["text"].strip()
+        raise BrokenLineError("no '(id)' at the end of the line, as trn files have it")
+    timed.check_words(match["text"])
+    return match["id"], Transcript(match["text"].strip())

@@ -1,10 +1,9 @@
 """Word and character error counts of a corpus; the rates are quotients of corpus sums, never means of means.
 
-The counts are those of jiwer's `process_words` and `process_characters` with their default transforms: the
-alignments are by the same rapidfuzz call, so that even the split into substitutions, deletions and insertions
-agrees where several alignments are equally short. Words are parted by any whitespace; characters are counted
-over the words joined by single spaces, the spaces being characters (jiwer counts a double space as two).
-Case and punctuation count: normalise both sides first.
+The counts are those of jiwer's `process_words` and `process_characters` with their default transforms, with
+the same choice where several alignments are equally short (`asr_emapl.scoring.edits`). The spaces between
+words are characters, one for any white space (jiwer counts a double space as two). Case and punctuation
+count: normalise both sides first.
 
 One difference from jiwer 4: of an all-empty reference jiwer's rate is the *number* of insertions; here it is
 infinite (or 0 without errors), which no one can mistake for a rate.
@@ -13,13 +12,12 @@ infinite (or 0 without errors), which no one can mistake for a rate.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rapidfuzz.distance import Levenshtein
-
 from asr_emapl.errors import UserError
+from asr_emapl.scoring.edits import Counts, character_edits, word_edits
 
 _SHOWN_IDS = 10  # an error lists at most so many ids of each sort
 
@@ -122,60 +120,39 @@ def score(
     Raises:
         UserError: no references; ids that only one side has, unless allowed.
     """
+    missing, extra = match_ids(references, hypotheses, allow_missing=allow_missing)
+    texts = list(references.values())
+    spoken = [hypotheses.get(utterance, "") for utterance in references]
+    return total(word_edits(texts, spoken), character_edits(texts, spoken), len(missing), len(extra))
+
+
+def total(words: Counts, characters: Counts, missing: int = 0, extra: int = 0) -> Score:
+    """The score of utterances whose edits are known, as `word_edits` and `character_edits` give them."""
+    return Score(
+        words=ErrorCounts(*words.sum(0).tolist()),
+        characters=ErrorCounts(*characters.sum(0).tolist()),
+        sentences_wrong=int(words[:, :3].any(1).sum()),
+        sentences=len(words),
+        missing=missing,
+        extra=extra,
+    )
+
+
+def match_ids(
+    references: Collection[str], hypotheses: Collection[str], *, allow_missing: bool
+) -> tuple[list[str], list[str]]:
+    """The ids that the references alone have, and those that the hypotheses alone have.
+
+    Raises:
+        UserError: there are no references; or there are such ids, and `allow_missing` is not set.
+    """
     if not references:
         raise UserError("no reference transcripts: there is nothing to score against")
     missing = [utterance for utterance in references if utterance not in hypotheses]
     extra = [utterance for utterance in hypotheses if utterance not in references]
     if (missing or extra) and not allow_missing:
         raise _mismatch(missing, extra, len(references))
-    words = [0, 0, 0, 0]
-    characters = [0, 0, 0, 0]
-    sentences_wrong = 0
-    for utterance, reference in references.items():
-        reference_words = reference.split()
-        hypothesis_words = hypotheses.get(utterance, "").split()
-        reference_text = " ".join(reference_words)
-        words[3] += len(reference_words)
-        characters[3] += len(reference_text)
-        if reference_words != hypothesis_words:  # most need no alignment once a model is good
-            sentences_wrong += 1
-            _add_edits(words, reference_words, hypothesis_words)
-            _add_edits(characters, reference_text, " ".join(hypothesis_words))
-    return Score(
-        words=ErrorCounts(*words),
-        characters=ErrorCounts(*characters),
-        sentences_wrong=sentences_wrong,
-        sentences=len(references),
-        missing=len(missing),
-        extra=len(extra),
-    )
-
-
-def count_words(reference: str, hypothesis: str) -> ErrorCounts:
-    """Word errors of one pair; what `score` sums up."""
-    reference_words = reference.split()
-    counts = [0, 0, 0, len(reference_words)]
-    _add_edits(counts, reference_words, hypothesis.split())
-    return ErrorCounts(*counts)
-
-
-def count_characters(reference: str, hypothesis: str) -> ErrorCounts:
-    """Character errors of one pair, single spaces between words included; what `score` sums up."""
-    reference_text = " ".join(reference.split())
-    counts = [0, 0, 0, len(reference_text)]
-    _add_edits(counts, reference_text, " ".join(hypothesis.split()))
-    return ErrorCounts(*counts)
-
-
-def _add_edits(counts: list[int], reference: Sequence[str], hypothesis: Sequence[str]) -> None:
-    """Add the substitutions, deletions and insertions of one alignment to counts[0:3]."""
-    for code in Levenshtein.opcodes(reference, hypothesis):
-        if code.tag == "replace":
-            counts[0] += code.src_end - code.src_start
-        elif code.tag == "delete":
-            counts[1] += code.src_end - code.src_start
-        elif code.tag == "insert":
-            counts[2] += code.dest_end - code.dest_start
+    return missing, extra
 
 
 def _mismatch(missing: list[str], extra: list[str], references: int) -> UserError:

@@ -1,0 +1,205 @@
+"""All that `asr-emapl score` says of one or more splits: rates, intervals, who and what they are made of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asr_emapl.errors import UserError
+from asr_emapl.scoring.alignment import Alignment, Weights
+from asr_emapl.scoring.bootstrap import Interval, intervals
+from asr_emapl.scoring.confusions import Confusions, confusions
+from asr_emapl.scoring.normalisation import Normalisation
+from asr_emapl.scoring.tally import Tally, joined, tally
+from asr_emapl.scoring.transcripts import Transcript, read_pair
+from asr_emapl.scoring.vocabulary import OutOfVocabulary, out_of_vocabulary, read_vocabulary
+from asr_emapl.scoring.wer import Score
+
+MEASURES = {"words": "WER", "characters": "CER", "sentences": "SER"}
+"""What is counted, and what its rate is called."""
+
+Intervals = dict[str, Interval | None]
+"""An interval for each of `MEASURES`."""
+
+
+@dataclass(frozen=True)
+class ScoringConfig:
+    """How hypotheses are scored.
+
+    Attributes:
+        allow_missing: count absent hypotheses as empty, and pass over extra ones.
+        speaker_in_id: take what precedes the first - or _ of an id for the speaker where none is given.
+        weights: how words are aligned, as `align` takes it.
+        resamples: of the bootstrap; 0 for no intervals.
+        seed: of the bootstrap.
+    """
+
+    allow_missing: bool = False
+    speaker_in_id: bool = False
+    weights: Weights = "levenshtein"
+    resamples: int = 1000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Split:
+    """A corpus, scored.
+
+    Attributes:
+        tally: the counts of its utterances.
+        score: their sums.
+        by_utterance: intervals; none if no resamples were asked for.
+        by_speaker: the same, drawing speakers; none unless all are known.
+    """
+
+    tally: Tally
+    score: Score
+    by_utterance: Intervals
+    by_speaker: Intervals
+
+    def to_dict(self) -> dict[str, Any]:
+        """Score, intervals, and scores by speaker and by duration where these are known, JSON-ready."""
+        found: dict[str, Any] = self.score.to_dict()
+        for name, of in (("by_utterance", self.by_utterance), ("by_speaker", self.by_speaker)):
+            found[name] = {key: None if value is None else value.to_dict() for key, value in of.items()}
+        found["speakers"] = {name: score.to_dict() for name, score in self.tally.by_speaker().items()}
+        found["durations"] = {name: score.to_dict() for name, score in self.tally.by_duration().items()}
+        return found
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Splits, and all of them as one.
+
+    Attributes:
+        splits: by name.
+        total: the only split, or all of them together.
+        normalisation: what was done to the texts.
+        vocabulary: the words that were known, if that was asked.
+    """
+
+    splits: dict[str, Split]
+    total: Split
+    normalisation: Normalisation
+    vocabulary: frozenset[str] | None = None
+
+    def alignments(self) -> list[Alignment]:
+        """Of all utterances, split by split."""
+        return self.total.tally.alignments()
+
+    def confusions(self, most: int) -> Confusions:
+        """The most frequent confusions of all splits."""
+        return confusions(self.alignments(), most)
+
+    def out_of_vocabulary(self) -> OutOfVocabulary | None:
+        """What the vocabulary lacks of all references; None without a vocabulary."""
+        if self.vocabulary is None:
+            return None
+        return out_of_vocabulary(self.alignments(), self.vocabulary)
+
+    def to_dict(self, most: int) -> dict[str, Any]:
+        """The total, and each split if there are several, with `most` confusions, JSON-ready."""
+        unknown = self.out_of_vocabulary()
+        found = self.total.to_dict() | {
+            "normalisation": self.normalisation.stated,
+            "weights": self.total.tally.weights,
+        }
+        if most:
+            found["confusions"] = self.confusions(most).to_dict()
+        if unknown is not None:
+            found["out_of_vocabulary"] = unknown.to_dict()
+        if len(self.splits) > 1:
+            found["splits"] = {name: split.to_dict() for name, split in self.splits.items()}
+        return found
+
+
+def evaluate(
+    files: Sequence[str],
+    config: ScoringConfig,
+    normalisation: Normalisation,
+    vocabulary: Sequence[str] = (),
+) -> Evaluation:
+    """Score pairs of files, a split each, named after its reference.
+
+    Args:
+        files: reference, hypothesis, reference, hypothesis and so on.
+        config: how.
+        normalisation: applied to both sides and to the vocabulary.
+        vocabulary: word lists and manifests of the words that the recogniser was shown, if that is asked.
+
+    Raises:
+        UserError: a file without its counterpart, or one that cannot be read; ids that one side alone has.
+    """
+    if not files or len(files) % 2:
+        raise UserError(f"{len(files)} files: name a hypothesis after each reference (REF HYP REF HYP ...)")
+    names = split_names(files[::2])
+    tallies: dict[str, Tally] = {}
+    for name, reference, hypothesis in zip(names, files[::2], files[1::2], strict=True):
+        references, hypotheses = prepared(reference, hypothesis, config, normalisation)
+        try:
+            tallies[name] = tally(
+                references, hypotheses, allow_missing=config.allow_missing, weights=config.weights
+            )
+        except UserError as error:
+            raise UserError(f"{reference}, {hypothesis}: {error}") from None
+    known = read_vocabulary(vocabulary, normalisation.apply) if vocabulary else None
+    splits = {name: _split(counts, config) for name, counts in tallies.items()}
+    total = splits[names[0]] if len(names) == 1 else _split(joined(tallies), config)
+    return Evaluation(splits, total, normalisation, known)
+
+
+def prepared(
+    reference: str, hypothesis: str, config: ScoringConfig, normalisation: Normalisation
+) -> tuple[dict[str, Transcript], dict[str, str]]:
+    """A pair of files as it is scored: normalised, and with speakers by their ids if that is asked.
+
+    Raises:
+        UserError: as `read_pair`.
+    """
+    references, hypotheses = read_pair(reference, hypothesis)
+    apply = normalisation.apply
+    return (
+        {
+            name: replace(
+                transcript,
+                text=apply(transcript.text),
+                speaker=transcript.speaker or (_speaker(name) if config.speaker_in_id else None),
+            )
+            for name, transcript in references.items()
+        },
+        {name: apply(text) for name, text in hypotheses.items()},
+    )
+
+
+def split_names(files: Sequence[str]) -> list[str]:
+    """The files' names without endings; where two are the same, all paths; where these are, numbered."""
+    stems = [re.sub(r"(\.\w+)?(\.gz)?$", "", Path(file).name) for file in files]
+    if len(set(stems)) == len(stems):
+        return stems
+    if len(set(files)) < len(files):
+        return [f"{file} ({number})" for number, file in enumerate(files, start=1)]
+    return list(files)
+
+
+def _split(counts: Tally, config: ScoringConfig) -> Split:
+    if not config.resamples:
+        return Split(counts, counts.score, {}, {})
+    words, characters = counts.words, counts.characters
+    quotients = {
+        "words": (words[:, :3].sum(1), words[:, 3]),
+        "characters": (characters[:, :3].sum(1), characters[:, 3]),
+        "sentences": (words[:, :3].any(1), np.ones(len(words))),
+    }
+    by_speaker: Intervals = {}
+    if counts.clusters is not None:
+        by_speaker = intervals(quotients, counts.clusters, config.resamples, config.seed)
+    return Split(counts, counts.score, intervals(quotients, None, config.resamples, config.seed), by_speaker)
+
+
+def _speaker(name: str) -> str:
+    return re.split("[-_]", name, maxsplit=1)[0]
