@@ -59,6 +59,19 @@ def test_colours_are_the_pages():
     assert not re.search("#[0-9a-fA-F]{6}", re.sub(r'="#[^"]*"|url\(#[^)]*\)', "", svg))
 
 
+def test_a_name_that_looks_like_a_colour_stays_a_name():
+    svg = draw(Chart("WER", [Line("#0072b2", 0, RISING)], marked=True))
+    assert titles(svg)[0] == "#0072b2: 20 at 1 h"
+
+
+@pytest.mark.parametrize(("last", "labels"), [(15.0, ["3", "10"]), (5e4, ["10", "100", "1000", "10000"])])
+def test_a_logarithmic_axis_has_labels_whatever_its_span(last, labels):
+    svg = draw(chart([(1.0, 2.0), (2.0, last)], logarithmic=True))
+    found = [text.text for text in ElementTree.fromstring(svg).iter(f"{SVG}text")]
+    assert [text for text in found if text in labels] == labels
+    assert len(found) < 16
+
+
 def test_nothing_leaks_into_the_page():
     svg = draw(chart(RISING, marked=True))
     root = ElementTree.fromstring(svg)

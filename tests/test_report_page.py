@@ -64,7 +64,7 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(root) -> list[Run]:
-    places = [("base", root / "base"), ("<b>&ema", root / "ema")]
+    places = [("base", root / "base"), ("<b>&ema" + "a" * 60, root / "ema")]
     write_run(places[0][1], [60.0, 40.0, 31.25], ("dev", "<i>odd"))
     write_run(places[1][1], [50.0, 30.0, 21.5], ("dev", "<i>odd"))
     return read_runs(places)
@@ -129,7 +129,7 @@ def test_what_a_reader_wants_to_know(page):
         "base 9 empty 3",  # pseudo-labels used and dropped
         "teacher half-life (steps)",
         "base 100.00",
-        "<b>&ema is better",
+        "Each against base <b>&emaaa",
         "1 of 2 words",
         "absent.wav",
         "All 5 settings",

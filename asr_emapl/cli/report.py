@@ -54,8 +54,9 @@ def report(
         if run.usage is None and out is None:
             raise no_times(run.folder)
     if out is not None:
-        from asr_emapl.report.page import write_page
+        from asr_emapl.report.page import check_ending, write_page
 
+        check_ending(out)
         decoded = _decoded(found, manifest, hypotheses or [], model if decode else None, device)
         write_page(found, out, decoded, count=worst)
     usages = {run.label: run.usage for run in found if run.usage is not None}

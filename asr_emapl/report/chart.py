@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "http://www.w3.org/1999/xlink"
 _INK, _GRID = "#444444", "#e4e4e4"
-# The page's style has other values for a dark screen. Read by whoever is on the page: matplotlib is not.
+# What is drawn in them takes the page's variables, which have other values on a dark screen.
 _VARIABLES = {_INK: "--ink-2", _GRID: "--grid"} | {c.lower(): f"--run-{i}" for i, c in enumerate(COLOURS)}
 # Width and height in inches, letters in points: shown 17 to 25 rem wide, and up to 40.
 _SMALL, _LARGE = (3.8, 2.4, 11.5), (4.8, 3.1, 10.5)
@@ -52,7 +51,7 @@ class Chart:
     """
 
     title: str
-    lines: Sequence[Line] = field(default_factory=list)
+    lines: Sequence[Line]
     unit: str = ""
     ceiling: float | None = None
     from_zero: bool = False
@@ -96,7 +95,7 @@ def draw(chart: Chart) -> str:
 
 def _dress(axes: Axes, chart: Chart) -> None:
     """Axes, ticks and grid."""
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator
 
     axes.set_xlabel("audio consumed (hours)", color=_INK)
     axes.grid(color=_GRID, linewidth=0.8)
@@ -104,12 +103,17 @@ def _dress(axes: Axes, chart: Chart) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_INK)
     axes.tick_params(colors=_INK, which="both")
+    values = [value for line in chart.lines for _, value in line.points if math.isfinite(value)]
     if chart.logarithmic:
+        positive = [value for value in values if value > 0.0]
         axes.set_yscale("log")
+        # A curve that stays within a decade or two may meet but one power of ten.
+        narrow = bool(positive) and max(positive) < 100.0 * min(positive)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if narrow else (1.0,)))
         axes.yaxis.minorticks_off()
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     first = min(line.points[0][0] for line in chart.lines)
     last = max(line.points[-1][0] for line in chart.lines)
     # A run that went on from another begins late.
@@ -119,7 +123,6 @@ def _dress(axes: Axes, chart: Chart) -> None:
     if chart.ceiling is not None:
         axes.set_ylim(0.0, chart.ceiling)
     elif chart.from_zero:
-        values = [value for line in chart.lines for _, value in line.points if math.isfinite(value)]
         axes.set_ylim(0.0, 1.06 * max([0.0, *values]) or 1.0)
 
 
@@ -162,19 +165,20 @@ def _inline(figure: Figure, chart: Chart, titles: dict[str, list[str]]) -> str:
         for use, text in zip(group.iter(f"{{{_SVG}}}use"), points, strict=False):
             ElementTree.SubElement(use, f"{{{_SVG}}}title").text = text
         group.attrib.pop("id", None)
+    for element in root.iter():
+        if "style" in element.attrib:
+            element.set("style", _themed(element.attrib["style"]))
     for name in ("width", "height"):
         root.attrib.pop(name, None)
     root.set("role", "img")
     root.set("aria-label", chart.summary())
     ElementTree.register_namespace("", _SVG)
     ElementTree.register_namespace("xlink", _XLINK)
-    return _themed(ElementTree.tostring(root, encoding="unicode"))
+    return ElementTree.tostring(root, encoding="unicode")
 
 
-def _themed(svg: str) -> str:
+def _themed(style: str) -> str:
     """Colours by the page's variables."""
-    return re.sub(
-        "#[0-9a-f]{6}",
-        lambda found: f"var({_VARIABLES[found[0]]})" if found[0] in _VARIABLES else found[0],
-        svg,
-    )
+    for colour, variable in _VARIABLES.items():
+        style = style.replace(colour, f"var({variable})")
+    return style

@@ -30,14 +30,19 @@ def write_page(runs: Sequence[Run], out: Path, decoded: Decoded | None = None, *
     Raises:
         UserError: another ending than .html; hypotheses and references do not match; nothing to write to.
     """
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"{out}: name a page that ends in .html")
+    check_ending(out)
     page = render(runs, decoded, count).encode("utf-8")
     try:
         with storage.publish(str(out)) as file:
             file.write(page)
     except OSError as error:
         raise UserError(f"{out}: the report cannot be written ({error.strerror})") from error
+
+
+def check_ending(out: Path) -> None:
+    """Before anything is decoded: UserError if the name does not end in .html."""
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"{out}: name a page that ends in .html")
 
 
 def render(runs: Sequence[Run], decoded: Decoded | None, count: int) -> str:
