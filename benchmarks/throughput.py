@@ -1,15 +1,16 @@
 """Hours of audio trained on per hour, at an equal encoder, beside the encoders and the batching of others.
 
     python benchmarks/throughput.py                    # one CPU thread; on a GPU if there is one
-    python benchmarks/throughput.py --bf16
+    python benchmarks/throughput.py --precisions bf16
 
-Every contestant has the same features, front-end, positions and CTC head around an encoder of 6 layers, width
-256, 1,024 inside the feed-forward, 4 heads and the same dropout, and takes whole optimizer steps (AdamW,
-clipping) on utterances as long as LibriSpeech's. Ours cuts its batches by BatchPlan and is trained by
-TrainStep, its teacher's average included; the others get the batches of SpeechBrain's DynamicBatchSampler
-where SpeechBrain is installed, random ones of the same padded audio where not, and a plain training loop.
-They take turns batch by batch; reported are medians over batches of unpadded audio by time, so that padding
-counts. Audio and texts are random: neither changes the cost. On a CPU, time is the processor's.
+Every contestant, in fp32 and under bf16 autocast, has the same features, front-end, positions and CTC
+head around an encoder of 6 layers, width 256, 1,024 inside the feed-forward, 4 heads and the same
+dropout, and takes whole optimizer steps (AdamW, clipping) on utterances as long as LibriSpeech's. Ours
+cuts its batches by BatchPlan and is trained by TrainStep, its teacher's average included; the others get
+the batches of SpeechBrain's DynamicBatchSampler where SpeechBrain is installed, random ones of the same
+padded audio where not, and a plain training loop. They take turns batch by batch; reported are medians
+over batches of unpadded audio by time, so that padding counts. Audio and texts are random: neither
+changes the cost. On a CPU, time is the processor's.
 """
 
 from __future__ import annotations
@@ -236,11 +237,11 @@ def contestants(chosen: argparse.Namespace, device: torch.device) -> dict[str, C
         print("SpeechBrain is not installed: left out, and the others get random batches")
         del makers["SpeechBrain TransformerEncoder"]
     found = {}
-    for name, make in makers.items():
+    for precision, (name, make) in itertools.product(chosen.precisions.split(","), makers.items()):
         ours = name.startswith("asr_emapl")
         batches = (planned if ours else others)(samples, chosen.seconds)
-        step = (OurStep if ours else PlainStep)(make(), device, chosen.bf16)
-        found[name] = Contestant(step, batches, [])
+        step = (OurStep if ours else PlainStep)(make(), device, precision == "bf16")
+        found[f"{name}, {precision}"] = Contestant(step, batches, [])
     return found
 
 
@@ -257,7 +258,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--bf16", action="store_true", help="autocast, for all of them")
+    parser.add_argument("--precisions", default="fp32,bf16", help="of each contestant (default fp32,bf16)")
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--seconds", type=float, default=60.0, help="padded audio in a batch (default 60)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
@@ -271,24 +272,28 @@ def main() -> None:
         for one in field.values():
             one.turn(device, warm=turn >= 2)  # the first ones allocate and warm up
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {chosen.threads} thread(s)"
-    precision = "bf16" if chosen.bf16 else "fp32"
     print(
-        f"torch {torch.__version__}, {where}, {precision}, dropout {chosen.dropout:g}, batches of "
-        f"{chosen.seconds:g} s, median of {chosen.rounds}"
+        f"torch {torch.__version__}, {where}, dropout {chosen.dropout:g}, batches of {chosen.seconds:g} s, "
+        f"median of {chosen.rounds}"
     )
     medians = {name: statistics.median(one.rates) for name, one in field.items()}
-    ours = next(iter(medians.values()))
+    first = next(iter(medians.values()))
     for name, median in medians.items():
         one = field[name]
         padding = 1.0 - one.audio / one.padded
-        print(f"  {name:32s} {median:8.1f} h/h  {ours / median:5.2f}  padding {padding:.1%}")
-    best = max(rate for name, rate in medians.items() if not name.startswith("asr_emapl"))
-    print(f"  asr_emapl trains on {ours / best:.2f} x the audio of the best other")
-    if device.type == "cuda":
-        print(f"  {ours / 3600:.2f} hours of audio a second")
-        peak = next((flops for name, flops in PEAK_FLOPS.items() if name in where), None)
-        if peak and chosen.bf16:
-            print(f"  MFU {ours * flops_a_second_of_audio(12.3) / peak:.1%} of {peak / 1e12:.0f} TFLOP/s")
+        print(f"  {name:36s} {median:9.1f} h/h  {median / first:5.2f}  padding {padding:.1%}")
+    for precision in chosen.precisions.split(","):
+        ours = medians[f"asr_emapl TransformerCtc, {precision}"]
+        for theirs in chosen.precisions.split(","):
+            best = max(
+                rate for n, rate in medians.items() if n.endswith(theirs) and not n.startswith("asr_emapl")
+            )
+            print(f"  ours in {precision}: {ours / best:.2f} x the audio of the best other in {theirs}")
+        if device.type == "cuda":
+            print(f"  {ours / 3600:.2f} hours of audio a second in {precision}")
+            peak = next((flops for name, flops in PEAK_FLOPS.items() if name in where), None)
+            if peak and precision == "bf16":
+                print(f"  MFU {ours * flops_a_second_of_audio(12.3) / peak:.1%} of {peak / 1e12:.0f} TFLOP/s")
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def test_the_commands_are_known():
     assert names >= {
         "prepare librispeech", "prepare libri-light", "prepare common-voice", "prepare folder",
         "prepare rendered", "tokenizer", "train", "decode", "score", "scale",
-        "check-model", "plot", "compare",
+        "check-model", "plot", "compare", "report",
     }  # fmt: skip
 
 
@@ -433,6 +433,17 @@ def test_plot_draws_runs(project, tmp_path):
     assert out.read_bytes().startswith(b"\x89PNG")
     assert "nowhere" in fail("plot", tmp_path / "nowhere", "--out", tmp_path / "other.png")
     assert not (tmp_path / "other.png").exists()
+
+
+def test_report_tells_what_the_time_went_to(project, tmp_path):
+    told = succeed("report", f"mine={project.run}")
+    assert "mine" in told.split("\n")[0]
+    assert "time: student" in told
+    assert told.rstrip().split("\n")[-1].startswith("mine: ")
+    (record,) = json.loads(succeed("report", project.run, "--json")).values()
+    assert sum(record["shares"].values()) == pytest.approx(1.0)
+    assert record["utterances"] > 0
+    assert "nowhere" in fail("report", tmp_path / "nowhere")
 
 
 # Wrong input: one line, and nothing left behind.

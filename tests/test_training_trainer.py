@@ -17,7 +17,9 @@ from tiny import CONFIG, make_corpus, tiny_config
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.decoding.recognizer import Recognizer
 from asr_emapl.errors import UserError
+from asr_emapl.scoring.usage import read_usage
 from asr_emapl.training import checkpoint
+from asr_emapl.training.phases import PHASES
 from asr_emapl.training.trainer import train
 
 TESTS = Path(__file__).parent
@@ -138,6 +140,16 @@ def test_two_processes_give_the_loss_trace_of_one(corpus, tmp_path):
         for n in ("one", "two")
     ]
     assert last[0][-1].keys() == last[1][-1].keys()
+    timed = [json.loads(line) for line in (tmp_path / "two" / "speed.jsonl").read_text().splitlines()]
+    ranks = [of for line in timed if "ranks" in line for of in line["ranks"]]
+    assert sum(of["steps"] for of in ranks) == 2 * len(two)
+    assert sum(of["audio"] for of in ranks) == pytest.approx(
+        3600 * read_log(tmp_path / "two")[-1]["hours"], abs=0.1
+    )
+    assert all(of[phase] > 0.0 for of in ranks for phase in PHASES)
+    usage = read_usage(tmp_path / "two")
+    assert usage.processes == 2
+    assert 0.0 < usage.padding < 0.5
 
 
 def test_undecodable_audio_is_skipped_alike_by_one_process_and_by_two(tmp_path):

@@ -153,7 +153,6 @@ class TrainStep:
         if not labelled:
             return []
         numbers = torch.cat([_numbers(labels) for _, labels in labelled], dim=1).tolist()
-        self.phases.mark("features" if batch.labelled else "teacher")
         work, start = [], 0
         for micro, (targets, _) in zip(batch.micro_batches, labelled, strict=True):
             end = start + len(micro.ids)
@@ -168,6 +167,7 @@ class TrainStep:
             if alignable:
                 work.append(targets if len(alignable) == len(micro.ids) else targets.take(alignable))
             start = end
+        self.phases.mark("features" if batch.labelled else "teacher")
         return work
 
     def _label(self, micro: MicroBatch, labelled: bool) -> tuple[Targets, Labels]:
