@@ -242,6 +242,36 @@ def test_missing_and_extra_hypotheses(scored, tmp_path):
     assert told == "3 hypotheses missing (counted as empty), 1 extra (passed over)"
 
 
+def test_score_writes_and_prints_what_is_asked_for(scored, tmp_path):
+    pair = (scored / "ref.jsonl", scored / "hyp.trn")
+    page = tmp_path / "errors.html"
+    shown = succeed(
+        *("score", *pair, "--by", "speaker", "--by", "duration", "--confusions", 1, "--normalise", "words"),
+        *("--vocabulary", scored / "ref.jsonl", "--alignments", page),
+    )
+    assert "no speaker is known" in shown
+    assert "below 5 s" in shown
+    assert "out of vocabulary: 0.00 %" in shown
+    assert "normalisation: words: " in shown
+    assert page.read_text().startswith("<!doctype html>")
+    rows = succeed("score", *pair, *pair, "--csv", "--speaker-in-id").splitlines()
+    assert rows[0].startswith("group,name,measure,rate,")
+    assert sum(row.startswith("split,") for row in rows) == 6
+    assert "errors.docx: name a file" in fail("score", *pair, "--alignments", tmp_path / "errors.docx")
+    assert "'shout' is not known" in fail("score", *pair, "--normalise", "shout")
+    assert "3 files: name a hypothesis" in fail("score", *pair, pair[0])
+
+
+def test_compare(scored):
+    files = (scored / "ref.trn", scored / "hyp.trn", scored / "ref.txt")
+    assert succeed("compare", *files).splitlines()[0].endswith("too few to rely on).")
+    result = json.loads(succeed("compare", *files, "--json", "--weights", "sclite", "--seed", 3))
+    assert result["names"] == ["hyp", "ref"]
+    assert result["by_utterance"]["seed"] == 3
+    assert result["normalisation"].startswith("none")
+    assert "nowhere" in fail("compare", *files[:2], "nowhere.trn")
+
+
 # From a corpus on disk to its score.
 
 OVERRIDES = ("hours=0.08", "optimizer.lr=0.01", "validation.every_hours=0", "checkpoint.every_hours=0.05")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from asr_emapl.errors import UserError
 from asr_emapl.scoring import read_transcripts, write_hypotheses
+from asr_emapl.scoring.transcripts import Transcript, read_utterances
 
 EXPECTED = {"a-1": "HELLO (BIG) WORLD", "a-2": "", "b": "IT'S"}
 CONTENTS = {
@@ -142,3 +144,45 @@ def test_a_target_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be written"):
         write_hypotheses(tmp_path / "hyp.jsonl", {"a": "A"})
     assert [entry.name for entry in tmp_path.iterdir()] == ["hyp.jsonl"]
+
+
+def test_speakers_and_durations(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": "a", "text": "A", "speaker": 84, "duration": 2}\n{"id": "b", "text": "B"}\n')
+    assert read_utterances(path) == {"a": Transcript("A", "84", 2.0), "b": Transcript("B")}
+    path.write_text('{"id": "a", "text": "A", "duration": "long"}\n')
+    with pytest.raises(UserError, match="'duration' is no number of seconds"):
+        read_utterances(path)
+
+
+def test_manifests_of_other_toolkits(tmp_path: Path) -> None:
+    nemo = tmp_path / "nemo.json"
+    lines = [
+        {"audio_filepath": "x/a.wav", "duration": 1.5, "text": "ONE", "pred_text": "WON"},
+        {"audio_filepath": "y/a.wav", "duration": 2, "text": "TWO", "speaker": "s"},
+    ]
+    nemo.write_text("\n".join(map(json.dumps, lines)))
+    assert read_utterances(nemo) == {"a": Transcript("ONE", None, 1.5), "a-2": Transcript("TWO", "s", 2.0)}
+    assert read_transcripts(nemo, role="hypothesis") == {"a": "WON", "a-2": "TWO"}
+    cut = {
+        "id": "c",
+        "type": "MonoCut",
+        "start": 0.0,
+        "duration": 3.0,
+        "channel": 0,
+        "recording": {"id": "r", "sources": [{"type": "file", "channels": [0], "source": "r.wav"}]},
+        "supervisions": [{"id": "c", "start": 0.0, "duration": 3.0, "text": "HI", "speaker": "me"}],
+    }
+    lhotse = tmp_path / "cuts.jsonl.gz"
+    lhotse.write_bytes(gzip.compress(json.dumps(cut).encode()))
+    assert read_utterances(lhotse) == {"c": Transcript("HI", "me", 3.0)}
+    nemo.write_text(json.dumps({"audio_filepath": "a.wav", "duration": 1.5}))
+    with pytest.raises(UserError, match=r"nemo.json:1: id 'a' has neither"):
+        read_utterances(nemo)
+
+
+def test_half_a_gzip_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"id": "a", "text": "A"}\n' * 99)[:-9])
+    with pytest.raises(UserError, match=r"a.jsonl.gz: cannot be read"):
+        read_transcripts(path)

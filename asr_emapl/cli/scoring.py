@@ -27,6 +27,22 @@ class Weights(str, Enum):
     sclite = "sclite"
 
 
+AllowMissing = Annotated[
+    bool, typer.Option(help="Count absent hypotheses as empty and pass over extra ones.")
+]
+Normalise = Annotated[
+    str,
+    typer.Option(
+        help="What is done to all sides: none, librispeech, common-voice, words, plain, jiwer, "
+        "whisper-english, whisper-basic."
+    ),
+]
+SpeakerInId = Annotated[bool, typer.Option(help="The speaker is what an id has before its first - or _.")]
+WeightsOption = Annotated[
+    Weights, typer.Option("--weights", help="As few errors as can be (jiwer's counts), or as sclite weighs.")
+]
+
+
 @commands.command()
 def decode(
     checkpoint: Annotated[Path, typer.Option(help="A run's checkpoint, or its run directory (the newest).")],
@@ -65,23 +81,11 @@ def score(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of tables.")] = False,
-    allow_missing: Annotated[
-        bool, typer.Option(help="Count absent hypotheses as empty and pass over extra ones.")
-    ] = False,
-    normalise: Annotated[
-        str,
-        typer.Option(
-            help="What is done to both sides: none, librispeech, common-voice, words, plain, jiwer, "
-            "whisper-english, whisper-basic."
-        ),
-    ] = "none",
+    allow_missing: AllowMissing = False,
+    normalise: Normalise = "none",
     by: Annotated[list[Breakdown] | None, typer.Option(help="Add a table; can be repeated.")] = None,
-    speaker_in_id: Annotated[
-        bool, typer.Option(help="The speaker is what an id has before its first - or _.")
-    ] = False,
-    weights: Annotated[
-        Weights, typer.Option(help="As few errors as can be (jiwer's counts), or as sclite weighs them.")
-    ] = Weights.levenshtein,
+    speaker_in_id: SpeakerInId = False,
+    weights: WeightsOption = Weights.levenshtein,
     alignments: Annotated[
         list[Path] | None,
         typer.Option(help="Write alignments, as .txt, .html or .pra; can be repeated."),
@@ -122,16 +126,10 @@ def compare(
     first: Annotated[str, typer.Argument(help="Hypotheses of one system.")],
     second: Annotated[str, typer.Argument(help="Hypotheses of the other.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    allow_missing: Annotated[
-        bool, typer.Option(help="Count absent hypotheses as empty and pass over extra ones.")
-    ] = False,
-    normalise: Annotated[str, typer.Option(help="What is done to all sides, as with `score`.")] = "none",
-    speaker_in_id: Annotated[
-        bool, typer.Option(help="The speaker is what an id has before its first - or _.")
-    ] = False,
-    weights: Annotated[
-        Weights, typer.Option(help="As few errors as can be (jiwer's counts), or as sclite weighs them.")
-    ] = Weights.levenshtein,
+    allow_missing: AllowMissing = False,
+    normalise: Normalise = "none",
+    speaker_in_id: SpeakerInId = False,
+    weights: WeightsOption = Weights.levenshtein,
     resamples: Annotated[int, typer.Option(min=1, help="Of the paired bootstrap.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the paired bootstrap.")] = 0,
 ) -> None:

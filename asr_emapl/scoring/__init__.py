@@ -1,6 +1,7 @@
 """Scoring: error rates with their counts, and the transcript files they come from. Imports no torch."""
 
+from asr_emapl.scoring.alignment import Alignment, align
 from asr_emapl.scoring.transcripts import read_transcripts, write_hypotheses
 from asr_emapl.scoring.wer import ErrorCounts, Score, score
 
-__all__ = ["ErrorCounts", "Score", "read_transcripts", "score", "write_hypotheses"]
+__all__ = ["Alignment", "ErrorCounts", "Score", "align", "read_transcripts", "score", "write_hypotheses"]

@@ -13,7 +13,7 @@ Utterances of one speaker err alike; where speakers are known, the interval by s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from asr_emapl.errors import UserError
 
 LEVEL = 0.95
-_CHUNK = 4_000_000  # drawn units that are held at a time
 
 Values = NDArray[np.float64]
 
@@ -72,7 +71,9 @@ def resampled_sums(values: NDArray[Any], clusters: Sequence[str] | None, resampl
     totals = _by_cluster(values.astype(np.float64), clusters)
     count = len(totals)
     rng = np.random.default_rng(seed)
-    return np.concatenate([weights @ totals for weights in _weights(rng, count, resamples)])
+    # How often each unit was drawn, times what is in it: one resample at a time stays in the cache.
+    draws = (rng.integers(0, count, count) for _ in range(resamples))
+    return np.stack([np.bincount(drawn, minlength=count) @ totals for drawn in draws])
 
 
 def intervals(
@@ -129,13 +130,3 @@ def _by_cluster(values: Values, clusters: Sequence[str] | None) -> Values:
     sums = np.zeros((len(names), values.shape[1]))
     np.add.at(sums, index, values)
     return sums
-
-
-def _weights(rng: np.random.Generator, count: int, resamples: int) -> Iterator[Values]:
-    """How often each unit was drawn, [some resamples, count] at a time."""
-    rows = max(_CHUNK // count, 1)
-    for start in range(0, resamples, rows):
-        size = min(rows, resamples - start)
-        draws = rng.integers(0, count, (size, count))
-        draws += np.arange(size)[:, None] * count
-        yield np.bincount(draws.ravel(), minlength=size * count).reshape(size, count).astype(np.float64)

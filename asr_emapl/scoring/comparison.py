@@ -131,7 +131,7 @@ class Comparison:
     def _pairs_words(self) -> str:
         test = self.matched_pairs
         if test.p is None:
-            return f"the matched pairs test has nothing to go by ({test.segments} segments)"
+            return f"the matched pairs test has nothing to go by (segments: {test.segments})"
         p = "p < 0.0001" if test.p < 1e-4 else f"p = {test.p:.4f}"
         doubt = ", too few to rely on" if test.segments < _FEW_SEGMENTS else ""
         return f"matched pairs test {p} ({test.segments:,} segments{doubt})"

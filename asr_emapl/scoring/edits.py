@@ -44,27 +44,28 @@ def _edits(
     surplus: list[int] = []  # of the hypothesis
     errors: list[int] = []
     both: list[int] = []  # deletions that are made up for by insertions
+    find = Levenshtein.editops
     for reference, hypothesis in zip(references, hypotheses, strict=True):
         wanted = parts(reference)
         n = len(wanted)
         lengths.append(n)
-        if reference == hypothesis or wanted == (given := parts(hypothesis)):
+        if reference == hypothesis:
             surplus.append(0)
             errors.append(0)
             both.append(0)
             continue
-        m = len(given)
-        edits = Levenshtein.editops(wanted, given)
+        given = parts(hypothesis)
+        more = len(given) - n
+        edits = find(wanted, given)
         e = len(edits)
-        surplus.append(m - n)
+        surplus.append(more)
         errors.append(e)
-        if e - abs(m - n) < 2:
+        if e - abs(more) < 2:
             both.append(0)
         else:
             hits = sum([block.size for block in edits.as_matching_blocks()])
-            both.append(e + hits - (n if n > m else m))
-    columns = (np.array(values, np.int64) for values in (lengths, surplus, errors, both))
-    length, more, error, paired = columns
-    deletions = np.maximum(-more, 0) + paired
-    insertions = np.maximum(more, 0) + paired
+            both.append(e + hits - (n if more < 0 else n + more))
+    length, over, error, paired = np.array([lengths, surplus, errors, both], np.int64)
+    deletions = np.maximum(-over, 0) + paired
+    insertions = np.maximum(over, 0) + paired
     return np.stack([error - deletions - insertions, deletions, insertions, length], 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -88,19 +89,20 @@ class Evaluation:
     normalisation: Normalisation
     vocabulary: frozenset[str] | None = None
 
+    @cached_property
     def alignments(self) -> list[Alignment]:
         """Of all utterances, split by split."""
         return self.total.tally.alignments()
 
     def confusions(self, most: int) -> Confusions:
         """The most frequent confusions of all splits."""
-        return confusions(self.alignments(), most)
+        return confusions(self.alignments, most)
 
     def out_of_vocabulary(self) -> OutOfVocabulary | None:
         """What the vocabulary lacks of all references; None without a vocabulary."""
         if self.vocabulary is None:
             return None
-        return out_of_vocabulary(self.alignments(), self.vocabulary)
+        return out_of_vocabulary(self.alignments, self.vocabulary)
 
     def to_dict(self, most: int) -> dict[str, Any]:
         """The total, and each split if there are several, with `most` confusions, JSON-ready."""

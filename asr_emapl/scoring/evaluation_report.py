@@ -52,7 +52,8 @@ def evaluation_lines(evaluation: Evaluation, by: Sequence[str], most: int) -> It
             f"({unknown.running:,}, {unknown.distinct:,} different), "
             f"{unknown.recognised:,} of them recognised"
         )
-        yield "most frequent: " + ", ".join(f"{word} ({times})" for word, times in unknown.most)
+        if unknown.most:
+            yield "most frequent: " + ", ".join(f"{word} ({times})" for word, times in unknown.most)
     yield ""
     yield f"normalisation: {evaluation.normalisation.stated}"
     if total.tally.weights == "sclite":
@@ -95,7 +96,7 @@ def write_alignments(place: Path, evaluation: Evaluation) -> None:
         UserError: another ending; the file cannot be written.
     """
     check_alignments(place)
-    alignments, stated = evaluation.alignments(), evaluation.normalisation.stated
+    alignments, stated = evaluation.alignments, evaluation.normalisation.stated
     names = ", ".join(evaluation.splits)
     pieces: Iterable[str]
     if place.suffix.lower() == ".html":

@@ -1,0 +1,169 @@
+"""What scoring costs on one core: error counts of many pairs of texts, beside other packages that count them.
+
+    pip install kaldialign werpy meeteval              # those that are absent are left out of the tables
+    python benchmarks/scoring.py
+    python benchmarks/scoring.py --manifest dev-clean.jsonl
+
+Hypotheses are the references with 8 % of the words replaced, 2 % dropped and 2 % doubled; without a manifest
+the references are 2,703 sentences of 20 words on average, their words as frequent as in English (Zipf). The
+second table is of 100,000 pairs, the same over and over with other errors. All contestants of a table take
+turns in one process and one thread; reported are medians of processor time, which other work on the
+machine disturbs less than wall-clock, and the ratio to this toolkit. Each begins with texts and ends with
+the corpus's counts, and the errors that it finds are compared with ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Callable
+
+from rapidfuzz.distance import Levenshtein
+
+from asr_emapl.data.manifest import read_manifest
+from asr_emapl.scoring.bootstrap import resampled_sums
+from asr_emapl.scoring.edits import character_edits, word_edits
+from asr_emapl.scoring.sclite import sclite_word_edits
+
+LARGE_PAIRS = 100_000
+OURS = "asr_emapl word counts"
+Texts = list[str]
+Action = Callable[[], int | None]
+"""A contestant at work; the number of errors, unless it does not count words with as few as can be."""
+
+
+def sentences(count: int) -> Texts:
+    """Random sentences of 2 to 38 words, the word of rank r about as frequent as 1 / r."""
+    chooser = random.Random(0)
+    words = ["".join(chooser.choices("ETAOINSHRDLU", k=chooser.randint(2, 9))) for _ in range(9000)]
+    weights = [1.0 / rank for rank in range(1, len(words) + 1)]
+    return [" ".join(chooser.choices(words, weights, k=chooser.randint(2, 38))) for _ in range(count)]
+
+
+def garbled(texts: Texts) -> Texts:
+    """The texts with errors in 12 % of their words."""
+    chooser = random.Random(1)
+    vocabulary = sorted({word for text in texts for word in text.split()})
+
+    def heard(word: str) -> Texts:
+        draw = chooser.random()
+        if draw < 0.08:
+            return [chooser.choice(vocabulary)]
+        if draw < 0.10:
+            return []
+        return [word, word] if draw < 0.12 else [word]
+
+    return [" ".join(part for word in text.split() for part in heard(word)) for text in texts]
+
+
+def contestants(references: Texts, hypotheses: Texts) -> dict[str, Callable[[], Action]]:
+    """Each builds what is then timed; an ImportError leaves it out."""
+
+    def jiwer() -> Action:
+        from jiwer import process_words
+
+        def count() -> int:
+            found = process_words(references, hypotheses)
+            return found.substitutions + found.deletions + found.insertions
+
+        return count
+
+    def kaldialign() -> Action:
+        from kaldialign import batch_error_rate
+
+        return lambda: int(
+            batch_error_rate([text.split() for text in references], [text.split() for text in hypotheses])[
+                "total"
+            ]
+        )
+
+    def werpy() -> Action:
+        from werpy import wer
+
+        # Gives the rate alone.
+        def rate() -> None:
+            wer(references, hypotheses)
+
+        return rate
+
+    def meeteval() -> Action:
+        from meeteval.wer.wer.siso import siso_word_error_rate
+
+        return lambda: sum(
+            siso_word_error_rate(*pair).errors for pair in zip(references, hypotheses, strict=True)
+        )
+
+    def floor() -> int:
+        pairs = zip(references, hypotheses, strict=True)
+        return sum(Levenshtein.distance(wanted.split(), given.split()) for wanted, given in pairs)
+
+    def characters() -> None:
+        character_edits(references, hypotheses)
+
+    def sclite() -> None:
+        sclite_word_edits(references, hypotheses)
+
+    counts = word_edits(references, hypotheses)
+
+    def resampled() -> None:
+        resampled_sums(counts, None, 1000, 0)
+
+    return {
+        OURS: lambda: lambda: int(word_edits(references, hypotheses)[:, :3].sum()),
+        "rapidfuzz alone, no sub/del/ins": lambda: floor,
+        "kaldialign": kaldialign,
+        "werpy, the rate alone": werpy,
+        "jiwer": jiwer,
+        "meeteval": meeteval,
+        "asr_emapl character counts": lambda: characters,
+        "asr_emapl word counts as sclite weighs": lambda: sclite,
+        "asr_emapl 1,000 resamples of the counts": lambda: resampled,
+    }
+
+
+def table(references: Texts, hypotheses: Texts, rounds: int) -> None:
+    """Let all contestants take turns, and print their medians."""
+    actions: dict[str, Action] = {}
+    for name, build in contestants(references, hypotheses).items():
+        try:
+            actions[name] = build()
+        except ImportError as error:
+            print(f"left out: {name} ({error})")
+    expected = actions[OURS]()
+    seconds: dict[str, list[float]] = {name: [] for name in actions}
+    for _ in range(rounds):
+        for name, action in actions.items():
+            start = time.process_time()
+            errors = action()
+            seconds[name].append(time.process_time() - start)
+            if errors not in (None, expected):
+                raise SystemExit(f"{name} finds {errors} errors, asr_emapl {expected}")
+    words = sum(len(text.split()) for text in references)
+    print(f"\n{len(references):,} pairs, {words:,} words, {expected:,} errors; median of {rounds} rounds")
+    ours = statistics.median(seconds[OURS])
+    for name, taken in seconds.items():
+        median = statistics.median(taken)
+        print(f"{name:40}{1000 * median:10.1f} ms{median / ours:8.2f}")
+
+
+def main() -> None:
+    """Both tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--manifest", help="references; default: made up")
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--large-rounds", type=int, default=3)
+    options = parser.parse_args()
+    texts = sentences(2703)
+    if options.manifest:
+        texts = [utterance.text or "" for utterance in read_manifest(options.manifest, require_text=True)]
+    table(texts, garbled(texts), options.rounds)
+    many = (texts * (LARGE_PAIRS // len(texts) + 1))[:LARGE_PAIRS]
+    table(many, garbled(many), options.large_rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Alignments: nothing is lost, the counts are the counts, and what people see of them."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from asr_emapl.scoring.alignment import Op, align
+from asr_emapl.scoring.alignment_html import alignment_html, alignment_page
+from asr_emapl.scoring.alignment_text import alignment_text
+from asr_emapl.scoring.confusions import Confusions, confusions
+from asr_emapl.scoring.edits import word_edits
+from asr_emapl.scoring.wer import ErrorCounts
+
+SENTENCE = st.lists(st.sampled_from(["A", "B", "<b>", "日本", "AB"]), max_size=9).map(" ".join)
+REFERENCE, HYPOTHESIS = "THE CAT SAT ON THE MAT", "THE CAT SIT ON MAT TODAY"
+
+
+@settings(deadline=None)
+@given(reference=SENTENCE, hypothesis=SENTENCE)
+def test_both_sides_can_be_read_off(reference: str, hypothesis: str) -> None:
+    alignment = align(reference, hypothesis, "u")
+    assert (alignment.reference, alignment.hypothesis) == (reference.split(), hypothesis.split())
+    assert alignment.counts == ErrorCounts(*word_edits([reference], [hypothesis])[0].tolist())
+    for op in alignment.ops:
+        assert (op.kind == "correct") == (op.reference == op.hypothesis)
+        assert (op.kind == "insertion", op.kind == "deletion") == (
+            op.reference is None,
+            op.hypothesis is None,
+        )
+
+
+def test_ops() -> None:
+    alignment = align(REFERENCE, HYPOTHESIS, "u", "me", "sclite")
+    assert alignment.ops[2:] == (
+        Op("substitution", "SAT", "SIT"),
+        Op("correct", "ON", "ON"),
+        Op("deletion", "THE", None),
+        Op("correct", "MAT", "MAT"),
+        Op("insertion", None, "TODAY"),
+    )
+    assert (alignment.speaker, alignment.correct) == ("me", 4)
+
+
+def test_text() -> None:
+    assert alignment_text(align(REFERENCE, HYPOTHESIS, "u", weights="sclite")) == (
+        "u: 3 errors in 6 words (sub 1, del 1, ins 1)\n"
+        "REF: THE CAT SAT ON THE MAT *****\n"
+        "HYP: THE CAT SIT ON *** MAT TODAY\n"
+        "             S      D       I\n"
+    )
+    assert alignment_text(align("", "")).endswith("words (sub 0, del 0, ins 0)\nREF:\nHYP:\n")
+
+
+@given(reference=SENTENCE, hypothesis=SENTENCE, width=st.integers(6, 30))
+@settings(deadline=None)
+def test_text_keeps_to_its_width_and_loses_nothing(reference: str, hypothesis: str, width: int) -> None:
+    lines = alignment_text(align(reference, hypothesis, "u"), width).splitlines()[1:]
+    assert all(cell_len(line) <= max(width, 5 + 4) for line in lines)
+    for name, text in (("REF: ", reference), ("HYP: ", hypothesis)):
+        shown = [word for line in lines if line.startswith(name) for word in line[5:].split()]
+        assert [word for word in shown if word.strip("*")] == text.split()
+
+
+class Words(HTMLParser):
+    """The words of an HTML fragment outside <ins> and outside <del>."""
+
+    def __init__(self, fragment: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.wanted: list[str] = []
+        self.given: list[str] = []
+        self.feed(fragment)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "ins" not in self.open:
+            self.wanted += data.split()
+        if "del" not in self.open:
+            self.given += data.split()
+
+
+@settings(deadline=None)
+@given(reference=SENTENCE, hypothesis=SENTENCE)
+def test_html_holds_both_sides_escaped(reference: str, hypothesis: str) -> None:
+    words = Words(alignment_html(align(reference, hypothesis)))
+    assert (words.wanted, words.given) == (reference.split(), hypothesis.split())
+
+
+def test_page_needs_nothing_beside_it() -> None:
+    alignments = [align("A", "A", "right"), align("A <x>", "B", "wro&ng", "sp<k")]
+    page = "".join(alignment_page(alignments, "a & b", "normalisation: none"))
+    assert "<title>a &amp; b</title>" in page
+    assert "prefers-color-scheme: dark" in page
+    assert not re.search(r"https?:|src=|<link|@import|url\(", page)
+    assert "2 errors in 3 words" in page
+    assert '<section class="wrong"><h2>wro&amp;ng <span>2 errors in 2 words' in page
+    assert "speaker sp&lt;k" in page
+    assert page.count('<section class="right">') == 1
+    # What a word is styled by is declared for light and for dark.
+    for name in set(re.findall(r"var\((--[\w-]+)\)", page)):
+        assert len(re.findall(rf"{name}:", page)) == 2, name
+
+
+def test_confusions() -> None:
+    alignments = [align("A B C", "A X C D"), align("B B", "X"), align("E", "Y"), align("E", "")]
+    assert confusions(alignments, 2) == Confusions(
+        [("B", "X", 2), ("E", "Y", 1)], [("B", 1), ("E", 1)], [("D", 1)]
+    )
+    assert confusions(alignments, 1).substitutions == [("B", "X", 2)]
+    assert confusions([], 5).to_dict() == {"substitutions": [], "deletions": [], "insertions": []}

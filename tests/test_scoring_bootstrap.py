@@ -1,0 +1,86 @@
+"""Intervals: plain resampling gives the same, they cover what they should, and speakers count as one."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from asr_emapl.errors import UserError
+from asr_emapl.scoring.bootstrap import Interval, intervals, rates, resampled_sums
+
+
+def test_sums_are_those_of_drawn_units() -> None:
+    values = np.array([[1, 10], [2, 20], [4, 40]])
+    sums = resampled_sums(values, None, 500, 0)
+    assert sums.shape == (500, 2)
+    assert (sums[:, 1] == 10 * sums[:, 0]).all()
+    # Three draws with replacement out of 1, 2, 4.
+    assert set(sums[:, 0]) == {a + b + c for a in (1, 2, 4) for b in (1, 2, 4) for c in (1, 2, 4)}
+    assert sums[:, 0].mean() == pytest.approx(7.0, abs=0.3)
+    assert (resampled_sums(values, None, 500, 0) == sums).all()
+    assert (resampled_sums(values, None, 500, 1) != sums).any()
+
+
+def test_speakers_are_drawn_whole() -> None:
+    values = np.array([[1], [2], [4]])
+    sums = resampled_sums(values, ["a", "b", "a"], 200, 0)[:, 0]
+    assert set(sums) == {4.0, 7.0, 10.0}
+
+
+def test_the_interval_is_about_that_of_the_binomial() -> None:
+    errors = np.arange(2000) % 10 == 0
+    found = intervals({"x": (errors, np.ones(2000))}, None, 2000, 0)["x"]
+    assert found is not None
+    deviation = (0.1 * 0.9 / 2000) ** 0.5
+    assert (found.low, found.high) == pytest.approx(
+        (0.1 - 1.96 * deviation, 0.1 + 1.96 * deviation), abs=2e-3
+    )
+    assert (found.units, found.drawn, found.resamples, found.level) == ("utterances", 2000, 2000, 0.95)
+
+
+def test_intervals_hold_the_true_rate_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for trial in range(200):
+        lengths = rng.integers(5, 30, 200)
+        found = intervals({"x": (rng.binomial(lengths, 0.1), lengths)}, None, 300, trial)["x"]
+        assert found is not None
+        hits += found.low <= 0.1 <= found.high
+    assert 0.89 <= hits / 200 <= 0.99
+
+
+def test_wider_by_speakers_who_differ() -> None:
+    speakers = [f"s{i // 50}" for i in range(1000)]
+    errors = np.array([(i // 50) % 4 for i in range(1000)])
+    quotients = {"x": (errors, np.full(1000, 10))}
+    by_utterance, by_speaker = (intervals(quotients, of, 500, 0)["x"] for of in (None, speakers))
+    assert by_utterance is not None
+    assert by_speaker is not None
+    assert by_speaker.high - by_speaker.low > 3 * (by_utterance.high - by_utterance.low)
+    assert (by_speaker.units, by_speaker.drawn) == ("speakers", 20)
+
+
+def test_nothing_to_draw_from() -> None:
+    one = {"x": (np.array([1]), np.array([3]))}
+    assert intervals(one, None, 10, 0) == {"x": None}
+    two = {"x": (np.array([1, 1]), np.array([3, 4]))}
+    assert intervals(two, ["a", "a"], 10, 0) == {"x": None}
+    with pytest.raises(UserError, match="0 resamples"):
+        intervals(two, None, 0, 0)
+
+
+def test_empty_references() -> None:
+    assert rates(np.array([0.0, 1.0, 1.0]), np.array([0.0, 0.0, 2.0])).tolist() == [0.0, np.inf, 0.5]
+    found = intervals({"x": (np.array([1, 0]), np.array([0, 0]))}, None, 100, 0)["x"]
+    assert found is not None
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["high"] is None
+
+
+def test_to_dict() -> None:
+    found = Interval(0.1, 0.2, "speakers", 3, 10, 0).to_dict()
+    assert found == {
+        **{"low": 0.1, "high": 0.2, "units": "speakers", "drawn": 3},
+        **{"resamples": 10, "seed": 0, "level": 0.95},
+    }

@@ -1,0 +1,161 @@
+"""Two systems: the matched-pairs test on segments made by hand, the paired bootstrap, and the verdicts."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr_emapl.errors import UserError
+from asr_emapl.scoring.alignment import align
+from asr_emapl.scoring.comparison import Comparison, compare
+from asr_emapl.scoring.evaluation import ScoringConfig
+from asr_emapl.scoring.matched_pairs import MatchedPairs, matched_pairs, segment_differences
+from asr_emapl.scoring.transcripts import Transcript
+
+SENTENCE = st.lists(st.sampled_from("ABC"), max_size=7).map(" ".join)
+
+
+def differences(reference: str, first: str, second: str) -> list[int]:
+    return segment_differences(align(reference, first, "u"), align(reference, second, "u"))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("a b c d e f", "a b c d e f", []),
+        ("x b c d e f", "a b c d e f", [1]),
+        ("x b c x e f", "a b c d e f", [1, 1]),  # b c, right in both, part them
+        ("x b x d e f", "a b c d e f", [2]),  # b alone does not
+        ("x b c x e f", "a b x d e f", [1]),  # nor do words that one of both has wrong
+        ("x b c d e f", "a b c d e y", [1, -1]),
+        ("a b z c d e f", "a b c d e f", [1]),
+        ("a b z c d e f", "a x c d e f", [0]),  # an insertion right behind the other's error
+        ("z a b z c d e f", "a b c d e f", [1, 1]),
+        ("z a b c d e f z", "a b c d e f", [1, 1]),
+        ("", "a b c d e f", [6]),
+        ("x b c d e f", "x b c d e f", [0]),
+    ],
+)
+def test_segments(first: str, second: str, expected: list[int]) -> None:
+    assert differences("a b c d e f", first, second) == expected
+    assert differences("a b c d e f", second, first) == [-d for d in expected]
+
+
+@settings(deadline=None)
+@given(reference=SENTENCE, first=SENTENCE, second=SENTENCE)
+def test_segments_add_up_to_the_errors(reference: str, first: str, second: str) -> None:
+    errors = [align(reference, text).counts.errors for text in (first, second)]
+    assert sum(differences(reference, first, second)) == errors[0] - errors[1]
+
+
+def test_matched_pairs() -> None:
+    first = [align("a b c d", text) for text in ("x b c x", "a b c d", "x y c d")]
+    second = [align("a b c d", "a b c d")] * 3
+    # Differences 1, 1, 2: mean 4/3, deviation sqrt(1/3), z = 4.
+    found = matched_pairs(first, second)
+    assert (found.segments, found.mean) == (3, pytest.approx(4 / 3))
+    assert found.z == pytest.approx(4.0)
+    assert found.p == pytest.approx(math.erfc(4.0 / math.sqrt(2.0)))
+    assert matched_pairs(second, second) == MatchedPairs(0, 0.0, 0.0, None, None)
+    assert matched_pairs(first[:1], second[:1]).p is None  # both segments differ by 1
+    with pytest.raises(ValueError, match="different references"):
+        matched_pairs(first[:1], [align("a", "a")])
+
+
+def systems(first: float, second: float, count: int = 400, speakers: int = 20) -> Comparison:
+    """Two systems with these rates of substitutions, independent of each other."""
+    chooser = random.Random(0)
+    references = {
+        f"u{i}": Transcript(" ".join(chooser.choices("ABCDEFGH", k=12)), f"s{i % speakers}")
+        for i in range(count)
+    }
+
+    def garbled(rate: float) -> dict[str, str]:
+        return {
+            name: " ".join("x" if chooser.random() < rate else word for word in transcript.text.split())
+            for name, transcript in references.items()
+        }
+
+    return compare(references, garbled(first), garbled(second), ("old", "new"), ScoringConfig())
+
+
+def test_a_better_system() -> None:
+    found = systems(0.2, 0.1)
+    assert found.shown
+    assert found.second_better == 1.0
+    assert found.difference == pytest.approx(-0.1, abs=0.02)
+    for interval in (found.by_utterance, found.by_speaker):
+        assert interval is not None
+        assert interval.low < found.difference < interval.high < 0
+    assert found.verdict.startswith("new is better: WER new (")
+    assert "resampling 20 speakers); matched pairs test p < 0.0001 (" in found.verdict
+    reverse = systems(0.1, 0.2)
+    assert reverse.verdict.startswith("old is better: WER old (")
+    assert "The lead is " in reverse.verdict
+    assert "-" not in reverse.verdict
+
+
+def test_systems_that_are_as_good() -> None:
+    found = systems(0.1, 0.1)
+    assert not found.shown
+    assert found.verdict.startswith("No difference shown: ")
+    assert 0.02 < found.second_better < 0.98
+    assert found.matched_pairs.p is not None
+    assert found.matched_pairs.p > 0.05
+
+
+def test_the_same_system() -> None:
+    found = systems(0.0, 0.0)
+    assert found.verdict == "No difference: old and new both have a WER of 0.00 %."
+    assert found.second_better == 0.5
+
+
+def test_systems_with_as_many_errors_elsewhere() -> None:
+    references = {"u": Transcript("A B C D"), "v": Transcript("A B C D")}
+    found = compare(references, {"u": "X B C D", "v": "A B C D"}, {"u": "A B C D", "v": "X B C D"},
+                    ("a", "b"), ScoringConfig())  # fmt: skip
+    assert found.verdict == "No difference: a and b both have a WER of 12.50 %."
+
+
+def test_one_utterance_gives_no_interval() -> None:
+    found = compare({"u": Transcript("A B")}, {"u": "A"}, {"u": "A B"}, ("a", "b"), ScoringConfig())
+    assert (found.by_utterance, found.by_speaker, found.shown) == (None, None, False)
+    assert (
+        "too little to resample; the matched pairs test has nothing to go by (segments: 1)" in found.verdict
+    )
+
+
+def test_when_the_tests_disagree() -> None:
+    # One speaker alone makes all the difference: many segments, but few draws without it.
+    references = {f"{s}-{i}": Transcript("A B C D E F", s) for s in "abcdef" for i in range(30)}
+    right = {name: transcript.text for name, transcript in references.items()}
+    wrong = {
+        name: "A B X D E F" if name[0] == "a" and name[-1] != "1" else text for name, text in right.items()
+    }
+    wrong["b-1"] = "A B X Y E F"
+    found = compare(references, wrong, right, ("old", "new"), ScoringConfig())
+    assert found.by_speaker is not None
+    assert found.by_speaker.high == 0.0
+    assert found.verdict.startswith("Undecided: WER new (0.00 %) against old (")
+    assert "but only the matched pairs test shows a difference. new less old is -" in found.verdict
+    assert "too few to rely on" in found.verdict
+
+
+def test_json_and_lines() -> None:
+    found = systems(0.2, 0.1, count=20)
+    restored = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert restored["names"] == ["old", "new"]
+    assert restored["scores"][1]["words"]["errors"] == found.scores[1].words.errors
+    assert restored["verdict"] == found.verdict == next(found.lines())
+
+
+def test_what_cannot_be_compared() -> None:
+    with pytest.raises(UserError, match="hold no words"):
+        compare({"u": Transcript("")}, {"u": "A"}, {"u": ""}, ("a", "b"), ScoringConfig())
+    with pytest.raises(UserError, match="1 of 1 references have no hypothesis: u"):
+        compare({"u": Transcript("A")}, {"u": "A"}, {}, ("a", "b"), ScoringConfig())
