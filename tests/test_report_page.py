@@ -130,8 +130,9 @@ def test_what_a_reader_wants_to_know(page):
         "teacher half-life (steps)",
         "base 100.00",
         "Each against base <b>&emaaa",
-        "1 of 2 words",
+        "1 error in 2 words",
         "absent.wav",
+        "The runs have the same.",
         "All 5 settings",
     ):
         assert text in words, text
