@@ -207,9 +207,10 @@ class EmaTeacher:
         """1 - rho of a step, without the cancellation that rho near 1 would bring."""
         if audio < 0.0:
             raise ValueError(f"a step cannot consume {audio} of audio")
-        return -math.expm1(-math.log(2.0) * audio / self._half_life_of_step(audio, at))
+        return -math.expm1(-math.log(2.0) * audio / self.half_life_of_step(audio, at))
 
-    def _half_life_of_step(self, audio: float, at: float | None) -> float:
+    def half_life_of_step(self, audio: float, at: float | None = None) -> float:
+        """The half-life in force at a step over so much audio; `at` as for `update`."""
         if not callable(self._half_life):
             return self._half_life
         # In the middle of the step's audio: one large step then does what the small ones in its place do.
@@ -232,7 +233,7 @@ class EmaTeacher:
 
     def rho(self, audio: float, at: float | None = None) -> float:
         """The momentum of a step that consumes `audio` seconds. Args: as for `update`."""
-        return momentum(self._half_life_of_step(audio, at), audio)
+        return momentum(self.half_life_of_step(audio, at), audio)
 
     def __call__(self, *inputs: Any) -> Any:
         """The teacher's output, without a graph."""

@@ -274,7 +274,10 @@ def test_compare(scored):
 
 # From a corpus on disk to its score.
 
-OVERRIDES = ("hours=0.08", "optimizer.lr=0.01", "validation.every_hours=0", "checkpoint.every_hours=0.05")
+OVERRIDES = (
+    *("hours=0.08", "optimizer.lr=0.01", "validation.every_hours=0"),
+    *("checkpoint.every_hours=0.02", "checkpoint.keep=9"),
+)
 
 
 @dataclass

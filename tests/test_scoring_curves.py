@@ -150,7 +150,7 @@ def test_more_runs_than_colours(tmp_path) -> None:
     found = texts(tmp_path / "curves.svg")
     assert "66.0  run 6" in found
     assert "67.0  \u25cf run 7" in found
-    assert len({curves._look(i) for i in range(28)}) == 28
+    assert len({curves.look(i) for i in range(28)}) == 28
 
 
 @pytest.mark.parametrize("name", ["curves.pdf", "curves", "curves.jpg"])
@@ -186,7 +186,7 @@ def test_labels_are_moved_apart_and_no_further(heights) -> None:
 
 def test_panels_end_at_100_for_curves_that_come_down_from_above() -> None:
     def top(*rates: float) -> float:
-        return curves._top({"dev": {0: {"teacher": [(float(i), r) for i, r in enumerate(rates)]}}})
+        return curves.highest([[(float(i), r) for i, r in enumerate(rates)]])
 
     assert top(300.0, 40.0) == pytest.approx(104.0)
     assert top(80.0, 40.0) == pytest.approx(83.2)

@@ -262,19 +262,29 @@ def test_nothing_in_the_log_depends_on_the_clock_on_the_wall(tmp_path, clock):
     assert speeds[1] == ""
 
 
-def test_tensorboard_has_losses_and_word_error_rates(tmp_path, clock):
+def test_tensorboard_has_losses_pseudo_labels_and_word_error_rates(tmp_path, clock):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     log = RunLog(tmp_path, total_hours=1.0, every_seconds=0.0)
+    in_force = {"lr": 0.5, "rho": 0.75, "kappa": 2.0, "half_life_hours": 0.125}
     for step in (1, 2):
         clock.now += 10.0
-        log.step(step, step / 10, False, result(float(step), nonempty=0.5, confidence=1.0), {"lr": 0.5})
+        dropped = Counter(empty=1, unsure=3)
+        told = result(float(step), nonempty=0.5, confidence=0.25 * step, dropped=dropped)
+        log.step(step, step / 10, False, told, in_force)
     log.validation(2, 0.2, {"teacher/dev": 12.5})
     log.close()
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     scalars = {name: board.Scalars(name)[-1] for name in board.Tags()["scalars"]}
     assert scalars["loss/unlabelled"].value == 1.5
-    assert scalars["pseudo_labels/nonempty"].value == 0.5
-    assert scalars["schedule/lr"].value == 0.5
+    assert {name: s.value for name, s in scalars.items() if name.startswith("pseudo_labels")} == {
+        "pseudo_labels/nonempty": 0.5,
+        "pseudo_labels/confidence": 0.375,
+        "pseudo_labels/used": 0.5,
+        "pseudo_labels/dropped/empty": 0.125,
+        "pseudo_labels/dropped/unsure": 0.375,
+        "pseudo_labels/tokens_per_utterance": 5.0,
+    }
+    assert {name: scalars[f"schedule/{name}"].value for name in in_force} == in_force
     assert scalars["wer/teacher/dev"].value == 12.5
     assert {scalar.step for scalar in scalars.values()} == {2}

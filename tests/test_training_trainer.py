@@ -296,6 +296,7 @@ def test_a_progressive_batch_takes_its_hyper_parameters_from_the_reference(corpu
         seconds = 3 if hours < 0.006 else 6 if hours < 0.012 else 12
         assert (line["hours"] - hours) * 3600 <= seconds
         rates.setdefault(seconds, set()).add(line["lr"])
+        assert line["kappa"] == seconds / 3
     assert {s: len(found) for s, found in rates.items()} == {3: 1, 6: 1, 12: 1}
     base = rates[3].pop()
     assert rates[6].pop() == pytest.approx(base * 2**0.5)
@@ -543,6 +544,10 @@ def test_a_schedule_goes_by_the_runs_own_clock(corpus, tmp_path):
     assert half_lives["seed"][1] < 1.0
     rising = [s["rho"] for s in read_log(tmp_path / "fresh") if s["event"] == "step"]
     assert rising == sorted(rising)
+    # A nominal step of 6 s: rho and the half-life say the same.
+    for line in read_log(tmp_path / "fresh"):
+        if line["event"] == "step":
+            assert line["rho"] == pytest.approx(0.5 ** (6.0 / 3600.0 / line["half_life_hours"]))
 
 
 def test_a_later_batch_without_an_answer_is_refused_at_once(corpus, tmp_path):

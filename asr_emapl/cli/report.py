@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from asr_emapl.cli.scoring import labelled
 from asr_emapl.cli.table import print_table
+from asr_emapl.errors import UserError
+
+if TYPE_CHECKING:
+    from asr_emapl.report.comparison import Decoded
+    from asr_emapl.report.run import Run
 
 commands = typer.Typer()
 
@@ -17,17 +24,80 @@ commands = typer.Typer()
 def report(
     runs: Annotated[list[str], typer.Argument(help="Run directories, each as label=path or path.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, run by run.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Page to write too (.html), with curves; it needs nothing beside it.")
+    ] = None,
+    manifest: Annotated[
+        str | None, typer.Option(help="Utterances with transcripts: for those that went worst.")
+    ] = None,
+    hypotheses: Annotated[
+        list[Path] | None, typer.Option(help="Of the manifest, from decode: once for each run, in order.")
+    ] = None,
+    decode: Annotated[bool, typer.Option("--decode", help="Or transcribe it with each run.")] = False,
+    model: Annotated[str, typer.Option(help="With --decode: teacher or student.")] = "teacher",
+    device: Annotated[str, typer.Option(help="With --decode: auto, cpu, cuda, cuda:N.")] = "auto",
+    worst: Annotated[int, typer.Option(min=0, help="At most so many utterances, with audio.")] = 20,
 ) -> None:
-    """What the time and the audio of runs went to, and what to change first.
+    """What the time and the audio of runs went to, what to change first; --out: a page on them.
 
     Example: `asr-emapl report runs/mini`
-    """
-    from asr_emapl.scoring.usage import as_record, read_usage, table
 
-    usages = {label: read_usage(path) for label, path in map(labelled, runs)}
+    Example: `asr-emapl report baseline=runs/baseline ema=runs/ema --out report.html`
+    """
+    from asr_emapl.report.run import read_runs
+    from asr_emapl.scoring.usage import as_record, no_times, table
+
+    if out is None and (manifest or hypotheses or decode):
+        raise UserError("--manifest, --hypotheses and --decode are for the page: name it with --out")
+    found = read_runs([labelled(run) for run in runs])
+    for run in found:
+        if run.usage is None and out is None:
+            raise no_times(run.folder)
+    if out is not None:
+        from asr_emapl.report.page import check_ending, write_page
+
+        check_ending(out)
+        decoded = _decoded(found, manifest, hypotheses or [], model if decode else None, device)
+        write_page(found, out, decoded, count=worst)
+    usages = {run.label: run.usage for run in found if run.usage is not None}
     if as_json:
         print(json.dumps({label: as_record(usage) for label, usage in usages.items()}, indent=2))
         return
-    print_table(*table(usages))
+    if usages:
+        print_table(*table(usages))
     for label, usage in usages.items():
         print(f"{label}: {usage.advice()}")
+    if out is not None:
+        print(out)
+
+
+def _decoded(
+    runs: list[Run], manifest: str | None, files: list[Path], model: str | None, device: str
+) -> Decoded | None:
+    """What each run made of the manifest: from files, or by `model` of its last checkpoint."""
+    if manifest is None:
+        if files or model is not None:
+            raise UserError("--hypotheses and --decode need --manifest, with the transcripts and the audio")
+        return None
+    from asr_emapl.data.manifest import read_manifest
+    from asr_emapl.report.comparison import Decoded
+    from asr_emapl.scoring.transcripts import read_transcripts
+
+    if bool(files) == (model is not None):
+        raise UserError("--manifest: say either what was made of it, --hypotheses, or --decode")
+    if files and len(files) != len(runs):
+        raise UserError(f"{len(files)} --hypotheses for {len(runs)} runs: give one for each, in their order")
+    utterances = read_manifest(manifest, require_text=True)
+    name = Path(manifest).name
+    if model is None:
+        return Decoded(name, utterances, [read_transcripts(file, role="hypothesis") for file in files])
+
+    from asr_emapl.decoding.recognizer import Recognizer
+
+    texts = []
+    for run in runs:
+        recognizer = Recognizer.load(run.folder, model, device)
+        for problem in recognizer.problems:
+            print(f"warning: {problem}: taking the one before", file=sys.stderr)
+        texts.append({h.id: h.text for h in recognizer(utterances)})
+    return Decoded(f"{name}, by the {model}", utterances, texts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from asr_emapl.errors import UserError
 from asr_emapl.picture import COLOURS, check_ending, write_picture
@@ -38,19 +38,32 @@ def read_curves(run: Path) -> dict[str, Curve]:
         UserError: the run directory has no log.jsonl, a line of it is broken, or it holds no validation.
     """
     path = run / "log.jsonl"
+    curves = curves_of(read_log(path), path)
+    if not curves:
+        raise UserError(
+            f"{path}: holds no validation yet; name splits in data.validation, and wait for the first "
+            "after validation.every_hours"
+        )
+    return curves
+
+
+def curves_of(records: Iterable[Mapping[str, Any]], path: Path) -> dict[str, Curve]:
+    """The validations among the records of a log, as `read_curves`; empty if there is none yet.
+
+    Args:
+        path: of the log, for errors.
+
+    Raises:
+        UserError: a record is broken.
+    """
     curves: dict[str, Curve] = {}
-    for number, record in enumerate(read_log(path), start=1):
+    for number, record in enumerate(records, start=1):
         try:
             if record["event"] == "validation":
                 for name, rate in record["wer"].items():
                     curves.setdefault(name, []).append((float(record["hours"]), float(rate)))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{path}:{number}: is no line of a run's log ({error!r})") from error
-    if not curves:
-        raise UserError(
-            f"{path}: holds no validation yet; name splits in data.validation, and wait for the first "
-            "after validation.every_hours"
-        )
     return curves
 
 
@@ -83,7 +96,7 @@ def draw_curves(runs: Sequence[tuple[str, Path]], out: Path) -> None:
         figure = Figure(figsize=(width, 4.4), layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        axes[0].set_ylim(0.0, _top(panels))
+        axes[0].set_ylim(0.0, highest(curve for _, curve in _curves(panels)))
         axes[0].set_ylabel("WER (%)")
         for panel, (split, curves) in zip(axes, panels.items(), strict=True):
             _draw_panel(panel, split, curves)
@@ -107,15 +120,15 @@ def _curves(panels: Panels) -> Iterator[tuple[str, Curve]]:
     )
 
 
-def _top(panels: Panels) -> float:
-    """Where the panels end: at the highest WER, but not above 100 % for the sake of a run's first hours."""
-    finite = [[rate for _, rate in curve if math.isfinite(rate)] for _, curve in _curves(panels)]
+def highest(curves: Iterable[Curve]) -> float:
+    """Where a panel ends: at the highest WER, but not above 100 % for the sake of a run's first hours."""
+    finite = [[rate for _, rate in curve if math.isfinite(rate)] for curve in curves]
     least = max((min(rates) for rates in finite if rates), default=0.0)
     most = max((max(rates) for rates in finite if rates), default=0.0)
     return 1.04 * max(min(most, max(100.0, 1.2 * least)), 1.0)
 
 
-def _look(run: int) -> tuple[str, str, str]:
+def look(run: int) -> tuple[str, str, str]:
     """Colour and marker of a run, and the marker as a letter."""
     marker, letter = MARKS[run // len(COLOURS) % len(MARKS)]
     return COLOURS[run % len(COLOURS)], marker, letter
@@ -123,7 +136,7 @@ def _look(run: int) -> tuple[str, str, str]:
 
 def _draw_panel(panel: Axes, split: str, curves: Mapping[int, Mapping[str, Curve]]) -> None:
     for run, models in curves.items():
-        colour, marker, _ = _look(run)
+        colour, marker, _ = look(run)
         for model, curve in models.items():
             dots = marker or ("o" if len(curve) <= _SPARSE else "")
             hours, rates = zip(*curve, strict=True)
@@ -151,7 +164,7 @@ def _label_ends(panel: Axes, curves: Mapping[int, Mapping[str, Curve]], labels: 
     order = sorted(ends, key=lambda run: ends[run])
     heights = _spread([min(ends[run] / top, 1.0) for run in order])
     for run, height in zip(order, heights, strict=True):
-        colour, _, letter = _look(run)
+        colour, _, letter = look(run)
         text = f"{ends[run]:.1f}" + (f"  {letter}{labels[run]}" if run in labels else "")
         panel.annotate(
             text,

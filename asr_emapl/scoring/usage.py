@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,10 +65,23 @@ def read_usage(run: Path) -> Usage:
     Raises:
         UserError: no run directory, or one that has no times yet.
     """
-    steps = [r for r in read_log(run / "log.jsonl") if r.get("event") == "step"]
-    timed = [r["ranks"] for r in read_log(run / "speed.jsonl") if "ranks" in r]
+    usage = usage_of(read_log(run / "log.jsonl"), read_log(run / "speed.jsonl"))
+    if usage is None:
+        raise no_times(run)
+    return usage
+
+
+def no_times(run: Path) -> UserError:
+    """What to raise where a run's usage is None."""
+    return UserError(f"{run / 'speed.jsonl'}: holds no times yet; wait for the run's first 50 steps")
+
+
+def usage_of(log: Iterable[Mapping[str, Any]], speed: Iterable[Mapping[str, Any]]) -> Usage | None:
+    """As `read_usage`, from the records of log.jsonl and of speed.jsonl; None without times."""
+    steps = [r for r in log if r.get("event") == "step"]
+    timed = [r["ranks"] for r in speed if "ranks" in r]
     if not timed:
-        raise UserError(f"{run / 'speed.jsonl'}: holds no times yet; wait for the run's first 50 steps")
+        return None
     # A run may have gone on with more or fewer processes: each part has its own mean and slowest.
     by_rank: dict[int, Counter[str]] = {}
     seconds = slowest_work = mean_work = 0.0

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,9 +109,9 @@ class RunLog:
             parts.append(f"{kind} loss {loss:.2f}")
             scalars[f"loss/{kind}"] = loss
             if not chosen:
-                nonempty = sum(r.nonempty or 0.0 for r in results) / len(results)
-                parts.append(f"non-empty labels {100 * nonempty:.0f} %")
-                scalars["pseudo_labels/nonempty"] = nonempty
+                quality = _pseudo_label_quality(results)
+                parts.append(f"non-empty labels {100 * quality['nonempty']:.0f} %")
+                scalars |= {f"pseudo_labels/{name}": value for name, value in quality.items()}
         self.say(", ".join(parts))
         self._plot(lambda board: _add(board, scalars, step))
         self._speed.write(json.dumps({"step": step, "hours": hours, "hours_per_second": speed}))
@@ -204,6 +205,23 @@ def read_steps(folder: Path) -> list[dict[str, Any]]:
         UserError: the folder has no log, or a line of it is broken.
     """
     return [record for record in read_log(folder / "log.jsonl") if record.get("event") == "step"]
+
+
+def _pseudo_label_quality(results: Sequence[StepResult]) -> dict[str, float]:
+    """Means over unlabelled steps: of non-empty labels, of confidence, of what was used and why not."""
+    quality = {
+        "nonempty": sum(r.nonempty or 0.0 for r in results) / len(results),
+        "confidence": sum(r.confidence or 0.0 for r in results) / len(results),
+    }
+    dropped = sum((r.dropped for r in results), Counter[str]())
+    used = sum(r.utterances for r in results)
+    seen = used + dropped.total()
+    if seen:
+        quality["used"] = used / seen
+        quality |= {f"dropped/{reason}": count / seen for reason, count in dropped.items()}
+    if used:
+        quality["tokens_per_utterance"] = sum(r.tokens for r in results) / used
+    return quality
 
 
 def _strict(value: Any) -> Any:

@@ -249,7 +249,12 @@ class Trainer:
         every = config.optimizer.noise_every_steps
         if config.teacher.kappa == "nominal":
             seconds = self.batches.seconds(self.clock.hours)
-        rho = self.teacher.rho(seconds, 3600.0 * middle)
+        in_force = {
+            "lr": rate,
+            "rho": self.teacher.rho(seconds, 3600.0 * middle),
+            "kappa": self.kappa,
+            "half_life_hours": self.teacher.half_life_of_step(seconds, 3600.0 * middle) / 3600.0,
+        }
         result = self.train_step(
             batch,
             teacher_seconds=seconds,
@@ -261,7 +266,7 @@ class Trainer:
         if self.mean is not None and result.taken:
             self.mean.update(batch.samples / SAMPLE_RATE_HZ)
         self.position = batch.after
-        self.log.step(self.step, self.clock.hours, batch.labelled, result, {"lr": rate, "rho": rho})
+        self.log.step(self.step, self.clock.hours, batch.labelled, result, in_force)
         if self.step % TIMED_STEPS == 0 or self.clock.hours >= config.hours:
             self.log.phases(self.step, self.clock.hours, self.world.gather(self.train_step.phases.take()))
         self.skipped.step(batch.skipped, result)

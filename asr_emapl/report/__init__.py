@@ -1,0 +1,1 @@
+"""What runs came to, on a page that needs nothing beside it."""

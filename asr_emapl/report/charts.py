@@ -1,0 +1,137 @@
+"""Which charts a report has, and of what; a chart of which no run has logged anything is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from asr_emapl.report.chart import Chart, Line
+from asr_emapl.report.run import Run
+from asr_emapl.scoring.curves import Curve, highest
+
+Step = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ChartGroup:
+    """Charts under one heading, with a sentence on how to read them."""
+
+    name: str
+    title: str
+    note: str
+    charts: list[Chart]
+
+
+def chart_groups(runs: Sequence[Run]) -> list[ChartGroup]:
+    """All that these runs have something for, in the order of the page."""
+    groups = [
+        ChartGroup("wer", "Word error rate", "Solid: teacher. Dashed: student.", word_error_rates(runs)),
+        ChartGroup(
+            "pseudo-labels",
+            "Pseudo-labels",
+            "What the teacher's labels were like, and how many of them were trained on.",
+            _pseudo_labels(runs),
+        ),
+        ChartGroup(
+            "scaling",
+            "Learning rate and teacher",
+            "kappa is the batch over the reference batch; rho is the teacher's momentum in a step.",
+            _scaling(runs),
+        ),
+        ChartGroup("learning", "Loss and gradient", "Means over steps.", _learning(runs)),
+        ChartGroup("speed", "Throughput", "Hours of audio trained on in an hour.", _speed(runs)),
+    ]
+    return [group for group in groups if group.charts]
+
+
+def word_error_rates(runs: Sequence[Run]) -> list[Chart]:
+    """A chart a split; the student's lines below the teacher's."""
+    lines: dict[str, list[Line]] = {}
+    for model in ("student", "teacher"):
+        for number, run in enumerate(runs):
+            for name, curve in run.wer.items():
+                of, _, split = name.partition("/")
+                if of == model:
+                    line = Line(f"{run.label}, {model}", number, curve, dashed=model == "student")
+                    lines.setdefault(split, []).append(line)
+    return [
+        Chart(split, held, "%", ceiling=highest(line.points for line in held), marked=True)
+        for split, held in lines.items()
+    ]
+
+
+def _learning(runs: Sequence[Run]) -> list[Chart]:
+    def loss(step: Step) -> float | None:
+        # A step that taught nothing has none.
+        return step["loss"] if step["utterances"] else None
+
+    return [
+        *_over_steps(runs, "Loss, labelled", loss, kind="labelled", logarithmic=True),
+        *_over_steps(runs, "Loss, pseudo-labelled", loss, kind="unlabelled", logarithmic=True),
+        *_over_steps(runs, "Gradient norm", lambda step: step.get("gradient_norm"), logarithmic=True),
+    ]
+
+
+def _scaling(runs: Sequence[Run]) -> list[Chart]:
+    return [
+        *_over_steps(runs, "Learning rate", lambda step: step.get("lr"), from_zero=True),
+        *_over_steps(runs, "kappa", lambda step: step.get("kappa"), from_zero=True),
+        *_over_steps(runs, "rho", lambda step: step.get("rho")),
+        *_over_steps(
+            runs,
+            "Teacher's half-life",
+            lambda step: step.get("half_life_hours"),
+            unit="h",
+            from_zero=True,
+        ),
+    ]
+
+
+def _pseudo_labels(runs: Sequence[Run]) -> list[Chart]:
+    def used(step: Step) -> float | None:
+        seen = step["utterances"] + sum(step.get("dropped", {}).values())
+        return 100.0 * step["utterances"] / seen if seen else None
+
+    def nonempty(step: Step) -> float | None:
+        return None if step.get("nonempty") is None else 100.0 * step["nonempty"]
+
+    def tokens(step: Step) -> float | None:
+        return step["tokens"] / step["utterances"] if step["utterances"] else None
+
+    def charts(title: str, value: Callable[[Step], float | None], unit: str = "") -> list[Chart]:
+        ceiling = 104.0 if unit == "%" else None
+        return _over_steps(runs, title, value, kind="unlabelled", unit=unit, ceiling=ceiling, from_zero=True)
+
+    return [
+        *charts("Trained on", used, "%"),
+        *charts("Not empty", nonempty, "%"),
+        *charts("Mean confidence", lambda step: step.get("confidence")),
+        *charts("Tokens an utterance", tokens),
+    ]
+
+
+def _speed(runs: Sequence[Run]) -> list[Chart]:
+    lines = [Line(run.label, number, run.speed) for number, run in enumerate(runs) if run.speed]
+    return [Chart("Speed", lines, "x real time", from_zero=True)] if lines else []
+
+
+def _over_steps(
+    runs: Sequence[Run],
+    title: str,
+    value: Callable[[Step], float | None],
+    *,
+    kind: str | None = None,
+    unit: str = "",
+    ceiling: float | None = None,
+    from_zero: bool = False,
+    logarithmic: bool = False,
+) -> list[Chart]:
+    """One chart with a line for each run that has the value, or none."""
+    curves: list[tuple[int, Run, Curve]] = [
+        (number, run, run.curve(value, kind)) for number, run in enumerate(runs)
+    ]
+    lines = [Line(run.label, number, curve) for number, run, curve in curves if curve]
+    if not lines:
+        return []
+    return [Chart(title, lines, unit, ceiling=ceiling, from_zero=from_zero, logarithmic=logarithmic)]

@@ -1,0 +1,119 @@
+"""A run as a report sees it: its log, its speed, and its settings."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from asr_emapl.errors import UserError
+from asr_emapl.scoring.curves import Curve, curves_of
+from asr_emapl.scoring.run_log import read_log
+from asr_emapl.scoring.usage import Usage, usage_of
+
+_BINS = 160  # points of a curve over steps: more than a small chart has pixels for
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run directory says.
+
+    Attributes:
+        label: what the run is called.
+        folder: the run directory.
+        steps: the records of optimizer steps in log.jsonl.
+        wer: "model/split" -> WER in percent at each validation.
+        speed: hours of audio trained on in an hour, over hours of audio.
+        usage: what its time went to, None where that was not measured.
+        config: the settings as resolved, None where the directory has no config.yaml.
+    """
+
+    label: str
+    folder: Path
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    wer: dict[str, Curve] = field(default_factory=dict)
+    speed: Curve = field(default_factory=list)
+    usage: Usage | None = None
+    config: dict[str, Any] | None = None
+
+    @property
+    def hours(self) -> float:
+        """Of audio consumed."""
+        ends = [step["hours"] for step in self.steps[-1:]]
+        return max(ends + [curve[-1][0] for curve in self.wer.values()], default=0.0)
+
+    def curve(self, value: Callable[[dict[str, Any]], float | None], kind: str | None = None) -> Curve:
+        """A value over the run's steps, all or those of one kind, as means over bins of audio.
+
+        Steps for which `value` is None or not finite are left out.
+        """
+        points: Curve = []
+        for step in self.steps:
+            if kind is None or step["kind"] == kind:
+                found = value(step)
+                if found is not None and math.isfinite(found):
+                    points.append((step["hours"], found))
+        return _binned(points)
+
+    def dropped(self) -> tuple[int, Counter[str]]:
+        """Pseudo-labels that were trained on, and of the others how many for which reason."""
+        steps = [step for step in self.steps if step["kind"] == "unlabelled"]
+        reasons = sum((Counter(step.get("dropped", {})) for step in steps), Counter[str]())
+        return sum(step["utterances"] for step in steps), reasons
+
+
+def read_runs(runs: Sequence[tuple[str, Path]]) -> list[Run]:
+    """Read (label, run directory) each.
+
+    Raises:
+        UserError: no runs, two of the same label; a run without a log, a broken log or config.
+    """
+    if not runs:
+        raise UserError("there are no runs to report on: name run directories")
+    for label, count in Counter(label for label, _ in runs).items():
+        if count > 1:
+            raise UserError(f"{count} runs are called {label!r}: tell them apart with LABEL=DIRECTORY")
+    return [_read_run(label, folder) for label, folder in runs]
+
+
+def _read_run(label: str, folder: Path) -> Run:
+    records = read_log(folder / "log.jsonl")
+    wer = curves_of(records, folder / "log.jsonl")
+    steps = [record for record in records if record["event"] == "step"]
+    timed = read_log(folder / "speed.jsonl") if (folder / "speed.jsonl").exists() else []
+    # Other things are timed in the same file.
+    speed = [(r["hours"], 3600.0 * r["hours_per_second"]) for r in timed if "hours_per_second" in r]
+    return Run(label, folder, steps, wer, speed, usage_of(records, timed), _read_config(folder))
+
+
+def _read_config(folder: Path) -> dict[str, Any] | None:
+    path = folder / "config.yaml"
+    if not path.exists():
+        return None
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: holds no settings; is it the config.yaml that the run wrote?")
+    return config
+
+
+def _binned(points: Curve) -> Curve:
+    """As many points, or the mean of the hours and of the values in each of equally wide bins of hours."""
+    if len(points) <= _BINS:
+        return points
+    first, last = points[0][0], points[-1][0]
+    width = (last - first) / _BINS or 1.0
+    bins: dict[int, Curve] = {}
+    for hours, value in points:
+        bins.setdefault(min(int((hours - first) / width), _BINS - 1), []).append((hours, value))
+    return [
+        (sum(hours for hours, _ in held) / len(held), sum(value for _, value in held) / len(held))
+        for _, held in sorted(bins.items())
+    ]

@@ -1,0 +1,82 @@
+"""A run's settings as resolved, next to those of other runs, and what its batch made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from asr_emapl.errors import UserError
+from asr_emapl.report.run import Run
+
+if TYPE_CHECKING:
+    from asr_emapl.training.dry_run import Row
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A key of the config with its value in each run, "" where a run has none."""
+
+    key: str
+    values: list[str]
+
+    @property
+    def differs(self) -> bool:
+        """Between the runs."""
+        return len(set(self.values)) > 1
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """What the batch of a run makes of its hyper-parameters, or the note why that cannot be told."""
+
+    run: Run
+    rows: list[Row]
+    warnings: list[str]
+    note: str = ""
+
+
+def settings(runs: Sequence[Run]) -> list[Setting]:
+    """Every key that a run has, in the order of the config; none where no run has a config.yaml."""
+    flat = [dict(_flat(run.config or {})) for run in runs]
+    keys = dict.fromkeys(key for values in flat for key in values)
+    return [Setting(key, [values.get(key, "") for values in flat]) for key in keys]
+
+
+def scaled(run: Run) -> Scaled | None:
+    """The table of `asr-emapl scale` at the batch that the run had at its end; None without a config."""
+    if run.config is None:
+        return None
+    from asr_emapl.config import config_from_dict
+    from asr_emapl.training.dry_run import dry_run
+
+    try:
+        config = config_from_dict(run.config, str(run.folder / "config.yaml"))
+        told = [step["kappa"] for step in run.steps[-1:] if "kappa" in step]
+        if config.batch.seconds == "auto" and not told:
+            return Scaled(run, [], [], "batch.seconds is auto, and the log does not say which it was")
+        # A single step's kappa is not the run's where it changes with the step's audio.
+        if told and config.optimizer.kappa != "step":
+            seconds = told[0] * config.batch.reference_seconds
+        else:
+            seconds = config.batches(1).seconds(run.hours)
+        return Scaled(run, *dry_run(config, seconds))
+    except UserError as error:
+        return Scaled(run, [], [], str(error))
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted key, value as text); lists are values."""
+    if isinstance(value, dict) and value:
+        for key, held in value.items():
+            yield from _flat(held, f"{prefix}.{key}" if prefix else str(key))
+    elif prefix:
+        yield prefix, _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_text, value)) or "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value is None or value == {} else str(value)

@@ -1,0 +1,58 @@
+"""Runs on the same utterances, each against the first."""
+
+from __future__ import annotations
+
+import pytest
+
+from asr_emapl.data.manifest import Utterance
+from asr_emapl.errors import UserError
+from asr_emapl.report.comparison import Decoded, standings
+from asr_emapl.report.run import Run
+
+
+def corpus(speakers: int) -> list[Utterance]:
+    return [
+        Utterance(f"u{i}", "absent.wav", 1.0, "one two", speaker=f"s{i % speakers}" if speakers else None)
+        for i in range(40)
+    ]
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return [Run(name, tmp_path) for name in ("base", "better", "same")]
+
+
+def decoded(speakers: int = 0) -> Decoded:
+    said = ("one two", "one", "three four")
+    bad = {f"u{i}": said[i % 3] for i in range(40)}
+    good = {f"u{i}": "one two" for i in range(40)}
+    return Decoded("dev", corpus(speakers), [bad, good, bad])
+
+
+def test_rates_intervals_and_verdicts(runs):
+    base, better, same = standings(runs, decoded())
+    assert base.score.words.rate == pytest.approx(39 / 80)
+    assert base.interval is not None
+    assert base.interval.low < 39 / 80 < base.interval.high
+    assert (base.interval.units, base.interval.drawn) == ("utterances", 40)
+    assert base.against_first is None
+    assert better.against_first is not None
+    assert better.against_first.verdict.startswith(
+        "better is better: WER better (0.00 %) against base (48.75 %)"
+    )
+    assert same.against_first is not None
+    assert same.against_first.verdict.startswith("No difference: base and same")
+
+
+def test_speakers_are_drawn_where_they_are_known(runs):
+    base = standings(runs, decoded(5))[0]
+    assert base.interval is not None
+    assert (base.interval.units, base.interval.drawn) == ("speakers", 5)
+    assert standings(runs, decoded(1))[0].interval is None
+
+
+def test_a_run_with_other_utterances_is_named(runs):
+    found = decoded()
+    del found.hypotheses[1]["u7"]  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="hypotheses of better: 1 of 40 references have no hypothesis: u7"):
+        standings(runs, found)
