@@ -1,44 +1,14 @@
-"""Commands on what models write: decode, score, plot."""
+"""Commands on what models wrote: score, plot."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    pass
-
 commands = typer.Typer()
-
-
-@commands.command()
-def decode(
-    checkpoint: Annotated[Path, typer.Option(help="A run's checkpoint, or its run directory (the newest).")],
-    manifest: Annotated[str, typer.Option(help="Utterances to transcribe: path or URL.")],
-    out: Annotated[Path, typer.Option(help="Hypotheses (JSONL).")],
-    model: Annotated[str, typer.Option(help="teacher or student.")] = "teacher",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
-    max_seconds: Annotated[float, typer.Option(help="Padded seconds of audio in one batch.")] = 120.0,
-) -> None:
-    """Transcribe a manifest with a checkpoint, greedily.
-
-    Example: `asr-emapl decode --checkpoint runs/mini --manifest data/dev-clean.jsonl --out hyp.jsonl`
-    """
-    from asr_emapl.data.manifest import read_manifest
-    from asr_emapl.decoding.recognizer import Recognizer
-    from asr_emapl.scoring.transcripts import write_hypotheses
-
-    utterances = read_manifest(manifest)
-    recognizer = Recognizer.load(checkpoint, model, device)
-    for problem in recognizer.problems:
-        print(f"warning: {problem}: taking the one before", file=sys.stderr)
-    texts = {h.id: h.text for h in recognizer(utterances, max_seconds)}
-    write_hypotheses(out, {u.id: texts[u.id] for u in utterances})
-    print(f"{out}: {len(texts)} utterances")
 
 
 @commands.command()
