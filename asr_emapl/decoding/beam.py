@@ -76,7 +76,7 @@ class BeamSearch:
         self._tokenizer = tokenizer
         self._labels = tokenizer.vocabulary_size
         surfaces = tokenizer.surfaces
-        self._space: int | None = surfaces.index(" ") if " " in surfaces else None
+        self._space = _separator(surfaces)
         # Where no label parts words, a column of its own stands for the last label said again.
         self._rest = self._space if self._space is not None else self._labels
         self.strange, self.unknown = [], []
@@ -86,7 +86,7 @@ class BeamSearch:
             spelled, self.strange = spell(read_words(Path(config.lexicon)), tokenizer, config.lexicon)
             units = list(spelled)
         else:
-            units = [token_name(surface) for surface in surfaces]
+            units = [token_name(surface) or f"<{label}>" for label, surface in enumerate(surfaces)]
         self._lm, scores = self._read_lm(units)
         self._trie = self._make_trie(list(spelled.values()), scores) if config.lexicon else None
         self._decoder = self._make_decoder()
@@ -220,6 +220,12 @@ def read_kenlm(path: str, units: list[str]) -> tuple[Any, list[float]]:
         raise UserError(f"{path}: no language model that KenLM reads ({last})") from error
     start = lm.start(False)
     return lm, [lm.score(start, i)[1] for i in range(len(units) + 1)]
+
+
+def _separator(surfaces: list[str]) -> int | None:
+    """The label that alone parts words, as letters have it; None where tokens begin with their space."""
+    spaced = [label for label, surface in enumerate(surfaces) if " " in surface]
+    return spaced[0] if len(spaced) == 1 and surfaces[spaced[0]] == " " else None
 
 
 def _flashlight() -> Any:
