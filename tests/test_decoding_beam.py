@@ -108,7 +108,11 @@ def best_by_brute_force(log_probs, words: dict[str, float], bonus: float) -> tup
 
 
 @needs_flashlight
-@given(seed=st.integers(0, 2**31), weight=st.sampled_from([0.0, 0.5, 1.5]), bonus=st.sampled_from([-1.0, 0.0, 2.0]))
+@given(
+    seed=st.integers(0, 2**31),
+    weight=st.sampled_from([0.0, 0.5, 1.5]),
+    bonus=st.sampled_from([-1.0, 0.0, 2.0]),
+)
 @settings(max_examples=25)
 def test_with_lexicon_and_unigrams_the_text_is_the_best_of_all(tmp_path_factory, seed, weight, bonus):
     folder = tmp_path_factory.mktemp("lm")
@@ -173,7 +177,9 @@ def test_pieces_with_a_lexicon_that_last_longer_than_a_frame(tmp_path, text):
 def token_arpa(tokenizer: Tokenizer) -> str:
     names = {s: "|" if s == " " else s.replace(" ", "\u2581") for s in tokenizer.surfaces if s}
     lines = "".join(f"-{2 if 'A' in s else 1}\t{name}\n" for s, name in names.items())
-    head = f"\n\\data\\\nngram 1={len(names) + 3}\nngram 2=1\n\n\\1-grams:\n-99\t<s>\t0\n-1\t</s>\n-9\t<unk>\n"
+    head = (
+        f"\n\\data\\\nngram 1={len(names) + 3}\nngram 2=1\n\n\\1-grams:\n-99\t<s>\t0\n-1\t</s>\n-9\t<unk>\n"
+    )
     return f"{head}{lines}\n\\2-grams:\n-1\t<s> </s>\n\n\\end\\\n"
 
 
@@ -216,7 +222,11 @@ def test_what_does_not_belong_together(tmp_path, arpa):
 
 @pytest.mark.parametrize(
     ("options", "what"),
-    [({"beam": 0}, "beam of 0"), ({"lm": "gone"}, "--lm gone: no such"), ({"lexicon": "gone"}, "--lexicon gone")],
+    [
+        ({"beam": 0}, "beam of 0"),
+        ({"lm": "gone"}, "--lm gone: no such"),
+        ({"lexicon": "gone"}, "--lexicon gone"),
+    ],
 )
 def test_wrong_options(options, what):
     with pytest.raises(UserError, match=what):

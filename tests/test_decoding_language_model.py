@@ -1,4 +1,4 @@
-"""Language models from text: probabilities that sum to 1, packed texts, tokens, perplexity, what goes wrong."""
+"""Language models from text: probabilities that sum to 1, packed texts, tokens, perplexity, mistakes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_packed_and_several_texts_are_one(tmp_path):
 def test_of_tokens(tmp_path):
     (tmp_path / "text").write_text("\n".join(LINES))
     tokenizer = LetterTokenizer()
-    assert list(sentences([tmp_path / "text"], tokenizer))[0] == "A D A | S A W | B O B"
+    assert next(sentences([tmp_path / "text"], tokenizer)) == "A D A | S A W | B O B"
     build_arpa([tmp_path / "text"], tmp_path / "lm.arpa", NgramConfig(3, 0.0), tokenizer)
     assert set(read_words(tmp_path / "lm.arpa")) == set("|ABDGNORSW")
 

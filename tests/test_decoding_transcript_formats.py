@@ -36,12 +36,15 @@ def test_json_has_it_all_in_a_line():
     assert content.count("\n") == 1
     found = json.loads(content)
     assert (found["audio"], found["seconds"], found["text"]) == ("talk.flac", 3700.0, "R&D WENT ON")
-    assert found["segments"][1]["words"] == [{"word": "ON", "begin": 3661.0, "end": 3661.25, "confidence": 0.7}]
+    assert found["segments"][1]["words"] == [
+        {"word": "ON", "begin": 3661.0, "end": 3661.25, "confidence": 0.7}
+    ]
 
 
 def test_nothing_said():
     silence = Transcript("a", 5.0, ())
-    assert [make(silence) for _, make in FORMATS.values()][0] == to_srt(silence) == ""
+    assert to_text(silence) == to_srt(silence) == ""
+    assert set(FORMATS) == {"text", "json", "srt", "vtt"}
     assert to_vtt(silence) == "WEBVTT\n\n"
 
 

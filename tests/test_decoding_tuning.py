@@ -29,7 +29,9 @@ class Search:
 
 @pytest.mark.parametrize("has_word_bonus", [True, False])
 def test_grid(has_word_bonus):
-    points = list(grid(Search(has_word_bonus), {"u": torch.zeros(1, 2)}, {"u": "A C"}, [0.0, 1.0], [0.0, 1.0]))
+    points = list(
+        grid(Search(has_word_bonus), {"u": torch.zeros(1, 2)}, {"u": "A C"}, [0.0, 1.0], [0.0, 1.0])
+    )
     expected = [GridPoint(0.0, 0.0, 100.0), GridPoint(1.0, 0.0, 50.0)]
     expected += [GridPoint(0.0, 1.0, 50.0), GridPoint(1.0, 1.0, 50.0)]
     assert points == expected[: 4 if has_word_bonus else 2]
@@ -48,7 +50,9 @@ def test_config_goes_and_comes_back(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "new" / "lm.json").read_text())["wer_percent"] == 12.346
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"beam": "7", "lm": "", "lexicon": "", "lm_weight": 1, "word_bonus": 0}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"beam": "7", "lm": "", "lexicon": "", "lm_weight": 1, "word_bonus": 0}']
+)
 def test_what_is_no_config(tmp_path, content):
     (tmp_path / "lm.json").write_text(content)
     with pytest.raises(UserError, match="not what asr-emapl tune-lm writes"):
