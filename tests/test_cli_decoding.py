@@ -60,6 +60,12 @@ def lm(project) -> Path:
     return path
 
 
+def decoding(project: Path, tmp_path: Path) -> tuple[object, ...]:
+    """The command that decodes dev into tmp_path/h."""
+    manifest = project / "dev.jsonl"
+    return ("decode", "--checkpoint", project / "run", "--manifest", manifest, "--out", tmp_path / "h")
+
+
 @needs_extra
 def test_tuned_weights_are_used_by_decode_and_transcribe(project, lm, tmp_path):
     common = ("--checkpoint", project / "run", "--manifest", project / "dev.jsonl")
@@ -91,15 +97,7 @@ def test_tuned_weights_are_used_by_decode_and_transcribe(project, lm, tmp_path):
 
 @needs_extra
 def test_decode_with_options_that_contradict(project, lm, tmp_path):
-    common = (
-        "decode",
-        "--checkpoint",
-        project / "run",
-        "--manifest",
-        project / "dev.jsonl",
-        "--out",
-        tmp_path / "h",
-    )
+    common = decoding(project, tmp_path)
     assert "name a --beam" in fail(*common, "--lm", lm)
     assert "leave --beam out" in fail(*common, "--beam", 5, "--lm-config", tmp_path / "lm.json")
     assert "name a --lexicon" in fail(*common, "--beam", 5, "--lm", project / "lm.arpa")
@@ -110,15 +108,7 @@ def test_decode_with_options_that_contradict(project, lm, tmp_path):
 
 
 def greedy_texts(project: Path, tmp_path: Path) -> dict[str, str]:
-    succeed(
-        "decode",
-        "--checkpoint",
-        project / "run",
-        "--manifest",
-        project / "dev.jsonl",
-        "--out",
-        tmp_path / "h",
-    )
+    succeed(*decoding(project, tmp_path))
     return {h["id"]: h["text"] for h in map(json.loads, (tmp_path / "h").read_text().splitlines())}
 
 

@@ -73,7 +73,14 @@ def transcribe_all(
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[share]}"))
     with ExitStack() as stack:
         bar = stack.enter_context(
-            Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+            Progress(
+                *columns,
+                TimeRemainingColumn(),
+                console=console,
+                disable=not console.is_terminal,
+                # Else what is printed into a file would come out above the bar.
+                redirect_stdout=sys.stdout.isatty(),
+            )
         )
         detector: Detector | None = None
         for request in requests:
@@ -97,7 +104,7 @@ def transcribe_all(
             content = FORMATS[form][1](replace(transcript, audio=request.name))
             if request.target is not None:
                 _write(request.target, content)
-                bar.console.print(f"{request.target}", highlight=False, markup=False)
+                print(request.target)
             else:
                 head = f"# {request.name}\n" if form == "text" and len(requests) > 1 else ""
                 print(head + content, end="", flush=True)

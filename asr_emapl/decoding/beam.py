@@ -121,8 +121,7 @@ class BeamSearch:
             return torch.full((frames,), BLANK, dtype=torch.long)
         # The search brackets the frames with a token of its own.
         path = np.array(found[0].tokens[1 : 1 + frames], dtype=np.int64)
-        again = np.flatnonzero(path == self._labels)
-        for t in again:  # few: the last frames of words
+        for t in np.flatnonzero(path == self._labels):
             path[t] = path[t - 1] if t else BLANK
         return torch.from_numpy(path)
 
@@ -137,7 +136,7 @@ class BeamSearch:
             return np.ascontiguousarray(emissions)
         if self._space is None:
             # The search may not stay at the last token of a word; on the frames where the model does, the
-            # column for it may be taken in its place.
+            # column for it may be taken in its place. Nothing keeps other hypotheses from taking it too.
             best = emissions.argmax(axis=1)
             again = np.full((len(emissions), 1), _IMPOSSIBLE, np.float32)
             stays = np.flatnonzero((best[1:] == best[:-1]) & (best[1:] != BLANK)) + 1
