@@ -36,21 +36,21 @@ _BUSY = (408, 425, 429, 500, 502, 503, 504)
 """HTTP statuses that may pass by waiting."""
 
 
-def fetch(url: str, path: Path, md5: str) -> None:
-    """Have the file at `url` under the name `path`, with this MD5 (hexadecimal).
+def fetch(url: str, path: Path, checksum: str) -> None:
+    """Have the file at `url` under the name `path`, with this MD5 or SHA-256 (hexadecimal; its length tells).
 
     What has arrived stands in <path>.partial. A broken transfer goes on from there, by itself for as long as
     something arrives, else in the next call. A server that knows no ranges starts over, and so does a
-    transfer that began with old bytes and ended with the wrong MD5. A wrong file at `path` is taken for the
-    beginning of the right one.
+    transfer that began with old bytes and ended with the wrong checksum. A wrong file at `path` is taken
+    for the beginning of the right one.
 
     Raises:
-        UserError: the server refuses, the network stays away, or the file has another MD5.
+        UserError: the server refuses, the network stays away, or the file has another checksum.
         OSError: the file cannot be written. What has arrived is kept.
     """
     partial = path.with_name(f"{path.name}.partial")
     if path.exists():
-        if _digest(path) == md5:
+        if _digest(path, checksum) == checksum:
             return
         print(f"{path}: not the official file, fetching what is missing or wrong", file=sys.stderr)
         path.replace(partial)
@@ -58,16 +58,16 @@ def fetch(url: str, path: Path, md5: str) -> None:
     while begins_with_old_bytes:
         begins_with_old_bytes = _size(partial) > 0
         _transfer(url, partial)
-        found = _digest(partial)
-        if found == md5:
+        found = _digest(partial, checksum)
+        if found == checksum:
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
             partial.replace(path)
             return
         partial.unlink()
     raise UserError(
-        f"{url}: arrived with the MD5 {found} instead of {md5} (download again; if that is no help, the file "
-        "on the server has changed)"
+        f"{url}: arrived with the {_kind(checksum)} {found} instead of {checksum} (download "
+        "again; if that is no help, the file on the server has changed)"
     )
 
 
@@ -141,9 +141,13 @@ def _progress(name: str, start: int, total: int | None) -> Iterator[Callable[[in
         yield lambda count: bar.advance(task, count)
 
 
-def _digest(path: Path) -> str:
-    """The MD5 of a file, hexadecimal."""
-    digest = hashlib.md5(usedforsecurity=False)
+def _kind(checksum: str) -> str:
+    return {32: "MD5", 64: "SHA-256"}[len(checksum)]
+
+
+def _digest(path: Path, like: str) -> str:
+    """The checksum of a file, hexadecimal, of the kind of another one."""
+    digest = hashlib.new(_kind(like).replace("-", "").lower(), usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr_emapl.audio.voice_activity import FRAME_SAMPLES, VoiceActivity, _frames
+from asr_emapl.audio.voice_activity import FRAME_SAMPLES, LevelOnly, VoiceActivity, _frames
 from asr_emapl.errors import UserError
 
 needs_network = pytest.mark.skipif(
@@ -93,3 +93,13 @@ def test_what_is_not_installed_is_named(monkeypatch, package):
     with pytest.raises(UserError, match=r"asr_emapl\[segment\]") as error:
         VoiceActivity()
     assert package.replace("_", "-") in str(error.value)
+
+
+@given(samples=st.integers(0, 40_000), cuts=st.lists(st.integers(0, 40_000), max_size=4))
+@settings(max_examples=20)
+def test_level_alone_takes_all_for_speech(samples, cuts):
+    x = np.random.default_rng(0).normal(0.0, 0.1, samples).astype(np.float32)
+    found = LevelOnly()(blocks(x, cuts))
+    assert len(found.speech) == len(found.level_db) == -(-samples // FRAME_SAMPLES)
+    assert (found.speech == 1.0).all()
+    assert found.level_db[:-1] == pytest.approx(-20.0, abs=1.5)

@@ -165,3 +165,11 @@ def test_a_full_disk_keeps_what_has_come_and_is_no_success(
     fetch(f"{server.url}/a.tar", tmp_path / "a.tar", MD5)
     assert (tmp_path / "a.tar").read_bytes() == CONTENT
     assert starts(server) == [0, 4000]
+
+
+def test_a_sha256_is_told_by_its_length(server: Loopback, tmp_path: Path) -> None:
+    fetch(f"{server.url}/a.tar", tmp_path / "a.tar", hashlib.sha256(CONTENT).hexdigest())
+    assert (tmp_path / "a.tar").read_bytes() == CONTENT
+    with pytest.raises(UserError, match="arrived with the SHA-256"):
+        fetch(f"{server.url}/a.tar", tmp_path / "b.tar", 64 * "0")
+    assert not (tmp_path / "b.tar").exists()

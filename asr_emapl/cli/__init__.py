@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from asr_emapl import __version__
-from asr_emapl.cli import data, prepare, report, scoring, training
+from asr_emapl.cli import data, decoding, prepare, report, scoring, training
 from asr_emapl.errors import UserError
 
 app = typer.Typer(
@@ -24,7 +24,7 @@ app.add_typer(
     help="Verify a corpus on disk and write its manifests.",
     no_args_is_help=True,
 )
-for room in (data, training, scoring, report):
+for room in (data, training, decoding, scoring, report):
     app.add_typer(room.commands)
 
 

@@ -38,6 +38,22 @@ def prepare_librispeech(
         print(f"{part}: {manifest}")
 
 
+@commands.command("librispeech-lm")
+def prepare_librispeech_lm(
+    out: Annotated[Path, typer.Option(help="Folder for <name>.arpa.gz.")],
+    name: Annotated[
+        str, typer.Option(help="3-gram.pruned.1e-7 (34 MB), 3-gram (760 MB) or 4-gram (1.4 GB).")
+    ] = "3-gram.pruned.1e-7",
+) -> None:
+    """Download one of LibriSpeech's own language models, for `asr-emapl decode --lm --lexicon`.
+
+    Example: `asr-emapl prepare librispeech-lm --out lm`
+    """
+    from data_prep import librispeech_lm
+
+    print(librispeech_lm.download(out, name))
+
+
 @commands.command("libri-light")
 def prepare_libri_light(
     data: Annotated[Path, typer.Option(help="Folder that holds small/, medium/, large/.")],

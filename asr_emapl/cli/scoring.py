@@ -1,9 +1,8 @@
-"""Commands on what models write: decode, score, compare, plot."""
+"""Commands on what models wrote: score, compare, plot."""
 
 from __future__ import annotations
 
 import json
-import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -41,32 +40,6 @@ SpeakerInId = Annotated[bool, typer.Option(help="The speaker is what an id has b
 WeightsOption = Annotated[
     Weights, typer.Option("--weights", help="As few errors as can be (jiwer's counts), or as sclite weighs.")
 ]
-
-
-@commands.command()
-def decode(
-    checkpoint: Annotated[Path, typer.Option(help="A run's checkpoint, or its run directory (the newest).")],
-    manifest: Annotated[str, typer.Option(help="Utterances to transcribe: path or URL.")],
-    out: Annotated[Path, typer.Option(help="Hypotheses (JSONL).")],
-    model: Annotated[str, typer.Option(help="teacher or student.")] = "teacher",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
-    max_seconds: Annotated[float, typer.Option(help="Padded seconds of audio in one batch.")] = 120.0,
-) -> None:
-    """Transcribe a manifest with a checkpoint, greedily.
-
-    Example: `asr-emapl decode --checkpoint runs/mini --manifest data/dev-clean.jsonl --out hyp.jsonl`
-    """
-    from asr_emapl.data.manifest import read_manifest
-    from asr_emapl.decoding.recognizer import Recognizer
-    from asr_emapl.scoring.transcripts import write_hypotheses
-
-    utterances = read_manifest(manifest)
-    recognizer = Recognizer.load(checkpoint, model, device)
-    for problem in recognizer.problems:
-        print(f"warning: {problem}: taking the one before", file=sys.stderr)
-    texts = {h.id: h.text for h in recognizer(utterances, max_seconds)}
-    write_hypotheses(out, {u.id: texts[u.id] for u in utterances})
-    print(f"{out}: {len(texts)} utterances")
 
 
 @commands.command()

@@ -12,7 +12,8 @@ from torch import nn
 from asr_emapl.audio.features import LogMel
 from asr_emapl.config import config_from_dict
 from asr_emapl.data.manifest import Utterance
-from asr_emapl.decoding.transcribe import Hypothesis, transcribe
+from asr_emapl.decoding.spans import frame_seconds
+from asr_emapl.decoding.transcribe import Hypothesis, Posteriors, posteriors, transcribe
 from asr_emapl.errors import UserError
 from asr_emapl.models.contract import build_model
 from asr_emapl.text.tokenizer import Tokenizer, tokenizer_from_state
@@ -67,3 +68,12 @@ class Recognizer:
             device=self.device,
             max_seconds=max_seconds,
         )
+
+    def posteriors(self, utterances: Sequence[Utterance], max_seconds: float = 120.0) -> Iterator[Posteriors]:
+        """What the model makes of utterances, in the order and the batches of `__call__`."""
+        return posteriors(self.model, self.features, utterances, device=self.device, max_seconds=max_seconds)
+
+    @property
+    def frame_seconds(self) -> float:
+        """Seconds of audio for each frame of the model's output."""
+        return frame_seconds(self.model, self.features)

@@ -1,12 +1,16 @@
-"""Utterances in, texts out: batched greedy decoding with any model that keeps the contract."""
+"""Utterances in, texts out: batched decoding with any model that keeps the contract.
+
+Axes: B utterances, T frames (padded), V labels (blank included).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.features import LogMel
@@ -14,22 +18,43 @@ from asr_emapl.data.loader import collate
 from asr_emapl.data.manifest import Utterance
 from asr_emapl.data.share import micro_batches
 from asr_emapl.decoding.greedy import greedy
+from asr_emapl.decoding.spans import Timed, timed_tokens, token_spans, words
 from asr_emapl.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A decoded utterance; confidence is the mean over frames of the highest probability."""
+    """A decoded utterance.
+
+    Attributes:
+        confidence: mean over frames of the highest probability, whichever way it was decoded.
+        words: with their times from the utterance's begin, where they were asked for.
+    """
 
     id: str
     text: str
     confidence: float
+    words: tuple[Timed, ...] = ()
 
 
-def transcribe(
+@dataclass(frozen=True)
+class Posteriors:
+    """A batch after the model: log-probabilities float32 [B, T, V] and lengths long [B], on its device."""
+
+    ids: list[str]
+    log_probs_BTV: Tensor
+    lengths_B: Tensor
+
+    def each(self) -> Iterator[tuple[str, Tensor]]:
+        """Id and log-probabilities [its frames, V] of each utterance, in main memory."""
+        log_probs_BTV = self.log_probs_BTV.cpu()
+        for id_, log_probs_TV, length in zip(self.ids, log_probs_BTV, self.lengths_B.tolist(), strict=True):
+            yield id_, log_probs_TV[:length]
+
+
+def posteriors(
     model: nn.Module,
     features: LogMel,
-    tokenizer: Tokenizer,
     utterances: Sequence[Utterance],
     *,
     device: torch.device,
@@ -37,8 +62,8 @@ def transcribe(
     bf16: bool = False,
     rank: int = 0,
     world_size: int = 1,
-) -> Iterator[Hypothesis]:
-    """Hypotheses, longest utterance first; each batch holds at most `max_seconds` of padded audio.
+) -> Generator[Posteriors, None, None]:
+    """Log-probabilities, longest utterance first; each batch holds at most `max_seconds` of padded audio.
 
     An utterance longer than that is a batch of its own. The model is put into eval mode and left in the
     mode it came in. Of several processes each decodes its share of the batches, all equally many, as a model
@@ -55,10 +80,66 @@ def transcribe(
             # Not in inference mode: what a sharded model gathers there is of no use outside.
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 log_probs_BTV, lengths_B = model(*features(batch.waveforms_BN, batch.samples_B))
-            paths = greedy(log_probs_BTV.float(), lengths_B)
+            yield Posteriors(batch.ids, log_probs_BTV.float(), lengths_B)
+    finally:
+        model.train(was_training)
+
+
+def transcribe(
+    model: nn.Module,
+    features: LogMel,
+    tokenizer: Tokenizer,
+    utterances: Sequence[Utterance],
+    *,
+    device: torch.device,
+    max_seconds: float,
+    bf16: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Hypothesis]:
+    """Greedy hypotheses without times, in the order and the batches of `posteriors`."""
+    batches = posteriors(
+        model,
+        features,
+        utterances,
+        device=device,
+        max_seconds=max_seconds,
+        bf16=bf16,
+        rank=rank,
+        world_size=world_size,
+    )
+    with closing(batches):  # the model's mode is restored at once
+        for batch in batches:
+            paths = greedy(batch.log_probs_BTV, batch.lengths_B)
             for name, tokens, sure in zip(
                 batch.ids, paths.to_lists(), paths.confidence.tolist(), strict=True
             ):
                 yield Hypothesis(name, tokenizer.decode(tokens), sure)
-    finally:
-        model.train(was_training)
+
+
+def timed_hypotheses(
+    batch: Posteriors,
+    tokenizer: Tokenizer,
+    frame_seconds: float,
+    search: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[Hypothesis]:
+    """Hypotheses of a batch with the times of their words.
+
+    Args:
+        frame_seconds: audio for each frame of the model's output.
+        search: log-probabilities [T, V] in main memory to the label of each frame, long [T]; None: greedy.
+    """
+    best_log_prob_BT, path_BT = batch.log_probs_BTV.max(dim=-1)
+    if search is not None:
+        path_BT = torch.zeros(path_BT.shape, dtype=torch.long)
+        for row, (_, log_probs_TV) in zip(path_BT, batch.each(), strict=True):
+            row[: len(log_probs_TV)] = search(log_probs_TV)
+        path_BT = path_BT.to(batch.log_probs_BTV.device)
+    spans = token_spans(path_BT, batch.log_probs_BTV, batch.lengths_B)
+    tokens = timed_tokens(spans, tokenizer.surfaces, frame_seconds)
+    valid_BT = torch.arange(path_BT.shape[1], device=path_BT.device) < batch.lengths_B.unsqueeze(1)
+    total_B = torch.where(valid_BT, best_log_prob_BT.exp(), 0.0).sum(1)
+    confidence = (total_B / batch.lengths_B.clamp(min=1)).clamp(max=1.0).tolist()
+    for name, utterance, sure in zip(batch.ids, tokens, confidence, strict=True):
+        found = words(utterance)
+        yield Hypothesis(name, " ".join(word.text for word in found), sure, tuple(found))

@@ -69,6 +69,19 @@ class Tokenizer(ABC):
             UserError: a label lies outside [0, vocabulary_size), so it stems from another tokenizer.
         """
 
+    @cached_property
+    def surfaces(self) -> list[str]:
+        """What each label [vocabulary_size] adds to a text, a space where it parts words.
+
+        Joined for the labels of a path, and with single spaces, they are what `decode` gives. The blank and
+        the unknown piece add nothing.
+        """
+        return self._surfaces()
+
+    @abstractmethod
+    def _surfaces(self) -> list[str]:
+        """See `surfaces`."""
+
     @abstractmethod
     def _content(self) -> dict[str, Any]:
         """`kind` and all that the tokenizer is made from, in primitives."""
@@ -144,6 +157,9 @@ class LetterTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         self._check_labels(ids)
         return _single_spaced("".join(self.alphabet[label - 1] for label in ids if label != BLANK))
+
+    def _surfaces(self) -> list[str]:
+        return ["", *self.alphabet]
 
     def _content(self) -> dict[str, Any]:
         return {"kind": "letters", "alphabet": self.alphabet}
@@ -239,6 +255,11 @@ class SentencePieceTokenizer(Tokenizer):
         # The unknown piece, which no target holds, would come out as a mark that is no text.
         pieces = [label - 1 for label in ids if label not in (BLANK, self._unknown + 1)]
         return _single_spaced(self._processor.decode(pieces))
+
+    def _surfaces(self) -> list[str]:
+        pieces = [self._processor.id_to_piece(i) for i in range(self.vocabulary_size - 1)]
+        pieces[self._unknown] = ""
+        return ["", *(piece.replace(SENTENCEPIECE_SPACE, " ") for piece in pieces)]
 
     def _content(self) -> dict[str, Any]:
         return {"kind": "sentencepiece", "model": base64.b64encode(self.model).decode("ascii")}

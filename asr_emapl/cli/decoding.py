@@ -1,0 +1,228 @@
+"""Commands that recognise, and those for their language models: decode, transcribe, lm, tune-lm."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from asr_emapl.errors import UserError
+
+if TYPE_CHECKING:
+    from asr_emapl.decoding.beam import BeamConfig, BeamSearch
+    from asr_emapl.decoding.recognizer import Recognizer
+    from asr_emapl.text.tokenizer import Tokenizer
+
+commands = typer.Typer()
+
+_Checkpoint = Annotated[Path, typer.Option(help="A run's checkpoint, or its run directory (the newest).")]
+_Model = Annotated[str, typer.Option(help="teacher or student.")]
+_Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
+_Lm = Annotated[str, typer.Option(help="Language model, ARPA or KenLM's binary.")]
+_Lexicon = Annotated[
+    str,
+    typer.Option(help="Words that may be written: a list, or an ARPA file. Without it, --lm is of tokens."),
+]
+
+
+@commands.command()
+def decode(
+    checkpoint: _Checkpoint,
+    manifest: Annotated[str, typer.Option(help="Utterances to transcribe: path or URL.")],
+    out: Annotated[Path, typer.Option(help="Hypotheses (JSONL).")],
+    model: _Model = "teacher",
+    device: _Device = "auto",
+    max_seconds: Annotated[float, typer.Option(help="Padded seconds of audio in one batch.")] = 120.0,
+    beam: Annotated[int, typer.Option(help="Hypotheses of a beam search; 0: greedy.")] = 0,
+    lm: _Lm = "",
+    lexicon: _Lexicon = "",
+    lm_weight: Annotated[float, typer.Option(help="Of the language model.")] = 1.0,
+    word_bonus: Annotated[float, typer.Option(help="For each word.")] = 0.0,
+    lm_config: Annotated[
+        Path | None, typer.Option(help="What tune-lm wrote, in place of the five above.")
+    ] = None,
+) -> None:
+    """Transcribe a manifest with a checkpoint, greedily or by beam search.
+
+    Example: `asr-emapl decode --checkpoint runs/mini --manifest data/dev-clean.jsonl --out hyp.jsonl`
+    """
+    from asr_emapl.data.manifest import read_manifest
+    from asr_emapl.decoding.beam import BeamConfig
+    from asr_emapl.decoding.tuning import read_config
+    from asr_emapl.scoring.transcripts import write_hypotheses
+
+    if (lm or lexicon) and not beam:
+        raise UserError("--lm and --lexicon are for beam search: name a --beam, 100 for example")
+    if lm_config and beam:
+        raise UserError(f"--lm-config {lm_config} says what --beam is: leave --beam out")
+    config = read_config(lm_config) if lm_config else None
+    if beam:
+        config = BeamConfig(beam, lm, lexicon, lm_weight, word_bonus)
+    utterances = read_manifest(manifest)
+    recognizer = _recognizer(checkpoint, model, device)
+    if config is None:
+        texts = {h.id: h.text for h in recognizer(utterances, max_seconds)}
+    else:
+        search = _search(recognizer.tokenizer, config)
+        batches = recognizer.posteriors(utterances, max_seconds)
+        texts = {id_: search.text(x_TV) for batch in batches for id_, x_TV in batch.each()}
+    write_hypotheses(out, {u.id: texts[u.id] for u in utterances})
+    print(f"{out}: {len(texts)} utterances")
+
+
+@commands.command()
+def transcribe(
+    files: Annotated[list[str], typer.Argument(help="Audio that libsndfile reads; - is standard input.")],
+    checkpoint: _Checkpoint,
+    form: Annotated[str, typer.Option("--format", help="text, json, srt or vtt.")] = "text",
+    out: Annotated[Path | None, typer.Option(help="Folder for a file each, in place of printing.")] = None,
+    lm_config: Annotated[Path | None, typer.Option(help="Beam search as tune-lm wrote it down.")] = None,
+    model: _Model = "teacher",
+    device: _Device = "auto",
+    max_seconds: Annotated[float, typer.Option(help="Longer audio is cut where nobody speaks.")] = 24.0,
+) -> None:
+    """Transcribe audio files of any length, with times in all formats but text.
+
+    Exits with 1 if some files could not be read; the others are transcribed all the same.
+
+    Example: `asr-emapl transcribe talk.flac --checkpoint runs/mini --format srt --out subtitles`
+    """
+    from asr_emapl.cli.transcribing import check_requests, transcribe_all
+    from asr_emapl.decoding.tuning import read_config
+
+    requests = check_requests(files, form, out, max_seconds)
+    recognizer = _recognizer(checkpoint, model, device)
+    search = _search(recognizer.tokenizer, read_config(lm_config)) if lm_config else None
+    faults = transcribe_all(requests, recognizer, search, form, max_seconds)
+    for fault in faults:
+        print(f"left out: {fault}", file=sys.stderr)
+    if faults:
+        raise typer.Exit(1)
+
+
+@commands.command("lm")
+def language_model(
+    text: Annotated[list[Path], typer.Option(help="A sentence a line, plain, .gz or .xz; may be repeated.")],
+    out: Annotated[Path, typer.Option(help="Language model to write (.arpa).")],
+    order: Annotated[int, typer.Option(help="Words (or tokens) that an n-gram has at most.")] = 3,
+    prune: Annotated[
+        float, typer.Option(help="Leave out n-grams that change perplexity relatively by less; 0: none.")
+    ] = 1e-8,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Make it one of tokens, for searches without a lexicon.")
+    ] = None,
+    held_out: Annotated[Path | None, typer.Option(help="Text to tell the perplexity of.")] = None,
+) -> None:
+    """Build an n-gram language model from text as it is (spell it as the transcripts are).
+
+    Example: `asr-emapl lm --text lm-text.txt.xz --out 3gram.arpa`
+    """
+    from asr_emapl.decoding.language_model import NgramConfig, build_arpa, perplexity, sentences
+    from asr_emapl.text.tokenizer import load_tokenizer
+
+    tokens = load_tokenizer(tokenizer) if tokenizer else None
+    count = build_arpa(text, out, NgramConfig(order, prune), tokens)
+    print(f"{out}: {order}-gram of {count} lines")
+    if held_out:
+        p = perplexity(out, sentences([held_out], tokens))
+        print(f"{held_out}: perplexity {p.perplexity:.1f}, {p.unknown} of {p.units} unknown (not counted)")
+
+
+@commands.command("tune-lm")
+def tune_lm(
+    checkpoint: _Checkpoint,
+    manifest: Annotated[
+        str, typer.Option(help="Transcribed utterances, not those to be scored: path or URL.")
+    ],
+    lm: _Lm,
+    out: Annotated[Path, typer.Option(help="Best weights (JSON), for --lm-config; a .png beside it.")],
+    lexicon: _Lexicon = "",
+    beam: Annotated[int, typer.Option(help="Hypotheses of the search.")] = 50,
+    weights: Annotated[
+        str, typer.Option(help="Of the language model, comma-separated.")
+    ] = "0,0.25,0.5,1,1.5,2",
+    bonuses: Annotated[str, typer.Option(help="For each word, comma-separated.")] = "-2,0,2,4",
+    model: _Model = "teacher",
+    device: _Device = "auto",
+    max_seconds: Annotated[float, typer.Option(help="Padded seconds of audio in one batch.")] = 120.0,
+) -> None:
+    """Choose language model weight and word bonus by the WER of a grid on held-out speech.
+
+    Example: `asr-emapl tune-lm --checkpoint runs/mini --manifest data/dev-clean.jsonl --lm 3gram.arpa \\
+    --lexicon 3gram.arpa --out lm.json`
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from asr_emapl.cli.table import print_table
+    from asr_emapl.data.manifest import read_manifest
+    from asr_emapl.decoding import tuning
+    from asr_emapl.decoding.beam import BeamConfig
+
+    lm_weights, word_bonuses = _numbers("--weights", weights), _numbers("--bonuses", bonuses)
+    utterances = read_manifest(manifest, require_text=True)
+    recognizer = _recognizer(checkpoint, model, device)
+    config = BeamConfig(beam, lm, lexicon)
+    search = _search(recognizer.tokenizer, config)
+    if not search.has_word_bonus:
+        word_bonuses = [0.0]
+        print("no word bonus: without a lexicon, the search cannot tell words in pieces", file=sys.stderr)
+    log_probs = {id_: x_TV for b in recognizer.posteriors(utterances, max_seconds) for id_, x_TV in b.each()}
+    references = {u.id: u.text or "" for u in utterances}
+    progress = Console(stderr=True)
+    points = list(
+        track(
+            tuning.grid(search, log_probs, references, lm_weights, word_bonuses),
+            "decoding",
+            total=len(lm_weights) * len(word_bonuses),
+            console=progress,
+            disable=not progress.is_terminal,
+        )
+    )
+    wer = {(p.lm_weight, p.word_bonus): f"{p.wer:.2f}" for p in points}
+    print("WER in %, by language model weight (down) and word bonus (across)")
+    print_table(
+        ["", *(f"{b:g}" for b in word_bonuses)],
+        [[f"{w:g}", *(wer[w, b] for b in word_bonuses)] for w in lm_weights],
+    )
+    chosen = tuning.best(points)
+    tuning.write_config(out, config, chosen)
+    tuning.draw(points, out.with_suffix(".png"))
+    print(f"{out}: weight {chosen.lm_weight:g}, bonus {chosen.word_bonus:g}, WER {chosen.wer:.2f} %")
+
+
+def _recognizer(checkpoint: Path, model: str, device: str) -> Recognizer:
+    from asr_emapl.decoding.recognizer import Recognizer
+
+    recognizer = Recognizer.load(checkpoint, model, device)
+    for problem in recognizer.problems:
+        print(f"warning: {problem}: taking the one before", file=sys.stderr)
+    return recognizer
+
+
+def _search(tokenizer: Tokenizer, config: BeamConfig) -> BeamSearch:
+    from asr_emapl.decoding.beam import BeamSearch
+
+    search = BeamSearch(tokenizer, config)
+    if search.strange:
+        print(
+            f"warning: {config.lexicon}: {len(search.strange)} words that the tokenizer has no letters for, "
+            f"such as {search.strange[0]!r}, are never written",
+            file=sys.stderr,
+        )
+    if config.lexicon and search.unknown:
+        print(
+            f"warning: {config.lm}: does not know {len(search.unknown)} words of the lexicon, "
+            f"such as {search.unknown[0]!r}",
+            file=sys.stderr,
+        )
+    return search
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return list(dict.fromkeys(float(number) for number in text.split(",")))
+    except ValueError:
+        raise UserError(f"{option} {text!r}: numbers parted by commas, as in 0,0.5,1") from None

@@ -1,0 +1,152 @@
+"""N-gram language models from text: Kneser-Ney by kaldingram, pruned by relative entropy (Stolcke 1998).
+
+kaldingram, in the extra `lm`, is run as a command of its own, so that its memory (3 GB for a 3-gram of
+8 million words) is given back. Its count cutoffs are not offered: version 0.1.2 gives words that lose all
+their contexts by them no probability at all.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asr_emapl.decoding.beam import read_kenlm, token_name
+from asr_emapl.decoding.lexicon import open_text
+from asr_emapl.errors import UserError
+from asr_emapl.storage import publish
+from asr_emapl.text.tokenizer import Tokenizer
+
+_ORDERS = range(2, 6)  # what kaldingram makes
+
+
+@dataclass(frozen=True)
+class NgramConfig:
+    """Order, and how much the perplexity of the training text may rise, relatively, with each n-gram pruned.
+
+    Raises:
+        UserError: an order that cannot be made, or a threshold below 0.
+    """
+
+    order: int = 3
+    prune: float = 1e-8  # 0: nothing is pruned
+
+    def __post_init__(self) -> None:
+        if self.order not in _ORDERS:
+            raise UserError(f"--order {self.order}: take one of {_ORDERS.start} to {_ORDERS.stop - 1}")
+        if not 0.0 <= self.prune < 1.0:
+            raise UserError(f"--prune {self.prune:g}: take 0 (nothing) or more, below 1")
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """Of a text: over its words (or tokens) that the model knows and the ends of its lines."""
+
+    perplexity: float
+    units: int
+    unknown: int
+
+
+def build_arpa(texts: Sequence[Path], out: Path, config: NgramConfig, tokenizer: Tokenizer | None) -> int:
+    """Write the language model of texts, one sentence a line, as an ARPA file. Returns the lines read.
+
+    Args:
+        texts: plain, .gz or .xz; not normalised.
+        out: appears once it is whole.
+        tokenizer: makes a model of tokens, for searches without a lexicon; None: a model of words.
+
+    Raises:
+        UserError: kaldingram is not installed or fails; a text cannot be read, or there are no words.
+    """
+    if out.suffix.lower() != ".arpa":
+        raise UserError(f"{out}: call it .arpa, by which decoders know the format")
+    if importlib.util.find_spec("kaldingram") is None:
+        raise UserError("kaldingram is not installed: pip install 'asr_emapl[lm]'")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.stem}.", dir=out.parent) as folder:
+        plain, whole, pruned = (Path(folder, name) for name in ("text", "whole.arpa", "pruned.arpa"))
+        count = 0
+        with plain.open("w", encoding="utf-8") as file:
+            for sentence in sentences(texts, tokenizer):
+                file.write(sentence + "\n")
+                count += 1
+        if not count:
+            raise UserError(f"{texts[0]}: holds no words")
+        _run("train", "--ngram-order", str(config.order), "--text", str(plain), "--lm", str(whole))
+        if config.prune:
+            limit = f"{config.prune:g}"
+            _run("prune", "--threshold", limit, "--lm", str(whole), "--write-lm", str(pruned))
+        made = pruned if config.prune else whole
+        with publish(str(out)) as target, made.open("rb") as source:
+            while block := source.read(1 << 20):
+                target.write(block)
+    return count
+
+
+def sentences(texts: Iterable[Path], tokenizer: Tokenizer | None) -> Iterator[str]:
+    """The lines of texts that are not empty, with single spaces; as tokens if there is a tokenizer.
+
+    Raises:
+        UserError: a text cannot be read, or has letters that the tokenizer does not know.
+    """
+    for path in texts:
+        with open_text(path) as file:
+            for number, line in enumerate(file, start=1):
+                if not (sentence := " ".join(line.split())):
+                    continue
+                try:
+                    yield sentence if tokenizer is None else _as_tokens(sentence, tokenizer)
+                except UserError as error:
+                    raise UserError(f"{path}:{number}: {error}") from error
+
+
+def perplexity(arpa: Path, lines: Iterable[str]) -> Perplexity:
+    """Of lines of words (or tokens) parted by spaces. What the model does not know is counted apart.
+
+    Raises:
+        UserError: flashlight-text is not installed, or the model cannot be read.
+    """
+    texts = [line.split() for line in lines]
+    index = {unit: i for i, unit in enumerate(dict.fromkeys(unit for text in texts for unit in text))}
+    lm, scores = read_kenlm(str(arpa), list(index))
+    total, units, unknown = 0.0, 0, 0
+    for text in texts:
+        state: Any = lm.start(False)
+        for unit in text:
+            known = scores[index[unit]] != scores[-1]
+            state, score = lm.score(state, index[unit])
+            units += 1
+            unknown += not known
+            total += score if known else 0.0
+        total += lm.finish(state)[1]
+    predicted = units - unknown + len(texts)
+    return Perplexity(10.0 ** (-total / max(1, predicted)), units, unknown)
+
+
+def _as_tokens(sentence: str, tokenizer: Tokenizer) -> str:
+    surfaces = (tokenizer.surfaces[label] for label in tokenizer.encode(sentence))
+    return " ".join(token_name(surface) for surface in surfaces)
+
+
+def _run(*arguments: str) -> None:
+    # Its bars are for a terminal.
+    environment = os.environ if sys.stderr.isatty() else {**os.environ, "TQDM_DISABLE": "1"}
+    outcome = subprocess.run(
+        [sys.executable, "-m", "kaldingram.cli", *arguments],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=None if sys.stderr.isatty() else subprocess.PIPE,
+        check=False,
+    )
+    if outcome.returncode:
+        last = (outcome.stderr or b"").decode(errors="replace").strip().splitlines()[-1:]
+        raise UserError(
+            f"kaldingram {arguments[0]} failed (status {outcome.returncode}): {' '.join(last)} "
+            "(is there memory enough, and text of more than a few lines?)"
+        )

@@ -1,0 +1,114 @@
+"""Beam searches side by side: WER and speed on a trained model's own posteriors, in one process.
+
+    python benchmarks/decoding.py --checkpoint runs/ema --manifest data/dev-other.jsonl --lm 3gram.arpa
+
+The language model is one of words, and its words are the lexicon. Needs flashlight-text; ctc-beam-decoder and
+fast-ctc-decode are measured where they are installed. Each has its own weights, the best of a small grid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asr_emapl.data.manifest import read_manifest
+from asr_emapl.decoding import greedy
+from asr_emapl.decoding.beam import BeamConfig, BeamSearch
+from asr_emapl.decoding.lexicon import read_words
+from asr_emapl.decoding.recognizer import Recognizer
+from asr_emapl.scoring import score
+from asr_emapl.text.tokenizer import Tokenizer
+
+Decode = Callable[[Tensor], str]
+_WEIGHTS = (0.1, 0.25, 0.5, 1.0)  # of the language model's natural logarithms
+_BEAMS = (8, 32, 100, 300)
+# The smallest log-probability of a token, and the distance to the best hypothesis: defaults, and wider.
+_PRUNING = ((-5.0, -10.0), (-12.0, -25.0), (-20.0, -50.0))
+
+
+def searches(tokenizer: Tokenizer, lm: str) -> Iterator[tuple[str, list[Decode]]]:
+    """Name of a row, and its searches, of which the best counts."""
+    yield "greedy", [lambda x: tokenizer.decode(greedy(x[None], torch.tensor([len(x)])).to_lists()[0])]
+    yield "asr_emapl without LM, lexicon; beam 32", [BeamSearch(tokenizer, BeamConfig(32)).text]
+    for beam in _BEAMS:
+        base = BeamSearch(tokenizer, BeamConfig(beam, lm, lm))
+        yield f"asr_emapl (flashlight-text), beam {beam}", [base.weighted(w, 0.0).text for w in _WEIGHTS]
+    if importlib.util.find_spec("ctc_beam_decoder"):
+        yield from _ctc_beam_decoder(tokenizer, lm)
+    if importlib.util.find_spec("fast_ctc_decode"):
+        from fast_ctc_decode import beam_search
+
+        letters = "".join(["_", *(s if s != " " else "|" for s in tokenizer.surfaces[1:])])
+        yield (
+            "fast-ctc-decode without LM, beam 8",
+            [
+                lambda x: " ".join(
+                    beam_search(np.exp(x.numpy()), letters, 8, 1e-3)[0].replace("|", " ").split()
+                )
+            ],
+        )
+
+
+def _ctc_beam_decoder(tokenizer: Tokenizer, lm: str) -> Iterator[tuple[str, list[Decode]]]:
+    from ctc_beam_decoder import build_ctcdecoder
+
+    words = read_words(Path(lm))
+    # What an unknown word costs: the package's default, and so much that hardly any is written.
+    for kind, unknown in (("open", -10.0), ("closed", -1000.0)):
+        made = [
+            build_ctcdecoder(tokenizer.surfaces, lm, words, w * math.log(10.0), 0.0, unknown)
+            for w in _WEIGHTS
+        ]
+        for token, beam_prune in _PRUNING:
+            for beam in _BEAMS:
+                options = {"beam_width": beam, "token_min_logp": token, "beam_prune_logp": beam_prune}
+                yield (
+                    f"ctc-beam-decoder, {kind}, prune {token:g} {beam_prune:g}, beam {beam}",
+                    [
+                        lambda x, d=d, o=options: d.decode(x.numpy(), **o)  # type: ignore[misc]
+                        for d in made
+                    ],
+                )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--manifest", required=True)
+    parser.add_argument("--lm", required=True)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    utterances = read_manifest(arguments.manifest, require_text=True)
+    recognizer = Recognizer.load(arguments.checkpoint, "teacher", "cpu")
+    log_probs = {id_: x.clone() for b in recognizer.posteriors(utterances) for id_, x in b.each()}
+    references = {u.id: u.text or "" for u in utterances}
+    seconds = sum(u.duration for u in utterances)
+
+    print(f"{len(utterances)} utterances, {seconds:.0f} s\n")
+    print("| search | WER % | CER % | x real time |\n|---|---|---|---|")
+    for name, candidates in searches(recognizer.tokenizer, arguments.lm):
+        rows = []
+        for decode in candidates:
+            times = []
+            for _ in range(arguments.rounds):
+                start = time.perf_counter()
+                hypotheses = {id_: decode(x) for id_, x in log_probs.items()}
+                times.append(time.perf_counter() - start)
+            result = score(references, hypotheses)
+            rows.append((100 * result.words.rate, 100 * result.characters.rate, seconds / min(times)))
+        wer, cer, speed = min(rows)
+        print(f"| {name} | {wer:.2f} | {cer:.2f} | {speed:,.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""decode by beam search, tune-lm, lm, transcribe: what they write, and what they say to wrong input."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import soundfile
+from click.testing import Result
+from tiny import CONFIG, make_corpus
+from typer.testing import CliRunner
+
+from asr_emapl.cli import app, transcribing
+from asr_emapl.data.manifest import read_manifest
+from asr_emapl.errors import UserError
+
+needs_extra = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("flashlight", "kaldingram"))), reason="needs the extra lm"
+)
+
+
+def run(*arguments: object, **options: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments], **options)
+
+
+def succeed(*arguments: object, **options: object) -> str:
+    result = run(*arguments, **options)
+    assert result.exit_code == 0, (result.exception, result.output)
+    return result.stdout
+
+
+def fail(*arguments: object) -> str:
+    result = run(*arguments)
+    assert isinstance(result.exception, UserError), result.exception
+    return str(result.exception)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """A folder with the tiny corpus, a run on it, and a text."""
+    root = tmp_path_factory.mktemp("project")
+    make_corpus(root)
+    (root / "tiny.yaml").write_text(CONFIG.format(root=root))
+    succeed("train", "--config", root / "tiny.yaml")
+    texts = [u.text or "" for u in read_manifest(root / "labelled.jsonl")]
+    (root / "text").write_text("".join(f"{text}\n" for text in texts))
+    return root
+
+
+@pytest.fixture(scope="module")
+def lm(project) -> Path:
+    path = project / "lm.arpa"
+    told = succeed(
+        "lm", "--text", project / "text", "--out", path, "--order", 2, "--held-out", project / "text"
+    )
+    assert "2-gram of 16 lines" in told
+    assert "0 of " in told
+    return path
+
+
+def decoding(project: Path, tmp_path: Path) -> tuple[object, ...]:
+    """The command that decodes dev into tmp_path/h."""
+    manifest = project / "dev.jsonl"
+    return ("decode", "--checkpoint", project / "run", "--manifest", manifest, "--out", tmp_path / "h")
+
+
+@needs_extra
+def test_tuned_weights_are_used_by_decode_and_transcribe(project, lm, tmp_path):
+    common = ("--checkpoint", project / "run", "--manifest", project / "dev.jsonl")
+    out = tmp_path / "lm.json"
+    told = succeed(
+        "tune-lm", *common, "--lm", lm, "--lexicon", lm, "--beam", 20, "--weights", "0,1", "--bonuses", "0,2",
+        "--out", out,
+    )  # fmt: skip
+    best = json.loads(out.read_text())
+    assert f"WER {best['wer_percent']:.2f} %" in told
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+    succeed("decode", *common, "--out", tmp_path / "a", "--lm-config", out)
+    weights = ("--lm-weight", best["lm_weight"], "--word-bonus", best["word_bonus"])
+    succeed("decode", *common, "--out", tmp_path / "b", "--beam", 20, "--lm", lm, "--lexicon", lm, *weights)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    words = {
+        word
+        for line in (tmp_path / "a").read_text().splitlines()
+        for word in json.loads(line)["text"].split()
+    }
+    assert words <= {"ADA", "BOB", "CLIO", "DAN"}
+
+    first = read_manifest(project / "dev.jsonl")[0]
+    told = succeed("transcribe", first.audio, "--checkpoint", project / "run", "--lm-config", out)
+    hypotheses = {h["id"]: h["text"] for h in map(json.loads, (tmp_path / "a").read_text().splitlines())}
+    assert told.split() == hypotheses[first.id].split()
+
+
+@needs_extra
+def test_decode_with_options_that_contradict(project, lm, tmp_path):
+    common = decoding(project, tmp_path)
+    assert "name a --beam" in fail(*common, "--lm", lm)
+    assert "leave --beam out" in fail(*common, "--beam", 5, "--lm-config", tmp_path / "lm.json")
+    assert "name a --lexicon" in fail(*common, "--beam", 5, "--lm", project / "lm.arpa")
+    assert not (tmp_path / "h").exists()
+    assert "parted by commas" in fail(
+        "tune-lm", *common[1:5], "--out", tmp_path / "o.json", "--lm", lm, "--weights", "0;1"
+    )
+
+
+def greedy_texts(project: Path, tmp_path: Path) -> dict[str, str]:
+    succeed(*decoding(project, tmp_path))
+    return {h["id"]: h["text"] for h in map(json.loads, (tmp_path / "h").read_text().splitlines())}
+
+
+def test_transcribe_writes_what_decode_does(project, tmp_path):
+    expected = greedy_texts(project, tmp_path)
+    audio = {u.id: u.audio for u in read_manifest(project / "dev.jsonl")}
+    out = tmp_path / "out"
+    succeed("transcribe", *audio.values(), "--checkpoint", project / "run", "--format", "json", "--out", out)
+    found = {path.stem: json.loads(path.read_text()) for path in out.iterdir()}
+    assert {name: transcript["text"] for name, transcript in found.items()} == expected
+    assert {name: transcript["audio"] for name, transcript in found.items()} == audio
+    told = succeed("transcribe", *audio.values(), "--checkpoint", project / "run")
+    assert [line for line in told.splitlines() if line.startswith("#")] == [f"# {a}" for a in audio.values()]
+
+
+def test_transcribe_standard_input_and_go_on_after_a_fault(project, tmp_path):
+    first = read_manifest(project / "dev.jsonl")[0]
+    text = greedy_texts(project, tmp_path)[first.id]
+    result = run(
+        "transcribe", tmp_path / "gone.wav", "-", "--checkpoint", project / "run", "--format", "json",
+        input=Path(first.audio).read_bytes(),
+    )  # fmt: skip
+    assert result.exit_code == 1
+    assert "left out: " in result.stderr
+    assert "gone.wav" in result.stderr
+    assert (json.loads(result.stdout)["audio"], json.loads(result.stdout)["text"]) == ("-", text)
+    result = run("transcribe", "-", "--checkpoint", project / "run", input=b"no audio")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("left out: -: not decodable")
+
+
+def test_transcribe_without_a_detector_says_so(project, tmp_path, monkeypatch):
+    def absent():
+        raise UserError("silero-vad is not installed: pip install 'asr_emapl[segment]'")
+
+    monkeypatch.setattr(transcribing, "VoiceActivity", absent)
+    waves = [soundfile.read(u.audio)[0] for u in read_manifest(project / "labelled.jsonl")[:4]]
+    long = tmp_path / "long.wav"
+    soundfile.write(long, [x for wave in waves for x in wave], 16_000)
+    result = run("transcribe", long, "--checkpoint", project / "run", "--max-seconds", 2, "--format", "json")
+    assert result.exit_code == 0
+    assert "silero-vad is not installed" in result.stderr
+    assert "cut where it is quietest" in result.stderr
+    segments = json.loads(result.stdout)["segments"]
+    assert all(segment["end"] - segment["begin"] <= 2.0 for segment in segments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["a.wav", "--format", "doc"], "none of text, json, srt, vtt"),
+        (["a.wav", "b.wav", "--format", "srt"], "name a folder with --out"),
+        (["x/a.wav", "y/a.flac", "--out", "o"], "as x/a.wav is"),
+        (["a.wav", "--max-seconds", "0.5"], "--max-seconds 0.5"),
+    ],
+)
+def test_transcribe_with_wrong_options(arguments, said):
+    assert said in fail("transcribe", *arguments, "--checkpoint", "nowhere")

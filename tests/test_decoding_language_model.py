@@ -1,0 +1,101 @@
+"""Language models from text: probabilities that sum to 1, packed texts, tokens, perplexity, mistakes."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import lzma
+import math
+import sys
+
+import pytest
+
+from asr_emapl.decoding import language_model
+from asr_emapl.decoding.beam import read_kenlm
+from asr_emapl.decoding.language_model import NgramConfig, build_arpa, perplexity, sentences
+from asr_emapl.decoding.lexicon import read_words
+from asr_emapl.errors import UserError
+from asr_emapl.text.tokenizer import LetterTokenizer
+
+needs_extra = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("flashlight", "kaldingram"))), reason="needs the extra lm"
+)
+LINES = ["ADA SAW  BOB", "", "BOB SAW ADA", "ADA SAW A DOG", "A DOG SAW BOB", "BOB RAN"]
+
+
+@needs_extra
+@pytest.mark.parametrize("prune", [0.0, 1e-3])
+def test_probabilities_sum_to_one(tmp_path, prune):
+    (tmp_path / "text").write_text("\n".join(LINES))
+    out = tmp_path / "new" / "lm.arpa"
+    assert build_arpa([tmp_path / "text"], out, NgramConfig(2, prune), None) == 5
+    assert [path.name for path in out.parent.iterdir()] == ["lm.arpa"]
+    words = read_words(out)
+    assert sorted(words) == ["A", "ADA", "BOB", "DOG", "RAN", "SAW"]
+    lm, _ = read_kenlm(str(out), words)
+    for context in (None, *range(len(words))):
+        state = lm.start(False)
+        if context is not None:
+            state = lm.score(state, context)[0]
+        scores = [lm.score(state, i)[1] for i in range(len(words))] + [lm.finish(state)[1]]
+        assert sum(10.0**score for score in scores) == pytest.approx(1.0, abs=1e-4)
+
+
+@needs_extra
+def test_packed_and_several_texts_are_one(tmp_path):
+    (tmp_path / "a").write_text("\n".join(LINES))
+    (tmp_path / "b.gz").write_bytes(gzip.compress("\n".join(LINES[:3]).encode()))
+    (tmp_path / "c.xz").write_bytes(lzma.compress("\n".join(LINES[3:]).encode()))
+    for name, texts in (("1.arpa", ["a"]), ("2.arpa", ["b.gz", "c.xz"])):
+        build_arpa([tmp_path / text for text in texts], tmp_path / name, NgramConfig(), None)
+    assert (tmp_path / "1.arpa").read_bytes() == (tmp_path / "2.arpa").read_bytes()
+
+
+@needs_extra
+def test_of_tokens(tmp_path):
+    (tmp_path / "text").write_text("\n".join(LINES))
+    tokenizer = LetterTokenizer()
+    assert next(sentences([tmp_path / "text"], tokenizer)) == "A D A | S A W | B O B"
+    build_arpa([tmp_path / "text"], tmp_path / "lm.arpa", NgramConfig(3, 0.0), tokenizer)
+    assert set(read_words(tmp_path / "lm.arpa")) == set("|ABDGNORSW")
+
+
+@needs_extra
+def test_perplexity_by_hand_and_unknown_words_apart(tmp_path):
+    (tmp_path / "lm.arpa").write_text(
+        "\n\\data\\\nngram 1=4\nngram 2=1\n\n\\1-grams:\n-99\t<s>\t0\n-1\t</s>\n-2\tA\t0\n-9\t<unk>\n\n"
+        "\\2-grams:\n-0.5\tA A\n\n\\end\\\n"
+    )
+    found = perplexity(tmp_path / "lm.arpa", ["A A", "B"])
+    # A, A after A, and the end twice.
+    assert found.perplexity == pytest.approx(10 ** ((2 + 0.5 + 1 + 1) / 4), rel=1e-5)
+    assert (found.units, found.unknown) == (3, 1)
+
+
+@needs_extra
+def test_what_goes_wrong_is_one_line_and_leaves_nothing(tmp_path):
+    text, out = tmp_path / "text", tmp_path / "lm.arpa"
+    text.write_text("\n \n")
+    with pytest.raises(UserError, match="text: holds no words"):
+        build_arpa([text], out, NgramConfig(), None)
+    text.write_text("ADA\nada\n")
+    with pytest.raises(UserError, match=r"text:2: letters outside"):
+        build_arpa([text], out, NgramConfig(), LetterTokenizer())
+    with pytest.raises(UserError, match=r"call it \.arpa"):
+        build_arpa([text], tmp_path / "lm.bin", NgramConfig(), None)
+    with pytest.raises(UserError, match="kaldingram nonsense failed"):
+        language_model._run("nonsense")
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+@pytest.mark.parametrize("options", [{"order": 1}, {"order": 6}, {"prune": -1.0}, {"prune": math.nan}])
+def test_wrong_options(options):
+    with pytest.raises(UserError, match=next(iter(options))):
+        NgramConfig(**options)
+
+
+def test_missing_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "kaldingram", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"kaldingram is not installed: pip install 'asr_emapl\[lm\]'"):
+        build_arpa([tmp_path / "text"], tmp_path / "lm.arpa", NgramConfig(), None)

@@ -1,0 +1,78 @@
+"""Lexicons: lists, ARPA files, packed or not; words that no tokenizer can spell."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+
+import pytest
+
+from asr_emapl.decoding.lexicon import read_words, spell
+from asr_emapl.errors import UserError
+from asr_emapl.text.tokenizer import LetterTokenizer
+
+ARPA = """
+\\data\\
+ngram 1=5
+ngram 2=1
+
+\\1-grams:
+-99\t<s>\t-0.3
+-1.0\tADA\t-0.2
+-1.0\tBOB
+-1.0\t</s>
+-2.0\t<unk>
+
+\\2-grams:
+-0.5\tADA CLIO
+
+\\end\\
+"""
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (ARPA, ["ADA", "BOB"]),
+        ("ADA\nBOB\nADA\n", ["ADA", "BOB"]),
+        ("\nADA AH D AH\r\n\nBOB B AA B\n", ["ADA", "BOB"]),
+        ("ADA\t12\n<unk> spn\n", ["ADA"]),
+    ],
+)
+def test_words_of_a_file(tmp_path, content, words):
+    for name, opener in (("l", open), ("l.gz", gzip.open), ("l.xz", lzma.open)):
+        with opener(tmp_path / name, "wt", encoding="utf-8") as file:
+            file.write(content)
+        assert read_words(tmp_path / name) == words
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("empty", b"", "holds no words"),
+        ("blank", b"\n \n", "holds no words"),
+        ("arpa", b"\\data\\\n\n\\1-grams:\n-1\t<s>\n\\end\\\n", "holds no words"),
+        ("latin", b"CAF\xc9\n", "not UTF-8"),
+        ("plain.gz", b"ADA\n", "cannot be read"),
+        ("broken.gz", gzip.compress(b"ADA\n" * 1000)[:-10], "cannot be read"),
+        ("plain.xz", b"ADA\n", "cannot be read"),
+    ],
+)
+def test_what_is_no_lexicon(tmp_path, name, content, what):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=what):
+        read_words(tmp_path / name)
+
+
+def test_absent(tmp_path):
+    with pytest.raises(UserError, match=r"gone: cannot be read: No such file"):
+        read_words(tmp_path / "gone")
+
+
+def test_spelling_tells_what_it_cannot():
+    spelled, strange = spell(["ADA", "na\u00efve", "BOB"], LetterTokenizer(), "l")
+    assert list(spelled) == ["ADA", "BOB"]
+    assert LetterTokenizer().decode(spelled["ADA"]) == "ADA"
+    assert strange == ["na\u00efve"]
+    with pytest.raises(UserError, match=r"^l: .* 'ada'"):
+        spell(["ada", "bob"], LetterTokenizer(), "l")

@@ -1,0 +1,91 @@
+"""Files of any length: cut where it is quiet, joined in order, with times from the file's begin."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from asr_emapl.audio.features import FeatureConfig, LogMel
+from asr_emapl.audio.voice_activity import LevelOnly
+from asr_emapl.data.manifest import Utterance
+from asr_emapl.decoding.long_audio import transcribe_file
+from asr_emapl.decoding.recognizer import Recognizer
+from asr_emapl.errors import UserError
+from asr_emapl.models.transformer import TransformerCtc
+from asr_emapl.text.tokenizer import LetterTokenizer
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def recognizer() -> Recognizer:
+    torch.manual_seed(0)
+    model = TransformerCtc(LetterTokenizer().vocabulary_size, 20, dim=16, heads=2, layers=2)
+    with torch.no_grad():
+        model.output.weight.mul_(20.0)  # texts of many letters, far from ties
+    return Recognizer(model, LogMel(FeatureConfig(mel_bands=20)), LetterTokenizer(), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory):
+    """Six tones of 2 s, each followed by 0.5 s of near silence: 15 s."""
+    rng = np.random.default_rng(0)
+    time = np.arange(2 * RATE) / RATE
+    parts = []
+    for i in range(6):
+        parts += [0.3 * np.sin(2 * np.pi * (300 + 200 * i + 300 * time) * time), np.zeros(RATE // 2)]
+    wave = np.concatenate(parts)
+    path = tmp_path_factory.mktemp("talk") / "talk.wav"
+    soundfile.write(path, wave + 0.001 * rng.standard_normal(len(wave)), RATE)
+    return path
+
+
+def test_short_audio_is_taken_whole(recognizer, talk):
+    transcript = transcribe_file(recognizer, talk, LevelOnly(), max_seconds=15.0)
+    (segment,) = transcript.segments
+    (alone,) = recognizer([Utterance("talk", str(talk), 15.0)])
+    assert (segment.begin, segment.end) == (0.0, 15.0)
+    assert transcript.text == segment.text == alone.text == " ".join(w.text for w in segment.words)
+    assert segment.confidence == pytest.approx(alone.confidence, abs=1e-5)
+
+
+def test_long_audio_is_cut_in_the_pauses_and_joined(recognizer, talk):
+    done = []
+    transcript = transcribe_file(recognizer, talk, LevelOnly(), max_seconds=6.0, advance=done.append)
+    assert sum(done) == pytest.approx(transcript.seconds) == pytest.approx(15.0)
+    segments = transcript.segments
+    assert len(segments) >= 3
+    assert all(segment.end - segment.begin <= 6.0 for segment in segments)
+    # With nothing said to be silence, the segments are all of the audio, cut in the half seconds of silence.
+    assert segments[0].begin == 0.0
+    assert segments[-1].end == pytest.approx(15.0)
+    for before, after in pairwise(segments):
+        assert before.end == pytest.approx(after.begin)
+        assert 2.0 <= before.end % 2.5 <= 2.5
+    for segment in segments:
+        piece = Utterance("piece", str(talk), segment.end - segment.begin, offset=segment.begin)
+        assert segment.text == next(recognizer([piece])).text
+        times = [time for word in segment.words for time in (word.begin, word.end)]
+        assert times == sorted(times)
+        assert segment.begin <= times[0] <= times[-1] <= segment.end
+
+
+def test_a_search_writes_what_it_finds(recognizer, talk):
+    a = recognizer.tokenizer.encode("A")[0]
+    found = transcribe_file(
+        recognizer, talk, LevelOnly(), max_seconds=15.0, search=lambda x_TV: torch.full((len(x_TV),), a)
+    )
+    (word,) = found.segments[0].words
+    assert (found.text, word.begin) == ("A", 0.0)
+    assert word.end == pytest.approx(15.0, abs=0.1)
+
+
+def test_what_cannot_be_read(recognizer, tmp_path):
+    (tmp_path / "text.wav").write_text("no audio")
+    for name in ("gone.wav", "text.wav"):
+        with pytest.raises(UserError, match=name):
+            transcribe_file(recognizer, tmp_path / name, LevelOnly(), max_seconds=10.0)

@@ -1,0 +1,70 @@
+"""Tuning: the grid, the best of it, its file and its picture."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from asr_emapl.decoding.beam import BeamConfig
+from asr_emapl.decoding.tuning import GridPoint, best, draw, grid, read_config, write_config
+from asr_emapl.errors import UserError
+
+POINTS = [GridPoint(w, b, abs(w - 1.0) + abs(b - 2.0) + 1.0) for b in (0.0, 2.0) for w in (0.0, 1.0, 2.0)]
+
+
+class Search:
+    """Writes A for a weight of 1 and more, else nothing."""
+
+    def __init__(self, has_word_bonus=True, weight=0.0):
+        self.has_word_bonus, self.weight = has_word_bonus, weight
+
+    def weighted(self, lm_weight, word_bonus):
+        return Search(self.has_word_bonus, lm_weight + word_bonus)
+
+    def text(self, log_probs):
+        return "A B" if self.weight >= 1 else ""
+
+
+@pytest.mark.parametrize("has_word_bonus", [True, False])
+def test_grid(has_word_bonus):
+    points = list(
+        grid(Search(has_word_bonus), {"u": torch.zeros(1, 2)}, {"u": "A C"}, [0.0, 1.0], [0.0, 1.0])
+    )
+    expected = [GridPoint(0.0, 0.0, 100.0), GridPoint(1.0, 0.0, 50.0)]
+    expected += [GridPoint(0.0, 1.0, 50.0), GridPoint(1.0, 1.0, 50.0)]
+    assert points == expected[: 4 if has_word_bonus else 2]
+
+
+def test_best_of_equals_is_the_smallest():
+    assert best(POINTS) == GridPoint(1.0, 2.0, 1.0)
+    assert best([GridPoint(1, -2, 5), GridPoint(0.5, 4, 5), GridPoint(0.5, -2, 5)]) == GridPoint(0.5, -2, 5)
+
+
+def test_config_goes_and_comes_back(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words").write_text("A\n")
+    write_config(tmp_path / "new" / "lm.json", BeamConfig(7, lexicon="words"), GridPoint(0.5, -1.0, 12.3456))
+    assert read_config(tmp_path / "new" / "lm.json") == BeamConfig(7, "", str(tmp_path / "words"), 0.5, -1.0)
+    assert json.loads((tmp_path / "new" / "lm.json").read_text())["wer_percent"] == 12.346
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"beam": "7", "lm": "", "lexicon": "", "lm_weight": 1, "word_bonus": 0}']
+)
+def test_what_is_no_config(tmp_path, content):
+    (tmp_path / "lm.json").write_text(content)
+    with pytest.raises(UserError, match="not what asr-emapl tune-lm writes"):
+        read_config(tmp_path / "lm.json")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_config(tmp_path / "gone.json")
+
+
+def test_picture(tmp_path):
+    draw(POINTS, tmp_path / "grid.png")
+    assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
+    draw(POINTS, tmp_path / "grid.svg")
+    assert "<svg" in (tmp_path / "grid.svg").read_text()
+    with pytest.raises(UserError, match=r"\.png or \.svg"):
+        draw(POINTS, tmp_path / "grid.pdf")
