@@ -324,7 +324,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     config = root / "tiny.yaml"
     config.write_text(CONFIG.format(root=root), encoding="utf-8")
     told = succeed("train", "--config", config, *OVERRIDES)
-    checkpoints = sorted((root / "run" / "checkpoints").iterdir())
+    checkpoints = sorted((root / "run" / "checkpoints").glob("step-*.pt"))
     assert told.splitlines()[-1] == f"last checkpoint: {checkpoints[-1]}"
     return Project(root, config, checkpoints)
 

@@ -95,7 +95,8 @@ def watched(loader: DataLoader[T], desk: Desk) -> Iterator[T]:
         yield from items
     # OSError, EOFError: what a process had ready went with it.
     except (RuntimeError, OSError, EOFError) as error:
-        wait([p.sentinel for p in processes], timeout=1.0)  # one that is dying counts
+        # One that is dying counts; on a busy machine it closes its connections seconds before it is gone.
+        wait([p.sentinel for p in processes], timeout=10.0)
         for process in processes:
             if not process.is_alive():
                 raise DeadDecoderError(process, desk.last_note(process.pid or 0)) from error
