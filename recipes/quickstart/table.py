@@ -44,7 +44,9 @@ def verdict(folders: Sequence[Path], part: str) -> str:
     if baseline is None or ema is None:
         return f"{part}: not trained yet"
     text = f"{part}: {100 * (baseline - ema) / baseline:.0f} % fewer word errors than the supervised baseline"
-    if oracle is not None and oracle != baseline:
+    if oracle is not None and not oracle < baseline:
+        text += ", no gap to the oracle"
+    elif oracle is not None:
         text += f", {100 * (baseline - ema) / (baseline - oracle):.0f} % of the gap to the oracle"
     return text
 
