@@ -95,9 +95,11 @@ def watched(loader: DataLoader[T], desk: Desk) -> Iterator[T]:
         yield from items
     # OSError, EOFError: what a process had ready went with it.
     except (RuntimeError, OSError, EOFError) as error:
-        # One that is dying counts; on a busy machine it closes its connections seconds before it is gone.
-        wait([p.sentinel for p in processes], timeout=10.0)
+        # One that is dying counts: it closes its connections, then its sentinel, and is gone only after that.
+        dying = wait([p.sentinel for p in processes], timeout=10.0)
         for process in processes:
+            if process.sentinel in dying:
+                process.join(timeout=10.0)
             if not process.is_alive():
                 raise DeadDecoderError(process, desk.last_note(process.pid or 0)) from error
         raise
