@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import random
 import statistics
 from collections.abc import Callable
 
 import torch
-from timing import gpu_seconds_of, seconds_of
+from timing import gpu_seconds_of, in_turns, seconds_of
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -92,16 +91,11 @@ def measure(options: dict[str, int], device: torch.device, rounds: int) -> tuple
             updates[name] = build(model)
         except ImportError as error:
             print(f"{name}: left out ({error})")
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in updates}
-    order = list(updates)
-    for turn in range(rounds + 3):
-        # Whoever follows another finds the student in the caches.
-        random.shuffle(order)
-        for name in order:
-            update = updates[name]
-            taken = seconds_of(update, device), gpu_seconds_of(update) if device.type == "cuda" else 0.0
-            if turn >= 3:  # the first ones allocate and warm up
-                times[name].append(taken)
+
+    def seconds(update: Update) -> tuple[float, float]:
+        return seconds_of(update, device), gpu_seconds_of(update) if device.type == "cuda" else 0.0
+
+    times = in_turns(updates, seconds, rounds)
     count = sum(p.numel() for p in model.parameters())
     medians = {
         name: [statistics.median(v) for v in zip(*pairs, strict=True)] for name, pairs in times.items()

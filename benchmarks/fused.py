@@ -12,12 +12,11 @@ by torch.compile; torch's own fused AdamW with `lerp_` after it stands beside th
 from __future__ import annotations
 
 import argparse
-import random
 import statistics
 from collections.abc import Callable
 
 import torch
-from timing import seconds_of
+from timing import in_turns, seconds_of
 from torch import Tensor
 
 LR, BETA1, BETA2, EPS, DECAY, RHO = 1e-3, 0.9, 0.98, 1e-8, 0.01, 0.9999
@@ -81,14 +80,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {name}, median of {chosen.rounds} interleaved steps, fp32")
     for millions in chosen.millions:
         actions = contestants(millions * 1_000_000, device)
-        times: dict[str, list[float]] = {name: [] for name in actions}
-        order = list(actions)
-        for turn in range(chosen.rounds + 3):
-            random.shuffle(order)
-            for name in order:
-                taken = seconds_of(actions[name], device)
-                if turn >= 3:  # the first ones compile and warm up
-                    times[name].append(taken)
+        times = in_turns(actions, lambda action: seconds_of(action, device), chosen.rounds)
         print(f"\n{millions} M parameters")
         for name, values in times.items():
             print(f"  {name:32s} {1e3 * statistics.median(values):9.3f} ms")

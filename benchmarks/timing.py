@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
+
+Measured = TypeVar("Measured")
+# The first turns compile, allocate and warm up.
+_WARM_UP = 3
+
+
+def in_turns(
+    actions: Mapping[str, Callable[[], object]],
+    measure: Callable[[Callable[[], object]], Measured],
+    rounds: int,
+) -> dict[str, list[Measured]]:
+    """What `measure` says of each action in each of so many rounds.
+
+    All take turns, so that a busy machine is busy for all of them, in a new order each time, since whoever
+    follows another finds what that one used in the caches.
+    """
+    found: dict[str, list[Measured]] = {name: [] for name in actions}
+    order = list(actions)
+    for turn in range(_WARM_UP + rounds):
+        random.shuffle(order)
+        for name in order:
+            measured = measure(actions[name])
+            if turn >= _WARM_UP:
+                found[name].append(measured)
+    return found
 
 
 def work_seconds_of(action: Callable[[], object], device: torch.device) -> float:

@@ -6,14 +6,11 @@ import gc
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from asr_emapl.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 
 commands = typer.Typer()
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from asr_emapl.cli.table import print_table
 from asr_emapl.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 
 commands = typer.Typer()
 
