@@ -19,9 +19,7 @@ until they are written; rates are in hertz, levels in dB, durations in seconds u
 
 from __future__ import annotations
 
-import _ctypes
 import contextlib
-import ctypes
 import itertools
 import json
 import math
@@ -37,10 +35,10 @@ import numpy as np
 import soundfile
 
 from asr_emapl.errors import UserError
+from data_prep.espeak import Engine, engine_paths
 
 VERSION = 8  # of the recipe below: a corpus rendered by another version is rendered anew
 SAMPLE_RATE = 16_000
-ENGINE_RATE = 22_050  # what eSpeak speaks at
 
 # fmt: off
 VERBS, COLOURS = ("BRING", "REMEMBER", "DISCOVER", "FOLLOW"), ("YELLOW", "PURPLE", "ORANGE", "SILVER")
@@ -166,7 +164,7 @@ def download(
     if speakers_file.exists() and not speakers_file.read_text(encoding="utf-8").startswith(SPEAKERS_HEADER):
         raise UserError(f"{speakers_file} is of another corpus: give the rendered one a folder of its own")
     if pending:
-        _engine_paths()  # the missing package is told here once, not by every worker
+        engine_paths()  # the missing package is told here once, not by every worker
         root.mkdir(parents=True, exist_ok=True)
         speakers_file.write_text(_speakers_table(corpus_parts), encoding="utf-8")
         _render_parts(root, pending, marker, seed, workers or os.cpu_count() or 1)
@@ -254,7 +252,7 @@ def _render_speaker(part: Part, speaker: Speaker, directory: Path, seed: int) ->
     rng = np.random.default_rng([seed, part.first_chapter, speaker.number])
     rules = sentences(part.name)
     seconds, count = 0.0, 0
-    with _Engine() as engine:
+    with Engine() as engine:
         babble = _babble(engine, rng, rules) if part.noisy_share > 0 else np.zeros(1)
         while seconds < part.seconds / len(part.speakers):
             rule = rules[rng.integers(len(rules))]  # by rule first: the long ones have most of the strings
@@ -272,7 +270,7 @@ def _render_speaker(part: Part, speaker: Speaker, directory: Path, seed: int) ->
             seconds, count = seconds + wave.size / SAMPLE_RATE, count + 1
 
 
-def _spoken(engine: _Engine, rng: np.random.Generator, text: str, speaker: Speaker) -> np.ndarray:
+def _spoken(engine: Engine, rng: np.random.Generator, text: str, speaker: Speaker) -> np.ndarray:
     """The string in the speaker's voice, with the small changes from one time to the next: [samples]."""
     # Resampling by 320 / d is plain 22.05 -> 16 kHz at d = 441. Another d shifts the formants, and
     # the rate of speech as well: the engine is asked for the inverse rate.
@@ -334,7 +332,7 @@ def _noise(kind: str, size: int, rng: np.random.Generator, babble: np.ndarray) -
     return np.fft.irfft(spectrum / np.sqrt(np.arange(1, spectrum.size + 1)))[:size]  # power falls as 1/f
 
 
-def _babble(engine: _Engine, rng: np.random.Generator, rules: list[list[str]]) -> np.ndarray:
+def _babble(engine: Engine, rng: np.random.Generator, rules: list[list[str]]) -> np.ndarray:
     """Some seconds of BABBLE_VOICES others who talk at once: [samples]."""
     voices = []
     for i in range(BABBLE_VOICES):
@@ -344,59 +342,3 @@ def _babble(engine: _Engine, rng: np.random.Generator, rules: list[list[str]]) -
         voices.append(wave / wave.std())
     shortest = min(wave.size for wave in voices)
     return np.sum([wave[:shortest] for wave in voices], axis=0)
-
-
-def _engine_paths() -> tuple[str, str]:
-    """Where the shared library and its data are; a UserError where they are not installed."""
-    try:
-        import espeakng_loader
-    except ImportError as error:
-        raise UserError("espeakng-loader is not installed: pip install 'asr_emapl[quickstart]'") from error
-    return str(espeakng_loader.get_library_path()), str(espeakng_loader.get_data_path())
-
-
-class _Engine:
-    """eSpeak NG, loaded afresh and unloaded at the end: a context manager.
-
-    The library keeps the phase of its melody's flutter in static variables that even espeak_Terminate leaves
-    alone, so what it says depends on all that it has said before. Loaded anew for each speaker, it makes
-    audio that the seed alone decides (in a process that does not hold the library for something else).
-    """
-
-    # From espeak-ng/speak_lib.h.
-    _SYNCHRONOUS, _DO_NOT_EXIT, _UTF8, _BY_CHARACTER = 2, 0x8000, 1, 1
-    _VOLUME = 35  # at the default of 100 some voices clip inside the engine
-
-    def __enter__(self) -> _Engine:
-        library, data = _engine_paths()
-        self._library = ctypes.CDLL(library)
-        rate = self._library.espeak_Initialize(self._SYNCHRONOUS, 0, data.encode(), self._DO_NOT_EXIT)
-        if rate != ENGINE_RATE:
-            raise UserError(f"eSpeak NG did not start with its data in {data} (it answered {rate})")
-        self._library.espeak_ng_SetRandSeed(ctypes.c_long(1))
-        self._chunks: list[bytes] = []
-        prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
-        self._callback = prototype(self._collect)  # held here: the engine calls it for as long as it lives
-        self._library.espeak_SetSynthCallback(self._callback)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._library.espeak_Terminate()
-        _ctypes.dlclose(self._library._handle)
-
-    def _collect(self, samples: int | None, count: int, _events: int | None) -> int:
-        if samples and count > 0:
-            self._chunks.append(ctypes.string_at(samples, 2 * count))
-        return 0  # go on
-
-    def speak(self, text: str, voice: str, rate: int, pitch: int, pitch_range: int, gap: int) -> np.ndarray:
-        """The text as float64 [samples] in -1..1 at ENGINE_RATE; rate in words a minute."""
-        self._chunks.clear()
-        if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise UserError(f"eSpeak NG has no voice {voice!r}")
-        settings = ((1, rate), (2, self._VOLUME), (3, pitch), (4, pitch_range), (7, gap))
-        for parameter, value in settings:  # espeak_PARAMETER's numbers
-            self._library.espeak_SetParameter(parameter, value, 0)
-        buffer, size = text.encode() + b"\0", ctypes.c_size_t(len(text.encode()) + 1)
-        self._library.espeak_Synth(buffer, size, 0, self._BY_CHARACTER, 0, self._UTF8, None, None)
-        return np.frombuffer(b"".join(self._chunks), np.int16) / 32768.0

@@ -15,7 +15,7 @@ import soundfile
 pytest.importorskip("espeakng_loader")
 
 from asr_emapl.errors import UserError
-from data_prep import rendered
+from data_prep import espeak, rendered
 from data_prep.rendered import CorpusSize, download
 
 TINY = CorpusSize(
@@ -230,13 +230,13 @@ def test_impossible_size(tmp_path: Path, size: CorpusSize) -> None:
 
 
 def test_unknown_voice_is_an_error() -> None:
-    with rendered._Engine() as engine, pytest.raises(UserError, match="no voice 'xx-nowhere'"):
+    with espeak.Engine() as engine, pytest.raises(UserError, match="no voice 'xx-nowhere'"):
         engine.speak("red box", "xx-nowhere", 160, 50, 50, 0)
 
 
 def test_every_voice_exists_and_speaks() -> None:
-    _, data = rendered._engine_paths()
-    with rendered._Engine() as engine:
+    _, data = espeak.engine_paths()
+    with espeak.Engine() as engine:
         for speaker in {speaker for part in rendered.parts() for speaker in part.speakers}:
             assert (Path(data) / "voices" / "!v" / speaker.voice.split("+")[1]).exists()
             assert np.abs(engine.speak("red box", speaker.voice, 160, 50, 50, 0)).max() < 0.99

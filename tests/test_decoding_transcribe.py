@@ -12,7 +12,7 @@ from torch import nn
 
 from asr_emapl.audio.features import FeatureConfig, LogMel
 from asr_emapl.data.manifest import Utterance
-from asr_emapl.decoding.transcribe import Hypothesis, transcribe
+from asr_emapl.decoding.transcribe import Hypothesis, posteriors, transcribe
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.text.tokenizer import LetterTokenizer
 
@@ -49,17 +49,9 @@ FEATURES = LogMel(FeatureConfig(mel_bands=20))
 def run(
     model: nn.Module, utterances: list[Utterance], max_seconds: float = 5.0, **options
 ) -> list[Hypothesis]:
-    return list(
-        transcribe(
-            model,
-            FEATURES,
-            LetterTokenizer(),
-            utterances,
-            device=torch.device("cpu"),
-            max_seconds=max_seconds,
-            **options,
-        )
-    )
+    cpu = torch.device("cpu")
+    batches = posteriors(model, FEATURES, utterances, device=cpu, max_seconds=max_seconds, **options)
+    return list(transcribe(batches, LetterTokenizer()))
 
 
 def test_longest_first_and_each_once(model, utterances) -> None:
@@ -123,9 +115,8 @@ def test_mode_is_restored(model, utterances, training) -> None:
 
 def test_mode_is_restored_when_left_early_or_broken(model, utterances) -> None:
     model.train()
-    walk = transcribe(
-        model, FEATURES, LetterTokenizer(), utterances, device=torch.device("cpu"), max_seconds=0.1
-    )
+    batches = posteriors(model, FEATURES, utterances, device=torch.device("cpu"), max_seconds=0.1)
+    walk = transcribe(batches, LetterTokenizer())
     next(walk)
     assert not model.training
     walk.close()

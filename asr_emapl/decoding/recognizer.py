@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,16 +60,11 @@ class Recognizer:
 
     def __call__(self, utterances: Sequence[Utterance], max_seconds: float = 120.0) -> Iterator[Hypothesis]:
         """Hypotheses, longest utterance first, in batches of at most `max_seconds` of padded audio."""
-        return transcribe(
-            self.model,
-            self.features,
-            self.tokenizer,
-            utterances,
-            device=self.device,
-            max_seconds=max_seconds,
-        )
+        return transcribe(self.posteriors(utterances, max_seconds), self.tokenizer)
 
-    def posteriors(self, utterances: Sequence[Utterance], max_seconds: float = 120.0) -> Iterator[Posteriors]:
+    def posteriors(
+        self, utterances: Sequence[Utterance], max_seconds: float = 120.0
+    ) -> Generator[Posteriors, None, None]:
         """What the model makes of utterances, in the order and the batches of `__call__`."""
         return posteriors(self.model, self.features, utterances, device=self.device, max_seconds=max_seconds)
 

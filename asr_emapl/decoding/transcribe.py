@@ -85,29 +85,8 @@ def posteriors(
         model.train(was_training)
 
 
-def transcribe(
-    model: nn.Module,
-    features: LogMel,
-    tokenizer: Tokenizer,
-    utterances: Sequence[Utterance],
-    *,
-    device: torch.device,
-    max_seconds: float,
-    bf16: bool = False,
-    rank: int = 0,
-    world_size: int = 1,
-) -> Iterator[Hypothesis]:
+def transcribe(batches: Generator[Posteriors, None, None], tokenizer: Tokenizer) -> Iterator[Hypothesis]:
     """Greedy hypotheses without times, in the order and the batches of `posteriors`."""
-    batches = posteriors(
-        model,
-        features,
-        utterances,
-        device=device,
-        max_seconds=max_seconds,
-        bf16=bf16,
-        rank=rank,
-        world_size=world_size,
-    )
     with closing(batches):  # the model's mode is restored at once
         for batch in batches:
             paths = greedy(batch.log_probs_BTV, batch.lengths_B)

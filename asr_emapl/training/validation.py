@@ -8,7 +8,7 @@ from torch import nn
 
 from asr_emapl.audio.features import LogMel
 from asr_emapl.data.manifest import Utterance
-from asr_emapl.decoding.transcribe import transcribe
+from asr_emapl.decoding.transcribe import posteriors, transcribe
 from asr_emapl.scoring.wer import score
 from asr_emapl.text.tokenizer import Tokenizer
 from asr_emapl.training.watch import Watch
@@ -30,17 +30,17 @@ def validate(
         for name, model in models.items():
             watch.at(f"validating {name} on {split}")
             texts: dict[str, str] = {}
-            for hypothesis in transcribe(
+            batches = posteriors(
                 model,
                 features,
-                tokenizer,
                 utterances,
                 device=world.device,
                 max_seconds=device.max_seconds,
                 bf16=device.precision == "bf16",
                 rank=world.rank,
                 world_size=world.size,
-            ):
+            )
+            for hypothesis in transcribe(batches, tokenizer):
                 texts[hypothesis.id] = hypothesis.text
                 watch.tick()
             watch.at("gathering hypotheses")

@@ -1,0 +1,68 @@
+"""eSpeak NG, the speech synthesiser, by way of its C library."""
+
+from __future__ import annotations
+
+import _ctypes
+import ctypes
+
+import numpy as np
+
+from asr_emapl.errors import UserError
+
+ENGINE_RATE = 22_050  # hertz, what eSpeak speaks at
+
+
+def engine_paths() -> tuple[str, str]:
+    """Where the shared library and its data are; a UserError where they are not installed."""
+    try:
+        import espeakng_loader
+    except ImportError as error:
+        raise UserError("espeakng-loader is not installed: pip install 'asr_emapl[quickstart]'") from error
+    return str(espeakng_loader.get_library_path()), str(espeakng_loader.get_data_path())
+
+
+class Engine:
+    """eSpeak NG, loaded afresh and unloaded at the end: a context manager.
+
+    The library keeps the phase of its melody's flutter in static variables that even espeak_Terminate leaves
+    alone, so what it says depends on all that it has said before. Loaded anew for each speaker, it makes
+    audio that the seed alone decides (in a process that does not hold the library for something else).
+    """
+
+    # From espeak-ng/speak_lib.h.
+    _SYNCHRONOUS, _DO_NOT_EXIT, _UTF8, _BY_CHARACTER = 2, 0x8000, 1, 1
+    _VOLUME = 35  # at the default of 100 some voices clip inside the engine
+
+    def __enter__(self) -> Engine:
+        library, data = engine_paths()
+        self._library = ctypes.CDLL(library)
+        rate = self._library.espeak_Initialize(self._SYNCHRONOUS, 0, data.encode(), self._DO_NOT_EXIT)
+        if rate != ENGINE_RATE:
+            raise UserError(f"eSpeak NG did not start with its data in {data} (it answered {rate})")
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(1))
+        self._chunks: list[bytes] = []
+        prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+        self._callback = prototype(self._collect)  # held here: the engine calls it for as long as it lives
+        self._library.espeak_SetSynthCallback(self._callback)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._library.espeak_Terminate()
+        _ctypes.dlclose(self._library._handle)
+
+    def _collect(self, samples: int | None, count: int, _events: int | None) -> int:
+        if samples and count > 0:
+            self._chunks.append(ctypes.string_at(samples, 2 * count))
+        return 0  # go on
+
+    def speak(self, text: str, voice: str, rate: int, pitch: int, pitch_range: int, gap: int) -> np.ndarray:
+        """The text as float64 [samples] in -1..1 at ENGINE_RATE; rate in words a minute."""
+        self._chunks.clear()
+        if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise UserError(f"eSpeak NG has no voice {voice!r}")
+        settings = ((1, rate), (2, self._VOLUME), (3, pitch), (4, pitch_range), (7, gap))
+        for parameter, value in settings:  # espeak_PARAMETER's numbers
+            self._library.espeak_SetParameter(parameter, value, 0)
+        buffer, size = text.encode() + b"\0", ctypes.c_size_t(len(text.encode()) + 1)
+        self._library.espeak_Synth(buffer, size, 0, self._BY_CHARACTER, 0, self._UTF8, None, None)
+        return np.frombuffer(b"".join(self._chunks), np.int16) / 32768.0
