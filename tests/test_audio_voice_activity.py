@@ -64,9 +64,9 @@ def test_rendered_speech_is_found_where_it_is(snr_db):
     pytest.importorskip("espeakng_loader")
     from torchaudio.functional import resample
 
-    from data_prep.rendered import ENGINE_RATE, _Engine
+    from data_prep.espeak import ENGINE_RATE, Engine
 
-    with _Engine() as engine:
+    with Engine() as engine:
         spoken = engine.speak("we shall see them again in the summer of next year", "en", 150, 50, 50, 0)
     wave = resample(torch.from_numpy(spoken).float(), ENGINE_RATE, 16_000).numpy()
     x = np.concatenate([np.zeros(32_000), wave, np.zeros(32_000)]).astype(np.float32)

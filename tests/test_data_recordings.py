@@ -187,9 +187,9 @@ def test_wrong_limits_are_told_before_anything_is_read(tmp_path):
 )
 def test_processes_find_what_one_finds(tmp_path):
     pytest.importorskip("espeakng_loader")
-    from data_prep.rendered import ENGINE_RATE, _Engine
+    from data_prep.espeak import ENGINE_RATE, Engine
 
-    with _Engine() as engine:
+    with Engine() as engine:
         for i, words in enumerate(("good morning to all of you", "a red box stands on the table")):
             spoken = engine.speak(words, "en", 150, 50, 50, 0)
             soundfile.write(tmp_path / f"{i}.wav", np.pad(spoken, 30_000), ENGINE_RATE)
