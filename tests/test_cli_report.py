@@ -67,6 +67,13 @@ def test_without_times_there_is_the_page(run, tmp_path):
     assert "Time and audio" not in out.read_text()
 
 
+def test_curves_for_papers_need_no_times_and_no_page(run, tmp_path):
+    result = report(run, "--figures", tmp_path / "figures")
+    assert result.exit_code == 0
+    assert (tmp_path / "figures" / "scaling.svg").exists()
+    assert "scaling.svg" in result.output.replace("\n", "")
+
+
 def test_hypotheses_of_each_run(run, manifest, tmp_path):
     write_lines(tmp_path / "hyp.jsonl", [{"id": "a", "text": "ONE"}])
     out = tmp_path / "page.html"

@@ -27,6 +27,9 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Page to write too (.html), with curves; it needs nothing beside it.")
     ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Folder for the page's curves as PNG and SVG, for papers.")
+    ] = None,
     manifest: Annotated[
         str | None, typer.Option(help="Utterances with transcripts: for those that went worst.")
     ] = None,
@@ -38,7 +41,7 @@ def report(
     device: Annotated[str, typer.Option(help="With --decode: auto, cpu, cuda, cuda:N.")] = "auto",
     worst: Annotated[int, typer.Option(min=0, help="At most so many utterances, with audio.")] = 20,
 ) -> None:
-    """What the time and the audio of runs went to, what to change first; --out: a page on them.
+    """What the time and audio of runs went to, what to change first; --out: a page, --figures: its curves.
 
     Example: `asr-emapl report runs/mini`
 
@@ -50,8 +53,9 @@ def report(
     if out is None and (manifest or hypotheses or decode):
         raise UserError("--manifest, --hypotheses and --decode are for the page: name it with --out")
     found = read_runs([labelled(run) for run in runs])
+    drawn: list[Path] = []
     for run in found:
-        if run.usage is None and out is None:
+        if run.usage is None and out is None and figures is None:
             raise no_times(run.folder)
     if out is not None:
         from asr_emapl.report.page import check_ending, write_page
@@ -59,6 +63,10 @@ def report(
         check_ending(out)
         decoded = _decoded(found, manifest, hypotheses or [], model if decode else None, device)
         write_page(found, out, decoded, count=worst)
+    if figures is not None:
+        from asr_emapl.report.figures import write_figures
+
+        drawn = write_figures(found, figures)
     usages = {run.label: run.usage for run in found if run.usage is not None}
     if as_json:
         print(json.dumps({label: as_record(usage) for label, usage in usages.items()}, indent=2))
@@ -69,6 +77,8 @@ def report(
         print(f"{label}: {usage.advice()}")
     if out is not None:
         print(out)
+    for path in drawn:
+        print(path)
 
 
 def _decoded(

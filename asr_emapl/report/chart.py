@@ -86,14 +86,14 @@ def draw(chart: Chart) -> str:
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.subplots()
-        _dress(axes, chart)
+        dress(axes, chart)
         titles: dict[str, list[str]] = {}
         for number, line in enumerate(chart.lines):
-            titles |= _draw_line(axes, chart, line, f"points-{number}")
+            titles |= draw_line(axes, chart, line, f"points-{number}")
         return _inline(figure, chart, titles)
 
 
-def _dress(axes: Axes, chart: Chart) -> None:
+def dress(axes: Axes, chart: Chart) -> None:
     """Axes, ticks and grid."""
     from matplotlib.ticker import LogLocator, MaxNLocator
 
@@ -126,15 +126,15 @@ def _dress(axes: Axes, chart: Chart) -> None:
         axes.set_ylim(0.0, 1.06 * max([0.0, *values]) or 1.0)
 
 
-def _draw_line(axes: Axes, chart: Chart, line: Line, group: str) -> dict[str, list[str]]:
-    """Draw it; returns what is to be said of its points, by the group in which they will be found."""
+def draw_line(axes: Axes, chart: Chart, line: Line, group: str) -> dict[str, list[str]]:
+    """Draw it, under its name; returns what is to be said of its points, by the group that will hold them."""
     colour, marker, _ = look(line.run)
     shown = [p for p in line.points if math.isfinite(p[1]) and (p[1] > 0.0 or not chart.logarithmic)]
     if not shown:
         return {}
     hours, values = zip(*shown, strict=True)
     style, width = ("--", 1.3) if line.dashed else ("-", 1.9)
-    axes.plot(hours, values, style, color=colour, linewidth=width, solid_joinstyle="round")
+    axes.plot(hours, values, style, color=colour, linewidth=width, solid_joinstyle="round", label=line.name)
     seen = [p for p in shown if chart.ceiling is None or p[1] <= chart.ceiling]
     few = chart.marked and len(seen) <= _SPARSE
     if not seen or not (few or marker):
