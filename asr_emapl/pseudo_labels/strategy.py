@@ -97,7 +97,8 @@ class EmaLabels:
     def labels(self, batch: Unlabelled) -> Labels:
         """See `Strategy.labels`; on the teacher's device, where they are made without waiting for it."""
         with (
-            # Not in inference mode: what a sharded teacher gathers there is of no use outside.
+            # Not in inference mode: CTC's backward pass may not hold on to labels made there, nor a sharded
+            # teacher's weights, gathered there, be used outside.
             torch.no_grad(),
             torch.autocast(batch.features.device.type, torch.bfloat16, enabled=self.autocast),
         ):

@@ -3,7 +3,8 @@
 A checkpoint is one file of whole tensors, so that any number of processes, a single one and `asr-emapl
 decode` read the same. Tensors are put together one by one on their way to the first process's main memory:
 neither the weights nor the optimizer's state have to fit one device. torch.distributed.checkpoint would need
-less of that memory, of which a model for speech takes little, and be a second format.
+less of that memory, of which a model for speech takes little; but it reads its index by `pickle.load`, which
+runs whatever a file from elsewhere says, where this one is read with `weights_only=True`.
 """
 
 from __future__ import annotations

@@ -166,7 +166,11 @@ class World:
         return found[0]
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The module, placed before, whose backward pass averages gradients over processes."""
+        """The module, placed before, whose backward pass averages gradients over processes.
+
+        Without DDP's static graph: the first pass of one may not be unsynced (torch 2.14 fails an assertion),
+        as that of a step's first micro-batch is.
+        """
         if self.size == 1 or self.sharded:
             return model
         ids = [self.device.index] if self.device.type == "cuda" else None
