@@ -1,16 +1,17 @@
 """Hours of audio trained on per hour, at an equal encoder, beside the encoders and the batching of others.
 
     python benchmarks/throughput.py                    # one CPU thread; on a GPU if there is one
-    python benchmarks/throughput.py --precisions bf16
+    python benchmarks/throughput.py --precisions bf16 --encoder paper --seconds 290
 
 Every contestant, in fp32 and under bf16 autocast, has the same features, front-end, positions and CTC
-head around an encoder of 6 layers, width 256, 1,024 inside the feed-forward, 4 heads and the same
-dropout, and takes whole optimizer steps (AdamW, clipping) on utterances as long as LibriSpeech's. Ours
-cuts its batches by BatchPlan and is trained by TrainStep, its teacher's average included; the others get
-the batches of SpeechBrain's DynamicBatchSampler where SpeechBrain is installed, random ones of the same
-padded audio where not, and a plain training loop. They take turns batch by batch; reported are medians
-over batches of unpadded audio by time, so that padding counts. Audio and texts are random: neither
-changes the cost. On a CPU, time is the processor's.
+head around an encoder of the same layers, widths, heads and dropout (small: 6 layers, width 256, 1,024
+inside the feed-forward, 4 heads; paper: 36, 768, 3,072, 4, which is 255 M parameters), and takes whole
+optimizer steps (AdamW, clipping) on utterances as long as LibriSpeech's. Ours cuts its batches by
+BatchPlan and is trained by TrainStep, its teacher's average included; the others get the batches of
+SpeechBrain's DynamicBatchSampler where SpeechBrain is installed, random ones of the same padded audio
+where not, and a plain training loop. They take turns batch by batch; reported are medians over batches
+of unpadded audio by time, so that padding counts. Audio and texts are random: neither changes the cost.
+On a CPU, time is the processor's.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import argparse
 import itertools
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,6 @@ from asr_emapl.training.step import TrainStep
 from asr_emapl.training.world import World
 
 VOCABULARY, LETTERS_A_SECOND = 29, 14
-LAYERS, DIM, FEEDFORWARD, HEADS = 6, 256, 1024, 4
 LEARNING_RATE = 1e-4
 # Dense bf16 operations a second, for the share of them that is used.
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
@@ -54,46 +54,69 @@ def librispeech_seconds(count: int, seed: int = 0) -> np.ndarray:
     return np.where(rng.random(count) < 0.7, long, rng.uniform(1.5, 15.0, count))
 
 
+@dataclass(frozen=True)
+class Shape:
+    """Of an encoder."""
+
+    layers: int
+    dim: int
+    feedforward: int
+    heads: int
+    dropout: float
+
+    def flops_a_second_of_audio(self, seconds: float) -> float:
+        """Of forward and backward pass of ours, by its matrix products, on utterances of so many seconds."""
+        frames_a_second = 100 / 3
+        layer = 2.0 * (4 * self.dim**2 + 2 * self.dim * self.feedforward)
+        layer += 4 * self.dim * seconds * frames_a_second
+        return 3.0 * frames_a_second * (self.layers * layer + 2 * 7 * 80 * 2 * self.dim)
+
+
+SHAPES = {"small": (6, 256, 1024, 4), "paper": (36, 768, 3072, 4)}
+
+
 class Peer(nn.Module):
     """Our front-end and head around someone else's encoder, `encode(x_BTD, valid_BT, lengths_B)`."""
 
-    def __init__(self, encoder: nn.Module, encode: Callable[..., Tensor], dropout: float) -> None:
+    def __init__(self, encoder: nn.Module, encode: Callable[..., Tensor], shape: Shape) -> None:
         super().__init__()
-        self.frontend = ConvFrontEnd(80, DIM, 7, 3, dropout)
-        self.positions = Positions(DIM, 0.03, 0.0)
-        self.encoder, self.encode = encoder, encode
-        self.output = nn.Linear(DIM, VOCABULARY)
+        self.frontend = ConvFrontEnd(80, shape.dim, 7, 3, shape.dropout)
+        self.positions = Positions(shape.dim, 0.03, 0.0)
+        self.encoder, self.encode, self.scale = encoder, encode, shape.dim**0.5
+        self.output = nn.Linear(shape.dim, VOCABULARY)
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """See `CtcModel.forward`."""
         x_BTD, lengths_B = self.frontend(features_BTF, lengths_B)
         valid_BT = torch.arange(x_BTD.shape[1], device=x_BTD.device) < lengths_B[:, None]
-        x_BTD = x_BTD * DIM**0.5 + self.positions(valid_BT, lengths_B).to(x_BTD.dtype)
+        x_BTD = x_BTD * self.scale + self.positions(valid_BT, lengths_B).to(x_BTD.dtype)
         x_BTD = self.encode(self.encoder, x_BTD, valid_BT, lengths_B)
         return F.log_softmax(self.output(x_BTD).float(), dim=-1), lengths_B
 
 
-def torch_encoder(dropout: float) -> Peer:
+def torch_encoder(of: Shape) -> Peer:
     """torch's nn.TransformerEncoder."""
-    layer = nn.TransformerEncoderLayer(DIM, HEADS, FEEDFORWARD, dropout, batch_first=True)
-    encoder = nn.TransformerEncoder(layer, LAYERS)
-    return Peer(encoder, lambda e, x, valid, lengths: e(x, src_key_padding_mask=~valid), dropout)
+    layer = nn.TransformerEncoderLayer(of.dim, of.heads, of.feedforward, of.dropout, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, of.layers)
+    return Peer(encoder, lambda e, x, valid, lengths: e(x, src_key_padding_mask=~valid), of)
 
 
-def torchaudio_conformer(dropout: float) -> Peer:
+def torchaudio_conformer(of: Shape) -> Peer:
     """torchaudio's Conformer: a second feed-forward and a convolution in every layer beside the others'."""
     from torchaudio.models import Conformer
 
-    encoder = Conformer(DIM, HEADS, FEEDFORWARD, LAYERS, depthwise_conv_kernel_size=31, dropout=dropout)
-    return Peer(encoder, lambda e, x, valid, lengths: e(x, lengths)[0], dropout)
+    encoder = Conformer(
+        of.dim, of.heads, of.feedforward, of.layers, depthwise_conv_kernel_size=31, dropout=of.dropout
+    )
+    return Peer(encoder, lambda e, x, valid, lengths: e(x, lengths)[0], of)
 
 
-def speechbrain_encoder(dropout: float) -> Peer:
+def speechbrain_encoder(of: Shape) -> Peer:
     """SpeechBrain's TransformerEncoder."""
     from speechbrain.lobes.models.transformer.Transformer import TransformerEncoder
 
-    encoder = TransformerEncoder(LAYERS, HEADS, FEEDFORWARD, d_model=DIM, dropout=dropout)
-    return Peer(encoder, lambda e, x, valid, lengths: e(x, src_key_padding_mask=~valid)[0], dropout)
+    encoder = TransformerEncoder(of.layers, of.heads, of.feedforward, d_model=of.dim, dropout=of.dropout)
+    return Peer(encoder, lambda e, x, valid, lengths: e(x, src_key_padding_mask=~valid)[0], of)
 
 
 Batches = Iterator[tuple[Tensor, Tensor, list[list[int]]]]
@@ -217,17 +240,15 @@ class Contestant:
         self.audio, self.padded = self.audio + int(samples_B.sum()), self.padded + waveforms_BN.numel()
 
 
-def contestants(chosen: argparse.Namespace, device: torch.device) -> dict[str, Contestant]:
+def contestants(chosen: argparse.Namespace, shape: Shape, device: torch.device) -> dict[str, Contestant]:
     """All that can be imported."""
     samples = np.round(librispeech_seconds(20_000) * SAMPLE_RATE_HZ).astype(np.int64)
-    drop: float = chosen.dropout
-    options: dict[str, Any] = {"dim": DIM, "heads": HEADS, "layers": LAYERS, "feedforward": FEEDFORWARD}
-    options |= {"dropout": drop, "frontend_dropout": drop, "max_shift_seconds": 0.0}
+    options: dict[str, Any] = {**asdict(shape), "frontend_dropout": shape.dropout, "max_shift_seconds": 0.0}
     makers: dict[str, Callable[[], nn.Module]] = {
         "asr_emapl TransformerCtc": lambda: TransformerCtc(VOCABULARY, **options),
-        "torch nn.TransformerEncoder": lambda: torch_encoder(drop),
-        "SpeechBrain TransformerEncoder": lambda: speechbrain_encoder(drop),
-        "torchaudio Conformer": lambda: torchaudio_conformer(drop),
+        "torch nn.TransformerEncoder": lambda: torch_encoder(shape),
+        "SpeechBrain TransformerEncoder": lambda: speechbrain_encoder(shape),
+        "torchaudio Conformer": lambda: torchaudio_conformer(shape),
     }
     others = sampled
     try:
@@ -245,13 +266,6 @@ def contestants(chosen: argparse.Namespace, device: torch.device) -> dict[str, C
     return found
 
 
-def flops_a_second_of_audio(seconds: float) -> float:
-    """Of forward and backward pass of ours, by its matrix products, on utterances of so many seconds."""
-    frames_a_second = 100 / 3
-    layer = 2 * (4 * DIM**2 + 2 * DIM * FEEDFORWARD) + 4 * DIM * seconds * frames_a_second
-    return 3.0 * frames_a_second * (LAYERS * layer + 2 * 7 * 80 * 2 * DIM)
-
-
 def main() -> None:
     """Print a row a contestant."""
     parser = argparse.ArgumentParser(
@@ -259,6 +273,7 @@ def main() -> None:
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precisions", default="fp32,bf16", help="of each contestant (default fp32,bf16)")
+    parser.add_argument("--encoder", choices=sorted(SHAPES), default="small")
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--seconds", type=float, default=60.0, help="padded audio in a batch (default 60)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
@@ -267,14 +282,15 @@ def main() -> None:
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(0)
     device = torch.device(chosen.device)
-    field = contestants(chosen, device)
+    shape = Shape(*SHAPES[chosen.encoder], chosen.dropout)
+    field = contestants(chosen, shape, device)
     for turn in range(chosen.rounds + 2):
         for one in field.values():
             one.turn(device, warm=turn >= 2)  # the first ones allocate and warm up
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {chosen.threads} thread(s)"
     print(
-        f"torch {torch.__version__}, {where}, dropout {chosen.dropout:g}, batches of {chosen.seconds:g} s, "
-        f"median of {chosen.rounds}"
+        f"torch {torch.__version__}, {where}, {chosen.encoder} encoder, dropout {chosen.dropout:g}, "
+        f"batches of {chosen.seconds:g} s, median of {chosen.rounds}"
     )
     medians = {name: statistics.median(one.rates) for name, one in field.items()}
     first = next(iter(medians.values()))
@@ -293,7 +309,8 @@ def main() -> None:
             print(f"  {ours / 3600:.2f} hours of audio a second in {precision}")
             peak = next((flops for name, flops in PEAK_FLOPS.items() if name in where), None)
             if peak and precision == "bf16":
-                print(f"  MFU {ours * flops_a_second_of_audio(12.3) / peak:.1%} of {peak / 1e12:.0f} TFLOP/s")
+                used = ours * shape.flops_a_second_of_audio(12.3) / peak
+                print(f"  MFU {used:.1%} of {peak / 1e12:.0f} TFLOP/s")
 
 
 if __name__ == "__main__":
