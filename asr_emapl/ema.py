@@ -268,6 +268,8 @@ def _own(tensor: Tensor) -> Tensor:
 
 def _fused(teacher: list[Tensor], student: list[Tensor]) -> Callable[[float], None] | None:
     """One kernel for all weights, where they lie on a GPU and torch came with Triton; else None."""
+    # Of few rows divided over many processes, some have none.
+    teacher, student = [z for z in teacher if z.numel()], [s for s in student if s.numel()]
     if not teacher or teacher[0].device.type != "cuda":
         return None
     try:

@@ -22,7 +22,10 @@ TOOLS = {
     "scontrol": '#!/bin/bash\necho "scontrol $*" >>"$SEEN"\n[[ $1 != show ]] || printf "node7\\nnode8\\n"\n',
 }
 # Saves when it is told to, and says so.
-TRAINING = "trap 'echo saved; exit 0' USR1\necho ready\nfor ((i = 0; i < 600; i++)); do sleep 0.1; done\n"
+TRAINING = (
+    "trap 'echo saved; : >$EMAPL_STOPPED; exit 0' USR1\n"
+    "echo ready\nfor ((i = 0; i < 600; i++)); do sleep 0.1; done\n"
+)
 
 
 class Job:
@@ -96,8 +99,10 @@ def test_a_preempted_job_saves_and_leaves_the_queue_to_slurm(tmp_path, checkout)
     job = Job(tmp_path / "job", checkout(TRAINING))
     job.until(lambda: "ready" in job.log.read_text())
     job.process.send_signal(signal.SIGTERM)
+    job.until(lambda: "waits to be preempted" in job.log.read_text())
+    job.process.send_signal(signal.SIGTERM)  # its grace time is over
     status, seen, log = job.end()
-    assert (status, log.count("saved")) == (0, 1)
+    assert (status == 0, log.count("saved")) == (False, 2)  # by the training and by the job
     assert "requeue" not in seen
 
 

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
+from asr_emapl.training.optimizer import OptimizerConfig, build_optimizer
 from asr_emapl.training.sharding import divide, gather, load_optimizer, shard, whole
 
 CPU = torch.device("cpu")
@@ -68,6 +69,16 @@ def test_steps_with_dropped_layers_are_those_of_the_whole_model():
     first, second = adam(one), adam(other)
     torch.testing.assert_close(train(one, first, range(5)), train(other, second, range(5)))
     torch.testing.assert_close(one.state_dict(), gather(other.state_dict(), keep=True))
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd", "nadam", "radam", "adagrad"])
+def test_every_optimizer_steps_on_shards(name):
+    one, other = model(), sharded()
+    config = OptimizerConfig(name=name, lr=1e-2)
+    first, second = build_optimizer(one, config, 1.0), build_optimizer(other, config, 1.0)
+    torch.testing.assert_close(train(one, first, range(3)), train(other, second, range(3)))
+    # A gradient that is nought but for rounding is made a step by what divides by its size: of lr at most.
+    torch.testing.assert_close(one.state_dict(), gather(other.state_dict(), keep=True), rtol=0.0, atol=1e-4)
 
 
 def test_the_teacher_averages_its_part_and_forgets_what_it_gathered_before():

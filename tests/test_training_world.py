@@ -106,6 +106,46 @@ def test_more_processes_than_gpus_are_a_line_of_text(gpus, monkeypatch):
         World.join(DeviceConfig(name="cuda"))
 
 
+def test_a_gpu_that_was_named_is_the_current_one(gpus, monkeypatch):
+    gpus(2)
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert World.join(DeviceConfig(name="cuda:1")).device == torch.device("cuda:1")
+    World.join(DeviceConfig(name="auto"))
+    assert current == [torch.device("cuda:1")]
+
+
+def test_gpus_meet_by_nccl_and_their_hosts_by_gloo(gpus, monkeypatch):
+    gpus(2)
+    asked = {}
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(
+        world_module.dist, "init_process_group", lambda name, timeout: asked.update({name: timeout})
+    )
+    monkeypatch.setattr(world_module.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(world_module.dist, "get_rank", lambda: 1)
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    world = World.join(DeviceConfig(name="cuda", timeout_seconds=0.0))
+    assert world.device == torch.device("cuda:1")
+    ((backend, timeout),) = asked.items()
+    assert backend == "cpu:gloo,cuda:nccl"
+    assert timeout.days > 300
+
+
+def test_alone_under_torchrun_the_group_is_left(monkeypatch):
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in {**meeting, "WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    world = World.join(DeviceConfig(name="cpu"))
+    assert (world.size, world.sum([2.0])) == (1, [2.0])
+    world.leave()
+    assert not dist.is_initialized()
+
+
 def test_alone_everything_is_what_it_was():
     world = World.join(DeviceConfig(name="cpu"))
     assert (world.rank, world.size, world.device, world.first) == (0, 1, CPU, True)

@@ -80,10 +80,11 @@ class MicroBatch:
 
     def pin_memory(self) -> MicroBatch:
         """The same in page-locked memory, for copies that overlap computation; torch's loader calls it."""
-        self.waveforms_BN = self.waveforms_BN.pin_memory()
-        if self.student_BN is not None:
-            self.student_BN = self.student_BN.pin_memory()
-        return self
+        pinned = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(pinned, name, value.pin_memory())
+        return pinned
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ _CLASSES: dict[str, type[torch.optim.Optimizer]] = {
     "adagrad": torch.optim.Adagrad,
 }
 _WITH_BETAS = ("adamw", "adam", "nadam", "radam")
+_FUSED_WHEN_SHARDED = ("adamw", "adam")  # the fused forms that torch 2.14 knows for DTensors
 
 
 @dataclass
@@ -105,7 +106,8 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, kappa: float) -> 
     group, _ = config.scaled(kappa)
     cls = _CLASSES[config.name]
     if "fused" in inspect.signature(cls).parameters:
-        group["fused"] = True
+        sharded = any(hasattr(p, "to_local") for p in model.parameters())
+        group["fused" if not sharded or config.name in _FUSED_WHEN_SHARDED else "foreach"] = True
     try:
         return cls(model.parameters(), **group)
     except ValueError as error:

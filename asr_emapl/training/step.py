@@ -157,7 +157,7 @@ class TrainStep:
             self._label_nothing(passes - len(labelled))
         if not labelled:
             return []
-        numbers = torch.cat([_numbers(labels) for _, labels in labelled], dim=1).tolist()
+        numbers = self.world.read(torch.cat([_numbers(labels) for _, labels in labelled], dim=1))
         work, start = [], 0
         for micro, (targets, _) in zip(batch.micro_batches, labelled, strict=True):
             end = start + len(micro.ids)
@@ -285,8 +285,8 @@ class TrainStep:
             log_probs_BTV, _ = self.student(targets.features_BTF, targets.lengths_B)
         if not targets.counts:
             return 0.0 * log_probs_BTV.sum()
-        # Tokens in int32 would select cuDNN's kernel, which is not deterministic; int64 selects torch's own.
-        # That one asks for the lengths on the CPU: there they are, so that nothing waits for the student.
+        # Tokens in int64 select torch's own kernel, for texts of any length; int32 may select cuDNN's.
+        # It asks for the lengths on the CPU: there they are, so that nothing waits for the student.
         return F.ctc_loss(
             log_probs_BTV.float().transpose(0, 1),
             targets.tokens_BS,
@@ -318,7 +318,7 @@ class TrainStep:
         """
         limit = self.clip_norm if self.clip_norm > 0.0 else float("inf")
         norm = whole(torch.nn.utils.clip_grad_norm_(self.student.parameters(), limit))
-        loss, result.gradient_norm = torch.stack([total, norm.double()]).tolist()
+        loss, result.gradient_norm = self.world.read(torch.stack([total, norm.double()]))
         result.loss = self.world.sum([loss])[0] / result.utterances
         return math.isfinite(result.gradient_norm)
 

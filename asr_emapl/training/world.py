@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,7 @@ from torch import nn
 from asr_emapl.errors import UserError
 
 T = TypeVar("T")
+_FOREVER_S = 365.0 * 86_400.0
 
 
 @dataclass
@@ -68,7 +69,7 @@ class World:
 
     @staticmethod
     def join(config: DeviceConfig) -> World:
-        """Join torchrun's processes if it started this one: NCCL on GPUs, gloo on CPUs.
+        """Join torchrun's processes if it started this one: gloo, and NCCL for what lies on GPUs.
 
         Raises:
             UserError: the device is not there, or precision or sharding are unknown.
@@ -81,6 +82,8 @@ class World:
         if config.threads:
             torch.set_num_threads(config.threads)
         if "WORLD_SIZE" not in os.environ:
+            if device.index is not None:
+                torch.cuda.set_device(device)  # what waits for "the GPU" waits for the current one
             return World(0, 1, device)
         if device.type == "cuda":
             device = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")  # more processes than GPUs: said here
@@ -93,9 +96,10 @@ class World:
                 "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment",
                 flush=True,
             )
-        # Later than the watch, which can say who is waited for.
-        patience = timedelta(seconds=2.0 * config.timeout_seconds + 60.0) if config.timeout_seconds else None
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
+        # Later than the watch, which can say who is waited for; without one given, torch takes minutes.
+        seconds = 2.0 * config.timeout_seconds + 60.0 if config.timeout_seconds else _FOREVER_S
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
         size = dist.get_world_size()
         return World(dist.get_rank(), size, device, sharded=config.sharding == "full" and size > 1)
 
@@ -105,11 +109,18 @@ class World:
         return self.rank == 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Element-wise sums over all processes, in float64."""
+        """Element-wise sums over all processes, in float64.
+
+        What the hosts know they tell each other by gloo: by NCCL they would wait for the GPU's queue.
+        """
         if self.size == 1:
             return list(values)
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        tensor = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(tensor)
+        return tensor.tolist()
+
+    def read(self, tensor: torch.Tensor) -> list[Any]:
+        """A tensor's values, once the device has come so far; a GPU may wait for other processes before."""
         return tensor.tolist()
 
     def sum_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
@@ -134,7 +145,7 @@ class World:
         """
         if not self.sharded:
             return 1
-        most = torch.tensor(max(wanted, 1), device=self.device)
+        most = torch.tensor(max(wanted, 1))
         dist.all_reduce(most, dist.ReduceOp.MAX)
         return int(most)
 
@@ -195,5 +206,5 @@ class World:
 
     def leave(self) -> None:
         """Part from the other processes."""
-        if self.size > 1:
+        if dist.is_initialized():  # by one alone, too, that torchrun started
             dist.destroy_process_group()

@@ -102,7 +102,7 @@ for_each() {
 # Runs a launcher so that SIGTERM, SIGUSR1 and Ctrl-C reach the processes that train, until they have saved; then
 # this script ends with the launcher's status. They ignore what comes before they are ready to save.
 train() {
-    local launcher status=0 stopped=''
+    local launcher status=0 stopped='' mark=${EMAPL_STOPPED:-}
     (trap '' TERM USR1 INT && exec "$@") &
     launcher=$!
     trap 'stopped=1' TERM USR1 INT
@@ -114,6 +114,8 @@ train() {
     if [[ -n $stopped ]]; then
         status=0
         wait "$launcher" || status=$?
+        # slurm.sbatch asks; on other nodes than its own the folder is not there.
+        [[ -z $mark || ! -d ${mark%/*} ]] || : >"$mark"
         exit "$status"
     fi
     trap - TERM USR1 INT
