@@ -114,7 +114,7 @@ def test_what_is_no_audio_is_named(tmp_path: Path) -> None:
     raw.write_bytes(bytes(100))
     cases = {
         tmp_path / "absent.flac": "no such audio file",
-        tmp_path: "no such audio file",
+        tmp_path: "is a folder",
         text: "not decodable",
         nothing: "not decodable",
         empty: "holds no samples",

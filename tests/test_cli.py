@@ -6,10 +6,10 @@ import contextlib
 import io
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,16 +114,16 @@ def process(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_comes_at_once():
+    """By the processor's time: the clock's depends on what else runs."""
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         shown = process("-m", "asr_emapl", "--help")
-        times.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert shown.returncode == 0
         assert "semi-supervised" in shown.stdout.lower()
-        if times[-1] < 0.5:
-            return
-    pytest.fail(f"{min(times):.2f} s")
+    assert min(times) < 0.5
 
 
 def test_help_and_scores_do_not_wait_for_torch(tmp_path):
@@ -257,6 +257,8 @@ def test_score_writes_and_prints_what_is_asked_for(scored, tmp_path):
     rows = succeed("score", *pair, *pair, "--csv", "--speaker-in-id").splitlines()
     assert rows[0].startswith("group,name,measure,rate,")
     assert sum(row.startswith("split,") for row in rows) == 6
+    assert "--csv has one kind of rows" in fail("score", *pair, "--csv", "--confusions", 2)
+    assert "take one of them" in fail("score", *pair, "--csv", "--json")
     assert "errors.docx: name a file" in fail("score", *pair, "--alignments", tmp_path / "errors.docx")
     assert "'shout' is not known" in fail("score", *pair, "--normalise", "shout")
     assert "3 files: name a hypothesis" in fail("score", *pair, pair[0])
@@ -270,6 +272,8 @@ def test_compare(scored):
     assert result["by_utterance"]["seed"] == 3
     assert result["normalisation"].startswith("none")
     assert "nowhere" in fail("compare", *files[:2], "nowhere.trn")
+    (scored / "less.txt").write_text("".join((scored / "ref.txt").read_text().splitlines(True)[1:]))
+    assert fail("compare", *files[:2], scored / "less.txt").startswith("error: less: 1 of ")
 
 
 # From a corpus on disk to its score.

@@ -102,9 +102,30 @@ def test_decode_with_options_that_contradict(project, lm, tmp_path):
     assert "leave --beam out" in fail(*common, "--beam", 5, "--lm-config", tmp_path / "lm.json")
     assert "name a --lexicon" in fail(*common, "--beam", 5, "--lm", project / "lm.arpa")
     assert not (tmp_path / "h").exists()
-    assert "parted by commas" in fail(
-        "tune-lm", *common[1:5], "--out", tmp_path / "o.json", "--lm", lm, "--weights", "0;1"
-    )
+    for weights in ("0;1", "0,nan", "inf", ""):
+        assert "parted by commas" in fail(
+            "tune-lm", *common[1:5], "--out", tmp_path / "o.json", "--lm", lm, "--weights", weights
+        )
+
+
+@needs_extra
+def test_files_that_are_something_else(project, lm, tmp_path):
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20)
+    common = decoding(project, tmp_path)
+    told = fail(*common, "--beam", 5, "--lm", picture, "--lexicon", lm)
+    assert "picture.png: no language model that KenLM reads" in told
+    told = fail(*common, "--lm-config", picture)
+    assert "picture.png: not what asr-emapl tune-lm writes" in told
+    assert len(told) < 400
+
+
+@needs_extra
+def test_a_model_of_tokens_is_not_pruned_unless_asked(project, tmp_path):
+    (tmp_path / "text").write_text("ADA SAW BOB\nBOB RAN\nA DOG RAN\n")
+    letters = ("--tokenizer", project / "letters.json", "--text", tmp_path / "text")
+    succeed("lm", *letters, "--out", tmp_path / "lm.arpa")
+    assert "cannot be pruned" in fail("lm", *letters, "--out", tmp_path / "no.arpa", "--prune", "1e-8")
 
 
 def greedy_texts(project: Path, tmp_path: Path) -> dict[str, str]:
@@ -163,6 +184,7 @@ def test_transcribe_without_a_detector_says_so(project, tmp_path, monkeypatch):
         (["a.wav", "b.wav", "--format", "srt"], "name a folder with --out"),
         (["x/a.wav", "y/a.flac", "--out", "o"], "as x/a.wav is"),
         (["a.wav", "--max-seconds", "0.5"], "--max-seconds 0.5"),
+        (["a.wav", "--max-seconds", "nan"], "--max-seconds nan"),
     ],
 )
 def test_transcribe_with_wrong_options(arguments, said):

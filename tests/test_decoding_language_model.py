@@ -12,7 +12,7 @@ import pytest
 
 from asr_emapl.decoding import language_model
 from asr_emapl.decoding.beam import read_kenlm
-from asr_emapl.decoding.language_model import NgramConfig, build_arpa, perplexity, sentences
+from asr_emapl.decoding.language_model import Built, NgramConfig, build_arpa, perplexity, sentences
 from asr_emapl.decoding.lexicon import read_words
 from asr_emapl.errors import UserError
 from asr_emapl.text.tokenizer import LetterTokenizer
@@ -28,7 +28,7 @@ LINES = ["ADA SAW  BOB", "", "BOB SAW ADA", "ADA SAW A DOG", "A DOG SAW BOB", "B
 def test_probabilities_sum_to_one(tmp_path, prune):
     (tmp_path / "text").write_text("\n".join(LINES))
     out = tmp_path / "new" / "lm.arpa"
-    assert build_arpa([tmp_path / "text"], out, NgramConfig(2, prune), None) == 5
+    assert build_arpa([tmp_path / "text"], out, NgramConfig(2, prune), None) == Built(5, 0)
     assert [path.name for path in out.parent.iterdir()] == ["lm.arpa"]
     words = read_words(out)
     assert sorted(words) == ["A", "ADA", "BOB", "DOG", "RAN", "SAW"]
@@ -61,6 +61,20 @@ def test_of_tokens(tmp_path):
 
 
 @needs_extra
+def test_n_grams_without_probability_are_counted(tmp_path):
+    """Of sentences that all begin and end alike, too few n-grams differ for an estimate of rare ones."""
+    middles = (f"{a} {b}" for a in ("ONE", "TWO", "RED") for b in ("DOG", "CAT", "OWL", "FOX"))
+    (tmp_path / "text").write_text("\n".join(f"BRING {middle} SIX" for middle in middles))
+    built = build_arpa([tmp_path / "text"], tmp_path / "lm.arpa", NgramConfig(5, 0.0), LetterTokenizer())
+    probabilities = [
+        line.split("\t")[:2] for line in (tmp_path / "lm.arpa").read_text().splitlines() if "\t" in line
+    ]
+    impossible = [ngram for p, ngram in probabilities if float(p) <= -99.0 and ngram != "<s>"]
+    assert built == Built(12, len(impossible))
+    assert impossible
+
+
+@needs_extra
 def test_perplexity_by_hand_and_unknown_words_apart(tmp_path):
     (tmp_path / "lm.arpa").write_text(
         "\n\\data\\\nngram 1=4\nngram 2=1\n\n\\1-grams:\n-99\t<s>\t0\n-1\t</s>\n-2\tA\t0\n-9\t<unk>\n\n"
@@ -80,6 +94,8 @@ def test_what_goes_wrong_is_one_line_and_leaves_nothing(tmp_path):
         build_arpa([text], out, NgramConfig(), None)
     text.write_text("ADA\nada\n")
     with pytest.raises(UserError, match=r"text:2: letters outside"):
+        build_arpa([text], out, NgramConfig(prune=0.0), LetterTokenizer())
+    with pytest.raises(UserError, match="--prune 1e-08: a model of tokens cannot be pruned"):
         build_arpa([text], out, NgramConfig(), LetterTokenizer())
     with pytest.raises(UserError, match=r"call it \.arpa"):
         build_arpa([text], tmp_path / "lm.bin", NgramConfig(), None)

@@ -12,6 +12,7 @@ import torch
 from asr_emapl.audio.features import FeatureConfig, LogMel
 from asr_emapl.audio.voice_activity import LevelOnly
 from asr_emapl.data.manifest import Utterance
+from asr_emapl.decoding import long_audio
 from asr_emapl.decoding.long_audio import transcribe_file
 from asr_emapl.decoding.recognizer import Recognizer
 from asr_emapl.errors import UserError
@@ -54,9 +55,8 @@ def test_short_audio_is_taken_whole(recognizer, talk):
 
 
 def test_long_audio_is_cut_in_the_pauses_and_joined(recognizer, talk):
-    done = []
-    transcript = transcribe_file(recognizer, talk, LevelOnly(), max_seconds=6.0, advance=done.append)
-    assert sum(done) == pytest.approx(transcript.seconds) == pytest.approx(15.0)
+    transcript = transcribe_file(recognizer, talk, LevelOnly(), max_seconds=6.0)
+    assert transcript.seconds == pytest.approx(15.0)
     segments = transcript.segments
     assert len(segments) >= 3
     assert all(segment.end - segment.begin <= 6.0 for segment in segments)
@@ -72,6 +72,19 @@ def test_long_audio_is_cut_in_the_pauses_and_joined(recognizer, talk):
         times = [time for word in segment.words for time in (word.begin, word.end)]
         assert times == sorted(times)
         assert segment.begin <= times[0] <= times[-1] <= segment.end
+
+
+def test_what_is_found_is_told_in_order_of_time_before_all_is_done(recognizer, talk, monkeypatch):
+    monkeypatch.setattr(long_audio, "_TURN_SECONDS", 7.0)
+    told = []
+    transcript = transcribe_file(
+        recognizer, talk, LevelOnly(), max_seconds=6.0, advance=lambda *step: told.append(step)
+    )
+    seconds, segments = zip(*told, strict=True)
+    assert sum(seconds) == pytest.approx(15.0)
+    assert len([found for found in segments if found]) > 1
+    assert tuple(segment for found in segments for segment in found) == transcript.segments
+    assert transcript == transcribe_file(recognizer, talk, LevelOnly(), max_seconds=6.0)
 
 
 def test_a_search_writes_what_it_finds(recognizer, talk):

@@ -103,6 +103,7 @@ def test_several_splits(pair: list[str], tmp_path: Path) -> None:
 def test_names_of_splits() -> None:
     assert split_names(["a/dev.clean.jsonl.gz", "b/x.trn", "text"]) == ["dev.clean", "x", "text"]
     assert split_names(["a/dev.trn", "b/dev.trn"]) == ["a/dev.trn", "b/dev.trn"]
+    assert split_names(["x/y/a/dev.trn", "x/y/b/c/dev.trn"]) == ["a/dev.trn", "b/c/dev.trn"]
     assert split_names(["dev.trn", "dev.trn"]) == ["dev.trn (1)", "dev.trn (2)"]
 
 
@@ -145,7 +146,8 @@ def test_lines_without_what_is_not_known(tmp_path: Path) -> None:
     found = evaluated([texts, texts], resamples=0)
     shown = list(evaluation_lines(found, ["speaker", "duration"], 0))
     assert "%" not in shown[0].split()[1:]
-    assert "no speaker is known: give them in the reference" in shown
+    hint = "or take them from ids with --speaker-in-id"
+    assert f"no speaker is known: give them in the reference, {hint}" in shown
     assert "no duration is known: give them in the reference" in shown
 
 

@@ -150,9 +150,10 @@ def test_speakers_and_durations(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"id": "a", "text": "A", "speaker": 84, "duration": 2}\n{"id": "b", "text": "B"}\n')
     assert read_utterances(path) == {"a": Transcript("A", "84", 2.0), "b": Transcript("B")}
-    path.write_text('{"id": "a", "text": "A", "duration": "long"}\n')
-    with pytest.raises(UserError, match="'duration' is no number of seconds"):
-        read_utterances(path)
+    for duration in ('"long"', "NaN", "true"):
+        path.write_text(f'{{"id": "a", "text": "A", "duration": {duration}}}\n')
+        with pytest.raises(UserError, match="'duration' is no number of seconds"):
+            read_utterances(path)
 
 
 def test_manifests_of_other_toolkits(tmp_path: Path) -> None:

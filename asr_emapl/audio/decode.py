@@ -170,6 +170,8 @@ def _open(source: Source) -> soundfile.SoundFile:
         file = source.open()
         if isinstance(file, str):
             # libsndfile would say "System error", whatever is wrong.
+            if Path(file).is_dir():
+                raise UserError(f"{source}: is a folder (name the audio files in it)")
             if not Path(file).is_file():
                 raise FileNotFoundError(file)
             Path(file).open("rb").close()

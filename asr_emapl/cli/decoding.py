@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -108,8 +109,12 @@ def language_model(
     out: Annotated[Path, typer.Option(help="Language model to write (.arpa).")],
     order: Annotated[int, typer.Option(help="Words (or tokens) that an n-gram has at most.")] = 3,
     prune: Annotated[
-        float, typer.Option(help="Leave out n-grams that change perplexity relatively by less; 0: none.")
-    ] = 1e-8,
+        float | None,
+        typer.Option(
+            help="Leave out n-grams that change perplexity relatively by less; 0: none.",
+            show_default="1e-8, of tokens 0",
+        ),
+    ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(help="Make it one of tokens, for searches without a lexicon.")
     ] = None,
@@ -123,8 +128,16 @@ def language_model(
     from asr_emapl.text.tokenizer import load_tokenizer
 
     tokens = load_tokenizer(tokenizer) if tokenizer else None
-    count = build_arpa(text, out, NgramConfig(order, prune), tokens)
-    print(f"{out}: {order}-gram of {count} lines")
+    if prune is None:
+        prune = NgramConfig.prune if tokens is None else 0.0
+    built = build_arpa(text, out, NgramConfig(order, prune), tokens)
+    print(f"{out}: {order}-gram of {built.lines} lines")
+    if built.impossible:
+        print(
+            f"warning: {built.impossible} n-grams have no probability, since the text says too few different "
+            f"things for this order: lower --order {order}, or take more text",
+            file=sys.stderr,
+        )
     if held_out:
         p = perplexity(out, sentences([held_out], tokens))
         print(f"{held_out}: perplexity {p.perplexity:.1f}, {p.unknown} of {p.units} unknown (not counted)")
@@ -191,6 +204,8 @@ def tune_lm(
     tuning.write_config(out, config, chosen)
     tuning.draw(points, out.with_suffix(".png"))
     print(f"{out}: weight {chosen.lm_weight:g}, bonus {chosen.word_bonus:g}, WER {chosen.wer:.2f} %")
+    if chosen.lm_weight == 0.0:
+        print(f"warning: {lm} did not help at any weight: is it of such texts, spelled so?", file=sys.stderr)
 
 
 def _recognizer(checkpoint: Path, model: str, device: str) -> Recognizer:
@@ -223,6 +238,9 @@ def _search(tokenizer: Tokenizer, config: BeamConfig) -> BeamSearch:
 
 def _numbers(option: str, text: str) -> list[float]:
     try:
-        return list(dict.fromkeys(float(number) for number in text.split(",")))
+        numbers = list(dict.fromkeys(float(number) for number in text.split(",")))
     except ValueError:
-        raise UserError(f"{option} {text!r}: numbers parted by commas, as in 0,0.5,1") from None
+        numbers = []
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise UserError(f"{option} {text!r}: numbers parted by commas, as in 0,0.5,1")
+    return numbers

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from asr_emapl.errors import UserError
+
 commands = typer.Typer()
 
 
@@ -79,6 +81,10 @@ def score(
     from asr_emapl.scoring.evaluation import ScoringConfig, evaluate
     from asr_emapl.scoring.normalisation import normalisation
 
+    if as_json and as_csv:
+        raise UserError("--json and --csv: take one of them")
+    if as_csv and (confusions or vocabulary):
+        raise UserError("--csv has one kind of rows: --confusions and --vocabulary are for tables and --json")
     for place in alignments or []:
         report.check_alignments(place)
     config = ScoringConfig(allow_missing, speaker_in_id, weights.value, resamples, seed)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -16,13 +18,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from asr_emapl.audio.decode import probe
 from asr_emapl.audio.voice_activity import Detector, LevelOnly, VoiceActivity
 from asr_emapl.decoding.beam import BeamSearch
-from asr_emapl.decoding.long_audio import MIN_SECONDS, transcribe_file
+from asr_emapl.decoding.long_audio import MIN_SECONDS, Segment, Transcript, transcribe_file
 from asr_emapl.decoding.recognizer import Recognizer
 from asr_emapl.decoding.transcript_formats import FORMATS
 from asr_emapl.errors import UserError
 from asr_emapl.storage import publish
 
 _STDIN = "-"
+_NAME_LETTERS = 30  # of a file's name that a terminal shows, from its end
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ def check_requests(files: Sequence[str], form: str, out: Path | None, max_second
     """
     if form not in FORMATS:
         raise UserError(f"--format {form!r} is none of {', '.join(FORMATS)}")
-    if max_seconds < max(1.0, 2.0 * MIN_SECONDS):
+    if not max(1.0, 2.0 * MIN_SECONDS) <= max_seconds < math.inf:
         raise UserError(f"--max-seconds {max_seconds:g}: take 1 or more")
     if out is None:
         if form in ("srt", "vtt") and len(files) > 1:
@@ -60,6 +63,45 @@ def check_requests(files: Sequence[str], form: str, out: Path | None, max_second
     return [Request(name, target) for target, name in named.items()]
 
 
+class Terminal:
+    """What is seen meanwhile: how far all is, if there is a terminal to say it on, and texts as they come."""
+
+    def __init__(self, seconds: float) -> None:
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f} of {task.total:.0f} s"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+            redirect_stdout=False,
+        )
+        self._task = self._bar.add_task("", total=seconds)
+
+    def __enter__(self) -> Terminal:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def at(self, name: str, seconds: float) -> None:
+        """The file at hand, and the seconds of audio before it."""
+        self._bar.update(self._task, description=Path(name).name[-_NAME_LETTERS:], completed=seconds)
+
+    def advance(self, seconds: float) -> None:
+        """So much more is done."""
+        self._bar.advance(self._task, seconds)
+
+    def print(self, text: str) -> None:
+        """To standard output; above the bar where both are one terminal, and as long as its lines are."""
+        if self._console.is_terminal and sys.stdout.isatty():
+            self._console.print(text, end="", soft_wrap=True, markup=False, highlight=False)
+        else:
+            print(text, end="", flush=True)
+
+
 def transcribe_all(
     requests: Sequence[Request],
     recognizer: Recognizer,
@@ -67,48 +109,55 @@ def transcribe_all(
     form: str,
     max_seconds: float,
 ) -> list[str]:
-    """Transcribe one after another; what was wrong with those that could not be read, a line each."""
+    """Transcribe one after another; what was wrong with those that could not be read, a line each.
+
+    Text for standard output is printed segment by segment.
+    """
     faults = []
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[share]}"))
     with ExitStack() as stack:
-        bar = stack.enter_context(
-            Progress(
-                *columns,
-                TimeRemainingColumn(),
-                console=console,
-                disable=not console.is_terminal,
-                # Else what is printed into a file would come out above the bar.
-                redirect_stdout=sys.stdout.isatty(),
-            )
+        files = [_local(request.name, stack) for request in requests]
+        lengths = [_seconds(file) for file in files]
+        detector = _detector() if any(seconds > max_seconds for seconds in lengths) else LevelOnly()
+        transcribe = partial(
+            transcribe_file, recognizer, detector=detector, max_seconds=max_seconds, search=search
         )
-        detector: Detector | None = None
-        for request in requests:
-            audio = _local(request.name, stack)
+        terminal = stack.enter_context(Terminal(sum(lengths)))
+        for number, (request, file) in enumerate(zip(requests, files, strict=True)):
+            terminal.at(request.name, sum(lengths[:number]))
+            if form == "text" and request.target is None and len(requests) > 1:
+                terminal.print(f"# {request.name}\n")
             try:
-                seconds = probe(audio)[0]
-                if detector is None and seconds > max_seconds:
-                    detector = _detector()
-                task = bar.add_task(request.name, total=seconds, share=f"{seconds:.0f} s")
-                transcript = transcribe_file(
-                    recognizer,
-                    audio,
-                    detector or LevelOnly(),
-                    max_seconds=max_seconds,
-                    search=search,
-                    advance=lambda done, task=task: bar.advance(task, done),  # type: ignore[misc]
-                )
+                _transcribe(request, file, form, transcribe, terminal)
             except UserError as error:
-                faults.append(str(error).replace(str(audio), request.name))
-                continue
-            content = FORMATS[form][1](replace(transcript, audio=request.name))
-            if request.target is not None:
-                _write(request.target, content)
-                print(request.target)
-            else:
-                head = f"# {request.name}\n" if form == "text" and len(requests) > 1 else ""
-                print(head + content, end="", flush=True)
+                faults.append(str(error).replace(str(file), request.name))
+        terminal.at("", sum(lengths))
     return faults
+
+
+def _transcribe(
+    request: Request, file: Path, form: str, transcribe: Callable[..., Transcript], terminal: Terminal
+) -> None:
+    live = form == "text" and request.target is None
+
+    def advance(seconds: float, segments: Sequence[Segment]) -> None:
+        terminal.advance(seconds)
+        if live:
+            terminal.print("".join(f"{segment.text}\n" for segment in segments))
+
+    content = FORMATS[form][1](replace(transcribe(file, advance=advance), audio=request.name))
+    if request.target is not None:
+        _write(request.target, content)
+        terminal.print(f"{request.target}\n")
+    elif not live:
+        terminal.print(content)
+
+
+def _seconds(audio: Path) -> float:
+    """Its length; 0 if it cannot be read, which will be told when its turn comes."""
+    try:
+        return probe(audio)[0]
+    except UserError:
+        return 0.0
 
 
 def _detector() -> Detector:

@@ -214,8 +214,9 @@ def read_kenlm(path: str, units: list[str]) -> tuple[Any, list[float]]:
     known = Dictionary([*units, "<unk>"])
     try:
         lm = KenLM(path, known)
-    except RuntimeError as error:
-        last = str(error).strip().splitlines()[-1]
+    except (RuntimeError, UnicodeDecodeError) as error:
+        # Of a file that is something else, the message may quote bytes.
+        last = "not one at all" if isinstance(error, ValueError) else str(error).strip().splitlines()[-1]
         raise UserError(f"{path}: no language model that KenLM reads ({last})") from error
     start = lm.start(False)
     return lm, [lm.score(start, i)[1] for i in range(len(units) + 1)]

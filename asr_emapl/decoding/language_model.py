@@ -30,6 +30,8 @@ _ORDERS = range(2, 6)  # what kaldingram makes
 class NgramConfig:
     """Order, and how much the perplexity of the training text may rise, relatively, with each n-gram pruned.
 
+    Models of tokens are not to be pruned: kaldingram 0.1.2 fails, or leaves n-grams without probability.
+
     Raises:
         UserError: an order that cannot be made, or a threshold below 0.
     """
@@ -45,6 +47,14 @@ class NgramConfig:
 
 
 @dataclass(frozen=True)
+class Built:
+    """What a language model was made of, and its n-grams to which the estimate left no probability."""
+
+    lines: int
+    impossible: int
+
+
+@dataclass(frozen=True)
 class Perplexity:
     """Of a text: over its words (or tokens) that the model knows and the ends of its lines."""
 
@@ -53,8 +63,8 @@ class Perplexity:
     unknown: int
 
 
-def build_arpa(texts: Sequence[Path], out: Path, config: NgramConfig, tokenizer: Tokenizer | None) -> int:
-    """Write the language model of texts, one sentence a line, as an ARPA file. Returns the lines read.
+def build_arpa(texts: Sequence[Path], out: Path, config: NgramConfig, tokenizer: Tokenizer | None) -> Built:
+    """Write the language model of texts, one sentence a line, as an ARPA file.
 
     Args:
         texts: plain, .gz or .xz; not normalised.
@@ -62,8 +72,11 @@ def build_arpa(texts: Sequence[Path], out: Path, config: NgramConfig, tokenizer:
         tokenizer: makes a model of tokens, for searches without a lexicon; None: a model of words.
 
     Raises:
-        UserError: kaldingram is not installed or fails; a text cannot be read, or there are no words.
+        UserError: kaldingram is not installed or fails; a text cannot be read, or there are no words; a model
+            of tokens is to be pruned.
     """
+    if tokenizer is not None and config.prune:
+        raise UserError(f"--prune {config.prune:g}: a model of tokens cannot be pruned; leave it out")
     if out.suffix.lower() != ".arpa":
         raise UserError(f"{out}: call it .arpa, by which decoders know the format")
     if importlib.util.find_spec("kaldingram") is None:
@@ -83,10 +96,13 @@ def build_arpa(texts: Sequence[Path], out: Path, config: NgramConfig, tokenizer:
             limit = f"{config.prune:g}"
             _run("prune", "--threshold", limit, "--lm", str(whole), "--write-lm", str(pruned))
         made = pruned if config.prune else whole
+        impossible = 0
         with publish(str(out)) as target, made.open("rb") as source:
-            while block := source.read(1 << 20):
-                target.write(block)
-    return count
+            for line in source:
+                target.write(line)
+                # The beginning of a sentence is never predicted; all else should be.
+                impossible += line.startswith(b"-99") and line.split()[1] != b"<s>"
+    return Built(count, impossible)
 
 
 def sentences(texts: Iterable[Path], tokenizer: Tokenizer | None) -> Iterator[str]:
@@ -148,5 +164,5 @@ def _run(*arguments: str) -> None:
         last = (outcome.stderr or b"").decode(errors="replace").strip().splitlines()[-1:]
         raise UserError(
             f"kaldingram {arguments[0]} failed (status {outcome.returncode}): {' '.join(last)} "
-            "(is there memory enough, and text of more than a few lines?)"
+            "(is there memory enough, and text of more than a few lines? --prune 0 takes less of both)"
         )

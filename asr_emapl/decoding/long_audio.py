@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from asr_emapl.errors import UserError
 
 MIN_SECONDS = 0.4
 """No speech is left out: the edges that are kept around it make this much by themselves."""
+_TURN_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def transcribe_file(
     *,
     max_seconds: float,
     search: Callable[[Tensor], Tensor] | None = None,
-    advance: Callable[[float], None] = lambda seconds: None,
+    advance: Callable[[float, Sequence[Segment]], None] = lambda seconds, segments: None,
 ) -> Transcript:
     """Transcribe one file.
 
@@ -62,25 +63,49 @@ def transcribe_file(
         detector: of speech; asked only if the file is longer than `max_seconds`.
         max_seconds: what is longer is cut, so that no segment is.
         search: as for `timed_hypotheses`.
-        advance: called with seconds of audio as they are done.
+        advance: called with seconds of audio as they are done and the segments found in them, in order of
+            time.
 
     Raises:
         UserError: the file cannot be decoded.
     """
     seconds = probe(audio)[0]
-    utterances = _utterances(audio, seconds, detector, max_seconds)
-    begin = {utterance.id: utterance.offset for utterance in utterances}
-    length = {utterance.id: utterance.duration for utterance in utterances}
     segments: list[Segment] = []
+    done = 0.0
+    for turn in _turns(_utterances(audio, seconds, detector, max_seconds)):
+        found = sorted(_segments(recognizer, turn, search), key=lambda segment: segment.begin)
+        segments += found
+        end = turn[-1].offset + turn[-1].duration
+        advance(end - done, found)
+        done = end
+    advance(seconds - done, [])
+    return Transcript(str(audio), seconds, tuple(segments))
+
+
+def _turns(utterances: Sequence[Utterance]) -> Iterator[list[Utterance]]:
+    """A batch's worth of utterances after the other, in order of time, so that a reader need not wait."""
+    turn: list[Utterance] = []
+    for utterance in utterances:
+        if turn and sum(u.duration for u in turn) + utterance.duration > _TURN_SECONDS:
+            yield turn
+            turn = []
+        turn.append(utterance)
+    if turn:
+        yield turn
+
+
+def _segments(
+    recognizer: Recognizer, utterances: Sequence[Utterance], search: Callable[[Tensor], Tensor] | None
+) -> Iterator[Segment]:
+    """What was said in each, where something was."""
+    of = {utterance.id: utterance for utterance in utterances}
     for batch in recognizer.posteriors(utterances):
         for h in timed_hypotheses(batch, recognizer.tokenizer, recognizer.frame_seconds, search):
-            start, end = begin[h.id], begin[h.id] + length[h.id]
-            words = tuple(_within(word.shifted(start), end) for word in h.words)
+            begin = of[h.id].offset
+            end = begin + of[h.id].duration
+            words = tuple(_within(word.shifted(begin), end) for word in h.words)
             if h.text:
-                segments.append(Segment(start, end, h.text, h.confidence, words))
-            advance(length[h.id])
-    advance(seconds - sum(length.values()))  # where nobody speaks
-    return Transcript(str(audio), seconds, tuple(sorted(segments, key=lambda s: s.begin)))
+                yield Segment(begin, end, h.text, h.confidence, words)
 
 
 def _utterances(audio: Path, seconds: float, detector: Detector, max_seconds: float) -> Sequence[Utterance]:

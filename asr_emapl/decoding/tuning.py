@@ -89,7 +89,8 @@ def read_config(path: Path) -> BeamConfig:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not what asr-emapl tune-lm writes ({error!r})") from error
+        why = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{path}: not what asr-emapl tune-lm writes ({why})") from error
     return BeamConfig(**values)
 
 

@@ -36,7 +36,8 @@ def chart_groups(runs: Sequence[Run]) -> list[ChartGroup]:
         ChartGroup(
             "scaling",
             "Learning rate and teacher",
-            "kappa is the batch over the reference batch; rho is the teacher's momentum in a step.",
+            "kappa, which scales the optimizer, is the batch that was asked for over the reference batch; "
+            "rho is the teacher's momentum in a step, by the audio that was in it.",
             _scaling(runs),
         ),
         ChartGroup("learning", "Loss and gradient", "Means over steps.", _learning(runs)),

@@ -149,8 +149,10 @@ def compare(
     Raises:
         UserError: as `tally` and `resampled_sums`; or the references hold no words.
     """
-    a = tally(references, first, allow_missing=config.allow_missing, weights=config.weights)
-    b = tally(references, second, allow_missing=config.allow_missing, weights=config.weights)
+    a, b = (
+        _tally(references, hypotheses, name, config)
+        for hypotheses, name in zip((first, second), names, strict=True)
+    )
     scores = (a.score, b.score)
     if scores[0].words.reference_length == 0:
         raise UserError("the references hold no words: there is nothing to compare by")
@@ -188,6 +190,15 @@ def compare_files(
         config,
     )
     return replace(result, normalisation=normalisation.stated)
+
+
+def _tally(
+    references: Mapping[str, Transcript], hypotheses: Mapping[str, str], name: str, config: ScoringConfig
+) -> Tally:
+    try:
+        return tally(references, hypotheses, allow_missing=config.allow_missing, weights=config.weights)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
 
 
 def _difference(a: Tally, b: Tally, by_speaker: bool, config: ScoringConfig) -> tuple[Interval | None, float]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -179,13 +180,18 @@ def prepared(
 
 
 def split_names(files: Sequence[str]) -> list[str]:
-    """The files' names without endings; where two are the same, all paths; where these are, numbered."""
+    """The files' names without endings; where two are the same, paths; where these are, numbered.
+
+    Paths are told from where they part.
+    """
     stems = [re.sub(r"(\.\w+)?(\.gz)?$", "", Path(file).name) for file in files]
     if len(set(stems)) == len(stems):
         return stems
     if len(set(files)) < len(files):
         return [f"{file} ({number})" for number, file in enumerate(files, start=1)]
-    return list(files)
+    parts = [Path(file).parts for file in files]
+    common = sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, zip(*parts, strict=False)))
+    return [str(Path(*names[common:])) for names in parts]
 
 
 def _split(counts: Tally, config: ScoringConfig) -> Split:

@@ -23,6 +23,7 @@ _CSV_COLUMNS = (
     *("errors", "substitutions", "deletions", "insertions", "reference_length", "normalisation"),
 )
 _ENDINGS = (".txt", ".html", ".pra")
+_OTHERWISE = {"speaker": ", or take them from ids with --speaker-in-id"}
 
 
 def evaluation_lines(evaluation: Evaluation, by: Sequence[str], most: int) -> Iterator[str]:
@@ -41,7 +42,7 @@ def evaluation_lines(evaluation: Evaluation, by: Sequence[str], most: int) -> It
         if scores:
             yield from _breakdown(name, scores.items())
         else:
-            yield f"no {name} is known: give them in the reference"
+            yield f"no {name} is known: give them in the reference{_OTHERWISE.get(name, '')}"
     if most:
         yield from _confusions(evaluation, most)
     unknown = evaluation.out_of_vocabulary()

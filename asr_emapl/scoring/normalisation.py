@@ -17,7 +17,7 @@ _SPELLINGS = {
 
 NORMALISATIONS = {
     **_SPELLINGS,
-    **{name: f"{name}: as `asr_emapl.text.normalise` spells" for name in PRESETS},
+    **{name: f"{name}: {preset.stated}" for name, preset in PRESETS.items()},
 }
 """Name -> what is stated of it beside a result."""
 

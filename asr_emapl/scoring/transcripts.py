@@ -223,7 +223,7 @@ def _parse_json(line: str, role: Role) -> tuple[str, Transcript]:
     if text is None:
         raise BrokenLineError(f"id {utterance!r} has neither 'text' nor 'pred_text'")
     speaker, duration = entry.get("speaker"), entry.get("duration")
-    if isinstance(duration, bool) or not isinstance(duration, int | float | None):
+    if isinstance(duration, bool) or not isinstance(duration, int | float | None) or duration != duration:
         raise BrokenLineError(f"id {utterance!r}: 'duration' is no number of seconds")
     seconds = None if duration is None else float(duration)
     return utterance, Transcript(text, None if speaker is None else str(speaker), seconds)

@@ -20,6 +20,7 @@ from asr_emapl.errors import UserError
 from asr_emapl.scoring.edits import Counts, character_edits, word_edits
 
 _SHOWN_IDS = 10  # an error lists at most so many ids of each sort
+_ID_LETTERS = 200
 
 
 @dataclass(frozen=True)
@@ -170,4 +171,9 @@ def _mismatch(missing: list[str], extra: list[str], references: int) -> UserErro
 
 def _listed(ids: list[str]) -> str:
     more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
-    return ", ".join(ids[:_SHOWN_IDS]) + more
+    return ", ".join(_told(id_) for id_ in ids[:_SHOWN_IDS]) + more
+
+
+def _told(id_: str) -> str:
+    """An id, or its begin where it is nothing to print."""
+    return id_ if id_.isprintable() and len(id_) <= _ID_LETTERS else repr(id_[:_ID_LETTERS])

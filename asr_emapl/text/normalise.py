@@ -53,10 +53,12 @@ class Preset:
     Attributes:
         normalise: text to normal text.
         strange: the letters of a normal text that should not be in it, each once; empty if all is well.
+        stated: what is done to a text, in words.
     """
 
     normalise: Callable[[str], str]
     strange: Callable[[str], str]
+    stated: str
 
 
 def librispeech(text: str) -> str:
@@ -146,9 +148,13 @@ def _apostrophes(text: str) -> str:
 _in_alphabet = partial(outside, alphabet=ALPHABET)
 
 PRESETS = {
-    "librispeech": Preset(librispeech, _in_alphabet),
-    "common-voice": Preset(common_voice, _in_alphabet),
-    "words": Preset(words, _unspelled),
-    "plain": Preset(plain, lambda _: ""),
+    "librispeech": Preset(librispeech, _in_alphabet, "capitals, straight apostrophes, single blanks"),
+    "common-voice": Preset(
+        common_voice, _in_alphabet, "as words, and without accents, letters like \u00c6 as AE"
+    ),
+    "words": Preset(
+        words, _unspelled, "capitals, no punctuation but apostrophes, hyphens part words, compatibility forms"
+    ),
+    "plain": Preset(plain, lambda _: "", "composed (NFC), nothing invisible, single blanks"),
 }
 """What a command may be told with --text, by name."""
