@@ -1,9 +1,12 @@
 """Beam searches side by side: WER and speed on a trained model's own posteriors, in one process.
 
-    python benchmarks/decoding.py --checkpoint runs/ema --manifest data/dev-other.jsonl --lm 3gram.arpa
+    python benchmarks/decoding.py --checkpoint runs/ema --manifest data/dev-other.jsonl --lm 3gram.arpa \\
+        --tune data/dev-clean.jsonl
 
-The language model is one of words, and its words are the lexicon. Needs flashlight-text; ctc-beam-decoder and
-fast-ctc-decode are measured where they are installed. Each has its own weights, the best of a small grid.
+The language model is one of words, and its words are the lexicon. Needs flashlight-text; ctc-beam-decoder
+and fast-ctc-decode are measured where they are installed. Each has its own weight of the language model, of
+a small grid the best on the utterances of --tune. Speed is by the processor's time, the best of some
+rounds.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import importlib.util
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +29,7 @@ from asr_emapl.decoding.beam import BeamConfig, BeamSearch
 from asr_emapl.decoding.lexicon import read_words
 from asr_emapl.decoding.recognizer import Recognizer
 from asr_emapl.scoring import score
+from asr_emapl.scoring.wer import Score
 from asr_emapl.text.tokenizer import Tokenizer
 
 Decode = Callable[[Tensor], str]
@@ -43,7 +48,7 @@ def searches(tokenizer: Tokenizer, lm: str) -> Iterator[tuple[str, list[Decode]]
         yield f"asr_emapl (flashlight-text), beam {beam}", [base.weighted(w, 0.0).text for w in _WEIGHTS]
     if importlib.util.find_spec("ctc_beam_decoder"):
         yield from _ctc_beam_decoder(tokenizer, lm)
-    if importlib.util.find_spec("fast_ctc_decode"):
+    if importlib.util.find_spec("fast_ctc_decode") and all(len(s) == 1 for s in tokenizer.surfaces[1:]):
         from fast_ctc_decode import beam_search
 
         letters = "".join(["_", *(s if s != " " else "|" for s in tokenizer.surfaces[1:])])
@@ -61,12 +66,12 @@ def _ctc_beam_decoder(tokenizer: Tokenizer, lm: str) -> Iterator[tuple[str, list
     from ctc_beam_decoder import build_ctcdecoder
 
     words = read_words(Path(lm))
+    labels = [s if s == " " else s.replace(" ", "\u2581") for s in tokenizer.surfaces]
+    # SentencePiece's unknown piece writes nothing, as the blank does.
+    labels[1:] = [label or "<unk>" for label in labels[1:]]
     # What an unknown word costs: the package's default, and so much that hardly any is written.
     for kind, unknown in (("open", -10.0), ("closed", -1000.0)):
-        made = [
-            build_ctcdecoder(tokenizer.surfaces, lm, words, w * math.log(10.0), 0.0, unknown)
-            for w in _WEIGHTS
-        ]
+        made = [build_ctcdecoder(labels, lm, words, w * math.log(10.0), 0.0, unknown) for w in _WEIGHTS]
         for token, beam_prune in _PRUNING:
             for beam in _BEAMS:
                 options = {"beam_width": beam, "token_min_logp": token, "beam_prune_logp": beam_prune}
@@ -79,34 +84,51 @@ def _ctc_beam_decoder(tokenizer: Tokenizer, lm: str) -> Iterator[tuple[str, list
                 )
 
 
+@dataclass(frozen=True)
+class Speech:
+    """What the model made of utterances, and what was said."""
+
+    log_probs: dict[str, Tensor]
+    references: dict[str, str]
+    seconds: float
+
+    @staticmethod
+    def of(recognizer: Recognizer, manifest: str, every: int) -> Speech:
+        """Every n-th utterance of a manifest."""
+        utterances = read_manifest(manifest, require_text=True)[::every]
+        log_probs = {id_: x.clone() for b in recognizer.posteriors(utterances) for id_, x in b.each()}
+        references = {u.id: u.text or "" for u in utterances}
+        return Speech(log_probs, references, sum(u.duration for u in utterances))
+
+    def decoded(self, decode: Decode) -> tuple[Score, float]:
+        """The score, and the processor's seconds."""
+        start = time.process_time()
+        hypotheses = {id_: decode(x) for id_, x in self.log_probs.items()}
+        return score(self.references, hypotheses), time.process_time() - start
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--manifest", required=True)
     parser.add_argument("--lm", required=True)
+    parser.add_argument("--tune", required=True, help="manifest that weights are chosen on")
+    parser.add_argument("--every", type=int, default=1, help="take every n-th utterance of both (default 1)")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    utterances = read_manifest(arguments.manifest, require_text=True)
     recognizer = Recognizer.load(arguments.checkpoint, "teacher", "cpu")
-    log_probs = {id_: x.clone() for b in recognizer.posteriors(utterances) for id_, x in b.each()}
-    references = {u.id: u.text or "" for u in utterances}
-    seconds = sum(u.duration for u in utterances)
-
-    print(f"{len(utterances)} utterances, {seconds:.0f} s\n")
+    tune, test = (Speech.of(recognizer, m, arguments.every) for m in (arguments.tune, arguments.manifest))
+    print(f"{len(test.log_probs)} utterances, {test.seconds:.0f} s; tuned on {tune.seconds:.0f} s\n")
     print("| search | WER % | CER % | x real time |\n|---|---|---|---|")
     for name, candidates in searches(recognizer.tokenizer, arguments.lm):
-        rows = []
-        for decode in candidates:
-            times = []
-            for _ in range(arguments.rounds):
-                start = time.perf_counter()
-                hypotheses = {id_: decode(x) for id_, x in log_probs.items()}
-                times.append(time.perf_counter() - start)
-            result = score(references, hypotheses)
-            rows.append((100 * result.words.rate, 100 * result.characters.rate, seconds / min(times)))
-        wer, cer, speed = min(rows)
+        decode = candidates[0]
+        if len(candidates) > 1:
+            decode = min(candidates, key=lambda c: tune.decoded(c)[0].words.rate)
+        rounds = [test.decoded(decode) for _ in range(arguments.rounds)]
+        result, speed = rounds[0][0], test.seconds / min(taken for _, taken in rounds)
+        wer, cer = 100 * result.words.rate, 100 * result.characters.rate
         print(f"| {name} | {wer:.2f} | {cer:.2f} | {speed:,.0f} |", flush=True)
 
 
