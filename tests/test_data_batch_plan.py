@@ -201,11 +201,11 @@ def test_ten_million_utterances_take_neither_time_nor_memory():
     plan = BatchConfig().plan(lengths, 200 * SAMPLE_RATE_HZ, seed=1)
     tracemalloc.start()
     try:
-        start = time.perf_counter()
+        start = time.process_time()
         for epoch, number in ((0, 0), (7, plan.chapters // 2), (8, 0)):
             assert len(plan.chapter(epoch, number).batches) > 1000
         # Measured together: 0.06 s on an idle core.
-        assert time.perf_counter() - start < 2.0
+        assert time.process_time() - start < 2.0
         assert tracemalloc.get_traced_memory()[1] < 100e6
     finally:
         tracemalloc.stop()
