@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import resource
@@ -13,60 +11,15 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import jiwer
 import pytest
 import typer
-from corpora import noise
+from commands import call, fail, succeed
 from tiny import CONFIG, make_corpus
 from typer.testing import CliRunner
 
 from asr_emapl import __version__
-from asr_emapl.cli import app, main
-from asr_emapl.data.manifest import read_manifest
-
-
-@dataclass
-class Outcome:
-    """What a command left: its exit status, and its words."""
-
-    status: int | str | None
-    out: str
-    err: str
-
-
-def call(*arguments: object) -> Outcome:
-    """`asr-emapl` with these arguments, in this process: another one would import torch anew."""
-    out, err = io.StringIO(), io.StringIO()
-    status: int | str | None = 0
-    with (
-        mock.patch.object(sys, "argv", ["asr-emapl", *map(str, arguments)]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        try:
-            main()
-        except SystemExit as exit_:
-            status = exit_.code
-    return Outcome(status, out.getvalue(), err.getvalue())
-
-
-def succeed(*arguments: object) -> str:
-    outcome = call(*arguments)
-    assert (outcome.status, outcome.err) == (0, ""), outcome
-    return outcome.out
-
-
-def fail(*arguments: object) -> str:
-    """The one line that a command says to input that is wrong."""
-    outcome = call(*arguments)
-    assert outcome.status == 2, outcome
-    assert outcome.out == ""
-    assert outcome.err.startswith("error: ")
-    assert outcome.err.endswith("\n")
-    assert outcome.err.count("\n") == 1, outcome.err
-    return outcome.err
+from asr_emapl.cli import app
 
 
 def leaves(command: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -156,124 +109,6 @@ def test_as_a_process_of_its_own_it_exits_with_2(tmp_path):
     assert shown.stdout == ""
     assert shown.stderr.startswith("error: ")
     assert shown.stderr.count("\n") == 1
-
-
-# Score.
-
-REFERENCES = {
-    "u1": "THE CAT SAT ON THE MAT",
-    "u2": "HELLO WORLD",
-    "u3": "ONE TWO THREE",
-    "u4": "SAME",
-}
-HYPOTHESES = {
-    "u1": "THE BAT SAT ON MAT TODAY",
-    "u2": "",
-    "u3": "ONE TOO THREE FOUR",
-    "u4": "SAME",
-}
-
-
-def transcripts(path: Path, texts: dict[str, str]) -> Path:
-    """In the format that the ending tells."""
-    if path.suffix == ".jsonl":
-        lines = [
-            json.dumps({"id": name, "audio": f"{name}.flac", "duration": 1.0, "text": text})
-            for name, text in texts.items()
-        ]
-    elif path.suffix == ".trn":
-        lines = [f"{text} ({name})" for name, text in texts.items()]
-    else:
-        lines = [f"{name} {text}" for name, text in texts.items()]
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
-@pytest.fixture(scope="module")
-def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scored")
-    for ending in ("jsonl", "trn", "txt"):
-        transcripts(folder / f"ref.{ending}", REFERENCES)
-        transcripts(folder / f"hyp.{ending}", dict(reversed(HYPOTHESES.items())))
-    return folder
-
-
-WORDS = jiwer.process_words(list(REFERENCES.values()), list(HYPOTHESES.values()))
-CHARACTERS = jiwer.process_characters(list(REFERENCES.values()), list(HYPOTHESES.values()))
-
-
-@pytest.mark.parametrize("hypothesis", ["jsonl", "trn", "txt"])
-@pytest.mark.parametrize("reference", ["jsonl", "trn", "txt"])
-def test_score_is_jiwers_whatever_the_formats(scored, reference, hypothesis):
-    result = json.loads(succeed("score", scored / f"ref.{reference}", scored / f"hyp.{hypothesis}", "--json"))
-    for key, theirs in (("words", WORDS), ("characters", CHARACTERS)):
-        assert result[key] == {
-            "substitutions": theirs.substitutions,
-            "deletions": theirs.deletions,
-            "insertions": theirs.insertions,
-            "reference_length": theirs.hits + theirs.substitutions + theirs.deletions,
-            "errors": theirs.substitutions + theirs.deletions + theirs.insertions,
-            "rate": pytest.approx(theirs.wer if key == "words" else theirs.cer),
-        }
-    assert result["sentences"] == 4
-    assert result["sentences_wrong"] == 3
-
-
-def test_the_table_shows_the_same(scored):
-    shown = succeed("score", scored / "ref.jsonl", scored / "hyp.trn", "--resamples", "0").splitlines()
-    head, *table = shown[:4]
-    assert head.split() == ["%", "errors", "sub", "del", "ins", "N"]
-    assert shown[4:] == ["", "normalisation: none: texts as they are, words parted by white space"]
-    for line, name, theirs, rate in (
-        (table[0], "WER", WORDS, WORDS.wer),
-        (table[1], "CER", CHARACTERS, CHARACTERS.cer),
-    ):
-        counts = [theirs.substitutions, theirs.deletions, theirs.insertions]
-        length = theirs.hits + theirs.substitutions + theirs.deletions
-        assert line.split() == [name, f"{100 * rate:.2f}", *map(str, [sum(counts), *counts, length])]
-    assert table[2].split() == ["SER", "75.00", "3", "4"]
-    assert all(len(line) == len(head) for line in table)
-
-
-def test_missing_and_extra_hypotheses(scored, tmp_path):
-    path = transcripts(tmp_path / "hyp.txt", {"u1": REFERENCES["u1"], "u9": "WHAT"})
-    assert "u9" in fail("score", scored / "ref.trn", path)
-    told = succeed("score", scored / "ref.trn", path, "--allow-missing").splitlines()[-1]
-    assert told == "3 hypotheses missing (counted as empty), 1 extra (passed over)"
-
-
-def test_score_writes_and_prints_what_is_asked_for(scored, tmp_path):
-    pair = (scored / "ref.jsonl", scored / "hyp.trn")
-    page = tmp_path / "errors.html"
-    shown = succeed(
-        *("score", *pair, "--by", "speaker", "--by", "duration", "--confusions", 1, "--normalise", "words"),
-        *("--vocabulary", scored / "ref.jsonl", "--alignments", page),
-    )
-    assert "no speaker is known" in shown
-    assert "below 5 s" in shown
-    assert "out of vocabulary: 0.00 %" in shown
-    assert "normalisation: words: " in shown
-    assert page.read_text().startswith("<!doctype html>")
-    rows = succeed("score", *pair, *pair, "--csv", "--speaker-in-id").splitlines()
-    assert rows[0].startswith("group,name,measure,rate,")
-    assert sum(row.startswith("split,") for row in rows) == 6
-    assert "--csv has one kind of rows" in fail("score", *pair, "--csv", "--confusions", 2)
-    assert "take one of them" in fail("score", *pair, "--csv", "--json")
-    assert "errors.docx: name a file" in fail("score", *pair, "--alignments", tmp_path / "errors.docx")
-    assert "'shout' is not known" in fail("score", *pair, "--normalise", "shout")
-    assert "3 files: name a hypothesis" in fail("score", *pair, pair[0])
-
-
-def test_compare(scored):
-    files = (scored / "ref.trn", scored / "hyp.trn", scored / "ref.txt")
-    assert succeed("compare", *files).splitlines()[0].endswith("too few to rely on).")
-    result = json.loads(succeed("compare", *files, "--json", "--weights", "sclite", "--seed", 3))
-    assert result["names"] == ["hyp", "ref"]
-    assert result["by_utterance"]["seed"] == 3
-    assert result["normalisation"].startswith("none")
-    assert "nowhere" in fail("compare", *files[:2], "nowhere.trn")
-    (scored / "less.txt").write_text("".join((scored / "ref.txt").read_text().splitlines(True)[1:]))
-    assert fail("compare", *files[:2], scored / "less.txt").startswith("error: less: 1 of ")
 
 
 # From a corpus on disk to its score.
@@ -641,62 +476,3 @@ def test_tokenizer_with_wrong_input(project, tmp_path, arguments, said):
     arguments = [str(project.dev) if a == "DEV" else a for a in arguments]
     assert said in fail("tokenizer", *arguments, "--out", out)
     assert not out.exists()
-
-
-def test_prepare_with_wrong_input(tmp_path):
-    assert "nowhere" in fail(
-        "prepare", "librispeech", "--data", tmp_path / "nowhere", "--out", tmp_path / "out"
-    )
-    assert "--parts" in fail(
-        "prepare", "librispeech", "--data", tmp_path, "--out", tmp_path / "out", "--download"
-    )
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_prepare_folder(tmp_path):
-    noise(tmp_path / "talks" / "a.wav", 0.5, rate=8000).with_suffix(".txt").write_text("Go, on.")
-    noise(tmp_path / "talks" / "b.wav", 0.5).with_suffix(".txt").write_text("1984")
-    folder = ["prepare", "folder", "--data", tmp_path / "talks", "--out", tmp_path, "--text", "common-voice"]
-    outcome = call(*folder)
-    assert (outcome.status, outcome.out) == (2, "")
-    assert "b.wav: its text holds '1489'" in outcome.err
-    outcome = call(*folder, "--leave-out", "--name", "mine")
-    assert (outcome.status, outcome.out) == (0, f"mine: {tmp_path}/mine.jsonl\n")
-    assert "mine: left out 1:" in outcome.err
-    assert "1 of 2 files are resampled" in outcome.err
-    assert read_manifest(tmp_path / "mine.jsonl")[0].text == "GO ON"
-
-
-def test_prepare_libri_light(tmp_path):
-    path = noise(tmp_path / "small" / "1" / "book" / "a.flac", 4.0)
-    path.with_suffix(".json").write_text('{"voice_activity": [[0.5, 1.75], [3, 4]]}')
-    light = ["prepare", "libri-light", "--data", tmp_path, "--out", tmp_path]
-    outcome = call(*light, "--parts", "small", "--max-seconds", 2)
-    assert (outcome.status, outcome.out) == (0, f"small: {tmp_path}/small.jsonl\n")
-    assert outcome.err.startswith("small: 2 segments")
-    assert [u.duration for u in read_manifest(tmp_path / "small.jsonl")] == [1.25, 1.0]
-    assert call(*light, "--no-voice-activity", "--max-seconds", 2).status == 0
-    assert [u.duration for u in read_manifest(tmp_path / "small.jsonl")] == [2.0, 2.0]
-    assert "not 0 < min <= max" in fail(*light, "--max-seconds", 0.5)
-    assert "no part given" in fail(*light, "--download")
-
-
-def test_prepare_common_voice(tmp_path):
-    noise(tmp_path / "en" / "clips" / "a.mp3", 1.0)
-    (tmp_path / "en" / "dev.tsv").write_text("path\tsentence\na.mp3\tWell-known.\n")
-    voice = ["prepare", "common-voice", "--data", tmp_path / "en", "--out", tmp_path]
-    assert "train.tsv: no such split" in fail(*voice)
-    assert succeed(*voice, "--splits", "dev") == f"dev: {tmp_path}/dev.jsonl\n"
-    assert read_manifest(tmp_path / "dev.jsonl")[0].text == "WELL KNOWN"
-    assert "datacollective" in fail(*voice, "--download")
-
-
-@pytest.mark.parametrize("content", [None, "", "no colon and no id at all )\n{\n"])
-def test_score_with_a_wrong_file(scored, tmp_path, content):
-    path = tmp_path / "hyp.trn"
-    if content is not None:
-        path.write_text(content)
-    outcome = call("score", scored / "ref.trn", path)
-    assert (outcome.status, outcome.out) == (2, "")
-    assert outcome.err.startswith(f"error: {path}")
-    assert "Traceback" not in outcome.err
