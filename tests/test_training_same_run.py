@@ -67,6 +67,22 @@ def test_a_sharded_run_is_the_run_of_one_process(corpus, tmp_path):
     assert len(list(recognizer(read_manifest(corpus / "dev.jsonl")))) == 4
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_all_gpus_make_the_run_of_one_cpu(corpus, tmp_path, sharding):
+    """By NCCL between GPUs and gloo between their hosts; within what their arithmetic differs by."""
+    processes = torch.cuda.device_count()
+    if processes < 2:
+        pytest.skip("needs two CUDA devices: one process has nothing to exchange")
+    # Augmentation and layerdrop are drawn on the CPU; TF32 would round more than the runs may differ.
+    here = ("device.name=cuda", f"device.sharding={sharding}", "device.max_seconds=6")
+    exact = {"NVIDIA_TF32_OVERRIDE": "0"}
+    several = launch(corpus, tmp_path / "gpus", *SHORT, *here, processes=processes, environment=exact)
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'cpu'}", *SHORT))
+    assert f"{processes} x cuda" in finish(several)
+    assert losses(tmp_path / "gpus") == pytest.approx(losses(tmp_path / "cpu"), rel=1e-2)
+
+
 def _require_alike(one: dict, other: dict) -> None:
     """Whole tensors under the same keys, the same but for rounding; the rest is equal."""
     for name in ("student", "teacher", "optimizer", "running_mean"):
