@@ -3,17 +3,16 @@
     python benchmarks/decoding.py --checkpoint runs/ema --manifest data/dev-other.jsonl --lm 3gram.arpa \\
         --tune data/dev-clean.jsonl
 
-The language model is one of words, and its words are the lexicon. Needs flashlight-text; ctc-beam-decoder
-and fast-ctc-decode are measured where they are installed. Each has its own weight of the language model, of
-a small grid the best on the utterances of --tune. Speed is by the processor's time, the best of some
-rounds.
+The language model is one of words, and its words are the lexicon. Needs flashlight-text; ctc-beam-
+decoder and fast-ctc-decode are measured where they are installed. Each has its own weight of the
+language model and word bonus, of a small grid the best on the utterances of --tune. Speed is by the
+processor's time, the best of some rounds.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,10 +32,11 @@ from asr_emapl.scoring.wer import Score
 from asr_emapl.text.tokenizer import Tokenizer
 
 Decode = Callable[[Tensor], str]
-_WEIGHTS = (0.1, 0.25, 0.5, 1.0)  # of the language model's natural logarithms
-_BEAMS = (8, 32, 100, 300)
+# Of the language model's natural logarithms, and for each word.
+_WEIGHTS = tuple((weight, bonus) for weight in (0.1, 0.25, 0.5, 1.0) for bonus in (0.0, 2.0))
+_BEAMS = (8, 32, 100)
 # The smallest log-probability of a token, and the distance to the best hypothesis: defaults, and wider.
-_PRUNING = ((-5.0, -10.0), (-12.0, -25.0), (-20.0, -50.0))
+_PRUNING = ((-5.0, -10.0), (-12.0, -25.0))
 
 
 def searches(tokenizer: Tokenizer, lm: str) -> Iterator[tuple[str, list[Decode]]]:
@@ -45,7 +45,7 @@ def searches(tokenizer: Tokenizer, lm: str) -> Iterator[tuple[str, list[Decode]]
     yield "asr_emapl without LM, lexicon; beam 32", [BeamSearch(tokenizer, BeamConfig(32)).text]
     for beam in _BEAMS:
         base = BeamSearch(tokenizer, BeamConfig(beam, lm, lm))
-        yield f"asr_emapl (flashlight-text), beam {beam}", [base.weighted(w, 0.0).text for w in _WEIGHTS]
+        yield f"asr_emapl (flashlight-text), beam {beam}", [base.weighted(*w).text for w in _WEIGHTS]
     if importlib.util.find_spec("ctc_beam_decoder"):
         yield from _ctc_beam_decoder(tokenizer, lm)
     if importlib.util.find_spec("fast_ctc_decode") and all(len(s) == 1 for s in tokenizer.surfaces[1:]):
@@ -71,7 +71,7 @@ def _ctc_beam_decoder(tokenizer: Tokenizer, lm: str) -> Iterator[tuple[str, list
     labels[1:] = [label or "<unk>" for label in labels[1:]]
     # What an unknown word costs: the package's default, and so much that hardly any is written.
     for kind, unknown in (("open", -10.0), ("closed", -1000.0)):
-        made = [build_ctcdecoder(labels, lm, words, w * math.log(10.0), 0.0, unknown) for w in _WEIGHTS]
+        made = [build_ctcdecoder(labels, lm, words, weight, bonus, unknown) for weight, bonus in _WEIGHTS]
         for token, beam_prune in _PRUNING:
             for beam in _BEAMS:
                 options = {"beam_width": beam, "token_min_logp": token, "beam_prune_logp": beam_prune}
