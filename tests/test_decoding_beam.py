@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_emapl.decoding import greedy
-from asr_emapl.decoding.beam import BeamConfig, BeamSearch
+from asr_emapl.decoding.beam import BeamConfig, BeamSearch, read_kenlm
 from asr_emapl.errors import UserError
 from asr_emapl.text.tokenizer import LetterTokenizer, SentencePieceTokenizer, Tokenizer
 
@@ -237,3 +237,16 @@ def test_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "flashlight.lib.text", None)
     with pytest.raises(UserError, match=r"flashlight-text is not installed: pip install 'asr_emapl\[lm\]'"):
         BeamSearch(LETTERS, BeamConfig(5))
+
+
+@pytest.mark.parametrize("fault", [RuntimeError(""), RuntimeError("\n \n"), RuntimeError("a\nb \0\1")])
+def test_whatever_kenlm_says_is_one_line(monkeypatch, tmp_path, fault):
+    kenlm = pytest.importorskip("flashlight.lib.text.decoder.kenlm", reason="needs the extra lm")
+
+    def refuse(path, known):
+        raise fault
+
+    monkeypatch.setattr(kenlm, "KenLM", refuse)
+    with pytest.raises(UserError) as told:
+        read_kenlm(str(tmp_path / "a.arpa"), ["A"])
+    assert str(told.value) == f"{tmp_path}/a.arpa: no language model that KenLM reads (not one at all)"

@@ -215,8 +215,9 @@ def read_kenlm(path: str, units: list[str]) -> tuple[Any, list[float]]:
     try:
         lm = KenLM(path, known)
     except (RuntimeError, UnicodeDecodeError) as error:
-        # Of a file that is something else, the message may quote bytes.
-        last = "not one at all" if isinstance(error, ValueError) else str(error).strip().splitlines()[-1]
+        # Of a file that is something else the message may quote bytes, or be empty.
+        lines = [] if isinstance(error, UnicodeDecodeError) else str(error).strip().splitlines()
+        last = lines[-1] if lines and lines[-1].isprintable() else "not one at all"
         raise UserError(f"{path}: no language model that KenLM reads ({last})") from error
     start = lm.start(False)
     return lm, [lm.score(start, i)[1] for i in range(len(units) + 1)]
