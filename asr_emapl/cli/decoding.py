@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from asr_emapl.errors import UserError
 if TYPE_CHECKING:
     from asr_emapl.decoding.beam import BeamConfig, BeamSearch
     from asr_emapl.decoding.recognizer import Recognizer
+    from asr_emapl.decoding.tuning import GridPoint
     from asr_emapl.text.tokenizer import Tokenizer
 
 commands = typer.Typer()
@@ -166,10 +168,6 @@ def tune_lm(
     Example: `asr-emapl tune-lm --checkpoint runs/mini --manifest data/dev-clean.jsonl --lm 3gram.arpa \\
     --lexicon 3gram.arpa --out lm.json`
     """
-    from rich.console import Console
-    from rich.progress import track
-
-    from asr_emapl.cli.table import print_table
     from asr_emapl.data.manifest import read_manifest
     from asr_emapl.decoding import tuning
     from asr_emapl.decoding.beam import BeamConfig
@@ -184,28 +182,33 @@ def tune_lm(
         print("no word bonus: without a lexicon, the search cannot tell words in pieces", file=sys.stderr)
     log_probs = {id_: x_TV for b in recognizer.posteriors(utterances, max_seconds) for id_, x_TV in b.each()}
     references = {u.id: u.text or "" for u in utterances}
-    progress = Console(stderr=True)
-    points = list(
-        track(
-            tuning.grid(search, log_probs, references, lm_weights, word_bonuses),
-            "decoding",
-            total=len(lm_weights) * len(word_bonuses),
-            console=progress,
-            disable=not progress.is_terminal,
-        )
-    )
-    wer = {(p.lm_weight, p.word_bonus): f"{p.wer:.2f}" for p in points}
-    print("WER in %, by language model weight (down) and word bonus (across)")
-    print_table(
-        ["", *(f"{b:g}" for b in word_bonuses)],
-        [[f"{w:g}", *(wer[w, b] for b in word_bonuses)] for w in lm_weights],
-    )
+    grid = tuning.grid(search, log_probs, references, lm_weights, word_bonuses)
+    points = _with_progress(grid, len(lm_weights) * len(word_bonuses))
+    _print_grid(points, lm_weights, word_bonuses)
     chosen = tuning.best(points)
     tuning.write_config(out, config, chosen)
     tuning.draw(points, out.with_suffix(".png"))
     print(f"{out}: weight {chosen.lm_weight:g}, bonus {chosen.word_bonus:g}, WER {chosen.wer:.2f} %")
     if chosen.lm_weight == 0.0:
         print(f"warning: {lm} did not help at any weight: is it of such texts, spelled so?", file=sys.stderr)
+
+
+def _with_progress(points: Iterator[GridPoint], total: int) -> list[GridPoint]:
+    from rich.console import Console
+    from rich.progress import track
+
+    terminal = Console(stderr=True)
+    return list(track(points, "decoding", total=total, console=terminal, disable=not terminal.is_terminal))
+
+
+def _print_grid(points: list[GridPoint], weights: list[float], bonuses: list[float]) -> None:
+    from asr_emapl.cli.table import print_table
+
+    wer = {(p.lm_weight, p.word_bonus): f"{p.wer:.2f}" for p in points}
+    print("WER in %, by language model weight (down) and word bonus (across)")
+    print_table(
+        ["", *(f"{b:g}" for b in bonuses)], [[f"{w:g}", *(wer[w, b] for b in bonuses)] for w in weights]
+    )
 
 
 def _recognizer(checkpoint: Path, model: str, device: str) -> Recognizer:
