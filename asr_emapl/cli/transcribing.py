@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from asr_emapl.audio.decode import probe
 from asr_emapl.audio.voice_activity import Detector, LevelOnly, VoiceActivity
@@ -97,7 +98,7 @@ class Terminal:
     def print(self, text: str) -> None:
         """To standard output; above the bar where both are one terminal, and as long as its lines are."""
         if self._console.is_terminal and sys.stdout.isatty():
-            self._console.print(text, end="", soft_wrap=True, markup=False, highlight=False)
+            self._console.print(Text(text), end="", soft_wrap=True)
         else:
             print(text, end="", flush=True)
 
