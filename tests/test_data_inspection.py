@@ -201,7 +201,7 @@ def test_contents_by_a_plain_count(lengths, batch, names):
 def test_padding_and_steps_of_a_case_done_by_hand():
     # At 6 s: 3 + 3, then 2 + 2 + 1 (padded to 6, of which 1 is padding).
     utterances = [Utterance(str(i), f"/{i}", s) for i, s in enumerate([3.0, 1.0, 2.0, 3.0, 2.0, 30.0])]
-    demands = dataclasses.replace(DEMANDS, batch_seconds=6.0, batch=BatchConfig(jitter=0.0))
+    demands = dataclasses.replace(DEMANDS, batch_seconds=6.0, batch=BatchConfig(shuffle_padding=0.0))
     (contents,) = inspect_manifests({"m": utterances}, demands).contents
     assert (contents.steps, contents.padding) == (2, pytest.approx(1 / 12))
 

@@ -97,14 +97,14 @@ def test_no_run_directory(tmp_path):
         ({"shares": {"data": 0.2}}, "data.workers"),
         ({"imbalance": 1.5, "slowest": 3}, "process 3 is the slowest"),
         ({"shares": {"communication": 0.4}}, "batch.seconds"),
-        ({"padding": 0.3}, "batch.jitter"),
+        ({"padding": 0.3}, "batch.shuffle_padding"),
         ({"shares": {"teacher": 0.6, "student": 0.3}}, "device.precision=bf16"),
         ({"shares": {"optimizer": 0.5}}, "batch.seconds"),
         *(({"dropped": {reason: 100}}, remedy) for reason, remedy in REMEDIES.items()),
         ({}, "nothing stands out"),
         ({"shares": {"data": 0.05}, "padding": 0.05, "dropped": {"empty": 5}}, "nothing stands out"),
         # The largest loss comes first.
-        ({"shares": {"data": 0.1}, "padding": 0.3}, "batch.jitter"),
+        ({"shares": {"data": 0.1}, "padding": 0.3}, "batch.shuffle_padding"),
         # Who waits for the slowest is told of the slowest.
         ({"imbalance": 1.5, "shares": {"communication": 0.33}}, "is the slowest"),
     ],

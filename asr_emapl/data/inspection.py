@@ -194,9 +194,9 @@ def _plan(samples: NDArray[np.int64], demands: Demands) -> tuple[int, float]:
     samples = samples[samples <= batch_samples]
     if len(samples) == 0:
         return 0, 0.0
-    batches = demands.batch.plan(samples, batch_samples).epoch(0)
-    padded = sum(int(samples[batch].max()) * len(batch) for batch in batches)
-    return len(batches), 1.0 - int(samples.sum()) / padded
+    plan = demands.batch.plan(samples, batch_samples)
+    padded = [n for number in range(plan.chapters) for n in plan.chapter(0, number).padded]
+    return len(padded), 1.0 - int(samples.sum()) / sum(padded)
 
 
 def _text_findings(placed: list[_Placed]) -> list[Finding]:

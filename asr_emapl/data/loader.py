@@ -19,8 +19,8 @@ from asr_emapl.audio.features import FrameCount
 from asr_emapl.audio.perturb import Perturbation
 from asr_emapl.data.decoders import DeadDecoderError, Desk, watched
 from asr_emapl.data.manifest import Utterance
+from asr_emapl.data.micro_batches import micro_batches
 from asr_emapl.data.mix import GlobalBatch, MixPlan, MixPosition
-from asr_emapl.data.share import micro_batches, share
 from asr_emapl.data.shuffle import Indices
 from asr_emapl.errors import UserError
 
@@ -166,13 +166,12 @@ class StepDataset(Dataset[StepBatch]):
         """The rank's part of `batch`, without what cannot be decoded: that is in `skipped`."""
         corpus = self.corpora[batch.labelled]
         assert corpus is not None
-        lengths = np.array([corpus.utterances[i].samples for i in batch.indices], dtype=np.int64)
-        mine = batch.indices[share(lengths, self.world_size, self.rank)]
-        padded = np.array([self._longest(corpus.utterances[i], batch) for i in mine], dtype=np.int64)
-        order = np.argsort(-padded, kind="stable")
+        heard = [self._longest(corpus.utterances[i], batch) for i in batch.indices]
         made = StepBatch(batch.labelled, [], batch.samples, batch.after)
-        for group in micro_batches(padded[order], self.max_samples):
-            micro = self._micro_batch(batch, mine[order[group]], made.skipped)
+        for part in micro_batches(
+            heard, self.max_samples, groups=batch.groups, world_size=self.world_size, rank=self.rank
+        ):
+            micro = self._micro_batch(batch, batch.indices[part], made.skipped)
             if micro is not None:
                 made.micro_batches.append(micro)
         if self.desk is not None:

@@ -165,7 +165,7 @@ def _communication(usage: Usage) -> tuple[float, str]:
 
 
 def _padding(usage: Usage) -> tuple[float, str]:
-    remedy = "lower batch.jitter, or raise batch.pool or batch.seconds"
+    remedy = "lower batch.shuffle_padding or batch.group_seconds, or raise batch.pool"
     return usage.padding - 0.05, f"{usage.padding:.0%} of the audio is padding: {remedy}"
 
 
