@@ -12,6 +12,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr_emapl.audio.source import ByteRange
 from asr_emapl.data.batch_plan import BatchConfig
 from asr_emapl.data.inspection import Contents, Demands, Finding, inspect_manifests, with_audio
 from asr_emapl.data.manifest import Utterance
@@ -115,6 +116,20 @@ def test_the_same_audio_twice():
     assert (
         findings([*good(), dataclasses.replace(copy, id="x", offset=9.0, text=TEXT[:24], duration=2.0)]) == []
     )
+
+
+def test_utterances_of_one_shard_and_channels_of_one_file_are_not_the_same_audio():
+    """In a shard every utterance has the path of the shard and offset 0."""
+    utterances = good()
+    parts = [
+        dataclasses.replace(u, audio="/shard.tar", byte_range=ByteRange(1000 * i, 900, 0))
+        for i, u in enumerate(utterances)
+    ]
+    assert findings(parts) == []
+    call = [dataclasses.replace(u, audio="/call.wav", channel=i % 2) for i, u in enumerate(utterances[:2])]
+    assert findings([*call, *utterances[2:]]) == []
+    found = one([*parts, dataclasses.replace(parts[3], id="x")])
+    assert found.examples == ["u3 = x"]
 
 
 def test_the_same_text_and_length_twice():

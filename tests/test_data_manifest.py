@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,8 +121,7 @@ def test_nemo_names(tmp_path: Path) -> None:
         {"audio_filepath": "/x/b.wav", "duration": 1, "utt_id": "rec-2"},
     )
     utterances = read_manifest(path)
-    # rec-2 is taken, though only further down.
-    assert [utterance.id for utterance in utterances] == ["rec", "rec-3", "rec-4", "rec-2"]
+    assert [utterance.id for utterance in utterances] == ["x/rec-0", "x/rec-1000", "y/rec", "rec-2"]
     assert [utterance.audio for utterance in utterances] == [
         "/x/rec.wav",
         "/x/rec.wav",
@@ -129,6 +129,42 @@ def test_nemo_names(tmp_path: Path) -> None:
         "/x/b.wav",
     ]
     assert [utterance.offset for utterance in utterances] == [0.0, 1.0, 0.0, 0.0]
+
+
+NAMELESS = [
+    {"audio": "talks/a.wav", "duration": 2.0, "offset": 0.0},
+    {"audio": "talks/a.wav", "duration": 2.0, "offset": 2.5},
+    {"audio": "calls/a.wav", "duration": 2.0},
+    {"audio": "calls/b.flac", "duration": 2.0, "offset": 0.25},
+]
+
+
+@given(st.permutations(NAMELESS))
+def test_ids_of_lines_without_one_do_not_depend_on_their_order(order: list[dict[str, Any]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        found = read_manifest(lines(Path(folder, "m.jsonl"), *order))
+    expected = ["talks/a-0", "talks/a-2500", "calls/a", "calls/b-250"]
+    assert [u.id for u in found] == [expected[NAMELESS.index(line)] for line in order]
+
+
+def test_the_same_stretch_twice_without_an_id_is_refused(tmp_path: Path) -> None:
+    path = lines(tmp_path / "m.jsonl", NAMELESS[0], {**NAMELESS[0], "text": "A"})
+    with pytest.raises(UserError, match="'a-0' stands on line 1 too"):
+        read_manifest(path)
+
+
+def test_a_channel_is_read_and_written(tmp_path: Path) -> None:
+    path = lines(tmp_path / "m.jsonl", {**GOOD, "channel": 1})
+    (one,) = read_manifest(path)
+    assert one.channel == one.source.channel == 1
+    write_manifest(tmp_path / "again.jsonl", [one])
+    assert read_manifest(tmp_path / "again.jsonl") == [one]
+
+
+@pytest.mark.parametrize("channel", [-1, 1.0, True, "A", 2**70])
+def test_a_channel_that_is_none_is_refused(tmp_path: Path, channel: object) -> None:
+    with pytest.raises(UserError, match="channel"):
+        read_manifest(lines(tmp_path / "m.jsonl", {**GOOD, "channel": channel}))
 
 
 def test_byte_order_mark_windows_line_ends_and_blank_lines(tmp_path: Path) -> None:

@@ -115,6 +115,18 @@ def test_a_recording_is_packed_once_as_it_is_and_cut_when_recoded(manifest: Path
         assert [u.offset for u in parts] == ([0.0, 0.9, 1.8] if codec == "as-is" else [0.0] * 3)
 
 
+def test_a_channel_is_kept_where_files_stay_whole_and_cut_out_when_recoded(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "call.wav", np.tile([0.25, -0.5], (16_000, 1)), 16_000)
+    sides = [Utterance(f"u{c}", str(tmp_path / "call.wav"), 1.0, channel=c) for c in (0, 1)]
+    write_manifest(tmp_path / "m.jsonl", sides)
+    for codec, channels in (("as-is", [0, 1]), ("flac", [None, None])):
+        packed = read_manifest(
+            pack(str(tmp_path / "m.jsonl"), str(tmp_path / codec), ShardConfig(codec)).manifest
+        )
+        assert [u.channel for u in packed] == channels
+        assert same_audio(sides, packed)
+
+
 def test_a_shard_ends_with_the_file_that_fills_it(manifest: Path, tmp_path: Path) -> None:
     one = pack(manifest, tmp_path / "one")
     assert len(one.shards) == 1

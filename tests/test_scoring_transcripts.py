@@ -163,8 +163,8 @@ def test_manifests_of_other_toolkits(tmp_path: Path) -> None:
         {"audio_filepath": "y/a.wav", "duration": 2, "text": "TWO", "speaker": "s"},
     ]
     nemo.write_text("\n".join(map(json.dumps, lines)))
-    assert read_utterances(nemo) == {"a": Transcript("ONE", None, 1.5), "a-2": Transcript("TWO", "s", 2.0)}
-    assert read_transcripts(nemo, role="hypothesis") == {"a": "WON", "a-2": "TWO"}
+    assert read_utterances(nemo) == {"x/a": Transcript("ONE", None, 1.5), "y/a": Transcript("TWO", "s", 2.0)}
+    assert read_transcripts(nemo, role="hypothesis") == {"x/a": "WON", "y/a": "TWO"}
     cut = {
         "id": "c",
         "type": "MonoCut",

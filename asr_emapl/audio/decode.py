@@ -76,8 +76,8 @@ def read_audio(
 ) -> torch.Tensor:
     """A mono waveform, float32 [samples] at `sample_rate`; integer formats are scaled to -1..1.
 
-    Channels are averaged; a file of another sample rate is resampled. Floating-point samples beyond -1..1
-    stay as they are.
+    Channels are averaged unless the source names one; a file of another sample rate is resampled.
+    Floating-point samples beyond -1..1 stay as they are.
 
     Args:
         audio: path or URL of the audio file, or where in a shard it is.
@@ -234,8 +234,23 @@ def _decoded(
 
 
 def _mono(source: Source, x_TC: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The mean of the channels, [samples]; UserError if a sample is no number."""
-    mono: NDArray[np.float32] = x_TC[:, 0] if x_TC.shape[1] == 1 else x_TC.mean(axis=1)
+    """The channel that is meant, or the mean of all, [samples].
+
+    Raises:
+        UserError: there is no such channel, or a sample is not a number.
+    """
+    channels = x_TC.shape[1]
+    mono: NDArray[np.float32]
+    if source.channel is not None:
+        if source.channel >= channels:
+            raise UserError(
+                f"{source}: has {channels} channel{'s' * (channels > 1)}, but channel {source.channel} "
+                "was asked for (channels are counted from 0; correct the manifest)"
+            )
+        # Strided memory would slow down all that follows.
+        mono = np.ascontiguousarray(x_TC[:, source.channel])
+    else:
+        mono = x_TC[:, 0] if channels == 1 else x_TC.mean(axis=1)
     # A sum of finite samples is finite, unless they are absurd; looking at each takes longer than adding.
     if not math.isfinite(float(mono.sum())) and not np.isfinite(mono).all():
         raise UserError(

@@ -33,11 +33,13 @@ class Source:
         place: path or URL of the file, or of the shard that it is in.
         byte_range: where in the shard; None: it is no shard.
         name: the utterance, for messages about a shard.
+        channel: the one that is meant, counted from 0; None: the mean of all.
     """
 
     place: str
     byte_range: ByteRange | None = None
     name: str = ""
+    channel: int | None = None
 
     def __str__(self) -> str:
         return self.place if self.byte_range is None else f"{self.place}: utterance {self.name}"

@@ -307,7 +307,9 @@ def _rate_findings(placed: list[_Placed]) -> list[Finding]:
 
 
 def _duplicates(placed: list[_Placed]) -> list[Finding]:
-    same_audio = _groups(placed, lambda u: (u.audio, round(u.offset * SAMPLE_RATE_HZ)))
+    same_audio = _groups(
+        placed, lambda u: (u.audio, u.byte_range, u.channel, round(u.offset * SAMPLE_RATE_HZ))
+    )
     known = {id(p) for group in same_audio for p in group}
     others = [p for p in placed if id(p) not in known and p.text.strip()]
     same_text = _groups(others, lambda u: (u.text, u.samples))

@@ -2,15 +2,16 @@
 
     {"id": "84-121123-0000", "audio": "84-121123-0000.flac", "duration": 2.085, "text": "GO", "speaker": "84"}
 
-`text` and `speaker` may be absent, `offset` (seconds into the file) is 0 unless given. Where `audio` is a
+`text` and `speaker` may be absent, `offset` (seconds into the file) is 0 unless given. `channel` (0 for the
+first) selects one channel of the file; without it, channels are averaged. Where `audio` is a
 shard, which holds many audio files, `byte_range` says which bytes of it are the file, and their checksum:
 
     "audio": "dev-000000.tar", "byte_range": {"start": 512, "length": 52016, "crc32": 1394829}
 
-Manifests and audio may lie at URLs, any that fsspec can read. The names that NeMo's
-manifests use are read too: `audio_filepath` for `audio`, `utt_id` for `id`; an utterance without an id is
-called by the stem of its file name (stem-2, stem-3 and so on where that is taken). So are lhotse's cuts, by
-`asr_emapl.data.foreign`, and all of it compressed by gzip. Other fields are ignored.
+Manifests and audio may lie at URLs, any that fsspec can read. The names that NeMo's manifests use are read
+too: `audio_filepath` for `audio`, `utt_id` for `id`; an utterance without an id is named after its audio
+(`asr_emapl.data.ids`). So are lhotse's cuts, by `asr_emapl.data.foreign`, and all of it compressed by gzip.
+Other fields are ignored.
 """
 
 from __future__ import annotations
@@ -31,11 +32,14 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe
 from asr_emapl.audio.source import ByteRange, Source
 from asr_emapl.data.foreign import from_cut, is_cut
+from asr_emapl.data.ids import derived_ids
 from asr_emapl.errors import UserError
 from asr_emapl.text.normalise import outside
 
 _MAX_LINES = 20
 """Findings that an error report lists before it only counts the rest."""
+# libsndfile reads files of at most so many channels.
+_MAX_CHANNELS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class Utterance:
         speaker: who speaks, if known.
         offset: where in the file the stretch begins, seconds.
         byte_range: where in a shard the file lies; None: `audio` is the file itself.
+        channel: of the file, counted from 0; None: the mean of all channels.
     """
 
     id: str
@@ -59,11 +64,12 @@ class Utterance:
     speaker: str | None = None
     offset: float = 0.0
     byte_range: ByteRange | None = None
+    channel: int | None = None
 
     @property
     def source(self) -> Source:
-        """Where the bytes of the file are."""
-        return Source(self.audio, self.byte_range, self.id)
+        """Where the bytes of the file are, and which channel of it is meant."""
+        return Source(self.audio, self.byte_range, self.id, self.channel)
 
     @property
     def samples(self) -> int:
@@ -97,7 +103,8 @@ def read_manifest(path: str | Path, *, require_text: bool = False) -> list[Utter
             faults.append((number, str(error)))
     if not records and not faults:
         raise UserError(f"{path}: the manifest holds no utterances (write it again with data_prep)")
-    _derive_ids([record for _, record in records])
+    folder = storage.split(path)[0]
+    _derive_ids([record for _, record in records], folder)
 
     first_seen: dict[str, int] = {}
     for number, record in records:
@@ -109,7 +116,6 @@ def read_manifest(path: str | Path, *, require_text: bool = False) -> list[Utter
         # A stable sort: several faults of one line stay in the order of the fields.
         faults.sort(key=lambda fault: fault[0])
         raise UserError(report([f"{path}:{number}: {fault}" for number, fault in faults]))
-    folder = storage.split(path)[0]
     return [_utterance(record, folder) for _, record in records]
 
 
@@ -232,7 +238,7 @@ def _record(line: bytes) -> dict[str, object]:
         raise ValueError("JSON, but not an object (write {...} with id, audio and duration)")
     if is_cut(fields):
         fields = from_cut(fields)
-    names = ("id", "audio", "duration", "text", "speaker", "offset", "byte_range")
+    names = ("id", "audio", "duration", "text", "speaker", "offset", "byte_range", "channel")
     record = {name: fields.get(name) for name in names}
     for name, nemo in (("id", "utt_id"), ("audio", "audio_filepath")):
         if record[name] is None:
@@ -240,20 +246,20 @@ def _record(line: bytes) -> dict[str, object]:
     return record
 
 
-def _derive_ids(records: Sequence[dict[str, object]]) -> None:
-    """Give each record without an id the stem of its audio's name, numbered from 2 where that is taken."""
-    taken = {record["id"] for record in records if isinstance(record["id"], str)}
-    counts: Counter[str] = Counter()
-    for record in records:
-        audio = record["audio"]
-        if record["id"] is not None or not isinstance(audio, str):
-            continue
-        stem = id_ = Path(audio).stem
-        while id_ in taken or counts[stem] == 0:
-            counts[stem] += 1
-            id_ = stem if counts[stem] == 1 else f"{stem}-{counts[stem]}"
-        taken.add(id_)
+def _derive_ids(records: Sequence[dict[str, object]], folder: str) -> None:
+    """Give each record without an id one that its audio determines; `folder` is the manifest's."""
+    nameless = [r for r in records if r["id"] is None and isinstance(r["audio"], str)]
+    stretches = [
+        (storage.join(folder, str(record["audio"])), _finite(_seconds(record["offset"])))
+        for record in nameless
+    ]
+    for record, id_ in zip(nameless, derived_ids(stretches), strict=True):
         record["id"] = id_
+
+
+def _finite(seconds: float | None) -> float:
+    """An offset, 0 where there is none that a file can have: `_faults` reports that."""
+    return seconds if seconds is not None and 0.0 <= seconds < 1e12 else 0.0
 
 
 def _faults(record: Mapping[str, object], require_text: bool = False) -> Iterator[str]:
@@ -286,6 +292,9 @@ def _faults(record: Mapping[str, object], require_text: bool = False) -> Iterato
         yield f"offset is {offset} s (give seconds, finite and >= 0)"
     if record["byte_range"] is not None and _byte_range(record["byte_range"]) is None:
         yield "byte_range is not {start, length, crc32} in whole numbers (pack the audio again)"
+    channel = record["channel"]
+    if channel is not None and (type(channel) is not int or not 0 <= channel < _MAX_CHANNELS):
+        yield "channel is not a whole number from 0 on (give the channel, 0 for the first)"
 
 
 def _byte_range(value: object) -> ByteRange | None:
@@ -331,6 +340,7 @@ def _utterance(record: Mapping[str, object], folder: str) -> Utterance:
         speaker=None if speaker is None else str(speaker),
         offset=_seconds(record["offset"]) or 0.0,
         byte_range=_byte_range(record["byte_range"]),
+        channel=record["channel"] if isinstance(record["channel"], int) else None,
     )
 
 

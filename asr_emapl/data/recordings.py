@@ -37,11 +37,12 @@ class Recording:
     offset: float = 0.0
     duration: float | None = None
     byte_range: ByteRange | None = None
+    channel: int | None = None
 
     @property
     def source(self) -> Source:
-        """Where its bytes are."""
-        return Source(self.audio, self.byte_range, self.id)
+        """Where its bytes are, and which channel is meant."""
+        return Source(self.audio, self.byte_range, self.id, self.channel)
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,7 @@ def find_recordings(sources: Sequence[Path]) -> list[Recording]:
     unique: dict[Hashable, Recording] = {}
     for source in sources:
         for recording in _recordings(source):
-            stretch = (recording.audio, recording.byte_range, recording.offset, recording.duration)
-            unique.setdefault(stretch, recording)
+            unique.setdefault(replace(recording, id="", speaker=None), recording)
     recordings = list(unique.values())
     first: dict[str, Recording] = {}
     findings = [
@@ -152,6 +152,7 @@ def _utterance(recording: Recording, span: tuple[int, int], end_seconds: float) 
         speaker=recording.speaker,
         offset=round(begin, 7),
         byte_range=recording.byte_range,
+        channel=recording.channel,
     )
 
 
@@ -169,7 +170,7 @@ def _told_from_whole(utterance: Utterance, length: float) -> Utterance:
 def _recordings(source: Path) -> Iterator[Recording]:
     if source.suffix.lower() in _MANIFEST_ENDINGS:
         for u in read_manifest(source):
-            yield Recording(u.id, u.audio, u.speaker, u.offset, u.duration, u.byte_range)
+            yield Recording(u.id, u.audio, u.speaker, u.offset, u.duration, u.byte_range, u.channel)
     elif source.is_dir():
         files = _audio_below(source)
         if not files:

@@ -179,7 +179,9 @@ class _Shards:
         """All utterances, where they lie now."""
         whole = self._config.codec == "as-is"
         return [
-            replace(u, audio=self.place(shard), byte_range=part, offset=u.offset if whole else 0.0)
+            replace(u, audio=self.place(shard), byte_range=part)
+            if whole
+            else replace(u, audio=self.place(shard), byte_range=part, offset=0.0, channel=None)
             for u, (shard, part) in zip(self._utterances, self._entries, strict=True)
         ]
 
