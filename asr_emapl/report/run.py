@@ -13,7 +13,7 @@ import yaml
 
 from asr_emapl.errors import UserError
 from asr_emapl.scoring.curves import Curve, curves_of
-from asr_emapl.scoring.run_log import read_log
+from asr_emapl.scoring.run_log import read_log, read_speed
 from asr_emapl.scoring.usage import Usage, usage_of
 
 _BINS = 160  # points of a curve over steps: more than a small chart has pixels for
@@ -83,9 +83,9 @@ def read_runs(runs: Sequence[tuple[str, Path]]) -> list[Run]:
 
 def _read_run(label: str, folder: Path) -> Run:
     records = read_log(folder / "log.jsonl")
-    wer = curves_of(records, folder / "log.jsonl")
-    steps = [record for record in records if record["event"] == "step"]
-    timed = read_log(folder / "speed.jsonl") if (folder / "speed.jsonl").exists() else []
+    wer = curves_of(records)
+    steps = [record for record in records if record.get("event") == "step"]
+    timed = read_speed(folder / "speed.jsonl") if (folder / "speed.jsonl").exists() else []
     # Other things are timed in the same file.
     speed = [(r["hours"], 3600.0 * r["hours_per_second"]) for r in timed if "hours_per_second" in r]
     return Run(label, folder, steps, wer, speed, usage_of(records, timed), _read_config(folder))
