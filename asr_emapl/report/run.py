@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from asr_emapl.errors import UserError
 from asr_emapl.scoring.curves import Curve, curves_of
 from asr_emapl.scoring.run_log import read_log, read_speed
 from asr_emapl.scoring.usage import Usage, usage_of
+from asr_emapl.yaml_text import read_yaml
 
 _BINS = 160  # points of a curve over steps: more than a small chart has pixels for
 
@@ -95,10 +94,7 @@ def _read_config(folder: Path) -> dict[str, Any] | None:
     path = folder / "config.yaml"
     if not path.exists():
         return None
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+    config = read_yaml(path)
     if not isinstance(config, dict):
         raise UserError(f"{path}: holds no settings; is it the config.yaml that the run wrote?")
     return config
