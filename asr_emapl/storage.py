@@ -6,9 +6,11 @@ https://, memory:// and so on). Whatever goes wrong, with a URL too, is an OSErr
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import re
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,15 @@ from typing import Any, BinaryIO, TypeVar, cast
 _OPEN_FILES = 128
 # Between the attempts to read from a URL, in seconds: a run of days is not to end with one lost connection.
 _PAUSES_S = (1.0, 5.0)
+# What a path may lead to that never ends, or blocks whoever opens it.
+_NO_FILES = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+# Pipes that a shell has opened for the command, as in <(zcat a.gz): they end when their command does.
+_SHELL_PIPES = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 
 _Result = TypeVar("_Result")
 
@@ -52,10 +63,22 @@ def read(place: str, start: int = 0, length: int | None = None) -> bytes:
         end = None if length is None else start + length
         return bytes(_remote(place, lambda fs, path: fs.cat_file(path, start=start or None, end=end)))
     if length is None:
-        with Path(place).open("rb") as file:
+        with open_file(place) as file:
             file.seek(start)
             return file.read()
     return _descriptor(place).read(start, length)
+
+
+def open_file(path: str | Path, *, pipe: bool = False) -> BinaryIO:
+    """A local file, open for reading.
+
+    Args:
+        pipe: whether a pipe that the shell has opened, which can be read only once, will do as well.
+
+    Raises:
+        OSError: it cannot be opened, or it is a folder, a device, a socket or a named pipe.
+    """
+    return os.fdopen(_open_descriptor(path, pipe), "rb")
 
 
 def close_files() -> None:
@@ -122,14 +145,28 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _open_descriptor(path: str | Path, pipe: bool = False) -> int:
+    """As `open_file`. A device is not even opened: that alone can make it do something."""
+    mode = Path(path).stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    is_pipe = pipe and stat.S_ISFIFO(mode) and str(path).startswith(_SHELL_PIPES)
+    if stat.S_IFMT(mode) in _NO_FILES and not is_pipe:
+        raise OSError(errno.EINVAL, f"{_NO_FILES[stat.S_IFMT(mode)]}, not a file", str(path))
+    # Without blocking: it may have become a pipe since, or be a file of /proc that waits for events.
+    return os.open(path, os.O_RDONLY | (0 if is_pipe else getattr(os, "O_NONBLOCK", 0)))
+
+
 class _Descriptor:
     """An open local file. Reads name their position, so that threads and forked processes can share it."""
 
     def __init__(self, path: str) -> None:
-        self.number = os.open(path, os.O_RDONLY)
+        self.number = _open_descriptor(path)
 
     def read(self, start: int, length: int) -> bytes:
         """One call gives 2 GiB at the most, and may give less than was asked for."""
+        # The system reserves as much memory as is asked for, whether the file is so long or not.
+        length = min(length, os.fstat(self.number).st_size - start)
         pieces = []
         while length > 0 and (piece := os.pread(self.number, length, start)):
             pieces.append(piece)

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from asr_emapl.data.manifest import report
 from asr_emapl.errors import UserError
+from asr_emapl.json_text import read_object
 from data_prep.transfer import fetch
 
 _MAX_LINES = 50
@@ -167,8 +168,8 @@ def _sizes_file(folder: Path) -> Path:
 def _changes(folder: Path) -> list[str] | None:
     """What differs from the sizes noted, a line a file; None if none are noted."""
     try:
-        noted = json.loads(_sizes_file(folder).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        noted = read_object(_sizes_file(folder), "sizes")
+    except UserError:
         return None
     found = dict(_sizes(folder))
     return [

@@ -14,9 +14,9 @@ from typing import NoReturn
 
 from asr_emapl.data.manifest import write_manifest
 from asr_emapl.errors import UserError
+from asr_emapl.text_files import read_lines
 from data_prep.candidates import Candidate, Prepared, check, preset, settle
 from data_prep.kaldi import read_data_dir
-from data_prep.lines import read_lines
 from data_prep.table import read_table
 
 AUDIO = frozenset((".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"))

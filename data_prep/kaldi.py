@@ -7,8 +7,8 @@ from pathlib import Path
 
 from asr_emapl.data.manifest import report
 from asr_emapl.errors import UserError
+from asr_emapl.text_files import read_lines
 from data_prep.candidates import MAX_LINES, Candidate
-from data_prep.lines import read_lines
 
 # How reco2file_and_channel names channels.
 _SIDES = {"A": 0, "B": 1, "1": 0, "2": 1}

@@ -35,6 +35,8 @@ import numpy as np
 import soundfile
 
 from asr_emapl.errors import UserError
+from asr_emapl.json_text import read_object
+from asr_emapl.text_files import read_document
 from data_prep.espeak import Engine, engine_paths
 
 VERSION = 8  # of the recipe below: a corpus rendered by another version is rendered anew
@@ -161,7 +163,7 @@ def download(
     marker: dict[str, object] = {"version": VERSION, "seed": seed, "size": asdict(size)}
     pending = [part for part in corpus_parts if not _is_complete(root, part, marker)]
     speakers_file = root / "SPEAKERS.TXT"
-    if speakers_file.exists() and not speakers_file.read_text(encoding="utf-8").startswith(SPEAKERS_HEADER):
+    if speakers_file.exists() and not read_document(speakers_file).startswith(SPEAKERS_HEADER):
         raise UserError(f"{speakers_file} is of another corpus: give the rendered one a folder of its own")
     if pending:
         engine_paths()  # the missing package is told here once, not by every worker
@@ -215,7 +217,7 @@ def _is_complete(root: Path, part: Part, marker: dict[str, object]) -> bool:
         return False
     if not (folder / MARKER).exists():
         raise UserError(f"{folder} was not rendered by this recipe: give the rendered corpus another folder")
-    return bool(json.loads((folder / MARKER).read_text(encoding="utf-8")) == marker)
+    return bool(read_object(folder / MARKER, "the marker of a rendered part (remove the folder)") == marker)
 
 
 def _speakers_table(corpus_parts: tuple[Part, ...]) -> str:

@@ -393,7 +393,7 @@ def _decode(project: Project, out: Path, **changed: object) -> str:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "no such"),
+        (None, "No such file"),
         ("", "no utterances"),
         ("this is no json\n", "bad.jsonl:1: not JSON"),
         ('{"id": "a", "audio": "absent.flac", "duration": 1.0}\n', "absent.flac"),

@@ -146,7 +146,7 @@ def test_what_is_no_stretch_of_a_file_is_named_by_line(
 def test_a_broken_gzip_file_is_an_error_of_one_line(tmp_path: Path, broken: Any) -> None:
     path = write(tmp_path / "m.jsonl.gz", cut())
     path.write_bytes(broken(path.read_bytes()))
-    with pytest.raises(UserError, match=r"m\.jsonl\.gz: the manifest cannot be read"):
+    with pytest.raises(UserError, match=r"m\.jsonl\.gz: cannot be read"):
         read_manifest(path)
 
 

@@ -189,8 +189,8 @@ def test_unicode_line_separators_do_not_split_a_line(tmp_path: Path) -> None:
         (b"[" * 100_000, "not JSON"),
         (b'{"duration": ' + b"1" * 10_000 + b"}", "not JSON"),
         (b'{"id": "\xff"}', "not UTF-8"),
-        ([GOOD], "not an object"),
-        (None, "not an object"),
+        ([GOOD], "not a JSON object"),
+        (None, "not a JSON object"),
         ({**GOOD, "audio": None}, "audio is missing"),
         ({**GOOD, "audio": 3}, "audio is not a string"),
         ({**GOOD, "audio": "a\0b"}, "audio is blank or holds a NUL"),
@@ -198,7 +198,7 @@ def test_unicode_line_separators_do_not_split_a_line(tmp_path: Path) -> None:
         ({**GOOD, "id": " "}, "id is blank"),
         ({**GOOD, "id": 7}, "id is not a string"),
         ({**GOOD, "text": ["A"]}, "text is not a string"),
-        ({**GOOD, "text": "\ud800"}, "text holds half of a surrogate pair"),
+        ({**GOOD, "text": "\ud800"}, "holds half of a surrogate pair"),
         ({**GOOD, "speaker": 84}, "speaker is not a string"),
         ({**GOOD, "duration": None}, "duration is missing"),
         ({**GOOD, "duration": "1.5"}, "duration is not a number"),
@@ -253,7 +253,9 @@ def test_require_text(tmp_path: Path, text: str | None) -> None:
 
 
 def test_absent_empty_and_unreadable_manifests(tmp_path: Path) -> None:
-    assert faults(tmp_path / "absent.jsonl")[0].startswith(f"{tmp_path / 'absent.jsonl'}: no such manifest")
+    assert faults(tmp_path / "absent.jsonl")[0].startswith(
+        f"{tmp_path / 'absent.jsonl'}: cannot be read (No such"
+    )
     for content in (b"", b"\n\r\n", b"\xef\xbb\xbf"):
         (tmp_path / "empty.jsonl").write_bytes(content)
         assert "the manifest holds no utterances" in faults(tmp_path / "empty.jsonl")[0]

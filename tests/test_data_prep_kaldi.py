@@ -125,7 +125,7 @@ def append(name: str, line: str) -> Callable[[Path], None]:
         (append("text", "u1 hello"), "text:4: u1 stands at"),
         (append("wav.scp", "r3"), "wav.scp:3: r3 and nothing else"),
         (lambda data: append("wav.scp", f"r3 {data}/wav.scp:17")(data), "wav.scp:3: a place in an archive"),
-        (lambda data: (data / "text").write_bytes(b"u1 \xff"), "text: not UTF-8"),
+        (lambda data: (data / "text").write_bytes(b"u1 \xff"), "text:1: not UTF-8"),
     ],
 )
 def test_what_does_not_go_together_is_named(

@@ -286,7 +286,7 @@ def test_from_a_url_to_another(manifest: Path, memory: str) -> None:
 
 
 def test_a_url_that_is_not_there_or_not_known(memory: str) -> None:
-    with pytest.raises(UserError, match=r"absent\.jsonl: no such manifest"):
+    with pytest.raises(UserError, match=r"absent\.jsonl: cannot be read \(No such file"):
         read_manifest(f"{memory}/absent.jsonl")
     with pytest.raises(UserError, match=r"absent\.flac: no such audio file"):
         read_audio(f"{memory}/absent.flac")

@@ -152,7 +152,7 @@ def test_speakers_and_durations(tmp_path: Path) -> None:
     assert read_utterances(path) == {"a": Transcript("A", "84", 2.0), "b": Transcript("B")}
     for duration in ('"long"', "NaN", "true"):
         path.write_text(f'{{"id": "a", "text": "A", "duration": {duration}}}\n')
-        with pytest.raises(UserError, match="'duration' is no number of seconds"):
+        with pytest.raises(UserError, match="'duration' is not a number of seconds"):
             read_utterances(path)
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from logged_runs import STEP
 
 from asr_emapl.errors import UserError
 from asr_emapl.scoring import usage as usage_module
@@ -20,7 +21,7 @@ def times(audio: float = 90.0, padded: float = 100.0, **seconds: float) -> dict[
 
 def run(folder: Path, ranks: list[list[dict[str, float]]], dropped: dict[str, int] | None = None) -> Path:
     """Logs with these times, interval by interval, and a step of 10 utterances for each."""
-    steps = [{"event": "step", "utterances": 10, "dropped": dropped or {}} for _ in ranks]
+    steps = [{**STEP, "hours": 1.0, "utterances": 10, "dropped": dropped or {}} for _ in ranks]
     told = [{"step": 1, "hours": 0.1, "hours_per_second": 0.5}]
     (folder / "log.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
     lines = [*told, *({"step": 50, "hours": 1.0, "ranks": of} for of in ranks)]

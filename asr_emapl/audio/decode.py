@@ -16,6 +16,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from asr_emapl import storage
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.source import Source
 from asr_emapl.errors import UserError
@@ -170,11 +171,9 @@ def _open(source: Source) -> soundfile.SoundFile:
         file = source.open()
         if isinstance(file, str):
             # libsndfile would say "System error", whatever is wrong.
-            if Path(file).is_dir():
-                raise UserError(f"{source}: is a folder (name the audio files in it)")
-            if not Path(file).is_file():
-                raise FileNotFoundError(file)
-            Path(file).open("rb").close()
+            storage.open_file(file).close()
+    except IsADirectoryError:
+        raise UserError(f"{source}: is a folder (name the audio files in it)") from None
     except FileNotFoundError:
         raise UserError(f"{source}: no such audio file (mend the path, or fetch the file)") from None
     # ValueError: a NUL in the path.

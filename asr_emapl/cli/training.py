@@ -118,7 +118,9 @@ def check_model(
 
     Example: `asr-emapl check-model my_pkg.my_model:MyModel dim=256`
     """
+    from asr_emapl.json_text import parse_json
     from asr_emapl.models.conformance import check
+    from asr_emapl.text_files import BrokenLineError
 
     values: dict[str, Any] = {}
     for option in options or []:
@@ -126,8 +128,8 @@ def check_model(
         if not equals:
             raise UserError(f"option {option!r}: write key=value")
         try:
-            values[key] = json.loads(value)
-        except json.JSONDecodeError:
+            values[key] = parse_json(value)
+        except BrokenLineError:
             values[key] = value
     findings = check(target, values)
     for finding in findings:

@@ -16,18 +16,15 @@ Other fields are ignored.
 
 from __future__ import annotations
 
-import gzip
 import json
-import math
 import os
 import uuid
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from asr_emapl import storage
+from asr_emapl import json_text, storage
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe
 from asr_emapl.audio.source import ByteRange, Source
@@ -35,11 +32,15 @@ from asr_emapl.data.foreign import from_cut, is_cut
 from asr_emapl.data.ids import derived_ids
 from asr_emapl.errors import UserError
 from asr_emapl.text.normalise import outside
+from asr_emapl.text_files import raw_lines
 
 _MAX_LINES = 20
 """Findings that an error report lists before it only counts the rest."""
 # libsndfile reads files of at most so many channels.
 _MAX_CHANNELS = 1024
+
+MAX_SECONDS = 1e7
+"""Of a duration or an offset: samples of millions of such utterances can still be counted in 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +95,7 @@ def read_manifest(path: str | Path, *, require_text: bool = False) -> list[Utter
     path = path if storage.is_url(path) else Path(path)
     faults: list[tuple[int, str]] = []
     records: list[tuple[int, dict[str, object]]] = []
-    for number, line in enumerate(_content(path).split(b"\n"), start=1):
-        if not line.strip():
-            continue
+    for number, line in raw_lines(path, remedy="name a manifest, or write it with asr-emapl prepare"):
         try:
             records.append((number, _record(line)))
         except ValueError as error:
@@ -211,31 +210,9 @@ def _file(utterance: Utterance) -> tuple[str, ByteRange | None]:
     return utterance.audio, utterance.byte_range
 
 
-def _content(path: str | Path) -> bytes:
-    """The bytes of the manifest, without a byte order mark, decompressed if they begin as gzip does."""
-    try:
-        content = storage.read(str(path))
-        if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
-        return content.removeprefix(b"\xef\xbb\xbf")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such manifest (mend the path, or write it with data_prep)") from None
-    # ValueError: a NUL in the path. EOFError, zlib.error: half of a gzip file, or a damaged one.
-    except (OSError, ValueError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: the manifest cannot be read: {error} (name a readable file)") from error
-
-
 def _record(line: bytes) -> dict[str, object]:
     """The fields of Utterance on a line, None where absent, NeMo's names replaced. ValueError: a bad line."""
-    try:
-        fields = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise ValueError("not UTF-8 (save the manifest as UTF-8)") from None
-    # RecursionError: brackets nested by the thousand.
-    except (ValueError, RecursionError):
-        raise ValueError("not JSON (put one JSON object on each line)") from None
-    if not isinstance(fields, dict):
-        raise ValueError("JSON, but not an object (write {...} with id, audio and duration)")
+    fields = json_text.parse_object(line)
     if is_cut(fields):
         fields = from_cut(fields)
     names = ("id", "audio", "duration", "text", "speaker", "offset", "byte_range", "channel")
@@ -279,17 +256,17 @@ def _faults(record: Mapping[str, object], require_text: bool = False) -> Iterato
     if require_text and (text is None or (isinstance(text, str) and not text.strip())):
         yield "text is missing (add the transcript, or use the manifest as unlabelled)"
 
-    duration, offset = _seconds(record["duration"]), _seconds(record["offset"])
+    duration, offset = json_text.number(record["duration"]), json_text.number(record["offset"])
     if record["duration"] is None:
         yield "duration is missing (add the seconds of audio)"
     elif duration is None:
         yield "duration is not a number (give seconds)"
-    elif not (math.isfinite(duration * SAMPLE_RATE_HZ) and round(duration * SAMPLE_RATE_HZ) > 0):
-        yield f"duration is {duration} s (give seconds, finite and > 0)"
+    elif not (duration <= MAX_SECONDS and round(duration * SAMPLE_RATE_HZ) > 0):
+        yield f"duration is {duration} s (give seconds, above 0 and at most {MAX_SECONDS:g})"
     if record["offset"] is not None and offset is None:
         yield "offset is not a number (give seconds)"
-    elif offset is not None and not (math.isfinite(offset * SAMPLE_RATE_HZ) and offset >= 0):
-        yield f"offset is {offset} s (give seconds, finite and >= 0)"
+    elif offset is not None and not 0 <= offset <= MAX_SECONDS:
+        yield f"offset is {offset} s (give seconds, from 0 to {MAX_SECONDS:g})"
     if record["byte_range"] is not None and _byte_range(record["byte_range"]) is None:
         yield "byte_range is not {start, length, crc32} in whole numbers (pack the audio again)"
     channel = record["channel"]
@@ -317,17 +294,6 @@ def _is_unicode(value: str) -> bool:
     return True
 
 
-def _seconds(value: object) -> float | None:
-    """The number as a float (infinite if too large for one), None if it is no number."""
-    # bool is an int to Python, not to a reader of the manifest.
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
 def _utterance(record: Mapping[str, object], folder: str) -> Utterance:
     """The utterance of a record in which `_faults` found nothing; `folder` is the manifest's."""
     audio = str(record["audio"])
@@ -335,10 +301,10 @@ def _utterance(record: Mapping[str, object], folder: str) -> Utterance:
     return Utterance(
         id=str(record["id"]),
         audio=storage.join(folder, audio),
-        duration=_seconds(record["duration"]) or 0.0,
+        duration=json_text.number(record["duration"]) or 0.0,
         text=None if text is None else str(text),
         speaker=None if speaker is None else str(speaker),
-        offset=_seconds(record["offset"]) or 0.0,
+        offset=json_text.number(record["offset"]) or 0.0,
         byte_range=_byte_range(record["byte_range"]),
         channel=record["channel"] if isinstance(record["channel"], int) else None,
     )

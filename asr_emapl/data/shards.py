@@ -31,6 +31,7 @@ from asr_emapl.audio.decode import open_audio, read_audio
 from asr_emapl.audio.source import ByteRange
 from asr_emapl.data.manifest import Utterance, read_manifest, write_manifest
 from asr_emapl.errors import UserError
+from asr_emapl.json_text import read_object
 
 # libsndfile's names for format and coding of a recoded file, and its ending.
 _ENCODINGS = {"flac": ("FLAC", "PCM_16", "flac"), "opus": ("OGG", "OPUS", "opus")}
@@ -233,7 +234,13 @@ class _Shards:
 
     def _read_record(self, shard: int) -> dict[str, Any] | None:
         place = self._record(shard)
-        return None if storage.size(place) is None else json.loads(storage.read(place))
+        if storage.size(place) is None:
+            return None
+        expected = f"the record of an interrupted packing (remove it and {self.place(shard)})"
+        record = read_object(place, expected)
+        if not _is_record(record):
+            raise UserError(f"{place}: not {expected}")
+        return record
 
     def _made_from_next(self, count: int) -> str:
         """`_made_from` once the next `count` utterances are packed too."""
@@ -242,6 +249,17 @@ class _Shards:
         for utterance in self._utterances[done : done + count]:
             digest.update(repr(utterance).encode())
         return digest.hexdigest()
+
+
+def _is_record(record: dict[str, Any]) -> bool:
+    """Whether it has what `_Shards` writes down of a shard."""
+    entries = record.get("entries")
+    return (
+        isinstance(record.get("made_from"), str)
+        and isinstance(record.get("bytes"), int)
+        and isinstance(entries, list)
+        and all(isinstance(e, list) and len(e) == 4 and all(type(n) is int for n in e) for e in entries)
+    )
 
 
 def _add(tar: BinaryIO, member: tarfile.TarInfo, content: bytes) -> ByteRange:

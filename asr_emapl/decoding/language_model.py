@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from asr_emapl.decoding.beam import read_kenlm, token_name
-from asr_emapl.decoding.lexicon import open_text
 from asr_emapl.errors import UserError
 from asr_emapl.storage import publish
 from asr_emapl.text.tokenizer import Tokenizer
+from asr_emapl.text_files import read_lines
 
 _ORDERS = range(2, 6)  # what kaldingram makes
 
@@ -112,14 +112,12 @@ def sentences(texts: Iterable[Path], tokenizer: Tokenizer | None) -> Iterator[st
         UserError: a text cannot be read, or has letters that the tokenizer does not know.
     """
     for path in texts:
-        with open_text(path) as file:
-            for number, line in enumerate(file, start=1):
-                if not (sentence := " ".join(line.split())):
-                    continue
-                try:
-                    yield sentence if tokenizer is None else _as_tokens(sentence, tokenizer)
-                except UserError as error:
-                    raise UserError(f"{path}:{number}: {error}") from error
+        for number, line in read_lines(path):
+            sentence = " ".join(line.split())
+            try:
+                yield sentence if tokenizer is None else _as_tokens(sentence, tokenizer)
+            except UserError as error:
+                raise UserError(f"{path}:{number}: {error}") from error
 
 
 def perplexity(arpa: Path, lines: Iterable[str]) -> Perplexity:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from asr_emapl.decoding.beam import BeamConfig, BeamSearch
 from asr_emapl.errors import UserError
+from asr_emapl.json_text import read_object
 from asr_emapl.picture import COLOURS, check_ending, write_picture
 from asr_emapl.scoring import score
 from asr_emapl.storage import publish
@@ -81,16 +82,11 @@ def read_config(path: Path) -> BeamConfig:
     Raises:
         UserError: it cannot be read, or is something else; a file that it names is absent.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        values = {key: content[key] for key in _KINDS}
-        if not all(isinstance(values[key], kind) for key, kind in _KINDS.items()):
-            raise TypeError("an entry is of the wrong kind")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
-        why = f"there is no {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{path}: not what asr-emapl tune-lm writes ({why})") from error
+    content = read_object(path, "what asr-emapl tune-lm writes")
+    wrong = [key for key, kind in _KINDS.items() if not isinstance(content.get(key), kind)]
+    if wrong:
+        raise UserError(f"{path}: not what asr-emapl tune-lm writes (no valid {wrong[0]!r})")
+    values = {key: content[key] for key in _KINDS}
     return BeamConfig(**values)
 
 

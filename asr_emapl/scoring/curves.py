@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr_emapl.errors import UserError
+from asr_emapl.json_text import number
 from asr_emapl.picture import COLOURS, check_ending, write_picture
 from asr_emapl.scoring.run_log import read_log
 
@@ -38,7 +39,7 @@ def read_curves(run: Path) -> dict[str, Curve]:
         UserError: the run directory has no log.jsonl, a line of it is broken, or it holds no validation.
     """
     path = run / "log.jsonl"
-    curves = curves_of(read_log(path), path)
+    curves = curves_of(read_log(path))
     if not curves:
         raise UserError(
             f"{path}: holds no validation yet; name splits in data.validation, and wait for the first "
@@ -47,23 +48,13 @@ def read_curves(run: Path) -> dict[str, Curve]:
     return curves
 
 
-def curves_of(records: Iterable[Mapping[str, Any]], path: Path) -> dict[str, Curve]:
-    """The validations among the records of a log, as `read_curves`; empty if there is none yet.
-
-    Args:
-        path: of the log, for errors.
-
-    Raises:
-        UserError: a record is broken.
-    """
+def curves_of(records: Iterable[Mapping[str, Any]]) -> dict[str, Curve]:
+    """The validations among the records of `read_log`, as `read_curves`; empty if there is none yet."""
     curves: dict[str, Curve] = {}
-    for number, record in enumerate(records, start=1):
-        try:
-            if record["event"] == "validation":
-                for name, rate in record["wer"].items():
-                    curves.setdefault(name, []).append((float(record["hours"]), float(rate)))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(f"{path}:{number}: is no line of a run's log ({error!r})") from error
+    for record in records:
+        if record.get("event") == "validation":
+            for name, rate in record["wer"].items():
+                curves.setdefault(name, []).append((float(record["hours"]), number(rate) or 0.0))
     return curves
 
 

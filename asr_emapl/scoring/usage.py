@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from asr_emapl.errors import UserError
-from asr_emapl.scoring.run_log import read_log
-
-# As training.phases has them, in the order of a step.
-PHASES = ("data", "features", "teacher", "student", "communication", "optimizer")
+from asr_emapl.scoring.run_log import PHASES, read_log, read_speed
 
 REMEDIES = {
     "unalignable": "a tokenizer with longer pieces, or a smaller stride of the model, leaves fewer",
@@ -65,7 +62,7 @@ def read_usage(run: Path) -> Usage:
     Raises:
         UserError: no run directory, or one that has no times yet.
     """
-    usage = usage_of(read_log(run / "log.jsonl"), read_log(run / "speed.jsonl"))
+    usage = usage_of(read_log(run / "log.jsonl"), read_speed(run / "speed.jsonl"))
     if usage is None:
         raise no_times(run)
     return usage

@@ -27,6 +27,7 @@ from typing import Any
 import sentencepiece
 
 from asr_emapl.errors import UserError
+from asr_emapl.json_text import read_object
 from asr_emapl.text.normalise import ALPHABET
 
 BLANK = 0
@@ -320,19 +321,11 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     Raises:
         UserError: no such file, or no tokenizer in it.
     """
-    source = Path(path)
-    try:
-        state = json.loads(source.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{source}: the tokenizer cannot be read ({error.strerror})") from error
-    except ValueError as error:  # bad UTF-8 or bad JSON
-        raise UserError(
-            f"{source}: not a tokenizer file (JSON expected): write it with save_tokenizer"
-        ) from error
+    state = read_object(Path(path), "a tokenizer file (write it with asr-emapl tokenizer)")
     try:
         return tokenizer_from_state(state)
     except UserError as error:
-        raise UserError(f"{source}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
 
 
 def _single_spaced(text: str) -> str:

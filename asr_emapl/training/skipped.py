@@ -9,6 +9,7 @@ from pathlib import Path
 
 from asr_emapl.data.loader import Skipped
 from asr_emapl.errors import UserError
+from asr_emapl.scoring.run_log import read_skipped
 from asr_emapl.training.step import StepResult
 from asr_emapl.training.world import World
 
@@ -84,4 +85,4 @@ def _ids(path: Path) -> set[str]:
     whole = path.read_bytes().rpartition(b"\n")
     with path.open("r+b") as file:
         file.truncate(len(whole[0]) + len(whole[1]))
-    return {json.loads(line)["id"] for line in whole[0].splitlines()}
+    return {record["id"] for record in read_skipped(path)}
