@@ -9,6 +9,9 @@ from asr_emapl.errors import UserError
 from data_prep.candidates import MAX_LINES, Candidate
 from data_prep.lines import read_lines
 
+FILES = ("wav.scp", "segments", "text", "utt2spk")
+"""Files of a data directory that are read."""
+
 
 def read_data_dir(folder: Path) -> list[Candidate]:
     """The utterances of a Kaldi data directory, in the order of segments (or of wav.scp without it).

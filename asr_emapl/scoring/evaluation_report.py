@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.cells import cell_len
 
-from asr_emapl import storage
 from asr_emapl.errors import UserError
+from asr_emapl.outputs import write
 from asr_emapl.scoring.alignment_html import alignment_page
 from asr_emapl.scoring.alignment_text import alignment_text, pra
 from asr_emapl.scoring.bootstrap import Interval
@@ -107,11 +107,7 @@ def write_alignments(place: Path, evaluation: Evaluation) -> None:
     else:
         head = f"normalisation: {stated}\n"
         pieces = (head, *("\n" + alignment_text(alignment) for alignment in alignments))
-    try:
-        with storage.publish(str(place)) as file:
-            file.writelines(piece.encode() for piece in pieces)
-    except OSError as error:
-        raise UserError(f"{place}: the alignments cannot be written ({error.strerror or error})") from error
+    write(place, pieces)
 
 
 def check_alignments(place: Path) -> None:
