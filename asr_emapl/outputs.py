@@ -84,8 +84,8 @@ def check_outputs(
             raise UserError(f"{known}: is read by this command ({read}); name another file to write")
     if existing and not overwrite:
         names = list(existing.values())
-        more = f" and {len(names) - 1} more exist" if len(names) > 1 else " exists"
-        raise UserError(f"{names[0]}{more} already; name another place, or replace with --overwrite")
+        more = f", and so do {len(names) - 1} more" if len(names) > 1 else ""
+        raise UserError(f"{names[0]}: exists already{more}; name another place, or replace with --overwrite")
 
 
 def run_files(path: Path) -> list[Path]:

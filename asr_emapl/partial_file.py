@@ -120,7 +120,7 @@ class _File(io.FileIO):
     """An open file whose errors name the path that was asked for."""
 
     def __init__(self, descriptor: int, path: Path) -> None:
-        super().__init__(descriptor, "wb")
+        super().__init__(str(path), "wb", opener=lambda name, flags: descriptor)
         self.path = path
 
     def write(self, content: Any) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from asr_emapl.errors import UserError
 from asr_emapl.outputs import write
+from asr_emapl.terminal import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,9 +53,16 @@ def new_figure(
 def write_picture(figure: Figure, out: Path, *, dpi: float = 150.0) -> None:
     """Write a figure as PNG or SVG, as its name's ending says, in one piece.
 
+    Control characters in its texts, which no font has and SVG forbids, are drawn as escapes.
+
     Raises:
         UserError: it cannot be written; what was there before still is.
     """
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_text(visible(text.get_text(), keep="\n"))
     form = out.suffix.lower().removeprefix(".")
     # Without a date, the same figure gives the same file.
     metadata = {"Date": None} if form == "svg" else {}
