@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from asr_emapl.data.loader import DataConfig
 from asr_emapl.ema import TeacherConfig
 from asr_emapl.errors import UserError
 from asr_emapl.models.contract import ModelConfig
+from asr_emapl.outputs import write
 from asr_emapl.pseudo_labels import PseudoLabelConfig
 from asr_emapl.scaling import ScheduleConfig
 from asr_emapl.scaling.progressive import BatchSchedule
@@ -164,10 +164,12 @@ def config_to_dict(config: RunConfig) -> dict[str, Any]:
 
 
 def write_config(path: Path, config: RunConfig) -> None:
-    """The config as YAML, in one piece: whoever finds the file finds all of it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
-    partial.replace(path)
+    """Write the config as YAML, in one piece.
+
+    Raises:
+        UserError: it cannot be written; what was there before still is.
+    """
+    write(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
 
 
 def _merge(base: DictConfig, change: dict[Any, Any], place: str) -> DictConfig:

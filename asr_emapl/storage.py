@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
+from asr_emapl.partial_file import whole_file
+
 # Local files that a process keeps open, well below the 1,024 that systems allow it.
 _OPEN_FILES = 128
 # Between the attempts to read from a URL, in seconds: a run of days is not to end with one lost connection.
@@ -111,38 +113,20 @@ def remove(place: str) -> None:
 def publish(place: str) -> Iterator[BinaryIO]:
     """A new file; it appears at `place`, whole and durable, once the block has ended without an error.
 
-    A local one grows beside its place, whose folder is made; one for a URL in the system's folder for
-    temporary files.
+    A local one is written as `partial_file.whole_file` says; one for a URL in the system's folder for
+    temporary files, and sent when it is whole.
+
+    Raises:
+        OSError: it cannot be written; what was there before still is.
     """
-    if is_url(place):
-        with tempfile.NamedTemporaryFile() as file:
-            yield cast(BinaryIO, file)
-            file.flush()
-            _remote(place, lambda fs, path: fs.put_file(file.name, path))
-        return
-    path = Path(place)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as local:
+    if not is_url(place):
+        with whole_file(Path(place)) as local:
             yield local
-            local.flush()
-            os.fsync(local.fileno())
-        partial.replace(path)
-        sync_folder(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the renames in it survive a power cut, where the system can open folders."""
-    if os.name != "posix":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with tempfile.NamedTemporaryFile() as file:
+        yield cast(BinaryIO, file)
+        file.flush()
+        _remote(place, lambda fs, path: fs.put_file(file.name, path))
 
 
 def _open_descriptor(path: str | Path, pipe: bool = False) -> int:

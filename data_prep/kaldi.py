@@ -13,6 +13,9 @@ from data_prep.candidates import MAX_LINES, Candidate
 # How reco2file_and_channel names channels.
 _SIDES = {"A": 0, "B": 1, "1": 0, "2": 1}
 
+FILES = ("wav.scp", "segments", "text", "utt2spk")
+"""Files of a data directory that are read."""
+
 
 def read_data_dir(folder: Path) -> list[Candidate]:
     """The utterances of a Kaldi data directory, in the order of segments (or of wav.scp without it).

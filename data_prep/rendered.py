@@ -20,6 +20,7 @@ until they are written; rates are in hertz, levels in dB, durations in seconds u
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import json
 import math
@@ -36,6 +37,7 @@ import soundfile
 
 from asr_emapl.errors import UserError
 from asr_emapl.json_text import read_object
+from asr_emapl.outputs import write, writing
 from asr_emapl.text_files import read_document
 from data_prep.espeak import Engine, engine_paths
 
@@ -154,7 +156,8 @@ def download(
     core). A part is rendered under a temporary name and renamed when complete; complete parts are kept.
 
     Raises:
-        UserError: the engine is not installed, a size is impossible, or the folder holds another corpus.
+        UserError: the engine is not installed, a size is impossible, or the folder holds another corpus or
+            cannot be written.
     """
     if min(asdict(size).values()) <= 0 or size.unlabelled_speakers < size.labelled_speakers:
         raise UserError(f"{size}: all must be above zero, and the labelled speakers are among the unlabelled")
@@ -167,9 +170,9 @@ def download(
         raise UserError(f"{speakers_file} is of another corpus: give the rendered one a folder of its own")
     if pending:
         engine_paths()  # the missing package is told here once, not by every worker
-        root.mkdir(parents=True, exist_ok=True)
-        speakers_file.write_text(_speakers_table(corpus_parts), encoding="utf-8")
-        _render_parts(root, pending, marker, seed, workers or os.cpu_count() or 1)
+        write(speakers_file, _speakers_table(corpus_parts))
+        with writing(root):
+            _render_parts(root, pending, marker, seed, workers or os.cpu_count() or 1)
     return root
 
 
@@ -243,7 +246,7 @@ def _render_parts(
             shutil.rmtree(partial, ignore_errors=True)
             jobs = [(part, speaker, partial, seed) for speaker in part.speakers]
             list(pool.starmap(_render_speaker, jobs, 1) if pool else itertools.starmap(_render_speaker, jobs))
-            (partial / MARKER).write_text(json.dumps(marker, indent=1), encoding="utf-8")
+            write(partial / MARKER, json.dumps(marker, indent=1))
             if final.exists():  # of another seed, size or version: _is_complete saw this module's marker
                 shutil.rmtree(final)
             partial.rename(final)
@@ -266,7 +269,10 @@ def _render_speaker(part: Part, speaker: Speaker, directory: Path, seed: int) ->
             name = f"{speaker.number}-{part.first_chapter + chapter}"
             folder = directory / str(speaker.number) / str(part.first_chapter + chapter)
             folder.mkdir(parents=True, exist_ok=True)
-            soundfile.write(folder / f"{name}-{index:04d}.flac", wave, SAMPLE_RATE, subtype="PCM_16")
+            # By way of memory: libsndfile does not say why it cannot write.
+            encoded = io.BytesIO()
+            soundfile.write(encoded, wave, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+            (folder / f"{name}-{index:04d}.flac").write_bytes(encoded.getvalue())
             with (folder / f"{name}.trans.txt").open("a", encoding="utf-8") as transcripts:
                 transcripts.write(f"{name}-{index:04d} {text}\n")
             seconds, count = seconds + wave.size / SAMPLE_RATE, count + 1

@@ -10,6 +10,7 @@ import typer
 from asr_emapl import __version__
 from asr_emapl.cli import data, decoding, prepare, report, scoring, training
 from asr_emapl.errors import UserError
+from asr_emapl.terminal import warn
 
 app = typer.Typer(
     help="Semi-supervised speech recognition whose training does not change with the batch size.",
@@ -33,10 +34,10 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        warn(f"error: {error}")
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        warn("interrupted")
         sys.exit(130)
 
 

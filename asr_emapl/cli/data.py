@@ -11,6 +11,8 @@ from typing import Annotated
 import typer
 
 from asr_emapl.errors import UserError
+from asr_emapl.outputs import check_outputs
+from asr_emapl.terminal import say, say_written, warn
 
 commands = typer.Typer()
 
@@ -29,6 +31,7 @@ def tokenizer(
     from asr_emapl.data.manifest import read_manifest
     from asr_emapl.text.tokenizer import LetterTokenizer, SentencePieceTokenizer, Tokenizer, save_tokenizer
 
+    check_outputs([out], manifest or [])
     made: Tokenizer
     if kind == "letters":
         made = LetterTokenizer()
@@ -40,7 +43,7 @@ def tokenizer(
     else:
         raise UserError(f"--kind {kind!r} is none of letters, unigram, bpe")
     save_tokenizer(out, made)
-    print(f"{out}: {made!r}")
+    say_written(out, f"{out}: {made!r}")
 
 
 @commands.command()
@@ -63,8 +66,8 @@ def shard(
     """
     from asr_emapl.data.shards import ShardConfig, pack
 
-    packed = pack(manifest, out, ShardConfig(codec, shard_mib, workers), say=print)
-    print(f"{packed.manifest}: {packed.utterances} utterances in {len(packed.shards)} shards")
+    packed = pack(manifest, out, ShardConfig(codec, shard_mib, workers), say=say)
+    say(f"{packed.manifest}: {packed.utterances} utterances in {len(packed.shards)} shards")
 
 
 @commands.command()
@@ -90,6 +93,8 @@ def inspect(
     from asr_emapl.data.manifest import read_manifest
     from asr_emapl.training.demands import read_demands
 
+    if png is not None:
+        check_outputs([png], [*manifests, config, tokenizer])
     demands = read_demands(config, tokenizer, batch_seconds)
     # Hundreds of thousands of objects, none of them garbage: looking for it would take a third of the time.
     gc.disable()
@@ -132,8 +137,10 @@ def segment(
     from asr_emapl.data.manifest import write_manifest
     from asr_emapl.data.recordings import cut_recordings, find_recordings, summary
 
+    check_outputs([out], sources)
     limits = SegmentConfig(min_seconds, max_seconds, target_seconds, pause_seconds, edge_seconds)
     recordings = find_recordings(sources)
+    check_outputs([out], {recording.audio for recording in recordings})
     progress = Console(stderr=True)
     cuts = list(
         track(
@@ -146,8 +153,8 @@ def segment(
     )
     faults = [cut.fault for cut in cuts if cut.fault]
     for fault in faults:
-        print(f"left out: {fault}", file=sys.stderr)
+        warn(f"left out: {fault}")
     write_manifest(out, [utterance for cut in cuts for utterance in cut.utterances])
-    print(f"{out}: {summary(cuts)}")
+    say_written(out, f"{out}: {summary(cuts)}")
     if faults:
         raise typer.Exit(1)

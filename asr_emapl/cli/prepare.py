@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from asr_emapl.errors import UserError
+from asr_emapl.terminal import say, warn
 
 if TYPE_CHECKING:
     from data_prep.candidates import Prepared
@@ -35,7 +35,7 @@ def prepare_librispeech(
             raise UserError("--download needs --parts: name the parts to download")
         librispeech.download(data, wanted)
     for part, manifest in librispeech.prepare(data, out, wanted).items():
-        print(f"{part}: {manifest}")
+        say(f"{part}: {manifest}")
 
 
 @commands.command("librispeech-lm")
@@ -51,7 +51,7 @@ def prepare_librispeech_lm(
     """
     from data_prep import librispeech_lm
 
-    print(librispeech_lm.download(out, name))
+    say(str(librispeech_lm.download(out, name)))
 
 
 @commands.command("libri-light")
@@ -134,9 +134,9 @@ def prepare_folder(
 
 def _print_prepared(prepared: Prepared) -> None:
     for note in prepared.notes:
-        print(note, file=sys.stderr)
+        warn(note)
     for part, manifest in prepared.manifests.items():
-        print(f"{part}: {manifest}")
+        say(f"{part}: {manifest}")
 
 
 @commands.command("rendered")
@@ -152,4 +152,4 @@ def prepare_rendered(
 
     source = rendered.download(out, seed=seed)
     for part, manifest in librispeech.prepare(source, out).items():
-        print(f"{part}: {manifest}")
+        say(f"{part}: {manifest}")

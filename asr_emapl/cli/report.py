@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from asr_emapl.cli.scoring import labelled
-from asr_emapl.cli.table import print_table
 from asr_emapl.errors import UserError
+from asr_emapl.outputs import check_outputs, run_files
+from asr_emapl.terminal import print_table, say, warn
 
 if TYPE_CHECKING:
     from asr_emapl.report.comparison import Decoded
@@ -52,11 +52,19 @@ def report(
 
     if out is None and (manifest or hypotheses or decode):
         raise UserError("--manifest, --hypotheses and --decode are for the page: name it with --out")
-    found = read_runs([labelled(run) for run in runs])
+    named = [labelled(run) for run in runs]
+    found = read_runs(named)
     drawn: list[Path] = []
     for run in found:
         if run.usage is None and out is None and figures is None:
             raise no_times(run.folder)
+    pictures: list[Path] = []
+    if figures is not None:
+        from asr_emapl.report.figures import figure_files, write_figures
+
+        pictures = figure_files(found, figures)
+    read = [file for _, folder in named for file in run_files(folder)]
+    check_outputs([*([out] if out else []), *pictures], [*read, manifest, *(hypotheses or [])])
     if out is not None:
         from asr_emapl.report.page import check_ending, write_page
 
@@ -64,8 +72,6 @@ def report(
         decoded = _decoded(found, manifest, hypotheses or [], model if decode else None, device)
         write_page(found, out, decoded, count=worst)
     if figures is not None:
-        from asr_emapl.report.figures import write_figures
-
         drawn = write_figures(found, figures)
     usages = {run.label: run.usage for run in found if run.usage is not None}
     if as_json:
@@ -74,11 +80,11 @@ def report(
     if usages:
         print_table(*table(usages))
     for label, usage in usages.items():
-        print(f"{label}: {usage.advice()}")
+        say(f"{label}: {usage.advice()}")
     if out is not None:
-        print(out)
+        say(str(out))
     for path in drawn:
-        print(path)
+        say(str(path))
 
 
 def _decoded(
@@ -108,6 +114,6 @@ def _decoded(
     for run in runs:
         recognizer = Recognizer.load(run.folder, model, device)
         for problem in recognizer.problems:
-            print(f"warning: {problem}: taking the one before", file=sys.stderr)
+            warn(f"warning: {problem}: taking the one before")
         texts.append({h.id: h.text for h in recognizer(utterances)})
     return Decoded(f"{name}, by the {model}", utterances, texts)

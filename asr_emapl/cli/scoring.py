@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from asr_emapl.errors import UserError
+from asr_emapl.outputs import check_outputs, run_files
+from asr_emapl.terminal import put, say, say_written
 
 commands = typer.Typer()
 
@@ -87,6 +89,7 @@ def score(
         raise UserError("--csv has one kind of rows: --confusions and --vocabulary are for tables and --json")
     for place in alignments or []:
         report.check_alignments(place)
+    check_outputs(alignments or [], [*files, *(vocabulary or [])])
     config = ScoringConfig(allow_missing, speaker_in_id, weights.value, resamples, seed)
     result = evaluate(files, config, normalisation(normalise), vocabulary or [])
     for place in alignments or []:
@@ -94,9 +97,10 @@ def score(
     if as_json:
         print(json.dumps(result.to_dict(confusions), indent=2))
     elif as_csv:
-        print(report.evaluation_csv(result), end="")
+        put(report.evaluation_csv(result))
     else:
-        print("\n".join(report.evaluation_lines(result, [b.value for b in by or []], confusions)))
+        for line in report.evaluation_lines(result, [b.value for b in by or []], confusions):
+            say(line)
 
 
 @commands.command()
@@ -122,7 +126,11 @@ def compare(
 
     config = ScoringConfig(allow_missing, speaker_in_id, weights.value, resamples, seed)
     result = compare_files(reference, first, second, config, normalisation(normalise))
-    print(json.dumps(result.to_dict(), indent=2) if as_json else "\n".join(result.lines()))
+    if as_json:
+        print(json.dumps(result.to_dict(), indent=2))
+        return
+    for line in result.lines():
+        say(line)
 
 
 @commands.command()
@@ -136,8 +144,10 @@ def plot(
     """
     from asr_emapl.scoring.curves import draw_curves
 
-    draw_curves([labelled(run) for run in runs], out)
-    print(out)
+    named = [labelled(run) for run in runs]
+    check_outputs([out], [file for _, folder in named for file in run_files(folder)])
+    draw_curves(named, out)
+    say_written(out, str(out))
 
 
 def labelled(run: str) -> tuple[str, Path]:

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from asr_emapl.cli.table import print_table
 from asr_emapl.errors import UserError
+from asr_emapl.outputs import check_outputs
+from asr_emapl.terminal import print_table, say, say_written
 
 commands = typer.Typer()
 
@@ -30,7 +31,7 @@ def train(
 
     last = run(load_config(config, overrides or []))
     if last is not None:
-        print(f"last checkpoint: {last}")
+        say(f"last checkpoint: {last}")
 
 
 @commands.command()
@@ -38,6 +39,7 @@ def average(
     end: Annotated[Path, typer.Option(help="Checkpoint where the window ends.")],
     out: Annotated[Path, typer.Option(help="Checkpoint to write; its teacher is the average.")],
     start: Annotated[Path | None, typer.Option(help="Where it begins (default: with the mean).")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Average the student between two checkpoints of a run, afterwards.
 
@@ -47,8 +49,9 @@ def average(
     """
     from asr_emapl.training.checkpoint import average as run
 
+    check_outputs([out], [end, start], overwrite=overwrite)
     hours = run(start, end, out)
-    print(f"{out}: the student's mean over {hours:.3f} h of audio, as the teacher")
+    say_written(out, f"{out}: the student's mean over {hours:.3f} h of audio, as the teacher")
 
 
 @commands.command()
@@ -74,7 +77,7 @@ def scale(
         return
     print_table(["", "reference", "scaled", "rule"], [[r.name, r.reference, r.scaled, r.rule] for r in rows])
     for warning in warnings:
-        print(f"warning: {warning}")
+        say(f"warning: {warning}")
 
 
 @commands.command()
@@ -134,6 +137,6 @@ def check_model(
     findings = check(target, values)
     for finding in findings:
         verdict = "ok  " if finding.passed else "FAIL"
-        print(f"{verdict} {finding.name}" + (finding.detail and f": {finding.detail}"))
+        say(f"{verdict} {finding.name}" + (finding.detail and f": {finding.detail}"))
     if not all(f.passed for f in findings):
         raise typer.Exit(1)

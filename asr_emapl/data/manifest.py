@@ -17,12 +17,12 @@ Other fields are ignored.
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from asr_emapl import json_text, storage
 from asr_emapl.audio import SAMPLE_RATE_HZ
@@ -31,9 +31,12 @@ from asr_emapl.audio.source import ByteRange, Source
 from asr_emapl.data.foreign import from_cut, is_cut
 from asr_emapl.data.ids import derived_ids
 from asr_emapl.errors import UserError
+from asr_emapl.outputs import check_outputs, writing
+from asr_emapl.partial_file import sync
 from asr_emapl.text.normalise import outside
 from asr_emapl.text_files import raw_lines
 
+_Place = TypeVar("_Place", str, Path, str | Path)
 _MAX_LINES = 20
 """Findings that an error report lists before it only counts the rest."""
 # libsndfile reads files of at most so many channels.
@@ -125,47 +128,27 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
     folder can be moved. Missing folders are made.
 
     Raises:
-        UserError: there are no utterances, or some that could not be read back (as `read_manifest` says), or
-            the file cannot be written. An older manifest of that name is then left as it was.
+        UserError: there are no utterances, or some that could not be read back (as `read_manifest` says); the
+            file is audio of the manifest; or it cannot be written. An older manifest of that name is then
+            left as it was.
     """
-    if not storage.is_url(path):
-        write_manifests({Path(path): list(utterances)})
-        return
-    content = _serialise(path, list(utterances))
-    try:
-        with storage.publish(str(path)) as file:
-            file.write(content)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error} (choose another place)") from error
+    write_manifests({path: list(utterances)})
 
 
-def write_manifests(manifests: Mapping[Path, Sequence[Utterance]]) -> None:
+def write_manifests(manifests: Mapping[_Place, Sequence[Utterance]]) -> None:
     """Write several manifests, all of them or none: no name appears before all contents are on disk.
 
     Raises:
         UserError: as `write_manifest`.
     """
     contents = {path: _serialise(path, utterances) for path, utterances in manifests.items()}
-    staged: dict[Path, Path] = {}
-    try:
+    check_outputs(list(contents), {u.audio for utterances in manifests.values() for u in utterances})
+    with ExitStack() as stack:
         for path, content in contents.items():
-            if path.is_dir():
-                raise UserError(f"{path}: is a folder (name a file for the manifest)")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            staged[path] = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-            _write_durably(staged[path], content)
-        for path, partial in staged.items():
-            partial.replace(path)
-        for folder in {path.parent for path in staged}:
-            storage.sync_folder(folder)
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or 'manifest'}: cannot be written: {error.strerror or error} "
-            "(check permissions and free space, or choose another place)"
-        ) from error
-    finally:
-        for partial in staged.values():
-            partial.unlink(missing_ok=True)
+            stack.enter_context(writing(path))
+            file = stack.enter_context(storage.publish(str(path)))
+            file.write(content)
+            sync(file)
 
 
 def verify(utterances: Iterable[Utterance], alphabet: str | None) -> list[str]:
@@ -227,7 +210,7 @@ def _derive_ids(records: Sequence[dict[str, object]], folder: str) -> None:
     """Give each record without an id one that its audio determines; `folder` is the manifest's."""
     nameless = [r for r in records if r["id"] is None and isinstance(r["audio"], str)]
     stretches = [
-        (storage.join(folder, str(record["audio"])), _finite(_seconds(record["offset"])))
+        (storage.join(folder, str(record["audio"])), _finite(json_text.number(record["offset"])))
         for record in nameless
     ]
     for record, id_ in zip(nameless, derived_ids(stretches), strict=True):
@@ -340,13 +323,6 @@ def _audio_as_written(utterance: Utterance, folder: str) -> str:
     if utterance.byte_range is not None and of_audio == folder:
         return name
     return storage.join(of_audio, name)
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _length_fault(utterance: Utterance, length: float, is_shared: bool) -> str | None:

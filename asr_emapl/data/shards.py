@@ -32,6 +32,7 @@ from asr_emapl.audio.source import ByteRange
 from asr_emapl.data.manifest import Utterance, read_manifest, write_manifest
 from asr_emapl.errors import UserError
 from asr_emapl.json_text import read_object
+from asr_emapl.outputs import check_outputs
 
 # libsndfile's names for format and coding of a recoded file, and its ending.
 _ENCODINGS = {"flac": ("FLAC", "PCM_16", "flac"), "opus": ("OGG", "OPUS", "opus")}
@@ -85,7 +86,8 @@ def pack(
 
     Raises:
         UserError: the manifest is wrong; audio in it cannot be read; `out` has a manifest of that name
-            already, or a part of another packing, or cannot be written; the config is out of range.
+            already, or a part of another packing, or shards that the manifest reads; `out` cannot be written;
+            the config is out of range.
     """
     config = config or ShardConfig()
     _check(config)
@@ -97,6 +99,7 @@ def pack(
     try:
         if storage.size(target) is not None:
             raise UserError(f"{target}: is there already (name another folder, or remove it to pack again)")
+        check_outputs(shards.existing(), {u.audio for u in utterances})
         shards.go_on()
         shards.pack_rest()
         write_manifest(target, shards.packed())
@@ -149,6 +152,13 @@ class _Shards:
     def place(self, shard: int) -> str:
         """Path or URL of a shard."""
         return storage.join(self._folder, f"{self._stem}-{shard:06d}.tar")
+
+    def existing(self) -> list[str]:
+        """The shards that are there, up to the first that is not."""
+        places: list[str] = []
+        while storage.size(place := self.place(len(places))) is not None:
+            places.append(place)
+        return places
 
     def go_on(self) -> None:
         """Take over the whole shards that an interrupted packing left."""

@@ -13,12 +13,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from asr_emapl.decoding.beam import read_kenlm, token_name
 from asr_emapl.errors import UserError
+from asr_emapl.outputs import writing
 from asr_emapl.storage import publish
 from asr_emapl.text.tokenizer import Tokenizer
 from asr_emapl.text_files import read_lines
@@ -73,7 +75,7 @@ def build_arpa(texts: Sequence[Path], out: Path, config: NgramConfig, tokenizer:
 
     Raises:
         UserError: kaldingram is not installed or fails; a text cannot be read, or there are no words; a model
-            of tokens is to be pruned.
+            of tokens is to be pruned; it cannot be written.
     """
     if tokenizer is not None and config.prune:
         raise UserError(f"--prune {config.prune:g}: a model of tokens cannot be pruned; leave it out")
@@ -81,8 +83,7 @@ def build_arpa(texts: Sequence[Path], out: Path, config: NgramConfig, tokenizer:
         raise UserError(f"{out}: call it .arpa, by which decoders know the format")
     if importlib.util.find_spec("kaldingram") is None:
         raise UserError("kaldingram is not installed: pip install 'asr_emapl[lm]'")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.stem}.", dir=out.parent) as folder:
+    with writing(out), _folder_beside(out) as folder:
         plain, whole, pruned = (Path(folder, name) for name in ("text", "whole.arpa", "pruned.arpa"))
         count = 0
         with plain.open("w", encoding="utf-8") as file:
@@ -103,6 +104,14 @@ def build_arpa(texts: Sequence[Path], out: Path, config: NgramConfig, tokenizer:
                 # The beginning of a sentence is never predicted; all else should be.
                 impossible += line.startswith(b"-99") and line.split()[1] != b"<s>"
     return Built(count, impossible)
+
+
+@contextmanager
+def _folder_beside(out: Path) -> Iterator[str]:
+    """A folder for what comes before `out`, on the same disk."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.stem}.", dir=out.parent) as folder:
+        yield folder
 
 
 def sentences(texts: Iterable[Path], tokenizer: Tokenizer | None) -> Iterator[str]:

@@ -12,9 +12,9 @@ from torch import Tensor
 from asr_emapl.decoding.beam import BeamConfig, BeamSearch
 from asr_emapl.errors import UserError
 from asr_emapl.json_text import read_object
-from asr_emapl.picture import COLOURS, check_ending, write_picture
+from asr_emapl.outputs import write
+from asr_emapl.picture import COLOURS, check_ending, new_figure, write_picture
 from asr_emapl.scoring import score
-from asr_emapl.storage import publish
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "beam": int,
@@ -69,11 +69,7 @@ def write_config(path: Path, config: BeamConfig, point: GridPoint) -> None:
     content = asdict(chosen) | {"wer_percent": round(point.wer, 3)}
     for name in ("lm", "lexicon"):
         content[name] = str(Path(content[name]).absolute()) if content[name] else ""
-    try:
-        with publish(str(path)) as file:
-            file.write((json.dumps(content, indent=2) + "\n").encode())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    write(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_config(path: Path) -> BeamConfig:
@@ -97,13 +93,7 @@ def draw(points: Sequence[GridPoint], out: Path) -> None:
         UserError: `out` does not end in .png or .svg, or cannot be written.
     """
     check_ending(out)
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with rc_context({"font.size": 13, "svg.hashsalt": "asr_emapl"}):
-        figure = Figure(figsize=(7.0, 4.4), layout="constrained", facecolor="white")
-        FigureCanvasAgg(figure)
+    with new_figure(7.0, 4.4) as figure:
         axes = figure.subplots()
         for i, bonus in enumerate(dict.fromkeys(p.word_bonus for p in points)):
             curve = sorted((p.lm_weight, p.wer) for p in points if p.word_bonus == bonus)

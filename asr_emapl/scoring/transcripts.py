@@ -12,7 +12,6 @@ UTF-8, gzip or not, by path or URL, one utterance a line:
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -24,6 +23,7 @@ from typing import Any, Literal
 from asr_emapl.data.foreign import is_cut
 from asr_emapl.errors import UserError
 from asr_emapl.json_text import finite_number, parse_object
+from asr_emapl.outputs import write
 from asr_emapl.scoring import timed
 from asr_emapl.text_files import BrokenLineError, Line, raise_broken, read_lines
 
@@ -129,18 +129,13 @@ def write_hypotheses(path: Place, hypotheses: Mapping[str, str]) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            for utterance, text in hypotheses.items():
-                file.write(json.dumps({"id": utterance, "text": text}, ensure_ascii=False) + "\n")
-        temporary.replace(target)
-    except OSError as error:
-        with contextlib.suppress(OSError):  # the folder itself may be no folder
-            temporary.unlink()
-        raise UserError(f"{target}: the hypotheses cannot be written ({error.strerror})") from error
+    write(
+        path,
+        (
+            json.dumps({"id": utterance, "text": text}, ensure_ascii=False) + "\n"
+            for utterance, text in hypotheses.items()
+        ),
+    )
 
 
 def _form(path: Place) -> str | None:

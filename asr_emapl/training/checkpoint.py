@@ -1,4 +1,4 @@
-"""Checkpoints: written beside and renamed, so that a name always stands for a whole file.
+"""Checkpoints: files that are whole or not there, and are checked before anything in them is used.
 
 A checkpoint holds the whole run (student, teacher, optimizer, clock, place in the data, tokenizer, config) as
 tensors and primitives alone, and loads with `weights_only=True`. torch.save makes a zip archive with a CRC-32
@@ -7,8 +7,6 @@ of every record in it. torch does not look at these when it loads; `load` does, 
 
 from __future__ import annotations
 
-import errno
-import os
 import warnings
 import zipfile
 from pathlib import Path
@@ -17,7 +15,9 @@ from typing import Any
 import torch
 
 from asr_emapl.errors import UserError
+from asr_emapl.outputs import writing
 from asr_emapl.running_mean import window
+from asr_emapl.storage import publish
 
 State = dict[str, Any]
 
@@ -28,33 +28,14 @@ def save(path: Path, state: State) -> None:
     Raises:
         OSError: it cannot be written (the disk is full, for one); what was there under the name still is.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with partial.open("wb") as file:
+        with publish(str(path)) as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        _sync_folder(path.parent)
     except RuntimeError as error:
         # torch's archive writer complains of its position once a write has failed.
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Put the new name on the disk; without it a power cut takes the name and leaves the file."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems keep names on the disk by themselves
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def load(path: Path) -> State:
@@ -102,11 +83,8 @@ def average(start: Path | None, end: Path, out: Path) -> float:
         raise UserError(f"{start or 'the beginning'} to {end}: {error}") from error
     # Buffers, which have no mean, are the student's.
     last["teacher"]["module"] = {**last["student"], **weights}
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with writing(out):
         save(out, last)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror})") from error
     return (later["audio"] - earlier["audio"]) / 3600.0
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from asr_emapl.errors import UserError
+from asr_emapl.partial_file import replace_link
 from asr_emapl.training.checkpoint import State, load, save
 
 
@@ -74,7 +74,7 @@ class CheckpointFolder:
         return True
 
     def write(self, step: int, state: State, *, rate: float | None = None, for_good: bool = False) -> Path:
-        """Save, and only then remove what is no longer kept, a killed run's leftovers too.
+        """Save, and only then remove what is no longer kept.
 
         Args:
             rate: word error rate by which the best is chosen, if it was measured at this step.
@@ -83,9 +83,6 @@ class CheckpointFolder:
         Raises:
             OSError: it cannot be written; the others are as they were, and so is which of them is best.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self.folder.glob(".*.part"):
-            leftover.unlink(missing_ok=True)
         kept = dict(self._kept)
         if rate is not None and rate < kept["rate"]:
             kept |= {"best": step, "rate": rate}
@@ -107,11 +104,9 @@ class CheckpointFolder:
         return path
 
     def _link(self, best: Path) -> None:
-        new = self.folder / f".best.pt.{os.getpid()}.part"
         # Some file systems have no links; the run's log says which one is best.
         with contextlib.suppress(OSError):
-            new.symlink_to(best.name)
-            new.replace(self.folder / "best.pt")
+            replace_link(self.folder / "best.pt", best.name)
 
     def newest(self) -> tuple[Path, State, list[str]] | None:
         """The newest checkpoint that can be read, and what was wrong with newer ones; None if there are none.

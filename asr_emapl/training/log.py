@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr_emapl.scoring.run_log import read_log
+from asr_emapl.terminal import say
 from asr_emapl.training.background_save import Saved
 from asr_emapl.training.line_file import LineFile
 from asr_emapl.training.step import StepResult
@@ -163,7 +164,7 @@ class RunLog:
     def say(self, text: str) -> None:
         """A line for whoever watches."""
         if self.active:
-            print(text, flush=True)
+            say(text)
 
     def flush(self) -> None:
         """Everything so far onto the disk; before a checkpoint counts the lines."""

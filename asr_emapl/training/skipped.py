@@ -10,6 +10,7 @@ from pathlib import Path
 from asr_emapl.data.loader import Skipped
 from asr_emapl.errors import UserError
 from asr_emapl.scoring.run_log import read_skipped
+from asr_emapl.terminal import say
 from asr_emapl.training.step import StepResult
 from asr_emapl.training.world import World
 
@@ -72,7 +73,7 @@ class SkippedList:
         if not new:
             return
         if not self._listed:
-            print(f"warning: skipped: {skipped[0].why}; {self.path} lists all that is", flush=True)
+            say(f"warning: skipped: {skipped[0].why}; {self.path} lists all that is")
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(asdict(one)) + "\n" for one in new.values())
         self._listed |= new.keys()

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch.distributed as dist
 
 from asr_emapl.errors import UserError
+from asr_emapl.terminal import warn
 from asr_emapl.training.world import World
 
 # A process whose thread stands in one of these, or in what it calls outside of the package, waits for others.
@@ -108,7 +109,7 @@ class Watch:
     def _end_at_once(self, error: BaseException | None) -> None:
         """End this process with its error told: NCCL, in parting, would wait for what others never do."""
         if isinstance(error, UserError):
-            print(f"error: {error}", file=sys.stderr)
+            warn(f"error: {error}")
         elif error is not None:
             traceback.print_exception(error)
         self._exit(2 if error is None or isinstance(error, UserError) else 1)
@@ -190,7 +191,7 @@ class Watch:
         if self._over.is_set():
             return
         if text and self._first_to_say(text):
-            print(f"error: {text}", file=sys.stderr)
+            warn(f"error: {text}")
         self._exit(status)
 
     def _exit(self, status: int) -> None:

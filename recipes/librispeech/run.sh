@@ -121,7 +121,7 @@ train() {
     trap - TERM USR1 INT
     return "$status"
 }
-decode() { asr-emapl decode --checkpoint "$run_dir" --model "$4" --manifest "$1" --out "$2"; }
+decode() { asr-emapl decode --checkpoint "$run_dir" --model "$4" --manifest "$1" --out "$2" --overwrite; }
 score() {
     printf '%s, %s\n' "$3" "$4"
     asr-emapl score "$1" "$2"

@@ -90,7 +90,7 @@ for system in seed "${systems[@]}"; do
         for part in dev-clean dev-other; do
             name=$runs/$system/$part.$model
             asr-emapl decode --checkpoint "$runs/$system" --model "$model" --manifest "data/$part.jsonl" \
-                --out "$name.jsonl" >/dev/null
+                --out "$name.jsonl" --overwrite >/dev/null
             asr-emapl score --json "data/$part.jsonl" "$name.jsonl" >"$name.json"
         done
     done
