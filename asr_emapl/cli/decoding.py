@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from asr_emapl.cli.trust import TrustOption
 from asr_emapl.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def decode(
     lm_config: Annotated[
         Path | None, typer.Option(help="What tune-lm wrote, in place of the five above.")
     ] = None,
+    trust: TrustOption = None,
 ) -> None:
     """Transcribe a manifest with a checkpoint, greedily or by beam search.
 
@@ -64,7 +66,7 @@ def decode(
     if beam:
         config = BeamConfig(beam, lm, lexicon, lm_weight, word_bonus)
     utterances = read_manifest(manifest)
-    recognizer = _recognizer(checkpoint, model, device)
+    recognizer = _recognizer(checkpoint, model, device, trust)
     if config is None:
         texts = {h.id: h.text for h in recognizer(utterances, max_seconds)}
     else:
@@ -85,6 +87,7 @@ def transcribe(
     model: _Model = "teacher",
     device: _Device = "auto",
     max_seconds: Annotated[float, typer.Option(help="Longer audio is cut where nobody speaks.")] = 24.0,
+    trust: TrustOption = None,
 ) -> None:
     """Transcribe audio files of any length, with times in all formats but text.
 
@@ -96,7 +99,7 @@ def transcribe(
     from asr_emapl.decoding.tuning import read_config
 
     requests = check_requests(files, form, out, max_seconds)
-    recognizer = _recognizer(checkpoint, model, device)
+    recognizer = _recognizer(checkpoint, model, device, trust)
     search = _search(recognizer.tokenizer, read_config(lm_config)) if lm_config else None
     faults = transcribe_all(requests, recognizer, search, form, max_seconds)
     for fault in faults:
@@ -162,6 +165,7 @@ def tune_lm(
     model: _Model = "teacher",
     device: _Device = "auto",
     max_seconds: Annotated[float, typer.Option(help="Padded seconds of audio in one batch.")] = 120.0,
+    trust: TrustOption = None,
 ) -> None:
     """Choose language model weight and word bonus by the WER of a grid on held-out speech.
 
@@ -174,7 +178,7 @@ def tune_lm(
 
     lm_weights, word_bonuses = _numbers("--weights", weights), _numbers("--bonuses", bonuses)
     utterances = read_manifest(manifest, require_text=True)
-    recognizer = _recognizer(checkpoint, model, device)
+    recognizer = _recognizer(checkpoint, model, device, trust)
     config = BeamConfig(beam, lm, lexicon)
     search = _search(recognizer.tokenizer, config)
     if not search.has_word_bonus:
@@ -211,10 +215,10 @@ def _print_grid(points: list[GridPoint], weights: list[float], bonuses: list[flo
     )
 
 
-def _recognizer(checkpoint: Path, model: str, device: str) -> Recognizer:
+def _recognizer(checkpoint: Path, model: str, device: str, trust: list[str] | None) -> Recognizer:
     from asr_emapl.decoding.recognizer import Recognizer
 
-    recognizer = Recognizer.load(checkpoint, model, device)
+    recognizer = Recognizer.load(checkpoint, model, device, trust or ())
     for problem in recognizer.problems:
         print(f"warning: {problem}: taking the one before", file=sys.stderr)
     return recognizer
