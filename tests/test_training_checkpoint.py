@@ -26,7 +26,12 @@ def state(step: int = 1) -> checkpoint.State:
         "student": {"weight": torch.arange(50.0) + step},
         "teacher": {"module": {"weight": torch.arange(50.0)}, "audio": 12.5, "half_life": 3600.0},
         "tokenizer": {"kind": "letters"},
-        "config": {"hours": 1.0, "data": {"labelled": ["a"]}},
+        "config": {
+            "hours": 1.0,
+            "data": {"labelled": ["a"]},
+            "model": {"target": "asr_emapl.models.transformer:TransformerCtc", "options": {"dim": 8}},
+            "optimizer": {"name": "adamw"},
+        },
         "step": step,
     }
 

@@ -18,9 +18,9 @@ from asr_emapl.training.checkpoint_folder import CheckpointFolder
 def state(step: int) -> dict:
     return {
         "student": {},
-        "teacher": {},
+        "teacher": {"module": {}, "audio": 0.0},
         "tokenizer": {},
-        "config": {},
+        "config": {"model": {"target": "a:B", "options": {}}, "optimizer": {"name": "sgd"}},
         "weight": torch.ones(3),
         "step": step,
     }

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from asr_emapl.cli.trust import TrustOption
 from asr_emapl.errors import UserError
 from asr_emapl.outputs import check_outputs
 from asr_emapl.terminal import say, say_written, warn
@@ -79,6 +80,7 @@ def inspect(
     png: Annotated[Path | None, typer.Option(help="Picture of the lengths to write.")] = None,
     audio: Annotated[bool, typer.Option("--audio", help="Open the headers of the audio too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    trust: TrustOption = None,
 ) -> None:
     """What manifests hold, how they fill batches, and what to fix before training on them.
 
@@ -95,7 +97,7 @@ def inspect(
 
     if png is not None:
         check_outputs([png], [*manifests, config, tokenizer])
-    demands = read_demands(config, tokenizer, batch_seconds)
+    demands = read_demands(config, tokenizer, batch_seconds, trust or ())
     # Hundreds of thousands of objects, none of them garbage: looking for it would take a third of the time.
     gc.disable()
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from asr_emapl.cli.trust import TrustOption
 from asr_emapl.errors import UserError
 from asr_emapl.outputs import check_outputs, run_files
 from asr_emapl.terminal import print_table, say, say_written, warn
@@ -50,6 +51,7 @@ def decode(
         Path | None, typer.Option(help="What tune-lm wrote, in place of the five above.")
     ] = None,
     overwrite: _Overwrite = False,
+    trust: TrustOption = None,
 ) -> None:
     """Transcribe a manifest with a checkpoint, greedily or by beam search.
 
@@ -70,7 +72,7 @@ def decode(
     utterances = read_manifest(manifest)
     read = [manifest, lm_config, *_model_files(checkpoint, config), *_audio(utterances)]
     check_outputs([out], read, overwrite=overwrite)
-    recognizer = _recognizer(checkpoint, model, device)
+    recognizer = _recognizer(checkpoint, model, device, trust)
     if config is None:
         texts = {h.id: h.text for h in recognizer(utterances, max_seconds)}
     else:
@@ -92,6 +94,7 @@ def transcribe(
     device: _Device = "auto",
     max_seconds: Annotated[float, typer.Option(help="Longer audio is cut where nobody speaks.")] = 24.0,
     overwrite: _Overwrite = False,
+    trust: TrustOption = None,
 ) -> None:
     """Transcribe audio files of any length, with times in all formats but text.
 
@@ -106,7 +109,7 @@ def transcribe(
     config = read_config(lm_config) if lm_config else None
     targets = [request.target for request in requests if request.target is not None]
     check_outputs(targets, [*files, lm_config, *_model_files(checkpoint, config)], overwrite=overwrite)
-    recognizer = _recognizer(checkpoint, model, device)
+    recognizer = _recognizer(checkpoint, model, device, trust)
     search = _search(recognizer.tokenizer, config) if config else None
     faults = transcribe_all(requests, recognizer, search, form, max_seconds)
     for fault in faults:
@@ -172,6 +175,7 @@ def tune_lm(
     model: _Model = "teacher",
     device: _Device = "auto",
     max_seconds: Annotated[float, typer.Option(help="Padded seconds of audio in one batch.")] = 120.0,
+    trust: TrustOption = None,
 ) -> None:
     """Choose language model weight and word bonus by the WER of a grid on held-out speech.
 
@@ -187,7 +191,7 @@ def tune_lm(
     picture = out.with_suffix(".png")
     config = BeamConfig(beam, lm, lexicon)
     check_outputs([out, picture], [manifest, *_model_files(checkpoint, config), *_audio(utterances)])
-    recognizer = _recognizer(checkpoint, model, device)
+    recognizer = _recognizer(checkpoint, model, device, trust)
     search = _search(recognizer.tokenizer, config)
     if not search.has_word_bonus:
         word_bonuses = [0.0]
@@ -233,10 +237,10 @@ def _audio(utterances: Iterable[Utterance]) -> set[str]:
     return {utterance.audio for utterance in utterances}
 
 
-def _recognizer(checkpoint: Path, model: str, device: str) -> Recognizer:
+def _recognizer(checkpoint: Path, model: str, device: str, trust: list[str] | None) -> Recognizer:
     from asr_emapl.decoding.recognizer import Recognizer
 
-    recognizer = Recognizer.load(checkpoint, model, device)
+    recognizer = Recognizer.load(checkpoint, model, device, trust or ())
     for problem in recognizer.problems:
         warn(f"warning: {problem}: taking the one before")
     return recognizer

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from asr_emapl.cli.scoring import labelled
+from asr_emapl.cli.trust import TrustOption
 from asr_emapl.errors import UserError
 from asr_emapl.outputs import check_outputs, run_files
 from asr_emapl.terminal import print_table, say, warn
@@ -40,6 +41,7 @@ def report(
     model: Annotated[str, typer.Option(help="With --decode: teacher or student.")] = "teacher",
     device: Annotated[str, typer.Option(help="With --decode: auto, cpu, cuda, cuda:N.")] = "auto",
     worst: Annotated[int, typer.Option(min=0, help="At most so many utterances, with audio.")] = 20,
+    trust: TrustOption = None,
 ) -> None:
     """What the time and audio of runs went to, what to change first; --out: a page, --figures: its curves.
 
@@ -69,7 +71,7 @@ def report(
         from asr_emapl.report.page import check_ending, write_page
 
         check_ending(out)
-        decoded = _decoded(found, manifest, hypotheses or [], model if decode else None, device)
+        decoded = _decoded(found, manifest, hypotheses or [], model if decode else None, device, trust or [])
         write_page(found, out, decoded, count=worst)
     if figures is not None:
         drawn = write_figures(found, figures)
@@ -88,7 +90,12 @@ def report(
 
 
 def _decoded(
-    runs: list[Run], manifest: str | None, files: list[Path], model: str | None, device: str
+    runs: list[Run],
+    manifest: str | None,
+    files: list[Path],
+    model: str | None,
+    device: str,
+    trust: list[str],
 ) -> Decoded | None:
     """What each run made of the manifest: from files, or by `model` of its last checkpoint."""
     if manifest is None:
@@ -112,7 +119,7 @@ def _decoded(
 
     texts = []
     for run in runs:
-        recognizer = Recognizer.load(run.folder, model, device)
+        recognizer = Recognizer.load(run.folder, model, device, trust)
         for problem in recognizer.problems:
             warn(f"warning: {problem}: taking the one before")
         texts.append({h.id: h.text for h in recognizer(utterances)})

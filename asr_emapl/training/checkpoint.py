@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,8 +19,8 @@ from asr_emapl.errors import UserError
 from asr_emapl.outputs import writing
 from asr_emapl.running_mean import window
 from asr_emapl.storage import publish
-
-State = dict[str, Any]
+from asr_emapl.text.tokenizer import Tokenizer, tokenizer_from_state
+from asr_emapl.training.checkpoint_entries import State, require_entries, require_run_entries
 
 
 def save(path: Path, state: State) -> None:
@@ -42,26 +43,76 @@ def load(path: Path) -> State:
     """Read a checkpoint onto the CPU.
 
     Raises:
-        UserError: the file is absent, torn, damaged (a checksum differs), or no checkpoint of this toolkit.
+        UserError: the file is absent, torn, damaged (a checksum differs), or not a checkpoint of this
+            toolkit: an entry is missing or of the wrong kind.
     """
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist")
     try:
+        if not path.is_file():
+            raise UserError(f"checkpoint {path} does not exist")
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 raise zipfile.BadZipFile("checksum")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch muses on the pickle protocol of garbage
             state = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     # Garbage makes torch's unpickler stumble in its own way each time: IndexError, KeyError, UnicodeError ...
     # What it says is left out: it may be nothing, or the advice to load without weights_only.
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) else None
         reason = reason or f"torn, or no checkpoint: {type(error).__name__}"
         raise UserError(f"checkpoint {path} cannot be read ({reason})") from error
-    if not isinstance(state, dict) or not {"student", "teacher", "tokenizer", "config"} <= state.keys():
-        raise UserError(f"{path} is no asr_emapl checkpoint")
-    return state
+    try:
+        return require_entries(state)
+    except ValueError as error:
+        raise UserError(f"{path} is no asr_emapl checkpoint ({error})") from error
+
+
+def require_resumable(path: Path, state: State) -> None:
+    """Refuse a checkpoint that `load` read from `path` and that lacks what only a resume needs.
+
+    Raises:
+        UserError: an entry is missing.
+    """
+    try:
+        require_run_entries(state)
+    except ValueError as error:
+        raise UserError(
+            f"checkpoint {path}: the run cannot resume from it ({error}); start another run from its weights "
+            "(init.checkpoint, init.keep=weights)"
+        ) from error
+
+
+def read_tokenizer(path: Path, state: State) -> Tokenizer:
+    """The tokenizer inside a checkpoint that `load` read from `path`.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        return tokenizer_from_state(state["tokenizer"])
+    except UserError as error:
+        raise UserError(f"checkpoint {path}: {error}") from error
+
+
+@contextmanager
+def fitting(path: Path, target: str) -> Iterator[None]:
+    """Within it, what a checkpoint holds is loaded into a model and its optimizer.
+
+    Raises:
+        UserError: names, shapes or dtypes differ.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    # torch raises RuntimeError; a model may have a load_state_dict of its own.
+    except Exception as error:
+        raise UserError(
+            f"checkpoint {path} does not fit model {target} with these options "
+            f"({' '.join(str(error).split())[:300]})"
+        ) from error
 
 
 def average(start: Path | None, end: Path, out: Path) -> float:
@@ -81,8 +132,13 @@ def average(start: Path | None, end: Path, out: Path) -> float:
         weights = window(earlier, later)
     except ValueError as error:
         raise UserError(f"{start or 'the beginning'} to {end}: {error}") from error
+    student = last["student"]
+    with fitting(end, last["config"]["model"]["target"]):
+        for name, weight in weights.items():
+            if name not in student or student[name].shape != weight.shape:
+                raise ValueError(f"running mean of {name}: the student has no such weight of its shape")
     # Buffers, which have no mean, are the student's.
-    last["teacher"]["module"] = {**last["student"], **weights}
+    last["teacher"]["module"] = {**student, **weights}
     with writing(out):
         save(out, last)
     return (later["audio"] - earlier["audio"]) / 3600.0

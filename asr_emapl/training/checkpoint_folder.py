@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,10 @@ from pathlib import Path
 from asr_emapl.errors import UserError
 from asr_emapl.partial_file import replace_link
 from asr_emapl.training.checkpoint import State, load, save
+
+# As `CheckpointFolder.path` writes it. What else lies there (step-final.pt, step-000000004-average.pt) is the
+# user's.
+_NAME = re.compile(r"step-([0-9]{9,})\.pt")
 
 
 @dataclass
@@ -59,8 +64,9 @@ class CheckpointFolder:
         self._lowest = math.inf
 
     def paths(self) -> list[Path]:
-        """Oldest first."""
-        return sorted(self.folder.glob("step-*.pt"))
+        """The checkpoints of steps, oldest first; no other file, whatever it is called."""
+        found = ((_NAME.fullmatch(path.name), path) for path in self.folder.glob("step-*.pt"))
+        return [path for _, path in sorted((int(n[1]), path) for n, path in found if n and path.is_file())]
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of a step lies, or would."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import gc
 from pathlib import Path
@@ -19,11 +18,11 @@ from asr_emapl.data.loader import StepBatch, steps
 from asr_emapl.data.mix import MixPosition
 from asr_emapl.ema import EmaTeacher, unwrap
 from asr_emapl.errors import UserError
-from asr_emapl.models.contract import build_model
+from asr_emapl.models.contract import build_model, build_twin
+from asr_emapl.models.target import USERS_OWN
 from asr_emapl.running_mean import RunningMean
 from asr_emapl.scaling import AudioClock
 from asr_emapl.scaling.progressive import carry_over
-from asr_emapl.text.tokenizer import tokenizer_from_state
 from asr_emapl.training import checkpoint
 from asr_emapl.training.background_save import BackgroundSave
 from asr_emapl.training.checkpoint_folder import CheckpointFolder
@@ -36,6 +35,7 @@ from asr_emapl.training.parts import (
     build_strategy,
     read_schedule,
     read_tokenizer,
+    require_dropout_switch,
     require_scalable,
     switch_dropout,
 )
@@ -105,14 +105,18 @@ class Trainer:
     def _build(self) -> None:
         """Student, teacher, optimizer, strategy, and the step that moves them."""
         config, world = self.config, self.world
-        torch.manual_seed(config.seed)
         bf16 = config.device.precision == "bf16"
-        model = build_model(
+        build = functools.partial(
+            build_model,
             config.model,
             vocabulary_size=self.tokenizer.vocabulary_size,
             mel_bands=config.features.mel_bands,
+            trust=USERS_OWN,
         )
-        follower = world.place(copy.deepcopy(model).requires_grad_(False), bf16=bf16)
+        torch.manual_seed(config.seed)
+        model = build()
+        require_dropout_switch(model, config)
+        follower = world.place(build_twin(model, build, config.seed).requires_grad_(False), bf16=bf16)
         self.student = world.wrap(world.place(model, bf16=bf16))
         self.group, clip_norm = config.optimizer.scaled(self.kappa)
         self.optimizer = build_optimizer(model, config.optimizer, self.kappa)
@@ -352,36 +356,33 @@ class Trainer:
         return 0
 
     def _load(self, state: dict[str, Any], path: Path, *, whole: bool) -> None:
-        theirs = tokenizer_from_state(state["tokenizer"])
+        theirs = checkpoint.read_tokenizer(path, state)
         if theirs.fingerprint != self.tokenizer.fingerprint:
             raise UserError(
                 f"checkpoint {path} was trained with another tokenizer ({theirs!r}) than "
                 f"{self.config.tokenizer} ({self.tokenizer!r}): use its tokenizer, or another run_dir"
             )
         student = unwrap(self.student)
-        try:
+        with checkpoint.fitting(path, self.config.model.target):
             student.load_state_dict(divide(state["student"], student.state_dict()))
             self.teacher.load_state_dict(divide(state["teacher"], self.teacher.state_dict()))
-        except RuntimeError as error:
-            raise UserError(
-                f"checkpoint {path} does not fit model {self.config.model.target} with these options "
-                f"({' '.join(str(error).split())[:300]})"
-            ) from error
         if not whole:
             self.teacher.audio = 0.0
             return
+        checkpoint.require_resumable(path, state)
         theirs, mine = state["config"]["optimizer"]["name"], self.config.optimizer.name
         if theirs != mine:
             raise UserError(
                 f"checkpoint {path} was trained with optimizer.name={theirs}, not {mine}: keep it, or start "
                 "from the weights alone (init.keep=weights, in another run_dir)"
             )
-        load_optimizer(self.optimizer, state["optimizer"])
-        self.kappa = state.get("kappa", self.kappa)
-        if self.strategy is not None and state["strategy"]:
-            self.strategy.load_state_dict(state["strategy"])
-        if self.mean is not None and state.get("running_mean"):
-            self.mean.load_state_dict(divide(state["running_mean"], self.mean.state_dict()))
+        with checkpoint.fitting(path, self.config.model.target):
+            load_optimizer(self.optimizer, state["optimizer"])
+            if self.strategy is not None and state["strategy"]:
+                self.strategy.load_state_dict(state["strategy"])
+            if self.mean is not None and state["running_mean"]:
+                self.mean.load_state_dict(divide(state["running_mean"], self.mean.state_dict()))
+        self.kappa = state["kappa"]
         self.clock.load_state_dict(state["clock"])
         self.position = MixPosition.from_state(state["position"])
         self.step = state["step"]
