@@ -39,6 +39,7 @@ from asr_emapl.training.parts import (
     require_scalable,
     switch_dropout,
 )
+from asr_emapl.training.run_lock import run_lock
 from asr_emapl.training.sharding import divide, gather, load_optimizer
 from asr_emapl.training.skipped import SkippedList
 from asr_emapl.training.step import TrainStep
@@ -58,11 +59,11 @@ def train(config: RunConfig) -> Path | None:
         The last checkpoint; None on processes other than the first.
 
     Raises:
-        UserError: something in the config, the data, or the run directory is wrong.
+        UserError: something in the config, the data, or the run directory is wrong, or another run uses it.
     """
     world = World.join(config.device)
     try:
-        with Watch(world, config.device.timeout_seconds) as watch:
+        with Watch(world, config.device.timeout_seconds) as watch, run_lock(Path(config.run_dir), world):
             last = Trainer(config, world, watch).run()
             gc.collect()  # DDP's threads end before the process group that they speak through
             world.meet()
