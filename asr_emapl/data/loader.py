@@ -23,6 +23,7 @@ from asr_emapl.data.mix import GlobalBatch, MixPlan, MixPosition
 from asr_emapl.data.share import micro_batches, share
 from asr_emapl.data.shuffle import Indices
 from asr_emapl.errors import UserError
+from asr_emapl.processes import serve_parent
 
 
 @dataclass
@@ -291,13 +292,12 @@ def steps(
 
 
 def _begin(desk: Desk, worker: int) -> None:
-    """What a decoding process does first.
+    """Prepare a decoding process.
 
     Ctrl-C, and a scheduler that stops a job, signal the whole process group: the trainer then saves and
     ends its workers; workers that died first would break the step that it is in.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    serve_parent(signal.SIGTERM, signal.SIGINT)
     desk.take(worker)
     info = get_worker_info()
     assert info is not None
