@@ -27,6 +27,7 @@ import math
 import multiprocessing
 import os
 import shutil
+import signal
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -38,6 +39,7 @@ import soundfile
 from asr_emapl.errors import UserError
 from asr_emapl.json_text import read_object
 from asr_emapl.outputs import write, writing
+from asr_emapl.processes import serve_parent
 from asr_emapl.text_files import read_document
 from data_prep.espeak import Engine, engine_paths
 
@@ -239,7 +241,8 @@ def _render_parts(
 ) -> None:
     """Render each part under a temporary name; a part bears its own name only when it is complete."""
     # Spawned, not forked: the caller may well run threads (torch does).
-    pool = multiprocessing.get_context("spawn").Pool(workers) if workers > 1 else None
+    context = multiprocessing.get_context("spawn")
+    pool = context.Pool(workers, serve_parent, (signal.SIGINT,)) if workers > 1 else None
     with pool or contextlib.nullcontext():
         for part in pending:
             partial, final = root / f".{part.name}.partial", root / part.name

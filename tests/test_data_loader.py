@@ -16,6 +16,7 @@ import pytest
 import soundfile
 import torch
 from torch import Tensor
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from asr_emapl.audio.augment import AugmentConfig, SpecAugment
 from asr_emapl.audio.decode import read_audio
@@ -23,6 +24,7 @@ from asr_emapl.audio.features import FrameCount, LogMel
 from asr_emapl.audio.noise import Noise, NoiseConfig
 from asr_emapl.audio.perturb import Perturbation
 from asr_emapl.audio.speed import Speed, SpeedConfig
+from asr_emapl.data import decoders
 from asr_emapl.data.batch_plan import BatchPlan, fill
 from asr_emapl.data.loader import (
     STEPS_AHEAD,
@@ -486,6 +488,44 @@ def test_processes_end_with_the_steps(utterances):
     wrong.perturb = Faulty()
     with pytest.raises(RuntimeError, match="a shape is wrong"):
         next(steps(wrong, plan(utterances), MixPosition(), workers=1, pin_memory=False))
+    assert not set(multiprocessing.active_children()) - others
+
+
+class Stuck(Perturbation):
+    """Reads from a disk that stops answering after so many files."""
+
+    def __init__(self, files: int) -> None:
+        super().__init__()
+        self.files = files
+
+    def __call__(self, waveform: Tensor, *draw: int | str) -> Tensor:
+        self.files -= 1
+        if self.files < 0:
+            time.sleep(600)
+        return waveform
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_decoding_process_that_hangs_is_killed(utterances, monkeypatch, interrupted):
+    """They ignore SIGTERM; interrupted: Ctrl-C comes while they are waited for."""
+    monkeypatch.setattr(decoders, "PATIENCE_S", 0.2)
+    others = set(multiprocessing.active_children())
+    hanging = dataset(utterances)
+    hanging.perturb = Stuck(len(next(iter(global_batches(utterances, 1))).indices))
+    got = steps(hanging, plan(utterances), MixPosition(), workers=2, pin_memory=False)
+    next(got)
+    time.sleep(0.5)  # until they hang
+    if interrupted:
+
+        def interrupt(items: object) -> None:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_shutdown_workers", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            got.close()
+    else:
+        got.close()
     assert not set(multiprocessing.active_children()) - others
 
 

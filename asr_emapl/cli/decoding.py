@@ -55,8 +55,11 @@ def decode(
 ) -> None:
     """Transcribe a manifest with a checkpoint, greedily or by beam search.
 
+    Exits with 1 if some audio could not be decoded: it has no hypothesis; the others are written.
+
     Example: `asr-emapl decode --checkpoint runs/mini --manifest data/dev-clean.jsonl --out hyp.jsonl`
     """
+    from asr_emapl.cli.left_out import LeftOutList
     from asr_emapl.data.manifest import read_manifest
     from asr_emapl.decoding.beam import BeamConfig
     from asr_emapl.decoding.tuning import read_config
@@ -73,14 +76,18 @@ def decode(
     read = [manifest, lm_config, *_model_files(checkpoint, config), *_audio(utterances)]
     check_outputs([out], read, overwrite=overwrite)
     recognizer = _recognizer(checkpoint, model, device, trust)
+    left_out = LeftOutList()
     if config is None:
-        texts = {h.id: h.text for h in recognizer(utterances, max_seconds)}
+        texts = {h.id: h.text for h in recognizer(utterances, max_seconds, left_out)}
     else:
         search = _search(recognizer.tokenizer, config)
-        batches = recognizer.posteriors(utterances, max_seconds)
+        batches = recognizer.posteriors(utterances, max_seconds, left_out)
         texts = {id_: search.text(x_TV) for batch in batches for id_, x_TV in batch.each()}
-    write_hypotheses(out, {u.id: texts[u.id] for u in utterances})
+    left_out.require_some(utterances)
+    write_hypotheses(out, {u.id: texts[u.id] for u in utterances if u.id in texts})
     say_written(out, f"{out}: {len(texts)} utterances")
+    if left_out.tell():
+        raise typer.Exit(1)
 
 
 @commands.command()
@@ -179,9 +186,12 @@ def tune_lm(
 ) -> None:
     """Choose language model weight and word bonus by the WER of a grid on held-out speech.
 
+    Exits with 1 if some audio could not be decoded: the WER is that of the others.
+
     Example: `asr-emapl tune-lm --checkpoint runs/mini --manifest data/dev-clean.jsonl --lm 3gram.arpa \\
     --lexicon 3gram.arpa --out lm.json`
     """
+    from asr_emapl.cli.left_out import LeftOutList
     from asr_emapl.data.manifest import read_manifest
     from asr_emapl.decoding import tuning
     from asr_emapl.decoding.beam import BeamConfig
@@ -196,8 +206,11 @@ def tune_lm(
     if not search.has_word_bonus:
         word_bonuses = [0.0]
         warn("no word bonus: without a lexicon, the search cannot tell words in pieces")
-    log_probs = {id_: x_TV for b in recognizer.posteriors(utterances, max_seconds) for id_, x_TV in b.each()}
-    references = {u.id: u.text or "" for u in utterances}
+    left_out = LeftOutList()
+    batches = recognizer.posteriors(utterances, max_seconds, left_out)
+    log_probs = {id_: x_TV for batch in batches for id_, x_TV in batch.each()}
+    left_out.require_some(utterances)
+    references = {u.id: u.text or "" for u in utterances if u.id in log_probs}
     grid = tuning.grid(search, log_probs, references, lm_weights, word_bonuses)
     points = _with_progress(grid, len(lm_weights) * len(word_bonuses))
     _print_grid(points, lm_weights, word_bonuses)
@@ -209,6 +222,8 @@ def tune_lm(
     )
     if chosen.lm_weight == 0.0:
         warn(f"warning: {lm} did not help at any weight: is it of such texts, spelled so?")
+    if left_out.tell():
+        raise typer.Exit(1)
 
 
 def _with_progress(points: Iterator[GridPoint], total: int) -> list[GridPoint]:

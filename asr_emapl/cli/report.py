@@ -115,12 +115,19 @@ def _decoded(
     if model is None:
         return Decoded(name, utterances, [read_transcripts(file, role="hypothesis") for file in files])
 
+    from asr_emapl.cli.left_out import LeftOutList
     from asr_emapl.decoding.recognizer import Recognizer
 
-    texts = []
+    texts, left_out = [], LeftOutList()
     for run in runs:
         recognizer = Recognizer.load(run.folder, model, device, trust)
         for problem in recognizer.problems:
             warn(f"warning: {problem}: taking the one before")
-        texts.append({h.id: h.text for h in recognizer(utterances)})
-    return Decoded(f"{name}, by the {model}", utterances, texts)
+        texts.append({h.id: h.text for h in recognizer(utterances, left_out=left_out)})
+    left_out.require_some(utterances)
+    name = f"{name}, by the {model}"
+    if left_out.tell():
+        name += f", without {len(left_out.reasons)} utterances that could not be decoded"
+        utterances = [u for u in utterances if u.id not in left_out.reasons]
+        texts = [{u.id: found[u.id] for u in utterances} for found in texts]
+    return Decoded(name, utterances, texts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +22,8 @@ from asr_emapl.data.manifest import Utterance
 from asr_emapl.data.micro_batches import micro_batches
 from asr_emapl.data.mix import GlobalBatch, MixPlan, MixPosition
 from asr_emapl.data.shuffle import Indices
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UnreachableError, UserError
+from asr_emapl.processes import serve_parent
 
 
 @dataclass
@@ -220,13 +221,31 @@ class StepDataset(Dataset[StepBatch]):
         return micro
 
 
-def collate(utterances: Sequence[Utterance]) -> MicroBatch:
+# Told of an utterance that is left out of a result, and why.
+LeftOut = Callable[[Utterance, UserError], None]
+
+
+def collate(utterances: Sequence[Utterance], left_out: LeftOut | None = None) -> MicroBatch:
     """Decode and pad. The true length counts where it differs from the manifest's.
 
+    Args:
+        left_out: called with each utterance that cannot be decoded, which the batch then lacks.
+
     Raises:
-        UserError: one cannot be decoded.
+        UserError: one cannot be decoded, and `left_out` is None.
+        UnreachableError: a server cannot be reached.
     """
-    return _padded([u.id for u in utterances], [_read(u) for u in utterances])
+    ids: list[str] = []
+    waveforms: list[Tensor] = []
+    for utterance in utterances:
+        try:
+            waveforms.append(_read(utterance))
+            ids.append(utterance.id)
+        except UserError as error:
+            if left_out is None or isinstance(error, UnreachableError):
+                raise
+            left_out(utterance, error)
+    return _padded(ids, waveforms)
 
 
 def _read(utterance: Utterance) -> Tensor:
@@ -238,6 +257,8 @@ def _padded(ids: list[str], waveforms: list[Tensor]) -> MicroBatch:
 
 
 def _pad(rows: list[Tensor]) -> Tensor:
+    if not rows:
+        return torch.zeros(0, 0)
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
@@ -290,13 +311,12 @@ def steps(
 
 
 def _begin(desk: Desk, worker: int) -> None:
-    """What a decoding process does first.
+    """Prepare a decoding process.
 
     Ctrl-C, and a scheduler that stops a job, signal the whole process group: the trainer then saves and
     ends its workers; workers that died first would break the step that it is in.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    serve_parent(signal.SIGTERM, signal.SIGINT)
     desk.take(worker)
     info = get_worker_info()
     assert info is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +19,7 @@ from asr_emapl.audio.source import ByteRange, Source
 from asr_emapl.audio.voice_activity import FRAME_SECONDS, Detector, VoiceActivity
 from asr_emapl.data.manifest import Utterance, read_manifest, report
 from asr_emapl.errors import UserError
+from asr_emapl.processes import kill, serve_parent
 
 _MANIFEST_ENDINGS = (".jsonl", ".json")
 # Of what libsndfile decodes, what recordings come in.
@@ -102,14 +104,18 @@ def cut_recordings(recordings: Sequence[Recording], config: SegmentConfig, worke
         yield from (cut_recording(recording, config, detector) for recording in recordings)
         return
     # Spawned: a fork would inherit locks of the threads that numpy and torch keep.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(recordings)), context, _use_one_thread) as pool:
+    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
+    with ProcessPoolExecutor(min(workers, len(recordings)), context, _begin) as pool:
         try:
             yield from pool.map(partial(_cut_in_worker, config=config), recordings)
         except BrokenProcessPool as error:
             raise UserError(
                 "a worker process died, most likely for want of memory (take fewer --workers)"
             ) from error
+        # Interrupted, or closed early: a recording that is being cut may take minutes.
+        except BaseException:
+            kill(set(multiprocessing.active_children()) - others)
+            raise
 
 
 def cut_recording(recording: Recording, config: SegmentConfig, detector: Detector) -> Cut:
@@ -204,9 +210,10 @@ def _detector() -> VoiceActivity:
     return VoiceActivity()
 
 
-def _use_one_thread() -> None:
-    """Resampling is torch's, which is not loaded yet."""
+def _begin() -> None:
+    """Prepare a worker process. Resampling is torch's, which is not loaded yet."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    serve_parent(signal.SIGINT)
 
 
 def _cut_in_worker(recording: Recording, config: SegmentConfig) -> Cut:

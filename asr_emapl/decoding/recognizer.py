@@ -11,6 +11,7 @@ from torch import nn
 
 from asr_emapl.audio.features import LogMel
 from asr_emapl.config import config_from_dict
+from asr_emapl.data.loader import LeftOut
 from asr_emapl.data.manifest import Utterance
 from asr_emapl.decoding.spans import frame_seconds
 from asr_emapl.decoding.transcribe import Hypothesis, Posteriors, posteriors, transcribe
@@ -63,15 +64,31 @@ class Recognizer:
             model.load_state_dict(state["teacher"]["module"] if which == "teacher" else state["student"])
         return Recognizer(model.to(where), LogMel(config.features).to(where), tokenizer, where, problems)
 
-    def __call__(self, utterances: Sequence[Utterance], max_seconds: float = 120.0) -> Iterator[Hypothesis]:
-        """Hypotheses, longest utterance first, in batches of at most `max_seconds` of padded audio."""
-        return transcribe(self.posteriors(utterances, max_seconds), self.tokenizer)
+    def __call__(
+        self, utterances: Sequence[Utterance], max_seconds: float = 120.0, left_out: LeftOut | None = None
+    ) -> Iterator[Hypothesis]:
+        """Hypotheses, longest utterance first, in batches of at most `max_seconds` of padded audio.
+
+        Args:
+            left_out: called with each utterance that cannot be decoded, which has no hypothesis then.
+
+        Raises:
+            UserError: an utterance cannot be decoded, and `left_out` is None.
+        """
+        return transcribe(self.posteriors(utterances, max_seconds, left_out), self.tokenizer)
 
     def posteriors(
-        self, utterances: Sequence[Utterance], max_seconds: float = 120.0
+        self, utterances: Sequence[Utterance], max_seconds: float = 120.0, left_out: LeftOut | None = None
     ) -> Generator[Posteriors, None, None]:
         """What the model makes of utterances, in the order and the batches of `__call__`."""
-        return posteriors(self.model, self.features, utterances, device=self.device, max_seconds=max_seconds)
+        return posteriors(
+            self.model,
+            self.features,
+            utterances,
+            device=self.device,
+            max_seconds=max_seconds,
+            left_out=left_out,
+        )
 
     @property
     def frame_seconds(self) -> float:

@@ -44,12 +44,15 @@ class CheckpointConfig:
             names = ", ".join(["null", "mean", *splits])
             raise UserError(f"checkpoint.best_by {self.best_by!r} is none of {names}")
 
-    def decisive(self, rates: Mapping[str, float]) -> float | None:
-        """Of the rates by "model/split", the teacher's by which the best is chosen; None if there is none."""
-        if self.best_by is None or f"teacher/{self.best_by}" in rates:
+    def decisive(self, rates: Mapping[str, float], splits: Collection[str]) -> float | None:
+        """Of the rates by "model/split", the teacher's by which the best is chosen.
+
+        None if there is none, or not for all of the splits over which the mean is to be taken.
+        """
+        if self.best_by != "mean" or "mean" in splits:
             return rates.get(f"teacher/{self.best_by}")
-        teacher = [rate for name, rate in rates.items() if name.startswith("teacher/")]
-        return sum(teacher) / len(teacher) if teacher else None
+        teacher = [rates[f"teacher/{split}"] for split in splits if f"teacher/{split}" in rates]
+        return sum(teacher) / len(teacher) if splits and len(teacher) == len(splits) else None
 
 
 class CheckpointFolder:
@@ -83,7 +86,8 @@ class CheckpointFolder:
         """Save, and only then remove what is no longer kept.
 
         Args:
-            rate: word error rate by which the best is chosen, if it was measured at this step.
+            rate: word error rate by which the best is chosen, if it was measured at this step; if it is
+                measured later, `choose` takes it.
             for_good: never remove this one.
 
         Raises:
@@ -97,17 +101,30 @@ class CheckpointFolder:
         path = self.path(step)
         save(path, state | {"kept": kept})
         self._kept = kept
+        self._tidy(path)
+        return path
+
+    def choose(self, step: int, rate: float) -> None:
+        """Take the checkpoint of a step, the last that was written, as the best.
+
+        Which one is best is stored in the next checkpoint: a run that goes on from this one has to call this
+        again.
+        """
+        self._kept |= {"best": step, "rate": rate}
+        self._tidy(self.path(step))
+
+    def _tidy(self, newest: Path) -> None:
+        """Link the best, and remove what is no longer kept."""
         paths = self.paths()
         # A later one was passed over as torn when the run went on from an earlier one.
-        until = paths.index(path) + 1
-        stay = {*paths[max(0, until - self.keep) : until], *map(self.path, kept["for_good"])}
-        if kept["best"] is not None:
-            stay.add(self.path(kept["best"]))
-            self._link(self.path(kept["best"]))
+        until = paths.index(newest) + 1
+        stay = {*paths[max(0, until - self.keep) : until], *map(self.path, self._kept["for_good"])}
+        if self._kept["best"] is not None:
+            stay.add(self.path(self._kept["best"]))
+            self._link(self.path(self._kept["best"]))
         for other in paths:
             if other not in stay:
                 other.unlink(missing_ok=True)
-        return path
 
     def _link(self, best: Path) -> None:
         # Some file systems have no links; the run's log says which one is best.
@@ -133,4 +150,7 @@ class CheckpointFolder:
     def go_on_from(self, state: State) -> None:
         """Keep what was kept when `state`, a checkpoint of this folder, was written."""
         self._kept = dict(state.get("kept", self._kept))
+        # A later one had taken its place, and is torn.
+        if self._kept["best"] is not None and not self.path(self._kept["best"]).exists():
+            self._kept |= {"best": None, "rate": math.inf}
         self._lowest = self._kept["rate"]
