@@ -85,12 +85,12 @@ class Trainer:
         self.schedule = read_schedule(config)
         self.clock, self.step, self.position = AudioClock(SAMPLE_RATE_HZ), 0, MixPosition()
         self.stop = StopRequest(world)
-        self.guard = Guard()
         self._build()
         self.notes: list[str] = []
         log_lines = self._restore()
         self.corpora = Corpora.read(config, self.tokenizer, world.size)
         self.notes += self.corpora.notes
+        self.guard = Guard(**self.corpora.sizes)
         config.checkpoint.require(self.corpora.validation)
         try:
             self.log = RunLog(
