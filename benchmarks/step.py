@@ -61,7 +61,7 @@ def batch(seconds: float, each: float, labelled: bool) -> StepBatch:
     lengths_B = torch.full((count,), samples)
     micro = MicroBatch([str(i) for i in range(count)], torch.randn(count, samples), lengths_B, texts)
     if torch.cuda.is_available():
-        micro.pin_memory()
+        micro = micro.pin_memory()
     return StepBatch(labelled, [micro], count * samples, MixPosition())
 
 

@@ -289,6 +289,22 @@ def test_moving_to_a_device_keeps_everything(utterances):
         assert same_micro(micro.to(torch.device("cpu")), micro)
 
 
+class Pinned(torch.Tensor):
+    """Marks what `Tensor.pin_memory` returned, without a GPU."""
+
+
+def test_a_step_hands_out_the_pinned_copies_of_all_its_tensors(utterances, monkeypatch):
+    made = perturbed(utterances)[next(b for b in global_batches(utterances, 2) if not b.labelled)]
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.clone().as_subclass(Pinned))
+    pinned = made.pin_memory()
+    assert (pinned.samples, pinned.after, pinned.skipped) == (made.samples, made.after, made.skipped)
+    for micro, before in zip(pinned.micro_batches, made.micro_batches, strict=True):
+        tensors = [value for value in vars(micro).values() if isinstance(value, torch.Tensor)]
+        assert len(tensors) == 6
+        assert all(type(tensor) is Pinned for tensor in tensors)
+        assert same_micro(micro, before)
+
+
 @pytest.mark.gpu
 def test_pinned_memory(utterances):
     step = dataset(utterances)[global_batches(utterances, 1)[0]].pin_memory()

@@ -102,6 +102,7 @@ def test_no_run_directory(tmp_path):
         ({"shares": {"teacher": 0.6, "student": 0.3}}, "device.precision=bf16"),
         ({"shares": {"optimizer": 0.5}}, "batch.seconds"),
         *(({"dropped": {reason: 100}}, remedy) for reason, remedy in REMEDIES.items()),
+        ({"steps": 100, "broken_steps": 20}, "optimizer.lr"),
         ({}, "nothing stands out"),
         ({"shares": {"data": 0.05}, "padding": 0.05, "dropped": {"empty": 5}}, "nothing stands out"),
         # The largest loss comes first.
@@ -112,6 +113,23 @@ def test_no_run_directory(tmp_path):
 )
 def test_what_to_change_first(fields, remedy):
     assert remedy in usage(**fields).advice()
+
+
+def test_skipped_steps_are_counted_by_what_was_wrong(tmp_path):
+    steps = [
+        {"event": "step", "utterances": 10, "taken": True},
+        {"event": "step", "utterances": 10, "taken": False},
+        {"event": "step", "utterances": 0, "taken": False, "dropped": {"unalignable": 10}},
+        {"event": "step", "utterances": 0, "taken": False, "dropped": {"undecodable": 10}},
+    ]
+    folder = run(tmp_path, [[times(student=1.0)]])
+    (folder / "log.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    found = read_usage(folder)
+    assert (found.steps, found.barren_steps, found.broken_steps) == (4, 2, 1)
+    rows = dict(table({"a": found})[1])
+    assert rows["steps"] == "4"
+    assert rows["skipped: all dropped"] == "2"
+    assert rows["skipped: not finite"] == "1"
 
 
 def test_the_table_has_a_column_a_run_and_a_row_a_reason():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -115,10 +115,8 @@ class StepBatch:
     skipped: list[Skipped] = field(default_factory=list)
 
     def pin_memory(self) -> StepBatch:
-        """See `MicroBatch.pin_memory`."""
-        for micro in self.micro_batches:
-            micro.pin_memory()
-        return self
+        """The same in page-locked memory; see `MicroBatch.pin_memory`."""
+        return replace(self, micro_batches=[micro.pin_memory() for micro in self.micro_batches])
 
 
 @dataclass

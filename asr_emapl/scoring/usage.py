@@ -12,12 +12,14 @@ from asr_emapl.errors import UserError
 from asr_emapl.scoring.run_log import PHASES, read_log, read_speed
 
 REMEDIES = {
-    "unalignable": "a tokenizer with longer pieces, or a smaller stride of the model, leaves fewer",
-    "empty": "the teacher is not ready: begin later (pseudo_labels.start_hours)",
-    "unsure": "begin later (pseudo_labels.start_hours), or lower pseudo_labels.min_confidence",
-    "too_few_tokens": "look at what is dropped, or lower pseudo_labels.min_tokens_per_second",
-    "too_many_tokens": "look at what is dropped, or raise pseudo_labels.max_tokens_per_second",
-    "undecodable": "mend or leave out the files in skipped.jsonl",
+    "unalignable": "use a tokenizer with longer pieces or a model with a smaller stride, and check that the "
+    "texts belong to their audio",
+    "empty": "the teacher is not ready: start later (pseudo_labels.start_hours)",
+    "unsure": "start later (pseudo_labels.start_hours), or lower pseudo_labels.min_confidence",
+    "too_few_tokens": "start later (pseudo_labels.start_hours), or lower pseudo_labels.min_tokens_per_second",
+    "too_many_tokens": "start later (pseudo_labels.start_hours), or raise "
+    "pseudo_labels.max_tokens_per_second",
+    "undecodable": "fix or leave out the files that skipped.jsonl in the run directory lists",
 }
 
 
@@ -31,6 +33,8 @@ class Usage:
         imbalance: work of the slowest process by the mean of all: 1 with one process, or perfectly even.
         padding: share of the padded audio that is no audio.
         utterances: trained on; dropped: by reason.
+        steps: optimizer steps, with those that were skipped: since all of their utterances were dropped
+            (`barren_steps`), or since their gradient was not finite (`broken_steps`).
     """
 
     seconds: float
@@ -42,6 +46,9 @@ class Usage:
     padding: float
     utterances: int
     dropped: dict[str, int] = field(default_factory=dict)
+    steps: int = 0
+    barren_steps: int = 0
+    broken_steps: int = 0
 
     @property
     def dropped_share(self) -> float:
@@ -94,6 +101,8 @@ def usage_of(log: Iterable[Mapping[str, Any]], speed: Iterable[Mapping[str, Any]
     dropped: Counter[str] = Counter()
     for step in steps:
         dropped.update(step.get("dropped", {}))
+    skipped = [step for step in steps if not step.get("taken", True)]
+    barren = sum(not step["utterances"] for step in skipped)
     return Usage(
         seconds=seconds,
         speed=total["audio"] / seconds if seconds else 0.0,
@@ -104,6 +113,9 @@ def usage_of(log: Iterable[Mapping[str, Any]], speed: Iterable[Mapping[str, Any]
         padding=1.0 - total["audio"] / total["padded"] if total["padded"] else 0.0,
         utterances=sum(step["utterances"] for step in steps),
         dropped=dict(dropped.most_common()),
+        steps=len(steps),
+        barren_steps=barren,
+        broken_steps=len(skipped) - barren,
     )
 
 
@@ -122,6 +134,11 @@ def table(usages: Mapping[str, Usage]) -> tuple[list[str], list[list[str]]]:
         ["slowest process / mean", *(f"{u.imbalance:.2f}" for u in of)],
         ["padding", *(f"{u.padding:.1%}" for u in of)],
         ["utterances trained on", *(f"{u.utterances:,}" for u in of)],
+    ]
+    rows += [
+        ["steps", *(f"{u.steps:,}" for u in of)],
+        ["skipped: all dropped", *(f"{u.barren_steps:,}" for u in of)],
+        ["skipped: not finite", *(f"{u.broken_steps:,}" for u in of)],
     ]
     reasons = dict.fromkeys(reason for u in of for reason in u.dropped)
     rows += [[f"dropped: {r}", *(f"{u.dropped.get(r, 0):,}" for u in of)] for r in reasons]
@@ -188,6 +205,12 @@ def _dropped(usage: Usage) -> tuple[float, str]:
     return share - 0.05, f"{share:.0%} of the utterances are dropped, most as {reason}: {remedy}"
 
 
+def _broken(usage: Usage) -> tuple[float, str]:
+    share = usage.broken_steps / max(1, usage.steps)
+    remedy = "lower optimizer.lr, lengthen schedule.warmup_hours, or use device.precision=fp32"
+    return share - 0.01, f"{share:.0%} of the steps are skipped, their gradient is not finite: {remedy}"
+
+
 _RULES: tuple[Callable[[Usage], tuple[float, str]], ...] = (
     _data,
     _imbalance,
@@ -196,4 +219,5 @@ _RULES: tuple[Callable[[Usage], tuple[float, str]], ...] = (
     _teacher,
     _optimizer,
     _dropped,
+    _broken,
 )

@@ -84,6 +84,12 @@ class Corpora:
         }
         return Corpora(labelled, unlabelled, splits, blended, perturb, notes)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Utterances of one pass over each kind, "labelled" and "unlabelled"."""
+        unlabelled = len(self.unlabelled.utterances) if self.unlabelled else 0
+        return {"labelled": len(self.labelled.utterances), "unlabelled": unlabelled}
+
     def plan(self, config: RunConfig, batch_seconds: float) -> MixPlan:
         """The order of global batches of `batch_seconds`."""
         batch_samples = round(batch_seconds * SAMPLE_RATE_HZ)

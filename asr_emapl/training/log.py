@@ -19,6 +19,7 @@ from asr_emapl.scoring.run_log import read_log
 from asr_emapl.terminal import say
 from asr_emapl.training.background_save import Saved
 from asr_emapl.training.line_file import LineFile
+from asr_emapl.training.skipped_steps import SkippedSteps
 from asr_emapl.training.step import StepResult
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class RunLog:
         self._since: tuple[float, float] | None = None
         self._recent: list[tuple[bool, StepResult]] = []
         self._told: set[tuple[str, str]] = set()
+        self._skipped = SkippedSteps(every_seconds)
         if not active:
             return
         from torch.utils.tensorboard import SummaryWriter  # slow to import
@@ -93,6 +95,9 @@ class RunLog:
         self._write(record)
         self._recent.append((labelled, result))
         now = time.monotonic()
+        skipped = self._skipped.step(step, labelled, result, now)
+        if skipped is not None:
+            self.say(skipped)
         if self._since is None:
             self._since = (now, hours)
         elif now - self._since[0] >= self.every_seconds:
@@ -200,6 +205,9 @@ class RunLog:
     def close(self) -> None:
         """No more is to come."""
         if self.active:
+            skipped = self._skipped.total()
+            if skipped is not None:
+                self.say(skipped)
             self._file.close()
             self._speed.close()
             self._plot(lambda board: board.close())

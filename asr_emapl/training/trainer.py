@@ -86,7 +86,6 @@ class Trainer:
         self.schedule = read_schedule(config)
         self.clock, self.step, self.position = AudioClock(SAMPLE_RATE_HZ), 0, MixPosition()
         self.stop = StopRequest(world)
-        self.guard = Guard()
         self._build()
         self.notes: list[str] = []
         # Whether the validation of the last step, after which the run was saved, is still to be made.
@@ -94,6 +93,7 @@ class Trainer:
         log_lines = self._restore()
         self.corpora = Corpora.read(config, self.tokenizer, world.size)
         self.notes += self.corpora.notes
+        self.guard = Guard(**self.corpora.sizes)
         config.checkpoint.require(self.corpora.validation)
         rates = logged_validation(self.folder, log_lines, self.step) if self.validation_due else None
         rates = world.gather(rates)[0]
