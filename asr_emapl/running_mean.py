@@ -49,7 +49,14 @@ class RunningMean:
         return {"mean": self.mean, "audio": self.audio}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved mean."""
+        """Go on from a saved mean.
+
+        Raises:
+            ValueError: it is of another model.
+        """
+        shapes = {name: mean.shape for name, mean in state["mean"].items()}
+        if shapes != {name: mean.shape for name, mean in self.mean.items()}:
+            raise ValueError("the running mean has other names or shapes than the weights")
         for name, mean in self.mean.items():
             mean.copy_(state["mean"][name])
         self.audio = state["audio"]
