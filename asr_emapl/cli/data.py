@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from asr_emapl.cli.options import count, non_negative, positive, workers_option
 from asr_emapl.cli.trust import TrustOption
 from asr_emapl.errors import UserError
 from asr_emapl.outputs import check_outputs
@@ -22,7 +23,7 @@ commands = typer.Typer()
 def tokenizer(
     out: Annotated[Path, typer.Option(help="File to write (JSON).")],
     kind: Annotated[str, typer.Option(help="letters, unigram or bpe.")] = "letters",
-    size: Annotated[int, typer.Option(help="Vocabulary size with the blank (unigram, bpe).")] = 1024,
+    size: Annotated[int, count("Vocabulary size with the blank (unigram, bpe).", least=3)] = 1024,
     manifest: Annotated[list[Path] | None, typer.Option(help="Texts to train on; may be repeated.")] = None,
 ) -> None:
     """Make the tokenizer: letters, or SentencePiece trained on the transcripts of manifests.
@@ -56,10 +57,8 @@ def shard(
     codec: Annotated[
         str, typer.Option(help="as-is; or flac or opus, which cut utterances out, at 16 kHz, mono.")
     ] = "as-is",
-    shard_mib: Annotated[
-        float, typer.Option(help="A shard ends with the file that fills it to this.")
-    ] = 512.0,
-    workers: Annotated[int, typer.Option(help="Files read and encoded at the same time.")] = 2,
+    shard_mib: Annotated[float, positive("A shard ends with the file that fills it to this.")] = 512.0,
+    workers: Annotated[int, workers_option("Files read and encoded at the same time.")] = 2,
 ) -> None:
     """Pack a manifest's audio into tar files, of which a run reads ranges of bytes. The same again goes on.
 
@@ -75,7 +74,7 @@ def shard(
 def inspect(
     manifests: Annotated[list[Path], typer.Argument(help="Manifests, for example of train and dev.")],
     config: Annotated[Path | None, typer.Option(help="YAML of a run: its limits, batch, model.")] = None,
-    batch_seconds: Annotated[float | None, typer.Option(help="In place of the config's batch.")] = None,
+    batch_seconds: Annotated[float | None, positive("In place of the config's batch.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="In place of the config's, or of letters.")] = None,
     png: Annotated[Path | None, typer.Option(help="Picture of the lengths to write.")] = None,
     audio: Annotated[bool, typer.Option("--audio", help="Open the headers of the audio too.")] = False,
@@ -119,12 +118,12 @@ def inspect(
 def segment(
     sources: Annotated[list[Path], typer.Argument(help="Audio files, folders of them, manifests.")],
     out: Annotated[Path, typer.Option(help="Manifest to write.")],
-    min_seconds: Annotated[float, typer.Option(help="Leave out what makes less than this.")] = 1.0,
-    target_seconds: Annotated[float, typer.Option(help="Cut what is longer, to about this length.")] = 12.0,
-    max_seconds: Annotated[float, typer.Option(help="No utterance is longer.")] = 24.0,
-    pause_seconds: Annotated[float, typer.Option(help="A longer pause always ends an utterance.")] = 1.0,
-    edge_seconds: Annotated[float, typer.Option(help="Silence to keep before and after speech.")] = 0.2,
-    workers: Annotated[int, typer.Option(help="Processes, each with one recording at a time.")] = 1,
+    min_seconds: Annotated[float, non_negative("Leave out what makes less than this.")] = 1.0,
+    target_seconds: Annotated[float, positive("Cut what is longer, to about this length.")] = 12.0,
+    max_seconds: Annotated[float, positive("No utterance is longer.")] = 24.0,
+    pause_seconds: Annotated[float, non_negative("A longer pause always ends an utterance.")] = 1.0,
+    edge_seconds: Annotated[float, non_negative("Silence to keep before and after speech.")] = 0.2,
+    workers: Annotated[int, workers_option("Processes, each with one recording at a time.")] = 1,
 ) -> None:
     """Cut long recordings into utterances where nobody speaks; the audio stays as it is.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from asr_emapl.cli.options import finite, non_negative, positive
 from asr_emapl.cli.trust import TrustOption
 from asr_emapl.errors import UserError
 from asr_emapl.outputs import check_outputs, run_files
@@ -41,12 +42,12 @@ def decode(
     out: Annotated[Path, typer.Option(help="Hypotheses (JSONL).")],
     model: _Model = "teacher",
     device: _Device = "auto",
-    max_seconds: Annotated[float, typer.Option(help="Padded seconds of audio in one batch.")] = 120.0,
+    max_seconds: Annotated[float, non_negative("Padded seconds of audio in one batch.")] = 120.0,
     beam: Annotated[int, typer.Option(help="Hypotheses of a beam search; 0: greedy.")] = 0,
     lm: _Lm = "",
     lexicon: _Lexicon = "",
-    lm_weight: Annotated[float, typer.Option(help="Of the language model.")] = 1.0,
-    word_bonus: Annotated[float, typer.Option(help="For each word.")] = 0.0,
+    lm_weight: Annotated[float, finite("Of the language model.")] = 1.0,
+    word_bonus: Annotated[float, finite("For each word.")] = 0.0,
     lm_config: Annotated[
         Path | None, typer.Option(help="What tune-lm wrote, in place of the five above.")
     ] = None,
@@ -99,7 +100,7 @@ def transcribe(
     lm_config: Annotated[Path | None, typer.Option(help="Beam search as tune-lm wrote it down.")] = None,
     model: _Model = "teacher",
     device: _Device = "auto",
-    max_seconds: Annotated[float, typer.Option(help="Longer audio is cut where nobody speaks.")] = 24.0,
+    max_seconds: Annotated[float, positive("Longer audio is cut where nobody speaks.")] = 24.0,
     overwrite: _Overwrite = False,
     trust: TrustOption = None,
 ) -> None:
@@ -132,8 +133,8 @@ def language_model(
     order: Annotated[int, typer.Option(help="Words (or tokens) that an n-gram has at most.")] = 3,
     prune: Annotated[
         float | None,
-        typer.Option(
-            help="Leave out n-grams that change perplexity relatively by less; 0: none.",
+        non_negative(
+            "Leave out n-grams that change perplexity relatively by less; 0: none.",
             show_default="1e-8, of tokens 0",
         ),
     ] = None,
@@ -181,7 +182,7 @@ def tune_lm(
     bonuses: Annotated[str, typer.Option(help="For each word, comma-separated.")] = "-2,0,2,4",
     model: _Model = "teacher",
     device: _Device = "auto",
-    max_seconds: Annotated[float, typer.Option(help="Padded seconds of audio in one batch.")] = 120.0,
+    max_seconds: Annotated[float, non_negative("Padded seconds of audio in one batch.")] = 120.0,
     trust: TrustOption = None,
 ) -> None:
     """Choose language model weight and word bonus by the WER of a grid on held-out speech.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from asr_emapl.cli.options import positive, seed_option
 from asr_emapl.errors import UserError
 from asr_emapl.terminal import say, warn
 
@@ -59,8 +60,8 @@ def prepare_libri_light(
     data: Annotated[Path, typer.Option(help="Folder that holds small/, medium/, large/.")],
     out: Annotated[Path, typer.Option(help="Folder for <part>.jsonl.")],
     parts: Annotated[str, typer.Option(help="Comma-separated; all that are there if empty.")] = "",
-    max_seconds: Annotated[float, typer.Option(help="The longest segment.")] = 20.0,
-    min_seconds: Annotated[float, typer.Option(help="Shorter segments are left out.")] = 1.0,
+    max_seconds: Annotated[float, positive("The longest segment.")] = 20.0,
+    min_seconds: Annotated[float, positive("Shorter segments are left out.")] = 1.0,
     voice_activity: Annotated[bool, typer.Option(help="Cut where the corpus's json says is silence.")] = True,
     leave_out: Annotated[bool, typer.Option(help="Leave files with faults out, and list them.")] = False,
     download: Annotated[bool, typer.Option(help="Download the parts that are absent or broken.")] = False,
@@ -71,8 +72,8 @@ def prepare_libri_light(
     """
     from data_prep import libri_light
 
-    if not 0 < min_seconds <= max_seconds:
-        raise UserError(f"--min-seconds {min_seconds:g} --max-seconds {max_seconds:g}: not 0 < min <= max")
+    if min_seconds > max_seconds:
+        raise UserError(f"--min-seconds {min_seconds:g} is more than --max-seconds {max_seconds:g}")
     wanted = [p for p in parts.split(",") if p] or None
     if download:
         libri_light.download(data, wanted or [])
@@ -142,7 +143,7 @@ def _print_prepared(prepared: Prepared) -> None:
 @commands.command("rendered")
 def prepare_rendered(
     out: Annotated[Path, typer.Option(help="Folder for the audio and <part>.jsonl.")],
-    seed: Annotated[int, typer.Option(help="Of speakers, sentences, rooms and noise.")] = 0,
+    seed: Annotated[int, seed_option("Of speakers, sentences, rooms and noise.")] = 0,
 ) -> None:
     """Render the quickstart's corpus (speech synthesis, about an hour) and write its manifests.
 

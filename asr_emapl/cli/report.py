@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from asr_emapl.cli.options import count
 from asr_emapl.cli.scoring import labelled
 from asr_emapl.cli.trust import TrustOption
 from asr_emapl.errors import UserError
@@ -40,7 +41,7 @@ def report(
     decode: Annotated[bool, typer.Option("--decode", help="Or transcribe it with each run.")] = False,
     model: Annotated[str, typer.Option(help="With --decode: teacher or student.")] = "teacher",
     device: Annotated[str, typer.Option(help="With --decode: auto, cpu, cuda, cuda:N.")] = "auto",
-    worst: Annotated[int, typer.Option(min=0, help="At most so many utterances, with audio.")] = 20,
+    worst: Annotated[int, count("At most so many utterances, with audio.")] = 20,
     trust: TrustOption = None,
 ) -> None:
     """What the time and audio of runs went to, what to change first; --out: a page, --figures: its curves.

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from asr_emapl.cli.options import count, seed_option
 from asr_emapl.errors import UserError
 from asr_emapl.outputs import check_outputs, run_files
 from asr_emapl.terminal import put, say, say_written
@@ -67,13 +68,13 @@ def score(
         list[Path] | None,
         typer.Option(help="Write alignments, as .txt, .html or .pra; can be repeated."),
     ] = None,
-    confusions: Annotated[int, typer.Option(min=0, help="Show so many confusions of each sort.")] = 0,
+    confusions: Annotated[int, count("Show so many confusions of each sort.")] = 0,
     vocabulary: Annotated[
         list[str] | None,
         typer.Option(help="Word list or training manifest: show what it lacks; can be repeated."),
     ] = None,
-    resamples: Annotated[int, typer.Option(min=0, help="Of the bootstrap; 0: no intervals.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    resamples: Annotated[int, count("Of the bootstrap; 0: no intervals.")] = 1000,
+    seed: Annotated[int, seed_option("Of the bootstrap.")] = 0,
 ) -> None:
     """Word, character and sentence error rates with their counts and intervals, over all and split by split.
 
@@ -113,8 +114,8 @@ def compare(
     normalise: Normalise = "none",
     speaker_in_id: SpeakerInId = False,
     weights: WeightsOption = Weights.levenshtein,
-    resamples: Annotated[int, typer.Option(min=1, help="Of the paired bootstrap.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the paired bootstrap.")] = 0,
+    resamples: Annotated[int, count("Of the paired bootstrap.", least=1)] = 1000,
+    seed: Annotated[int, seed_option("Of the paired bootstrap.")] = 0,
 ) -> None:
     """Whether one system is better than another: paired bootstrap, matched-pairs test, and a verdict.
 

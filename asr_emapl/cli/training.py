@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from asr_emapl.cli.options import non_negative, positive
 from asr_emapl.errors import UserError
 from asr_emapl.outputs import check_outputs
 from asr_emapl.terminal import print_table, say, say_written
@@ -57,9 +58,7 @@ def average(
 @commands.command()
 def scale(
     config: Annotated[Path, typer.Option(help="YAML file of a run.")],
-    batch_seconds: Annotated[
-        float, typer.Option(help="The batch to scale to, in seconds of audio over all ranks.")
-    ],
+    batch_seconds: Annotated[float, positive("The batch to scale to, in seconds of audio over all ranks.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, over the file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -83,7 +82,7 @@ def scale(
 @commands.command()
 def noise(
     run: Annotated[Path, typer.Argument(help="Run directory, trained with optimizer.noise_every_steps.")],
-    from_hours: Annotated[float, typer.Option(help="Of audio: leave out what was before.")] = 0.0,
+    from_hours: Annotated[float, non_negative("Of audio: leave out what was before.")] = 0.0,
 ) -> None:
     """How much of the gradient is noise, and so how far the batch can still grow.
 

@@ -47,7 +47,7 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name != "cpu" and name != "cuda" and not re.fullmatch(r"cuda:\d+", name):
+    if name != "cpu" and name != "cuda" and not re.fullmatch(r"cuda:\d{1,4}", name):
         raise UserError(f"device {name!r} is none of auto, cpu, cuda, cuda:N")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
