@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-import json
 import os
 import shutil
 import tarfile
@@ -214,13 +213,10 @@ def test_what_a_killed_call_left_is_cleared(server: Loopback, tmp_path: Path) ->
 def test_a_note_that_cannot_be_written_does_no_harm(
     server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = json.dump
-
-    def full(value: object, file: IO[str]) -> None:
-        real(value, file)
+    def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(json, "dump", full)
+    monkeypatch.setattr(os, "fsync", full)
     verify = Verifier()
     folder = install(offer(server), tmp_path, verify)
     assert not list(folder.parent.glob(".part*"))
