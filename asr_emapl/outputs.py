@@ -12,6 +12,7 @@ from pathlib import Path
 
 from asr_emapl import storage
 from asr_emapl.errors import UserError
+from asr_emapl.partial_file import open_descriptor
 
 Place = str | os.PathLike[str]
 
@@ -66,15 +67,21 @@ def check_outputs(
     """
     first: dict[str, Place] = {}
     existing: dict[tuple[int, int], Place] = {}
+    replaced: list[Place] = []
     for output in outputs:
         place = _local(output)
         if first.setdefault(_resolved(place), output) is not output:
             raise UserError(f"{output}: would be written twice; name two files")
-        if not storage.is_url(place):
-            with writing(output):
-                identity = _check_file(Path(place))
-            if identity is not None:
-                existing[identity] = output
+        if storage.is_url(place):
+            continue
+        if open_descriptor(Path(place)) is not None:
+            existing[_identity(place)] = output
+            continue
+        with writing(output):
+            identity = _check_file(Path(place))
+        if identity is not None:
+            existing[identity] = output
+            replaced.append(output)
     for read in inputs:
         if not read:
             continue
@@ -82,10 +89,11 @@ def check_outputs(
         known = first.get(place) if storage.is_url(place) else existing.get(_identity(place))
         if known is not None:
             raise UserError(f"{known}: is read by this command ({read}); name another file to write")
-    if existing and not overwrite:
-        names = list(existing.values())
-        more = f", and so do {len(names) - 1} more" if len(names) > 1 else ""
-        raise UserError(f"{names[0]}: exists already{more}; name another place, or replace with --overwrite")
+    if replaced and not overwrite:
+        more = f", and so do {len(replaced) - 1} more" if len(replaced) > 1 else ""
+        raise UserError(
+            f"{replaced[0]}: exists already{more}; name another place, or replace with --overwrite"
+        )
 
 
 def run_files(path: Path) -> list[Path]:
@@ -127,7 +135,7 @@ def _check_file(path: Path) -> tuple[int, int] | None:
 
 
 def _identity(path: str) -> tuple[int, int]:
-    """Device and inode of an input; what cannot be found is told when it is read."""
+    """Device and inode; of what cannot be found, which is told when it is read, those of no file."""
     try:
         found = Path(path).stat()
     except (OSError, ValueError):

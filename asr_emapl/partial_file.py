@@ -111,9 +111,21 @@ def sync_folder(folder: Path) -> None:
             raise
 
 
+def open_descriptor(path: Path) -> int | None:
+    """The number of the open file that a path such as /dev/stdout names, through links; None of any other."""
+    for _ in range(_MOST_LINKS):
+        # Not resolved, which would follow the link from there to what is open.
+        if match := _OPEN_FILE.fullmatch(os.path.abspath(path)):  # noqa: PTH100
+            return int(match[1])
+        if not path.is_symlink():
+            return None
+        path = path.parent / path.readlink()
+    return None
+
+
 def is_standard_output(path: str | os.PathLike[str]) -> bool:
     """Whether it is a name of this process's standard output, such as /dev/stdout."""
-    return _open_file(Path(path)) == 1
+    return open_descriptor(Path(path)) == 1
 
 
 class _File(io.FileIO):
@@ -139,7 +151,7 @@ def _named(path: Path) -> Iterator[None]:
 
 def _direct(path: Path) -> int | None:
     """A descriptor of what is not replaced but written; None for a regular file, there or not."""
-    number = _open_file(path)
+    number = open_descriptor(path)
     if number is not None:
         if number == 1 and sys.stdout is not None:
             sys.stdout.flush()
@@ -155,18 +167,6 @@ def _direct(path: Path) -> int | None:
         return os.open(path, os.O_WRONLY)
     if not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    return None
-
-
-def _open_file(path: Path) -> int | None:
-    """The number of the open file that a path names, through links; None if it names another."""
-    for _ in range(_MOST_LINKS):
-        # Not resolved, which would follow the link from there to what is open.
-        if match := _OPEN_FILE.fullmatch(os.path.abspath(path)):  # noqa: PTH100
-            return int(match[1])
-        if not path.is_symlink():
-            return None
-        path = path.parent / path.readlink()
     return None
 
 

@@ -168,7 +168,7 @@ def test_no_runs(tmp_path) -> None:
 
 def test_a_place_that_cannot_be_written(tmp_path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"curves.png: the picture cannot be written"):
+    with pytest.raises(UserError, match=r"curves\.png: cannot be written"):
         draw_curves([("run", write_run(tmp_path / "run", [9.0]))], tmp_path / "file" / "curves.png")
 
 

@@ -126,7 +126,7 @@ def test_a_failed_write_changes_nothing_and_leaves_nothing(tmp_path, monkeypatch
 
 
 def test_a_killed_writers_leftovers_go(tmp_path):
-    (tmp_path / ".step-000000001.pt.77.part").write_bytes(b"half")
+    (tmp_path / f".step-000000001.pt.{'7' * 32}.partial").write_bytes(b"half")
     CheckpointFolder(tmp_path, 1).write(2, state(2))
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000002.pt"]
 

@@ -20,6 +20,7 @@ import noisy_parabola
 from adaptive import Quadratics
 from noisy_parabola import Array, Parabola, average, sample_noise, scale_momentum, student
 
+from asr_emapl.outputs import write
 from asr_emapl.processes import serve_parent
 
 
@@ -143,7 +144,7 @@ def main(arguments: Sequence[str]) -> None:
     exp: Path = options.exp
     tables, runs = compute(settings, options.seed)
     content = {"seed": options.seed, "settings": asdict(settings)} | tables
-    (exp / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write(exp / "results.json", json.dumps(content, indent=1) + "\n")
     figures.draw_trajectories(exp / "trajectories", settings.parabola, trajectories(settings, options.seed))
     figures.draw_momentum(exp / "momentum", tables["trajectory"])
     figures.draw_variance(exp / "variance", settings.parabola, tables["variance"])
