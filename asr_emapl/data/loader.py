@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
@@ -113,6 +114,9 @@ class StepBatch:
     after: MixPosition
     # Of this rank.
     skipped: list[Skipped] = field(default_factory=list)
+    # Why a server could not be reached, by which the step is not complete; an error of a decoding process
+    # would arrive with its traceback as text.
+    unreachable: str = ""
 
     def pin_memory(self) -> StepBatch:
         """See `MicroBatch.pin_memory`."""
@@ -172,10 +176,13 @@ class StepDataset(Dataset[StepBatch]):
         padded = np.array([self._longest(corpus.utterances[i], batch) for i in mine], dtype=np.int64)
         order = np.argsort(-padded, kind="stable")
         made = StepBatch(batch.labelled, [], batch.samples, batch.after)
-        for group in micro_batches(padded[order], self.max_samples):
-            micro = self._micro_batch(batch, mine[order[group]], made.skipped)
-            if micro is not None:
-                made.micro_batches.append(micro)
+        try:
+            for group in micro_batches(padded[order], self.max_samples):
+                micro = self._micro_batch(batch, mine[order[group]], made.skipped)
+                if micro is not None:
+                    made.micro_batches.append(micro)
+        except UnreachableError as error:
+            made.unreachable = str(error)
         if self.desk is not None:
             self.desk.note(batch.labelled, -1)
         return made
@@ -200,6 +207,8 @@ class StepDataset(Dataset[StepBatch]):
             try:
                 waveform = _read(u)
                 perturbed = self.perturb(waveform, self.seed, u.id, batch.epoch) if self.perturb else waveform
+            except UnreachableError:
+                raise
             except UserError as error:
                 skipped.append(Skipped(u.id, u.audio, str(error), batch.epoch))
                 continue
@@ -289,6 +298,7 @@ def steps(
 
     Raises:
         UserError: a decoding process died; names what it was decoding.
+        UnreachableError: a server with audio cannot be reached.
     """
     desk = Desk(workers)
     loader: DataLoader[StepBatch] = DataLoader(
@@ -301,7 +311,11 @@ def steps(
         worker_init_fn=partial(_begin, desk),
     )
     try:
-        yield from watched(loader, desk) if workers else loader
+        with closing(watched(loader, desk) if workers else (step for step in loader)) as made:
+            for step in made:
+                if step.unreachable:
+                    raise UnreachableError(step.unreachable)
+                yield step
     except DeadDecoderError as death:
         if death.at is None:
             raise UserError(f"{death} between two steps ({death.remedy})") from death

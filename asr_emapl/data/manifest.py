@@ -31,7 +31,7 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe
 from asr_emapl.audio.source import ByteRange, Source
 from asr_emapl.data.foreign import from_cut, is_cut
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UnreachableError, UserError
 from asr_emapl.text.normalise import outside
 
 _MAX_LINES = 20
@@ -180,6 +180,8 @@ def verify(utterances: Iterable[Utterance], alphabet: str | None) -> list[str]:
         if file not in lengths:
             try:
                 lengths[file] = probe(utterance.source)[0]
+            except UnreachableError:
+                raise
             except UserError as error:
                 lengths[file] = str(error)
         length = lengths[file]
@@ -212,6 +214,8 @@ def _content(path: str | Path) -> bytes:
         if content.startswith(b"\x1f\x8b"):
             content = gzip.decompress(content)
         return content.removeprefix(b"\xef\xbb\xbf")
+    except UnreachableError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{path}: no such manifest (mend the path, or write it with data_prep)") from None
     # ValueError: a NUL in the path. EOFError, zlib.error: half of a gzip file, or a damaged one.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from asr_emapl import storage
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UnreachableError, UserError
 
 Line = tuple[int, str]
 """Its number from 1, and what is on it, without its end."""
@@ -36,6 +36,8 @@ def read_lines(place: str | Path) -> list[Line]:
     except UnicodeDecodeError as error:
         number = error.object[: error.start].count(b"\n") + 1
         raise UserError(f"{place}:{number}: not UTF-8 text: convert the file (iconv -t UTF-8)") from error
+    except UnreachableError:
+        raise
     # EOFError, zlib.error: half of a gzip file, or a damaged one.
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
