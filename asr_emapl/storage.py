@@ -1,7 +1,8 @@
 """Files by path or URL: read by ranges of bytes, and written so that a name stands for a whole file.
 
 Local files go through the system's own calls; fsspec, loaded at the first URL, serves the rest (s3://, gs://,
-https://, memory:// and so on). Whatever goes wrong, with a URL too, is an OSError.
+https://, memory:// and so on). Whatever goes wrong, with a URL too, is an OSError: FileNotFoundError if the
+server says that there is no such file, UnreachableError if it cannot be asked.
 """
 
 from __future__ import annotations
@@ -17,13 +18,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
+from urllib.parse import urlsplit
 
+from asr_emapl.errors import UnreachableError
 from asr_emapl.partial_file import whole_file
 
 # Local files that a process keeps open, well below the 1,024 that systems allow it.
 _OPEN_FILES = 128
 # Between the attempts to read from a URL, in seconds: a run of days is not to end with one lost connection.
-_PAUSES_S = (1.0, 5.0)
+# Together with the time that connecting takes, less than the default of device.timeout_seconds.
+_PAUSES_S = (1.0, 5.0, 15.0, 45.0)
+# HTTP statuses of files that are not there; and of requests that may be answered later, with all from 500 on.
+_ABSENT, _BUSY = (404, 410), (408, 429)
 # What a path may lead to that never ends, or blocks whoever opens it.
 _NO_FILES = {
     stat.S_IFIFO: "a named pipe",
@@ -175,14 +181,42 @@ def _remote(url: str, action: Callable[[Any, str], _Result]) -> _Result:
             from fsspec.core import url_to_fs
 
             return action(*url_to_fs(url))
-        except (FileNotFoundError, PermissionError):
-            raise
-        # ValueError: an unknown protocol; ImportError: one whose package is not installed.
-        except (ImportError, NotImplementedError, ValueError) as error:
-            raise OSError(f"{error}") from error
         # Each file system has exceptions of its own.
         except Exception as error:
+            reason = _reason(error)
+            _raise_final(url, reason)
             if pause is None:
-                raise OSError(f"{type(error).__name__}: {error}") from error
+                what = " ".join(f"{type(reason).__name__}: {reason}".split())
+                raise UnreachableError(
+                    f"{url}: host {_host(url)} fails to answer ({what}; tried {len(_PAUSES_S) + 1} times); "
+                    "check the server and the network, then rerun the same command"
+                ) from error
             time.sleep(pause)
     raise AssertionError("the last attempt returns or raises")
+
+
+def _reason(error: Exception) -> Exception:
+    """What went wrong; fsspec's HTTP raises FileNotFoundError for everything, from the true error."""
+    cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
+    if isinstance(cause, Exception) and type(cause).__module__.startswith(("aiohttp.", "asyncio.")):
+        return cause
+    return cause if isinstance(cause, ConnectionError | TimeoutError) else error
+
+
+def _raise_final(url: str, reason: Exception) -> None:
+    """Raise an OSError if another attempt would end in the same way."""
+    status = getattr(reason, "status", None)
+    if isinstance(reason, FileNotFoundError) or status in _ABSENT:
+        raise FileNotFoundError(url) from reason
+    if isinstance(reason, PermissionError):
+        raise reason
+    # ValueError: an unknown protocol; ImportError: one whose package is not installed.
+    if isinstance(reason, ImportError | NotImplementedError | ValueError):
+        raise OSError(f"{reason}") from reason
+    if isinstance(status, int) and 400 <= status < 500 and status not in _BUSY:
+        raise OSError(f"{url}: the server answers {status} {getattr(reason, 'message', '')}") from reason
+
+
+def _host(url: str) -> str:
+    """Host and port that a URL names, without the password that it may have."""
+    return urlsplit(url.rpartition("::")[2]).netloc.rpartition("@")[2]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
 from asr_emapl import storage
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UnreachableError, UserError
 
 Line = tuple[int, str]
 """Its number from 1, and what is on it, without its end."""
@@ -63,6 +63,8 @@ def raw_lines(place: str | Path, *, complete: bool = False, remedy: str = "") ->
     try:
         with _unpacked(place) as file:
             yield from _numbered(place, file, complete)
+    except UnreachableError:
+        raise
     # EOFError, LZMAError, zlib.error: half of a packed file, or a damaged one. ValueError: a NUL in the path.
     except (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError) as error:
         raise _unreadable(place, error, remedy) from error
@@ -92,6 +94,8 @@ def read_document(place: str | Path, *, max_bytes: int = MAX_DOCUMENT_BYTES, rem
     try:
         with _unpacked(place) as file:
             content = file.read(max_bytes + 1)
+    except UnreachableError:
+        raise
     except (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError) as error:
         raise _unreadable(place, error, remedy) from error
     if len(content) > max_bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from asr_emapl import storage
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.source import Source
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UnreachableError, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -165,8 +166,12 @@ def _source(audio: str | Path | Source) -> Source:
     return audio if isinstance(audio, Source) else Source(str(audio))
 
 
-def _open(source: Source) -> soundfile.SoundFile:
-    """The source, opened, with at least one sample by its header; UserError otherwise."""
+@contextmanager
+def _open(source: Source) -> Iterator[soundfile.SoundFile]:
+    """The source, opened, with at least one sample by its header; UserError otherwise.
+
+    UnreachableError also where reading in the context failed for want of a server.
+    """
     try:
         file = source.open()
         if isinstance(file, str):
@@ -174,12 +179,18 @@ def _open(source: Source) -> soundfile.SoundFile:
             storage.open_file(file).close()
     except IsADirectoryError:
         raise UserError(f"{source}: is a folder (name the audio files in it)") from None
+    except UnreachableError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{source}: no such audio file (mend the path, or fetch the file)") from None
     # ValueError: a NUL in the path.
     except (OSError, ValueError) as error:
         raise UserError(f"{source}: cannot be read: {error} (name a readable file)") from error
-    return open_audio(file, source)
+    try:
+        with open_audio(file, source) as opened:
+            yield opened
+    finally:
+        source.check(file)
 
 
 def _is_cut_riff(path: str | Path) -> bool:

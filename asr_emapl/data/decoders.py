@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -83,7 +83,7 @@ class DeadDecoderError(Exception):
         super().__init__(f"decoding process {process.pid} {self.how}")
 
 
-def watched(loader: DataLoader[T], desk: Desk) -> Iterator[T]:
+def watched(loader: DataLoader[T], desk: Desk) -> Generator[T, None, None]:
     """The loader's items. Its processes are its own as long as the iterator lives, and end with it.
 
     Those that do not end within `PATIENCE_S` are killed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -113,6 +114,9 @@ class StepBatch:
     after: MixPosition
     # Of this rank.
     skipped: list[Skipped] = field(default_factory=list)
+    # Why a server could not be reached, by which the step is not complete; an error of a decoding process
+    # would arrive with its traceback as text.
+    unreachable: str = ""
 
     def pin_memory(self) -> StepBatch:
         """The same in page-locked memory; see `MicroBatch.pin_memory`."""
@@ -167,12 +171,16 @@ class StepDataset(Dataset[StepBatch]):
         assert corpus is not None
         heard = [self._longest(corpus.utterances[i], batch) for i in batch.indices]
         made = StepBatch(batch.labelled, [], batch.samples, batch.after)
-        for part in micro_batches(
+        parts = micro_batches(
             heard, self.max_samples, groups=batch.groups, world_size=self.world_size, rank=self.rank
-        ):
-            micro = self._micro_batch(batch, batch.indices[part], made.skipped)
-            if micro is not None:
-                made.micro_batches.append(micro)
+        )
+        try:
+            for part in parts:
+                micro = self._micro_batch(batch, batch.indices[part], made.skipped)
+                if micro is not None:
+                    made.micro_batches.append(micro)
+        except UnreachableError as error:
+            made.unreachable = str(error)
         if self.desk is not None:
             self.desk.note(batch.labelled, -1)
         return made
@@ -197,6 +205,8 @@ class StepDataset(Dataset[StepBatch]):
             try:
                 waveform = _read(u)
                 perturbed = self.perturb(waveform, self.seed, u.id, batch.epoch) if self.perturb else waveform
+            except UnreachableError:
+                raise
             except UserError as error:
                 skipped.append(Skipped(u.id, u.audio, str(error), batch.epoch))
                 continue
@@ -286,6 +296,7 @@ def steps(
 
     Raises:
         UserError: a decoding process died; names what it was decoding.
+        UnreachableError: a server with audio cannot be reached.
     """
     desk = Desk(workers)
     loader: DataLoader[StepBatch] = DataLoader(
@@ -298,7 +309,11 @@ def steps(
         worker_init_fn=partial(_begin, desk),
     )
     try:
-        yield from watched(loader, desk) if workers else loader
+        with closing(watched(loader, desk) if workers else (step for step in loader)) as made:
+            for step in made:
+                if step.unreachable:
+                    raise UnreachableError(step.unreachable)
+                yield step
     except DeadDecoderError as death:
         if death.at is None:
             raise UserError(f"{death} between two steps ({death.remedy})") from death

@@ -30,7 +30,7 @@ from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe
 from asr_emapl.audio.source import ByteRange, Source
 from asr_emapl.data.foreign import from_cut, is_cut
 from asr_emapl.data.ids import derived_ids
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UnreachableError, UserError
 from asr_emapl.outputs import check_outputs, writing
 from asr_emapl.partial_file import sync
 from asr_emapl.text.normalise import outside
@@ -168,6 +168,8 @@ def verify(utterances: Iterable[Utterance], alphabet: str | None) -> list[str]:
         if file not in lengths:
             try:
                 lengths[file] = probe(utterance.source)[0]
+            except UnreachableError:
+                raise
             except UserError as error:
                 lengths[file] = str(error)
         length = lengths[file]

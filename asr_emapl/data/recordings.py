@@ -18,7 +18,7 @@ from asr_emapl.audio.segmentation import SegmentConfig, segment
 from asr_emapl.audio.source import ByteRange, Source
 from asr_emapl.audio.voice_activity import FRAME_SECONDS, Detector, VoiceActivity
 from asr_emapl.data.manifest import Utterance, read_manifest, report
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UnreachableError, UserError
 from asr_emapl.processes import kill, serve_parent
 
 _MANIFEST_ENDINGS = (".jsonl", ".json")
@@ -124,6 +124,8 @@ def cut_recording(recording: Recording, config: SegmentConfig, detector: Detecto
         length = probe(recording.source)[0]
         blocks = read_blocks(recording.source, offset=recording.offset, duration=recording.duration)
         segments = segment(detector(blocks), config)
+    except UnreachableError:
+        raise
     except UserError as error:
         return Cut(fault=str(error))
     end = length if recording.duration is None else min(length, recording.offset + recording.duration)

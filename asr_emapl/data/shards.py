@@ -30,7 +30,7 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import open_audio, read_audio
 from asr_emapl.audio.source import ByteRange
 from asr_emapl.data.manifest import Utterance, read_manifest, write_manifest
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UnreachableError, UserError
 from asr_emapl.json_text import read_object
 from asr_emapl.outputs import check_outputs
 
@@ -104,6 +104,8 @@ def pack(
         shards.pack_rest()
         write_manifest(target, shards.packed())
         shards.forget(0)
+    except UnreachableError:
+        raise
     except OSError as error:
         raise UserError(
             f"{out}: cannot be written: {error} (mend that and run the same again: it goes on)"
@@ -312,6 +314,8 @@ def _encode(utterance: Utterance, codec: str) -> _File:
     if codec == "as-is":
         try:
             content = source.content()
+        except UnreachableError:
+            raise
         except OSError as error:
             raise UserError(
                 f"{source}: cannot be read: {error} (mend the path, or fetch the file)"

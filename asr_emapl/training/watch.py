@@ -21,7 +21,7 @@ import torch.distributed as dist
 
 from asr_emapl.errors import UserError
 from asr_emapl.terminal import warn
-from asr_emapl.training.world import World
+from asr_emapl.training.world import World, meeting
 
 # A process whose thread stands in one of these, or in what it calls outside of the package, waits for others.
 _WAITS = ("/torch/distributed/", "/asr_emapl/training/world.py")
@@ -82,8 +82,7 @@ class Watch:
     def __enter__(self) -> Watch:
         if self.world.size > 1:
             # A connection of its own: the other one may be waiting.
-            store, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=300)))
-            self._store = dist.PrefixStore("watch", store)
+            self._store = meeting("watch", timedelta(seconds=300))
             self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
             self._thread.start()
         return self
