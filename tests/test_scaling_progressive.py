@@ -121,7 +121,7 @@ def test_second_moments_are_rescaled_on_demand(optimizer_class, options, name, p
 
 
 def test_what_adagrad_has_summed_is_rescaled_always():
-    """It never forgets: left as it was, it would be too large for the rest of the run. lr_decay's steps too."""
+    """It never forgets: left as it was, it would be too large for the rest of the run."""
     weight, optimizer = moved(torch.optim.Adagrad, 6)
     old = optimizer.state[weight]["sum"].clone()
     carry_over(optimizer, 1.0, 4.0)

@@ -41,7 +41,7 @@ class LAMB(optim.Optimizer):
 
 
 class LARS(optim.Optimizer):
-    """You et al. 2017, from memory: each layer's gradient as long as its weights, then heavy-ball momentum."""
+    """You et al. 2017, from memory: each layer's gradient as long as its weights, then a heavy ball."""
 
     def __init__(self, params, **group):
         super().__init__(params, {"momentum": 0.9, "weight_decay": 0.0} | group)
@@ -206,7 +206,7 @@ def slowly(p, noise):
     ],
     ids=["lamb noise", "lamb gradient", "lamb constant betas", "lars noise", "lars gradient"],
 )
-def test_lamb_and_lars_after_the_same_samples_at_16_times_the_batch(cls, group, gradient, options, wrong_rate):
+def test_lamb_and_lars_at_16_times_the_batch(cls, group, gradient, options, wrong_rate):
     """Square root or linear: with the other one the weights are elsewhere."""
     reference = last_mean(cls, group, 1, gradient)
     scaled = scale_hyperparameters(cls, group, 16, **options)
@@ -218,7 +218,7 @@ def test_lamb_and_lars_after_the_same_samples_at_16_times_the_batch(cls, group, 
 
 @pytest.mark.parametrize("per_step", [False, True])
 def test_adagrad_under_a_changing_batch_stays_on_its_course(per_step):
-    """From kappa 1 to 8 half-way, or another kappa at each step: a sum kept as it was is 64 times too large."""
+    """From kappa 1 to 8 half-way, or another kappa at each step: else the sum is 64 times too large."""
     group, samples = {"lr": 0.1}, 4800
     kappas = [1, 8] * (samples // 9) if per_step else [1] * (samples // 2) + [8] * (samples // 16)
 

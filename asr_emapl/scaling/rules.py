@@ -75,9 +75,7 @@ def scale_hyperparameters(
     # torch has AdamW's decay as a flag on the groups of its relatives: it says what happens, not the name.
     settings = {"decoupled_weight_decay": name == "adamw", **getattr(optimizer, "defaults", {}), **group}
     decoupled = bool(settings["decoupled_weight_decay"])
-    change = _Change(
-        float(kappa), gain(noise_share, kappa), noise_share, beta_form, momentum_form, decoupled
-    )
+    change = _Change(float(kappa), gain(noise_share, kappa), noise_share, beta_form, momentum_form, decoupled)
     scaled = dict(group)
     _RULES[name].scale(scaled, change)
     return scaled
@@ -291,7 +289,8 @@ def _require_options(name: str, options: Mapping[str, Any]) -> None:
                 f"{option.replace('_', ' ')} {value!r} is neither {', '.join(others)} nor {last} for {name}"
             )
         if value != _DEFAULTS[option] and option not in rule.options:
-            raise ValueError(f"{option} {value!r} has no meaning for {name}: leave it at {_DEFAULTS[option]!r}")
+            default = _DEFAULTS[option]
+            raise ValueError(f"{option} {value!r} has no meaning for {name}: leave it at {default!r}")
 
 
 # What the rules are made of.
