@@ -101,7 +101,7 @@ def average(start: Path | None, end: Path, out: Path) -> float:
     except ValueError as error:
         raise UserError(f"{start or 'the beginning'} to {end}: {error}") from error
     # Buffers, which have no mean, are the student's.
-    last["teacher"]["module"] = {**last["student"], **weights}
+    last["teacher"] |= {"module": {**last["student"], **weights}, "pending": 0.0}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         save(out, last)

@@ -368,6 +368,7 @@ class Trainer:
                 f"({' '.join(str(error).split())[:300]})"
             ) from error
         if not whole:
+            self.teacher.flush()
             self.teacher.audio = 0.0
             return
         theirs, mine = state["config"]["optimizer"]["name"], self.config.optimizer.name
