@@ -138,7 +138,7 @@ def average(start: Path | None, end: Path, out: Path) -> float:
             if name not in student or student[name].shape != weight.shape:
                 raise ValueError(f"running mean of {name}: the student has no such weight of its shape")
     # Buffers, which have no mean, are the student's.
-    last["teacher"]["module"] = {**student, **weights}
+    last["teacher"] |= {"module": {**student, **weights}, "pending": 0.0}
     with writing(out):
         save(out, last)
     return (later["audio"] - earlier["audio"]) / 3600.0

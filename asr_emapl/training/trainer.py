@@ -378,6 +378,7 @@ class Trainer:
             student.load_state_dict(divide(state["student"], student.state_dict()))
             self.teacher.load_state_dict(divide(state["teacher"], self.teacher.state_dict()))
         if not whole:
+            self.teacher.flush()
             self.teacher.audio = 0.0
             return
         checkpoint.require_resumable(path, state)
