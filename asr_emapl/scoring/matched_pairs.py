@@ -38,7 +38,9 @@ def matched_pairs(first: Iterable[Alignment], second: Iterable[Alignment]) -> Ma
 
     Segments end with the utterance, or where both systems have two reference words in a row right: the errors
     of two segments can then be taken for independent of each other, whatever a recogniser's language model
-    does within one.
+    does within one. That holds only as far as one speaker's segments are no more alike than those of two:
+    if one system suits some speakers and the other system others, the test claims a difference too often,
+    the more so the fewer speakers there are. `Comparison.shown` therefore also asks the interval by speaker.
 
     Raises:
         ValueError: the references differ.
