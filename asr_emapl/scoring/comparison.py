@@ -114,8 +114,8 @@ class Comparison:
     def _caveat(self) -> str:
         if self.by_speaker is None:
             return (
-                " Speakers are unknown, so utterances count as independent: give speakers in the reference, or "
-                "take them from ids with --speaker-in-id."
+                " Speakers are unknown, so utterances count as independent: give speakers in the reference, "
+                "or take them from ids with --speaker-in-id."
             )
         if self.by_speaker.drawn < _FEW_SPEAKERS:
             return (
