@@ -21,6 +21,8 @@ from asr_emapl.scoring.tally import Tally, joined, tally
 from asr_emapl.scoring.transcripts import Transcript, read_pair
 from asr_emapl.scoring.vocabulary import OutOfVocabulary, out_of_vocabulary, read_vocabulary
 from asr_emapl.scoring.wer import Score
+from asr_emapl.scoring.written_forms import hidden_differences
+from asr_emapl.terminal import warn
 
 MEASURES = {"words": "WER", "characters": "CER", "sentences": "SER"}
 """What is counted, and what its rate is called."""
@@ -162,11 +164,13 @@ def prepared(
     """A pair of files as it is scored: normalised, and with speakers by their ids if that is asked.
 
     Raises:
-        UserError: as `read_pair`.
+        UserError: as `read_pair`; or speakers are to come from ids that have no separator.
     """
     references, hypotheses = read_pair(reference, hypothesis)
+    if config.speaker_in_id:
+        _check_speakers(reference, [name for name, t in references.items() if not t.speaker])
     apply = normalisation.apply
-    return (
+    texts = (
         {
             name: replace(
                 transcript,
@@ -177,6 +181,29 @@ def prepared(
         },
         {name: apply(text) for name, text in hypotheses.items()},
     )
+    alike = hidden_differences(
+        (transcript.text, texts[1][name]) for name, transcript in texts[0].items() if name in texts[1]
+    )
+    if alike:
+        warn(
+            f"warning: {reference}, {hypothesis}: {alike} utterances have words that look alike but differ "
+            "in Unicode (NFC and NFD, or invisible characters), which count as errors; use --normalise plain"
+        )
+    return texts
+
+
+def _check_speakers(place: str, names: Sequence[str]) -> None:
+    """That ids have a speaker in them, of those that are to give one."""
+    if names and not any(re.search("[-_]", name) for name in names):
+        raise UserError(
+            f"{place}: --speaker-in-id: no id has a - or _ (the first is {names[0]!r}); give speakers in the "
+            "reference, or leave the option out"
+        )
+    if len(names) > 1 and len({_speaker(name) for name in names}) == 1:
+        warn(
+            f"warning: {place}: --speaker-in-id: all {len(names)} ids begin with {_speaker(names[0])!r}, so "
+            "there is only one speaker"
+        )
 
 
 def split_names(files: Sequence[str]) -> list[str]:
