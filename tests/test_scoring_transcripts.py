@@ -200,12 +200,15 @@ def test_results_of_nemo(tmp_path: Path) -> None:
             "x/a": "ONE",
             "y/a": "ONE",
         }
-        assert hypotheses == {"x/a": "WON", "y/a": "WON"}
+        assert {name: transcript.text for name, transcript in hypotheses.items()} == {
+            "x/a": "WON",
+            "y/a": "WON",
+        }
     # Without a name of anything, text and pred_text of one line still belong together.
     result.write_text("\n".join(json.dumps(texts) for _ in audio))
     references, hypotheses = read_pair(result, result)
     assert list(references) == list(hypotheses) == ["line-1", "line-2"]
-    assert set(hypotheses.values()) == {"WON"}
+    assert set(hypotheses.values()) == {Transcript("WON")}
     with pytest.raises(UserError, match="no 'id'"):
         read_pair(manifest, result)
 

@@ -163,16 +163,24 @@ def compare(
     second: Mapping[str, str],
     names: tuple[str, str],
     config: ScoringConfig,
+    second_references: Mapping[str, Transcript] | None = None,
 ) -> Comparison:
     """Compare two systems' hypotheses, matched by id, both of them in the same way.
+
+    Args:
+        references: id -> what is said.
+        first, second: id -> what each system recognised.
+        names: of the systems.
+        config: how to score.
+        second_references: of the same utterances for the second system, if their references allow several
+            wordings and another one fits it better. An utterance whose references differ is one segment of
+            the matched-pairs test.
 
     Raises:
         UserError: as `tally` and `resampled_sums`; or the references hold no words.
     """
-    a, b = (
-        _tally(references, hypotheses, name, config)
-        for hypotheses, name in zip((first, second), names, strict=True)
-    )
+    a = _tally(references, first, names[0], config)
+    b = _tally(references if second_references is None else second_references, second, names[1], config)
     scores = (a.score, b.score)
     if scores[0].words.reference_length == 0:
         raise UserError("the references hold no words: there is nothing to compare by")
@@ -187,7 +195,7 @@ def compare(
         by_utterance,
         by_speaker,
         better,
-        matched_pairs(a.alignments(), b.alignments()),
+        _matched_pairs(a, b),
     )
 
 
@@ -200,7 +208,7 @@ def compare_files(
         UserError: as `read_pair` and `compare`.
     """
     references, a = prepared(reference, first, config, normalisation)
-    _, b = prepared(reference, second, config, normalisation)
+    others, b = prepared(reference, second, config, normalisation)
     one, other = split_names([first, second])
     result = compare(
         references,
@@ -208,6 +216,7 @@ def compare_files(
         b,
         (one, other),
         config,
+        others,
     )
     return replace(result, normalisation=normalisation.stated)
 
@@ -219,6 +228,17 @@ def _tally(
         return tally(references, hypotheses, allow_missing=config.allow_missing, weights=config.weights)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
+
+
+def _matched_pairs(a: Tally, b: Tally) -> MatchedPairs:
+    pairs = list(zip(a.alignments(), b.alignments(), strict=True))
+    same = [pair for pair in pairs if pair[0].reference == pair[1].reference]
+    whole = [
+        one.counts.errors - other.counts.errors
+        for one, other in pairs
+        if one.reference != other.reference and one.counts.errors + other.counts.errors > 0
+    ]
+    return matched_pairs([one for one, _ in same], [other for _, other in same], whole)
 
 
 def _difference(a: Tally, b: Tally, by_speaker: bool, config: ScoringConfig) -> tuple[Interval | None, float]:

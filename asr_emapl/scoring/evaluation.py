@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
@@ -14,6 +14,7 @@ import numpy as np
 
 from asr_emapl.errors import UserError
 from asr_emapl.scoring.alignment import Alignment, Weights
+from asr_emapl.scoring.alternatives import apply_to_wordings, best_wordings
 from asr_emapl.scoring.bootstrap import Interval, intervals
 from asr_emapl.scoring.confusions import Confusions, confusions
 from asr_emapl.scoring.normalisation import Normalisation
@@ -169,18 +170,15 @@ def prepared(
     references, hypotheses = read_pair(reference, hypothesis)
     if config.speaker_in_id:
         _check_speakers(reference, [name for name, t in references.items() if not t.speaker])
-    apply = normalisation.apply
-    texts = (
-        {
-            name: replace(
-                transcript,
-                text=apply(transcript.text),
-                speaker=transcript.speaker or (_speaker(name) if config.speaker_in_id else None),
-            )
-            for name, transcript in references.items()
-        },
-        {name: apply(text) for name, text in hypotheses.items()},
-    )
+    texts: tuple[dict[str, Transcript], dict[str, str]] = ({}, {})
+    for name, transcript in references.items():
+        wanted, given = _wordings(transcript, hypotheses.get(name), normalisation.apply)
+        speaker = transcript.speaker or (_speaker(name) if config.speaker_in_id else None)
+        texts[0][name] = replace(transcript, text=wanted, speaker=speaker, marked=None)
+        if name in hypotheses:
+            texts[1][name] = given
+    extra = {name: transcript.text for name, transcript in hypotheses.items() if name not in references}
+    texts[1].update(extra)
     alike = hidden_differences(
         (transcript.text, texts[1][name]) for name, transcript in texts[0].items() if name in texts[1]
     )
@@ -190,6 +188,17 @@ def prepared(
             "in Unicode (NFC and NFD, or invisible characters), which count as errors; use --normalise plain"
         )
     return texts
+
+
+def _wordings(
+    reference: Transcript, hypothesis: Transcript | None, apply: Callable[[str], str]
+) -> tuple[str, str]:
+    """The texts to be scored, normalised; of several wordings those that align best."""
+    hypothesis = hypothesis or Transcript("")
+    if reference.marked is None and hypothesis.marked is None:
+        return apply(reference.text), apply(hypothesis.text)
+    sides = (side.marked or ((side.text,),) for side in (reference, hypothesis))
+    return best_wordings(*(apply_to_wordings(side, apply) for side in sides))
 
 
 def _check_speakers(place: str, names: Sequence[str]) -> None:

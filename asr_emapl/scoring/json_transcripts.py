@@ -10,6 +10,7 @@ from asr_emapl import storage
 from asr_emapl.data.foreign import from_cut, is_cut
 from asr_emapl.data.ids import derived_ids
 from asr_emapl.json_text import finite_number, parse_object
+from asr_emapl.scoring.alternatives import Marked
 from asr_emapl.text_files import BrokenLineError, Line
 
 Role = Literal["reference", "hypothesis"]
@@ -26,14 +27,16 @@ class Transcript:
     """What is said in an utterance.
 
     Attributes:
-        text: the words.
+        text: the words; of alternatives the first.
         speaker: who says them, if known.
         seconds: how long the utterance lasts, if known.
+        marked: all wordings, of a text that allows several.
     """
 
     text: str
     speaker: str | None = None
     seconds: float | None = None
+    marked: Marked | None = None
 
 
 def parse_json_lines(

@@ -16,30 +16,20 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from asr_emapl.errors import UserError
 from asr_emapl.json_text import check_json_lines
 from asr_emapl.outputs import write
 from asr_emapl.scoring import timed
+from asr_emapl.scoring.alternatives import first_wording, parse_marked
 from asr_emapl.scoring.json_transcripts import Role, Transcript, parse_json_lines
 from asr_emapl.scoring.missing_ids import lines_without_ids
+from asr_emapl.scoring.recognised_formats import COMMENT, TRN_LINE, named_format, sniffed_format
 from asr_emapl.terminal import warn
 from asr_emapl.text_files import BrokenLineError, Line, raise_broken, read_lines
 
 Place = str | os.PathLike[str]
-
-_FORMAT_OF_EXTENSION = {
-    ".jsonl": "jsonl",
-    ".json": "jsonl",
-    ".ndjson": "jsonl",
-    ".trn": "trn",
-    ".stm": "stm",
-    ".ctm": "ctm",
-}
-_TRN_LINE = re.compile(r"(?P<text>.*?)\s*\((?P<id>[^()\s]+)\)\s*")
 
 
 def read_transcripts(path: Place, *, role: Role = "reference") -> dict[str, str]:
@@ -50,9 +40,9 @@ def read_transcripts(path: Place, *, role: Role = "reference") -> dict[str, str]
 def read_utterances(path: Place, *, role: Role = "reference") -> dict[str, Transcript]:
     """Read id -> transcript, in the order of the file. A line with an id and no words is an empty transcript.
 
-    The extension tells the format (.jsonl, .json, .ndjson, .trn, .stm, .ctm; .gz after it); of any other file
-    the content does. A byte order mark, CRLF line ends and empty lines are tolerated. Texts are not
-    normalised. A ctm file is taken recording by recording (`read_pair` has it cut by an stm file).
+    The ending tells the format (.jsonl, .json, .ndjson, .trn, .stm, .ctm; .filt and .gz after it); of any
+    other file the content does. A byte order mark, CRLF line ends and empty lines are tolerated. Texts are
+    not normalised. A ctm file is taken recording by recording (`read_pair` has it cut by an stm file).
 
     Args:
         path: the file, or its URL.
@@ -63,46 +53,47 @@ def read_utterances(path: Place, *, role: Role = "reference") -> dict[str, Trans
         UserError: the file cannot be read or has no transcripts; or broken lines and repeated ids, all of
             them in one error, a line each: `path:line: what`.
     """
-    return _read(path, role)
+    return _parsed(path, list(read_lines(os.fspath(path))), role)
 
 
-def _read(path: Place, role: Role, *, number_lines: bool = False) -> dict[str, Transcript]:
-    lines = list(read_lines(os.fspath(path)))
-    form = _form(path) or _sniff([line for _, line in lines])
+def _parsed(
+    path: Place, lines: Sequence[Line], role: Role, *, number_lines: bool = False
+) -> dict[str, Transcript]:
+    form = _form(path, lines)
     if form == "ctm":
-        texts = timed.texts_of_recordings(timed.parse_ctm(os.fspath(path), lines))
-        return _filled(path, {name: Transcript(text) for name, text in texts.items()})
+        return _filled(path, _of_texts(timed.texts_of_recordings(timed.parse_ctm(os.fspath(path), lines))))
     if form == "stm":
         return _filled(path, _of_segments(timed.parse_stm(os.fspath(path), lines)))
     if form == "jsonl":
         check_json_lines(os.fspath(path), lines)
         parsed, broken = parse_json_lines(os.fspath(path), lines, role, number_lines=number_lines)
     else:
-        content = [(number, line) for number, line in lines if not line.startswith(timed.COMMENT)]
+        content = [(number, line) for number, line in lines if not line.lstrip().startswith(COMMENT)]
         parsed, broken = _parse_lines(content, form)
     if form == "plain":
         _require_ids(path, parsed)
     return _filled(path, _by_id(path, parsed, broken))
 
 
-def read_pair(reference: Place, hypothesis: Place) -> tuple[dict[str, Transcript], dict[str, str]]:
-    """References with what is known of them, and the texts of hypotheses, each by id.
+def read_pair(reference: Place, hypothesis: Place) -> tuple[dict[str, Transcript], dict[str, Transcript]]:
+    """References and hypotheses by id.
 
-    A ctm hypothesis of an stm reference is cut by it: a word belongs to the segment that its middle lies in
-    or nearest to.
+    A ctm hypothesis of an stm reference is cut by it, as sclite does (`timed.texts_of_segments`).
 
     Raises:
         UserError: as `read_utterances`.
     """
-    if _form(reference) != "stm" or _form(hypothesis) != "ctm":
-        # Text and pred_text of a line belong together, whatever they are called.
-        alone = os.fspath(reference) == os.fspath(hypothesis)
-        references = _read(reference, "reference", number_lines=alone)
-        hypotheses = _read(hypothesis, "hypothesis", number_lines=alone)
-        return references, {name: transcript.text for name, transcript in hypotheses.items()}
-    segments = timed.parse_stm(os.fspath(reference), list(read_lines(os.fspath(reference))))
-    words = timed.parse_ctm(os.fspath(hypothesis), list(read_lines(os.fspath(hypothesis))))
-    return _filled(reference, _of_segments(segments)), timed.texts_of_segments(segments, words)
+    # Text and pred_text of a line belong together, whatever they are called.
+    alone = os.fspath(reference) == os.fspath(hypothesis)
+    lines, others = list(read_lines(os.fspath(reference))), list(read_lines(os.fspath(hypothesis)))
+    if _form(reference, lines) != "stm" or _form(hypothesis, others) != "ctm":
+        return (
+            _parsed(reference, lines, "reference", number_lines=alone),
+            _parsed(hypothesis, others, "hypothesis", number_lines=alone),
+        )
+    segments = timed.parse_stm(os.fspath(reference), lines)
+    words = timed.parse_ctm(os.fspath(hypothesis), others)
+    return _filled(reference, _of_segments(segments)), _of_texts(timed.texts_of_segments(segments, words))
 
 
 def write_hypotheses(path: Place, hypotheses: Mapping[str, str]) -> None:
@@ -120,17 +111,8 @@ def write_hypotheses(path: Place, hypotheses: Mapping[str, str]) -> None:
     )
 
 
-def _form(path: Place) -> str | None:
-    """The format that the name tells, if it tells one."""
-    return _FORMAT_OF_EXTENSION.get(Path(os.fspath(path).lower().removesuffix(".gz")).suffix)
-
-
-def _sniff(lines: Sequence[str]) -> str:
-    if lines and lines[0].lstrip().startswith("{"):
-        return "jsonl"
-    if lines and all(_TRN_LINE.fullmatch(line) or line.startswith(timed.COMMENT) for line in lines):
-        return "trn"
-    return "plain"
+def _form(path: Place, lines: Sequence[Line]) -> str:
+    return named_format(path) or sniffed_format(os.fspath(path), [line for _, line in lines])
 
 
 def _parse_lines(lines: Sequence[Line], form: str) -> tuple[list[tuple[int, str, Transcript]], list[Line]]:
@@ -185,10 +167,18 @@ def _filled(path: Place, transcripts: dict[str, Transcript]) -> dict[str, Transc
 def _of_segments(segments: Sequence[timed.Segment]) -> dict[str, Transcript]:
     names = timed.segment_ids(segments)
     return {
-        name: Transcript(s.text, s.speaker, s.end - s.begin)
+        name: _marked(s.text, s.speaker, s.end - s.begin)
         for name, s in zip(names, segments, strict=True)
         if s.text is not None
     }
+
+
+def _of_texts(texts: Mapping[str, str]) -> dict[str, Transcript]:
+    return {name: _marked(text) for name, text in texts.items()}
+
+
+def _marked(text: str, speaker: str | None = None, seconds: float | None = None) -> Transcript:
+    return Transcript(first_wording(text), speaker, seconds, parse_marked(text))
 
 
 def _parse(line: str, form: str) -> tuple[str, Transcript]:
@@ -199,8 +189,7 @@ def _parse(line: str, form: str) -> tuple[str, Transcript]:
 
 
 def _parse_trn(line: str) -> tuple[str, Transcript]:
-    match = _TRN_LINE.fullmatch(line)
+    match = TRN_LINE.fullmatch(line)
     if match is None:
         raise BrokenLineError("no '(id)' at the end of the line, as trn files have it")
-    timed.check_words(match["text"])
-    return match["id"], Transcript(match["text"].strip())
+    return match["id"], _marked(timed.untagged(match["text"]))
