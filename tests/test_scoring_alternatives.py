@@ -25,6 +25,8 @@ TEXT = st.lists(st.lists(WORDS, min_size=1, max_size=3).map(tuple), max_size=4).
         ("A { B { C / D } / E }", (("A",), ("B C", "B D", "E")), "A B C"),
         ("{ { A / B } / C } D", (("A", "B", "C"), ("D",)), "A D"),
         ("A (B) C", (("A",), ("B", ""), ("C",)), "A (B) C"),
+        ("A @ B", (("A B",),), "A B"),
+        ("a@b.com", None, "a@b.com"),
         ("{ @ / A }", (("", "A"),), ""),
         ("AND/OR } x", None, "AND/OR } x"),
         ("plain", None, "plain"),

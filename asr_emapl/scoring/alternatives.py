@@ -2,7 +2,8 @@
 
 `{ a / b }` is either wording, `@` no word, `(word)` a word that may be left out. Spaces around the marks may
 be absent, and alternatives may hold alternatives. What is scored is the wording, on both sides, that aligns
-best by sclite's weights: a substitution costs 4, a deletion or an insertion 3.
+best by sclite's weights: a substitution costs 4, a deletion or an insertion 3, and 2 where the word may be
+left out. Such a word, left out, is no error and no word of the reference (sclite -D counts it as correct).
 """
 
 from __future__ import annotations
@@ -16,10 +17,18 @@ from asr_emapl.text_files import BrokenLineError
 Part = tuple[str, ...]
 """Wordings of a stretch, one or several; "" is no word."""
 
+
+class OptionalWord(tuple[str, ...]):
+    """A word that may be left out, and no word."""
+
+    __slots__ = ()
+
+
 Marked = tuple[Part, ...]
 """A text, stretch by stretch."""
 
-_SUBSTITUTION, _OTHER, _NULL = 4.0, 3.0, 0.001
+_SUBSTITUTION, _OTHER, _LEFT_OUT, _NULL = 4.0, 3.0, 2.0, 0.001
+_NO_WORD = "@"
 _MAX_WORDINGS = 1000  # of one stretch, nested alternatives multiplied out
 _TOKEN = re.compile(r"[{}/]|[^\s{}/]+")
 _OPTIONAL = re.compile(r"\(([^()\s]+)\)")
@@ -31,7 +40,7 @@ def parse_marked(text: str) -> Marked | None:
     Raises:
         BrokenLineError: braces that do not match, or more than 1,000 wordings of one stretch.
     """
-    if "{" not in text and "(" not in text:
+    if not any(mark in text for mark in "{(@"):
         return None
     parts: list[Part] = []
     place = 0
@@ -48,7 +57,8 @@ def parse_marked(text: str) -> Marked | None:
         tokens = iter(_TOKEN.findall(text[begin + 1 : place]))
         parts.append(tuple(dict.fromkeys(_wordings(tokens))))
     parts += _words(text[place:])
-    return tuple(parts) if any(len(part) > 1 for part in parts) else None
+    several = any(len(part) > 1 for part in parts) or _NO_WORD in text.split()
+    return tuple(parts) if several else None
 
 
 def first_wording(text: str) -> str:
@@ -57,13 +67,13 @@ def first_wording(text: str) -> str:
     Raises:
         BrokenLineError: as `parse_marked`.
     """
-    marked = parse_marked(text) if "{" in text else None
+    marked = parse_marked(text) if "{" in text or _NO_WORD in text.split() else None
     return text if marked is None else " ".join(filter(None, (part[0] for part in marked)))
 
 
 def apply_to_wordings(marked: Marked, change: Callable[[str], str]) -> Marked:
     """Each wording changed."""
-    return tuple(tuple(change(wording) if wording else "" for wording in part) for part in marked)
+    return tuple(type(part)(change(wording) if wording else "" for wording in part) for part in marked)
 
 
 def best_wordings(reference: Marked, hypothesis: Marked) -> tuple[str, str]:
@@ -77,17 +87,17 @@ def best_wordings(reference: Marked, hypothesis: Marked) -> tuple[str, str]:
     for u, arcs in enumerate(mine):
         for v, others in enumerate(theirs):
             found = best[u][v]
-            for a, wanted in arcs:
-                for b, given in others:
+            for a, wanted, _ in arcs:
+                for b, given, _ in others:
                     cost = best[a][b][0] + _pair_cost(wanted, given)
                     if cost < found[0]:
                         found = (cost, a, b, wanted, given)
-            for b, given in others:
-                cost = best[u][b][0] + (_OTHER if given else _NULL)
+            for b, given, alone in others:
+                cost = best[u][b][0] + alone
                 if cost < found[0]:
                     found = (cost, u, b, "", given)
-            for a, wanted in arcs:
-                cost = best[a][v][0] + (_OTHER if wanted else _NULL)
+            for a, wanted, alone in arcs:
+                cost = best[a][v][0] + alone
                 if cost < found[0]:
                     found = (cost, a, v, wanted, "")
             best[u][v] = found
@@ -115,6 +125,8 @@ def _words(text: str) -> Iterator[Part]:
     """A stretch without braces, optional words apart."""
     fixed: list[str] = []
     for word in text.split():
+        if word == _NO_WORD:
+            continue
         optional = _OPTIONAL.fullmatch(word)
         if optional is None:
             fixed.append(word)
@@ -122,7 +134,7 @@ def _words(text: str) -> Iterator[Part]:
         if fixed:
             yield (" ".join(fixed),)
             fixed = []
-        yield optional[1], ""
+        yield OptionalWord((optional[1], ""))
     if fixed:
         yield (" ".join(fixed),)
 
@@ -143,25 +155,26 @@ def _wordings(tokens: Iterator[str]) -> list[str]:
             tails = _wordings(tokens)
         else:
             optional = _OPTIONAL.fullmatch(token)
-            tails = (optional[1], "") if optional else ("" if token == "@" else token,)
+            tails = (optional[1], "") if optional else ("" if token == _NO_WORD else token,)
         heads = [" ".join(filter(None, pair)) for pair in product(heads, tails)]
         if len(heads) + len(found) > _MAX_WORDINGS:
             raise BrokenLineError(f"more than {_MAX_WORDINGS} wordings between braces: keep fewer")
     return found
 
 
-def _network(marked: Marked) -> list[list[tuple[int, str]]]:
-    """For each node, in topological order, the arcs that end in it: where they begin, and their word."""
-    arcs: list[list[tuple[int, str]]] = [[]]
+def _network(marked: Marked) -> list[list[tuple[int, str, float]]]:
+    """For each node, in topological order, the arcs that end in it: where they begin, word, cost alone."""
+    arcs: list[list[tuple[int, str, float]]] = [[]]
     for part in marked:
         begin = len(arcs) - 1
+        null = _LEFT_OUT if isinstance(part, OptionalWord) else _NULL
         ends = []
         for wording in part:
             here = begin
             *inner, last = wording.split() or [""]
             for word in inner:
-                arcs.append([(here, word)])
+                arcs.append([(here, word, _OTHER)])
                 here = len(arcs) - 1
-            ends.append((here, last))
+            ends.append((here, last, _OTHER if last else null))
         arcs.append(ends)
     return arcs
