@@ -27,6 +27,7 @@ TEXT = st.lists(st.lists(WORDS, min_size=1, max_size=3).map(tuple), max_size=4).
         ("A (B) C", (("A",), ("B", ""), ("C",)), "A (B) C"),
         ("A @ B", (("A B",),), "A B"),
         ("a@b.com", None, "a@b.com"),
+        ("A {B/B}", (("A",), ("B",)), "A B"),
         ("{ @ / A }", (("", "A"),), ""),
         ("AND/OR } x", None, "AND/OR } x"),
         ("plain", None, "plain"),

@@ -35,7 +35,7 @@ _OPTIONAL = re.compile(r"\(([^()\s]+)\)")
 
 
 def parse_marked(text: str) -> Marked | None:
-    """The stretches of a text; None if it allows one wording only.
+    """The stretches of a text; None if it has no marks.
 
     Raises:
         BrokenLineError: braces that do not match, or more than 1,000 wordings of one stretch.
@@ -57,7 +57,7 @@ def parse_marked(text: str) -> Marked | None:
         tokens = iter(_TOKEN.findall(text[begin + 1 : place]))
         parts.append(tuple(dict.fromkeys(_wordings(tokens))))
     parts += _words(text[place:])
-    several = any(len(part) > 1 for part in parts) or _NO_WORD in text.split()
+    several = "{" in text or any(len(part) > 1 for part in parts) or _NO_WORD in text.split()
     return tuple(parts) if several else None
 
 

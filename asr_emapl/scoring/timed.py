@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from asr_emapl.errors import UserError
 from asr_emapl.scoring.alternatives import parse_marked
 from asr_emapl.text_files import BrokenLineError, Line, parse_lines
@@ -133,7 +135,10 @@ def texts_of_segments(segments: Sequence[Segment], words: Sequence[TimedWord]) -
         here = sorted(placed[place], key=lambda pair: pair[0].begin)
         for number, (segment, name) in enumerate(here, start=1):
             taken = []
-            while left and (number == len(here) or left[0].begin + left[0].duration / 2 < segment.end):
+            # sclite keeps the ends of segments, not the times of words, in single precision: that decides
+            # where a word belongs whose middle is at an end.
+            end = math.inf if number == len(here) else float(np.float32(segment.end))
+            while left and left[0].begin + left[0].duration / 2 < end:
                 taken.append(left.popleft().word)
             if segment.text is not None:
                 said[name] = " ".join(taken)
