@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 
 from asr_emapl.errors import UserError
 from asr_emapl.scoring.alignment import align
-from asr_emapl.scoring.comparison import Comparison, compare
+from asr_emapl.scoring.comparison import Comparison, compare, compare_files
 from asr_emapl.scoring.evaluation import ScoringConfig
 from asr_emapl.scoring.matched_pairs import MatchedPairs, matched_pairs, segment_differences
+from asr_emapl.scoring.normalisation import normalisation
 from asr_emapl.scoring.transcripts import Transcript
 
 SENTENCE = st.lists(st.sampled_from("ABC"), max_size=7).map(" ".join)
@@ -160,6 +162,29 @@ def test_few_or_unknown_speakers_are_named() -> None:
     )
     assert unknown.shown
     assert "Speakers are unknown" in unknown.verdict
+
+
+def test_each_system_is_scored_by_the_wording_that_fits_it(tmp_path: Path) -> None:
+    contents = {
+        "ref": "a { um / uh huh } b (s-1)\nc d e f (s-2)\n",
+        "one": "a um b (s-1)\nc d e x (s-2)\n",
+        "two": "a uh huh b (s-1)\nc d e f (s-2)\n",
+        "three": "a uh b (s-1)\nc d e f (s-2)\n",
+    }
+    for name, content in contents.items():
+        (tmp_path / f"{name}.trn").write_text(content)
+    places = {name: str(tmp_path / f"{name}.trn") for name in contents}
+    none = normalisation("none")
+    found = compare_files(places["ref"], places["one"], places["two"], ScoringConfig(), none)
+    assert [score.words.errors for score in found.scores] == [1, 0]
+    assert [score.words.reference_length for score in found.scores] == [7, 8]
+    assert found.matched_pairs.segments == 1
+    # An utterance whose references differ is one segment.
+    found = compare_files(places["two"], places["one"], places["three"], ScoringConfig(), none)
+    assert [score.words.errors for score in found.scores] == [3, 1]
+    found = compare_files(places["ref"], places["two"], places["three"], ScoringConfig(), none)
+    assert [score.words.errors for score in found.scores] == [0, 1]
+    assert found.matched_pairs.segments == 1
 
 
 def test_json_and_lines() -> None:

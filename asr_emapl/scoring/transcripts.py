@@ -7,6 +7,8 @@ UTF-8, gzip or not, by path or URL, one utterance a line:
   NeMo's manifests and results (ids come from `audio_filepath`) and lhotse's cuts too.
 - trn: `MISTER QUILTER (1272-128104-0000)`, as sclite reads.
 - stm and ctm, as `asr_emapl.scoring.timed` says.
+  In these three, `{ UM / UH / @ }` are alternatives and `(UM)` may be left out
+  (`asr_emapl.scoring.alternatives`).
 - plain: `1272-128104-0000 MISTER QUILTER`, LibriSpeech's trans.txt and Kaldi's text.
 
 Lines starting with `;;` are comments, but in JSON.
