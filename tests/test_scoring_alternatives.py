@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
+from asr_emapl.errors import UserError
 from asr_emapl.scoring.alternatives import Marked, best_wordings, first_wording, parse_marked
 from asr_emapl.text_files import BrokenLineError
 
@@ -43,6 +44,12 @@ def test_what_cannot_be_parsed() -> None:
         parse_marked("A { B / C")
     with pytest.raises(BrokenLineError, match="more than 1000 wordings"):
         parse_marked("{ x / " + "{ a / b } " * 12 + "}")
+
+
+def test_texts_that_would_fill_the_memory() -> None:
+    words = (("a " * 3000,),)
+    with pytest.raises(UserError, match="cut it into segments"):
+        best_wordings((*words, ("b", "c")), words)
 
 
 def least(reference: str, hypothesis: str) -> int:

@@ -117,7 +117,7 @@ def compare(
     resamples: Annotated[int, count("Of the paired bootstrap.", least=1)] = 1000,
     seed: Annotated[int, seed_option("Of the paired bootstrap.")] = 0,
 ) -> None:
-    """Whether one system is better than another: paired bootstrap, matched-pairs test, and a verdict.
+    """Whether one system is better than another: interval of the difference, matched-pairs test, verdict.
 
     Example: `asr-emapl compare data/dev-clean.jsonl baseline.jsonl ema.jsonl`
     """

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 
+from asr_emapl.errors import UserError
 from asr_emapl.text_files import BrokenLineError
 
 Part = tuple[str, ...]
@@ -29,6 +30,7 @@ Marked = tuple[Part, ...]
 
 _SUBSTITUTION, _OTHER, _LEFT_OUT, _NULL = 4.0, 3.0, 2.0, 0.001
 _NO_WORD = "@"
+_MAX_CELLS = 4_000_000  # 2,000 words against as many take seconds and half a gigabyte
 _MAX_WORDINGS = 1000  # of one stretch, nested alternatives multiplied out
 _TOKEN = re.compile(r"[{}/]|[^\s{}/]+")
 _OPTIONAL = re.compile(r"\(([^()\s]+)\)")
@@ -77,8 +79,14 @@ def apply_to_wordings(marked: Marked, change: Callable[[str], str]) -> Marked:
 
 
 def best_wordings(reference: Marked, hypothesis: Marked) -> tuple[str, str]:
-    """The wordings of both sides whose alignment costs the least; of those that cost the same, the first."""
+    """The wordings of both sides whose alignment costs the least; of those that cost the same, the first.
+
+    Raises:
+        UserError: the texts are so long that the table of their alignments would fill the memory.
+    """
     mine, theirs = _network(reference), _network(hypothesis)
+    if len(mine) * len(theirs) > _MAX_CELLS:
+        raise UserError(f"{len(mine):,} and {len(theirs):,} words, with alternatives (cut it into segments)")
     # best[u][v]: cost, the cell before, and the words on either side that lead from it.
     best: list[list[tuple[float, int, int, str, str]]] = [
         [(float("inf"), -1, -1, "", "") for _ in theirs] for _ in mine

@@ -172,7 +172,10 @@ def prepared(
         _check_speakers(reference, [name for name, t in references.items() if not t.speaker])
     texts: tuple[dict[str, Transcript], dict[str, str]] = ({}, {})
     for name, transcript in references.items():
-        wanted, given = _wordings(transcript, hypotheses.get(name), normalisation.apply)
+        try:
+            wanted, given = _wordings(transcript, hypotheses.get(name), normalisation.apply)
+        except UserError as error:
+            raise UserError(f"{reference}: utterance {name}: {error}") from None
         speaker = transcript.speaker or (_speaker(name) if config.speaker_in_id else None)
         texts[0][name] = replace(transcript, text=wanted, speaker=speaker, marked=None)
         if name in hypotheses:
