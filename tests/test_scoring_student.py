@@ -30,12 +30,20 @@ def test_integral(degrees: int, level: float) -> None:
 
 
 def test_units_of_equal_length_give_the_t_interval_of_a_mean() -> None:
-    values = np.array([1.0, 2.0, 4.0, 9.0])
-    low, high = difference_ends(values, np.full(4, 2.0), 0.95)
-    reach = 3.182446 * values.std(ddof=1) / 2 / 2
-    assert (low, high) == pytest.approx((2.0 - reach, 2.0 + reach), rel=1e-5)
+    values = np.array([1.0, 2.0, 3.0, 4.0])
+    low, high = difference_ends(values, np.full(4, 8.0), 0.95)
+    reach = 3.182446 * values.std(ddof=1) / 2 / 8
+    assert (low, high) == pytest.approx((2.5 / 8 - reach, 2.5 / 8 + reach), rel=1e-5)
     low, high = rate_ends(values, np.full(4, 8.0), 0.95)
-    assert low * high == pytest.approx(0.5**2)
+    assert low * high == pytest.approx((2.5 / 8) ** 2)
+
+
+def test_ends_stay_in_range() -> None:
+    lengths = np.full(2, 2.0)
+    low, high = rate_ends(np.array([3.0, 1.0]), lengths, 0.95)
+    assert 0.0 < low < 1.0
+    assert high == 1.5
+    assert difference_ends(np.array([-3.0, -1.0]), lengths, 0.95) == (-1.5, 1.5)
 
 
 def test_what_has_no_quantile() -> None:

@@ -21,7 +21,7 @@ def rate_ends(errors: Values, lengths: Values, level: float) -> tuple[float, flo
     """The ends of the interval of sum(errors) / sum(lengths), both [K], K >= 2 units.
 
     The interval is symmetric on a logarithmic scale, because rates of speakers are skewed: neither end is
-    below 0. The upper end is not above 1 if no unit's rate is. Without an error both ends are 0.
+    below 0. The upper end is at most 1, or the highest rate of a unit. Without an error both ends are 0.
     """
     words = float(lengths.sum())
     if words == 0.0 or not errors.any():
@@ -29,12 +29,13 @@ def rate_ends(errors: Values, lengths: Values, level: float) -> tuple[float, flo
         return end, end
     rate = float(errors.sum()) / words
     reach = math.exp(student_quantile(level, len(errors) - 1) * _deviation(errors, lengths) / rate)
-    capped = bool((errors <= lengths).all())
-    return rate / reach, min(rate * reach, 1.0) if capped else rate * reach
+    return rate / reach, min(rate * reach, _most(errors, lengths))
 
 
 def difference_ends(differences: Values, lengths: Values, level: float) -> tuple[float, float]:
-    """The ends of the symmetric interval of sum(differences) / sum(lengths), both [K], K >= 2 units.
+    """The ends of the interval of sum(differences) / sum(lengths), both [K], K >= 2 units.
+
+    It is symmetric, but ends at -1 and 1, or at the largest difference of a unit, at the latest.
 
     Raises:
         ValueError: the lengths are all 0.
@@ -44,7 +45,14 @@ def difference_ends(differences: Values, lengths: Values, level: float) -> tuple
         raise ValueError("the lengths are all 0")
     centre = float(differences.sum()) / words
     reach = student_quantile(level, len(differences) - 1) * _deviation(differences, lengths)
-    return centre - reach, centre + reach
+    most = _most(np.abs(differences), lengths)
+    return max(centre - reach, -most), min(centre + reach, most)
+
+
+def _most(values: Values, lengths: Values) -> float:
+    """1, or the largest quotient of a unit."""
+    spoken = lengths > 0
+    return max(1.0, float((values[spoken] / lengths[spoken]).max()))
 
 
 def _deviation(values: Values, lengths: Values) -> float:
