@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
-import lzma
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
+from asr_emapl.decoding.arpa import MAX_WORD_BYTES, open_bytes
 from asr_emapl.errors import UserError
 from asr_emapl.text.tokenizer import Tokenizer
 
+_MAX_LINE_BYTES = 1 << 20
 # What language models write for beginning, end and unknown words.
 _SYMBOLS = frozenset(("<s>", "</s>", "<unk>", "<UNK>"))
 
@@ -35,42 +36,52 @@ def read_words(path: Path) -> list[str]:
     return list(words)
 
 
-def spell(words: list[str], tokenizer: Tokenizer, place: str) -> tuple[dict[str, list[int]], list[str]]:
-    """Labels of each word, and the words that the tokenizer has no letters for.
+def spellable(words: list[str], tokenizer: Tokenizer, place: str) -> tuple[list[str], list[str]]:
+    """The words that the tokenizer has labels for, and those that it has not.
 
     Raises:
         UserError: it has none for any of them.
     """
-    spelled: dict[str, list[int]] = {}
-    strange = []
+    found, strange = [], []
     for word in words:
         try:
-            spelled[word] = tokenizer.encode(word)
+            tokenizer.encode(word)
         except UserError:
             strange.append(word)
-    if not spelled:
+        else:
+            found.append(word)
+    if not found:
         raise UserError(
-            f"{place}: the tokenizer has no letters for any of its words, such as {strange[0]!r} "
+            f"{place}: the tokenizer has no characters for any of its words, such as {strange[0]!r} "
             "(spell them as the transcripts do: capitals, for example)"
         )
-    return spelled, strange
+    return found, strange
 
 
 @contextmanager
-def open_text(path: Path) -> Iterator[IO[str]]:
-    """A text file, unpacked on the way if its name ends in .gz or .xz.
+def open_text(path: Path) -> Iterator[Iterator[str]]:
+    """The lines of a text file, unpacked on the way if its name ends in .gz or .xz.
 
     Raises:
-        UserError: it cannot be read, unpacked, or is no UTF-8.
+        UserError: it cannot be read or unpacked, is not UTF-8, or has a line or a word that is too long.
     """
-    opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix.lower(), open)
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:  # type: ignore[operator]
-            yield file
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (convert it with iconv -t UTF-8)") from error
-    except (OSError, EOFError, lzma.LZMAError) as error:
-        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    with open_bytes(path) as file:
+        yield _lines(file, path)
+
+
+def _lines(file: BinaryIO, path: Path) -> Iterator[str]:
+    for number, line in enumerate(iter(partial(file.readline, _MAX_LINE_BYTES), b""), start=1):
+        if len(line) > MAX_WORD_BYTES and (
+            len(line) == _MAX_LINE_BYTES or max(map(len, line.split()), default=0) > MAX_WORD_BYTES
+        ):
+            raise UserError(
+                f"{path}:{number}: a word of more than {MAX_WORD_BYTES:,} bytes, or a line of "
+                f"{_MAX_LINE_BYTES:,}; write one sentence or word on each line"
+            )
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}:{number}: not UTF-8 text (convert it with iconv -t UTF-8)") from error
 
 
 def _unigrams(lines: Iterator[str]) -> Iterator[str]:
