@@ -17,7 +17,7 @@ from asr_emapl.data.manifest import read_manifest
 from asr_emapl.errors import UserError
 
 needs_extra = pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("flashlight", "kaldingram"))), reason="needs the extra lm"
+    not all(map(importlib.util.find_spec, ("kenlm", "kaldingram"))), reason="needs the extra lm"
 )
 
 

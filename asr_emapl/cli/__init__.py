@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated, NoReturn
 
@@ -36,6 +37,8 @@ def main() -> None:
     So are a full disk and full memory. A reader of the output that ends first (`| head`) is exit status 1.
     """
     _prepare_streams()
+    # As Ctrl-C does, so that what is half-written is removed; training stops in its own way.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         try:
             app()
