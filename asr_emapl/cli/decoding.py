@@ -287,8 +287,8 @@ def _search(tokenizer: Tokenizer, config: BeamConfig) -> BeamSearch:
     search = BeamSearch(tokenizer, config)
     if search.strange:
         warn(
-            f"warning: {config.lexicon}: {len(search.strange)} words that the tokenizer cannot spell, such as "
-            f"{search.strange[0]!r}, are never written"
+            f"warning: {config.lexicon}: {len(search.strange)} words that the tokenizer cannot spell, "
+            f"such as {search.strange[0]!r}, are never written"
         )
     if config.lexicon and search.unknown:
         warn(
