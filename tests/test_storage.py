@@ -114,3 +114,20 @@ def test_whatever_a_url_raises_is_an_oserror(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(OSError, match="RefusedError: no"):
         storage.read("memory://a")
     assert (len(calls), pauses) == (3, [1.0, 5.0])
+
+
+def test_a_range_far_beyond_the_end_takes_no_memory(tmp_path: Path) -> None:
+    place = tmp_path / "a"
+    place.write_bytes(CONTENT)
+    assert storage.read(str(place), 1000, 2**62) == CONTENT[1000:]
+    assert storage.read(str(place), 2**62, 2**62) == b""
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (str(tmp_path / "pipe"), "/dev/zero"):
+        for length in (None, 5):
+            with pytest.raises(OSError, match="not a file"):
+                storage.read(place, 0, length)
+    with pytest.raises(IsADirectoryError):
+        storage.read(str(tmp_path))

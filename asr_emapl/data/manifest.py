@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from asr_emapl import json_text, storage
-from asr_emapl.audio import SAMPLE_RATE_HZ
+from asr_emapl.audio import MAX_SECONDS, SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe
 from asr_emapl.audio.source import ByteRange, Source
 from asr_emapl.data.foreign import from_cut, is_cut
@@ -34,9 +34,6 @@ from asr_emapl.text_files import raw_lines
 
 _MAX_LINES = 20
 """Findings that an error report lists before it only counts the rest."""
-
-MAX_SECONDS = 1e7
-"""Of a duration or an offset: samples of millions of such utterances can still be counted in 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,16 @@ def build_arpa(texts: Sequence[Path], out: Path, config: NgramConfig, tokenizer:
         raise UserError(f"{out}: call it .arpa, by which decoders know the format")
     if importlib.util.find_spec("kaldingram") is None:
         raise UserError("kaldingram is not installed: pip install 'asr_emapl[lm]'")
+    try:
+        return _build(texts, out, config, tokenizer)
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot be written ({error.strerror or error}); free space, or choose another place"
+        ) from error
+
+
+def _build(texts: Sequence[Path], out: Path, config: NgramConfig, tokenizer: Tokenizer | None) -> Built:
+    """As `build_arpa`, once it is known that it can be done."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.stem}.", dir=out.parent) as folder:
         plain, whole, pruned = (Path(folder, name) for name in ("text", "whole.arpa", "pruned.arpa"))
