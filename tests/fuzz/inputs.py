@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import json
 import os
 import shutil
@@ -18,9 +19,11 @@ import yaml
 from tiny import CONFIG, make_corpus
 
 from asr_emapl.cli import main
+from data_prep.espeak import Engine
+from data_prep.rendered import LABELLED_VOICES
 
 
-def make_inputs(root: Path, *, with_language_model: bool) -> None:
+def make_inputs(root: Path) -> None:
     """Fill the folder `root`, which must not be there; a run is trained in it."""
     root.mkdir(parents=True)
     with _inside(root):
@@ -49,7 +52,7 @@ def make_inputs(root: Path, *, with_language_model: bool) -> None:
             "in/pieces.json",
         )
         _command("decode", "--checkpoint", "in/end.pt", "--manifest", "in/dev.jsonl", "--out", "in/hyp.jsonl")
-        if with_language_model:
+        if all(map(importlib.util.find_spec, ("flashlight", "kaldingram"))):
             _command("lm", "--text", "in/text.txt", "--order", "2", "--out", "in/lm.arpa")
             search = {
                 "beam": 5,
@@ -113,6 +116,12 @@ def _corpora() -> None:
     (kaldi / "utt2spk").write_text("".join(f"u{i} ann\n" for i in range(3)))
     noise = 0.1 * np.random.default_rng(0).standard_normal(3 * 44_100)
     soundfile.write("long.wav", noise, 44_100)
+    if importlib.util.find_spec("espeakng_loader"):
+        with Engine() as engine:
+            speech = [
+                engine.speak("good morning everybody", LABELLED_VOICES[0], 150, 50, 50, 1) for _ in range(2)
+            ]
+        soundfile.write("talk.wav", np.concatenate([*speech, np.zeros(22_050), *speech]), 22_050)
 
 
 def _texts() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ class Template:
         reads: paths of the files that the command reads, named or not.
         resumes: whether exit status 2 may leave something below out/.
         changes: a folder of inputs that the command goes on writing, "" if there is none.
-        needs: an extra, "" if it needs none.
+        needs: modules of optional packages, separated by spaces.
     """
 
     arguments: list[str]
@@ -23,6 +24,11 @@ class Template:
     resumes: bool = False
     changes: str = ""
     needs: str = ""
+
+    @property
+    def can_run(self) -> bool:
+        """Whether what it needs is installed."""
+        return all(map(importlib.util.find_spec, self.needs.split()))
 
 
 def _read(path: Path) -> list[Template]:
@@ -46,4 +52,4 @@ def _read(path: Path) -> list[Template]:
     return templates
 
 
-TEMPLATES = _read(Path(__file__).with_name("commands.txt"))
+TEMPLATES = [one for one in _read(Path(__file__).with_name("commands.txt")) if one.can_run]
