@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
-import importlib.util
+import importlib
 import io
 import json
 import os
@@ -32,6 +32,11 @@ from .templates import TEMPLATES, Template
 TIMEOUT_S = 60.0
 _MEMORY_BYTES = 12 << 30
 _FILE_BYTES = 512 << 20
+# What the package imports within functions, as far as it takes long.
+_LATE_IMPORTS = (
+    *("torch.utils.tensorboard", "torchaudio.functional"),
+    *("matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "rich.console", "rich.table"),
+)
 _FULL_DISK_SHARE = 0.08
 _LEFTOVERS = (".partial", ".part", ".tmp")
 
@@ -70,7 +75,9 @@ def run_cases(
         while pending or running:
             while pending and len(running) < jobs:
                 number = pending.pop()
-                reader, pid = _start(number, seed, made, keep or Path(folder))
+                reader, pid = _start(
+                    number, seed, made, (keep or Path(folder)) / f"case-{number}", keep is None
+                )
                 running[reader] = (number, pid)
             for reader in select.select(list(running), [], [])[0]:
                 number, pid = running.pop(reader)
@@ -83,8 +90,6 @@ def run_cases(
 def import_everything() -> None:
     """Import what any command imports, so that children need not."""
     import torch
-    import torch.utils.tensorboard
-    import torchaudio.functional  # noqa: F401
 
     import asr_emapl
     import data_prep
@@ -93,6 +98,8 @@ def import_everything() -> None:
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
+    for name in _LATE_IMPORTS:
+        importlib.import_module(name)
     torch.set_num_threads(1)
     gc.freeze()
 
@@ -113,8 +120,8 @@ def _in_child(action: Callable[[], object]) -> None:
         raise RuntimeError("the good inputs could not be made")
 
 
-def _start(number: int, seed: int, made: Path, folder: Path) -> tuple[int, int]:
-    """Fork a process that runs a case; the pipe on which it will tell of it, and its id."""
+def _start(number: int, seed: int, made: Path, folder: Path, remove: bool) -> tuple[int, int]:
+    """Fork a process that runs a case in `folder`; the pipe on which it will tell of it, and its id."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid:
@@ -122,12 +129,11 @@ def _start(number: int, seed: int, made: Path, folder: Path) -> tuple[int, int]:
         return reader, pid
     try:
         os.close(reader)
-        case = _run(number, seed, made, folder / f"case-{number}")
+        case = _run(number, seed, made, folder)
         with os.fdopen(writer, "wb") as file:
             pickle.dump(case, file)
-        if not folder.name.startswith("fuzz-"):
-            os._exit(0)
-        shutil.rmtree(folder / f"case-{number}", ignore_errors=True)
+        if remove:
+            shutil.rmtree(folder, ignore_errors=True)
     except BaseException:
         traceback.print_exc()
     finally:
