@@ -160,6 +160,8 @@ def language_model(
     tokens = load_tokenizer(tokenizer) if tokenizer else None
     if prune is None:
         prune = NgramConfig.prune if tokens is None else 0.0
+    # Before the model is built, which can take hours: a text that cannot be read is an error at once.
+    unseen = list(sentences([held_out], tokens)) if held_out else []
     built = build_arpa(text, out, NgramConfig(order, prune), tokens)
     say(f"{out}: {order}-gram of {built.lines} lines")
     if built.impossible:
@@ -168,7 +170,7 @@ def language_model(
             f"things for this order: lower --order {order}, or take more text"
         )
     if held_out:
-        p = perplexity(out, sentences([held_out], tokens))
+        p = perplexity(out, unseen)
         say(f"{held_out}: perplexity {p.perplexity:.1f}, {p.unknown} of {p.units} unknown (not counted)")
 
 
