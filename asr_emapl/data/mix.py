@@ -126,6 +126,9 @@ class Blend:
         return BlendPosition((*(replace(p, base=p.total) for p in known), *new), self.weights)
 
     def _advance(self, which: int, at: Position) -> tuple[Indices, int, Position]:
+        if at.chapter >= self.plans[which].chapters:
+            # Of a larger corpus or a smaller pool, with which the position was made.
+            at = replace(at, epoch=at.epoch + 1, chapter=0, samples=0)
         chapter = self._chapter(which, at.epoch, at.chapter)
         index = chapter.index_at(at.samples)
         if index == len(chapter.batches):

@@ -23,8 +23,7 @@ from asr_emapl.models.contract import build_model
 from asr_emapl.running_mean import RunningMean
 from asr_emapl.scaling import AudioClock
 from asr_emapl.scaling.progressive import carry_over
-from asr_emapl.text.tokenizer import tokenizer_from_state
-from asr_emapl.training import checkpoint
+from asr_emapl.training import checkpoint, resume
 from asr_emapl.training.background_save import BackgroundSave
 from asr_emapl.training.checkpoint_folder import CheckpointFolder
 from asr_emapl.training.corpora import Corpora
@@ -51,8 +50,11 @@ from asr_emapl.training.world import World
 TIMED_STEPS = 50
 
 
-def train(config: RunConfig) -> Path | None:
+def train(config: RunConfig, *, allow_changes: bool = False) -> Path | None:
     """Run, or go on with, the training that `config` describes; in each of torchrun's processes.
+
+    Args:
+        allow_changes: go on with another seed, other features, another tokenizer or other data than before.
 
     Returns:
         The last checkpoint; None on processes other than the first.
@@ -63,7 +65,7 @@ def train(config: RunConfig) -> Path | None:
     world = World.join(config.device)
     try:
         with Watch(world, config.device.timeout_seconds) as watch:
-            last = Trainer(config, world, watch).run()
+            last = Trainer(config, world, watch, allow_changes=allow_changes).run()
             gc.collect()  # DDP's threads end before the process group that they speak through
             world.meet()
         return last
@@ -74,8 +76,9 @@ def train(config: RunConfig) -> Path | None:
 class Trainer:
     """Holds a run's parts. Everything with state goes into its checkpoints."""
 
-    def __init__(self, config: RunConfig, world: World, watch: Watch) -> None:
+    def __init__(self, config: RunConfig, world: World, watch: Watch, *, allow_changes: bool = False) -> None:
         self.config, self.world, self.watch = config, world, watch
+        self.allow_changes = allow_changes
         self.folder = Path(config.run_dir)
         self.checkpoints = CheckpointFolder(self.folder / "checkpoints", config.checkpoint.keep)
         self.tokenizer = read_tokenizer(config)
@@ -87,9 +90,16 @@ class Trainer:
         self.stop = StopRequest(world)
         self._build()
         self.notes: list[str] = []
+        self.resumed: dict[str, Any] = {}  # of the checkpoint that the run goes on from
         log_lines = self._restore()
         self.corpora = Corpora.read(config, self.tokenizer, world.size)
         self.notes += self.corpora.notes
+        before = self.resumed.get("contents", {})
+        self.position, changed = resume.require_contents(
+            before, self.corpora.contents, self.position, allowed=allow_changes
+        )
+        self.notes += changed
+        self.contents = before | self.corpora.contents
         self.guard = Guard(**self.corpora.sizes)
         config.checkpoint.require(self.corpora.validation)
         try:
@@ -149,6 +159,7 @@ class Trainer:
             newest = self.checkpoints.paths()
             return newest[-1] if newest else None
         if self.world.first:
+            resume.keep_config(self.folder, self.resumed, config)
             write_config(self.folder / "config.yaml", config)
         try:
             with self.stop:
@@ -322,6 +333,7 @@ class Trainer:
             "running_mean": self.mean.state_dict() if self.mean else {},
             "clock": self.clock.state_dict(),
             "position": self.position.state_dict(),
+            "contents": self.contents,
             "step": self.step,
             "kappa": self.kappa,
             "log_lines": self.log.lines,
@@ -352,12 +364,9 @@ class Trainer:
         return 0
 
     def _load(self, state: dict[str, Any], path: Path, *, whole: bool) -> None:
-        theirs = tokenizer_from_state(state["tokenizer"])
-        if theirs.fingerprint != self.tokenizer.fingerprint:
-            raise UserError(
-                f"checkpoint {path} was trained with another tokenizer ({theirs!r}) than "
-                f"{self.config.tokenizer} ({self.tokenizer!r}): use its tokenizer, or another run_dir"
-            )
+        self.notes += resume.require_settings(
+            state, path, self.config, self.tokenizer, whole=whole, allowed=self.allow_changes
+        )
         student = unwrap(self.student)
         try:
             student.load_state_dict(divide(state["student"], student.state_dict()))
@@ -384,4 +393,5 @@ class Trainer:
             self.mean.load_state_dict(divide(state["running_mean"], self.mean.state_dict()))
         self.clock.load_state_dict(state["clock"])
         self.position = MixPosition.from_state(state["position"])
+        self.resumed = {key: state[key] for key in ("config", "step", "contents") if key in state}
         self.step = state["step"]
