@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +20,14 @@ from asr_emapl.data.loader import DataConfig
 from asr_emapl.ema import TeacherConfig
 from asr_emapl.errors import UserError
 from asr_emapl.models.contract import ModelConfig
+from asr_emapl.outputs import write
 from asr_emapl.pseudo_labels import PseudoLabelConfig
 from asr_emapl.scaling import ScheduleConfig
 from asr_emapl.scaling.progressive import BatchSchedule
 from asr_emapl.training.checkpoint_folder import CheckpointConfig
 from asr_emapl.training.optimizer import OptimizerConfig
 from asr_emapl.training.world import DeviceConfig
+from asr_emapl.yaml_text import parse_yaml, read_yaml, require_bounded
 
 
 @dataclass
@@ -105,7 +106,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "data.workers": (0, 1024),
     "data.max_skipped_share": (0.0, 1.0),
     "batch.pool": (1, math.inf),
-    "batch.jitter": (0.0, 1.0),
+    "batch.shuffle_padding": (0.0, 1.0),
+    "batch.group_seconds": (1.0, 1e9),
     "batch.multiple": (1, math.inf),
     "batch.curriculum_epochs": (0, math.inf),
     "device.max_seconds": (0.0, 1e9),
@@ -123,6 +125,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "pseudo_labels.layerdrop": (0.0, 1.0),
 }
 
+_MAX_INTERPOLATIONS = 16
+
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file and apply overrides such as "optimizer.lr=0.001".
@@ -130,13 +134,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         UserError: absent file, broken YAML, unknown key, wrong type; names the file and the key.
     """
-    try:
-        written = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"config {path}: {error.strerror or error}") from error
-    # ValueError: not UTF-8, or a date or number that is none; RecursionError: brackets by the thousand.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"config {path}: not YAML: {' '.join(str(error).split())}") from error
+    written = read_yaml(path)
     if written is not None and not isinstance(written, dict):
         raise UserError(f"config {path}: a mapping of keys to values is expected")
     config = _merge(OmegaConf.structured(RunConfig), written or {}, f"config {path}")
@@ -144,6 +142,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         if "=" not in override:
             raise UserError(f"override {override!r}: write key=value, for example optimizer.lr=0.001")
         try:
+            # OmegaConf reads the value by itself, without limits.
+            parse_yaml(override.partition("=")[2])
             change = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
         # IndexError: OmegaConf on a key such as "[".
         except (OmegaConfBaseException, yaml.YAMLError, ValueError, IndexError, RecursionError) as error:
@@ -164,16 +164,19 @@ def config_to_dict(config: RunConfig) -> dict[str, Any]:
 
 
 def write_config(path: Path, config: RunConfig) -> None:
-    """The config as YAML, in one piece: whoever finds the file finds all of it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
-    partial.replace(path)
+    """Write the config as YAML, in one piece.
+
+    Raises:
+        UserError: it cannot be written; what was there before still is.
+    """
+    write(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
 
 
 def _merge(base: DictConfig, change: dict[Any, Any], place: str) -> DictConfig:
     for key, value in change.items():
         # One key at a time: not every error of OmegaConf knows where it happened.
         try:
+            require_bounded(value)
             base = OmegaConf.merge(base, {key: value})  # type: ignore[assignment]
         except (OmegaConfBaseException, ValueError, TypeError, ArithmeticError, RecursionError) as error:
             raise _refusal(place, error, str(key)) from error
@@ -182,14 +185,24 @@ def _merge(base: DictConfig, change: dict[Any, Any], place: str) -> DictConfig:
 
 def _to_object(config: DictConfig, place: str) -> RunConfig:
     try:
+        _require_few_interpolations(config)
         for key, (least, most) in _RANGES.items():
             value = OmegaConf.select(config, key)
             # So written that NaN lies in no range.
             if value is not None and not least <= value <= most:
                 raise UserError(f"{place}: {key}: {value} does not lie between {least:g} and {most:g}")
         return OmegaConf.to_object(config)  # type: ignore[return-value]
-    except (OmegaConfBaseException, RecursionError) as error:
+    except (OmegaConfBaseException, RecursionError, ValueError) as error:
         raise _refusal(place, error, "") from error
+
+
+def _require_few_interpolations(config: DictConfig) -> None:
+    """ValueError for so many ${...} that texts which repeat texts which repeat texts fill the memory."""
+    written = OmegaConf.to_yaml(config, resolve=False)
+    # The environment's variables are no texts of the config: they repeat nothing.
+    count = written.count("${") - written.count("${oc.env:")
+    if count > _MAX_INTERPOLATIONS:
+        raise ValueError(f"{count} interpolations, ${{...}}; at most {_MAX_INTERPOLATIONS} are resolved")
 
 
 def _refusal(place: str, error: Exception, key: str) -> UserError:

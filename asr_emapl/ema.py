@@ -11,11 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from asr_emapl.roster import Roster
 from asr_emapl.scaling.averages import half_life as half_life_of
 from asr_emapl.scaling.averages import momentum
 
 # When a step's student enters the average; see EmaTeacher.
 ORDERS = ("post", "pre", "midpoint")
+# Smallest weight of the student in one move, in units of the teacher's rounding (eps): 0.002 in fp32.
+LEAST_SHARE = 2.0**14
 
 
 @dataclass
@@ -93,8 +96,12 @@ class EmaTeacher:
     EMA Scaling Rule, rho ** kappa (Busbridge et al. 2023), with kappa taken from each batch as it comes.
 
     The average is kept in fp32 whatever the student's precision, since (1 - rho) theta vanishes beside z in
-    half precision. Floating buffers are copied, integer buffers too: they are state, not weights.
-    The teacher is always in eval mode and needs no gradient.
+    half precision. Where 1 - rho is below 0.002 the same happens in fp32 to a student that moves slowly: the
+    audio of several steps is then gathered, and one update with their common rho takes in the last student.
+    What is pending is less than 0.3 % of a half-life (0.6 % in midpoint order, of two moves), by which the
+    teacher's weights lag; it is part of the state. `flush` takes it in at once. Floating buffers are copied
+    at each step, integer buffers too: they are state, not weights. The teacher is always in eval mode and
+    needs no gradient.
 
     `order` says which student theta is. "post", the one after the step, is what public training code does;
     "pre", the one before it, is how the paper defines the average. Against a step of the reference batch, one
@@ -112,7 +119,8 @@ class EmaTeacher:
         order: "post", "pre" or "midpoint"; the last two need `before_step` as well.
 
     Raises:
-        ValueError: names or shapes of the two modules differ; half_life is not positive; an unknown order.
+        ValueError: names or shapes of the two modules differ; half_life is not positive; an unknown order;
+            the student cannot be copied.
     """
 
     def __init__(
@@ -127,18 +135,27 @@ class EmaTeacher:
             raise ValueError(f"order {order!r} is none of {', '.join(ORDERS)}")
         self.order, self._half_life = order, half_life
         self.audio = 0.0
+        # Half-lives of audio that no update has taken in yet.
+        self._pending = 0.0
         # Audio of the step that `before_step` has begun.
         self._begun: float | None = None
         if not self.half_life > 0.0:
             raise ValueError(f"a teacher's half-life must be positive, not {self.half_life}")
         source = unwrap(student)
-        self.module = copy.deepcopy(source) if module is None else module
+        self.module = _copy(source) if module is None else module
         self.module.float().eval().requires_grad_(False)
         self.follow(source)
         self.reset()
 
     def follow(self, student: nn.Module) -> None:
-        """Match parameters and buffers to those of `student`, by name."""
+        """Match parameters and buffers to those of `student`, by name.
+
+        To be called again when either module's parameters became other tensors: a layer was replaced, or
+        weights were loaded with `assign=True`.
+
+        Raises:
+            ValueError: names or shapes of the two modules differ.
+        """
         source = unwrap(student)
         pairs = _pairs(source.named_parameters(), self.module.named_parameters(), "parameter")
         # An average is made weight by weight: of sharded tensors each process averages its own part.
@@ -148,6 +165,9 @@ class EmaTeacher:
                 "student and teacher are not sharded alike: wrap the teacher's module as the student"
             )
         self._buffers = _buffers(source, self.module)
+        self._rosters = {"student": Roster(source), "teacher's module": Roster(self.module)}
+        eps = max((torch.finfo(t.dtype).eps for t in self._teacher), default=0.0)
+        self._least_share = LEAST_SHARE * eps * (2.0 if self.order == "midpoint" else 1.0)
         self._fused = _fused(self._teacher, self._student)
         # lerp needs one dtype: half-precision students pass through fp32 buffers made once, here.
         cast = self._fused is None and any(s.dtype != torch.float32 for s in self._student)
@@ -156,8 +176,17 @@ class EmaTeacher:
     @torch.no_grad()
     def reset(self) -> None:
         """Make the teacher equal to the student now."""
+        self._require_followed()
         torch._foreach_copy_(self._teacher, self._student)
         self._copy_buffers()
+        self._pending = 0.0
+
+    @torch.no_grad()
+    def flush(self) -> None:
+        """Take in the audio that is still pending, with the student of now."""
+        self._require_followed()
+        self._move(_share(self._pending))
+        self._pending = 0.0
 
     @property
     def half_life(self) -> float:
@@ -172,10 +201,12 @@ class EmaTeacher:
         """
         if self.order == "post":
             return
-        share = self._share(audio, at)
+        share = _share(self._pending + self._half_lives(audio, at))
         # Midpoint in two moves: (1 - rho) / (1 + rho) here and (1 - rho) / 2 after the step leave rho of the
         # old average and (1 - rho) / 2 of either student, and no copy of the student is needed.
-        self._move(share if self.order == "pre" else share / (2.0 - share))
+        if share >= self._least_share:
+            self._require_followed()
+            self._move(share if self.order == "pre" else share / (2.0 - share))
         self._begun = audio
 
     @torch.no_grad()
@@ -188,26 +219,38 @@ class EmaTeacher:
 
         Raises:
             ValueError: negative audio.
-            RuntimeError: pre or midpoint order, and `before_step` was not called with the same audio.
+            RuntimeError: pre or midpoint order, and `before_step` was not called with the same audio; or the
+                parameters of the student or the teacher are no longer those that `follow` has matched.
         """
-        share = self._share(audio, at)
-        if self.order == "post":
-            self._move(share)
-        elif self._begun != audio:
+        pending = self._pending + self._half_lives(audio, at)
+        if self.order != "post" and self._begun != audio:
             raise RuntimeError(
                 f"order {self.order!r}: call before_step({audio}) before the optimizer steps, update after"
             )
-        elif self.order == "midpoint":
-            self._move(share / 2.0)
-        self._begun = None
+        share = _share(pending)
+        if share >= self._least_share:
+            self._require_followed()
+            if self.order != "pre":
+                self._move(share if self.order == "post" else share / 2.0)
+            pending = 0.0
+        self._pending, self._begun = pending, None
         self._copy_buffers()
         self.audio += audio
 
-    def _share(self, audio: float, at: float | None) -> float:
-        """1 - rho of a step, without the cancellation that rho near 1 would bring."""
+    def _half_lives(self, audio: float, at: float | None) -> float:
+        """Audio of a step in half-lives, a sum that holds for one that changes too."""
         if audio < 0.0:
             raise ValueError(f"a step cannot consume {audio} of audio")
-        return -math.expm1(-math.log(2.0) * audio / self.half_life_of_step(audio, at))
+        return audio / self.half_life_of_step(audio, at)
+
+    def _require_followed(self) -> None:
+        for whose, roster in self._rosters.items():
+            name = roster.changed()
+            if name is not None:
+                raise RuntimeError(
+                    f"{name} of the {whose} is not what the teacher was built with (a replaced layer, or "
+                    "load_state_dict(assign=True)); call follow(student)"
+                )
 
     def half_life_of_step(self, audio: float, at: float | None = None) -> float:
         """The half-life in force at a step over so much audio; `at` as for `update`."""
@@ -232,7 +275,7 @@ class EmaTeacher:
             getattr(teacher, name).copy_(getattr(student, name))
 
     def rho(self, audio: float, at: float | None = None) -> float:
-        """The momentum of a step that consumes `audio` seconds. Args: as for `update`."""
+        """The momentum of a step that consumes `audio` seconds, pending or not. Args: as for `update`."""
         return momentum(self.half_life_of_step(audio, at), audio)
 
     def __call__(self, *inputs: Any) -> Any:
@@ -241,13 +284,18 @@ class EmaTeacher:
             return self.module(*inputs)
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights and clock."""
-        return {"module": self.module.state_dict(), "audio": self.audio, "half_life": self.half_life}
+        """Weights, clock, and the audio (in half-lives) that the weights do not contain yet."""
+        return {
+            "module": self.module.state_dict(),
+            "audio": self.audio,
+            "pending": self._pending,
+            "half_life": self.half_life,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take a saved teacher's weights and clock; the half-life stays that of this run's config."""
         self.module.load_state_dict(state["module"])
-        self.audio = state["audio"]
+        self.audio, self._pending = state["audio"], state["pending"]
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -259,6 +307,22 @@ def unwrap(module: nn.Module) -> nn.Module:
         if inner is None:
             return module
         module = inner
+
+
+def _copy(student: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(student)
+    # What torch and pickle say of tensors with a graph, locks, open files.
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"the student cannot be copied ({str(error).splitlines()[0]}), as with the old form of "
+            "torch.nn.utils.weight_norm; build the model a second time and pass it as module="
+        ) from error
+
+
+def _share(half_lives: float) -> float:
+    """1 - rho of so much audio, without the cancellation that rho near 1 would bring."""
+    return -math.expm1(-math.log(2.0) * half_lives)
 
 
 def _own(tensor: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from asr_emapl.ema import unwrap
+from asr_emapl.roster import Roster
 
 
 class RunningMean:
@@ -26,6 +27,7 @@ class RunningMean:
 
     def __init__(self, student: nn.Module) -> None:
         self._student = dict(unwrap(student).named_parameters(remove_duplicate=False))
+        self._roster = Roster(unwrap(student))
         self.mean = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in self._student.items()}
         self.audio = 0.0
 
@@ -35,7 +37,14 @@ class RunningMean:
 
         Raises:
             ValueError: negative audio.
+            RuntimeError: the student's parameters are no longer those of the beginning.
         """
+        changed = self._roster.changed()
+        if changed is not None:
+            raise RuntimeError(
+                f"{changed} of the student is not what the running mean was built with (a replaced layer, or "
+                "load_state_dict(assign=True)); build a new RunningMean"
+            )
         if audio < 0.0:
             raise ValueError(f"a step cannot consume {audio} of audio")
         if audio == 0.0:
@@ -49,7 +58,14 @@ class RunningMean:
         return {"mean": self.mean, "audio": self.audio}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved mean."""
+        """Go on from a saved mean.
+
+        Raises:
+            ValueError: it is of another model.
+        """
+        shapes = {name: mean.shape for name, mean in state["mean"].items()}
+        if shapes != {name: mean.shape for name, mean in self.mean.items()}:
+            raise ValueError("the running mean has other names or shapes than the weights")
         for name, mean in self.mean.items():
             mean.copy_(state["mean"][name])
         self.audio = state["audio"]

@@ -1,25 +1,44 @@
 """Files by path or URL: read by ranges of bytes, and written so that a name stands for a whole file.
 
 Local files go through the system's own calls; fsspec, loaded at the first URL, serves the rest (s3://, gs://,
-https://, memory:// and so on). Whatever goes wrong, with a URL too, is an OSError.
+https://, memory:// and so on). Whatever goes wrong, with a URL too, is an OSError: FileNotFoundError if the
+server says that there is no such file, UnreachableError if it cannot be asked.
 """
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import re
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
+from urllib.parse import urlsplit
+
+from asr_emapl.errors import UnreachableError
+from asr_emapl.partial_file import whole_file
 
 # Local files that a process keeps open, well below the 1,024 that systems allow it.
 _OPEN_FILES = 128
 # Between the attempts to read from a URL, in seconds: a run of days is not to end with one lost connection.
-_PAUSES_S = (1.0, 5.0)
+# Together with the time that connecting takes, less than the default of device.timeout_seconds.
+_PAUSES_S = (1.0, 5.0, 15.0, 45.0)
+# HTTP statuses of files that are not there; and of requests that may be answered later, with all from 500 on.
+_ABSENT, _BUSY = (404, 410), (408, 429)
+# What a path may lead to that never ends, or blocks whoever opens it.
+_NO_FILES = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+# Pipes that a shell has opened for the command, as in <(zcat a.gz): they end when their command does.
+_SHELL_PIPES = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 
 _Result = TypeVar("_Result")
 
@@ -52,10 +71,22 @@ def read(place: str, start: int = 0, length: int | None = None) -> bytes:
         end = None if length is None else start + length
         return bytes(_remote(place, lambda fs, path: fs.cat_file(path, start=start or None, end=end)))
     if length is None:
-        with Path(place).open("rb") as file:
+        with open_file(place) as file:
             file.seek(start)
             return file.read()
     return _descriptor(place).read(start, length)
+
+
+def open_file(path: str | Path, *, pipe: bool = False) -> BinaryIO:
+    """A local file, open for reading.
+
+    Args:
+        pipe: whether a pipe that the shell has opened, which can be read only once, will do as well.
+
+    Raises:
+        OSError: it cannot be opened, or it is a folder, a device, a socket or a named pipe.
+    """
+    return os.fdopen(_open_descriptor(path, pipe), "rb")
 
 
 def close_files() -> None:
@@ -88,48 +119,44 @@ def remove(place: str) -> None:
 def publish(place: str) -> Iterator[BinaryIO]:
     """A new file; it appears at `place`, whole and durable, once the block has ended without an error.
 
-    A local one grows beside its place, whose folder is made; one for a URL in the system's folder for
-    temporary files.
+    A local one is written as `partial_file.whole_file` says; one for a URL in the system's folder for
+    temporary files, and sent when it is whole.
+
+    Raises:
+        OSError: it cannot be written; what was there before still is.
     """
-    if is_url(place):
-        with tempfile.NamedTemporaryFile() as file:
-            yield cast(BinaryIO, file)
-            file.flush()
-            _remote(place, lambda fs, path: fs.put_file(file.name, path))
-        return
-    path = Path(place)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as local:
+    if not is_url(place):
+        with whole_file(Path(place)) as local:
             yield local
-            local.flush()
-            os.fsync(local.fileno())
-        partial.replace(path)
-        sync_folder(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the renames in it survive a power cut, where the system can open folders."""
-    if os.name != "posix":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with tempfile.NamedTemporaryFile() as file:
+        yield cast(BinaryIO, file)
+        file.flush()
+        _remote(place, lambda fs, path: fs.put_file(file.name, path))
+
+
+def _open_descriptor(path: str | Path, pipe: bool = False) -> int:
+    """As `open_file`. A device is not even opened: that alone can make it do something."""
+    mode = Path(path).stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    is_pipe = pipe and stat.S_ISFIFO(mode) and str(path).startswith(_SHELL_PIPES)
+    if stat.S_IFMT(mode) in _NO_FILES and not is_pipe:
+        raise OSError(errno.EINVAL, f"{_NO_FILES[stat.S_IFMT(mode)]}, not a file", str(path))
+    # Without blocking: it may have become a pipe since, or be a file of /proc that waits for events.
+    return os.open(path, os.O_RDONLY | (0 if is_pipe else getattr(os, "O_NONBLOCK", 0)))
 
 
 class _Descriptor:
     """An open local file. Reads name their position, so that threads and forked processes can share it."""
 
     def __init__(self, path: str) -> None:
-        self.number = os.open(path, os.O_RDONLY)
+        self.number = _open_descriptor(path)
 
     def read(self, start: int, length: int) -> bytes:
         """One call gives 2 GiB at the most, and may give less than was asked for."""
+        # The system reserves as much memory as is asked for, whether the file is so long or not.
+        length = min(length, os.fstat(self.number).st_size - start)
         pieces = []
         while length > 0 and (piece := os.pread(self.number, length, start)):
             pieces.append(piece)
@@ -154,14 +181,42 @@ def _remote(url: str, action: Callable[[Any, str], _Result]) -> _Result:
             from fsspec.core import url_to_fs
 
             return action(*url_to_fs(url))
-        except (FileNotFoundError, PermissionError):
-            raise
-        # ValueError: an unknown protocol; ImportError: one whose package is not installed.
-        except (ImportError, NotImplementedError, ValueError) as error:
-            raise OSError(f"{error}") from error
         # Each file system has exceptions of its own.
         except Exception as error:
+            reason = _reason(error)
+            _raise_final(url, reason)
             if pause is None:
-                raise OSError(f"{type(error).__name__}: {error}") from error
+                what = " ".join(f"{type(reason).__name__}: {reason}".split())
+                raise UnreachableError(
+                    f"{url}: host {_host(url)} fails to answer ({what}; tried {len(_PAUSES_S) + 1} times); "
+                    "check the server and the network, then rerun the same command"
+                ) from error
             time.sleep(pause)
     raise AssertionError("the last attempt returns or raises")
+
+
+def _reason(error: Exception) -> Exception:
+    """What went wrong; fsspec's HTTP raises FileNotFoundError for everything, from the true error."""
+    cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
+    if isinstance(cause, Exception) and type(cause).__module__.startswith(("aiohttp.", "asyncio.")):
+        return cause
+    return cause if isinstance(cause, ConnectionError | TimeoutError) else error
+
+
+def _raise_final(url: str, reason: Exception) -> None:
+    """Raise an OSError if another attempt would end in the same way."""
+    status = getattr(reason, "status", None)
+    if isinstance(reason, FileNotFoundError) or status in _ABSENT:
+        raise FileNotFoundError(url) from reason
+    if isinstance(reason, PermissionError):
+        raise reason
+    # ValueError: an unknown protocol; ImportError: one whose package is not installed.
+    if isinstance(reason, ImportError | NotImplementedError | ValueError):
+        raise OSError(f"{reason}") from reason
+    if isinstance(status, int) and 400 <= status < 500 and status not in _BUSY:
+        raise OSError(f"{url}: the server answers {status} {getattr(reason, 'message', '')}") from reason
+
+
+def _host(url: str) -> str:
+    """Host and port that a URL names, without the password that it may have."""
+    return urlsplit(url.rpartition("::")[2]).netloc.rpartition("@")[2]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import statistics
 from collections.abc import Callable
 
@@ -25,7 +26,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
 
-RHO = 0.9999
+# So far from 1 that this teacher, too, moves at every update.
+RHO = 0.99
 # Millions of parameters -> options of the transformer that has them.
 SIZES = {38: {"dim": 512, "heads": 8, "layers": 12}, 255: {"dim": 768, "heads": 4, "layers": 36}}
 
@@ -42,7 +44,7 @@ def flat(model: nn.Module) -> Update:
 
 def this_teacher(model: nn.Module) -> Update:
     """`asr_emapl.ema.EmaTeacher`."""
-    teacher = EmaTeacher(model, half_life=6931.0)
+    teacher = EmaTeacher(model, half_life=math.log(2.0) / -math.log(RHO))
     return lambda: teacher.update(1.0)
 
 

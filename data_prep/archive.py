@@ -6,15 +6,18 @@ import gzip
 import json
 import os
 import shutil
-import sys
 import tarfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from asr_emapl.data.manifest import report
 from asr_emapl.errors import UserError
+from asr_emapl.json_text import read_object
+from asr_emapl.storage import publish
+from asr_emapl.terminal import warn
 from data_prep.transfer import fetch
 
 _MAX_LINES = 50
@@ -98,7 +101,7 @@ def _install(archive: Archive, destination: Path, verify: Callable[[Path], list[
         if not findings:
             _note_sizes(target)
             return target
-        print(f"{target}: not whole, put back from the archive:\n{report(findings)}", file=sys.stderr)
+        warn(f"{target}: not whole, put back from the archive:\n{report(findings)}")
     destination.mkdir(parents=True, exist_ok=True)
     path = destination / archive.url.rsplit("/", 1)[1]
     fetch(archive.url, path, archive.md5)
@@ -167,8 +170,8 @@ def _sizes_file(folder: Path) -> Path:
 def _changes(folder: Path) -> list[str] | None:
     """What differs from the sizes noted, a line a file; None if none are noted."""
     try:
-        noted = json.loads(_sizes_file(folder).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        noted = read_object(_sizes_file(folder), "sizes")
+    except UserError:
         return None
     found = dict(_sizes(folder))
     return [
@@ -180,16 +183,8 @@ def _changes(folder: Path) -> list[str] | None:
 
 def _note_sizes(folder: Path) -> None:
     """Note the sizes of all files. On a disk that is read-only or full there is no note, and no harm done."""
-    path = _sizes_file(folder)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(dict(_sizes(folder)), file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
+    with suppress(OSError), publish(str(_sizes_file(folder))) as file:
+        file.write(json.dumps(dict(_sizes(folder))).encode())
 
 
 def _sizes(folder: Path, prefix: str = "") -> Iterator[tuple[str, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,8 @@ class Candidate:
         speaker: who speaks, if known.
         offset: where in the file it begins, seconds.
         duration: seconds; None: to the end of the file.
+        channel: of the file, counted from 0; None: the mean of all.
+        may_be_mono: a file of one channel is that channel already.
         fault: what is wrong with it already; "" if nothing is.
     """
 
@@ -43,6 +45,8 @@ class Candidate:
     speaker: str | None = None
     offset: float = 0.0
     duration: float | None = None
+    channel: int | None = None
+    may_be_mono: bool = False
     fault: str = ""
 
 
@@ -79,7 +83,8 @@ def check(candidates: Iterable[Candidate], spelling: Preset, workers: int) -> Ch
     """
     candidates = list(candidates)
     found = Checked()
-    facts, notes = probe_all((candidate.audio for candidate in candidates), workers)
+    averaged = {candidate.audio for candidate in candidates if candidate.channel is None}
+    facts, notes = probe_all((candidate.audio for candidate in candidates), workers, averaged)
     found.notes.extend(notes)
     first_seen: dict[str, str] = {}
     for candidate in candidates:
@@ -91,6 +96,7 @@ def check(candidates: Iterable[Candidate], spelling: Preset, workers: int) -> Ch
             faults.append(known)
         else:
             faults.extend(_stretch_faults(candidate, known[0]))
+            faults.extend(_channel_faults(candidate, known[2]))
         if first_seen.setdefault(candidate.id, candidate.place) != candidate.place:
             faults.append(f"id {candidate.id!r} is that of {first_seen[candidate.id]} too (make ids unique)")
         if faults:
@@ -99,7 +105,15 @@ def check(candidates: Iterable[Candidate], spelling: Preset, workers: int) -> Ch
             rest = known[0] - candidate.offset
             duration = rest if candidate.duration is None else min(candidate.duration, rest)
             found.utterances.append(
-                Utterance(candidate.id, candidate.audio, duration, text, candidate.speaker, candidate.offset)
+                Utterance(
+                    candidate.id,
+                    candidate.audio,
+                    duration,
+                    text,
+                    candidate.speaker,
+                    candidate.offset,
+                    channel=candidate.channel if known[2] > 1 else None,
+                )
             )
     return found
 
@@ -115,8 +129,14 @@ def settle(part: str, found: Checked, leave_out: bool) -> list[str]:
     return [left_out, *(f"{part}: {note}" for note in found.notes)]
 
 
-def probe_all(audio: Iterable[str], workers: int) -> tuple[dict[str, AudioFacts | str], list[str]]:
-    """Facts on each file, or what is wrong with it; and notes on what will be resampled or averaged."""
+def probe_all(
+    audio: Iterable[str], workers: int, averaged: Container[str] | None = None
+) -> tuple[dict[str, AudioFacts | str], list[str]]:
+    """Facts on each file, or what is wrong with it; and notes on what will be resampled or averaged.
+
+    Args:
+        averaged: the files of which no channel is selected; None: all.
+    """
     paths = list(dict.fromkeys(audio))
     with ThreadPoolExecutor(workers) as pool:
         facts = dict(zip(paths, pool.map(_facts, paths), strict=True))
@@ -126,7 +146,11 @@ def probe_all(audio: Iterable[str], workers: int) -> tuple[dict[str, AudioFacts 
     if rates:
         listed = ", ".join(f"{count} of {rate} Hz" for rate, count in rates.most_common(5))
         notes.append(f"{rates.total()} of {len(good)} files are resampled when they are read: {listed}")
-    several = sum(channels > 1 for _, _, channels in good)
+    several = sum(
+        not isinstance(known, str) and known[2] > 1
+        for path, known in facts.items()
+        if averaged is None or path in averaged
+    )
     if several:
         notes.append(f"{several} of {len(good)} files have several channels, averaged when they are read")
     return facts, notes
@@ -150,6 +174,14 @@ def _spelled(candidate: Candidate, spelling: Preset) -> tuple[str | None, list[s
     if strange:
         return text, [f"its text holds {strange!r} (spell it out, or choose another --text)"]
     return text, []
+
+
+def _channel_faults(candidate: Candidate, channels: int) -> Sequence[str]:
+    """What is wrong with the channel that a candidate asks of a file of so many."""
+    channel = candidate.channel
+    if channel is None or channel < channels or (channels == 1 and candidate.may_be_mono):
+        return []
+    return [f"is channel {channel} (counted from 0) of {candidate.audio}, which has {channels} (correct it)"]
 
 
 def _stretch_faults(candidate: Candidate, length: float) -> Sequence[str]:

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from asr_emapl.data.manifest import write_manifests
 from asr_emapl.errors import UserError
+from asr_emapl.outputs import check_outputs
 from data_prep.candidates import Candidate, Prepared, check, preset, settle
 from data_prep.table import read_table
 
@@ -54,13 +55,14 @@ def prepare(
     if not (source / "clips").is_dir():
         raise UserError(f"{source}: holds no clips/ (name the folder of one language, like cv-corpus/en)")
     spelling = preset(text)
+    paths = {split: destination / f"{split}.jsonl" for split in dict.fromkeys(splits)}
+    check_outputs(list(paths.values()), [source / f"{split}.tsv" for split in paths])
     notes: list[str] = []
     manifests = {}
-    for split in dict.fromkeys(splits):
+    for split in paths:
         found = check(_candidates(source, split), spelling, workers)
         notes.extend(settle(split, found, leave_out))
         manifests[split] = found.utterances
-    paths = {split: destination / f"{split}.jsonl" for split in manifests}
     write_manifests({paths[split]: utterances for split, utterances in manifests.items()})
     return Prepared(paths, notes)
 

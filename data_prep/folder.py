@@ -14,9 +14,11 @@ from typing import NoReturn
 
 from asr_emapl.data.manifest import write_manifest
 from asr_emapl.errors import UserError
+from asr_emapl.outputs import check_outputs
+from asr_emapl.text_files import read_lines
 from data_prep.candidates import Candidate, Prepared, check, preset, settle
+from data_prep.kaldi import FILES as KALDI_FILES
 from data_prep.kaldi import read_data_dir
-from data_prep.lines import read_lines
 from data_prep.table import read_table
 
 AUDIO = frozenset((".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"))
@@ -64,6 +66,9 @@ def prepare(
     spelling = preset(text)
     if not source.is_dir():
         raise UserError(f"{source}: no such folder (name the one that holds the audio)")
+    name = name or source.resolve().name
+    path = Path(destination) / f"{name}.jsonl"
+    check_outputs([path], [table, *(source / file for file in KALDI_FILES)])
     notes: list[str] = []
     if table is not None:
         candidates = _from_table(Path(table))
@@ -75,9 +80,7 @@ def prepare(
         raise UserError(f"{table or source}: names no audio (endings known: {', '.join(sorted(AUDIO))})")
     found = check(candidates, spelling, workers)
     found.notes.extend(notes)
-    name = name or source.resolve().name
     notes = settle(name, found, leave_out)
-    path = Path(destination) / f"{name}.jsonl"
     write_manifest(path, found.utterances)
     return Prepared({name: path}, notes)
 

@@ -8,13 +8,13 @@ Nothing is copied: an utterance of the manifest is a stretch (`offset`, `duratio
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from asr_emapl.data.manifest import Utterance, report, write_manifests
 from asr_emapl.errors import UserError
+from asr_emapl.json_text import read_object
 from data_prep.archive import Archive, demand_known, install
 from data_prep.candidates import MAX_LINES, Prepared, probe_all
 
@@ -171,17 +171,14 @@ def _read_part(
 def _speech(path: Path, length: float) -> list[Stretch]:
     """Where the json beside an audio file of `length` seconds says that speech is: sorted, apart."""
     place = path.with_suffix(".json")
+    if not place.exists():
+        raise UserError(f"{place}: absent (fetch it again, or cut without it: --no-voice-activity)")
+    remedy = "fetch it again, or --no-voice-activity"
     try:
-        stretches = json.loads(place.read_bytes())["voice_activity"]
+        stretches = read_object(place, f"voice_activity ({remedy})")["voice_activity"]
         pairs = sorted((float(start), float(end)) for start, end in stretches)
-    except FileNotFoundError:
-        raise UserError(f"{place}: absent (fetch it again, or cut without it: --no-voice-activity)") from None
-    except OSError as error:
-        raise UserError(f"{place}: cannot be read: {error.strerror} (check permissions)") from error
-    except (ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{place}: no voice_activity as [start, end] in seconds (fetch it again, or --no-voice-activity)"
-        ) from None
+    except (ValueError, OverflowError, TypeError, KeyError):
+        raise UserError(f"{place}: no voice_activity as [start, end] in seconds ({remedy})") from None
     if any(not 0 <= start <= end <= length + _SLACK_S for start, end in pairs):
         raise UserError(f"{place}: speech outside the {length:.2f} s of audio (fetch both again)")
     speech: list[Stretch] = []

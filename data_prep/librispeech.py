@@ -19,8 +19,8 @@ from asr_emapl.audio.decode import probe_whole
 from asr_emapl.data.manifest import Utterance, report, write_manifests
 from asr_emapl.errors import UserError
 from asr_emapl.text.normalise import ALPHABET, librispeech, outside
+from asr_emapl.text_files import read_lines
 from data_prep.archive import Archive, demand_known, install
-from data_prep.lines import read_lines
 
 _MAX_LINES = 50
 """Findings that an error report lists before it only counts the rest."""
@@ -228,7 +228,7 @@ def _read_transcripts(path: Path, findings: list[str]) -> dict[str, str | None]:
     """The normalised text for each id; None where it is no good, which `findings` then says."""
     texts: dict[str, str | None] = {}
     try:
-        lines = read_lines(path)
+        lines = list(read_lines(path))
     except UserError as error:
         findings.append(str(error))
         return texts

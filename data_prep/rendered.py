@@ -20,12 +20,14 @@ until they are written; rates are in hertz, levels in dB, durations in seconds u
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import json
 import math
 import multiprocessing
 import os
 import shutil
+import signal
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -35,6 +37,10 @@ import numpy as np
 import soundfile
 
 from asr_emapl.errors import UserError
+from asr_emapl.json_text import read_object
+from asr_emapl.outputs import write, writing
+from asr_emapl.processes import serve_parent
+from asr_emapl.text_files import read_document
 from data_prep.espeak import Engine, engine_paths
 
 VERSION = 8  # of the recipe below: a corpus rendered by another version is rendered anew
@@ -152,7 +158,8 @@ def download(
     core). A part is rendered under a temporary name and renamed when complete; complete parts are kept.
 
     Raises:
-        UserError: the engine is not installed, a size is impossible, or the folder holds another corpus.
+        UserError: the engine is not installed, a size is impossible, or the folder holds another corpus or
+            cannot be written.
     """
     if min(asdict(size).values()) <= 0 or size.unlabelled_speakers < size.labelled_speakers:
         raise UserError(f"{size}: all must be above zero, and the labelled speakers are among the unlabelled")
@@ -161,13 +168,13 @@ def download(
     marker: dict[str, object] = {"version": VERSION, "seed": seed, "size": asdict(size)}
     pending = [part for part in corpus_parts if not _is_complete(root, part, marker)]
     speakers_file = root / "SPEAKERS.TXT"
-    if speakers_file.exists() and not speakers_file.read_text(encoding="utf-8").startswith(SPEAKERS_HEADER):
+    if speakers_file.exists() and not read_document(speakers_file).startswith(SPEAKERS_HEADER):
         raise UserError(f"{speakers_file} is of another corpus: give the rendered one a folder of its own")
     if pending:
         engine_paths()  # the missing package is told here once, not by every worker
-        root.mkdir(parents=True, exist_ok=True)
-        speakers_file.write_text(_speakers_table(corpus_parts), encoding="utf-8")
-        _render_parts(root, pending, marker, seed, workers or os.cpu_count() or 1)
+        write(speakers_file, _speakers_table(corpus_parts))
+        with writing(root):
+            _render_parts(root, pending, marker, seed, workers or os.cpu_count() or 1)
     return root
 
 
@@ -215,7 +222,7 @@ def _is_complete(root: Path, part: Part, marker: dict[str, object]) -> bool:
         return False
     if not (folder / MARKER).exists():
         raise UserError(f"{folder} was not rendered by this recipe: give the rendered corpus another folder")
-    return bool(json.loads((folder / MARKER).read_text(encoding="utf-8")) == marker)
+    return bool(read_object(folder / MARKER, "the marker of a rendered part (remove the folder)") == marker)
 
 
 def _speakers_table(corpus_parts: tuple[Part, ...]) -> str:
@@ -234,14 +241,15 @@ def _render_parts(
 ) -> None:
     """Render each part under a temporary name; a part bears its own name only when it is complete."""
     # Spawned, not forked: the caller may well run threads (torch does).
-    pool = multiprocessing.get_context("spawn").Pool(workers) if workers > 1 else None
+    context = multiprocessing.get_context("spawn")
+    pool = context.Pool(workers, serve_parent, (signal.SIGINT,)) if workers > 1 else None
     with pool or contextlib.nullcontext():
         for part in pending:
             partial, final = root / f".{part.name}.partial", root / part.name
             shutil.rmtree(partial, ignore_errors=True)
             jobs = [(part, speaker, partial, seed) for speaker in part.speakers]
             list(pool.starmap(_render_speaker, jobs, 1) if pool else itertools.starmap(_render_speaker, jobs))
-            (partial / MARKER).write_text(json.dumps(marker, indent=1), encoding="utf-8")
+            write(partial / MARKER, json.dumps(marker, indent=1))
             if final.exists():  # of another seed, size or version: _is_complete saw this module's marker
                 shutil.rmtree(final)
             partial.rename(final)
@@ -264,7 +272,10 @@ def _render_speaker(part: Part, speaker: Speaker, directory: Path, seed: int) ->
             name = f"{speaker.number}-{part.first_chapter + chapter}"
             folder = directory / str(speaker.number) / str(part.first_chapter + chapter)
             folder.mkdir(parents=True, exist_ok=True)
-            soundfile.write(folder / f"{name}-{index:04d}.flac", wave, SAMPLE_RATE, subtype="PCM_16")
+            # By way of memory: libsndfile does not say why it cannot write.
+            encoded = io.BytesIO()
+            soundfile.write(encoded, wave, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+            (folder / f"{name}-{index:04d}.flac").write_bytes(encoded.getvalue())
             with (folder / f"{name}.trans.txt").open("a", encoding="utf-8") as transcripts:
                 transcripts.write(f"{name}-{index:04d} {text}\n")
             seconds, count = seconds + wave.size / SAMPLE_RATE, count + 1

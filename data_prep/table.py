@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asr_emapl.errors import UserError
-from data_prep.lines import read_lines
+from asr_emapl.text_files import read_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         UserError: the file is absent, unreadable or not UTF-8; a column is missing; a row has more or fewer
             cells than there are columns.
     """
-    lines = read_lines(path)
+    lines = list(read_lines(path))
     is_csv = path.suffix.lower() == ".csv"
     if is_csv:
         reader = csv.reader((f"{line}\n" for _, line in lines), strict=True)

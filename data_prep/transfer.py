@@ -27,6 +27,7 @@ from rich.progress import (
 )
 
 from asr_emapl.errors import UserError
+from asr_emapl.terminal import visible, warn
 
 _ATTEMPTS = 5  # one after another that bring nothing new, then it is left to the user
 _FIRST_PAUSE_S = 1.0  # doubled from attempt to attempt
@@ -52,7 +53,7 @@ def fetch(url: str, path: Path, checksum: str) -> None:
     if path.exists():
         if _digest(path, checksum) == checksum:
             return
-        print(f"{path}: not the official file, fetching what is missing or wrong", file=sys.stderr)
+        warn(f"{path}: not the official file, fetching what is missing or wrong")
         path.replace(partial)
     begins_with_old_bytes = True
     while begins_with_old_bytes:
@@ -133,11 +134,16 @@ def _span(response: Any) -> tuple[int, int | None]:
 @contextmanager
 def _progress(name: str, start: int, total: int | None) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal, nothing elsewhere; yields what advances it by a number of bytes."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
     with Progress(
         *columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not sys.stderr.isatty()
     ) as bar:
-        task = bar.add_task(name, total=total, completed=start)
+        task = bar.add_task(visible(name, keep=""), total=total, completed=start)
         yield lambda count: bar.advance(task, count)
 
 

@@ -19,6 +19,7 @@ class Loopback:
     has_ranges: bool = True
     cut_after: int | None = None  # bytes of each body, then the connection is closed
     first_statuses: list[int] = field(default_factory=list)  # answered, one a request, before all goes well
+    status_after: tuple[int, int] | None = None  # so many requests are answered, the rest with this status
     range_header: str | None = None  # instead of the right one
     requests: list[tuple[str, int]] = field(default_factory=list)
 
@@ -29,25 +30,29 @@ def loopback() -> Iterator[Loopback]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
             start = int(asked[1]) if asked else 0
             manners.requests.append((self.path, start))
             content = manners.files.get(self.path)
+            if manners.status_after and len(manners.requests) > manners.status_after[0]:
+                self.send_error(manners.status_after[1])
+                return
             if manners.first_statuses or content is None:
                 self.send_error(manners.first_statuses.pop(0) if manners.first_statuses else 404)
                 return
             if not manners.has_ranges:
-                start = 0
+                asked, start = None, 0
+            end = min(int(asked[2]) + 1, len(content)) if asked and asked[2] else len(content)
             if start and start >= len(content):
                 self.send_error(416)
                 return
-            self.send_response(206 if start else 200)
-            self.send_header("Content-Length", str(len(content) - start))
-            if start:
-                right = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            self.send_response(206 if asked else 200)
+            self.send_header("Content-Length", str(end - start))
+            if asked:
+                right = f"bytes {start}-{end - 1}/{len(content)}"
                 self.send_header("Content-Range", manners.range_header or right)
             self.end_headers()
-            self.wfile.write(content[start:][: manners.cut_after])
+            self.wfile.write(content[start:end][: manners.cut_after])
 
         def log_message(self, format: str, *args: object) -> None:
             pass

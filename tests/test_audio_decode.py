@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe, probe_whole, read_audio, read_blocks
+from asr_emapl.audio.source import Source
 from asr_emapl.errors import UserError
 
 CORPUS = os.environ.get("ASR_EMAPL_LIBRISPEECH")
@@ -62,6 +63,24 @@ def test_neighbouring_stretches_join_without_gap(
     cut = data.draw(st.integers(1, samples - 1)) / SAMPLE_RATE_HZ
     joined = torch.cat([read_audio(path, duration=cut), read_audio(path, offset=cut)])
     assert torch.equal(joined, read_audio(path))
+
+
+@pytest.mark.parametrize("rate", [16_000, 8_000])
+def test_a_channel_is_read_alone(tmp_path: Path, rate: int) -> None:
+    path = tmp_path / "stereo.wav"
+    soundfile.write(path, np.tile([0.25, -0.5], (4 * rate, 1)), rate)
+    for channel, level in ((0, 0.25), (1, -0.5)):
+        source = Source(str(path), channel=channel)
+        assert read_audio(source)[2_000:-2_000].numpy() == pytest.approx(level, abs=1e-2)
+        blocks = np.concatenate(list(read_blocks(source, block_seconds=1.0)))
+        assert blocks[2_000:-2_000] == pytest.approx(level, abs=1e-2)
+
+
+def test_a_channel_that_the_file_lacks_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mono.wav"
+    soundfile.write(path, np.zeros(1_600), 16_000)
+    with pytest.raises(UserError, match=r"mono\.wav: has 1 channel, but channel 1"):
+        read_audio(Source(str(path), channel=1))
 
 
 def test_channels_are_averaged(tmp_path: Path) -> None:

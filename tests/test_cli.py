@@ -192,7 +192,7 @@ def test_decode_takes_a_checkpoint_file_too(project, tmp_path):
     found = []
     for checkpoint in (project.run, project.checkpoints[-1], project.checkpoints[0]):
         out = tmp_path / "deep" / "hyp.jsonl"
-        succeed("decode", "--checkpoint", checkpoint, "--manifest", project.dev, "--out", out)
+        succeed("decode", "--checkpoint", checkpoint, "--manifest", project.dev, "--out", out, "--overwrite")
         found.append(texts(out))
     assert found[0] == found[1]
     assert found[0] != found[2]
@@ -219,7 +219,7 @@ def test_shards_are_decoded_as_their_files_are(project, tmp_path):
     found = []
     for manifest in (project.dev, shards / "dev.jsonl"):
         out = tmp_path / "hyp.jsonl"
-        succeed("decode", "--checkpoint", project.run, "--manifest", manifest, "--out", out)
+        succeed("decode", "--checkpoint", project.run, "--manifest", manifest, "--out", out, "--overwrite")
         found.append(texts(out))
     assert found[0] == found[1]
     assert "is there already" in fail("shard", project.dev, "--out", shards)
@@ -393,7 +393,7 @@ def _decode(project: Project, out: Path, **changed: object) -> str:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "no such"),
+        (None, "No such file"),
         ("", "no utterances"),
         ("this is no json\n", "bad.jsonl:1: not JSON"),
         ('{"id": "a", "audio": "absent.flac", "duration": 1.0}\n', "absent.flac"),

@@ -116,7 +116,7 @@ def test_files_that_are_something_else(project, lm, tmp_path):
     told = fail(*common, "--beam", 5, "--lm", picture, "--lexicon", lm)
     assert "picture.png: no language model that KenLM reads" in told
     told = fail(*common, "--lm-config", picture)
-    assert "picture.png: not what asr-emapl tune-lm writes" in told
+    assert "expected what asr-emapl tune-lm writes" in told
     assert len(told) < 400
 
 
@@ -184,8 +184,59 @@ def test_transcribe_without_a_detector_says_so(project, tmp_path, monkeypatch):
         (["a.wav", "b.wav", "--format", "srt"], "name a folder with --out"),
         (["x/a.wav", "y/a.flac", "--out", "o"], "as x/a.wav is"),
         (["a.wav", "--max-seconds", "0.5"], "--max-seconds 0.5"),
-        (["a.wav", "--max-seconds", "nan"], "--max-seconds nan"),
     ],
 )
 def test_transcribe_with_wrong_options(arguments, said):
     assert said in fail("transcribe", *arguments, "--checkpoint", "nowhere")
+
+
+@pytest.fixture
+def lossy(project, tmp_path) -> Path:
+    """The dev manifest with an utterance whose audio is absent, and one whose audio is broken."""
+    lines = (project / "dev.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    (tmp_path / "broken.flac").write_bytes(b"fLaC and then nothing")
+    entries.insert(1, entries[0] | {"id": "absent", "audio": str(tmp_path / "absent.flac")})
+    entries.insert(3, entries[0] | {"id": "broken", "audio": str(tmp_path / "broken.flac")})
+    manifest = tmp_path / "lossy.jsonl"
+    manifest.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+    return manifest
+
+
+@pytest.mark.parametrize("beam", [0, pytest.param(4, marks=needs_extra)])
+def test_decode_leaves_out_what_cannot_be_decoded_and_says_so(project, lossy, tmp_path, beam):
+    def decoded(manifest: Path, out: Path) -> Result:
+        return run(
+            "decode", "--checkpoint", project / "run", "--manifest", manifest, "--out", out, "--beam", beam
+        )
+
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "hyp.jsonl"
+    assert decoded(project / "dev.jsonl", whole).exit_code == 0
+    result = decoded(lossy, out)
+    assert result.exit_code == 1
+    assert out.read_text() == whole.read_text()
+    assert "left out: absent: " in result.stderr
+    assert "left out: broken: " in result.stderr
+    assert "left out: 2 utterances" in result.stderr
+    # What has no hypothesis is not taken for one without words.
+    assert "2 of 6 references have no hypothesis: absent, broken" in fail("score", lossy, out)
+    succeed("score", lossy, out, "--allow-missing")
+
+
+def test_report_leaves_them_out_too(project, lossy, tmp_path):
+    page = tmp_path / "report.html"
+    result = run("report", project / "run", "--out", page, "--manifest", lossy, "--decode")
+    assert result.exit_code == 0, result.exception
+    assert "left out: 2 utterances" in result.stderr
+    assert "without 2 utterances that could not be decoded" in page.read_text()
+
+
+@needs_extra
+def test_tune_lm_leaves_them_out_too(project, lossy, lm, tmp_path):
+    grid = ("--weights", "0,1", "--bonuses", "0", "--lexicon", lm, "--beam", 4, "--lm", lm)
+    common = ("tune-lm", "--checkpoint", project / "run", *grid)
+    told = succeed(*common, "--manifest", project / "dev.jsonl", "--out", tmp_path / "whole.json")
+    result = run(*common, "--manifest", lossy, "--out", tmp_path / "lossy.json")
+    assert result.exit_code == 1
+    assert "left out: 2 utterances" in result.stderr
+    assert result.stdout.replace("lossy.json", "whole.json") == told

@@ -41,6 +41,10 @@ def recording(**changes: Any) -> dict[str, Any]:
     return {"recording": {**cut()["recording"], **changes}}
 
 
+def supervision(**changes: Any) -> dict[str, Any]:
+    return {"supervisions": [{**cut()["supervisions"][0], **changes}]}
+
+
 def source(**changes: Any) -> dict[str, Any]:
     return recording(sources=[{**cut()["recording"]["sources"][0], **changes}])
 
@@ -59,6 +63,17 @@ def test_a_cut_set_is_read_directly(tmp_path: Path, name: str) -> None:
     assert two == Utterance("rec-1", "/corpus/rec.flac", 1.5)
 
 
+def test_a_channel_of_a_recording_is_the_utterances(tmp_path: Path) -> None:
+    of_two = cut(channel=5, **source(channels=[4, 5]), **supervision(channel=[5]))
+    (utterance,) = read_manifest(write(tmp_path / "m.jsonl", of_two))
+    assert (utterance.channel, utterance.text) == (1, "GO ON")
+
+
+def test_a_supervision_may_reach_a_little_beyond_its_cut(tmp_path: Path) -> None:
+    (utterance,) = read_manifest(write(tmp_path / "m.jsonl", cut(**supervision(start=-0.04, duration=1.58))))
+    assert utterance.text == "GO ON"
+
+
 def test_cuts_and_utterances_may_stand_in_one_file(tmp_path: Path) -> None:
     plain = {"id": "a", "audio": "/a.flac", "duration": 1.0, "type": "speech"}
     assert [u.id for u in read_manifest(write(tmp_path / "m.jsonl", plain, cut()))] == ["a", "rec-0"]
@@ -66,7 +81,11 @@ def test_cuts_and_utterances_may_stand_in_one_file(tmp_path: Path) -> None:
 
 def test_several_supervisions_are_joined_in_time(tmp_path: Path) -> None:
     said = cut()["supervisions"][0]
-    both = [{**said, "start": 0.9, "text": "HOME"}, {**said, "start": 0.1}, {"start": 0.5, "speaker": "7"}]
+    late, early = (
+        {**said, "start": 0.9, "duration": 0.5, "text": "HOME"},
+        {**said, "start": 0.1, "duration": 0.7},
+    )
+    both = [late, early, {"start": 0.5, "speaker": "7"}]
     (utterance,) = read_manifest(write(tmp_path / "m.jsonl", cut(supervisions=both)))
     assert (utterance.text, utterance.speaker) == ("GO ON HOME", "7")
     both[0]["speaker"] = "8"
@@ -94,7 +113,14 @@ def test_relative_paths_are_lhotses(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (recording(sources=[]), "from 0 sources"),
         (recording(sources=None), "without sources of its recording"),
         ({"recording": None}, "without recording"),
-        (source(channels=[0, 1]), "one of 2 channels"),
+        (
+            {**source(channels=[0, 1]), "channel": 2, "supervisions": []},
+            "channel 2 is not among those of its recording",
+        ),
+        (supervision(channel=1), "a supervision of channel 1 in a cut of channel 0"),
+        (supervision(channel=[0, 1]), r"a supervision of channel [0, 1]"),
+        (supervision(duration=1.6), "from 0.00 to 1.60 s in a cut of 1.50 s"),
+        (supervision(start=-7.5, duration=9.0), "from -7.50 to 1.50 s in a cut of 1.50 s"),
         (source(source=None), "is no path"),
         (recording(transforms=[{"name": "Speed", "kwargs": {"factor": 0.9}}]), "is transformed"),
         ({"supervisions": [{"text": 7}]}, "text of a supervision is not a string"),
@@ -120,7 +146,7 @@ def test_what_is_no_stretch_of_a_file_is_named_by_line(
 def test_a_broken_gzip_file_is_an_error_of_one_line(tmp_path: Path, broken: Any) -> None:
     path = write(tmp_path / "m.jsonl.gz", cut())
     path.write_bytes(broken(path.read_bytes()))
-    with pytest.raises(UserError, match=r"m\.jsonl\.gz: the manifest cannot be read"):
+    with pytest.raises(UserError, match=r"m\.jsonl\.gz: cannot be read"):
         read_manifest(path)
 
 

@@ -12,6 +12,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr_emapl.audio.source import ByteRange
 from asr_emapl.data.batch_plan import BatchConfig
 from asr_emapl.data.inspection import Contents, Demands, Finding, inspect_manifests, with_audio
 from asr_emapl.data.manifest import Utterance
@@ -117,6 +118,20 @@ def test_the_same_audio_twice():
     )
 
 
+def test_utterances_of_one_shard_and_channels_of_one_file_are_not_the_same_audio():
+    """In a shard every utterance has the path of the shard and offset 0."""
+    utterances = good()
+    parts = [
+        dataclasses.replace(u, audio="/shard.tar", byte_range=ByteRange(1000 * i, 900, 0))
+        for i, u in enumerate(utterances)
+    ]
+    assert findings(parts) == []
+    call = [dataclasses.replace(u, audio="/call.wav", channel=i % 2) for i, u in enumerate(utterances[:2])]
+    assert findings([*call, *utterances[2:]]) == []
+    found = one([*parts, dataclasses.replace(parts[3], id="x")])
+    assert found.examples == ["u3 = x"]
+
+
 def test_the_same_text_and_length_twice():
     found = one([*good(), dataclasses.replace(good()[3], id="x", audio="/other.flac")])
     assert found.problem == "the same text and length more than once: 1 utterances too many"
@@ -201,7 +216,7 @@ def test_contents_by_a_plain_count(lengths, batch, names):
 def test_padding_and_steps_of_a_case_done_by_hand():
     # At 6 s: 3 + 3, then 2 + 2 + 1 (padded to 6, of which 1 is padding).
     utterances = [Utterance(str(i), f"/{i}", s) for i, s in enumerate([3.0, 1.0, 2.0, 3.0, 2.0, 30.0])]
-    demands = dataclasses.replace(DEMANDS, batch_seconds=6.0, batch=BatchConfig(jitter=0.0))
+    demands = dataclasses.replace(DEMANDS, batch_seconds=6.0, batch=BatchConfig(shuffle_padding=0.0))
     (contents,) = inspect_manifests({"m": utterances}, demands).contents
     assert (contents.steps, contents.padding) == (2, pytest.approx(1 / 12))
 

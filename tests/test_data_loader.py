@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import soundfile
 import torch
 from torch import Tensor
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from asr_emapl.audio.augment import AugmentConfig, SpecAugment
 from asr_emapl.audio.decode import read_audio
@@ -22,7 +24,8 @@ from asr_emapl.audio.features import FrameCount, LogMel
 from asr_emapl.audio.noise import Noise, NoiseConfig
 from asr_emapl.audio.perturb import Perturbation
 from asr_emapl.audio.speed import Speed, SpeedConfig
-from asr_emapl.data.batch_plan import BatchPlan
+from asr_emapl.data import decoders
+from asr_emapl.data.batch_plan import BatchPlan, fill
 from asr_emapl.data.loader import (
     STEPS_AHEAD,
     Corpus,
@@ -166,19 +169,17 @@ def test_however_many_processes_they_see_the_same_utterances_and_masks(utterance
         assert alone.samples == sum(len(wave) for wave, *_ in expected.values())
 
 
-def test_shares_are_alike_in_length_and_sorted_long_to_short(utterances):
-    """Else the micro-batches would be mostly padding, and one process would wait for another."""
+def test_shares_are_alike_and_sorted_long_to_short(utterances):
+    """Otherwise the micro-batches would be mostly padding, and one process would wait for another."""
     for batch in global_batches(utterances, 6):
-        lengths = []
+        padded = []
         for rank in range(3):
             step = dataset(utterances, rank=rank, world_size=3)[batch]
-            mine = [n for micro in step.micro_batches for n in micro.samples_B.tolist()]
-            assert mine == sorted(mine, reverse=True)
-            lengths.append(mine)
-        assert max(map(len, lengths)) - min(map(len, lengths)) <= 1
-        together = sorted(itertools.chain(*lengths), reverse=True)
-        # The longest three are the first of one process each.
-        assert sorted((mine[0] for mine in lengths if mine), reverse=True) == together[:3]
+            for micro in step.micro_batches:
+                assert micro.samples_B.tolist() == sorted(micro.samples_B.tolist(), reverse=True)
+            padded.append(sum(micro.waveforms_BN.numel() for micro in step.micro_batches))
+        longest = max(utterances[i].samples for i in batch.indices)
+        assert max(padded) - min(padded) <= longest
 
 
 def test_a_share_can_be_empty(utterances):
@@ -204,7 +205,7 @@ def test_targets_go_with_their_utterances_and_only_where_they_are_known(utteranc
 
 def test_masks_change_with_the_pass_and_the_seed_and_fit_their_audio(utterances):
     batch = global_batches(utterances, 1)[0]
-    again = GlobalBatch(batch.labelled, batch.indices, batch.epoch + 1, batch.samples, batch.after)
+    again = replace(batch, epoch=batch.epoch + 1)
     first, second = rows(dataset(utterances)[batch]), rows(dataset(utterances)[again])
     other = rows(dataset(utterances, seed=6)[batch])
     assert first.keys() == second.keys() == other.keys()
@@ -243,10 +244,9 @@ def test_micro_batches_fit_the_device_padding_included(utterances, max_seconds):
     for batch in global_batches(utterances, 6):
         parts = dataset(utterances, max_seconds=max_seconds)[batch].micro_batches
         assert all(micro.waveforms_BN.numel() <= limit for micro in parts)
-        # None could have taken the first utterance of the next one as well.
-        for one, other in itertools.pairwise(parts):
-            longest, count = one.waveforms_BN.shape[1], len(one.ids)
-            assert max(longest, int(other.samples_B[0])) * (count + 1) > limit
+        # No more of them than if each was filled before the next one.
+        ordered = sorted((utterances[i].samples for i in batch.indices), reverse=True)
+        assert len(parts) <= len(fill(ordered, limit))
         assert sum(len(micro.ids) for micro in parts) == len(batch.indices)
         counts.append(len(parts))
     assert all(count == 1 for count in counts) == (max_seconds == 100.0)
@@ -401,7 +401,7 @@ def test_what_cannot_be_decoded_is_left_out_and_told_and_counts_as_planned(damag
 
 
 def test_what_is_left_out_changes_nothing_for_the_others(damaged, utterances):
-    """Neither their masks nor their company in a micro-batch."""
+    """Neither their masks nor the others in their micro-batch."""
     for step in taken(run(damaged, MixPosition()), 8):
         groups = [micro.ids for micro in step.micro_batches]
         gone = [one.id for one in step.skipped]
@@ -504,6 +504,44 @@ def test_processes_end_with_the_steps(utterances):
     wrong.perturb = Faulty()
     with pytest.raises(RuntimeError, match="a shape is wrong"):
         next(steps(wrong, plan(utterances), MixPosition(), workers=1, pin_memory=False))
+    assert not set(multiprocessing.active_children()) - others
+
+
+class Stuck(Perturbation):
+    """Reads from a disk that stops answering after so many files."""
+
+    def __init__(self, files: int) -> None:
+        super().__init__()
+        self.files = files
+
+    def __call__(self, waveform: Tensor, *draw: int | str) -> Tensor:
+        self.files -= 1
+        if self.files < 0:
+            time.sleep(600)
+        return waveform
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_decoding_process_that_hangs_is_killed(utterances, monkeypatch, interrupted):
+    """They ignore SIGTERM; interrupted: Ctrl-C comes while they are waited for."""
+    monkeypatch.setattr(decoders, "PATIENCE_S", 0.2)
+    others = set(multiprocessing.active_children())
+    hanging = dataset(utterances)
+    hanging.perturb = Stuck(len(next(iter(global_batches(utterances, 1))).indices))
+    got = steps(hanging, plan(utterances), MixPosition(), workers=2, pin_memory=False)
+    next(got)
+    time.sleep(0.5)  # until they hang
+    if interrupted:
+
+        def interrupt(items: object) -> None:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_shutdown_workers", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            got.close()
+    else:
+        got.close()
     assert not set(multiprocessing.active_children()) - others
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,8 +121,7 @@ def test_nemo_names(tmp_path: Path) -> None:
         {"audio_filepath": "/x/b.wav", "duration": 1, "utt_id": "rec-2"},
     )
     utterances = read_manifest(path)
-    # rec-2 is taken, though only further down.
-    assert [utterance.id for utterance in utterances] == ["rec", "rec-3", "rec-4", "rec-2"]
+    assert [utterance.id for utterance in utterances] == ["x/rec-0", "x/rec-1000", "y/rec", "rec-2"]
     assert [utterance.audio for utterance in utterances] == [
         "/x/rec.wav",
         "/x/rec.wav",
@@ -129,6 +129,42 @@ def test_nemo_names(tmp_path: Path) -> None:
         "/x/b.wav",
     ]
     assert [utterance.offset for utterance in utterances] == [0.0, 1.0, 0.0, 0.0]
+
+
+NAMELESS = [
+    {"audio": "talks/a.wav", "duration": 2.0, "offset": 0.0},
+    {"audio": "talks/a.wav", "duration": 2.0, "offset": 2.5},
+    {"audio": "calls/a.wav", "duration": 2.0},
+    {"audio": "calls/b.flac", "duration": 2.0, "offset": 0.25},
+]
+
+
+@given(st.permutations(NAMELESS))
+def test_ids_of_lines_without_one_do_not_depend_on_their_order(order: list[dict[str, Any]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        found = read_manifest(lines(Path(folder, "m.jsonl"), *order))
+    expected = ["talks/a-0", "talks/a-2500", "calls/a", "calls/b-250"]
+    assert [u.id for u in found] == [expected[NAMELESS.index(line)] for line in order]
+
+
+def test_the_same_stretch_twice_without_an_id_is_refused(tmp_path: Path) -> None:
+    path = lines(tmp_path / "m.jsonl", NAMELESS[0], {**NAMELESS[0], "text": "A"})
+    with pytest.raises(UserError, match="'a-0' stands on line 1 too"):
+        read_manifest(path)
+
+
+def test_a_channel_is_read_and_written(tmp_path: Path) -> None:
+    path = lines(tmp_path / "m.jsonl", {**GOOD, "channel": 1})
+    (one,) = read_manifest(path)
+    assert one.channel == one.source.channel == 1
+    write_manifest(tmp_path / "again.jsonl", [one])
+    assert read_manifest(tmp_path / "again.jsonl") == [one]
+
+
+@pytest.mark.parametrize("channel", [-1, 1.0, True, "A", 2**70])
+def test_a_channel_that_is_none_is_refused(tmp_path: Path, channel: object) -> None:
+    with pytest.raises(UserError, match="channel"):
+        read_manifest(lines(tmp_path / "m.jsonl", {**GOOD, "channel": channel}))
 
 
 def test_byte_order_mark_windows_line_ends_and_blank_lines(tmp_path: Path) -> None:
@@ -153,8 +189,8 @@ def test_unicode_line_separators_do_not_split_a_line(tmp_path: Path) -> None:
         (b"[" * 100_000, "not JSON"),
         (b'{"duration": ' + b"1" * 10_000 + b"}", "not JSON"),
         (b'{"id": "\xff"}', "not UTF-8"),
-        ([GOOD], "not an object"),
-        (None, "not an object"),
+        ([GOOD], "not a JSON object"),
+        (None, "not a JSON object"),
         ({**GOOD, "audio": None}, "audio is missing"),
         ({**GOOD, "audio": 3}, "audio is not a string"),
         ({**GOOD, "audio": "a\0b"}, "audio is blank or holds a NUL"),
@@ -162,7 +198,7 @@ def test_unicode_line_separators_do_not_split_a_line(tmp_path: Path) -> None:
         ({**GOOD, "id": " "}, "id is blank"),
         ({**GOOD, "id": 7}, "id is not a string"),
         ({**GOOD, "text": ["A"]}, "text is not a string"),
-        ({**GOOD, "text": "\ud800"}, "text holds half of a surrogate pair"),
+        ({**GOOD, "text": "\ud800"}, "holds half of a surrogate pair"),
         ({**GOOD, "speaker": 84}, "speaker is not a string"),
         ({**GOOD, "duration": None}, "duration is missing"),
         ({**GOOD, "duration": "1.5"}, "duration is not a number"),
@@ -217,7 +253,9 @@ def test_require_text(tmp_path: Path, text: str | None) -> None:
 
 
 def test_absent_empty_and_unreadable_manifests(tmp_path: Path) -> None:
-    assert faults(tmp_path / "absent.jsonl")[0].startswith(f"{tmp_path / 'absent.jsonl'}: no such manifest")
+    assert faults(tmp_path / "absent.jsonl")[0].startswith(
+        f"{tmp_path / 'absent.jsonl'}: cannot be read (No such"
+    )
     for content in (b"", b"\n\r\n", b"\xef\xbb\xbf"):
         (tmp_path / "empty.jsonl").write_bytes(content)
         assert "the manifest holds no utterances" in faults(tmp_path / "empty.jsonl")[0]
@@ -295,7 +333,7 @@ def test_a_failed_write_leaves_all_as_it_was(tmp_path: Path, monkeypatch: pytest
     paths = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
     paths[0].write_text("as it was")
     monkeypatch.setattr("os.fsync", fail_after(1, lambda descriptor: None))
-    with pytest.raises(UserError, match="disk: cannot be written: No space left"):
+    with pytest.raises(UserError, match=r"two\.jsonl: cannot be written \(No space left"):
         write_manifests({path: [Utterance("a", "/a", 1.0)] for path in paths})
     assert paths[0].read_text() == "as it was"
     assert list(tmp_path.iterdir()) == paths[:1]
@@ -303,7 +341,7 @@ def test_a_failed_write_leaves_all_as_it_was(tmp_path: Path, monkeypatch: pytest
 
 def test_a_folder_in_the_way_leaves_all_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "two.jsonl").mkdir()
-    with pytest.raises(UserError, match=r"two\.jsonl: is a folder"):
+    with pytest.raises(UserError, match=r"two\.jsonl: cannot be written \(Is a directory"):
         write_manifests({tmp_path / f"{name}.jsonl": [Utterance("a", "/a", 1.0)] for name in ("one", "two")})
     assert [path.name for path in tmp_path.iterdir()] == ["two.jsonl"]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -151,21 +153,37 @@ def test_asking_twice_gives_the_same_batch():
     assert as_values([plan.next(at)]) == as_values([plan.next(at)]) == as_values(far[:1])
 
 
-@pytest.mark.parametrize("batch", [500, 700, 4000])
-def test_another_batch_from_the_middle_on_keeps_the_clock(batch):
-    """Positions are in audio: on other hardware the place in a pass is nearly kept, the clock exactly."""
-    at = walk(mix(2.0), 31)[-1].after
-    steps = walk(mix(2.0, batch=batch), 40, at)
-    for before, step in zip([at, *(s.after for s in steps)], steps, strict=False):
+@pytest.mark.parametrize("batches", [(500,), (4000,), (700, 4000, 450)])
+@pytest.mark.parametrize("every", [3, 31])
+def test_another_batch_goes_on_with_the_rest_of_the_pass(batches, every):
+    """Each utterance comes once in each pass however often the batch changes; the clock counts it."""
+    at, steps = MixPosition(), []
+    for change, batch in enumerate(itertools.cycle([BATCH, *batches])):
+        # Through the state, as a run that is resumed on other hardware.
+        at = MixPosition.from_state(json.loads(json.dumps(at.state_dict())))
+        steps += walk(mix(2.0, batch=batch), every, at)
+        at = steps[-1].after
+        if change >= len(batches) and steps[-1].after.unlabelled.corpora[0].epoch >= 3:
+            break
+    before = MixPosition()
+    for step in steps:
         gained = step.after.labelled.total + step.after.unlabelled.total
-        gained -= before.labelled.total + before.unlabelled.total
-        assert gained == step.samples == audio_of(step)
-    first, here = next(s for s in steps if not s.labelled), at.unlabelled.corpora[0]
-    there = first.after.unlabelled.corpora[0]
-    if (there.epoch, there.chapter) == (here.epoch, here.chapter):
-        assert abs(there.samples - first.samples - here.samples) <= batch
-    else:
-        assert (there.epoch, there.chapter) in ((here.epoch, here.chapter + 1), (here.epoch + 1, 0))
+        assert gained - before.labelled.total - before.unlabelled.total == step.samples == audio_of(step)
+        before = step.after
+    for labelled, count in ((True, len(LABELLED)), (False, len(UNLABELLED))):
+        passes = defaultdict(list)
+        for step in steps:
+            if step.labelled == labelled:
+                passes[step.epoch] += step.indices.tolist()
+        assert len(passes) > 1
+        for epoch in range(max(passes)):
+            assert sorted(passes[epoch]) == list(range(count))
+
+
+def test_what_was_consumed_at_other_batches_is_forgotten_with_its_chapter():
+    at = walk(mix(batch=500), 3, walk(mix(), 5)[-1].after)[-1].after
+    assert at.unlabelled.corpora[0].earlier
+    assert not walk(mix(batch=500), 60, at)[-1].after.unlabelled.corpora[0].earlier
 
 
 # Several corpora of a kind.
@@ -183,8 +201,8 @@ def read(blend, count, at=None):
     """The next `count` batches with the position after each, of a single kind."""
     steps, at = [], at or BlendPosition()
     for _ in range(count):
-        indices, epoch, at = blend.next(at)
-        steps.append((indices, epoch, at))
+        steps.append(blend.next(at))
+        at = steps[-1][-1]
     return steps
 
 
@@ -201,7 +219,7 @@ def test_each_corpus_has_passes_of_its_own():
     steps = read(blend([1.0, 1.0, 1.0]), 300)
     first = np.cumsum([0, *SIZES])
     passes = {}
-    for indices, epoch, _ in steps:
+    for indices, _, epoch, _ in steps:
         which = int(np.searchsorted(first, indices[0], side="right")) - 1
         passes.setdefault((which, epoch), []).extend((indices - first[which]).tolist())
     last = {which: max(e for w, e in passes if w == which) for which in range(3)}
@@ -224,7 +242,7 @@ def test_weights_that_cannot_be(weights):
 def test_a_blend_resumes_from_anywhere():
     whole = read(blend([1.0, 2.0, 0.5]), 60)
     for stop in (0, 7, 33):
-        position = MixPosition(labelled=whole[stop][2])
+        position = MixPosition(labelled=whole[stop][-1])
         saved = MixPosition.from_state(json.loads(json.dumps(position.state_dict())))
         assert saved == position
         rest = read(blend([1.0, 2.0, 0.5]), 59 - stop, saved.labelled)
@@ -232,21 +250,21 @@ def test_a_blend_resumes_from_anywhere():
 
 
 def test_new_weights_make_up_for_nothing():
-    at = read(blend([1.0, 1.0, 1.0]), 90)[-1][2]
+    at = read(blend([1.0, 1.0, 1.0]), 90)[-1][-1]
     steps = read(blend([1.0, 1.0, 8.0]), 40, at)
-    gained = [b.total - a.total for a, b in zip(at.corpora, steps[-1][2].corpora, strict=True)]
+    gained = [b.total - a.total for a, b in zip(at.corpora, steps[-1][-1].corpora, strict=True)]
     assert gained[2] / gained[0] == pytest.approx(8.0, rel=0.5)
     assert gained[0] > 0
 
 
 def test_a_corpus_that_joins_does_not_catch_up():
-    at = read(blend([1.0, 1.0], count=2), 90)[-1][2]
+    at = read(blend([1.0, 1.0], count=2), 90)[-1][-1]
     steps = read(blend([1.0, 1.0, 1.0]), 30, at)
-    after = steps[-1][2].corpora
+    after = steps[-1][-1].corpora
     gained = [b.total - a.total for a, b in zip((*at.corpora, Position()), after, strict=True)]
     assert max(gained) - min(gained) <= BATCH
     # And one that leaves is forgotten.
-    assert len(read(blend([1.0], count=1), 1, at)[0][2].corpora) == 1
+    assert len(read(blend([1.0], count=1), 1, at)[0][-1].corpora) == 1
 
 
 def test_a_resume_anywhere_is_as_quick_as_a_beginning():

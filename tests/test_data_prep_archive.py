@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-import json
 import os
 import shutil
 import tarfile
@@ -16,6 +15,7 @@ from typing import IO, Any
 import pytest
 from loopback import Loopback, loopback
 
+from asr_emapl import partial_file
 from asr_emapl.errors import UserError
 from data_prep import transfer
 from data_prep.archive import Archive, extract, install
@@ -214,13 +214,10 @@ def test_what_a_killed_call_left_is_cleared(server: Loopback, tmp_path: Path) ->
 def test_a_note_that_cannot_be_written_does_no_harm(
     server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = json.dump
-
-    def full(value: object, file: IO[str]) -> None:
-        real(value, file)
+    def full(file: IO[bytes]) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(json, "dump", full)
+    monkeypatch.setattr(partial_file, "sync", full)
     verify = Verifier()
     folder = install(offer(server), tmp_path, verify)
     assert not list(folder.parent.glob(".part*"))

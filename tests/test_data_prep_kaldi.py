@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from corpora import faults, noise, read, rows
 
+from asr_emapl.audio.decode import read_audio
 from asr_emapl.data.manifest import Utterance
 from data_prep.folder import prepare
 
@@ -44,6 +47,54 @@ def test_a_kaldi_directory_of_recordings_alone(
     assert read(prepare(kaldi, tmp_path / "out")) == [Utterance("r1", str(tmp_path / "r1.wav"), 3.0)]
 
 
+@pytest.fixture
+def call(tmp_path: Path) -> Path:
+    """A data directory of one call with a speaker on each channel."""
+    data = tmp_path / "call"
+    soundfile.write(tmp_path / "call.wav", np.tile([0.25, -0.5], (32_000, 1)), 16_000)
+    rows(data.mkdir() or data / "wav.scp", f"call {tmp_path}/call.wav")
+    return data
+
+
+def test_channels_of_segments_are_told_apart(call: Path, tmp_path: Path) -> None:
+    rows(call / "segments", "a call 0 1 0", "b call 0.5 2 1", "c call 0.5 2")
+    one, other, both = read(prepare(call, tmp_path / "out"))
+    assert [u.channel for u in (one, other, both)] == [0, 1, None]
+    waves = [read_audio(u.source, offset=u.offset, duration=u.duration) for u in (one, other, both)]
+    assert [round(float(wave.mean()), 3) for wave in waves] == [0.25, -0.5, -0.125]
+
+
+@pytest.mark.parametrize(("side", "channel"), [("A", 0), ("B", 1), ("2", 1)])
+def test_sides_of_a_call_are_told_apart(call: Path, tmp_path: Path, side: str, channel: int) -> None:
+    rows(call / "reco2file_and_channel", f"call call {side}")
+    (whole,) = read(prepare(call, tmp_path / "out"))
+    assert whole.channel == channel
+    rows(call / "segments", "a call 0 1")
+    (part,) = read(prepare(call, tmp_path / "out"))
+    assert part.channel == channel
+
+
+def test_a_side_in_a_file_of_its_own_is_that_file(kaldi: Path, tmp_path: Path) -> None:
+    rows(kaldi / "reco2file_and_channel", "r1 r1 B", "r2 r2 A")
+    assert {u.channel for u in read(prepare(kaldi, tmp_path / "out"))} == {None}
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "fault"),
+    [
+        ("segments", "a call 0 1 2", "is channel 2 (counted from 0)"),
+        ("segments", "a call 0 1 -1", "channel from 0"),
+        ("segments", "a call 0 1 0 0", "channel from 0"),
+        ("reco2file_and_channel", "call call C", "does not end with a channel"),
+    ],
+)
+def test_a_channel_that_is_not_there_is_named(
+    call: Path, tmp_path: Path, name: str, line: str, fault: str
+) -> None:
+    rows(call / name, line)
+    assert any(fault in found for found in faults(call, tmp_path / "out"))
+
+
 def test_commands_in_wav_scp_are_named_and_never_run(kaldi: Path, tmp_path: Path) -> None:
     with (kaldi / "wav.scp").open("a") as file:
         file.write(f"r3 touch {tmp_path}/ran && cat {tmp_path}/r1.wav |\nr4 | touch {tmp_path}/ran\n")
@@ -67,14 +118,14 @@ def append(name: str, line: str) -> Callable[[Path], None]:
     ("change", "fault"),
     [
         (append("segments", "u1 r1 2 3"), "segments:4: u1 stands at"),
-        (append("segments", "u4 r1 2"), "segments:4: 'r1 2' is no recording, start and end"),
+        (append("segments", "u4 r1 2"), "segments:4: 'r1 2' is no recording, start, end and channel"),
         (append("segments", "u4 r9 2 3"), "segments:4: recording r9 is not in wav.scp"),
         (append("segments", "u4 r1 0 1"), "segments:4: u4 has no line in text"),
         (append("text", "u4 hello"), "text:4: u4 has no audio"),
         (append("text", "u1 hello"), "text:4: u1 stands at"),
         (append("wav.scp", "r3"), "wav.scp:3: r3 and nothing else"),
         (lambda data: append("wav.scp", f"r3 {data}/wav.scp:17")(data), "wav.scp:3: a place in an archive"),
-        (lambda data: (data / "text").write_bytes(b"u1 \xff"), "text: not UTF-8"),
+        (lambda data: (data / "text").write_bytes(b"u1 \xff"), "text:1: not UTF-8"),
     ],
 )
 def test_what_does_not_go_together_is_named(

@@ -112,8 +112,8 @@ def test_overlapping_unsorted_and_overlong_voice_activity(corpus: Path, tmp_path
     ("content", "fault"),
     [
         (None, "two.json: absent (fetch it again, or cut without it"),
-        ("", "two.json: no voice_activity as [start, end]"),
-        ("[]", "two.json: no voice_activity"),
+        ("", "two.json: not JSON"),
+        ("[]", "two.json: not a JSON object"),
         ('{"snr": 1}', "two.json: no voice_activity"),
         ('{"voice_activity": 3}', "two.json: no voice_activity"),
         ('{"voice_activity": [[1]]}', "two.json: no voice_activity"),

@@ -167,7 +167,7 @@ def test_one_report_of_all_that_is_wrong(corpus: Path, tmp_path: Path) -> None:
         "5/5-3-0101.flac: audio outside <speaker>/<chapter>/",
         "5-4.trans.txt: absent, for 1 audio files",
         "84-2-0000.flac: its id is that of",
-        "8-8.trans.txt: not UTF-8",
+        "8-8.trans.txt:1: not UTF-8",
         "8-8-0000.flac: has no transcript",
         "6-1-0000.flac: breaks off before its header says",
         "6-2.trans.txt: empty, for 2 audio files",

@@ -53,9 +53,7 @@ def test_words_of_a_file(tmp_path, content, words):
         ("blank", b"\n \n", "holds no words"),
         ("arpa", b"\\data\\\n\n\\1-grams:\n-1\t<s>\n\\end\\\n", "holds no words"),
         ("latin", b"CAF\xc9\n", "not UTF-8"),
-        ("plain.gz", b"ADA\n", "cannot be read"),
         ("broken.gz", gzip.compress(b"ADA\n" * 1000, mtime=0)[:-10], "cannot be read"),
-        ("plain.xz", b"ADA\n", "cannot be read"),
     ],
 )
 def test_what_is_no_lexicon(tmp_path, name, content, what):
@@ -65,7 +63,7 @@ def test_what_is_no_lexicon(tmp_path, name, content, what):
 
 
 def test_absent(tmp_path):
-    with pytest.raises(UserError, match=r"gone: cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"gone: cannot be read .No such file"):
         read_words(tmp_path / "gone")
 
 

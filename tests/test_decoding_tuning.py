@@ -55,7 +55,7 @@ def test_config_goes_and_comes_back(tmp_path, monkeypatch):
 )
 def test_what_is_no_config(tmp_path, content):
     (tmp_path / "lm.json").write_text(content)
-    with pytest.raises(UserError, match="not what asr-emapl tune-lm writes"):
+    with pytest.raises(UserError, match="what asr-emapl tune-lm writes"):
         read_config(tmp_path / "lm.json")
     with pytest.raises(UserError, match="cannot be read"):
         read_config(tmp_path / "gone.json")

@@ -126,6 +126,39 @@ def test_a_student_whose_storage_is_replaced_is_followed():
     assert value(teacher) == pytest.approx(3.0)
 
 
+@pytest.mark.parametrize("order", ["post", "pre", "midpoint"])
+@pytest.mark.parametrize("whose", ["student", "teacher"])
+def test_replaced_parameters_are_an_error_until_they_are_followed(whose, order):
+    student = net()
+    teacher = EmaTeacher(student, 60.0, order=order)
+    changed = student if whose == "student" else teacher.module
+    changed.load_state_dict(net(seed=1).state_dict(), assign=True)
+
+    def one_step():
+        teacher.before_step(60.0)
+        teacher.update(60.0)
+
+    with pytest.raises(RuntimeError, match=rf"0\.weight of the {whose}.* call follow"):
+        one_step()
+    with pytest.raises(RuntimeError, match="call follow"):
+        teacher.reset()
+    teacher.follow(student)
+    teacher.reset()
+    assert torch.equal(teacher.module[0].weight, student[0].weight)
+
+
+def test_a_replaced_head_is_an_error_until_it_is_followed():
+    student = net()
+    teacher = EmaTeacher(student, 60.0)
+    student[3] = nn.Linear(8, 3)
+    with pytest.raises(RuntimeError, match=r"^3 of the student .* call follow"):
+        teacher.update(60.0)
+    old = teacher.module[3].weight.clone()
+    teacher.follow(student)
+    teacher.update(60.0)
+    assert torch.allclose(teacher.module[3].weight, (old + student[3].weight) / 2.0)
+
+
 def test_follow_takes_up_with_another_student():
     teacher, other = EmaTeacher(Point(1.0), 60.0), Point(5.0)
     teacher.follow(other)
@@ -268,6 +301,12 @@ def test_weight_norm_through_a_module_handed_over():
     v, g = teacher.module.weight_v, teacher.module.weight_g
     weight = g * v / v.norm(dim=1, keepdim=True)
     assert torch.allclose(teacher(x), x @ weight.T + teacher.module.bias, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_a_student_that_cannot_be_copied_asks_for_a_module():
+    with pytest.raises(ValueError, match=r"cannot be copied .*weight_norm.* module="):
+        EmaTeacher(weight_norm(nn.Linear(4, 3)), 60.0)
 
 
 def test_weight_norm_as_a_parametrisation_needs_no_help():

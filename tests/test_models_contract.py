@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from asr_emapl.errors import UserError
 from asr_emapl.models import CtcModel, ModelConfig, build_model
-from asr_emapl.models.contract import find
+from asr_emapl.models.target import NO_TRUST, USERS_OWN, resolve
 from asr_emapl.models.transformer import TransformerCtc
 
 TRANSFORMER = "asr_emapl.models.transformer:TransformerCtc"
@@ -44,7 +44,7 @@ class OtherArguments(nn.Module):
 
 
 def build(target: str, **options: Any) -> nn.Module:
-    return build_model(ModelConfig(target, options), vocabulary_size=29, mel_bands=40)
+    return build_model(ModelConfig(target, options), vocabulary_size=29, mel_bands=40, trust=USERS_OWN)
 
 
 def test_the_model_a_config_names() -> None:
@@ -56,7 +56,7 @@ def test_the_model_a_config_names() -> None:
 
 
 def test_the_default_is_the_transformer() -> None:
-    assert find(ModelConfig().target) is TransformerCtc
+    assert resolve(ModelConfig().target, NO_TRUST) is TransformerCtc
     assert ModelConfig().options == {}
 
 
@@ -82,7 +82,9 @@ def test_a_module_whose_own_import_is_missing(tmp_path, monkeypatch) -> None:
     (tmp_path / "half_installed_model.py").write_text("import no_such_dependency\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(
-        UserError, match=r"'half_installed_model:Model': No module named 'no_such_dependency'"
+        UserError,
+        match=r"'half_installed_model:Model' cannot be imported: .*No module named 'no_such_dependency' "
+        r"\(.*half_installed_model.py:1, in <module>: import no_such_dependency\)",
     ):
         build("half_installed_model:Model")
 

@@ -167,7 +167,7 @@ def test_it_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(UserError, match=r"page\.pdf: name a page that ends in \.html"):
         write_page(run, tmp_path / "page.pdf")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"page\.html: the report cannot be written"):
+    with pytest.raises(UserError, match=r"page\.html: cannot be written"):
         write_page(run, tmp_path / "file" / "page.html")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "new"]
 

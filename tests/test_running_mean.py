@@ -110,3 +110,11 @@ def test_windows_that_are_none():
         window(larger, state)
     with pytest.raises(ValueError, match="cannot consume"):
         mean.update(-1.0)
+
+
+def test_replaced_parameters_are_an_error():
+    student = nn.Linear(2, 2)
+    mean = RunningMean(student)
+    student.load_state_dict(nn.Linear(2, 2).state_dict(), assign=True)
+    with pytest.raises(RuntimeError, match=r"weight of the student .* build a new RunningMean"):
+        mean.update(1.0)

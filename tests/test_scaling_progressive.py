@@ -107,7 +107,6 @@ def test_without_it_the_correction_is_wrong():
         (torch.optim.AdamW, {"fused": True}, "exp_avg_sq", 1),
         (torch.optim.Adam, {"amsgrad": True}, "max_exp_avg_sq", 1),
         (torch.optim.RMSprop, {}, "square_avg", 1),
-        (torch.optim.Adagrad, {}, "sum", 2),
     ],
 )
 @pytest.mark.parametrize("second_moments", [False, True])
@@ -119,6 +118,18 @@ def test_second_moments_are_rescaled_on_demand(optimizer_class, options, name, p
     torch.testing.assert_close(optimizer.state[weight][name], old * factor)
     weight.grad = torch.ones(5)
     optimizer.step()  # the state is still one that torch takes
+
+
+def test_what_adagrad_has_summed_is_rescaled_always():
+    """It never forgets: left as it was, it would be too large for the rest of the run."""
+    weight, optimizer = moved(torch.optim.Adagrad, 6)
+    old = optimizer.state[weight]["sum"].clone()
+    carry_over(optimizer, 1.0, 4.0)
+    torch.testing.assert_close(optimizer.state[weight]["sum"], old / 16.0)
+    assert optimizer.state[weight]["step"].item() == 1.5
+    carry_over(optimizer, 4.0, 1.0, second_moments=True)
+    torch.testing.assert_close(optimizer.state[weight]["sum"], old)
+    assert optimizer.state[weight]["step"].item() == 6.0
 
 
 def test_there_and_back_is_where_it_was():

@@ -39,7 +39,7 @@ GROUPS = {
 FAMILIES = sorted(GROUPS)
 WITH_BETAS = ["adam", "adamw", "lamb", "nadam", "radam", "rmsprop"]
 WITH_HEAVY_BALL = ["rmsprop", "sgd"]
-WITH_NOISE_SHARE = ["adagrad", "adam", "adamw", "nadam", "radam", "rmsprop"]
+WITH_NOISE_SHARE = ["adagrad", "adam", "adamw", "lamb", "lars", "nadam", "radam", "rmsprop"]
 
 
 def close(a, b):
@@ -67,6 +67,9 @@ def ways():
         yield family, {}
         if family in WITH_BETAS:
             yield family, {"beta_form": "linear"}
+        if family == "lamb":
+            yield family, {"beta_form": "constant"}
+            yield family, {"beta_form": "constant", "noise_share": 0.0}
         if family in WITH_HEAVY_BALL:
             yield family, {"momentum_form": "power"}
         if family in WITH_NOISE_SHARE:
@@ -140,7 +143,8 @@ def test_every_value_moves_one_way_with_kappa(family, options, kappa, factor):
         if key in rising:
             assert more[key] >= value
         elif key == "betas":
-            assert all(a > b for a, b in zip(value, more[key], strict=True))
+            kept = options.get("beta_form") == "constant"
+            assert value == more[key] if kept else all(a > b for a, b in zip(value, more[key], strict=True))
         else:
             assert more[key] <= value
     constant = family == "adagrad" and not options
@@ -290,11 +294,26 @@ def test_adagrad_by_its_numbers():
     )
 
 
-def test_the_heuristics_by_their_numbers():
+def test_lamb_and_lars_by_their_numbers():
     lamb = scale_hyperparameters("lamb", ADAM, 4.0)
-    assert lamb == scale_hyperparameters("adam", ADAM, 4.0)
+    assert lamb == scale_hyperparameters("adam", ADAM, 4.0) | {"lr": 4e-3, "weight_decay": 0.02}
+    kept = scale_hyperparameters("lamb", ADAM, 4.0, beta_form="constant")
+    assert kept == {"lr": 2e-3, "betas": (0.9, 0.98), "eps": 0.5e-8, "weight_decay": 0.02}
     lars = scale_hyperparameters("lars", GROUPS["lars"], 4.0)
-    assert lars == GROUPS["lars"] | {"lr": 0.8}
+    assert lars == GROUPS["lars"] | {"lr": 0.4}
+    byol = scale_hyperparameters("lars", GROUPS["lars"], 4.0, noise_share=0.0)
+    assert byol == GROUPS["lars"] | {"lr": 0.8}
+
+
+@settings(max_examples=25)
+@given(share=st.floats(0.0, 1.0), k1=KAPPA, k2=KAPPA)
+def test_lamb_with_constant_betas_composes_at_every_share(share, k1, k2):
+    once = scale_hyperparameters("lamb", ADAM, k1, beta_form="constant", noise_share=share)
+    there = min(1.0, scale_noise_share(share, k1))
+    assert same(
+        scale_hyperparameters("lamb", once, k2, beta_form="constant", noise_share=there),
+        scale_hyperparameters("lamb", ADAM, k1 * k2, beta_form="constant", noise_share=share),
+    )
 
 
 # Options.
@@ -324,7 +343,7 @@ def test_sgd_is_linear_whatever_the_share_of_noise():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_unknown_word_is_an_error_for_every_optimizer(family):
-    with pytest.raises(ValueError, match="'cubic' is neither 'power' nor 'linear'"):
+    with pytest.raises(ValueError, match=r"'cubic' is neither 'power'.* nor '"):
         scale_hyperparameters(family, GROUPS[family], 2.0, beta_form="cubic")
     with pytest.raises(ValueError, match="'kept' is neither 'constant' nor 'power'"):
         scale_hyperparameters(family, GROUPS[family], 2.0, momentum_form="kept")
@@ -416,8 +435,8 @@ class Lars(torch.optim.SGD):
 
 
 def test_optimizers_that_torch_does_not_have_are_known_by_their_name():
-    assert scale_hyperparameters(LAMB, {"lr": 1.0}, 4.0) == {"lr": 2.0}
-    assert scale_hyperparameters(Lars(parameters()), {"lr": 1.0}, 4.0) == {"lr": 4.0}
+    assert scale_hyperparameters(LAMB, {"lr": 1.0}, 4.0) == {"lr": 4.0}
+    assert scale_hyperparameters(Lars(parameters()), {"lr": 1.0}, 4.0) == {"lr": 2.0}
 
 
 def test_adam_with_decoupled_decay_is_adamw():

@@ -12,10 +12,48 @@ import pytest
 import torch
 
 from asr_emapl.scaling import scale_hyperparameters
+from asr_emapl.scaling.progressive import carry_over
 
 PROBLEMS = 1000
 SAMPLES = 2400
 optim = torch.optim
+
+
+class LAMB(optim.Optimizer):
+    """You et al. 2020, from memory: each layer's step as long as its weights, times lr."""
+
+    def __init__(self, params, **group):
+        super().__init__(params, {"eps": 1e-8, "weight_decay": 0.0} | group)
+
+    @torch.no_grad()
+    def step(self):
+        (group,) = self.param_groups
+        (p,) = group["params"]
+        state, (beta1, beta2) = self.state[p], group["betas"]
+        if not state:
+            state |= {"step": 0, "m": torch.zeros_like(p), "v": torch.zeros_like(p)}
+        state["step"] += 1
+        state["m"].lerp_(p.grad, 1.0 - beta1)
+        state["v"].lerp_(p.grad**2, 1.0 - beta2)
+        root = (state["v"] / (1.0 - beta2 ** state["step"])).sqrt() + group["eps"]
+        update = state["m"] / (1.0 - beta1 ** state["step"]) / root + group["weight_decay"] * p
+        p.sub_(group["lr"] * p.norm() / update.norm() * update)
+
+
+class LARS(optim.Optimizer):
+    """You et al. 2017, from memory: each layer's gradient as long as its weights, then a heavy ball."""
+
+    def __init__(self, params, **group):
+        super().__init__(params, {"momentum": 0.9, "weight_decay": 0.0} | group)
+
+    @torch.no_grad()
+    def step(self):
+        (group,) = self.param_groups
+        (p,) = group["params"]
+        gradient = p.grad + group["weight_decay"] * p
+        buffer = self.state[p].setdefault("buffer", torch.zeros_like(p))
+        buffer.mul_(group["momentum"]).add_(gradient * p.norm() / gradient.norm())
+        p.sub_(group["lr"] * buffer)
 
 
 def quadratic(p, noise):
@@ -64,6 +102,11 @@ COURSES = {
         optim.Adagrad,
         {"lr": 0.3, "lr_decay": 4e-4, "initial_accumulator_value": 5e3, "eps": 70.0},
     ),
+    # One layer of as many weights as there are problems.
+    "lamb": (LAMB, {"lr": 3e-3, "betas": (0.9, 0.99)}),
+    "lamb decayed": (LAMB, {"lr": 3e-3, "betas": (0.9, 0.99), "weight_decay": 0.1}),
+    "lars": (LARS, {"lr": 1e-3}),
+    "lars decayed": (LARS, {"lr": 1e-3, "weight_decay": 0.5}),
 }
 
 
@@ -118,6 +161,8 @@ SLOPES = {
     "nadam": (optim.NAdam, {"lr": 1e-3, "betas": (0.9, 0.99), "eps": 1.0, "momentum_decay": 0.1}),
     "radam": (optim.RAdam, {"lr": 1e-3, "betas": (0.9, 0.99), "eps": 1.0}),
     "adagrad": (optim.Adagrad, {"lr": 0.02, "eps": 30.0, "initial_accumulator_value": 500.0}),
+    "lamb": (LAMB, {"lr": 2e-4, "betas": (0.9, 0.99), "eps": 1.0, "weight_decay": 0.1}),
+    "lars": (LARS, {"lr": 2e-5}),
 }
 
 
@@ -135,5 +180,60 @@ def test_the_drift_is_the_same_at_any_share_of_noise(name, share):
     assert drift(scale_hyperparameters(cls, group, 8, noise_share=share), 8) == pytest.approx(
         reference, rel=0.04
     )
-    if name not in ("sgd", "rmsprop centered"):
+    # LAMB's rate is the same at every share, and what eps does to all weights alike is normalised away.
+    if name not in ("sgd", "rmsprop centered", "lamb"):
         assert abs(drift(scale_hyperparameters(cls, group, 8), 8) / reference - 1.0) > 0.15
+
+
+def last_mean(cls, group, kappa, gradient):
+    """The mean weight after 9,600 samples."""
+    return course(cls, group, kappa, gradient, samples=9600, every=9600)[-1, 0].item()
+
+
+def slowly(p, noise):
+    """The quadratic's gradient with hardly any noise."""
+    return p + 0.01 * noise
+
+
+@pytest.mark.parametrize(
+    ("cls", "group", "gradient", "options", "wrong_rate"),
+    [
+        (LAMB, {"lr": 1e-3, "betas": (0.9, 0.99)}, quadratic, {}, 16**-0.5),
+        (LAMB, {"lr": 1e-4, "betas": (0.9, 0.99)}, slowly, {"noise_share": 0.0}, 16**-0.5),
+        (LAMB, {"lr": 1e-3, "betas": (0.9, 0.99)}, quadratic, {"beta_form": "constant"}, 16**0.5),
+        (LARS, {"lr": 2e-4}, quadratic, {}, 16**0.5),
+        (LARS, {"lr": 1e-5}, slowly, {"noise_share": 0.0}, 16**-0.5),
+    ],
+    ids=["lamb noise", "lamb gradient", "lamb constant betas", "lars noise", "lars gradient"],
+)
+def test_lamb_and_lars_at_16_times_the_batch(cls, group, gradient, options, wrong_rate):
+    """Square root or linear: with the other one the weights are elsewhere."""
+    reference = last_mean(cls, group, 1, gradient)
+    scaled = scale_hyperparameters(cls, group, 16, **options)
+    assert 0.05 < reference < 0.6
+    assert last_mean(cls, scaled, 16, gradient) == pytest.approx(reference, abs=0.06)
+    scaled["lr"] *= wrong_rate
+    assert abs(last_mean(cls, scaled, 16, gradient) - reference) > 0.1
+
+
+@pytest.mark.parametrize("per_step", [False, True])
+def test_adagrad_under_a_changing_batch_stays_on_its_course(per_step):
+    """From kappa 1 to 8 half-way, or another kappa at each step: else the sum is 64 times too large."""
+    group, samples = {"lr": 0.1}, 4800
+    kappas = [1, 8] * (samples // 9) if per_step else [1] * (samples // 2) + [8] * (samples // 16)
+
+    def last(carried):
+        generator = torch.Generator().manual_seed(0)
+        p = torch.nn.Parameter(torch.ones(PROBLEMS))
+        optimizer, before = optim.Adagrad([p], **group), 1
+        for kappa in kappas:
+            if carried:
+                carry_over(optimizer, before, kappa)
+            before = kappa
+            p.grad = quadratic(p.detach(), torch.randn(PROBLEMS, generator=generator) / kappa**0.5)
+            optimizer.step()
+        return p.detach().mean().item()
+
+    reference = course(optim.Adagrad, group, 1, samples=samples, every=samples)[-1, 0].item()
+    assert last(True) == pytest.approx(reference, abs=0.03)
+    assert abs(last(False) - reference) > 0.08

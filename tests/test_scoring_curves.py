@@ -25,7 +25,10 @@ def write_run(folder: Path, rates: list[float], models=("student", "teacher"), s
     folder.mkdir(parents=True)
     lines = [{"event": "start", "hours": 0.0}]
     for step, rate in enumerate(rates, start=1):
-        lines.append({"event": "step", "step": step, "hours": step - 0.5, "kind": "labelled", "loss": 1.0})
+        lines.append(
+            {"event": "step", "step": step, "hours": step - 0.5, "kind": "labelled", "loss": 1.0}
+            | {"utterances": 4, "tokens": 20}
+        )
         wer = {f"{m}/{s}": rate + 10.0 * splits.index(s) + (m == "student") for s in splits for m in models}
         lines.append({"event": "validation", "step": step, "hours": float(step), "wer": wer})
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -70,7 +73,6 @@ def test_a_line_half_written_is_passed_over(tmp_path) -> None:
     "line",
     [
         "{",
-        "",
         "3",
         "[]",
         "{}",
@@ -166,7 +168,7 @@ def test_no_runs(tmp_path) -> None:
 
 def test_a_place_that_cannot_be_written(tmp_path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"curves.png: the picture cannot be written"):
+    with pytest.raises(UserError, match=r"curves\.png: cannot be written"):
         draw_curves([("run", write_run(tmp_path / "run", [9.0]))], tmp_path / "file" / "curves.png")
 
 

@@ -152,7 +152,7 @@ def test_speakers_and_durations(tmp_path: Path) -> None:
     assert read_utterances(path) == {"a": Transcript("A", "84", 2.0), "b": Transcript("B")}
     for duration in ('"long"', "NaN", "true"):
         path.write_text(f'{{"id": "a", "text": "A", "duration": {duration}}}\n')
-        with pytest.raises(UserError, match="'duration' is no number of seconds"):
+        with pytest.raises(UserError, match="'duration' is not a number of seconds"):
             read_utterances(path)
 
 
@@ -163,8 +163,8 @@ def test_manifests_of_other_toolkits(tmp_path: Path) -> None:
         {"audio_filepath": "y/a.wav", "duration": 2, "text": "TWO", "speaker": "s"},
     ]
     nemo.write_text("\n".join(map(json.dumps, lines)))
-    assert read_utterances(nemo) == {"a": Transcript("ONE", None, 1.5), "a-2": Transcript("TWO", "s", 2.0)}
-    assert read_transcripts(nemo, role="hypothesis") == {"a": "WON", "a-2": "TWO"}
+    assert read_utterances(nemo) == {"x/a": Transcript("ONE", None, 1.5), "y/a": Transcript("TWO", "s", 2.0)}
+    assert read_transcripts(nemo, role="hypothesis") == {"x/a": "WON", "y/a": "TWO"}
     cut = {
         "id": "c",
         "type": "MonoCut",

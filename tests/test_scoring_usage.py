@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from logged_runs import STEP
 
 from asr_emapl.errors import UserError
 from asr_emapl.scoring import usage as usage_module
@@ -20,7 +21,7 @@ def times(audio: float = 90.0, padded: float = 100.0, **seconds: float) -> dict[
 
 def run(folder: Path, ranks: list[list[dict[str, float]]], dropped: dict[str, int] | None = None) -> Path:
     """Logs with these times, interval by interval, and a step of 10 utterances for each."""
-    steps = [{"event": "step", "utterances": 10, "dropped": dropped or {}} for _ in ranks]
+    steps = [{**STEP, "hours": 1.0, "utterances": 10, "dropped": dropped or {}} for _ in ranks]
     told = [{"step": 1, "hours": 0.1, "hours_per_second": 0.5}]
     (folder / "log.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
     lines = [*told, *({"step": 50, "hours": 1.0, "ranks": of} for of in ranks)]
@@ -97,7 +98,7 @@ def test_no_run_directory(tmp_path):
         ({"shares": {"data": 0.2}}, "data.workers"),
         ({"imbalance": 1.5, "slowest": 3}, "process 3 is the slowest"),
         ({"shares": {"communication": 0.4}}, "batch.seconds"),
-        ({"padding": 0.3}, "batch.jitter"),
+        ({"padding": 0.3}, "batch.shuffle_padding"),
         ({"shares": {"teacher": 0.6, "student": 0.3}}, "device.precision=bf16"),
         ({"shares": {"optimizer": 0.5}}, "batch.seconds"),
         *(({"dropped": {reason: 100}}, remedy) for reason, remedy in REMEDIES.items()),
@@ -105,7 +106,7 @@ def test_no_run_directory(tmp_path):
         ({}, "nothing stands out"),
         ({"shares": {"data": 0.05}, "padding": 0.05, "dropped": {"empty": 5}}, "nothing stands out"),
         # The largest loss comes first.
-        ({"shares": {"data": 0.1}, "padding": 0.3}, "batch.jitter"),
+        ({"shares": {"data": 0.1}, "padding": 0.3}, "batch.shuffle_padding"),
         # Who waits for the slowest is told of the slowest.
         ({"imbalance": 1.5, "shares": {"communication": 0.33}}, "is the slowest"),
     ],
@@ -115,12 +116,14 @@ def test_what_to_change_first(fields, remedy):
 
 
 def test_skipped_steps_are_counted_by_what_was_wrong(tmp_path):
-    steps = [
-        {"event": "step", "utterances": 10, "taken": True},
-        {"event": "step", "utterances": 10, "taken": False},
-        {"event": "step", "utterances": 0, "taken": False, "dropped": {"unalignable": 10}},
-        {"event": "step", "utterances": 0, "taken": False, "dropped": {"undecodable": 10}},
+    always = {"event": "step", "step": 1, "hours": 0.1, "kind": "labelled", "loss": 1.0, "tokens": 9}
+    outcomes = [
+        {"utterances": 10, "taken": True},
+        {"utterances": 10, "taken": False},
+        {"utterances": 0, "taken": False, "dropped": {"unalignable": 10}},
+        {"utterances": 0, "taken": False, "dropped": {"undecodable": 10}},
     ]
+    steps = [always | outcome for outcome in outcomes]
     folder = run(tmp_path, [[times(student=1.0)]])
     (folder / "log.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
     found = read_usage(folder)

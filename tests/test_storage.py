@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from loopback import Loopback, loopback
 
 from asr_emapl import storage
+from asr_emapl.errors import UnreachableError
 
 CONTENT = bytes(range(256)) * 4
 
@@ -111,6 +114,71 @@ def test_whatever_a_url_raises_is_an_oserror(monkeypatch: pytest.MonkeyPatch) ->
     pauses: list[float] = []
     monkeypatch.setattr(type(fsspec.filesystem("memory")), "cat_file", refuse)
     monkeypatch.setattr("time.sleep", pauses.append)
-    with pytest.raises(OSError, match="RefusedError: no"):
+    with pytest.raises(UnreachableError, match="RefusedError: no"):
         storage.read("memory://a")
-    assert (len(calls), pauses) == (3, [1.0, 5.0])
+    assert (len(calls), pauses) == (5, [1.0, 5.0, 15.0, 45.0])
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr(storage, "_PAUSES_S", (0.0, 0.0))
+    with loopback() as running:
+        running.files["/a"] = CONTENT
+        yield running
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """Where nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+def ask(url: str, action: str) -> object:
+    return storage.size(url) if action == "size" else storage.read(url)
+
+
+@pytest.mark.parametrize("action", ["size", "read"])
+@pytest.mark.parametrize("status", [404, 410])
+def test_what_a_server_does_not_have_is_absent(server: Loopback, action: str, status: int) -> None:
+    """At once: asking again would not help."""
+    server.status_after = (0, status)
+    if action == "size":
+        assert storage.size(f"{server.url}/a") is None
+    else:
+        with pytest.raises(FileNotFoundError):
+            storage.read(f"{server.url}/a")
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("action", ["size", "read"])
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+def test_a_server_that_fails_is_asked_again_and_then_unreachable(
+    server: Loopback, action: str, status: int
+) -> None:
+    server.first_statuses = [status, status]
+    assert ask(f"{server.url}/a", action) in (CONTENT, len(CONTENT))
+    assert len(server.requests) == 3
+    server.status_after = (3, status)
+    with pytest.raises(UnreachableError, match=f"{server.url}/a: host {server.url[7:]} .*{status}"):
+        ask(f"{server.url}/a", action)
+    assert len(server.requests) == 6
+
+
+@pytest.mark.parametrize("action", ["size", "read"])
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refusal_is_neither(server: Loopback, action: str, status: int) -> None:
+    server.status_after = (0, status)
+    with pytest.raises(OSError, match=f"the server answers {status}") as caught:
+        ask(f"{server.url}/a", action)
+    assert not isinstance(caught.value, UnreachableError | FileNotFoundError)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("action", ["size", "read"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "name.invalid"])
+def test_nobody_who_answers_is_not_an_absent_file(server, closed_port: int, action: str, host: str) -> None:
+    with pytest.raises(UnreachableError, match=f"host {host}:{closed_port} .*tried 3 times"):
+        ask(f"http://user:secret@{host}:{closed_port}/a", action)

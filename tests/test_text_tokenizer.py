@@ -194,9 +194,9 @@ def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (b"", "JSON expected"),
-        (b"\xff\xfe", "JSON expected"),
-        (b"[]", "unknown kind None"),
+        (b"", "not JSON"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"[]", "not a JSON object"),
         (b'{"kind": "words"}', "unknown kind 'words'"),
         (b'{"kind": "letters"}', "no text entry 'alphabet'"),
         (b'{"kind": "letters", "alphabet": "AB", "fingerprint": "00"}', "damaged, or edited"),
@@ -211,7 +211,7 @@ def test_broken_files_are_errors_that_name_the_file(content: bytes, what: str, t
     path.write_bytes(content)
     with pytest.raises(UserError, match=what) as error:
         load_tokenizer(path)
-    assert str(error.value).startswith(f"{path}: ")
+    assert str(error.value).startswith(f"{path}:")
 
 
 def test_missing_file_is_an_error(tmp_path: Path) -> None:

@@ -26,7 +26,12 @@ def state(step: int = 1) -> checkpoint.State:
         "student": {"weight": torch.arange(50.0) + step},
         "teacher": {"module": {"weight": torch.arange(50.0)}, "audio": 12.5, "half_life": 3600.0},
         "tokenizer": {"kind": "letters"},
-        "config": {"hours": 1.0, "data": {"labelled": ["a"]}},
+        "config": {
+            "hours": 1.0,
+            "data": {"labelled": ["a"]},
+            "model": {"target": "asr_emapl.models.transformer:TransformerCtc", "options": {"dim": 8}},
+            "optimizer": {"name": "adamw"},
+        },
         "step": step,
     }
 
@@ -115,7 +120,7 @@ def test_the_name_appears_only_when_all_is_on_the_disk(tmp_path, monkeypatch):
 
 def test_a_part_in_the_folder_is_no_checkpoint(tmp_path):
     """As a process killed while it saved leaves one."""
-    (tmp_path / ".step-000000009.pt.123.part").write_bytes(b"half")
+    (tmp_path / f".step-000000009.pt.{'1' * 32}.partial").write_bytes(b"half")
     assert CheckpointFolder(tmp_path, 2).newest() is None
 
 

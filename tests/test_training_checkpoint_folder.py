@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from asr_emapl.training import checkpoint_folder
 from asr_emapl.training.checkpoint import load
-from asr_emapl.training.checkpoint_folder import CheckpointFolder
+from asr_emapl.training.checkpoint_folder import CheckpointConfig, CheckpointFolder
 
 
 def state(step: int) -> dict:
     return {
         "student": {},
-        "teacher": {},
+        "teacher": {"module": {}, "audio": 0.0},
         "tokenizer": {},
-        "config": {},
+        "config": {"model": {"target": "a:B", "options": {}}, "optimizer": {"name": "sgd"}},
         "weight": torch.ones(3),
         "step": step,
     }
@@ -73,6 +73,41 @@ def test_a_torn_one_passed_over_does_not_push_out_the_good_one(tmp_path):
     assert steps(tmp_path) == [7]
 
 
+def test_one_that_turns_out_to_be_the_best_takes_the_place_of_the_best_before(tmp_path):
+    folder = CheckpointFolder(tmp_path, keep=1)
+    folder.write(1, state(1), rate=50.0)
+    folder.write(2, state(2))
+    assert steps(tmp_path) == [1, 2]
+    folder.choose(2, 40.0)
+    assert (steps(tmp_path), best(tmp_path)) == ([2], 2)
+    # That is stored in the next one only; one that was removed as no longer the best is none.
+    again = CheckpointFolder(tmp_path, keep=1)
+    found = again.newest()
+    assert found is not None
+    again.go_on_from(found[1])
+    assert again.lowest(45.0)
+    again.choose(2, 45.0)
+    again.write(3, state(3))
+    assert load(tmp_path / "step-000000003.pt")["kept"] == {"best": 2, "rate": 45.0, "for_good": []}
+    assert (steps(tmp_path), best(tmp_path)) == ([2, 3], 2)
+
+
+@pytest.mark.parametrize(
+    ("best_by", "rate"),
+    [("mean", 20.0), ("clean", 10.0), ("other", 30.0), ("lost", None), (None, None)],
+)
+def test_what_decides_is_the_teachers(best_by, rate):
+    rates = {"student/clean": 1.0, "teacher/clean": 10.0, "student/other": 1.0, "teacher/other": 30.0}
+    config = CheckpointConfig(best_by=best_by)
+    assert config.decisive(rates, ["clean", "other"]) == rate
+
+
+def test_a_mean_over_fewer_splits_decides_nothing():
+    config = CheckpointConfig()
+    assert config.decisive({"teacher/clean": 10.0}, ["clean", "other"]) is None
+    assert config.decisive({}, []) is None
+
+
 def test_a_failed_write_changes_nothing_and_leaves_nothing(tmp_path, monkeypatch):
     folder = CheckpointFolder(tmp_path, keep=1)
     folder.write(1, state(1), rate=50.0)
@@ -91,7 +126,7 @@ def test_a_failed_write_changes_nothing_and_leaves_nothing(tmp_path, monkeypatch
 
 
 def test_a_killed_writers_leftovers_go(tmp_path):
-    (tmp_path / ".step-000000001.pt.77.part").write_bytes(b"half")
+    (tmp_path / f".step-000000001.pt.{'7' * 32}.partial").write_bytes(b"half")
     CheckpointFolder(tmp_path, 1).write(2, state(2))
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000002.pt"]
 

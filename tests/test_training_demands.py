@@ -16,6 +16,7 @@ from torch import nn
 
 from asr_emapl.data.manifest import Utterance, write_manifest
 from asr_emapl.errors import UserError
+from asr_emapl.models.target import USERS_OWN
 from asr_emapl.text.tokenizer import LetterTokenizer
 from asr_emapl.training.demands import alignment, read_demands
 from asr_emapl.training.step import alignable
@@ -86,7 +87,7 @@ def tiny_model(config):
 def test_a_model_that_looks_at_its_weights(corpus):
     config = tiny_config(corpus, "model.target=test_training_demands:LooksAtItsWeights", "model.options={}")
     config.model.options = {}
-    fits = alignment(config, LetterTokenizer())
+    fits = alignment(config, LetterTokenizer(), USERS_OWN)
     # One second is 98 frames in and 7 out.
     assert fits([Utterance("a", "/a", 1.0, "SEVENTH"), Utterance("b", "/b", 1.0, "EIGHTHLY")]) == [
         True,

@@ -112,6 +112,40 @@ def test_a_stopped_process_is_named_and_ends_the_run(corpus, tmp_path):
     assert "/asr_emapl/" not in launch.text  # no traceback but torchrun's own
 
 
+DIES_ONCE = """
+import os
+from asr_emapl.training.watch import Watch
+from asr_emapl.training.world import DeviceConfig, World
+
+world = World.join(DeviceConfig(name="cpu"))
+with Watch(world, 600.0):
+    world.meet()
+    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and world.rank == 1:
+        os._exit(3)
+    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "1":
+        assert world.sum([1.0]) == [2.0]
+        print("together", flush=True)
+    world.meet()
+world.leave()
+"""
+
+
+@pytest.mark.parametrize("meet", ["--standalone", "--master-port={}"])
+def test_restarts_on_one_node_need_no_environment(tmp_path, free_port, meet):
+    """Whichever way torchrun's processes meet: by default torchrun keeps what those before had told."""
+    script = tmp_path / "dies_once.py"
+    script.write_text(DIES_ONCE)
+    command = [sys.executable, "-m", "torch.distributed.run", meet.format(free_port), "--nproc-per-node=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "0"}
+    done = subprocess.run(
+        [*command, "--max-restarts=1", "--monitor-interval=0.1", str(script)],
+        capture_output=True, text=True, env=environment, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("together") == 2
+    assert "warning" not in done.stdout
+
+
 FAILS = """
 import sys
 from asr_emapl.errors import UserError

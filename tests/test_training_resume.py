@@ -210,7 +210,9 @@ def test_what_is_hashed_is_ids_and_lengths_in_their_order():
 
 
 POSITION = MixPosition(
-    labelled=BlendPosition((Position(2, 1, 500, 9000), Position(1, 0, 7, 800)), (1.0, 2.0)),
+    labelled=BlendPosition(
+        (Position(2, 1, 500, 9000, 0, 60, ((30, 900),)), Position(1, 0, 7, 800)), (1.0, 2.0)
+    ),
     unlabelled=BlendPosition((Position(3, 2, 5, 70),), (1.0,)),
 )
 
@@ -219,14 +221,15 @@ POSITION = MixPosition(
 def test_changed_corpora_start_a_pass_and_the_others_stay(changed):
     before = {"labelled": ["a", "b"], "unlabelled": ["c"]}
     now = {"labelled": [f"{h}{'x' * (i in changed)}" for i, h in enumerate("ab")], "unlabelled": ["c"]}
-    position, notes = require_contents(before, now, POSITION, allowed=True)
+    position, held, notes = require_contents(before, now, POSITION, allowed=True)
+    assert held == now
     assert len(notes) == bool(changed)
     assert position.unlabelled == POSITION.unlabelled
     assert position.labelled.weights == POSITION.labelled.weights
     for number, (old, new) in enumerate(
         zip(POSITION.labelled.corpora, position.labelled.corpora, strict=True)
     ):
-        begun = replace(old, epoch=old.epoch + 1, chapter=0, samples=0)
+        begun = replace(old, epoch=old.epoch + 1, chapter=0, samples=0, earlier=())
         assert new == (begun if number in changed else old)
 
 
@@ -241,7 +244,7 @@ def test_changed_corpora_start_a_pass_and_the_others_stay(changed):
     ],
 )
 def test_corpora_that_come_or_go_change_no_place(before, now):
-    assert require_contents(before, now, POSITION, allowed=False) == (POSITION, [])
+    assert require_contents(before, now, POSITION, allowed=False) == (POSITION, before | now, [])
 
 
 def test_a_setting_that_a_checkpoint_does_not_know_is_absent(corpus, trained):

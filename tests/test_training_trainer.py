@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
@@ -430,7 +431,7 @@ def test_a_run_without_its_last_checkpoint_is_no_success(corpus, tmp_path, monke
     monkeypatch.setattr(checkpoint_folder, "save", full)
     with pytest.raises(UserError, match=r"last checkpoint, of step .* \(No space left"):
         train(tiny_config(corpus, f"run_dir={tmp_path}", "hours=0.004", "validation.every_hours=0"))
-    assert list((tmp_path / "checkpoints").iterdir()) == []
+    assert list((tmp_path / "checkpoints").glob("*")) == []
 
 
 def test_checkpoints_for_good_are_an_interval_of_audio_apart(corpus, tmp_path):
@@ -540,7 +541,8 @@ def test_a_schedule_goes_by_the_runs_own_clock(corpus, tmp_path):
     half_lives = {}
     for name in ("seed", "fresh"):
         steps = [line for line in read_log(tmp_path / name) if line["event"] == "step"]
-        half_lives[name] = [steps[0]["rho"], steps[-1]["rho"]]
+        # The last step may begin so near the end that rho is 1.
+        half_lives[name] = [steps[0]["rho"], steps[-2]["rho"]]
     assert half_lives["fresh"][0] < 0.85 < half_lives["fresh"][1] < 1.0
     assert half_lives["seed"][1] < 1.0
     rising = [s["rho"] for s in read_log(tmp_path / "fresh") if s["event"] == "step"]
@@ -548,7 +550,9 @@ def test_a_schedule_goes_by_the_runs_own_clock(corpus, tmp_path):
     # A nominal step of 6 s: rho and the half-life say the same.
     for line in read_log(tmp_path / "fresh"):
         if line["event"] == "step":
-            assert line["rho"] == pytest.approx(0.5 ** (6.0 / 3600.0 / line["half_life_hours"]))
+            # Infinite at the end, which JSON does not have.
+            half_life = math.inf if line["half_life_hours"] is None else line["half_life_hours"]
+            assert line["rho"] == pytest.approx(0.5 ** (6.0 / 3600.0 / half_life))
 
 
 def test_a_later_batch_without_an_answer_is_refused_at_once(corpus, tmp_path):

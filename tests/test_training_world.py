@@ -119,11 +119,10 @@ def test_gpus_meet_by_nccl_and_their_hosts_by_gloo(gpus, monkeypatch):
     gpus(2)
     asked = {}
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(world_module, "meeting", lambda name, timeout: None)
     monkeypatch.setattr(
-        world_module.dist, "init_process_group", lambda name, timeout: asked.update({name: timeout})
+        world_module.dist, "init_process_group", lambda name, timeout, **_: asked.update({name: timeout})
     )
-    monkeypatch.setattr(world_module.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(world_module.dist, "get_rank", lambda: 1)
     for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     world = World.join(DeviceConfig(name="cuda", timeout_seconds=0.0))
@@ -131,6 +130,18 @@ def test_gpus_meet_by_nccl_and_their_hosts_by_gloo(gpus, monkeypatch):
     ((backend, timeout),) = asked.items()
     assert backend == "cpu:gloo,cuda:nccl"
     assert timeout.days > 300
+
+
+@pytest.mark.parametrize(("on_this_node", "warned"), [("1", True), ("2", False)])
+def test_restarts_over_several_nodes_need_another_rendezvous(monkeypatch, capsys, on_this_node, warned):
+    monkeypatch.setattr(world_module, "meeting", lambda name, timeout: None)
+    monkeypatch.setattr(world_module.dist, "init_process_group", lambda *_, **__: None)
+    environment = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": on_this_node}
+    environment |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_MAX_RESTARTS": "3"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    World.join(DeviceConfig(name="cpu"))
+    assert ("--rdzv-backend c10d --rdzv-endpoint HOST:PORT" in capsys.readouterr().out) == warned
 
 
 def test_alone_under_torchrun_the_group_is_left(monkeypatch):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -16,9 +17,10 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from asr_emapl import storage
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.source import Source
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UnreachableError, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -76,8 +78,8 @@ def read_audio(
 ) -> torch.Tensor:
     """A mono waveform, float32 [samples] at `sample_rate`; integer formats are scaled to -1..1.
 
-    Channels are averaged; a file of another sample rate is resampled. Floating-point samples beyond -1..1
-    stay as they are.
+    Channels are averaged unless the source names one; a file of another sample rate is resampled.
+    Floating-point samples beyond -1..1 stay as they are.
 
     Args:
         audio: path or URL of the audio file, or where in a shard it is.
@@ -164,23 +166,31 @@ def _source(audio: str | Path | Source) -> Source:
     return audio if isinstance(audio, Source) else Source(str(audio))
 
 
-def _open(source: Source) -> soundfile.SoundFile:
-    """The source, opened, with at least one sample by its header; UserError otherwise."""
+@contextmanager
+def _open(source: Source) -> Iterator[soundfile.SoundFile]:
+    """The source, opened, with at least one sample by its header; UserError otherwise.
+
+    UnreachableError also where reading in the context failed for want of a server.
+    """
     try:
         file = source.open()
         if isinstance(file, str):
             # libsndfile would say "System error", whatever is wrong.
-            if Path(file).is_dir():
-                raise UserError(f"{source}: is a folder (name the audio files in it)")
-            if not Path(file).is_file():
-                raise FileNotFoundError(file)
-            Path(file).open("rb").close()
+            storage.open_file(file).close()
+    except IsADirectoryError:
+        raise UserError(f"{source}: is a folder (name the audio files in it)") from None
+    except UnreachableError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{source}: no such audio file (mend the path, or fetch the file)") from None
     # ValueError: a NUL in the path.
     except (OSError, ValueError) as error:
         raise UserError(f"{source}: cannot be read: {error} (name a readable file)") from error
-    return open_audio(file, source)
+    try:
+        with open_audio(file, source) as opened:
+            yield opened
+    finally:
+        source.check(file)
 
 
 def _is_cut_riff(path: str | Path) -> bool:
@@ -234,8 +244,23 @@ def _decoded(
 
 
 def _mono(source: Source, x_TC: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The mean of the channels, [samples]; UserError if a sample is no number."""
-    mono: NDArray[np.float32] = x_TC[:, 0] if x_TC.shape[1] == 1 else x_TC.mean(axis=1)
+    """The channel that is meant, or the mean of all, [samples].
+
+    Raises:
+        UserError: there is no such channel, or a sample is not a number.
+    """
+    channels = x_TC.shape[1]
+    mono: NDArray[np.float32]
+    if source.channel is not None:
+        if source.channel >= channels:
+            raise UserError(
+                f"{source}: has {channels} channel{'s' * (channels > 1)}, but channel {source.channel} "
+                "was asked for (channels are counted from 0; correct the manifest)"
+            )
+        # Strided memory would slow down all that follows.
+        mono = np.ascontiguousarray(x_TC[:, source.channel])
+    else:
+        mono = x_TC[:, 0] if channels == 1 else x_TC.mean(axis=1)
     # A sum of finite samples is finite, unless they are absurd; looking at each takes longer than adding.
     if not math.isfinite(float(mono.sum())) and not np.isfinite(mono).all():
         raise UserError(

@@ -39,9 +39,14 @@ class FrameCount:
 
 
 class LogMel(nn.Module):
-    """Waveforms to log-mel, each utterance normalised to mean 0 and variance 1 a band over its own frames.
+    """Waveforms to log-mel, each utterance normalised to mean 0 and variance 1 per band over its own frames.
 
-    No frame sees a sample beyond its utterance, so padding and company in the batch change nothing.
+    No frame sees a sample beyond its utterance, so the output does not depend on padding or on the other
+    utterances in the batch.
+
+    These are not Kaldi's fbank features: the mel scale and the area normalisation of the filters are
+    Slaney's, the window is Hann's, and there is no pre-emphasis, dither or removal of the mean of a frame. A
+    model that was trained on Kaldi's features cannot be used with them.
     """
 
     def __init__(self, config: FeatureConfig | None = None) -> None:

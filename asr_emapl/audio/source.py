@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from asr_emapl import storage
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UnreachableError, UserError
 
 # What is longer is sought in instead of read: recordings of many minutes, of which an utterance is a part.
 _WHOLE_BYTES = 4 << 20
@@ -33,11 +33,13 @@ class Source:
         place: path or URL of the file, or of the shard that it is in.
         byte_range: where in the shard; None: it is no shard.
         name: the utterance, for messages about a shard.
+        channel: the one that is meant, counted from 0; None: the mean of all.
     """
 
     place: str
     byte_range: ByteRange | None = None
     name: str = ""
+    channel: int | None = None
 
     def __str__(self) -> str:
         return self.place if self.byte_range is None else f"{self.place}: utterance {self.name}"
@@ -46,10 +48,11 @@ class Source:
         """What soundfile can open: a path, or the bytes themselves.
 
         In a shard, up to 4 MiB are read at once and checked; more are read as they are asked for, unchecked.
+        libsndfile, which asks for them, has no errors of reading: `check` raises what went wrong meanwhile.
 
         Raises:
             UserError: the bytes are not those that were packed.
-            OSError: they cannot be read.
+            OSError: they cannot be read; UnreachableError: for want of a server.
         """
         if self.byte_range is None and not storage.is_url(self.place):
             return self.place
@@ -82,6 +85,13 @@ class Source:
             )
         return content
 
+    @staticmethod
+    def check(file: str | BinaryIO) -> None:
+        """Raise the UnreachableError, if any, that reading from what `open` returned has ended with."""
+        window = getattr(file, "raw", None)
+        if isinstance(window, _Window) and window.failure is not None:
+            raise window.failure
+
     def _packed(self, part: ByteRange) -> bytes | None:
         content = storage.read(self.place, part.start, part.length)
         return content if len(content) == part.length and zlib.crc32(content) == part.crc32 else None
@@ -92,6 +102,7 @@ class _Window(io.RawIOBase):
 
     def __init__(self, place: str, start: int, length: int) -> None:
         self._place, self._start, self._length, self._position = place, start, length, 0
+        self.failure: UnreachableError | None = None
 
     def readable(self) -> bool:
         return True
@@ -109,9 +120,13 @@ class _Window(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         wanted = min(len(buffer), self._length - self._position)
-        if wanted <= 0:
+        if wanted <= 0 or self.failure is not None:
             return 0
-        piece = storage.read(self._place, self._start + self._position, wanted)
+        try:
+            piece = storage.read(self._place, self._start + self._position, wanted)
+        except UnreachableError as error:  # raised in libsndfile's callback, it would be printed and lost
+            self.failure = error
+            return 0
         buffer[: len(piece)] = piece
         self._position += len(piece)
         return len(piece)

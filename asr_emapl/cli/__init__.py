@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from asr_emapl import __version__
 from asr_emapl.cli import data, decoding, prepare, report, scoring, training
 from asr_emapl.errors import UserError
+from asr_emapl.terminal import warn
 
 app = typer.Typer(
     help="Semi-supervised speech recognition whose training does not change with the batch size.",
@@ -29,15 +31,57 @@ for room in (data, training, decoding, scoring, report):
 
 
 def main() -> None:
-    """Entry point: errors that the user can mend are one line and exit status 2."""
+    """Entry point: an error that the user can fix is one line and exit status 2.
+
+    So are a full disk and full memory. A reader of the output that ends first (`| head`) is exit status 1.
+    """
+    _prepare_streams()
     try:
-        app()
+        try:
+            app()
+        finally:
+            # At the interpreter's end it would be too late to say why the output cannot be written.
+            sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error))
+    except BrokenPipeError:
+        _discard_output()
+        sys.exit(1)
+    except OSError as error:
+        _discard_output()
+        _fail(f"{error.filename or 'the output'}: {error.strerror or error}")
+    except MemoryError:
+        _fail("there is not enough memory for this input")
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        warn("interrupted")
         sys.exit(130)
+
+
+def _fail(message: str) -> NoReturn:
+    warn(f"error: {message}")
+    sys.exit(2)
+
+
+def _prepare_streams() -> None:
+    """Have output that a terminal's encoding lacks escaped, and closed streams lead nowhere."""
+    # In the order of their numbers: a file that a command opens would get the number of a closed stream.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115
+        elif mode == "w" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _discard_output() -> None:
+    """Nothing more can be written: without this, the interpreter would complain of the rest at its end."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 @app.callback(invoke_without_command=True)

@@ -10,7 +10,11 @@ from typing import Annotated
 
 import typer
 
+from asr_emapl.cli.options import count, non_negative, positive, workers_option
+from asr_emapl.cli.trust import TrustOption
 from asr_emapl.errors import UserError
+from asr_emapl.outputs import check_outputs
+from asr_emapl.terminal import say, say_written, warn
 
 commands = typer.Typer()
 
@@ -19,7 +23,7 @@ commands = typer.Typer()
 def tokenizer(
     out: Annotated[Path, typer.Option(help="File to write (JSON).")],
     kind: Annotated[str, typer.Option(help="letters, unigram or bpe.")] = "letters",
-    size: Annotated[int, typer.Option(help="Vocabulary size with the blank (unigram, bpe).")] = 1024,
+    size: Annotated[int, count("Vocabulary size with the blank (unigram, bpe).", least=3)] = 1024,
     manifest: Annotated[list[Path] | None, typer.Option(help="Texts to train on; may be repeated.")] = None,
 ) -> None:
     """Make the tokenizer: letters, or SentencePiece trained on the transcripts of manifests.
@@ -29,6 +33,7 @@ def tokenizer(
     from asr_emapl.data.manifest import read_manifest
     from asr_emapl.text.tokenizer import LetterTokenizer, SentencePieceTokenizer, Tokenizer, save_tokenizer
 
+    check_outputs([out], manifest or [])
     made: Tokenizer
     if kind == "letters":
         made = LetterTokenizer()
@@ -40,7 +45,7 @@ def tokenizer(
     else:
         raise UserError(f"--kind {kind!r} is none of letters, unigram, bpe")
     save_tokenizer(out, made)
-    print(f"{out}: {made!r}")
+    say_written(out, f"{out}: {made!r}")
 
 
 @commands.command()
@@ -52,10 +57,8 @@ def shard(
     codec: Annotated[
         str, typer.Option(help="as-is; or flac or opus, which cut utterances out, at 16 kHz, mono.")
     ] = "as-is",
-    shard_mib: Annotated[
-        float, typer.Option(help="A shard ends with the file that fills it to this.")
-    ] = 512.0,
-    workers: Annotated[int, typer.Option(help="Files read and encoded at the same time.")] = 2,
+    shard_mib: Annotated[float, positive("A shard ends with the file that fills it to this.")] = 512.0,
+    workers: Annotated[int, workers_option("Files read and encoded at the same time.")] = 2,
 ) -> None:
     """Pack a manifest's audio into tar files, of which a run reads ranges of bytes. The same again goes on.
 
@@ -63,19 +66,20 @@ def shard(
     """
     from asr_emapl.data.shards import ShardConfig, pack
 
-    packed = pack(manifest, out, ShardConfig(codec, shard_mib, workers), say=print)
-    print(f"{packed.manifest}: {packed.utterances} utterances in {len(packed.shards)} shards")
+    packed = pack(manifest, out, ShardConfig(codec, shard_mib, workers), say=say)
+    say(f"{packed.manifest}: {packed.utterances} utterances in {len(packed.shards)} shards")
 
 
 @commands.command()
 def inspect(
     manifests: Annotated[list[Path], typer.Argument(help="Manifests, for example of train and dev.")],
     config: Annotated[Path | None, typer.Option(help="YAML of a run: its limits, batch, model.")] = None,
-    batch_seconds: Annotated[float | None, typer.Option(help="In place of the config's batch.")] = None,
+    batch_seconds: Annotated[float | None, positive("In place of the config's batch.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="In place of the config's, or of letters.")] = None,
     png: Annotated[Path | None, typer.Option(help="Picture of the lengths to write.")] = None,
     audio: Annotated[bool, typer.Option("--audio", help="Open the headers of the audio too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    trust: TrustOption = None,
 ) -> None:
     """What manifests hold, how they fill batches, and what to fix before training on them.
 
@@ -90,7 +94,9 @@ def inspect(
     from asr_emapl.data.manifest import read_manifest
     from asr_emapl.training.demands import read_demands
 
-    demands = read_demands(config, tokenizer, batch_seconds)
+    if png is not None:
+        check_outputs([png], [*manifests, config, tokenizer])
+    demands = read_demands(config, tokenizer, batch_seconds, trust or ())
     # Hundreds of thousands of objects, none of them garbage: looking for it would take a third of the time.
     gc.disable()
     try:
@@ -112,12 +118,12 @@ def inspect(
 def segment(
     sources: Annotated[list[Path], typer.Argument(help="Audio files, folders of them, manifests.")],
     out: Annotated[Path, typer.Option(help="Manifest to write.")],
-    min_seconds: Annotated[float, typer.Option(help="Leave out what makes less than this.")] = 1.0,
-    target_seconds: Annotated[float, typer.Option(help="Cut what is longer, to about this length.")] = 12.0,
-    max_seconds: Annotated[float, typer.Option(help="No utterance is longer.")] = 24.0,
-    pause_seconds: Annotated[float, typer.Option(help="A longer pause always ends an utterance.")] = 1.0,
-    edge_seconds: Annotated[float, typer.Option(help="Silence to keep before and after speech.")] = 0.2,
-    workers: Annotated[int, typer.Option(help="Processes, each with one recording at a time.")] = 1,
+    min_seconds: Annotated[float, non_negative("Leave out what makes less than this.")] = 1.0,
+    target_seconds: Annotated[float, positive("Cut what is longer, to about this length.")] = 12.0,
+    max_seconds: Annotated[float, positive("No utterance is longer.")] = 24.0,
+    pause_seconds: Annotated[float, non_negative("A longer pause always ends an utterance.")] = 1.0,
+    edge_seconds: Annotated[float, non_negative("Silence to keep before and after speech.")] = 0.2,
+    workers: Annotated[int, workers_option("Processes, each with one recording at a time.")] = 1,
 ) -> None:
     """Cut long recordings into utterances where nobody speaks; the audio stays as it is.
 
@@ -132,8 +138,10 @@ def segment(
     from asr_emapl.data.manifest import write_manifest
     from asr_emapl.data.recordings import cut_recordings, find_recordings, summary
 
+    check_outputs([out], sources)
     limits = SegmentConfig(min_seconds, max_seconds, target_seconds, pause_seconds, edge_seconds)
     recordings = find_recordings(sources)
+    check_outputs([out], {recording.audio for recording in recordings})
     progress = Console(stderr=True)
     cuts = list(
         track(
@@ -146,8 +154,8 @@ def segment(
     )
     faults = [cut.fault for cut in cuts if cut.fault]
     for fault in faults:
-        print(f"left out: {fault}", file=sys.stderr)
+        warn(f"left out: {fault}")
     write_manifest(out, [utterance for cut in cuts for utterance in cut.utterances])
-    print(f"{out}: {summary(cuts)}")
+    say_written(out, f"{out}: {summary(cuts)}")
     if faults:
         raise typer.Exit(1)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from asr_emapl.cli.options import finite, non_negative, positive
+from asr_emapl.cli.trust import TrustOption
 from asr_emapl.errors import UserError
+from asr_emapl.outputs import check_outputs, run_files
+from asr_emapl.terminal import print_table, say, say_written, warn
 
 if TYPE_CHECKING:
+    from asr_emapl.data.manifest import Utterance
     from asr_emapl.decoding.beam import BeamConfig, BeamSearch
     from asr_emapl.decoding.recognizer import Recognizer
     from asr_emapl.decoding.tuning import GridPoint
@@ -28,6 +32,7 @@ _Lexicon = Annotated[
     str,
     typer.Option(help="Words that may be written: a list, or an ARPA file. Without it, --lm is of tokens."),
 ]
+_Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 
 
 @commands.command()
@@ -37,20 +42,25 @@ def decode(
     out: Annotated[Path, typer.Option(help="Hypotheses (JSONL).")],
     model: _Model = "teacher",
     device: _Device = "auto",
-    max_seconds: Annotated[float, typer.Option(help="Padded seconds of audio in one batch.")] = 120.0,
+    max_seconds: Annotated[float, non_negative("Padded seconds of audio in one batch.")] = 120.0,
     beam: Annotated[int, typer.Option(help="Hypotheses of a beam search; 0: greedy.")] = 0,
     lm: _Lm = "",
     lexicon: _Lexicon = "",
-    lm_weight: Annotated[float, typer.Option(help="Of the language model.")] = 1.0,
-    word_bonus: Annotated[float, typer.Option(help="For each word.")] = 0.0,
+    lm_weight: Annotated[float, finite("Of the language model.")] = 1.0,
+    word_bonus: Annotated[float, finite("For each word.")] = 0.0,
     lm_config: Annotated[
         Path | None, typer.Option(help="What tune-lm wrote, in place of the five above.")
     ] = None,
+    overwrite: _Overwrite = False,
+    trust: TrustOption = None,
 ) -> None:
     """Transcribe a manifest with a checkpoint, greedily or by beam search.
 
+    Exits with 1 if some audio could not be decoded: it has no hypothesis; the others are written.
+
     Example: `asr-emapl decode --checkpoint runs/mini --manifest data/dev-clean.jsonl --out hyp.jsonl`
     """
+    from asr_emapl.cli.left_out import LeftOutList
     from asr_emapl.data.manifest import read_manifest
     from asr_emapl.decoding.beam import BeamConfig
     from asr_emapl.decoding.tuning import read_config
@@ -64,15 +74,21 @@ def decode(
     if beam:
         config = BeamConfig(beam, lm, lexicon, lm_weight, word_bonus)
     utterances = read_manifest(manifest)
-    recognizer = _recognizer(checkpoint, model, device)
+    read = [manifest, lm_config, *_model_files(checkpoint, config), *_audio(utterances)]
+    check_outputs([out], read, overwrite=overwrite)
+    recognizer = _recognizer(checkpoint, model, device, trust)
+    left_out = LeftOutList()
     if config is None:
-        texts = {h.id: h.text for h in recognizer(utterances, max_seconds)}
+        texts = {h.id: h.text for h in recognizer(utterances, max_seconds, left_out)}
     else:
         search = _search(recognizer.tokenizer, config)
-        batches = recognizer.posteriors(utterances, max_seconds)
+        batches = recognizer.posteriors(utterances, max_seconds, left_out)
         texts = {id_: search.text(x_TV) for batch in batches for id_, x_TV in batch.each()}
-    write_hypotheses(out, {u.id: texts[u.id] for u in utterances})
-    print(f"{out}: {len(texts)} utterances")
+    left_out.require_some(utterances)
+    write_hypotheses(out, {u.id: texts[u.id] for u in utterances if u.id in texts})
+    say_written(out, f"{out}: {len(texts)} utterances")
+    if left_out.tell():
+        raise typer.Exit(1)
 
 
 @commands.command()
@@ -84,7 +100,9 @@ def transcribe(
     lm_config: Annotated[Path | None, typer.Option(help="Beam search as tune-lm wrote it down.")] = None,
     model: _Model = "teacher",
     device: _Device = "auto",
-    max_seconds: Annotated[float, typer.Option(help="Longer audio is cut where nobody speaks.")] = 24.0,
+    max_seconds: Annotated[float, positive("Longer audio is cut where nobody speaks.")] = 24.0,
+    overwrite: _Overwrite = False,
+    trust: TrustOption = None,
 ) -> None:
     """Transcribe audio files of any length, with times in all formats but text.
 
@@ -96,11 +114,14 @@ def transcribe(
     from asr_emapl.decoding.tuning import read_config
 
     requests = check_requests(files, form, out, max_seconds)
-    recognizer = _recognizer(checkpoint, model, device)
-    search = _search(recognizer.tokenizer, read_config(lm_config)) if lm_config else None
+    config = read_config(lm_config) if lm_config else None
+    targets = [request.target for request in requests if request.target is not None]
+    check_outputs(targets, [*files, lm_config, *_model_files(checkpoint, config)], overwrite=overwrite)
+    recognizer = _recognizer(checkpoint, model, device, trust)
+    search = _search(recognizer.tokenizer, config) if config else None
     faults = transcribe_all(requests, recognizer, search, form, max_seconds)
     for fault in faults:
-        print(f"left out: {fault}", file=sys.stderr)
+        warn(f"left out: {fault}")
     if faults:
         raise typer.Exit(1)
 
@@ -112,8 +133,8 @@ def language_model(
     order: Annotated[int, typer.Option(help="Words (or tokens) that an n-gram has at most.")] = 3,
     prune: Annotated[
         float | None,
-        typer.Option(
-            help="Leave out n-grams that change perplexity relatively by less; 0: none.",
+        non_negative(
+            "Leave out n-grams that change perplexity relatively by less; 0: none.",
             show_default="1e-8, of tokens 0",
         ),
     ] = None,
@@ -129,20 +150,20 @@ def language_model(
     from asr_emapl.decoding.language_model import NgramConfig, build_arpa, perplexity, sentences
     from asr_emapl.text.tokenizer import load_tokenizer
 
+    check_outputs([out], [*text, tokenizer, held_out])
     tokens = load_tokenizer(tokenizer) if tokenizer else None
     if prune is None:
         prune = NgramConfig.prune if tokens is None else 0.0
     built = build_arpa(text, out, NgramConfig(order, prune), tokens)
-    print(f"{out}: {order}-gram of {built.lines} lines")
+    say(f"{out}: {order}-gram of {built.lines} lines")
     if built.impossible:
-        print(
+        warn(
             f"warning: {built.impossible} n-grams have no probability, since the text says too few different "
-            f"things for this order: lower --order {order}, or take more text",
-            file=sys.stderr,
+            f"things for this order: lower --order {order}, or take more text"
         )
     if held_out:
         p = perplexity(out, sentences([held_out], tokens))
-        print(f"{held_out}: perplexity {p.perplexity:.1f}, {p.unknown} of {p.units} unknown (not counted)")
+        say(f"{held_out}: perplexity {p.perplexity:.1f}, {p.unknown} of {p.units} unknown (not counted)")
 
 
 @commands.command("tune-lm")
@@ -161,36 +182,49 @@ def tune_lm(
     bonuses: Annotated[str, typer.Option(help="For each word, comma-separated.")] = "-2,0,2,4",
     model: _Model = "teacher",
     device: _Device = "auto",
-    max_seconds: Annotated[float, typer.Option(help="Padded seconds of audio in one batch.")] = 120.0,
+    max_seconds: Annotated[float, non_negative("Padded seconds of audio in one batch.")] = 120.0,
+    trust: TrustOption = None,
 ) -> None:
     """Choose language model weight and word bonus by the WER of a grid on held-out speech.
+
+    Exits with 1 if some audio could not be decoded: the WER is that of the others.
 
     Example: `asr-emapl tune-lm --checkpoint runs/mini --manifest data/dev-clean.jsonl --lm 3gram.arpa \\
     --lexicon 3gram.arpa --out lm.json`
     """
+    from asr_emapl.cli.left_out import LeftOutList
     from asr_emapl.data.manifest import read_manifest
     from asr_emapl.decoding import tuning
     from asr_emapl.decoding.beam import BeamConfig
 
     lm_weights, word_bonuses = _numbers("--weights", weights), _numbers("--bonuses", bonuses)
     utterances = read_manifest(manifest, require_text=True)
-    recognizer = _recognizer(checkpoint, model, device)
+    picture = out.with_suffix(".png")
     config = BeamConfig(beam, lm, lexicon)
+    check_outputs([out, picture], [manifest, *_model_files(checkpoint, config), *_audio(utterances)])
+    recognizer = _recognizer(checkpoint, model, device, trust)
     search = _search(recognizer.tokenizer, config)
     if not search.has_word_bonus:
         word_bonuses = [0.0]
-        print("no word bonus: without a lexicon, the search cannot tell words in pieces", file=sys.stderr)
-    log_probs = {id_: x_TV for b in recognizer.posteriors(utterances, max_seconds) for id_, x_TV in b.each()}
-    references = {u.id: u.text or "" for u in utterances}
+        warn("no word bonus: without a lexicon, the search cannot tell words in pieces")
+    left_out = LeftOutList()
+    batches = recognizer.posteriors(utterances, max_seconds, left_out)
+    log_probs = {id_: x_TV for batch in batches for id_, x_TV in batch.each()}
+    left_out.require_some(utterances)
+    references = {u.id: u.text or "" for u in utterances if u.id in log_probs}
     grid = tuning.grid(search, log_probs, references, lm_weights, word_bonuses)
     points = _with_progress(grid, len(lm_weights) * len(word_bonuses))
     _print_grid(points, lm_weights, word_bonuses)
     chosen = tuning.best(points)
     tuning.write_config(out, config, chosen)
-    tuning.draw(points, out.with_suffix(".png"))
-    print(f"{out}: weight {chosen.lm_weight:g}, bonus {chosen.word_bonus:g}, WER {chosen.wer:.2f} %")
+    tuning.draw(points, picture)
+    say_written(
+        out, f"{out}: weight {chosen.lm_weight:g}, bonus {chosen.word_bonus:g}, WER {chosen.wer:.2f} %"
+    )
     if chosen.lm_weight == 0.0:
-        print(f"warning: {lm} did not help at any weight: is it of such texts, spelled so?", file=sys.stderr)
+        warn(f"warning: {lm} did not help at any weight: is it of such texts, spelled so?")
+    if left_out.tell():
+        raise typer.Exit(1)
 
 
 def _with_progress(points: Iterator[GridPoint], total: int) -> list[GridPoint]:
@@ -202,21 +236,29 @@ def _with_progress(points: Iterator[GridPoint], total: int) -> list[GridPoint]:
 
 
 def _print_grid(points: list[GridPoint], weights: list[float], bonuses: list[float]) -> None:
-    from asr_emapl.cli.table import print_table
-
     wer = {(p.lm_weight, p.word_bonus): f"{p.wer:.2f}" for p in points}
-    print("WER in %, by language model weight (down) and word bonus (across)")
+    say("WER in %, by language model weight (down) and word bonus (across)")
     print_table(
         ["", *(f"{b:g}" for b in bonuses)], [[f"{w:g}", *(wer[w, b] for b in bonuses)] for w in weights]
     )
 
 
-def _recognizer(checkpoint: Path, model: str, device: str) -> Recognizer:
+def _model_files(checkpoint: Path, config: BeamConfig | None) -> list[Path | str]:
+    """What a recognizer and its search are read from."""
+    return [*run_files(checkpoint), *([config.lm, config.lexicon] if config else [])]
+
+
+def _audio(utterances: Iterable[Utterance]) -> set[str]:
+    """Files that hold the utterances."""
+    return {utterance.audio for utterance in utterances}
+
+
+def _recognizer(checkpoint: Path, model: str, device: str, trust: list[str] | None) -> Recognizer:
     from asr_emapl.decoding.recognizer import Recognizer
 
-    recognizer = Recognizer.load(checkpoint, model, device)
+    recognizer = Recognizer.load(checkpoint, model, device, trust or ())
     for problem in recognizer.problems:
-        print(f"warning: {problem}: taking the one before", file=sys.stderr)
+        warn(f"warning: {problem}: taking the one before")
     return recognizer
 
 
@@ -225,16 +267,14 @@ def _search(tokenizer: Tokenizer, config: BeamConfig) -> BeamSearch:
 
     search = BeamSearch(tokenizer, config)
     if search.strange:
-        print(
+        warn(
             f"warning: {config.lexicon}: {len(search.strange)} words that the tokenizer has no letters for, "
-            f"such as {search.strange[0]!r}, are never written",
-            file=sys.stderr,
+            f"such as {search.strange[0]!r}, are never written"
         )
     if config.lexicon and search.unknown:
-        print(
+        warn(
             f"warning: {config.lm}: does not know {len(search.unknown)} words of the lexicon, "
-            f"such as {search.unknown[0]!r}",
-            file=sys.stderr,
+            f"such as {search.unknown[0]!r}"
         )
     return search
 

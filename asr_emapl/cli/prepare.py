@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from asr_emapl.cli.options import positive, seed_option
 from asr_emapl.errors import UserError
+from asr_emapl.terminal import say, warn
 
 if TYPE_CHECKING:
     from data_prep.candidates import Prepared
@@ -35,7 +36,7 @@ def prepare_librispeech(
             raise UserError("--download needs --parts: name the parts to download")
         librispeech.download(data, wanted)
     for part, manifest in librispeech.prepare(data, out, wanted).items():
-        print(f"{part}: {manifest}")
+        say(f"{part}: {manifest}")
 
 
 @commands.command("librispeech-lm")
@@ -51,7 +52,7 @@ def prepare_librispeech_lm(
     """
     from data_prep import librispeech_lm
 
-    print(librispeech_lm.download(out, name))
+    say(str(librispeech_lm.download(out, name)))
 
 
 @commands.command("libri-light")
@@ -59,8 +60,8 @@ def prepare_libri_light(
     data: Annotated[Path, typer.Option(help="Folder that holds small/, medium/, large/.")],
     out: Annotated[Path, typer.Option(help="Folder for <part>.jsonl.")],
     parts: Annotated[str, typer.Option(help="Comma-separated; all that are there if empty.")] = "",
-    max_seconds: Annotated[float, typer.Option(help="The longest segment.")] = 20.0,
-    min_seconds: Annotated[float, typer.Option(help="Shorter segments are left out.")] = 1.0,
+    max_seconds: Annotated[float, positive("The longest segment.")] = 20.0,
+    min_seconds: Annotated[float, positive("Shorter segments are left out.")] = 1.0,
     voice_activity: Annotated[bool, typer.Option(help="Cut where the corpus's json says is silence.")] = True,
     leave_out: Annotated[bool, typer.Option(help="Leave files with faults out, and list them.")] = False,
     download: Annotated[bool, typer.Option(help="Download the parts that are absent or broken.")] = False,
@@ -71,8 +72,8 @@ def prepare_libri_light(
     """
     from data_prep import libri_light
 
-    if not 0 < min_seconds <= max_seconds:
-        raise UserError(f"--min-seconds {min_seconds:g} --max-seconds {max_seconds:g}: not 0 < min <= max")
+    if min_seconds > max_seconds:
+        raise UserError(f"--min-seconds {min_seconds:g} is more than --max-seconds {max_seconds:g}")
     wanted = [p for p in parts.split(",") if p] or None
     if download:
         libri_light.download(data, wanted or [])
@@ -134,15 +135,15 @@ def prepare_folder(
 
 def _print_prepared(prepared: Prepared) -> None:
     for note in prepared.notes:
-        print(note, file=sys.stderr)
+        warn(note)
     for part, manifest in prepared.manifests.items():
-        print(f"{part}: {manifest}")
+        say(f"{part}: {manifest}")
 
 
 @commands.command("rendered")
 def prepare_rendered(
     out: Annotated[Path, typer.Option(help="Folder for the audio and <part>.jsonl.")],
-    seed: Annotated[int, typer.Option(help="Of speakers, sentences, rooms and noise.")] = 0,
+    seed: Annotated[int, seed_option("Of speakers, sentences, rooms and noise.")] = 0,
 ) -> None:
     """Render the quickstart's corpus (speech synthesis, about an hour) and write its manifests.
 
@@ -152,4 +153,4 @@ def prepare_rendered(
 
     source = rendered.download(out, seed=seed)
     for part, manifest in librispeech.prepare(source, out).items():
-        print(f"{part}: {manifest}")
+        say(f"{part}: {manifest}")

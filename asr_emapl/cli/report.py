@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from asr_emapl.cli.options import count
 from asr_emapl.cli.scoring import labelled
-from asr_emapl.cli.table import print_table
+from asr_emapl.cli.trust import TrustOption
 from asr_emapl.errors import UserError
+from asr_emapl.outputs import check_outputs, run_files
+from asr_emapl.terminal import print_table, say, warn
 
 if TYPE_CHECKING:
     from asr_emapl.report.comparison import Decoded
@@ -39,7 +41,8 @@ def report(
     decode: Annotated[bool, typer.Option("--decode", help="Or transcribe it with each run.")] = False,
     model: Annotated[str, typer.Option(help="With --decode: teacher or student.")] = "teacher",
     device: Annotated[str, typer.Option(help="With --decode: auto, cpu, cuda, cuda:N.")] = "auto",
-    worst: Annotated[int, typer.Option(min=0, help="At most so many utterances, with audio.")] = 20,
+    worst: Annotated[int, count("At most so many utterances, with audio.")] = 20,
+    trust: TrustOption = None,
 ) -> None:
     """What the time and audio of runs went to, what to change first; --out: a page, --figures: its curves.
 
@@ -52,20 +55,26 @@ def report(
 
     if out is None and (manifest or hypotheses or decode):
         raise UserError("--manifest, --hypotheses and --decode are for the page: name it with --out")
-    found = read_runs([labelled(run) for run in runs])
+    named = [labelled(run) for run in runs]
+    found = read_runs(named)
     drawn: list[Path] = []
     for run in found:
         if run.usage is None and out is None and figures is None:
             raise no_times(run.folder)
+    pictures: list[Path] = []
+    if figures is not None:
+        from asr_emapl.report.figures import figure_files, write_figures
+
+        pictures = figure_files(found, figures)
+    read = [file for _, folder in named for file in run_files(folder)]
+    check_outputs([*([out] if out else []), *pictures], [*read, manifest, *(hypotheses or [])])
     if out is not None:
         from asr_emapl.report.page import check_ending, write_page
 
         check_ending(out)
-        decoded = _decoded(found, manifest, hypotheses or [], model if decode else None, device)
+        decoded = _decoded(found, manifest, hypotheses or [], model if decode else None, device, trust or [])
         write_page(found, out, decoded, count=worst)
     if figures is not None:
-        from asr_emapl.report.figures import write_figures
-
         drawn = write_figures(found, figures)
     usages = {run.label: run.usage for run in found if run.usage is not None}
     if as_json:
@@ -74,15 +83,20 @@ def report(
     if usages:
         print_table(*table(usages))
     for label, usage in usages.items():
-        print(f"{label}: {usage.advice()}")
+        say(f"{label}: {usage.advice()}")
     if out is not None:
-        print(out)
+        say(str(out))
     for path in drawn:
-        print(path)
+        say(str(path))
 
 
 def _decoded(
-    runs: list[Run], manifest: str | None, files: list[Path], model: str | None, device: str
+    runs: list[Run],
+    manifest: str | None,
+    files: list[Path],
+    model: str | None,
+    device: str,
+    trust: list[str],
 ) -> Decoded | None:
     """What each run made of the manifest: from files, or by `model` of its last checkpoint."""
     if manifest is None:
@@ -102,12 +116,19 @@ def _decoded(
     if model is None:
         return Decoded(name, utterances, [read_transcripts(file, role="hypothesis") for file in files])
 
+    from asr_emapl.cli.left_out import LeftOutList
     from asr_emapl.decoding.recognizer import Recognizer
 
-    texts = []
+    texts, left_out = [], LeftOutList()
     for run in runs:
-        recognizer = Recognizer.load(run.folder, model, device)
+        recognizer = Recognizer.load(run.folder, model, device, trust)
         for problem in recognizer.problems:
-            print(f"warning: {problem}: taking the one before", file=sys.stderr)
-        texts.append({h.id: h.text for h in recognizer(utterances)})
-    return Decoded(f"{name}, by the {model}", utterances, texts)
+            warn(f"warning: {problem}: taking the one before")
+        texts.append({h.id: h.text for h in recognizer(utterances, left_out=left_out)})
+    left_out.require_some(utterances)
+    name = f"{name}, by the {model}"
+    if left_out.tell():
+        name += f", without {len(left_out.reasons)} utterances that could not be decoded"
+        utterances = [u for u in utterances if u.id not in left_out.reasons]
+        texts = [{u.id: found[u.id] for u in utterances} for found in texts]
+    return Decoded(name, utterances, texts)

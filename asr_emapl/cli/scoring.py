@@ -9,7 +9,10 @@ from typing import Annotated
 
 import typer
 
+from asr_emapl.cli.options import count, seed_option
 from asr_emapl.errors import UserError
+from asr_emapl.outputs import check_outputs, run_files
+from asr_emapl.terminal import put, say, say_written
 
 commands = typer.Typer()
 
@@ -65,13 +68,13 @@ def score(
         list[Path] | None,
         typer.Option(help="Write alignments, as .txt, .html or .pra; can be repeated."),
     ] = None,
-    confusions: Annotated[int, typer.Option(min=0, help="Show so many confusions of each sort.")] = 0,
+    confusions: Annotated[int, count("Show so many confusions of each sort.")] = 0,
     vocabulary: Annotated[
         list[str] | None,
         typer.Option(help="Word list or training manifest: show what it lacks; can be repeated."),
     ] = None,
-    resamples: Annotated[int, typer.Option(min=0, help="Of the bootstrap; 0: no intervals.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    resamples: Annotated[int, count("Of the bootstrap; 0: no intervals.")] = 1000,
+    seed: Annotated[int, seed_option("Of the bootstrap.")] = 0,
 ) -> None:
     """Word, character and sentence error rates with their counts and intervals, over all and split by split.
 
@@ -87,6 +90,7 @@ def score(
         raise UserError("--csv has one kind of rows: --confusions and --vocabulary are for tables and --json")
     for place in alignments or []:
         report.check_alignments(place)
+    check_outputs(alignments or [], [*files, *(vocabulary or [])])
     config = ScoringConfig(allow_missing, speaker_in_id, weights.value, resamples, seed)
     result = evaluate(files, config, normalisation(normalise), vocabulary or [])
     for place in alignments or []:
@@ -94,9 +98,10 @@ def score(
     if as_json:
         print(json.dumps(result.to_dict(confusions), indent=2))
     elif as_csv:
-        print(report.evaluation_csv(result), end="")
+        put(report.evaluation_csv(result))
     else:
-        print("\n".join(report.evaluation_lines(result, [b.value for b in by or []], confusions)))
+        for line in report.evaluation_lines(result, [b.value for b in by or []], confusions):
+            say(line)
 
 
 @commands.command()
@@ -109,8 +114,8 @@ def compare(
     normalise: Normalise = "none",
     speaker_in_id: SpeakerInId = False,
     weights: WeightsOption = Weights.levenshtein,
-    resamples: Annotated[int, typer.Option(min=1, help="Of the paired bootstrap.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the paired bootstrap.")] = 0,
+    resamples: Annotated[int, count("Of the paired bootstrap.", least=1)] = 1000,
+    seed: Annotated[int, seed_option("Of the paired bootstrap.")] = 0,
 ) -> None:
     """Whether one system is better than another: paired bootstrap, matched-pairs test, and a verdict.
 
@@ -122,7 +127,11 @@ def compare(
 
     config = ScoringConfig(allow_missing, speaker_in_id, weights.value, resamples, seed)
     result = compare_files(reference, first, second, config, normalisation(normalise))
-    print(json.dumps(result.to_dict(), indent=2) if as_json else "\n".join(result.lines()))
+    if as_json:
+        print(json.dumps(result.to_dict(), indent=2))
+        return
+    for line in result.lines():
+        say(line)
 
 
 @commands.command()
@@ -136,8 +145,10 @@ def plot(
     """
     from asr_emapl.scoring.curves import draw_curves
 
-    draw_curves([labelled(run) for run in runs], out)
-    print(out)
+    named = [labelled(run) for run in runs]
+    check_outputs([out], [file for _, folder in named for file in run_files(folder)])
+    draw_curves(named, out)
+    say_written(out, str(out))
 
 
 def labelled(run: str) -> tuple[str, Path]:

@@ -8,8 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from asr_emapl.cli.table import print_table
+from asr_emapl.cli.options import non_negative, positive
 from asr_emapl.errors import UserError
+from asr_emapl.outputs import check_outputs
+from asr_emapl.terminal import print_table, say, say_written
 
 commands = typer.Typer()
 
@@ -37,7 +39,7 @@ def train(
 
     last = run(load_config(config, overrides or []), allow_changes=allow_changes)
     if last is not None:
-        print(f"last checkpoint: {last}")
+        say(f"last checkpoint: {last}")
 
 
 @commands.command()
@@ -45,6 +47,7 @@ def average(
     end: Annotated[Path, typer.Option(help="Checkpoint where the window ends.")],
     out: Annotated[Path, typer.Option(help="Checkpoint to write; its teacher is the average.")],
     start: Annotated[Path | None, typer.Option(help="Where it begins (default: with the mean).")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Average the student between two checkpoints of a run, afterwards.
 
@@ -54,16 +57,15 @@ def average(
     """
     from asr_emapl.training.checkpoint import average as run
 
+    check_outputs([out], [end, start], overwrite=overwrite)
     hours = run(start, end, out)
-    print(f"{out}: the student's mean over {hours:.3f} h of audio, as the teacher")
+    say_written(out, f"{out}: the student's mean over {hours:.3f} h of audio, as the teacher")
 
 
 @commands.command()
 def scale(
     config: Annotated[Path, typer.Option(help="YAML file of a run.")],
-    batch_seconds: Annotated[
-        float, typer.Option(help="The batch to scale to, in seconds of audio over all ranks.")
-    ],
+    batch_seconds: Annotated[float, positive("The batch to scale to, in seconds of audio over all ranks.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, over the file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -81,13 +83,13 @@ def scale(
         return
     print_table(["", "reference", "scaled", "rule"], [[r.name, r.reference, r.scaled, r.rule] for r in rows])
     for warning in warnings:
-        print(f"warning: {warning}")
+        say(f"warning: {warning}")
 
 
 @commands.command()
 def noise(
     run: Annotated[Path, typer.Argument(help="Run directory, trained with optimizer.noise_every_steps.")],
-    from_hours: Annotated[float, typer.Option(help="Of audio: leave out what was before.")] = 0.0,
+    from_hours: Annotated[float, non_negative("Of audio: leave out what was before.")] = 0.0,
 ) -> None:
     """How much of the gradient is noise, and so how far the batch can still grow.
 
@@ -125,7 +127,9 @@ def check_model(
 
     Example: `asr-emapl check-model my_pkg.my_model:MyModel dim=256`
     """
+    from asr_emapl.json_text import parse_json
     from asr_emapl.models.conformance import check
+    from asr_emapl.text_files import BrokenLineError
 
     values: dict[str, Any] = {}
     for option in options or []:
@@ -133,12 +137,12 @@ def check_model(
         if not equals:
             raise UserError(f"option {option!r}: write key=value")
         try:
-            values[key] = json.loads(value)
-        except json.JSONDecodeError:
+            values[key] = parse_json(value)
+        except BrokenLineError:
             values[key] = value
     findings = check(target, values)
     for finding in findings:
         verdict = "ok  " if finding.passed else "FAIL"
-        print(f"{verdict} {finding.name}" + (finding.detail and f": {finding.detail}"))
+        say(f"{verdict} {finding.name}" + (finding.detail and f": {finding.detail}"))
     if not all(f.passed for f in findings):
         raise typer.Exit(1)

@@ -23,7 +23,8 @@ from asr_emapl.decoding.long_audio import MIN_SECONDS, Segment, Transcript, tran
 from asr_emapl.decoding.recognizer import Recognizer
 from asr_emapl.decoding.transcript_formats import FORMATS
 from asr_emapl.errors import UserError
-from asr_emapl.storage import publish
+from asr_emapl.outputs import write
+from asr_emapl.terminal import put, visible, warn
 
 _STDIN = "-"
 _NAME_LETTERS = 30  # of a file's name that a terminal shows, from its end
@@ -70,7 +71,7 @@ class Terminal:
     def __init__(self, seconds: float) -> None:
         self._console = Console(stderr=True)
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.completed:.0f} of {task.total:.0f} s"),
             TimeRemainingColumn(),
@@ -89,7 +90,8 @@ class Terminal:
 
     def at(self, name: str, seconds: float) -> None:
         """The file at hand, and the seconds of audio before it."""
-        self._bar.update(self._task, description=Path(name).name[-_NAME_LETTERS:], completed=seconds)
+        shown = visible(Path(name).name[-_NAME_LETTERS:], keep="")
+        self._bar.update(self._task, description=shown, completed=seconds)
 
     def advance(self, seconds: float) -> None:
         """So much more is done."""
@@ -98,9 +100,9 @@ class Terminal:
     def print(self, text: str) -> None:
         """To standard output; above the bar where both are one terminal, and as long as its lines are."""
         if self._console.is_terminal and sys.stdout.isatty():
-            self._console.print(Text(text), end="", soft_wrap=True)
+            self._console.print(Text(visible(text)), end="", soft_wrap=True)
         else:
-            print(text, end="", flush=True)
+            put(text)
 
 
 def transcribe_all(
@@ -147,8 +149,8 @@ def _transcribe(
 
     content = FORMATS[form][1](replace(transcribe(file, advance=advance), audio=request.name))
     if request.target is not None:
-        _write(request.target, content)
-        terminal.print(f"{request.target}\n")
+        write(request.target, content)
+        terminal.print(visible(f"{request.target}\n"))
     elif not live:
         terminal.print(content)
 
@@ -165,7 +167,7 @@ def _detector() -> Detector:
     try:
         return VoiceActivity()
     except UserError as error:
-        print(f"note: {error}; until then, long audio is cut where it is quietest", file=sys.stderr)
+        warn(f"note: {error}; until then, long audio is cut where it is quietest")
         return LevelOnly()
 
 
@@ -177,11 +179,3 @@ def _local(name: str, stack: ExitStack) -> Path:
     with path.open("wb") as file:
         shutil.copyfileobj(sys.stdin.buffer, file)
     return path
-
-
-def _write(path: Path, content: str) -> None:
-    try:
-        with publish(str(path)) as file:
-            file.write(content.encode())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error

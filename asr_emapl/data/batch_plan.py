@@ -1,27 +1,32 @@
 """Which utterances make up which optimizer step: pure functions of durations, seed and place in the data.
 
 Everything is counted in integer samples. A global batch is what kappa sees; ranks and micro-batches only
-divide it (`asr_emapl.data.share`), so world size and memory never change which utterances are learned from
-together, or when.
+divide it (`asr_emapl.data.micro_batches`), so world size and memory never change which utterances are learned
+from together, or when.
 
 A pass over a corpus (epoch) is divided into chapters, random parts of the corpus of some thousand utterances.
-A chapter is sorted by length and cut into batches without a look at the rest, so that to begin, or to resume
-anywhere, takes no longer for ten million utterances than for ten thousand.
+A chapter is planned without a look at the rest, so that to begin, or to resume anywhere, takes no longer for
+ten million utterances than for ten thousand. Its utterances are put into groups of about the same length, the
+groups into random order, and consecutive groups make up a batch. So a batch of kappa reference batches is
+kappa random groups, as kappa steps at the reference batch would be.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from asr_emapl.audio import SAMPLE_RATE_HZ
+from asr_emapl.data.length_order import shuffled_by_length
 from asr_emapl.data.shuffle import Indices, Shuffle
 
-# Sizes that are tried to make the batches of a chapter equal; each halves what the last one still lacks.
+# Sizes that are tried to make the groups of a chapter equal; each halves what the last one still lacks.
 _TRIALS = 5
-# Where so many times `multiple` utterances fit, less than a twentieth of a batch is given up for even shares.
+# Where so many times `multiple` utterances fit, less than a twentieth of a group is given up for even shares.
 _PLENTY = 10
 
 
@@ -29,26 +34,39 @@ _PLENTY = 10
 class BatchConfig:
     """The batch of one optimizer step, over all ranks. Batch, memory and hardware are three settings."""
 
-    # Padded seconds of audio a step; "auto": world size x device.max_seconds.
+    # Padded seconds of audio per step; "auto": world size x device.max_seconds.
     seconds: float | int | str = 60.0
     # The batch that the hyper-parameters were tuned at; kappa = seconds / reference_seconds.
     reference_seconds: float = 60.0
     # Other batches later on, as [from_hours, seconds] pairs (Progressive Scaling).
     progressive: list[list[float]] = field(default_factory=list)
-    # Lengths are sorted after a random factor within 1 +- jitter: more padding, more varied company.
-    jitter: float = 0.002
-    # Utterances sorted together (about): more of them, less padding; what is not sorted together is shuffled.
+    # Padded seconds of utterances of about the same length. A batch is made of whole groups in random order,
+    # so a large batch holds utterances of many lengths. Choose what one device processes at a time. null: the
+    # reference batch.
+    group_seconds: float | None = None
+    # Share of padding spent on random groups: the more, the rarer the same utterances meet in the next pass.
+    shuffle_padding: float = 0.008
+    # Utterances planned together (about): more of them, less padding; what is not planned together is
+    # shuffled.
     pool: int = 32768
-    # Utterances of a large batch are a multiple of this, so that as many ranks, or a divisor of them, have
+    # Utterances of a large group are a multiple of this, so that as many ranks, or a divisor of them, have
     # equal shares. Of no effect where fewer than ten times as many fit.
     multiple: int = 8
-    # So many first passes over a corpus go from its shortest utterances to its longest.
+    # The first passes over a corpus that go from its shortest utterances to its longest.
     curriculum_epochs: int = 0
 
     def plan(self, samples: Indices, batch_samples: int, seed: int = 0) -> BatchPlan:
-        """Of a corpus, at some batch; see `BatchPlan`."""
+        """The plan of a corpus at a batch of `batch_samples`; `samples` are the lengths, see `BatchPlan`."""
+        group = self.reference_seconds if self.group_seconds is None else self.group_seconds
         return BatchPlan(
-            samples, batch_samples, seed, self.jitter, self.pool, self.multiple, self.curriculum_epochs
+            samples,
+            batch_samples,
+            seed,
+            group_samples=round(group * SAMPLE_RATE_HZ),
+            shuffle_padding=self.shuffle_padding,
+            pool=self.pool,
+            multiple=self.multiple,
+            curriculum_epochs=self.curriculum_epochs,
         )
 
 
@@ -58,9 +76,10 @@ class BatchPlan:
 
     Args:
         samples: length of each utterance, in samples.
-        batch_samples: padded samples of a batch at most (longest x count).
+        batch_samples: padded samples of a batch at most: the sum of longest x count over its groups.
         seed: of the shuffles.
-        jitter, pool, multiple, curriculum_epochs: see `BatchConfig`.
+        group_samples: padded samples of a group, about; None: a batch is one group.
+        shuffle_padding, pool, multiple, curriculum_epochs: see `BatchConfig`.
 
     Raises:
         ValueError: no utterance, or one that exceeds the batch.
@@ -69,7 +88,8 @@ class BatchPlan:
     samples: Indices
     batch_samples: int
     seed: int = 0
-    jitter: float = 0.002
+    group_samples: int | None = None
+    shuffle_padding: float = 0.008
     pool: int = 32768
     multiple: int = 1
     curriculum_epochs: int = 0
@@ -89,16 +109,21 @@ class BatchPlan:
         """Of each pass; they depend on the corpus and the pool alone, so another batch finds its place."""
         return max(1, round(len(self.samples) / self.pool))
 
-    def chapter(self, epoch: int, number: int) -> Chapter:
-        """The batches of chapter `number` of pass `epoch`, in order; each of its utterances once."""
-        rng = np.random.default_rng((self.seed, epoch, number))
+    def chapter(self, epoch: int, number: int, earlier: tuple[tuple[int, int], ...] = ()) -> Chapter:
+        """The batches of chapter `number` of pass `epoch`, in order; each of its utterances once.
+
+        Args:
+            earlier: what was consumed of the chapter at other batches, as (batch_samples, samples consumed)
+            in
+                the order of consumption. Those utterances are left out, so that each comes once in a pass
+                even where the batch changes within it.
+        """
         by_length = epoch < self.curriculum_epochs
         members = self._members(epoch, number, by_length)
-        keys = self.samples[members] * rng.uniform(1.0 - self.jitter, 1.0 + self.jitter, len(members))
-        batches = self._cut(members[np.argsort(-keys, kind="stable")])
-        order = range(len(batches))[::-1] if by_length else rng.permutation(len(batches))
-        ordered = [batches[i] for i in order]
-        return Chapter(ordered, np.cumsum([int(self.samples[b].sum()) for b in ordered], dtype=np.int64))
+        for stage, (batch_samples, consumed) in enumerate(earlier):
+            part = self._arrange(members, batch_samples, (epoch, number, stage), by_length)
+            members = np.concatenate([members[:0], *part.batches[part.index_at(consumed) :]])
+        return self._arrange(members, self.batch_samples, (epoch, number, len(earlier)), by_length)
 
     def epoch(self, epoch: int) -> list[Indices]:
         """All batches of a pass, in order."""
@@ -114,48 +139,96 @@ class BatchPlan:
     def _shortest_first(self) -> Indices:
         return np.argsort(self.samples, kind="stable")
 
-    def _cut(self, chapter: Indices) -> list[Indices]:
-        """Batches of a chapter sorted long to short: as few as possible, and about equally large.
+    def _arrange(
+        self, members: Indices, batch_samples: int, place: tuple[int, int, int], by_length: bool
+    ) -> Chapter:
+        """Batches of these utterances; `place` seeds their order: pass, chapter and stage."""
+        if len(members) == 0:
+            return Chapter.of([], self.samples)
+        rng = np.random.default_rng((self.seed, *place))
+        per_batch = self._groups_per_batch(batch_samples, int(self.samples[members].max()))
+        limit = batch_samples // per_batch
+        ordered = members[shuffled_by_length(self.samples[members], limit, self.shuffle_padding, rng)]
+        groups = self._cut(ordered, limit)
+        if by_length:
+            groups.reverse()
+        else:
+            groups = [groups[i] for i in rng.permutation(len(groups))]
+        # As few batches as possible, of about as many groups each.
+        count = -(-len(groups) // per_batch)
+        ends = [(i * len(groups)) // count for i in range(count + 1)]
+        return Chapter.of([groups[a:b] for a, b in pairwise(ends)], self.samples)
+
+    def _groups_per_batch(self, batch_samples: int, longest: int) -> int:
+        """The number that brings groups nearest to their size; a group has room for the longest utterance."""
+        if self.group_samples is None:
+            return 1
+        return max(1, min(round(batch_samples / max(1, self.group_samples)), batch_samples // longest))
+
+    def _cut(self, ordered: Indices, limit: int) -> list[Indices]:
+        """Groups of utterances ordered by length: as few as possible, and about equally large.
 
         Filled to the brim they would leave a last one with the rest, a step of another size.
         """
-        lengths = self.samples[chapter].tolist()
-        ends = self._fill(lengths, self.batch_samples)
+        lengths = self.samples[ordered].tolist()
+        ends = fill(lengths, limit, self.multiple)
         padded = [max(lengths[a:b]) * (b - a) for a, b in zip([0, *ends], ends, strict=False)]
-        too_small, enough = max(lengths) - 1, self.batch_samples
-        # About what equal batches take; it may turn out a little too small.
+        too_small, enough = max(lengths) - 1, limit
+        # About what equal groups take; it may turn out a little too small.
         trial = max(sum(padded) // len(ends), max(lengths))
         for _ in range(_TRIALS):
-            tried = self._fill(lengths, trial)
+            tried = fill(lengths, trial, self.multiple)
             if len(tried) == len(ends):
                 ends, enough = tried, trial
             else:
                 too_small = trial
             trial = (too_small + enough + 1) // 2
-        return np.split(chapter, ends[:-1])
-
-    def _fill(self, lengths: list[int], limit: int) -> list[int]:
-        """Where batches end that are filled one after the other, to `limit` padded samples each."""
-        ends = [0]
-        while ends[-1] < len(lengths):
-            start = ends[-1]
-            count = fitting(lengths, start, limit)
-            if count >= _PLENTY * self.multiple and start + count < len(lengths):
-                count -= count % self.multiple
-            ends.append(start + count)
-        return ends[1:]
+        return np.split(ordered, ends[:-1])
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """Some batches, with the audio consumed after each (unpadded samples, counted from the first)."""
+    """Some batches, with the audio consumed after each (unpadded samples, counted from the first).
+
+    `groups` are the numbers of utterances in each batch's groups, one group after the other; `padded` are the
+    samples of each batch when each group is padded to its longest utterance.
+    """
 
     batches: list[Indices]
+    groups: list[tuple[int, ...]]
+    padded: list[int]
     consumed: NDArray[np.int64]
+
+    @staticmethod
+    def of(batches: list[list[Indices]], samples: Indices) -> Chapter:
+        """A chapter of batches, each a list of groups."""
+        audio = [sum(int(samples[group].sum()) for group in batch) for batch in batches]
+        return Chapter(
+            [np.concatenate(batch) for batch in batches],
+            [tuple(len(group) for group in batch) for batch in batches],
+            [sum(int(samples[group].max()) * len(group) for group in batch) for batch in batches],
+            np.cumsum(audio, dtype=np.int64),
+        )
 
     def index_at(self, samples: int) -> int:
         """The batch that comes next once `samples` of this chapter have been consumed."""
         return int(np.searchsorted(self.consumed, samples, side="right"))
+
+
+def fill(lengths: list[int], limit: int, multiple: int = 1) -> list[int]:
+    """Where groups end that are filled one after the other, to `limit` padded samples each.
+
+    Args:
+        multiple: of utterances in a group where at least ten times as many fit.
+    """
+    ends = [0]
+    while ends[-1] < len(lengths):
+        start = ends[-1]
+        count = fitting(lengths, start, limit)
+        if count >= _PLENTY * multiple and start + count < len(lengths):
+            count -= count % multiple
+        ends.append(start + count)
+    return ends[1:]
 
 
 def fitting(lengths: list[int], start: int, limit: int) -> int:

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -15,7 +15,12 @@ from typing import TypeVar
 
 from torch.utils.data import DataLoader
 
+from asr_emapl.processes import kill
+
 T = TypeVar("T")
+
+# What decoding processes have to end by themselves once nothing more is wanted from them.
+PATIENCE_S = 5.0
 
 # Why a signal may have ended a process that only decodes, and what helps.
 _REMEDIES = {
@@ -78,8 +83,10 @@ class DeadDecoderError(Exception):
         super().__init__(f"decoding process {process.pid} {self.how}")
 
 
-def watched(loader: DataLoader[T], desk: Desk) -> Iterator[T]:
-    """The loader's items. Its processes are its own as long as the iterator lives.
+def watched(loader: DataLoader[T], desk: Desk) -> Generator[T, None, None]:
+    """The loader's items. Its processes are its own as long as the iterator lives, and end with it.
+
+    Those that do not end within `PATIENCE_S` are killed.
 
     Raises:
         DeadDecoderError: one of them ended; it is noticed within seconds of when its item is due.
@@ -105,5 +112,18 @@ def watched(loader: DataLoader[T], desk: Desk) -> Iterator[T]:
         raise
     finally:
         # Left to the garbage collector, torch's loader may close its queues before it says good-bye through
-        # them: its processes, which heed no SIGTERM, would then stay, and the interpreter wait for them.
-        items._shutdown_workers()  # type: ignore[attr-defined]
+        # them. A process that reads from a dead disk hears nothing, and ignores the SIGTERM that torch sends
+        # in the end: the interpreter would wait for it.
+        late = threading.Timer(PATIENCE_S, _signal_kill, [processes])
+        late.start()
+        try:
+            items._shutdown_workers()  # type: ignore[attr-defined]
+        finally:
+            late.cancel()
+            kill(processes)
+
+
+def _signal_kill(processes: Sequence[BaseProcess]) -> None:
+    """Without waiting for them: another thread does."""
+    for process in processes:
+        process.kill()

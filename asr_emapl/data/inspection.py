@@ -194,9 +194,9 @@ def _plan(samples: NDArray[np.int64], demands: Demands) -> tuple[int, float]:
     samples = samples[samples <= batch_samples]
     if len(samples) == 0:
         return 0, 0.0
-    batches = demands.batch.plan(samples, batch_samples).epoch(0)
-    padded = sum(int(samples[batch].max()) * len(batch) for batch in batches)
-    return len(batches), 1.0 - int(samples.sum()) / padded
+    plan = demands.batch.plan(samples, batch_samples)
+    padded = [n for number in range(plan.chapters) for n in plan.chapter(0, number).padded]
+    return len(padded), 1.0 - int(samples.sum()) / sum(padded)
 
 
 def _text_findings(placed: list[_Placed]) -> list[Finding]:
@@ -307,7 +307,9 @@ def _rate_findings(placed: list[_Placed]) -> list[Finding]:
 
 
 def _duplicates(placed: list[_Placed]) -> list[Finding]:
-    same_audio = _groups(placed, lambda u: (u.audio, round(u.offset * SAMPLE_RATE_HZ)))
+    same_audio = _groups(
+        placed, lambda u: (u.audio, u.byte_range, u.channel, round(u.offset * SAMPLE_RATE_HZ))
+    )
     known = {id(p) for group in same_audio for p in group}
     others = [p for p in placed if id(p) not in known and p.text.strip()]
     same_text = _groups(others, lambda u: (u.text, u.samples))

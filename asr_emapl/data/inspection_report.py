@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asr_emapl.data.inspection import Contents, Finding, Inspection
-from asr_emapl.picture import COLOURS, check_ending, write_picture
+from asr_emapl.picture import COLOURS, check_ending, new_figure, write_picture
+from asr_emapl.terminal import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,24 +19,23 @@ _BAR_LETTERS = 40
 def print_inspection(inspection: Inspection, console: Console) -> None:
     """Contents, lengths, and what to fix, with its remedies."""
     from rich.table import Table
-    from rich.text import Text
 
-    # Text: names may hold what a plain string would have rich take for markup.
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for contents in inspection.contents:
-        table.add_column(Text(contents.manifest), justify="right", overflow="fold")
+        table.add_column(plain(contents.manifest), justify="right", overflow="fold")
     for row in zip(*(_rows(c, inspection.batch_seconds) for c in inspection.contents), strict=True):
-        table.add_row(row[0][0], *(Text(value) for _, value in row))
+        table.add_row(row[0][0], *(plain(value) for _, value in row))
     console.print(table)
     for contents in inspection.contents:
         title = "lengths" if len(inspection.contents) == 1 else f"lengths in {contents.manifest}"
-        console.print(f"\n{title}", markup=False, highlight=False)
+        console.print()
+        console.print(plain(title))
         for line in _histogram(contents.histogram, inspection.bin_seconds):
-            console.print(line, markup=False, highlight=False)
+            console.print(plain(line))
     console.print()
     for line in _what_to_fix(inspection.findings):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(plain(line), soft_wrap=True)
 
 
 def draw_lengths(inspection: Inspection, out: Path) -> None:
@@ -45,15 +45,8 @@ def draw_lengths(inspection: Inspection, out: Path) -> None:
         UserError: another ending, or the picture cannot be written.
     """
     check_ending(out)
-
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     panels = len(inspection.contents)
-    with rc_context({"font.size": 13, "svg.hashsalt": "asr_emapl"}):
-        figure = Figure(figsize=(7.5, 0.6 + 2.9 * panels), layout="constrained", facecolor="white")
-        FigureCanvasAgg(figure)
+    with new_figure(7.5, 0.6 + 2.9 * panels) as figure:
         column = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
         for i, (axes, contents) in enumerate(zip(column, inspection.contents, strict=True)):
             width = inspection.bin_seconds
@@ -61,7 +54,7 @@ def draw_lengths(inspection: Inspection, out: Path) -> None:
             axes.stairs(contents.histogram, edges, fill=True, color=COLOURS[i % len(COLOURS)])
             axes.axvline(contents.median_seconds, color="#444444", linestyle="--", linewidth=1.5)
             hours = f"{contents.hours:.2f} h, median {contents.median_seconds:.1f} s"
-            axes.set_title(f"{Path(contents.manifest).name}: {hours}", parse_math=False)
+            axes.set_title(f"{Path(contents.manifest).name}: {hours}")
             axes.set_xlim(0.0, edges[-1])
             axes.set_ylabel("utterances")
             axes.grid(color="#e4e4e4", linewidth=0.8)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,10 +20,11 @@ from asr_emapl.audio.features import FrameCount
 from asr_emapl.audio.perturb import Perturbation
 from asr_emapl.data.decoders import DeadDecoderError, Desk, watched
 from asr_emapl.data.manifest import Utterance
+from asr_emapl.data.micro_batches import micro_batches
 from asr_emapl.data.mix import GlobalBatch, MixPlan, MixPosition
-from asr_emapl.data.share import micro_batches, share
 from asr_emapl.data.shuffle import Indices
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UnreachableError, UserError
+from asr_emapl.processes import serve_parent
 
 
 @dataclass
@@ -112,6 +114,9 @@ class StepBatch:
     after: MixPosition
     # Of this rank.
     skipped: list[Skipped] = field(default_factory=list)
+    # Why a server could not be reached, by which the step is not complete; an error of a decoding process
+    # would arrive with its traceback as text.
+    unreachable: str = ""
 
     def pin_memory(self) -> StepBatch:
         """The same in page-locked memory; see `MicroBatch.pin_memory`."""
@@ -164,15 +169,18 @@ class StepDataset(Dataset[StepBatch]):
         """The rank's part of `batch`, without what cannot be decoded: that is in `skipped`."""
         corpus = self.corpora[batch.labelled]
         assert corpus is not None
-        lengths = np.array([corpus.utterances[i].samples for i in batch.indices], dtype=np.int64)
-        mine = batch.indices[share(lengths, self.world_size, self.rank)]
-        padded = np.array([self._longest(corpus.utterances[i], batch) for i in mine], dtype=np.int64)
-        order = np.argsort(-padded, kind="stable")
+        heard = [self._longest(corpus.utterances[i], batch) for i in batch.indices]
         made = StepBatch(batch.labelled, [], batch.samples, batch.after)
-        for group in micro_batches(padded[order], self.max_samples):
-            micro = self._micro_batch(batch, mine[order[group]], made.skipped)
-            if micro is not None:
-                made.micro_batches.append(micro)
+        parts = micro_batches(
+            heard, self.max_samples, groups=batch.groups, world_size=self.world_size, rank=self.rank
+        )
+        try:
+            for part in parts:
+                micro = self._micro_batch(batch, batch.indices[part], made.skipped)
+                if micro is not None:
+                    made.micro_batches.append(micro)
+        except UnreachableError as error:
+            made.unreachable = str(error)
         if self.desk is not None:
             self.desk.note(batch.labelled, -1)
         return made
@@ -197,6 +205,8 @@ class StepDataset(Dataset[StepBatch]):
             try:
                 waveform = _read(u)
                 perturbed = self.perturb(waveform, self.seed, u.id, batch.epoch) if self.perturb else waveform
+            except UnreachableError:
+                raise
             except UserError as error:
                 skipped.append(Skipped(u.id, u.audio, str(error), batch.epoch))
                 continue
@@ -219,13 +229,31 @@ class StepDataset(Dataset[StepBatch]):
         return micro
 
 
-def collate(utterances: Sequence[Utterance]) -> MicroBatch:
+# Told of an utterance that is left out of a result, and why.
+LeftOut = Callable[[Utterance, UserError], None]
+
+
+def collate(utterances: Sequence[Utterance], left_out: LeftOut | None = None) -> MicroBatch:
     """Decode and pad. The true length counts where it differs from the manifest's.
 
+    Args:
+        left_out: called with each utterance that cannot be decoded, which the batch then lacks.
+
     Raises:
-        UserError: one cannot be decoded.
+        UserError: one cannot be decoded, and `left_out` is None.
+        UnreachableError: a server cannot be reached.
     """
-    return _padded([u.id for u in utterances], [_read(u) for u in utterances])
+    ids: list[str] = []
+    waveforms: list[Tensor] = []
+    for utterance in utterances:
+        try:
+            waveforms.append(_read(utterance))
+            ids.append(utterance.id)
+        except UserError as error:
+            if left_out is None or isinstance(error, UnreachableError):
+                raise
+            left_out(utterance, error)
+    return _padded(ids, waveforms)
 
 
 def _read(utterance: Utterance) -> Tensor:
@@ -237,6 +265,8 @@ def _padded(ids: list[str], waveforms: list[Tensor]) -> MicroBatch:
 
 
 def _pad(rows: list[Tensor]) -> Tensor:
+    if not rows:
+        return torch.zeros(0, 0)
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
@@ -266,6 +296,7 @@ def steps(
 
     Raises:
         UserError: a decoding process died; names what it was decoding.
+        UnreachableError: a server with audio cannot be reached.
     """
     desk = Desk(workers)
     loader: DataLoader[StepBatch] = DataLoader(
@@ -278,7 +309,11 @@ def steps(
         worker_init_fn=partial(_begin, desk),
     )
     try:
-        yield from watched(loader, desk) if workers else loader
+        with closing(watched(loader, desk) if workers else (step for step in loader)) as made:
+            for step in made:
+                if step.unreachable:
+                    raise UnreachableError(step.unreachable)
+                yield step
     except DeadDecoderError as death:
         if death.at is None:
             raise UserError(f"{death} between two steps ({death.remedy})") from death
@@ -289,13 +324,12 @@ def steps(
 
 
 def _begin(desk: Desk, worker: int) -> None:
-    """What a decoding process does first.
+    """Prepare a decoding process.
 
     Ctrl-C, and a scheduler that stops a job, signal the whole process group: the trainer then saves and
     ends its workers; workers that died first would break the step that it is in.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    serve_parent(signal.SIGTERM, signal.SIGINT)
     desk.take(worker)
     info = get_worker_info()
     assert info is not None

@@ -2,40 +2,48 @@
 
     {"id": "84-121123-0000", "audio": "84-121123-0000.flac", "duration": 2.085, "text": "GO", "speaker": "84"}
 
-`text` and `speaker` may be absent, `offset` (seconds into the file) is 0 unless given. Where `audio` is a
+`text` and `speaker` may be absent, `offset` (seconds into the file) is 0 unless given. `channel` (0 for the
+first) selects one channel of the file; without it, channels are averaged. Where `audio` is a
 shard, which holds many audio files, `byte_range` says which bytes of it are the file, and their checksum:
 
     "audio": "dev-000000.tar", "byte_range": {"start": 512, "length": 52016, "crc32": 1394829}
 
-Manifests and audio may lie at URLs, any that fsspec can read. The names that NeMo's
-manifests use are read too: `audio_filepath` for `audio`, `utt_id` for `id`; an utterance without an id is
-called by the stem of its file name (stem-2, stem-3 and so on where that is taken). So are lhotse's cuts, by
-`asr_emapl.data.foreign`, and all of it compressed by gzip. Other fields are ignored.
+Manifests and audio may lie at URLs, any that fsspec can read. The names that NeMo's manifests use are read
+too: `audio_filepath` for `audio`, `utt_id` for `id`; an utterance without an id is named after its audio
+(`asr_emapl.data.ids`). So are lhotse's cuts, by `asr_emapl.data.foreign`, and all of it compressed by gzip.
+Other fields are ignored.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
-import math
-import os
-import uuid
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from asr_emapl import storage
+from asr_emapl import json_text, storage
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe
 from asr_emapl.audio.source import ByteRange, Source
 from asr_emapl.data.foreign import from_cut, is_cut
-from asr_emapl.errors import UserError
+from asr_emapl.data.ids import derived_ids
+from asr_emapl.errors import UnreachableError, UserError
+from asr_emapl.outputs import check_outputs, writing
+from asr_emapl.partial_file import sync
 from asr_emapl.text.normalise import outside
+from asr_emapl.text_files import raw_lines
 
+_Place = TypeVar("_Place", str, Path, str | Path)
 _MAX_LINES = 20
 """Findings that an error report lists before it only counts the rest."""
+# libsndfile reads files of at most so many channels.
+_MAX_CHANNELS = 1024
+
+MAX_SECONDS = 1e7
+"""Of a duration or an offset: samples of millions of such utterances can still be counted in 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,7 @@ class Utterance:
         speaker: who speaks, if known.
         offset: where in the file the stretch begins, seconds.
         byte_range: where in a shard the file lies; None: `audio` is the file itself.
+        channel: of the file, counted from 0; None: the mean of all channels.
     """
 
     id: str
@@ -59,11 +68,12 @@ class Utterance:
     speaker: str | None = None
     offset: float = 0.0
     byte_range: ByteRange | None = None
+    channel: int | None = None
 
     @property
     def source(self) -> Source:
-        """Where the bytes of the file are."""
-        return Source(self.audio, self.byte_range, self.id)
+        """Where the bytes of the file are, and which channel of it is meant."""
+        return Source(self.audio, self.byte_range, self.id, self.channel)
 
     @property
     def samples(self) -> int:
@@ -88,16 +98,15 @@ def read_manifest(path: str | Path, *, require_text: bool = False) -> list[Utter
     path = path if storage.is_url(path) else Path(path)
     faults: list[tuple[int, str]] = []
     records: list[tuple[int, dict[str, object]]] = []
-    for number, line in enumerate(_content(path).split(b"\n"), start=1):
-        if not line.strip():
-            continue
+    for number, line in raw_lines(path, remedy="name a manifest, or write it with asr-emapl prepare"):
         try:
             records.append((number, _record(line)))
         except ValueError as error:
             faults.append((number, str(error)))
     if not records and not faults:
         raise UserError(f"{path}: the manifest holds no utterances (write it again with data_prep)")
-    _derive_ids([record for _, record in records])
+    folder = storage.split(path)[0]
+    _derive_ids([record for _, record in records], folder)
 
     first_seen: dict[str, int] = {}
     for number, record in records:
@@ -109,7 +118,6 @@ def read_manifest(path: str | Path, *, require_text: bool = False) -> list[Utter
         # A stable sort: several faults of one line stay in the order of the fields.
         faults.sort(key=lambda fault: fault[0])
         raise UserError(report([f"{path}:{number}: {fault}" for number, fault in faults]))
-    folder = storage.split(path)[0]
     return [_utterance(record, folder) for _, record in records]
 
 
@@ -120,47 +128,27 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
     folder can be moved. Missing folders are made.
 
     Raises:
-        UserError: there are no utterances, or some that could not be read back (as `read_manifest` says), or
-            the file cannot be written. An older manifest of that name is then left as it was.
+        UserError: there are no utterances, or some that could not be read back (as `read_manifest` says); the
+            file is audio of the manifest; or it cannot be written. An older manifest of that name is then
+            left as it was.
     """
-    if not storage.is_url(path):
-        write_manifests({Path(path): list(utterances)})
-        return
-    content = _serialise(path, list(utterances))
-    try:
-        with storage.publish(str(path)) as file:
-            file.write(content)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error} (choose another place)") from error
+    write_manifests({path: list(utterances)})
 
 
-def write_manifests(manifests: Mapping[Path, Sequence[Utterance]]) -> None:
+def write_manifests(manifests: Mapping[_Place, Sequence[Utterance]]) -> None:
     """Write several manifests, all of them or none: no name appears before all contents are on disk.
 
     Raises:
         UserError: as `write_manifest`.
     """
     contents = {path: _serialise(path, utterances) for path, utterances in manifests.items()}
-    staged: dict[Path, Path] = {}
-    try:
+    check_outputs(list(contents), {u.audio for utterances in manifests.values() for u in utterances})
+    with ExitStack() as stack:
         for path, content in contents.items():
-            if path.is_dir():
-                raise UserError(f"{path}: is a folder (name a file for the manifest)")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            staged[path] = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-            _write_durably(staged[path], content)
-        for path, partial in staged.items():
-            partial.replace(path)
-        for folder in {path.parent for path in staged}:
-            storage.sync_folder(folder)
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or 'manifest'}: cannot be written: {error.strerror or error} "
-            "(check permissions and free space, or choose another place)"
-        ) from error
-    finally:
-        for partial in staged.values():
-            partial.unlink(missing_ok=True)
+            stack.enter_context(writing(path))
+            file = stack.enter_context(storage.publish(str(path)))
+            file.write(content)
+            sync(file)
 
 
 def verify(utterances: Iterable[Utterance], alphabet: str | None) -> list[str]:
@@ -180,6 +168,8 @@ def verify(utterances: Iterable[Utterance], alphabet: str | None) -> list[str]:
         if file not in lengths:
             try:
                 lengths[file] = probe(utterance.source)[0]
+            except UnreachableError:
+                raise
             except UserError as error:
                 lengths[file] = str(error)
         length = lengths[file]
@@ -205,34 +195,12 @@ def _file(utterance: Utterance) -> tuple[str, ByteRange | None]:
     return utterance.audio, utterance.byte_range
 
 
-def _content(path: str | Path) -> bytes:
-    """The bytes of the manifest, without a byte order mark, decompressed if they begin as gzip does."""
-    try:
-        content = storage.read(str(path))
-        if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
-        return content.removeprefix(b"\xef\xbb\xbf")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such manifest (mend the path, or write it with data_prep)") from None
-    # ValueError: a NUL in the path. EOFError, zlib.error: half of a gzip file, or a damaged one.
-    except (OSError, ValueError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: the manifest cannot be read: {error} (name a readable file)") from error
-
-
 def _record(line: bytes) -> dict[str, object]:
     """The fields of Utterance on a line, None where absent, NeMo's names replaced. ValueError: a bad line."""
-    try:
-        fields = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise ValueError("not UTF-8 (save the manifest as UTF-8)") from None
-    # RecursionError: brackets nested by the thousand.
-    except (ValueError, RecursionError):
-        raise ValueError("not JSON (put one JSON object on each line)") from None
-    if not isinstance(fields, dict):
-        raise ValueError("JSON, but not an object (write {...} with id, audio and duration)")
+    fields = json_text.parse_object(line)
     if is_cut(fields):
         fields = from_cut(fields)
-    names = ("id", "audio", "duration", "text", "speaker", "offset", "byte_range")
+    names = ("id", "audio", "duration", "text", "speaker", "offset", "byte_range", "channel")
     record = {name: fields.get(name) for name in names}
     for name, nemo in (("id", "utt_id"), ("audio", "audio_filepath")):
         if record[name] is None:
@@ -240,20 +208,20 @@ def _record(line: bytes) -> dict[str, object]:
     return record
 
 
-def _derive_ids(records: Sequence[dict[str, object]]) -> None:
-    """Give each record without an id the stem of its audio's name, numbered from 2 where that is taken."""
-    taken = {record["id"] for record in records if isinstance(record["id"], str)}
-    counts: Counter[str] = Counter()
-    for record in records:
-        audio = record["audio"]
-        if record["id"] is not None or not isinstance(audio, str):
-            continue
-        stem = id_ = Path(audio).stem
-        while id_ in taken or counts[stem] == 0:
-            counts[stem] += 1
-            id_ = stem if counts[stem] == 1 else f"{stem}-{counts[stem]}"
-        taken.add(id_)
+def _derive_ids(records: Sequence[dict[str, object]], folder: str) -> None:
+    """Give each record without an id one that its audio determines; `folder` is the manifest's."""
+    nameless = [r for r in records if r["id"] is None and isinstance(r["audio"], str)]
+    stretches = [
+        (storage.join(folder, str(record["audio"])), _finite(json_text.number(record["offset"])))
+        for record in nameless
+    ]
+    for record, id_ in zip(nameless, derived_ids(stretches), strict=True):
         record["id"] = id_
+
+
+def _finite(seconds: float | None) -> float:
+    """An offset, 0 where there is none that a file can have: `_faults` reports that."""
+    return seconds if seconds is not None and 0.0 <= seconds < 1e12 else 0.0
 
 
 def _faults(record: Mapping[str, object], require_text: bool = False) -> Iterator[str]:
@@ -273,19 +241,22 @@ def _faults(record: Mapping[str, object], require_text: bool = False) -> Iterato
     if require_text and (text is None or (isinstance(text, str) and not text.strip())):
         yield "text is missing (add the transcript, or use the manifest as unlabelled)"
 
-    duration, offset = _seconds(record["duration"]), _seconds(record["offset"])
+    duration, offset = json_text.number(record["duration"]), json_text.number(record["offset"])
     if record["duration"] is None:
         yield "duration is missing (add the seconds of audio)"
     elif duration is None:
         yield "duration is not a number (give seconds)"
-    elif not (math.isfinite(duration * SAMPLE_RATE_HZ) and round(duration * SAMPLE_RATE_HZ) > 0):
-        yield f"duration is {duration} s (give seconds, finite and > 0)"
+    elif not (duration <= MAX_SECONDS and round(duration * SAMPLE_RATE_HZ) > 0):
+        yield f"duration is {duration} s (give seconds, above 0 and at most {MAX_SECONDS:g})"
     if record["offset"] is not None and offset is None:
         yield "offset is not a number (give seconds)"
-    elif offset is not None and not (math.isfinite(offset * SAMPLE_RATE_HZ) and offset >= 0):
-        yield f"offset is {offset} s (give seconds, finite and >= 0)"
+    elif offset is not None and not 0 <= offset <= MAX_SECONDS:
+        yield f"offset is {offset} s (give seconds, from 0 to {MAX_SECONDS:g})"
     if record["byte_range"] is not None and _byte_range(record["byte_range"]) is None:
         yield "byte_range is not {start, length, crc32} in whole numbers (pack the audio again)"
+    channel = record["channel"]
+    if channel is not None and (type(channel) is not int or not 0 <= channel < _MAX_CHANNELS):
+        yield "channel is not a whole number from 0 on (give the channel, 0 for the first)"
 
 
 def _byte_range(value: object) -> ByteRange | None:
@@ -308,17 +279,6 @@ def _is_unicode(value: str) -> bool:
     return True
 
 
-def _seconds(value: object) -> float | None:
-    """The number as a float (infinite if too large for one), None if it is no number."""
-    # bool is an int to Python, not to a reader of the manifest.
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
 def _utterance(record: Mapping[str, object], folder: str) -> Utterance:
     """The utterance of a record in which `_faults` found nothing; `folder` is the manifest's."""
     audio = str(record["audio"])
@@ -326,11 +286,12 @@ def _utterance(record: Mapping[str, object], folder: str) -> Utterance:
     return Utterance(
         id=str(record["id"]),
         audio=storage.join(folder, audio),
-        duration=_seconds(record["duration"]) or 0.0,
+        duration=json_text.number(record["duration"]) or 0.0,
         text=None if text is None else str(text),
         speaker=None if speaker is None else str(speaker),
-        offset=_seconds(record["offset"]) or 0.0,
+        offset=json_text.number(record["offset"]) or 0.0,
         byte_range=_byte_range(record["byte_range"]),
+        channel=record["channel"] if isinstance(record["channel"], int) else None,
     )
 
 
@@ -364,13 +325,6 @@ def _audio_as_written(utterance: Utterance, folder: str) -> str:
     if utterance.byte_range is not None and of_audio == folder:
         return name
     return storage.join(of_audio, name)
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _length_fault(utterance: Utterance, length: float, is_shared: bool) -> str | None:

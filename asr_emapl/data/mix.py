@@ -23,9 +23,11 @@ class Position:
 
     Attributes:
         epoch, chapter: the pass, and the part of it.
-        samples: audio of that chapter consumed.
+        samples: audio of that chapter consumed at the present batch.
         total: of all passes.
         base: of it, what was consumed before the corpora had their present weights.
+        batch: padded samples of the batch that `samples` was consumed at.
+        earlier: what was consumed of the chapter at other batches before, as (batch, samples).
     """
 
     epoch: int = 0
@@ -33,6 +35,25 @@ class Position:
     samples: int = 0
     total: int = 0
     base: int = 0
+    batch: int | None = None
+    earlier: tuple[tuple[int, int], ...] = ()
+
+    def at_batch(self, batch: int) -> Position:
+        """The same place for a plan of another batch: the rest of the chapter is what comes next."""
+        if batch == self.batch:
+            return self
+        if self.batch is None or self.samples == 0:
+            return replace(self, batch=batch)
+        return replace(self, samples=0, batch=batch, earlier=(*self.earlier, (self.batch, self.samples)))
+
+    def next_pass(self) -> Position:
+        """Where the next pass over the corpus begins."""
+        return replace(self, epoch=self.epoch + 1, chapter=0, samples=0, earlier=())
+
+    @staticmethod
+    def from_state(state: dict[str, Any]) -> Position:
+        """From plain numbers, as `dataclasses.asdict` gives them."""
+        return Position(**state | {"earlier": tuple((b, s) for b, s in state["earlier"])})
 
 
 @dataclass(frozen=True)
@@ -67,7 +88,9 @@ class MixPosition:
         """The inverse of `state_dict`."""
 
         def blend(values: dict[str, Any]) -> BlendPosition:
-            return BlendPosition(tuple(Position(**p) for p in values["corpora"]), tuple(values["weights"]))
+            return BlendPosition(
+                tuple(Position.from_state(p) for p in values["corpora"]), tuple(values["weights"])
+            )
 
         before = int(state["labelled_before"]), int(state["unlabelled_before"])
         return MixPosition(blend(state["labelled"]), blend(state["unlabelled"]), *before)
@@ -75,10 +98,15 @@ class MixPosition:
 
 @dataclass(frozen=True)
 class GlobalBatch:
-    """One optimizer step's utterances over all ranks; `epoch` is the pass over their own corpus."""
+    """One optimizer step's utterances over all ranks.
+
+    `groups` are the numbers of utterances of about the same length, one group after the other; `epoch` is the
+    pass over their own corpus, `samples` their unpadded audio.
+    """
 
     labelled: bool
     indices: Indices
+    groups: tuple[int, ...]
     epoch: int
     samples: int
     after: MixPosition
@@ -105,14 +133,14 @@ class Blend:
         # Two chapters at most of each are in use at a time; each is a few arrays.
         self._chapter = lru_cache(maxsize=2 * len(plans))(self._read)
 
-    def next(self, at: BlendPosition) -> tuple[Indices, int, BlendPosition]:
-        """The batch that follows `at`, the pass it belongs to, and where things stand after it."""
+    def next(self, at: BlendPosition) -> tuple[Indices, tuple[int, ...], int, BlendPosition]:
+        """The batch that follows `at`, its groups, the pass it belongs to, and the position after it."""
         at = self._adopt(at)
         behind = [(p.total - p.base) / w for p, w in zip(at.corpora, self.weights, strict=True)]
         which = behind.index(min(behind))
-        indices, epoch, after = self._advance(which, at.corpora[which])
+        indices, groups, after = self._advance(which, at.corpora[which])
         corpora = (*at.corpora[:which], after, *at.corpora[which + 1 :])
-        return indices + self._first[which], epoch, BlendPosition(corpora, self.weights)
+        return indices + self._first[which], groups, after.epoch, BlendPosition(corpora, self.weights)
 
     def _adopt(self, at: BlendPosition) -> BlendPosition:
         """Positions for other corpora or weights than they were made with: nothing is made up for.
@@ -125,23 +153,24 @@ class Blend:
         new = [Position()] * (len(self.plans) - len(known))
         return BlendPosition((*(replace(p, base=p.total) for p in known), *new), self.weights)
 
-    def _advance(self, which: int, at: Position) -> tuple[Indices, int, Position]:
+    def _advance(self, which: int, at: Position) -> tuple[Indices, tuple[int, ...], Position]:
         if at.chapter >= self.plans[which].chapters:
-            # Of a larger corpus or a smaller pool, with which the position was made.
-            at = replace(at, epoch=at.epoch + 1, chapter=0, samples=0)
-        chapter = self._chapter(which, at.epoch, at.chapter)
+            # The position was made with a larger corpus or a smaller pool.
+            at = at.next_pass()
+        at = at.at_batch(self.plans[which].batch_samples)
+        chapter = self._chapter(which, at.epoch, at.chapter, at.earlier)
         index = chapter.index_at(at.samples)
         if index == len(chapter.batches):
             epoch, number = divmod(at.chapter + 1, self.plans[which].chapters)
-            at = replace(at, epoch=at.epoch + epoch, chapter=number, samples=0)
-            chapter, index = self._chapter(which, at.epoch, at.chapter), 0
+            at = replace(at, epoch=at.epoch + epoch, chapter=number, samples=0, earlier=())
+            chapter, index = self._chapter(which, at.epoch, at.chapter, ()), 0
         before = int(chapter.consumed[index - 1]) if index else 0
         after = int(chapter.consumed[index])
         moved = replace(at, samples=after, total=at.total + after - before)
-        return chapter.batches[index], at.epoch, moved
+        return chapter.batches[index], chapter.groups[index], moved
 
-    def _read(self, which: int, epoch: int, chapter: int) -> Chapter:
-        return self.plans[which].chapter(epoch, chapter)
+    def _read(self, which: int, epoch: int, chapter: int, earlier: tuple[tuple[int, int], ...]) -> Chapter:
+        return self.plans[which].chapter(epoch, chapter, earlier)
 
 
 class MixPlan:
@@ -172,15 +201,15 @@ class MixPlan:
     def next(self, at: MixPosition) -> GlobalBatch:
         """The global batch that follows `at`."""
         if self.unlabelled is not None and self._wants_unlabelled(at):
-            indices, epoch, blend = self.unlabelled.next(at.unlabelled)
+            indices, groups, epoch, blend = self.unlabelled.next(at.unlabelled)
             samples = blend.total - at.unlabelled.total
-            return GlobalBatch(False, indices, epoch, samples, replace(at, unlabelled=blend))
-        indices, epoch, blend = self.labelled.next(at.labelled)
+            return GlobalBatch(False, indices, groups, epoch, samples, replace(at, unlabelled=blend))
+        indices, groups, epoch, blend = self.labelled.next(at.labelled)
         samples = blend.total - at.labelled.total
         moved = replace(at, labelled=blend)
         if not self.has_unlabelled or blend.total + at.unlabelled.total <= self.start_samples:
             moved = replace(moved, labelled_before=blend.total, unlabelled_before=at.unlabelled.total)
-        return GlobalBatch(True, indices, epoch, samples, moved)
+        return GlobalBatch(True, indices, groups, epoch, samples, moved)
 
     def _wants_unlabelled(self, at: MixPosition) -> bool:
         if at.labelled.total + at.unlabelled.total < self.start_samples:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -17,7 +18,8 @@ from asr_emapl.audio.segmentation import SegmentConfig, segment
 from asr_emapl.audio.source import ByteRange, Source
 from asr_emapl.audio.voice_activity import FRAME_SECONDS, Detector, VoiceActivity
 from asr_emapl.data.manifest import Utterance, read_manifest, report
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UnreachableError, UserError
+from asr_emapl.processes import kill, serve_parent
 
 _MANIFEST_ENDINGS = (".jsonl", ".json")
 # Of what libsndfile decodes, what recordings come in.
@@ -37,11 +39,12 @@ class Recording:
     offset: float = 0.0
     duration: float | None = None
     byte_range: ByteRange | None = None
+    channel: int | None = None
 
     @property
     def source(self) -> Source:
-        """Where its bytes are."""
-        return Source(self.audio, self.byte_range, self.id)
+        """Where its bytes are, and which channel is meant."""
+        return Source(self.audio, self.byte_range, self.id, self.channel)
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,7 @@ def find_recordings(sources: Sequence[Path]) -> list[Recording]:
     unique: dict[Hashable, Recording] = {}
     for source in sources:
         for recording in _recordings(source):
-            stretch = (recording.audio, recording.byte_range, recording.offset, recording.duration)
-            unique.setdefault(stretch, recording)
+            unique.setdefault(replace(recording, id="", speaker=None), recording)
     recordings = list(unique.values())
     first: dict[str, Recording] = {}
     findings = [
@@ -102,14 +104,18 @@ def cut_recordings(recordings: Sequence[Recording], config: SegmentConfig, worke
         yield from (cut_recording(recording, config, detector) for recording in recordings)
         return
     # Spawned: a fork would inherit locks of the threads that numpy and torch keep.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(recordings)), context, _use_one_thread) as pool:
+    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
+    with ProcessPoolExecutor(min(workers, len(recordings)), context, _begin) as pool:
         try:
             yield from pool.map(partial(_cut_in_worker, config=config), recordings)
         except BrokenProcessPool as error:
             raise UserError(
                 "a worker process died, most likely for want of memory (take fewer --workers)"
             ) from error
+        # Interrupted, or closed early: a recording that is being cut may take minutes.
+        except BaseException:
+            kill(set(multiprocessing.active_children()) - others)
+            raise
 
 
 def cut_recording(recording: Recording, config: SegmentConfig, detector: Detector) -> Cut:
@@ -118,6 +124,8 @@ def cut_recording(recording: Recording, config: SegmentConfig, detector: Detecto
         length = probe(recording.source)[0]
         blocks = read_blocks(recording.source, offset=recording.offset, duration=recording.duration)
         segments = segment(detector(blocks), config)
+    except UnreachableError:
+        raise
     except UserError as error:
         return Cut(fault=str(error))
     end = length if recording.duration is None else min(length, recording.offset + recording.duration)
@@ -152,6 +160,7 @@ def _utterance(recording: Recording, span: tuple[int, int], end_seconds: float) 
         speaker=recording.speaker,
         offset=round(begin, 7),
         byte_range=recording.byte_range,
+        channel=recording.channel,
     )
 
 
@@ -169,7 +178,7 @@ def _told_from_whole(utterance: Utterance, length: float) -> Utterance:
 def _recordings(source: Path) -> Iterator[Recording]:
     if source.suffix.lower() in _MANIFEST_ENDINGS:
         for u in read_manifest(source):
-            yield Recording(u.id, u.audio, u.speaker, u.offset, u.duration, u.byte_range)
+            yield Recording(u.id, u.audio, u.speaker, u.offset, u.duration, u.byte_range, u.channel)
     elif source.is_dir():
         files = _audio_below(source)
         if not files:
@@ -203,9 +212,10 @@ def _detector() -> VoiceActivity:
     return VoiceActivity()
 
 
-def _use_one_thread() -> None:
-    """Resampling is torch's, which is not loaded yet."""
+def _begin() -> None:
+    """Prepare a worker process. Resampling is torch's, which is not loaded yet."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    serve_parent(signal.SIGINT)
 
 
 def _cut_in_worker(recording: Recording, config: SegmentConfig) -> Cut:

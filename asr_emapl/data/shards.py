@@ -30,7 +30,9 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import open_audio, read_audio
 from asr_emapl.audio.source import ByteRange
 from asr_emapl.data.manifest import Utterance, read_manifest, write_manifest
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UnreachableError, UserError
+from asr_emapl.json_text import read_object
+from asr_emapl.outputs import check_outputs
 
 # libsndfile's names for format and coding of a recoded file, and its ending.
 _ENCODINGS = {"flac": ("FLAC", "PCM_16", "flac"), "opus": ("OGG", "OPUS", "opus")}
@@ -84,7 +86,8 @@ def pack(
 
     Raises:
         UserError: the manifest is wrong; audio in it cannot be read; `out` has a manifest of that name
-            already, or a part of another packing, or cannot be written; the config is out of range.
+            already, or a part of another packing, or shards that the manifest reads; `out` cannot be written;
+            the config is out of range.
     """
     config = config or ShardConfig()
     _check(config)
@@ -96,10 +99,13 @@ def pack(
     try:
         if storage.size(target) is not None:
             raise UserError(f"{target}: is there already (name another folder, or remove it to pack again)")
+        check_outputs(shards.existing(), {u.audio for u in utterances})
         shards.go_on()
         shards.pack_rest()
         write_manifest(target, shards.packed())
         shards.forget(0)
+    except UnreachableError:
+        raise
     except OSError as error:
         raise UserError(
             f"{out}: cannot be written: {error} (mend that and run the same again: it goes on)"
@@ -149,6 +155,13 @@ class _Shards:
         """Path or URL of a shard."""
         return storage.join(self._folder, f"{self._stem}-{shard:06d}.tar")
 
+    def existing(self) -> list[str]:
+        """The shards that are there, up to the first that is not."""
+        places: list[str] = []
+        while storage.size(place := self.place(len(places))) is not None:
+            places.append(place)
+        return places
+
     def go_on(self) -> None:
         """Take over the whole shards that an interrupted packing left."""
         while (record := self._read_record(self.count)) is not None:
@@ -179,7 +192,9 @@ class _Shards:
         """All utterances, where they lie now."""
         whole = self._config.codec == "as-is"
         return [
-            replace(u, audio=self.place(shard), byte_range=part, offset=u.offset if whole else 0.0)
+            replace(u, audio=self.place(shard), byte_range=part)
+            if whole
+            else replace(u, audio=self.place(shard), byte_range=part, offset=0.0, channel=None)
             for u, (shard, part) in zip(self._utterances, self._entries, strict=True)
         ]
 
@@ -231,7 +246,13 @@ class _Shards:
 
     def _read_record(self, shard: int) -> dict[str, Any] | None:
         place = self._record(shard)
-        return None if storage.size(place) is None else json.loads(storage.read(place))
+        if storage.size(place) is None:
+            return None
+        expected = f"the record of an interrupted packing (remove it and {self.place(shard)})"
+        record = read_object(place, expected)
+        if not _is_record(record):
+            raise UserError(f"{place}: not {expected}")
+        return record
 
     def _made_from_next(self, count: int) -> str:
         """`_made_from` once the next `count` utterances are packed too."""
@@ -240,6 +261,17 @@ class _Shards:
         for utterance in self._utterances[done : done + count]:
             digest.update(repr(utterance).encode())
         return digest.hexdigest()
+
+
+def _is_record(record: dict[str, Any]) -> bool:
+    """Whether it has what `_Shards` writes down of a shard."""
+    entries = record.get("entries")
+    return (
+        isinstance(record.get("made_from"), str)
+        and isinstance(record.get("bytes"), int)
+        and isinstance(entries, list)
+        and all(isinstance(e, list) and len(e) == 4 and all(type(n) is int for n in e) for e in entries)
+    )
 
 
 def _add(tar: BinaryIO, member: tarfile.TarInfo, content: bytes) -> ByteRange:
@@ -282,6 +314,8 @@ def _encode(utterance: Utterance, codec: str) -> _File:
     if codec == "as-is":
         try:
             content = source.content()
+        except UnreachableError:
+            raise
         except OSError as error:
             raise UserError(
                 f"{source}: cannot be read: {error} (mend the path, or fetch the file)"

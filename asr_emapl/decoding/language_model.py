@@ -13,15 +13,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from asr_emapl.decoding.beam import read_kenlm, token_name
-from asr_emapl.decoding.lexicon import open_text
 from asr_emapl.errors import UserError
+from asr_emapl.outputs import writing
 from asr_emapl.storage import publish
 from asr_emapl.text.tokenizer import Tokenizer
+from asr_emapl.text_files import read_lines
 
 _ORDERS = range(2, 6)  # what kaldingram makes
 
@@ -73,7 +75,7 @@ def build_arpa(texts: Sequence[Path], out: Path, config: NgramConfig, tokenizer:
 
     Raises:
         UserError: kaldingram is not installed or fails; a text cannot be read, or there are no words; a model
-            of tokens is to be pruned.
+            of tokens is to be pruned; it cannot be written.
     """
     if tokenizer is not None and config.prune:
         raise UserError(f"--prune {config.prune:g}: a model of tokens cannot be pruned; leave it out")
@@ -81,8 +83,7 @@ def build_arpa(texts: Sequence[Path], out: Path, config: NgramConfig, tokenizer:
         raise UserError(f"{out}: call it .arpa, by which decoders know the format")
     if importlib.util.find_spec("kaldingram") is None:
         raise UserError("kaldingram is not installed: pip install 'asr_emapl[lm]'")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.stem}.", dir=out.parent) as folder:
+    with writing(out), _folder_beside(out) as folder:
         plain, whole, pruned = (Path(folder, name) for name in ("text", "whole.arpa", "pruned.arpa"))
         count = 0
         with plain.open("w", encoding="utf-8") as file:
@@ -105,6 +106,14 @@ def build_arpa(texts: Sequence[Path], out: Path, config: NgramConfig, tokenizer:
     return Built(count, impossible)
 
 
+@contextmanager
+def _folder_beside(out: Path) -> Iterator[str]:
+    """A folder for what comes before `out`, on the same disk."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.stem}.", dir=out.parent) as folder:
+        yield folder
+
+
 def sentences(texts: Iterable[Path], tokenizer: Tokenizer | None) -> Iterator[str]:
     """The lines of texts that are not empty, with single spaces; as tokens if there is a tokenizer.
 
@@ -112,14 +121,12 @@ def sentences(texts: Iterable[Path], tokenizer: Tokenizer | None) -> Iterator[st
         UserError: a text cannot be read, or has letters that the tokenizer does not know.
     """
     for path in texts:
-        with open_text(path) as file:
-            for number, line in enumerate(file, start=1):
-                if not (sentence := " ".join(line.split())):
-                    continue
-                try:
-                    yield sentence if tokenizer is None else _as_tokens(sentence, tokenizer)
-                except UserError as error:
-                    raise UserError(f"{path}:{number}: {error}") from error
+        for number, line in read_lines(path):
+            sentence = " ".join(line.split())
+            try:
+                yield sentence if tokenizer is None else _as_tokens(sentence, tokenizer)
+            except UserError as error:
+                raise UserError(f"{path}:{number}: {error}") from error
 
 
 def perplexity(arpa: Path, lines: Iterable[str]) -> Perplexity:

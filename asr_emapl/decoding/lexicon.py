@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
-import lzma
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from asr_emapl.errors import UserError
 from asr_emapl.text.tokenizer import Tokenizer
+from asr_emapl.text_files import read_lines
 
 # What language models write for beginning, end and unknown words.
 _SYMBOLS = frozenset(("<s>", "</s>", "<unk>", "<UNK>"))
@@ -25,11 +22,10 @@ def read_words(path: Path) -> list[str]:
     Raises:
         UserError: the file cannot be read, or holds no words.
     """
-    with open_text(path) as file:
-        lines = (line.rstrip("\r\n") for line in file)
-        first = next((line for line in lines if line.strip()), "")
-        found = _unigrams(lines) if first.strip() == "\\data\\" else _first_columns(first, lines)
-        words = dict.fromkeys(word for word in found if word not in _SYMBOLS)
+    lines = (line for _, line in read_lines(path))
+    first = next(lines, "")
+    found = _unigrams(lines) if first.strip() == "\\data\\" else _first_columns(first, lines)
+    words = dict.fromkeys(word for word in found if word not in _SYMBOLS)
     if not words:
         raise UserError(f"{path}: holds no words (one a line, or an ARPA language model)")
     return list(words)
@@ -54,23 +50,6 @@ def spell(words: list[str], tokenizer: Tokenizer, place: str) -> tuple[dict[str,
             "(spell them as the transcripts do: capitals, for example)"
         )
     return spelled, strange
-
-
-@contextmanager
-def open_text(path: Path) -> Iterator[IO[str]]:
-    """A text file, unpacked on the way if its name ends in .gz or .xz.
-
-    Raises:
-        UserError: it cannot be read, unpacked, or is no UTF-8.
-    """
-    opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix.lower(), open)
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:  # type: ignore[operator]
-            yield file
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (convert it with iconv -t UTF-8)") from error
-    except (OSError, EOFError, lzma.LZMAError) as error:
-        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _unigrams(lines: Iterator[str]) -> Iterator[str]:

@@ -11,13 +11,15 @@ from torch import nn
 
 from asr_emapl.audio.features import LogMel
 from asr_emapl.config import config_from_dict
+from asr_emapl.data.loader import LeftOut
 from asr_emapl.data.manifest import Utterance
 from asr_emapl.decoding.spans import frame_seconds
 from asr_emapl.decoding.transcribe import Hypothesis, Posteriors, posteriors, transcribe
 from asr_emapl.errors import UserError
 from asr_emapl.models.contract import build_model
-from asr_emapl.text.tokenizer import Tokenizer, tokenizer_from_state
-from asr_emapl.training.checkpoint import load
+from asr_emapl.models.target import Trust
+from asr_emapl.text.tokenizer import Tokenizer
+from asr_emapl.training.checkpoint import State, fitting, load, read_tokenizer
 from asr_emapl.training.checkpoint_folder import CheckpointFolder
 from asr_emapl.training.world import choose_device
 
@@ -34,41 +36,75 @@ class Recognizer:
     problems: list[str] = field(default_factory=list)
 
     @staticmethod
-    def load(path: Path, which: str = "teacher", device: str = "auto") -> Recognizer:
+    def load(
+        path: Path, which: str = "teacher", device: str = "auto", trust: Sequence[str] = ()
+    ) -> Recognizer:
         """From a checkpoint file, or from a run directory's newest one.
 
+        Args:
+            trust: packages, besides asr_emapl, whose code may be run to build the model that it names.
+
         Raises:
-            UserError: no checkpoint there, or `which` is neither teacher nor student.
+            UserError: there is no checkpoint, `which` is neither teacher nor student, the model's code is not
+                trusted, or the weights do not fit it.
         """
         if which not in ("teacher", "student"):
             raise UserError(f"--model {which!r} is neither teacher nor student")
-        problems: list[str] = []
-        if path.is_dir():
-            found = CheckpointFolder(path / "checkpoints", 1).newest()
-            if found is None:
-                raise UserError(f"run directory {path} holds no checkpoint; has it trained?")
-            path, state, problems = found
-        else:
-            state = load(path)
+        path, state, problems = _read(path)
         config = config_from_dict(state["config"], f"the config in checkpoint {path}")
-        tokenizer = tokenizer_from_state(state["tokenizer"])
+        tokenizer = read_tokenizer(path, state)
         where = choose_device(device)
-        bands = config.features.mel_bands
-        model = build_model(config.model, vocabulary_size=tokenizer.vocabulary_size, mel_bands=bands)
-        model.load_state_dict(state["teacher"]["module"] if which == "teacher" else state["student"])
+        model = build_model(
+            config.model,
+            vocabulary_size=tokenizer.vocabulary_size,
+            mel_bands=config.features.mel_bands,
+            trust=Trust.of(f"checkpoint {path}", trust),
+        )
+        with fitting(path, config.model.target):
+            model.load_state_dict(state["teacher"]["module"] if which == "teacher" else state["student"])
         return Recognizer(model.to(where), LogMel(config.features).to(where), tokenizer, where, problems)
 
-    def __call__(self, utterances: Sequence[Utterance], max_seconds: float = 120.0) -> Iterator[Hypothesis]:
-        """Hypotheses, longest utterance first, in batches of at most `max_seconds` of padded audio."""
-        return transcribe(self.posteriors(utterances, max_seconds), self.tokenizer)
+    def __call__(
+        self, utterances: Sequence[Utterance], max_seconds: float = 120.0, left_out: LeftOut | None = None
+    ) -> Iterator[Hypothesis]:
+        """Hypotheses, longest utterance first, in batches of at most `max_seconds` of padded audio.
+
+        Args:
+            left_out: called with each utterance that cannot be decoded, which has no hypothesis then.
+
+        Raises:
+            UserError: an utterance cannot be decoded, and `left_out` is None.
+        """
+        return transcribe(self.posteriors(utterances, max_seconds, left_out), self.tokenizer)
 
     def posteriors(
-        self, utterances: Sequence[Utterance], max_seconds: float = 120.0
+        self, utterances: Sequence[Utterance], max_seconds: float = 120.0, left_out: LeftOut | None = None
     ) -> Generator[Posteriors, None, None]:
         """What the model makes of utterances, in the order and the batches of `__call__`."""
-        return posteriors(self.model, self.features, utterances, device=self.device, max_seconds=max_seconds)
+        return posteriors(
+            self.model,
+            self.features,
+            utterances,
+            device=self.device,
+            max_seconds=max_seconds,
+            left_out=left_out,
+        )
 
     @property
     def frame_seconds(self) -> float:
         """Seconds of audio for each frame of the model's output."""
         return frame_seconds(self.model, self.features)
+
+
+def _read(path: Path) -> tuple[Path, State, list[str]]:
+    """The checkpoint that a path stands for, and what was wrong with newer ones."""
+    try:
+        is_run = path.is_dir()
+    except OSError as error:
+        raise UserError(f"checkpoint {path} cannot be read ({error.strerror})") from error
+    if not is_run:
+        return path, load(path), []
+    found = CheckpointFolder(path / "checkpoints", 1).newest()
+    if found is None:
+        raise UserError(f"run directory {path} holds no checkpoint; has it trained?")
+    return found

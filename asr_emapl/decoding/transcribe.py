@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.features import LogMel
-from asr_emapl.data.loader import collate
+from asr_emapl.data.loader import LeftOut, collate
 from asr_emapl.data.manifest import Utterance
-from asr_emapl.data.share import micro_batches
+from asr_emapl.data.micro_batches import micro_batches
 from asr_emapl.decoding.greedy import greedy
 from asr_emapl.decoding.spans import Timed, timed_tokens, token_spans, words
 from asr_emapl.text.tokenizer import Tokenizer
@@ -62,12 +62,20 @@ def posteriors(
     bf16: bool = False,
     rank: int = 0,
     world_size: int = 1,
+    left_out: LeftOut | None = None,
 ) -> Generator[Posteriors, None, None]:
     """Log-probabilities, longest utterance first; each batch holds at most `max_seconds` of padded audio.
 
     An utterance longer than that is a batch of its own. The model is put into eval mode and left in the
     mode it came in. Of several processes each decodes its share of the batches, all equally many, as a model
     that is sharded over them needs it: some batches are then decoded twice.
+
+    Args:
+        left_out: called with each utterance that cannot be decoded; no batch holds it. A batch may be empty.
+
+    Raises:
+        UserError: an utterance cannot be decoded, and `left_out` is None.
+        UnreachableError: a server cannot be reached.
     """
     ordered = sorted(utterances, key=lambda u: (-u.samples, u.id))
     limit = max(round(max_seconds * SAMPLE_RATE_HZ), max((u.samples for u in ordered), default=0))
@@ -76,24 +84,37 @@ def posteriors(
     try:
         groups = micro_batches([u.samples for u in ordered], limit)
         for turn in range(0, len(groups), world_size):
-            batch = collate([ordered[i] for i in groups[(turn + rank) % len(groups)]]).to(device)
+            group = [ordered[i] for i in groups[(turn + rank) % len(groups)]]
+            batch = collate(group, left_out)
+            if not batch.ids:  # the pass is made all the same, with silence
+                batch.waveforms_BN, batch.samples_B = _silence(group[0].samples)
+            batch = batch.to(device)
             # Not in inference mode: what a sharded model gathers there is of no use outside.
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 log_probs_BTV, lengths_B = model(*features(batch.waveforms_BN, batch.samples_B))
-            yield Posteriors(batch.ids, log_probs_BTV.float(), lengths_B)
+            rows = len(batch.ids)
+            yield Posteriors(batch.ids, log_probs_BTV[:rows].float(), lengths_B[:rows])
     finally:
         model.train(was_training)
+
+
+def _silence(samples: int) -> tuple[Tensor, Tensor]:
+    """A waveform [1, N] and its length [1]."""
+    return torch.zeros(1, samples), torch.tensor([samples])
 
 
 def transcribe(batches: Generator[Posteriors, None, None], tokenizer: Tokenizer) -> Iterator[Hypothesis]:
     """Greedy hypotheses without times, in the order and the batches of `posteriors`."""
     with closing(batches):  # the model's mode is restored at once
         for batch in batches:
-            paths = greedy(batch.log_probs_BTV, batch.lengths_B)
-            for name, tokens, sure in zip(
-                batch.ids, paths.to_lists(), paths.confidence.tolist(), strict=True
-            ):
-                yield Hypothesis(name, tokenizer.decode(tokens), sure)
+            yield from greedy_hypotheses(batch, tokenizer)
+
+
+def greedy_hypotheses(batch: Posteriors, tokenizer: Tokenizer) -> list[Hypothesis]:
+    """Greedy hypotheses of a batch, without times."""
+    paths = greedy(batch.log_probs_BTV, batch.lengths_B)
+    rows = zip(batch.ids, paths.to_lists(), paths.confidence.tolist(), strict=True)
+    return [Hypothesis(name, tokenizer.decode(tokens), sure) for name, tokens, sure in rows]
 
 
 def timed_hypotheses(

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from asr_emapl.decoding.beam import BeamConfig, BeamSearch
 from asr_emapl.errors import UserError
-from asr_emapl.picture import COLOURS, check_ending, write_picture
+from asr_emapl.json_text import read_object
+from asr_emapl.outputs import write
+from asr_emapl.picture import COLOURS, check_ending, new_figure, write_picture
 from asr_emapl.scoring import score
-from asr_emapl.storage import publish
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "beam": int,
@@ -68,11 +69,7 @@ def write_config(path: Path, config: BeamConfig, point: GridPoint) -> None:
     content = asdict(chosen) | {"wer_percent": round(point.wer, 3)}
     for name in ("lm", "lexicon"):
         content[name] = str(Path(content[name]).absolute()) if content[name] else ""
-    try:
-        with publish(str(path)) as file:
-            file.write((json.dumps(content, indent=2) + "\n").encode())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    write(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_config(path: Path) -> BeamConfig:
@@ -81,16 +78,11 @@ def read_config(path: Path) -> BeamConfig:
     Raises:
         UserError: it cannot be read, or is something else; a file that it names is absent.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        values = {key: content[key] for key in _KINDS}
-        if not all(isinstance(values[key], kind) for key, kind in _KINDS.items()):
-            raise TypeError("an entry is of the wrong kind")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
-        why = f"there is no {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{path}: not what asr-emapl tune-lm writes ({why})") from error
+    content = read_object(path, "what asr-emapl tune-lm writes")
+    wrong = [key for key, kind in _KINDS.items() if not isinstance(content.get(key), kind)]
+    if wrong:
+        raise UserError(f"{path}: not what asr-emapl tune-lm writes (no valid {wrong[0]!r})")
+    values = {key: content[key] for key in _KINDS}
     return BeamConfig(**values)
 
 
@@ -101,13 +93,7 @@ def draw(points: Sequence[GridPoint], out: Path) -> None:
         UserError: `out` does not end in .png or .svg, or cannot be written.
     """
     check_ending(out)
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with rc_context({"font.size": 13, "svg.hashsalt": "asr_emapl"}):
-        figure = Figure(figsize=(7.0, 4.4), layout="constrained", facecolor="white")
-        FigureCanvasAgg(figure)
+    with new_figure(7.0, 4.4) as figure:
         axes = figure.subplots()
         for i, bonus in enumerate(dict.fromkeys(p.word_bonus for p in points)):
             curve = sorted((p.lm_weight, p.wer) for p in points if p.word_bonus == bonus)

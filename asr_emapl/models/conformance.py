@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asr_emapl.ema import EmaTeacher
-from asr_emapl.models.contract import ModelConfig, build_model
+from asr_emapl.errors import UserError
+from asr_emapl.models.contract import ModelConfig, build_model, build_twin
+from asr_emapl.models.failure import described
+from asr_emapl.models.target import USERS_OWN
 
 LONG_FRAMES, SHORT_FRAMES = 64, 41
 """Frames of the two utterances that most checks run on."""
@@ -25,6 +28,7 @@ LEAST_FRAMES = 18
 TOLERANCE = 1e-4
 """Log-probabilities may differ by so much where they have to be equal: other shapes, other kernels."""
 
+_SEED = 0  # of what the model's constructor draws
 _SHOWN_NAMES = 5  # a finding names at most so many parameters
 
 
@@ -84,10 +88,10 @@ def check(
     config = ModelConfig(target, dict(options))
 
     def build() -> nn.Module:
-        return build_model(config, vocabulary_size=vocabulary_size, mel_bands=mel_bands)
+        return build_model(config, vocabulary_size=vocabulary_size, mel_bands=mel_bands, trust=USERS_OWN)
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(_SEED)
         model = build()
         _stir(model)
         features_BTF = torch.randn(2, LONG_FRAMES, mel_bands)
@@ -125,9 +129,10 @@ def _find(check: _Check, subject: _Subject) -> Finding:
         return Finding(check.name, True, "the model has none; it is optional")
     try:
         wrong = check.run(subject)
-    except Exception as error:
-        message = " ".join(str(error).split())[:300]
-        wrong = f"{type(error).__name__}: {message}"
+    except UserError as error:
+        wrong = str(error)
+    except (Exception, SystemExit) as error:
+        wrong = described(error, type(subject.model).__module__)
     return Finding(check.name, not wrong, f"{wrong}; {check.remedy}" if wrong else "")
 
 
@@ -211,9 +216,10 @@ def _gradients(subject: _Subject) -> str:
 
 
 def _teacher(subject: _Subject) -> str:
-    teacher = EmaTeacher(subject.model, half_life=3600.0)
+    twin = build_twin(subject.model, subject.build, _SEED)
+    teacher = EmaTeacher(subject.model, half_life=3600.0, module=twin)
     off = _distance(subject.evaluate()[0], teacher(subject.features_BTF, subject.lengths_B)[0])
-    return "" if off <= TOLERANCE else f"a copy with the same weights differs from the model by {off:.3g}"
+    return "" if off <= TOLERANCE else f"a teacher with the same weights differs from the model by {off:.3g}"
 
 
 def _bf16(subject: _Subject) -> str:
@@ -236,10 +242,17 @@ def _state_dict(subject: _Subject) -> str:
 
 
 def _set_dropout(subject: _Subject) -> str:
-    subject.model.train()
-    for rate in (0.0, 0.2):
-        subject.model.set_dropout(dropout=rate, layerdrop=rate)  # type: ignore[operator]
-        subject.model(subject.features_BTF, subject.lengths_B)
+    """Each rate alone leaves the other; seen in the output, where one rate is 0 and the other draws."""
+    model = subject.model
+    for kept, changed in (("dropout", "layerdrop"), ("layerdrop", "dropout")):
+        # Nearly all layers: then which of them are drawn makes no difference.
+        model.set_dropout(**{kept: 0.5 if kept == "dropout" else 0.999, changed: 0.0})  # type: ignore[operator]
+        first_BTV = _train_output(subject)
+        model.set_dropout(**{changed: 0.0})  # type: ignore[operator]
+        if not _distance(first_BTV, _train_output(subject)) <= TOLERANCE:
+            return f"set_dropout({changed}=0.0) changes {kept} as well"
+    model.set_dropout(dropout=0.2, layerdrop=0.2)  # type: ignore[operator]
+    _train_output(subject)
     return ""
 
 
@@ -305,8 +318,8 @@ CHECKS = (
     _Check(
         "teacher",
         _teacher,
-        "the teacher is a copy.deepcopy: keep state in parameters and buffers, and use "
-        "nn.utils.parametrizations instead of the old nn.utils.weight_norm",
+        "the teacher is a second instance in float32, built from the same seed, that loads the first one's "
+        "state_dict: name and shape weights alike in each instance, and take the dtype from them",
         needs=("output shape", "eval is deterministic"),
     ),
     _Check(
@@ -325,7 +338,8 @@ CHECKS = (
     _Check(
         "set_dropout",
         _set_dropout,
-        "set_dropout(dropout: float, layerdrop: float) has to leave a model that trains; or remove it",
+        "set_dropout(dropout: float | None = None, layerdrop: float | None = None) has to leave a model that "
+        "trains, and a rate as it is that is None; or remove it",
         needs=("output shape",),
         method="set_dropout",
     ),
@@ -344,6 +358,13 @@ def _evaluate(model: nn.Module, features_BTF: Tensor, lengths_B: Tensor) -> tupl
     model.eval()
     with torch.no_grad():
         return model(features_BTF, lengths_B)
+
+
+def _train_output(subject: _Subject, seed: int = 0) -> Tensor:
+    """Log-probabilities [B, T', V] in train mode, the torch seed set."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        return subject.model.train()(subject.features_BTF, subject.lengths_B)[0]
 
 
 def _backward(subject: _Subject, seed: int = 0) -> Tensor:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from asr_emapl.errors import UserError
+from asr_emapl.models.failure import blaming
+from asr_emapl.models.target import NO_TRUST, Trust, resolve
 
 
 @runtime_checkable
@@ -20,8 +23,10 @@ class CtcModel(Protocol):
 
     Two methods are optional, for what only some models have:
     `begin_step(seed: int)`, called before each optimizer step with a number that is the same on all ranks
-    and micro-batches (layerdrop draws from it); `set_dropout(dropout: float, layerdrop: float)`, called once
-    pseudo-labels begin if the config asks for another dropout from there on.
+    and micro-batches (layerdrop draws from it);
+    `set_dropout(dropout: float | None = None, layerdrop: float | None = None)`, called by keyword before each
+    step once pseudo-labels have begun, if the config asks for another dropout from there on. A rate that is
+    not to change is not passed.
     """
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,22 +46,26 @@ class ModelConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def build_model(config: ModelConfig, *, vocabulary_size: int, mel_bands: int) -> nn.Module:
+def build_model(
+    config: ModelConfig, *, vocabulary_size: int, mel_bands: int, trust: Trust = NO_TRUST
+) -> nn.Module:
     """The model a config names.
 
+    Args:
+        trust: whose code may be imported for it; unless told otherwise, none but asr_emapl's own.
+
     Raises:
-        UserError: the path leads nowhere, the class does not keep the contract, or an option is unknown.
+        UserError: the path leads nowhere or is not trusted, the class does not keep the contract, an option
+            is unknown, or the class raises an error.
     """
-    cls = find(config.target)
+    cls = resolve(config.target, trust)
     options = {"vocabulary_size": vocabulary_size, "mel_bands": mel_bands, **config.options}
     try:
         inspect.signature(cls).bind(**options)
     except (TypeError, ValueError) as error:
         raise UserError(f"model.options for {config.target}: {error}") from error
-    try:
+    with blaming(f"model.options for {config.target}", cls.__module__):
         model = cls(**options)
-    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise UserError(f"model.options for {config.target}: {error}") from error
     if not isinstance(model, nn.Module) or not isinstance(model, CtcModel):
         raise UserError(
             f"model.target {config.target} is no torch module with forward(features, lengths) "
@@ -65,19 +74,26 @@ def build_model(config: ModelConfig, *, vocabulary_size: int, mel_bands: int) ->
     return model
 
 
-def find(target: str) -> Any:
-    """The object at "package.module:Name".
+def build_twin(model: nn.Module, build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """A second instance with the state of `model`, as a teacher's module.
+
+    It is built and loaded, not copied: copy.deepcopy fails for a module with torch.nn.utils.weight_norm,
+    which keeps the output of a computation as an attribute.
+
+    Args:
+        build: as `model` was built, after torch.manual_seed(seed); a constructor then draws the same numbers.
 
     Raises:
-        UserError: no such module or name.
+        UserError: the second instance does not take the state_dict of the first.
     """
-    module_name, _, name = target.partition(":")
-    if not name or not module_name or module_name.startswith("."):
-        raise UserError(f"model.target {target!r}: write package.module:Class")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        twin = build()
     try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise UserError(f"model.target {target!r}: {error}; is its folder on PYTHONPATH?") from error
-    if not hasattr(module, name):
-        raise UserError(f"model.target {target!r}: module {module_name} has no {name}")
-    return getattr(module, name)
+        twin.load_state_dict(model.state_dict())
+    except RuntimeError as error:
+        raise UserError(
+            f"a second {type(model).__name__} with these options does not load the state_dict of the first "
+            f"({' '.join(str(error).split())[:300]}): name and shape its weights alike in each instance"
+        ) from error
+    return twin

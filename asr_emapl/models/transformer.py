@@ -104,11 +104,18 @@ class TransformerCtc(nn.Module):
         """Fix which layers this optimizer step skips: the same ones on every rank and micro-batch."""
         self._step_seed = seed
 
-    def set_dropout(self, dropout: float, layerdrop: float) -> None:
-        """Change dropout of the layers and layerdrop; the front-end and `attention_dropout` stay."""
+    def set_dropout(self, dropout: float | None = None, layerdrop: float | None = None) -> None:
+        """Change dropout of the layers and layerdrop; the front-end and `attention_dropout` stay.
+
+        Args:
+            dropout, layerdrop: in [0, 1]; None: unchanged.
+        """
+        if layerdrop is not None:
+            _require_share("layerdrop", layerdrop)
+            self.layerdrop = layerdrop
+        if dropout is None:
+            return
         _require_share("dropout", dropout)
-        _require_share("layerdrop", layerdrop)
-        self.layerdrop = layerdrop
         attention = dropout if self.attention_dropout is None else self.attention_dropout
         for layer in self.layers:
             cast(TransformerLayer, layer).set_dropout(dropout, attention)

@@ -6,10 +6,10 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from asr_emapl.picture import COLOURS
+from asr_emapl.picture import COLOURS, new_figure
 from asr_emapl.scoring.curves import Curve, look
 
 if TYPE_CHECKING:
@@ -71,20 +71,9 @@ class Chart:
 
 def draw(chart: Chart) -> str:
     """The chart as one `<svg>` element; the same chart gives the same text."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
     width, height, letters = _LARGE if chart.marked else _SMALL
-    settings: Any = {
-        "font.size": letters,
-        "svg.fonttype": "none",  # letters as text: drawn in the page's font, and found by a search
-        "svg.hashsalt": chart.title,
-        "text.parse_math": False,
-    }
-    with rc_context(settings):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasSVG(figure)
+    # Letters as text: drawn in the page's font, and found by a search.
+    with new_figure(width, height, font_size=letters, salt=chart.title, svg_fonttype="none") as figure:
         axes = figure.subplots()
         dress(axes, chart)
         titles: dict[str, list[str]] = {}

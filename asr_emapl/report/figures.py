@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr_emapl.picture import write_picture
+from asr_emapl.picture import new_figure, write_picture
 from asr_emapl.report.chart import draw_line, dress
 from asr_emapl.report.charts import ChartGroup, chart_groups
 from asr_emapl.report.run import Run
@@ -14,6 +14,7 @@ from asr_emapl.report.run import Run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_ENDINGS = (".svg", ".png")
 _COLUMNS = 3
 _CHART_INCHES = (3.8, 2.9)
 _LEGEND_LINE_INCHES = 0.25
@@ -30,33 +31,42 @@ def write_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
     Raises:
         UserError: the folder cannot be written to.
     """
-    from matplotlib import rc_context
-
     written = []
     for group in chart_groups(runs):
-        with rc_context({"font.size": 10.5, "svg.hashsalt": group.name, "text.parse_math": False}):
-            figure = _draw(group)
-            for ending in (".svg", ".png"):
+        with new_figure(*_size(group), font_size=10.5, salt=group.name) as figure:
+            _draw(figure, group)
+            for ending in _ENDINGS:
                 written.append(folder / (group.name + ending))
                 write_picture(figure, written[-1])
     return written
 
 
-def _draw(group: ChartGroup) -> Figure:
-    """The charts in rows, and below them which line is whose."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def figure_files(runs: Sequence[Run], folder: Path) -> list[Path]:
+    """The files that `write_figures` writes."""
+    return [folder / (group.name + ending) for group in chart_groups(runs) for ending in _ENDINGS]
 
+
+def _grid(group: ChartGroup) -> tuple[int, int]:
+    """Rows and columns of its charts."""
     columns = min(_COLUMNS, len(group.charts))
-    rows = -(-len(group.charts) // columns)
-    names = list(dict.fromkeys(line.name for chart in group.charts for line in chart.lines))
-    width, height = columns * _CHART_INCHES[0], rows * _CHART_INCHES[1]
-    figure = Figure(
-        figsize=(width, height + _LEGEND_LINE_INCHES * (2 + len(names) // columns)),
-        layout="constrained",
-        facecolor="white",
-    )
-    FigureCanvasAgg(figure)
+    return -(-len(group.charts) // columns), columns
+
+
+def _names(group: ChartGroup) -> list[str]:
+    """Of its lines."""
+    return list(dict.fromkeys(line.name for chart in group.charts for line in chart.lines))
+
+
+def _size(group: ChartGroup) -> tuple[float, float]:
+    """Width and height in inches, with the legend."""
+    rows, columns = _grid(group)
+    legend = _LEGEND_LINE_INCHES * (2 + len(_names(group)) // columns)
+    return columns * _CHART_INCHES[0], rows * _CHART_INCHES[1] + legend
+
+
+def _draw(figure: Figure, group: ChartGroup) -> None:
+    """The charts in rows, and below them which line is whose."""
+    rows, columns = _grid(group)
     figure.suptitle(group.title)
     places = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in places[len(group.charts) :]:
@@ -69,6 +79,5 @@ def _draw(group: ChartGroup) -> Figure:
     shown = {
         handle.get_label(): handle for axes in figure.axes for handle in axes.get_legend_handles_labels()[0]
     }
-    handles = [shown[name] for name in names if name in shown]
+    handles = [shown[name] for name in _names(group) if name in shown]
     figure.legend(handles=handles, loc="outside lower left", ncols=columns, frameon=False)
-    return figure

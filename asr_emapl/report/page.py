@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from asr_emapl import storage
 from asr_emapl.errors import UserError
+from asr_emapl.outputs import write
 from asr_emapl.picture import COLOURS
 from asr_emapl.report.chart import draw
 from asr_emapl.report.charts import chart_groups
@@ -31,12 +31,7 @@ def write_page(runs: Sequence[Run], out: Path, decoded: Decoded | None = None, *
         UserError: another ending than .html; hypotheses and references do not match; nothing to write to.
     """
     check_ending(out)
-    page = render(runs, decoded, count).encode("utf-8")
-    try:
-        with storage.publish(str(out)) as file:
-            file.write(page)
-    except OSError as error:
-        raise UserError(f"{out}: the report cannot be written ({error.strerror})") from error
+    write(out, render(runs, decoded, count))
 
 
 def check_ending(out: Path) -> None:

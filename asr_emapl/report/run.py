@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from asr_emapl.errors import UserError
 from asr_emapl.scoring.curves import Curve, curves_of
-from asr_emapl.scoring.run_log import read_log
+from asr_emapl.scoring.run_log import read_log, read_speed
 from asr_emapl.scoring.usage import Usage, usage_of
+from asr_emapl.yaml_text import read_yaml
 
 _BINS = 160  # points of a curve over steps: more than a small chart has pixels for
 
@@ -83,9 +82,9 @@ def read_runs(runs: Sequence[tuple[str, Path]]) -> list[Run]:
 
 def _read_run(label: str, folder: Path) -> Run:
     records = read_log(folder / "log.jsonl")
-    wer = curves_of(records, folder / "log.jsonl")
-    steps = [record for record in records if record["event"] == "step"]
-    timed = read_log(folder / "speed.jsonl") if (folder / "speed.jsonl").exists() else []
+    wer = curves_of(records)
+    steps = [record for record in records if record.get("event") == "step"]
+    timed = read_speed(folder / "speed.jsonl") if (folder / "speed.jsonl").exists() else []
     # Other things are timed in the same file.
     speed = [(r["hours"], 3600.0 * r["hours_per_second"]) for r in timed if "hours_per_second" in r]
     return Run(label, folder, steps, wer, speed, usage_of(records, timed), _read_config(folder))
@@ -95,10 +94,7 @@ def _read_config(folder: Path) -> dict[str, Any] | None:
     path = folder / "config.yaml"
     if not path.exists():
         return None
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+    config = read_yaml(path)
     if not isinstance(config, dict):
         raise UserError(f"{path}: holds no settings; is it the config.yaml that the run wrote?")
     return config

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from asr_emapl.data.manifest import Utterance
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UnreachableError, UserError
 from asr_emapl.scoring.alignment import Alignment, align
 
 # Longer recordings are embedded up to here: a page is to stay small enough to send.
@@ -57,6 +57,8 @@ def worst(
 def _with_audio(utterance: Utterance, alignments: list[Alignment]) -> Misheard:
     try:
         return Misheard(utterance, alignments, _embedded(utterance))
+    except UnreachableError:
+        raise
     except UserError as error:
         # The texts can be read all the same, often on another machine than the audio lies on.
         return Misheard(utterance, alignments, "", str(error))

@@ -65,8 +65,11 @@ def carry_over(
 
     Second moments: where noise dominates, squared gradients are smaller by after / before at the new batch,
     and the old ones make about 1 / (1 - beta2) steps too short. The paper carries them over as they are, as
-    far as is known; `second_moments` rescales them (Adagrad's sum, over fewer steps too, by the square).
-    Momentum is in units of the gradient's mean and stays. Both are derived, not the paper's.
+    far as is known; `second_moments` rescales them. Momentum is in units of the gradient's mean and stays.
+    Adagrad's sum of squares never forgets, so it is rescaled always: over fewer and smaller squares, by
+    (before / after) ** 2 where noise dominates. All are derived, not the paper's.
+
+    lr_decay counts steps, as bias correction does.
 
     Args:
         before, after: kappa at which the state was gathered, and at which it is to be used.
@@ -77,11 +80,11 @@ def carry_over(
     ratio = before / after
     fall = gain(noise_share, before) / gain(noise_share, after)
     for state in optimizer.state.values():
-        if "exp_avg_sq" in state and "step" in state:
+        if "step" in state and ("exp_avg_sq" in state or "sum" in state):
             state["step"] = state["step"] * ratio
+        if "sum" in state:
+            state["sum"].mul_(ratio * fall)
         if second_moments:
             for name in ("exp_avg_sq", "square_avg", "max_exp_avg_sq"):
                 if name in state:
                     state[name].mul_(fall)
-            if "sum" in state:
-                state["sum"].mul_(ratio * fall)

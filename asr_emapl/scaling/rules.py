@@ -44,9 +44,9 @@ def scale_hyperparameters(
 ) -> Group:
     """A torch param group's hyper-parameters at `kappa` times the reference batch.
 
-    SGD, RMSprop, Adam, AdamW, NAdam, RAdam, Adagrad; LAMB and LARS by heuristics. The rules are the functions
-    below, one an optimizer. Warm-up, milestones and other things counted in steps are the caller's: divide
-    them by kappa.
+    SGD, RMSprop, Adam, AdamW, NAdam, RAdam, Adagrad, LAMB and LARS. The rules are the functions below, one
+    for each optimizer. Warm-up, milestones and other things counted in steps are the caller's: divide them by
+    kappa.
 
     Args:
         optimizer: a torch optimizer class, an instance, or its name ("adamw"). LAMB and LARS are not torch's
@@ -55,7 +55,8 @@ def scale_hyperparameters(
             Keys that no rule touches are returned as they are, absent ones stay absent, the mapping itself is
             left alone. Values keep their types (tensors their dtype); an int becomes a float.
         kappa: batch / reference batch.
-        beta_form: "power" (beta ** kappa) or "linear" (1 - kappa (1 - beta), Malladi et al. 2022).
+        beta_form: "power" (beta ** kappa) or "linear" (1 - kappa (1 - beta), Malladi et al. 2022); for LAMB
+            also "constant" (betas as they are), which goes with another learning rate (see its rule).
         momentum_form: heavy-ball momentum mu of SGD and RMSprop: "constant" (mu as it is) or "power"
             (mu ** kappa, and lr such that the effective rate, lr / (1 - mu), is what "constant" makes it).
         noise_share: share of the gradient noise's variance in the mean of g ** 2 at the reference batch, from
@@ -74,7 +75,7 @@ def scale_hyperparameters(
     # torch has AdamW's decay as a flag on the groups of its relatives: it says what happens, not the name.
     settings = {"decoupled_weight_decay": name == "adamw", **getattr(optimizer, "defaults", {}), **group}
     decoupled = bool(settings["decoupled_weight_decay"])
-    change = _Change(float(kappa), gain(noise_share, kappa), beta_form, momentum_form, decoupled)
+    change = _Change(float(kappa), gain(noise_share, kappa), noise_share, beta_form, momentum_form, decoupled)
     scaled = dict(group)
     _RULES[name].scale(scaled, change)
     return scaled
@@ -87,6 +88,7 @@ class _Change:
     kappa: float
     # What the mean of g ** 2 is divided by.
     gain: float
+    noise_share: float
     beta_form: str
     momentum_form: str
     # Whether weights decay by lr * weight_decay rather than through the gradient.
@@ -207,24 +209,41 @@ def _adagrad(group: Group, change: _Change) -> None:
 
 
 def _lamb(group: Group, change: _Change) -> None:
-    """A heuristic: lr * sqrt(kappa) as You et al. 2020 scale it, eps / sqrt(kappa) and betas as Adam's.
+    """Betas by `beta_form`, lr * kappa, eps / sqrt(gain), weight_decay * sqrt(gain). Derived.
 
-    No derivation: each layer's step is normalised to the norm of its weights, so that its length does not
-    depend on the gradient's at all. Decay is inside of what is normalised, unchanged.
+    The length of a step is lr times the norm of the layer's weights, whatever the gradient's is. What counts
+    is the share of the drift in its direction, m / sqrt(v). With betas as powers, m averages over the same
+    data at every batch and keeps that share: the length has to carry all of kappa.
+
+    beta_form "constant": betas as they are, and lr * sqrt(kappa) where noise dominates, as You et al. 2020
+    scale it (from memory). m then averages over kappa times the data, in which the drift's share is larger by
+    sqrt(kappa). At other shares of noise lr * kappa / sqrt(gain of m), where m has (1 - beta1) / (1 + beta1)
+    of the gradient's noise.
+
+    Decay is added to m / sqrt(v), whose drift grows by sqrt(gain) in either form. Limits: one layer's weights
+    have to be many, so that the norm of its step does not fluctuate.
     """
-    _times(group, _RATES, math.sqrt(change.kappa))
-    _times(group, ("eps",), 1.0 / math.sqrt(change.kappa))
+    rate = change.kappa
+    if change.beta_form == "constant":
+        beta1 = float(group["betas"][0]) if group.get("betas") is not None else 0.0
+        share = _share_after_average(change.noise_share, beta1)
+        rate = replace(change, gain=gain(share, change.kappa)).adaptive_rate
+    _times(group, _RATES, rate)
+    _times(group, ("eps",), 1.0 / math.sqrt(change.gain))
+    _times(group, ("weight_decay",), math.sqrt(change.gain))
     if group.get("betas") is not None:
         group["betas"] = type(group["betas"])(_betas(group["betas"], change))
 
 
 def _lars(group: Group, change: _Change) -> None:
-    """A heuristic: lr * kappa, all else kept; what BYOL does (lr = 0.2 * batch / 256, Grill et al. 2020).
+    """lr * kappa / sqrt(gain), all else kept. Derived.
 
-    No derivation, as for LAMB: g over its own norm. Where noise dominates that norm, the drift of such a step
-    would ask for sqrt(kappa).
+    Each layer's gradient is divided by its own norm, which falls by sqrt(gain): square root where noise
+    dominates that norm, linear where the gradient does (noise_share 0). The latter is what BYOL does
+    (lr = 0.2 * batch / 256, Grill et al. 2020). Decay is a part of what is normalised: unchanged. Limits: as
+    for SGD's momentum, which comes after the division, and as for LAMB's layers.
     """
-    _times(group, _RATES, change.kappa)
+    _times(group, _RATES, change.adaptive_rate)
 
 
 @dataclass(frozen=True)
@@ -232,6 +251,8 @@ class _Rule:
     scale: Callable[[Group, _Change], None]
     # The options that the rule has an answer to; another one would be ignored, and is an error.
     options: tuple[str, ...] = ()
+    # What beta_form can be.
+    beta_forms: tuple[str, ...] = ("power", "linear")
 
 
 _RULES = {
@@ -242,15 +263,10 @@ _RULES = {
     "nadam": _Rule(_nadam, ("beta_form", "noise_share")),
     "radam": _Rule(_radam, ("beta_form", "noise_share")),
     "adagrad": _Rule(_adagrad, ("noise_share",)),
-    "lamb": _Rule(_lamb, ("beta_form",)),
-    "lars": _Rule(_lars),
+    "lamb": _Rule(_lamb, ("beta_form", "noise_share"), ("power", "linear", "constant")),
+    "lars": _Rule(_lars, ("noise_share",)),
 }
-# Each option's default, and what it can be.
-_OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "beta_form": ("power", ("power", "linear")),
-    "momentum_form": ("constant", ("constant", "power")),
-    "noise_share": (1.0, ()),
-}
+_DEFAULTS = {"beta_form": "power", "momentum_form": "constant", "noise_share": 1.0}
 
 
 def _name(optimizer: type[torch.optim.Optimizer] | torch.optim.Optimizer | str) -> str:
@@ -263,13 +279,17 @@ def _name(optimizer: type[torch.optim.Optimizer] | torch.optim.Optimizer | str) 
 
 
 def _require_options(name: str, options: Mapping[str, Any]) -> None:
+    rule = _RULES[name]
+    choices = {"beta_form": rule.beta_forms, "momentum_form": ("constant", "power")}
     for option, value in options.items():
-        default, choices = _OPTIONS[option]
-        if choices and value not in choices:
+        allowed = choices.get(option)
+        if allowed and value not in allowed:
+            *others, last = map(repr, allowed)
             raise ValueError(
-                f"{option.replace('_', ' ')} {value!r} is neither {choices[0]!r} nor {choices[1]!r}"
+                f"{option.replace('_', ' ')} {value!r} is neither {', '.join(others)} nor {last} for {name}"
             )
-        if value != default and option not in _RULES[name].options:
+        if value != _DEFAULTS[option] and option not in rule.options:
+            default = _DEFAULTS[option]
             raise ValueError(f"{option} {value!r} has no meaning for {name}: leave it at {default!r}")
 
 
@@ -301,6 +321,12 @@ def _heavy_ball(group: Group, change: _Change) -> None:
         _times(group, _RATES, ((1.0 - float(memory) ** change.kappa) / (1.0 - float(memory))) ** power)
 
 
+def _share_after_average(noise_share: float, beta: float) -> float:
+    """The noise's share in the mean square of an average of gradients, of memory beta."""
+    noise = noise_share * (1.0 - beta) / (1.0 + beta)
+    return 1.0 / (1.0 + (1.0 - noise_share) / noise) if noise > 0.0 else 0.0
+
+
 def _betas(betas: list[Any] | tuple[Any, ...], change: _Change) -> list[Any]:
     # The smallest first: it is the one that limits kappa, and an error should name that limit.
     for beta in sorted(map(float, betas)):
@@ -308,6 +334,8 @@ def _betas(betas: list[Any] | tuple[Any, ...], change: _Change) -> list[Any]:
             raise ValueError(f"beta {beta} lies outside [0, 1]")
         if change.beta_form == "linear":
             _require_linear(beta, change.kappa)
+    if change.beta_form == "constant":
+        return list(betas)
     if change.beta_form == "power":
         return [_like(beta, beta**change.kappa) for beta in betas]
     # At 1 as it is, which rounding would not leave it.

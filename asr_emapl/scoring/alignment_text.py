@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from rich.cells import cell_len
 
 from asr_emapl.scoring.alignment import Alignment, Op
+from asr_emapl.terminal import visible
 
 _LETTER = {"correct": "", "substitution": "S", "deletion": "D", "insertion": "I"}
 _GAP = "*"
@@ -17,7 +18,7 @@ def alignment_text(alignment: Alignment, width: int = _WIDTH) -> str:
     """Three lines (REF, HYP, and the errors below them) for each `width` cells, after one of counts."""
     counts = alignment.counts
     lines = [
-        f"{alignment.id}: {counts.errors} errors in {counts.reference_length} words (sub "
+        f"{visible(alignment.id, keep='')}: {counts.errors} errors in {counts.reference_length} words (sub "
         f"{counts.substitutions}, del {counts.deletions}, ins {counts.insertions})"
     ]
     for row in _rows(alignment.ops, width - 5) or [[]]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr_emapl.errors import UserError
-from asr_emapl.picture import COLOURS, check_ending, write_picture
+from asr_emapl.json_text import number
+from asr_emapl.picture import COLOURS, check_ending, new_figure, write_picture
 from asr_emapl.scoring.run_log import read_log
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def read_curves(run: Path) -> dict[str, Curve]:
         UserError: the run directory has no log.jsonl, a line of it is broken, or it holds no validation.
     """
     path = run / "log.jsonl"
-    curves = curves_of(read_log(path), path)
+    curves = curves_of(read_log(path))
     if not curves:
         raise UserError(
             f"{path}: holds no validation yet; name splits in data.validation, and wait for the first "
@@ -47,23 +48,13 @@ def read_curves(run: Path) -> dict[str, Curve]:
     return curves
 
 
-def curves_of(records: Iterable[Mapping[str, Any]], path: Path) -> dict[str, Curve]:
-    """The validations among the records of a log, as `read_curves`; empty if there is none yet.
-
-    Args:
-        path: of the log, for errors.
-
-    Raises:
-        UserError: a record is broken.
-    """
+def curves_of(records: Iterable[Mapping[str, Any]]) -> dict[str, Curve]:
+    """The validations among the records of `read_log`, as `read_curves`; empty if there is none yet."""
     curves: dict[str, Curve] = {}
-    for number, record in enumerate(records, start=1):
-        try:
-            if record["event"] == "validation":
-                for name, rate in record["wer"].items():
-                    curves.setdefault(name, []).append((float(record["hours"]), float(rate)))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(f"{path}:{number}: is no line of a run's log ({error!r})") from error
+    for record in records:
+        if record.get("event") == "validation":
+            for name, rate in record["wer"].items():
+                curves.setdefault(name, []).append((float(record["hours"]), number(rate) or 0.0))
     return curves
 
 
@@ -82,19 +73,13 @@ def draw_curves(runs: Sequence[tuple[str, Path]], out: Path) -> None:
         raise UserError("there are no runs to draw: name run directories")
     panels = _panels([read_curves(path) for _, path in runs])
 
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     # A run is named in the last of its panels only, and a panel is as wide as the others, whatever the names.
     last_of = {run: split for split, curves in panels.items() for run in curves}
     labels = {split: {r: runs[r][0] for r in panels[split] if last_of[r] == split} for split in panels}
     letters = sum(8 + max(map(len, named.values()), default=0) for named in labels.values())
     width = 1.0 + _PANEL_INCHES * len(panels) + _LETTER_INCHES * letters
 
-    with rc_context({"font.size": 13, "svg.hashsalt": "asr_emapl"}):
-        figure = Figure(figsize=(width, 4.4), layout="constrained", facecolor="white")
-        FigureCanvasAgg(figure)
+    with new_figure(width, 4.4) as figure:
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         axes[0].set_ylim(0.0, highest(curve for _, curve in _curves(panels)))
         axes[0].set_ylabel("WER (%)")
@@ -149,7 +134,7 @@ def _draw_panel(panel: Axes, split: str, curves: Mapping[int, Mapping[str, Curve
     last = max(hours for models in curves.values() for curve in models.values() for hours, _ in curve)
     panel.set_xlim(0.0, 1.01 * last if last > 0.0 else 1.0)
     panel.set_xlabel("audio consumed (hours)")
-    panel.set_title(split, parse_math=False)
+    panel.set_title(split)
     panel.grid(color="#e4e4e4", linewidth=0.8)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
@@ -175,7 +160,6 @@ def _label_ends(panel: Axes, curves: Mapping[int, Mapping[str, Curve]], labels: 
             fontweight="bold",
             verticalalignment="center",
             annotation_clip=False,
-            parse_math=False,
         )
 
 

@@ -9,19 +9,22 @@ from pathlib import Path
 
 from rich.cells import cell_len
 
-from asr_emapl import storage
 from asr_emapl.errors import UserError
+from asr_emapl.outputs import write
 from asr_emapl.scoring.alignment_html import alignment_page
 from asr_emapl.scoring.alignment_text import alignment_text, pra
 from asr_emapl.scoring.bootstrap import Interval
 from asr_emapl.scoring.evaluation import MEASURES, Evaluation, Split
 from asr_emapl.scoring.wer import ErrorCounts, Score
+from asr_emapl.terminal import visible
 
 _CSV_COLUMNS = (
     *("group", "name", "measure", "rate"),
     *("low_by_utterance", "high_by_utterance", "low_by_speaker", "high_by_speaker"),
     *("errors", "substitutions", "deletions", "insertions", "reference_length", "normalisation"),
 )
+# A spreadsheet takes a cell that begins so for a formula.
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 _ENDINGS = (".txt", ".html", ".pra")
 _OTHERWISE = {"speaker": ", or take them from ids with --speaker-in-id"}
 
@@ -67,7 +70,10 @@ def evaluation_lines(evaluation: Evaluation, by: Sequence[str], most: int) -> It
 
 
 def evaluation_csv(evaluation: Evaluation) -> str:
-    """A row for each measure of the total, and of each split, speaker and bucket of durations."""
+    """A row for each measure of the total, and of each split, speaker and bucket of durations.
+
+    A name that a spreadsheet would take for a formula begins with an apostrophe.
+    """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(_CSV_COLUMNS)
@@ -86,7 +92,7 @@ def evaluation_csv(evaluation: Evaluation) -> str:
                 ends = [end for i in found for end in ((i.low, i.high) if i else ("", ""))]
             numbers = [counts.errors, *(["", "", ""] if key == "sentences" else parts)]
             row = [group, name, MEASURES[key], counts.rate, *ends, *numbers, counts.reference_length]
-            table.writerow([*row, evaluation.normalisation.name])
+            table.writerow([_inert(cell) for cell in (*row, evaluation.normalisation.name)])
     return text.getvalue()
 
 
@@ -100,24 +106,26 @@ def write_alignments(place: Path, evaluation: Evaluation) -> None:
     alignments, stated = evaluation.alignments, evaluation.normalisation.stated
     names = ", ".join(evaluation.splits)
     pieces: Iterable[str]
-    if place.suffix.lower() == ".html":
+    form = place.suffix.lower()
+    if form == ".html":
         pieces = alignment_page(alignments, f"Alignments of {names}", f"Normalisation: {stated}.")
-    elif place.suffix.lower() == ".pra":
-        pieces = (line + "\n" for line in pra(alignments, names))
+    elif form == ".pra":
+        pieces = (visible(line, keep="\t") + "\n" for line in pra(alignments, names))
     else:
         head = f"normalisation: {stated}\n"
-        pieces = (head, *("\n" + alignment_text(alignment) for alignment in alignments))
-    try:
-        with storage.publish(str(place)) as file:
-            file.writelines(piece.encode() for piece in pieces)
-    except OSError as error:
-        raise UserError(f"{place}: the alignments cannot be written ({error.strerror or error})") from error
+        pieces = map(visible, (head, *("\n" + alignment_text(alignment) for alignment in alignments)))
+    write(place, pieces)
 
 
 def check_alignments(place: Path) -> None:
     """Before anything is scored: UserError if the name does not end in .txt, .html or .pra."""
     if place.suffix.lower() not in _ENDINGS:
         raise UserError(f"{place}: name a file of alignments that ends in {', '.join(_ENDINGS)}")
+
+
+def _inert(cell: object) -> object:
+    """The cell of a CSV file, text with an apostrophe before what a spreadsheet would compute."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
 def _rates(evaluation: Evaluation) -> Iterator[str]:
@@ -182,8 +190,9 @@ def _ends(found: Interval | None) -> str:
 
 def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Lines of equal width, the first column to the left and the others to the right."""
-    widths = [max(map(cell_len, column)) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
+    shown = [[visible(cell, keep="") for cell in row] for row in (head, *rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*shown, strict=True)]
+    for row in shown:
         cells = [" " * (width - cell_len(cell)) for width, cell in zip(widths, row, strict=True)]
         yield "  ".join(
             cell + pad if i == 0 else pad + cell for i, (cell, pad) in enumerate(zip(row, cells, strict=True))

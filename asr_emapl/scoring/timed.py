@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from asr_emapl.scoring.lines import BrokenLineError, Line, parse_lines
+from asr_emapl.text_files import BrokenLineError, Line, parse_lines
 
 COMMENT = ";;"
 _IGNORED = "IGNORE_TIME_SEGMENT_IN_SCORING"

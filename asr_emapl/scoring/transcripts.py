@@ -12,7 +12,6 @@ UTF-8, gzip or not, by path or URL, one utterance a line:
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -23,8 +22,10 @@ from typing import Any, Literal
 
 from asr_emapl.data.foreign import is_cut
 from asr_emapl.errors import UserError
+from asr_emapl.json_text import finite_number, parse_object
+from asr_emapl.outputs import write
 from asr_emapl.scoring import timed
-from asr_emapl.scoring.lines import BrokenLineError, Line, raise_broken, read_lines
+from asr_emapl.text_files import BrokenLineError, Line, raise_broken, read_lines
 
 Role = Literal["reference", "hypothesis"]
 Place = str | os.PathLike[str]
@@ -80,7 +81,7 @@ def read_utterances(path: Place, *, role: Role = "reference") -> dict[str, Trans
         UserError: the file cannot be read or has no transcripts; or broken lines and repeated ids, all of
             them in one error, a line each: `path:line: what`.
     """
-    lines = read_lines(os.fspath(path))
+    lines = list(read_lines(os.fspath(path)))
     form = _form(path) or _sniff([line for _, line in lines])
     if form == "ctm":
         texts = timed.texts_of_recordings(timed.parse_ctm(os.fspath(path), lines))
@@ -117,8 +118,8 @@ def read_pair(reference: Place, hypothesis: Place) -> tuple[dict[str, Transcript
     """
     if _form(reference) != "stm" or _form(hypothesis) != "ctm":
         return read_utterances(reference), read_transcripts(hypothesis, role="hypothesis")
-    segments = timed.parse_stm(os.fspath(reference), read_lines(os.fspath(reference)))
-    words = timed.parse_ctm(os.fspath(hypothesis), read_lines(os.fspath(hypothesis)))
+    segments = timed.parse_stm(os.fspath(reference), list(read_lines(os.fspath(reference))))
+    words = timed.parse_ctm(os.fspath(hypothesis), list(read_lines(os.fspath(hypothesis))))
     return _filled(reference, _of_segments(segments)), timed.texts_of_segments(segments, words)
 
 
@@ -128,18 +129,13 @@ def write_hypotheses(path: Place, hypotheses: Mapping[str, str]) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            for utterance, text in hypotheses.items():
-                file.write(json.dumps({"id": utterance, "text": text}, ensure_ascii=False) + "\n")
-        temporary.replace(target)
-    except OSError as error:
-        with contextlib.suppress(OSError):  # the folder itself may be no folder
-            temporary.unlink()
-        raise UserError(f"{target}: the hypotheses cannot be written ({error.strerror})") from error
+    write(
+        path,
+        (
+            json.dumps({"id": utterance, "text": text}, ensure_ascii=False) + "\n"
+            for utterance, text in hypotheses.items()
+        ),
+    )
 
 
 def _form(path: Place) -> str | None:
@@ -175,10 +171,8 @@ def _of_segments(segments: Sequence[timed.Segment]) -> dict[str, Transcript]:
 def _is_manifest(line: str) -> bool:
     """Whether it is a line of another toolkit's manifest, without an id or with its text inside."""
     try:
-        entry = json.loads(line)
-    except ValueError:
-        return False
-    if not isinstance(entry, dict):
+        entry = parse_object(line)
+    except BrokenLineError:
         return False
     return is_cut(entry) or ("id" not in entry and ("audio_filepath" in entry or "audio" in entry))
 
@@ -191,7 +185,7 @@ def _of_manifest(path: Place, lines: Sequence[Line], role: Role) -> dict[str, Tr
     broken: list[Line] = []
     # read_manifest has found every line to be an utterance.
     for (number, line), utterance in zip(lines, utterances, strict=True):
-        text = _text({"pred_text": json.loads(line).get("pred_text"), "text": utterance.text}, role)
+        text = _text({"pred_text": parse_object(line).get("pred_text"), "text": utterance.text}, role)
         if text is None:
             broken.append((number, f"id {utterance.id!r} has neither 'text' nor 'pred_text'"))
         else:
@@ -211,11 +205,9 @@ def _parse(line: str, form: str, role: Role) -> tuple[str, Transcript]:
 
 def _parse_json(line: str, role: Role) -> tuple[str, Transcript]:
     try:
-        entry = json.loads(line)
-    except ValueError as error:
-        raise BrokenLineError(f"not JSON ({error}): one JSON object a line is expected") from None
-    if not isinstance(entry, dict):
-        raise BrokenLineError("not a JSON object: one with 'id' and 'text' a line is expected")
+        entry = parse_object(line)
+    except BrokenLineError as error:
+        raise BrokenLineError(f"{error}: one JSON object with 'id' and 'text' per line is expected") from None
     utterance = entry.get("id")
     if not isinstance(utterance, str) or not utterance:
         raise BrokenLineError("no 'id' (a text that is not empty)")
@@ -223,9 +215,9 @@ def _parse_json(line: str, role: Role) -> tuple[str, Transcript]:
     if text is None:
         raise BrokenLineError(f"id {utterance!r} has neither 'text' nor 'pred_text'")
     speaker, duration = entry.get("speaker"), entry.get("duration")
-    if isinstance(duration, bool) or not isinstance(duration, int | float | None) or duration != duration:
-        raise BrokenLineError(f"id {utterance!r}: 'duration' is no number of seconds")
-    seconds = None if duration is None else float(duration)
+    seconds = finite_number(duration)
+    if duration is not None and seconds is None:
+        raise BrokenLineError(f"id {utterance!r}: 'duration' is not a number of seconds")
     return utterance, Transcript(text, None if speaker is None else str(speaker), seconds)
 
 

@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from asr_emapl.errors import UserError
-from asr_emapl.scoring.run_log import read_log
-
-# As training.phases has them, in the order of a step.
-PHASES = ("data", "features", "teacher", "student", "communication", "optimizer")
+from asr_emapl.scoring.run_log import PHASES, read_log, read_speed
 
 REMEDIES = {
     "unalignable": "use a tokenizer with longer pieces or a model with a smaller stride, and check that the "
@@ -72,7 +69,7 @@ def read_usage(run: Path) -> Usage:
     Raises:
         UserError: no run directory, or one that has no times yet.
     """
-    usage = usage_of(read_log(run / "log.jsonl"), read_log(run / "speed.jsonl"))
+    usage = usage_of(read_log(run / "log.jsonl"), read_speed(run / "speed.jsonl"))
     if usage is None:
         raise no_times(run)
     return usage
@@ -182,7 +179,7 @@ def _communication(usage: Usage) -> tuple[float, str]:
 
 
 def _padding(usage: Usage) -> tuple[float, str]:
-    remedy = "lower batch.jitter, or raise batch.pool or batch.seconds"
+    remedy = "lower batch.shuffle_padding or batch.group_seconds, or raise batch.pool"
     return usage.padding - 0.05, f"{usage.padding:.0%} of the audio is padding: {remedy}"
 
 

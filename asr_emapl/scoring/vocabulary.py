@@ -9,8 +9,8 @@ from typing import Any
 
 from asr_emapl.errors import UserError
 from asr_emapl.scoring.alignment import Alignment
-from asr_emapl.scoring.lines import BrokenLineError, parse_lines, read_lines
 from asr_emapl.scoring.transcripts import read_transcripts
+from asr_emapl.text_files import BrokenLineError, parse_lines, read_lines
 
 _SHOWN_WORDS = 20
 
@@ -53,7 +53,7 @@ def read_vocabulary(places: Iterable[str], normalise: Callable[[str], str]) -> f
     """
     words: set[str] = set()
     for place in places:
-        lines = read_lines(place)
+        lines = list(read_lines(place))
         if not lines:
             raise UserError(f"{place}: no words in it: name a list, one word a line, or a manifest")
         if lines[0][1].lstrip().startswith("{"):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import hashlib
 import io
 import json
@@ -27,6 +26,8 @@ from typing import Any
 import sentencepiece
 
 from asr_emapl.errors import UserError
+from asr_emapl.json_text import read_object
+from asr_emapl.outputs import write
 from asr_emapl.text.normalise import ALPHABET
 
 BLANK = 0
@@ -302,16 +303,7 @@ def save_tokenizer(path: str | os.PathLike[str], tokenizer: Tokenizer) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(tokenizer.state_dict(), indent=1) + "\n", encoding="utf-8")
-        temporary.replace(target)
-    except OSError as error:
-        with contextlib.suppress(OSError):  # the folder itself may be no folder
-            temporary.unlink()
-        raise UserError(f"{target}: the tokenizer cannot be written ({error.strerror})") from error
+    write(path, json.dumps(tokenizer.state_dict(), indent=1) + "\n")
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
@@ -320,19 +312,11 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     Raises:
         UserError: no such file, or no tokenizer in it.
     """
-    source = Path(path)
-    try:
-        state = json.loads(source.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{source}: the tokenizer cannot be read ({error.strerror})") from error
-    except ValueError as error:  # bad UTF-8 or bad JSON
-        raise UserError(
-            f"{source}: not a tokenizer file (JSON expected): write it with save_tokenizer"
-        ) from error
+    state = read_object(Path(path), "a tokenizer file (write it with asr-emapl tokenizer)")
     try:
         return tokenizer_from_state(state)
     except UserError as error:
-        raise UserError(f"{source}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
 
 
 def _single_spaced(text: str) -> str:

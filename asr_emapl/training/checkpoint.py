@@ -1,4 +1,4 @@
-"""Checkpoints: written beside and renamed, so that a name always stands for a whole file.
+"""Checkpoints: files that are whole or not there, and are checked before anything in them is used.
 
 A checkpoint holds the whole run (student, teacher, optimizer, clock, place in the data, tokenizer, config) as
 tensors and primitives alone, and loads with `weights_only=True`. torch.save makes a zip archive with a CRC-32
@@ -7,19 +7,20 @@ of every record in it. torch does not look at these when it loads; `load` does, 
 
 from __future__ import annotations
 
-import errno
-import os
 import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from asr_emapl.errors import UserError
+from asr_emapl.outputs import writing
 from asr_emapl.running_mean import window
-
-State = dict[str, Any]
+from asr_emapl.storage import publish
+from asr_emapl.text.tokenizer import Tokenizer, tokenizer_from_state
+from asr_emapl.training.checkpoint_entries import State, require_entries, require_run_entries
 
 
 def save(path: Path, state: State) -> None:
@@ -28,59 +29,90 @@ def save(path: Path, state: State) -> None:
     Raises:
         OSError: it cannot be written (the disk is full, for one); what was there under the name still is.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with partial.open("wb") as file:
+        with publish(str(path)) as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        _sync_folder(path.parent)
     except RuntimeError as error:
         # torch's archive writer complains of its position once a write has failed.
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Put the new name on the disk; without it a power cut takes the name and leaves the file."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems keep names on the disk by themselves
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def load(path: Path) -> State:
     """Read a checkpoint onto the CPU.
 
     Raises:
-        UserError: the file is absent, torn, damaged (a checksum differs), or no checkpoint of this toolkit.
+        UserError: the file is absent, torn, damaged (a checksum differs), or not a checkpoint of this
+            toolkit: an entry is missing or of the wrong kind.
     """
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist")
     try:
+        if not path.is_file():
+            raise UserError(f"checkpoint {path} does not exist")
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 raise zipfile.BadZipFile("checksum")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch muses on the pickle protocol of garbage
             state = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     # Garbage makes torch's unpickler stumble in its own way each time: IndexError, KeyError, UnicodeError ...
     # What it says is left out: it may be nothing, or the advice to load without weights_only.
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) else None
         reason = reason or f"torn, or no checkpoint: {type(error).__name__}"
         raise UserError(f"checkpoint {path} cannot be read ({reason})") from error
-    if not isinstance(state, dict) or not {"student", "teacher", "tokenizer", "config"} <= state.keys():
-        raise UserError(f"{path} is no asr_emapl checkpoint")
-    return state
+    try:
+        return require_entries(state)
+    except ValueError as error:
+        raise UserError(f"{path} is no asr_emapl checkpoint ({error})") from error
+
+
+def require_resumable(path: Path, state: State) -> None:
+    """Refuse a checkpoint that `load` read from `path` and that lacks what only a resume needs.
+
+    Raises:
+        UserError: an entry is missing.
+    """
+    try:
+        require_run_entries(state)
+    except ValueError as error:
+        raise UserError(
+            f"checkpoint {path}: the run cannot resume from it ({error}); start another run from its weights "
+            "(init.checkpoint, init.keep=weights)"
+        ) from error
+
+
+def read_tokenizer(path: Path, state: State) -> Tokenizer:
+    """The tokenizer inside a checkpoint that `load` read from `path`.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        return tokenizer_from_state(state["tokenizer"])
+    except UserError as error:
+        raise UserError(f"checkpoint {path}: {error}") from error
+
+
+@contextmanager
+def fitting(path: Path, target: str) -> Iterator[None]:
+    """Within it, what a checkpoint holds is loaded into a model and its optimizer.
+
+    Raises:
+        UserError: names, shapes or dtypes differ.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    # torch raises RuntimeError; a model may have a load_state_dict of its own.
+    except Exception as error:
+        raise UserError(
+            f"checkpoint {path} does not fit model {target} with these options "
+            f"({' '.join(str(error).split())[:300]})"
+        ) from error
 
 
 def average(start: Path | None, end: Path, out: Path) -> float:
@@ -100,13 +132,15 @@ def average(start: Path | None, end: Path, out: Path) -> float:
         weights = window(earlier, later)
     except ValueError as error:
         raise UserError(f"{start or 'the beginning'} to {end}: {error}") from error
+    student = last["student"]
+    with fitting(end, last["config"]["model"]["target"]):
+        for name, weight in weights.items():
+            if name not in student or student[name].shape != weight.shape:
+                raise ValueError(f"running mean of {name}: the student has no such weight of its shape")
     # Buffers, which have no mean, are the student's.
-    last["teacher"]["module"] = {**last["student"], **weights}
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    last["teacher"] |= {"module": {**student, **weights}, "pending": 0.0}
+    with writing(out):
         save(out, last)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror})") from error
     return (later["audio"] - earlier["audio"]) / 3600.0
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from asr_emapl.errors import UserError
+from asr_emapl.partial_file import replace_link
 from asr_emapl.training.checkpoint import State, load, save
+
+# As `CheckpointFolder.path` writes it. What else lies there (step-final.pt, step-000000004-average.pt) is the
+# user's.
+_NAME = re.compile(r"step-([0-9]{9,})\.pt")
 
 
 @dataclass
@@ -39,12 +44,15 @@ class CheckpointConfig:
             names = ", ".join(["null", "mean", *splits])
             raise UserError(f"checkpoint.best_by {self.best_by!r} is none of {names}")
 
-    def decisive(self, rates: Mapping[str, float]) -> float | None:
-        """Of the rates by "model/split", the teacher's by which the best is chosen; None if there is none."""
-        if self.best_by is None or f"teacher/{self.best_by}" in rates:
+    def decisive(self, rates: Mapping[str, float], splits: Collection[str]) -> float | None:
+        """Of the rates by "model/split", the teacher's by which the best is chosen.
+
+        None if there is none, or not for all of the splits over which the mean is to be taken.
+        """
+        if self.best_by != "mean" or "mean" in splits:
             return rates.get(f"teacher/{self.best_by}")
-        teacher = [rate for name, rate in rates.items() if name.startswith("teacher/")]
-        return sum(teacher) / len(teacher) if teacher else None
+        teacher = [rates[f"teacher/{split}"] for split in splits if f"teacher/{split}" in rates]
+        return sum(teacher) / len(teacher) if splits and len(teacher) == len(splits) else None
 
 
 class CheckpointFolder:
@@ -59,8 +67,9 @@ class CheckpointFolder:
         self._lowest = math.inf
 
     def paths(self) -> list[Path]:
-        """Oldest first."""
-        return sorted(self.folder.glob("step-*.pt"))
+        """The checkpoints of steps, oldest first; no other file, whatever it is called."""
+        found = ((_NAME.fullmatch(path.name), path) for path in self.folder.glob("step-*.pt"))
+        return [path for _, path in sorted((int(n[1]), path) for n, path in found if n and path.is_file())]
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of a step lies, or would."""
@@ -74,18 +83,16 @@ class CheckpointFolder:
         return True
 
     def write(self, step: int, state: State, *, rate: float | None = None, for_good: bool = False) -> Path:
-        """Save, and only then remove what is no longer kept, a killed run's leftovers too.
+        """Save, and only then remove what is no longer kept.
 
         Args:
-            rate: word error rate by which the best is chosen, if it was measured at this step.
+            rate: word error rate by which the best is chosen, if it was measured at this step; if it is
+                measured later, `choose` takes it.
             for_good: never remove this one.
 
         Raises:
             OSError: it cannot be written; the others are as they were, and so is which of them is best.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self.folder.glob(".*.part"):
-            leftover.unlink(missing_ok=True)
         kept = dict(self._kept)
         if rate is not None and rate < kept["rate"]:
             kept |= {"best": step, "rate": rate}
@@ -94,24 +101,35 @@ class CheckpointFolder:
         path = self.path(step)
         save(path, state | {"kept": kept})
         self._kept = kept
+        self._tidy(path)
+        return path
+
+    def choose(self, step: int, rate: float) -> None:
+        """Take the checkpoint of a step, the last that was written, as the best.
+
+        Which one is best is stored in the next checkpoint: a run that goes on from this one has to call this
+        again.
+        """
+        self._kept |= {"best": step, "rate": rate}
+        self._tidy(self.path(step))
+
+    def _tidy(self, newest: Path) -> None:
+        """Link the best, and remove what is no longer kept."""
         paths = self.paths()
         # A later one was passed over as torn when the run went on from an earlier one.
-        until = paths.index(path) + 1
-        stay = {*paths[max(0, until - self.keep) : until], *map(self.path, kept["for_good"])}
-        if kept["best"] is not None:
-            stay.add(self.path(kept["best"]))
-            self._link(self.path(kept["best"]))
+        until = paths.index(newest) + 1
+        stay = {*paths[max(0, until - self.keep) : until], *map(self.path, self._kept["for_good"])}
+        if self._kept["best"] is not None:
+            stay.add(self.path(self._kept["best"]))
+            self._link(self.path(self._kept["best"]))
         for other in paths:
             if other not in stay:
                 other.unlink(missing_ok=True)
-        return path
 
     def _link(self, best: Path) -> None:
-        new = self.folder / f".best.pt.{os.getpid()}.part"
         # Some file systems have no links; the run's log says which one is best.
         with contextlib.suppress(OSError):
-            new.symlink_to(best.name)
-            new.replace(self.folder / "best.pt")
+            replace_link(self.folder / "best.pt", best.name)
 
     def newest(self) -> tuple[Path, State, list[str]] | None:
         """The newest checkpoint that can be read, and what was wrong with newer ones; None if there are none.
@@ -132,4 +150,7 @@ class CheckpointFolder:
     def go_on_from(self, state: State) -> None:
         """Keep what was kept when `state`, a checkpoint of this folder, was written."""
         self._kept = dict(state.get("kept", self._kept))
+        # A later one had taken its place, and is torn.
+        if self._kept["best"] is not None and not self.path(self._kept["best"]).exists():
+            self._kept |= {"best": None, "rate": math.inf}
         self._lowest = self._kept["rate"]

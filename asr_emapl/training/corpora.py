@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from dataclasses import dataclass, field
 
@@ -20,7 +19,7 @@ from asr_emapl.config import RunConfig
 from asr_emapl.data.loader import Corpus, DataConfig, StepDataset, within_limits
 from asr_emapl.data.manifest import Utterance, read_manifest, report
 from asr_emapl.data.mix import Blend, MixPlan
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UnreachableError, UserError
 from asr_emapl.text.tokenizer import Tokenizer
 from asr_emapl.training.resume import Contents, contents
 
@@ -203,9 +202,12 @@ def _rate_notes(key: str, corpus: Corpus) -> list[str]:
     utterances = corpus.utterances
     found = set()
     for utterance in utterances[:: -(-len(utterances) // _PROBED)]:
-        # What cannot be read is for the loader to report.
-        with contextlib.suppress(UserError):
+        try:
             found.add(probe(utterance.source)[1:])
+        except UnreachableError:
+            raise
+        except UserError:
+            pass  # for the loader to report
     foreign = sorted(found - {(SAMPLE_RATE_HZ, 1)})
     if not foreign:
         return []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from asr_emapl.terminal import say
+
 # Lines that gather before they are written.
 _BUFFER_BYTES = 1 << 13
 
@@ -36,10 +38,9 @@ class LineFile:
                 del self._pending[: self._file.write(self._pending)]
         except OSError as error:
             if not self._warned:
-                print(
+                say(
                     f"warning: {self.path} cannot be written ({error.strerror}): its lines wait in memory "
-                    "until it can; training goes on",
-                    flush=True,
+                    "until it can; training goes on"
                 )
             self._warned = True
             return

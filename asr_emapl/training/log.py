@@ -10,11 +10,13 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr_emapl.scoring.run_log import read_log
+from asr_emapl.terminal import say
 from asr_emapl.training.background_save import Saved
 from asr_emapl.training.line_file import LineFile
 from asr_emapl.training.skipped_steps import SkippedSteps
@@ -22,6 +24,12 @@ from asr_emapl.training.step import StepResult
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+
+# By split, why utterances were left out of a validation, by id.
+LeftOut = Mapping[str, Mapping[str, str]]
+# Utterances of a split that are named when they are left out of a validation.
+_NAMED = 3
 
 
 class RunLog:
@@ -48,6 +56,7 @@ class RunLog:
         self.total_hours, self.every_seconds = total_hours, every_seconds
         self._since: tuple[float, float] | None = None
         self._recent: list[tuple[bool, StepResult]] = []
+        self._told: set[tuple[str, str]] = set()
         self._skipped = SkippedSteps(every_seconds)
         if not active:
             return
@@ -57,7 +66,7 @@ class RunLog:
         self._file = LineFile(folder / "log.jsonl", lines)
         self.lines = self._file.lines
         self._speed = LineFile(folder / "speed.jsonl")
-        self._board: SummaryWriter | None = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+        self._board: SummaryWriter | None = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def step(
         self, step: int, hours: float, labelled: bool, result: StepResult, extra: dict[str, float]
@@ -129,18 +138,35 @@ class RunLog:
             self._speed.write(json.dumps({"step": step, "hours": hours, "ranks": ranks}))
             self._speed.flush()
 
-    def validation(self, step: int, hours: float, rates: dict[str, float]) -> None:
-        """WER by "model/split", in percent."""
+    def validation(
+        self, step: int, hours: float, rates: dict[str, float], left_out: LeftOut | None = None
+    ) -> None:
+        """WER by "model/split", in percent; by split, why utterances were left out of it, by id."""
         if not self.active:
             return
-        self._write({"event": "validation", "step": step, "hours": hours, "wer": rates})
+        left_out = left_out or {}
+        record: dict[str, Any] = {"event": "validation", "step": step, "hours": hours, "wer": rates}
+        if left_out:
+            record["left_out"] = {split: len(lost) for split, lost in left_out.items()}
+        self._write(record)
+        self._tell_left_out(left_out)
         scalars = {f"wer/{name}": rate for name, rate in rates.items()}
         self._plot(lambda board: _add(board, scalars, step))
-        self.say(
-            f"{hours:7.3f}/{self.total_hours:g} h  WER " + ", ".join(f"{k} {v:.1f}" for k, v in rates.items())
-        )
+        parts = [f"{name} {rate:.1f}" for name, rate in rates.items()]
+        parts += [f"left out of {split}: {len(lost)}" for split, lost in left_out.items()]
+        self.say(f"{hours:7.3f}/{self.total_hours:g} h  WER " + ", ".join(parts))
         self._file.flush()
         self._since = None
+
+    def _tell_left_out(self, left_out: LeftOut) -> None:
+        """Name utterances when they are left out for the first time."""
+        for split, lost in left_out.items():
+            new = [(id_, why) for id_, why in lost.items() if (split, id_) not in self._told]
+            self._told |= {(split, id_) for id_, _ in new}
+            for id_, why in new[:_NAMED]:
+                self.say(f"warning: validation split {split}: utterance {id_} is left out of the WER: {why}")
+            if len(new) > _NAMED:
+                self.say(f"warning: validation split {split}: {len(new) - _NAMED} more are left out")
 
     def saved(self, saved: Saved) -> None:
         """What became of a checkpoint: its size and times, or a warning that there is none."""
@@ -168,7 +194,7 @@ class RunLog:
     def say(self, text: str) -> None:
         """A line for whoever watches."""
         if self.active:
-            print(text, flush=True)
+            say(text)
 
     def flush(self) -> None:
         """Everything so far onto the disk; before a checkpoint counts the lines."""
@@ -213,6 +239,22 @@ def read_steps(folder: Path) -> list[dict[str, Any]]:
         UserError: the folder has no log, or a line of it is broken.
     """
     return [record for record in read_log(folder / "log.jsonl") if record.get("event") == "step"]
+
+
+def logged_validation(folder: Path, lines: int, step: int) -> dict[str, float] | None:
+    """The rates of the validation of `step`, if the line after the log's first `lines` lines has it.
+
+    A process that was killed may have left that line in pieces.
+    """
+    try:
+        with (folder / "log.jsonl").open("rb") as file:
+            line = next(islice(file, lines, None), b"")
+        record = json.loads(line)
+        if (record["event"], record["step"]) != ("validation", step) or not line.endswith(b"\n"):
+            return None
+        return {name: math.nan if rate is None else float(rate) for name, rate in record["wer"].items()}
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 def _pseudo_label_quality(results: Sequence[StepResult]) -> dict[str, float]:

@@ -54,7 +54,8 @@ class OptimizerConfig:
     rule: str = "full"
     # How betas scale, where there are any: power or linear.
     beta_form: str = "power"
-    # When the batch changes: take second moments to the new noise level (see scaling.progressive).
+    # When the batch changes: rescale second moments to the new noise level (see scaling.progressive).
+    # Adagrad's sum of squares is rescaled always.
     rescale_moments: bool = False
 
     def reference_group(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from asr_emapl.config import RunConfig
@@ -54,25 +55,34 @@ def read_schedule(config: RunConfig) -> Schedule:
         raise UserError(str(error)) from error
 
 
-def switch_dropout(student: Any, config: RunConfig) -> None:
-    """Give the student the dropout and layerdrop that it has once pseudo-labels begin.
+def require_dropout_switch(student: Any, config: RunConfig) -> None:
+    """Refuse a change of dropout that the student cannot make: better asked now than hours later.
 
     Raises:
-        UserError: others are wanted, and it cannot change them.
+        UserError: the config asks for one, and the student has no `set_dropout` that takes it.
     """
-    wanted = config.pseudo_labels
-    if wanted.dropout is None and wanted.layerdrop is None:
+    rates = _dropout_from_then_on(config)
+    if not rates or config.pseudo_labels.strategy == "none":
         return
-    if not hasattr(student, "set_dropout"):
-        raise UserError(
-            f"pseudo_labels.dropout: {config.model.target} has no set_dropout(dropout, layerdrop); "
-            "leave both null"
-        )
-    options = config.model.options
-    student.set_dropout(
-        options.get("dropout", 0.1) if wanted.dropout is None else wanted.dropout,
-        options.get("layerdrop", 0.0) if wanted.layerdrop is None else wanted.layerdrop,
-    )
+    keys = " and ".join(f"pseudo_labels.{name}" for name in rates)
+    hook = getattr(student, "set_dropout", None)
+    if hook is None:
+        raise UserError(f"{keys}: {config.model.target} has no set_dropout(dropout, layerdrop); set to null")
+    try:
+        inspect.signature(hook).bind(**rates)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{keys}: set_dropout of {config.model.target}: {error}; set to null") from error
+
+
+def switch_dropout(student: Any, config: RunConfig) -> None:
+    """Give the student the dropout and layerdrop that it has once pseudo-labels begin; null: as they are."""
+    if rates := _dropout_from_then_on(config):
+        student.set_dropout(**rates)
+
+
+def _dropout_from_then_on(config: RunConfig) -> dict[str, float]:
+    rates = {"dropout": config.pseudo_labels.dropout, "layerdrop": config.pseudo_labels.layerdrop}
+    return {name: rate for name, rate in rates.items() if rate is not None}
 
 
 def build_strategy(config: RunConfig, teacher: EmaTeacher, *, bf16: bool) -> Strategy | None:

@@ -15,8 +15,8 @@ from asr_emapl.config import RunConfig, config_from_dict, config_to_dict, write_
 from asr_emapl.data.manifest import Utterance
 from asr_emapl.data.mix import BlendPosition, MixPosition
 from asr_emapl.errors import UserError
-from asr_emapl.text.tokenizer import Tokenizer, tokenizer_from_state
-from asr_emapl.training.checkpoint import State
+from asr_emapl.text.tokenizer import Tokenizer
+from asr_emapl.training.checkpoint import State, read_tokenizer, require_resumable
 
 # Utterances that are hashed at a time.
 _CHUNK = 65_536
@@ -42,18 +42,30 @@ def require_settings(
         A line for each setting that differs; none if only the weights are taken.
 
     Raises:
-        UserError: features or tokenizer differ; or, where the run goes on, the seed or the reference batch.
+        UserError: features or tokenizer differ; or, where the run goes on, the seed, the reference batch, or
+            the optimizer, whose state does not fit another one; or the checkpoint lacks what a resume needs.
     """
+    if whole:
+        require_resumable(path, state)
+        _require_optimizer(state["config"]["optimizer"]["name"], config.optimizer.name, path)
     changes = dict(_changes(state["config"], config_to_dict(config)))
     parts = _REFUSED if whole else _REFUSED_WITH_WEIGHTS
     refused = [text for key, text in changes.items() if _is_within(key, parts)]
-    theirs = tokenizer_from_state(state["tokenizer"])
+    theirs = read_tokenizer(path, state)
     if theirs.fingerprint != tokenizer.fingerprint:
         refused.append(f"another tokenizer: {theirs!r} -> {tokenizer!r} ({config.tokenizer})")
     if refused and not allowed:
         raise UserError(f"changed since checkpoint {path}: {'; '.join(refused)}: {_REMEDY}")
     shown = list(changes.values()) if whole else refused
     return [f"changed since checkpoint {path}: {text}" for text in shown]
+
+
+def _require_optimizer(theirs: str, mine: str, path: Path) -> None:
+    if theirs != mine:
+        raise UserError(
+            f"checkpoint {path} was trained with optimizer.name={theirs}, not {mine}: keep it, or start "
+            "from the weights alone (init.keep=weights, in another run_dir)"
+        )
 
 
 def contents(manifests: Sequence[Sequence[Utterance]], *, apart: bool) -> list[str]:
@@ -78,7 +90,7 @@ def _content(manifests: Sequence[Sequence[Utterance]]) -> str:
 
 def require_contents(
     before: Contents, now: Contents, position: MixPosition, *, allowed: bool
-) -> tuple[MixPosition, list[str]]:
+) -> tuple[MixPosition, Contents, list[str]]:
     """Compare a run's corpora with those that a position in the data belongs to.
 
     Corpora are compared by their place; those at the end of a list may come and go.
@@ -88,7 +100,8 @@ def require_contents(
         allowed: refuse nothing.
 
     Returns:
-        The position; a corpus that has changed starts a new pass. And a line for each that has.
+        The position; a corpus that has changed starts a new pass. What the next checkpoint holds: a kind
+        that is not used now keeps its place and its hashes. And a line for each kind that has changed.
 
     Raises:
         UserError: a corpus has changed.
@@ -109,23 +122,24 @@ def require_contents(
         is_labelled = kind == "labelled"
         position = replace(position, labelled=moved) if is_labelled else replace(position, unlabelled=moved)
         notes.append(f"data.{kind}: other utterances than in the checkpoint: a new pass starts")
-    return position, notes
+    return position, before | now, notes
 
 
-def keep_config(folder: Path, state: State, config: RunConfig) -> None:
-    """Write the config that held until a checkpoint, named by its step, beside config.yaml if it differs.
+def write_configs(folder: Path, state: State, config: RunConfig) -> None:
+    """Write config.yaml, and beside it the config that held until a checkpoint, if it differs.
 
     Args:
-        state: "config" and "step" of the checkpoint; empty: of none.
+        state: "config" and "step" of the checkpoint, empty if there is none; the step is in the file's name.
 
     Raises:
         UserError: the config is not valid.
     """
-    if not state:
-        return
-    earlier = config_from_dict(state["config"], f"the config in the checkpoint of step {state['step']}")
-    if earlier != config:
-        write_config(folder / f"config.step-{state['step']:09d}.yaml", earlier)
+    if state:
+        step = state["step"]
+        earlier = config_from_dict(state["config"], f"the config in the checkpoint of step {step}")
+        if earlier != config:
+            write_config(folder / f"config.step-{step:09d}.yaml", earlier)
+    write_config(folder / "config.yaml", config)
 
 
 def _changes(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -153,8 +167,5 @@ def _new_passes(blend: BlendPosition, corpora: Sequence[int]) -> BlendPosition:
     """The first batch of the next pass over these corpora, the present place in the others."""
     return replace(
         blend,
-        corpora=tuple(
-            replace(p, epoch=p.epoch + 1, chapter=0, samples=0) if number in corpora else p
-            for number, p in enumerate(blend.corpora)
-        ),
+        corpora=tuple(p.next_pass() if number in corpora else p for number, p in enumerate(blend.corpora)),
     )

@@ -82,16 +82,40 @@ def divide(state: Any, like: Any) -> Any:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Take the whole state that `gather` made of an optimizer's, sharded as its parameters are."""
+    """Take the whole state that `gather` made of an optimizer's, sharded as its parameters are.
+
+    The hyper-parameters stay those of `optimizer`.
+
+    Raises:
+        ValueError: the state is of other parameters, or not what this optimizer keeps.
+    """
     parameters = [p.detach() for group in optimizer.param_groups for p in group["params"]]
-    moments = {
-        index: {
-            name: divide(value, parameters[index]) if _is_like(value, parameters[index]) else value
+    kept = _kept_names(optimizer)
+    moments = {}
+    for index, values in state["state"].items():
+        if not 0 <= index < len(parameters):
+            raise ValueError(f"the optimizer state has a parameter {index}, the model has {len(parameters)}")
+        parameter = parameters[index]
+        if values and not kept <= values.keys():
+            absent = ", ".join(sorted(kept - values.keys()))
+            raise ValueError(f"the optimizer state of parameter {index} lacks {absent}")
+        if any(isinstance(v, Tensor) and v.shape not in ((), parameter.shape) for v in values.values()):
+            raise ValueError(f"the optimizer state of parameter {index} has another shape than the parameter")
+        moments[index] = {
+            name: divide(value, parameter) if _is_like(value, parameter) else value
             for name, value in values.items()
         }
-        for index, values in state["state"].items()
-    }
-    optimizer.load_state_dict({**state, "state": moments})
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+
+
+def _kept_names(optimizer: torch.optim.Optimizer) -> set[str]:
+    """What an optimizer with these hyper-parameters keeps for each parameter once it has stepped."""
+    parameter = nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    group = optimizer.param_groups[0] | {"params": [parameter], "fused": None, "foreach": None}
+    other = type(optimizer)([group])  # type: ignore[call-arg]
+    other.step()
+    return set(other.state[parameter])
 
 
 def _is_like(value: Any, parameter: Tensor) -> bool:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from asr_emapl.data.loader import Skipped
 from asr_emapl.errors import UserError
+from asr_emapl.scoring.run_log import read_skipped
+from asr_emapl.terminal import say
 from asr_emapl.training.step import StepResult
 from asr_emapl.training.world import World
 
@@ -71,7 +73,7 @@ class SkippedList:
         if not new:
             return
         if not self._listed:
-            print(f"warning: skipped: {skipped[0].why}; {self.path} lists all that is", flush=True)
+            say(f"warning: skipped: {skipped[0].why}; {self.path} lists all that is")
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(asdict(one)) + "\n" for one in new.values())
         self._listed |= new.keys()
@@ -84,4 +86,4 @@ def _ids(path: Path) -> set[str]:
     whole = path.read_bytes().rpartition(b"\n")
     with path.open("r+b") as file:
         file.truncate(len(whole[0]) + len(whole[1]))
-    return {json.loads(line)["id"] for line in whole[0].splitlines()}
+    return {record["id"] for record in read_skipped(path)}

@@ -1,34 +1,57 @@
-"""SIGTERM as a wish: the step is finished, the run saved, and all processes end together."""
+"""Graceful shutdown on SIGTERM and Ctrl-C: the run is saved, and all processes end together."""
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType, TracebackType
 from typing import Any
 
 from asr_emapl.training.world import World
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_NOTE = b"SIGINT: saving, then ending; a second SIGINT ends this process at once, without saving\n"
+
 
 class StopRequest:
-    """While this context lasts, SIGTERM ends nothing and is remembered."""
+    """While this context lasts, SIGTERM and the first SIGINT are remembered and end nothing.
+
+    A second SIGINT ends the process at once, even where it waits for another process.
+
+    Attributes:
+        signal: that was received, on any process; known once `made` returned True.
+    """
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self._received = False
-        self._previous: Any = None
+        self.signal: signal.Signals | None = None
+        self._received: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        self._previous = signal.signal(signal.SIGTERM, self._receive)
+        self._previous = {number: signal.signal(number, self._receive) for number in _SIGNALS}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        signal.signal(signal.SIGTERM, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
-        self._received = True
+        if self._received is None:
+            self._received = signal.Signals(signum)
+        if signum == signal.SIGINT:
+            # Python's own handler would run only when a collective operation has returned.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            if self.world.first:
+                os.write(2, _NOTE)  # a signal may come in the middle of a print, which would then fail
 
     def made(self) -> bool:
-        """Whether it reached any process: all have to leave their loops at the same step."""
-        return self.world.sum([float(self._received)])[0] > 0.0
+        """Whether a signal reached any process; called by all processes at the same point of the run."""
+        counts = self.world.sum([float(self._received is number) for number in _SIGNALS])
+        for number, count in zip(_SIGNALS, counts, strict=True):
+            if count > 0.0:
+                self.signal = number
+                return True
+        return False

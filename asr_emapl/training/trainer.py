@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import gc
 from pathlib import Path
@@ -14,35 +13,38 @@ import torch
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import draw_seed
 from asr_emapl.audio.features import LogMel
-from asr_emapl.config import RunConfig, config_to_dict, write_config
+from asr_emapl.config import RunConfig, config_to_dict
 from asr_emapl.data.loader import StepBatch, steps
 from asr_emapl.data.mix import MixPosition
 from asr_emapl.ema import EmaTeacher, unwrap
 from asr_emapl.errors import UserError
-from asr_emapl.models.contract import build_model
+from asr_emapl.models.contract import build_model, build_twin
+from asr_emapl.models.target import USERS_OWN
 from asr_emapl.running_mean import RunningMean
 from asr_emapl.scaling import AudioClock
 from asr_emapl.scaling.progressive import carry_over
 from asr_emapl.training import checkpoint, resume
-from asr_emapl.training.background_save import BackgroundSave
 from asr_emapl.training.checkpoint_folder import CheckpointFolder
 from asr_emapl.training.corpora import Corpora
 from asr_emapl.training.dry_run import dry_run
 from asr_emapl.training.guard import Guard
-from asr_emapl.training.log import RunLog
+from asr_emapl.training.keeper import Keeper
+from asr_emapl.training.log import RunLog, logged_validation
 from asr_emapl.training.optimizer import build_optimizer
 from asr_emapl.training.parts import (
     build_strategy,
     read_schedule,
     read_tokenizer,
+    require_dropout_switch,
     require_scalable,
     switch_dropout,
 )
-from asr_emapl.training.sharding import divide, gather, load_optimizer
+from asr_emapl.training.run_lock import run_lock
+from asr_emapl.training.sharding import divide, load_optimizer
 from asr_emapl.training.skipped import SkippedList
 from asr_emapl.training.step import TrainStep
 from asr_emapl.training.stopping import StopRequest
-from asr_emapl.training.validation import validate
+from asr_emapl.training.validation import Validator
 from asr_emapl.training.watch import Watch
 from asr_emapl.training.world import World
 
@@ -60,11 +62,11 @@ def train(config: RunConfig, *, allow_changes: bool = False) -> Path | None:
         The last checkpoint; None on processes other than the first.
 
     Raises:
-        UserError: something in the config, the data, or the run directory is wrong.
+        UserError: something in the config, the data, or the run directory is wrong, or another run uses it.
     """
     world = World.join(config.device)
     try:
-        with Watch(world, config.device.timeout_seconds) as watch:
+        with Watch(world, config.device.timeout_seconds) as watch, run_lock(Path(config.run_dir), world):
             last = Trainer(config, world, watch, allow_changes=allow_changes).run()
             gc.collect()  # DDP's threads end before the process group that they speak through
             world.meet()
@@ -91,38 +93,51 @@ class Trainer:
         self._build()
         self.notes: list[str] = []
         self.resumed: dict[str, Any] = {}  # of the checkpoint that the run goes on from
+        # Whether the validation of the last step, after which the run was saved, is still to be made.
+        self.validation_due = False
         log_lines = self._restore()
         self.corpora = Corpora.read(config, self.tokenizer, world.size)
-        self.notes += self.corpora.notes
-        before = self.resumed.get("contents", {})
-        self.position, changed = resume.require_contents(
-            before, self.corpora.contents, self.position, allowed=allow_changes
+        self.position, self.contents, notes = resume.require_contents(
+            self.resumed.get("contents", {}), self.corpora.contents, self.position, allowed=allow_changes
         )
-        self.notes += changed
-        self.contents = before | self.corpora.contents
+        self.notes += self.corpora.notes + notes
         self.guard = Guard(**self.corpora.sizes)
         config.checkpoint.require(self.corpora.validation)
+        rates = logged_validation(self.folder, log_lines, self.step) if self.validation_due else None
+        rates = world.gather(rates)[0]
+        self.validation_due = self.validation_due and rates is None
+        lines = log_lines + (rates is not None)
         try:
             self.log = RunLog(
-                self.folder, active=world.first, lines=log_lines, step=self.step, total_hours=config.hours
+                self.folder, active=world.first, lines=lines, step=self.step, total_hours=config.hours
             )
             self.skipped = SkippedList(self.folder, world, config.data.max_skipped_share, keep=log_lines > 0)
         except OSError as error:
             raise UserError(f"run_dir {self.folder} cannot be written ({error.strerror})") from error
-        self.saving = BackgroundSave(self.log.saved)
+        splits = self.corpora.validation
+        decisive = functools.partial(config.checkpoint.decisive, splits=splits)
+        self.saving = Keeper(self.checkpoints, decisive, world, self.step, self.log.saved)
         watch.before_exit = self.saving.wait
+        data = (self.features, self.tokenizer, splits)
+        self.validator = Validator(world, *data, config.device, watch, self.stop)
+        if rates is not None:
+            self.saving.keep_best(self.step, rates, self._save)
 
     def _build(self) -> None:
         """Student, teacher, optimizer, strategy, and the step that moves them."""
         config, world = self.config, self.world
-        torch.manual_seed(config.seed)
         bf16 = config.device.precision == "bf16"
-        model = build_model(
+        build = functools.partial(
+            build_model,
             config.model,
             vocabulary_size=self.tokenizer.vocabulary_size,
             mel_bands=config.features.mel_bands,
+            trust=USERS_OWN,
         )
-        follower = world.place(copy.deepcopy(model).requires_grad_(False), bf16=bf16)
+        torch.manual_seed(config.seed)
+        model = build()
+        require_dropout_switch(model, config)
+        follower = world.place(build_twin(model, build, config.seed).requires_grad_(False), bf16=bf16)
         self.student = world.wrap(world.place(model, bf16=bf16))
         self.group, clip_norm = config.optimizer.scaled(self.kappa)
         self.optimizer = build_optimizer(model, config.optimizer, self.kappa)
@@ -151,29 +166,31 @@ class Trainer:
     # The run itself.
 
     def run(self) -> Path | None:
-        """Train until the hours are used up or SIGTERM asks to stop; returns the last checkpoint."""
+        """Train until the hours are used up or a signal asks to stop; returns the last checkpoint."""
         config = self.config
         self._announce()
-        if self.clock.hours >= config.hours:
+        if self.clock.hours >= config.hours and not self.validation_due:
             self.log.say(f"{self.folder} has had its {config.hours:g} h of audio: nothing to do")
             newest = self.checkpoints.paths()
             return newest[-1] if newest else None
         if self.world.first:
-            resume.keep_config(self.folder, self.resumed, config)
-            write_config(self.folder / "config.yaml", config)
+            resume.write_configs(self.folder, self.resumed, config)
         try:
             with self.stop:
-                stopped = False
+                stopped = self._validate()
                 while self.clock.hours < config.hours and not stopped:
                     stopped = self._run_stage()
+                if stopped and self.stop.signal:
+                    where = f"stopped by {self.stop.signal.name} at {self.clock.hours:.3f} h"
+                    self.log.say(f"{where}; rerun the same command to resume")
                 self.watch.at("writing the last checkpoint")
-                return self.saving.last() if self.world.first else None
+                return self.saving.last()
         finally:
             self.saving.wait()
             self.log.close()
 
     def _run_stage(self) -> bool:
-        """Train at one batch until another is due or the hours are used up; True if SIGTERM stopped it."""
+        """Train at one batch until another is due or the hours are used up; True if a signal stopped it."""
         config, stop = self.config, False
         self._enter_stage()
         until = min(config.hours, self.batches.next_change(self.clock.hours))
@@ -193,23 +210,20 @@ class Trainer:
                 batch = self.world.next(batches)
                 self.watch.at(f"training, step {self.step + 1}")
                 self._train_on(batch)
-                stop = self.stop.made()
-                self._keep(before, stop)
+                stop = self._keep(before, stop=self.stop.made())
         return stop
 
-    def _keep(self, before: int, stop: bool) -> None:
-        """Validate and save where that is due, `before` being the clock's samples before this step."""
+    def _keep(self, before: int, *, stop: bool) -> bool:
+        """Save, then validate, where due since `before` (the clock's samples); returns whether to stop."""
         config, done = self.config, self.clock.hours >= self.config.hours
-        rate = None
-        if done or self.clock.passed(config.validation.every_hours, before):
-            rate = self._validate()
+        if self.corpora.validation:
+            self.validation_due = done or self.clock.passed(config.validation.every_hours, before)
         for_good = self.clock.passed(config.checkpoint.keep_every_hours, before)
         due = for_good or self.clock.passed(config.checkpoint.every_hours, before)
-        if self.checkpoints.lowest(rate) or done or stop or due:
-            self._save(rate, for_good)
+        if done or stop or due:
+            self._save(for_good=for_good)
         self.saving.poll()
-        if stop and not done:
-            self.log.say(f"stopped by SIGTERM at {self.clock.hours:.3f} h; the same command goes on")
+        return stop or self._validate()
 
     def _enter_stage(self) -> None:
         """Take the batch in force, with its hyper-parameters."""
@@ -283,21 +297,21 @@ class Trainer:
         self.skipped.step(batch.skipped, result)
         self.guard.step(self.step, batch.labelled, result)
 
-    def _validate(self) -> float | None:
-        """WER of student and teacher on every validation split; returns what makes a checkpoint the best."""
-        models = {"student": unwrap(self.student), "teacher": self.teacher.module}
-        rates = validate(
-            self.world,
-            models,
-            self.features,
-            self.tokenizer,
-            self.corpora.validation,
-            self.config.device,
-            self.watch,
-        )
-        if rates:
-            self.log.validation(self.step, self.clock.hours, rates)
-        return self.config.checkpoint.decisive(rates)
+    def _validate(self) -> bool:
+        """WER of student and teacher on every validation split, if it is due; True if a signal ended it."""
+        if not self.validation_due:
+            return False
+        found = self.validator({"student": unwrap(self.student), "teacher": self.teacher.module})
+        if found is None:
+            if self.saving.step != self.step:
+                self._save()
+            return True
+        # Whatever is saved is the state before the line of the validation: a run that goes on from there
+        # finds the line in the log, or validates again.
+        self.saving.keep_best(self.step, found.rates, self._save)
+        self.log.validation(self.step, self.clock.hours, found.rates, found.left_out)
+        self.validation_due = False
+        return False
 
     def _announce(self) -> None:
         student = unwrap(self.student)
@@ -322,7 +336,7 @@ class Trainer:
 
     # Stopping and going on.
 
-    def _save(self, rate: float | None, for_good: bool) -> None:
+    def _save(self, rate: float | None = None, *, for_good: bool = False) -> None:
         self.watch.at("saving")
         self.log.flush()
         state = {
@@ -335,16 +349,13 @@ class Trainer:
             "position": self.position.state_dict(),
             "contents": self.contents,
             "step": self.step,
+            "validation_due": self.validation_due,
             "kappa": self.kappa,
             "log_lines": self.log.lines,
             "tokenizer": self.tokenizer.state_dict(),
             "config": config_to_dict(self.config),
         }
-        state = gather(state, keep=self.world.first)
-        if not self.world.first:
-            return
-        write = functools.partial(self.checkpoints.write, self.step, rate=rate, for_good=for_good)
-        self.saving.start(self.step, state, write)
+        self.saving.save(self.step, state, rate, for_good=for_good)
 
     def _restore(self) -> int:
         """Go on from the run's own newest checkpoint, or from `init.checkpoint`; returns the log's lines."""
@@ -354,6 +365,7 @@ class Trainer:
             self.notes += [f"{problem}: taking the one before" for problem in problems]
             self._load(state, path, whole=True)
             self.checkpoints.go_on_from(state)
+            self.validation_due = bool(state.get("validation_due"))
             return int(state["log_lines"])
         init = self.config.init
         if init.keep not in ("run", "weights"):
@@ -368,30 +380,21 @@ class Trainer:
             state, path, self.config, self.tokenizer, whole=whole, allowed=self.allow_changes
         )
         student = unwrap(self.student)
-        try:
+        with checkpoint.fitting(path, self.config.model.target):
             student.load_state_dict(divide(state["student"], student.state_dict()))
             self.teacher.load_state_dict(divide(state["teacher"], self.teacher.state_dict()))
-        except RuntimeError as error:
-            raise UserError(
-                f"checkpoint {path} does not fit model {self.config.model.target} with these options "
-                f"({' '.join(str(error).split())[:300]})"
-            ) from error
         if not whole:
+            self.teacher.flush()
             self.teacher.audio = 0.0
             return
-        theirs, mine = state["config"]["optimizer"]["name"], self.config.optimizer.name
-        if theirs != mine:
-            raise UserError(
-                f"checkpoint {path} was trained with optimizer.name={theirs}, not {mine}: keep it, or start "
-                "from the weights alone (init.keep=weights, in another run_dir)"
-            )
-        load_optimizer(self.optimizer, state["optimizer"])
-        self.kappa = state.get("kappa", self.kappa)
-        if self.strategy is not None and state["strategy"]:
-            self.strategy.load_state_dict(state["strategy"])
-        if self.mean is not None and state.get("running_mean"):
-            self.mean.load_state_dict(divide(state["running_mean"], self.mean.state_dict()))
+        with checkpoint.fitting(path, self.config.model.target):
+            load_optimizer(self.optimizer, state["optimizer"])
+            if self.strategy is not None and state["strategy"]:
+                self.strategy.load_state_dict(state["strategy"])
+            if self.mean is not None and state["running_mean"]:
+                self.mean.load_state_dict(divide(state["running_mean"], self.mean.state_dict()))
+        self.kappa = state["kappa"]
         self.clock.load_state_dict(state["clock"])
         self.position = MixPosition.from_state(state["position"])
-        self.resumed = {key: state[key] for key in ("config", "step", "contents") if key in state}
+        self.resumed = {key: state[key] for key in ("config", "step", "contents")}
         self.step = state["step"]

@@ -3,48 +3,104 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 
 from torch import nn
 
 from asr_emapl.audio.features import LogMel
 from asr_emapl.data.manifest import Utterance
-from asr_emapl.decoding.transcribe import posteriors, transcribe
+from asr_emapl.decoding.transcribe import greedy_hypotheses, posteriors
+from asr_emapl.errors import UserError
 from asr_emapl.scoring.wer import score
 from asr_emapl.text.tokenizer import Tokenizer
+from asr_emapl.training.stopping import StopRequest
 from asr_emapl.training.watch import Watch
 from asr_emapl.training.world import DeviceConfig, World
 
+_Texts = dict[str, str]
 
-def validate(
-    world: World,
-    models: Mapping[str, nn.Module],
-    features: LogMel,
-    tokenizer: Tokenizer,
-    splits: Mapping[str, Sequence[Utterance]],
-    device: DeviceConfig,
-    watch: Watch,
-) -> dict[str, float]:
-    """WER in percent by "model/split", the same on every process; each decodes its share."""
-    rates: dict[str, float] = {}
-    for split, utterances in splits.items():
-        for name, model in models.items():
-            watch.at(f"validating {name} on {split}")
-            texts: dict[str, str] = {}
-            batches = posteriors(
-                model,
-                features,
-                utterances,
-                device=world.device,
-                max_seconds=device.max_seconds,
-                bf16=device.precision == "bf16",
-                rank=world.rank,
-                world_size=world.size,
-            )
-            for hypothesis in transcribe(batches, tokenizer):
-                texts[hypothesis.id] = hypothesis.text
-                watch.tick()
-            watch.at("gathering hypotheses")
-            hypotheses = {id_: text for part in world.gather(texts) for id_, text in part.items()}
-            references = {u.id: u.text or "" for u in utterances}
-            rates[f"{name}/{split}"] = 100.0 * score(references, hypotheses).words.rate
-    return rates
+
+@dataclass
+class Validation:
+    """What a validation found, the same on every process.
+
+    Attributes:
+        rates: WER in percent by "model/split", of the utterances that could be decoded; a split without any
+            has no rate.
+        left_out: by split, why utterances could not be decoded, by id; without splits that are whole.
+    """
+
+    rates: dict[str, float] = field(default_factory=dict)
+    left_out: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+class Validator:
+    """Decodes the validation splits with a run's models; each process takes its share of the batches."""
+
+    def __init__(
+        self,
+        world: World,
+        features: LogMel,
+        tokenizer: Tokenizer,
+        splits: Mapping[str, Sequence[Utterance]],
+        device: DeviceConfig,
+        watch: Watch,
+        stop: StopRequest,
+    ) -> None:
+        self.world, self.features, self.tokenizer, self.splits = world, features, tokenizer, splits
+        self.device, self.watch, self.stop = device, watch, stop
+
+    def __call__(self, models: Mapping[str, nn.Module]) -> Validation | None:
+        """The rates of the models by name; None where a stop was requested before all was decoded.
+
+        Raises:
+            UnreachableError: a server with audio cannot be reached.
+        """
+        found = Validation()
+        for split, utterances in self.splits.items():
+            left_out: _Texts = {}
+            texts = {name: self._decoded(name, models[name], split, left_out) for name in models}
+            if self.stop.signal is not None:
+                return None
+            self.watch.at("gathering hypotheses")
+            parts = self.world.gather((texts, left_out))
+            lost = {id_: why for _, part in parts for id_, why in part.items()}
+            if lost:
+                found.left_out[split] = lost
+            references = {u.id: u.text or "" for u in utterances if u.id not in lost}
+            for name in models if references else ():
+                hypotheses = {id_: text for part, _ in parts for id_, text in part[name].items()}
+                kept = {id_: hypotheses[id_] for id_ in references}
+                found.rates[f"{name}/{split}"] = 100.0 * score(references, kept).words.rate
+        return found
+
+    def _decoded(self, name: str, model: nn.Module, split: str, left_out: _Texts) -> _Texts:
+        """This process's hypotheses by id, incomplete where a stop was requested; adds to `left_out`."""
+        texts: _Texts = {}
+        if self.stop.signal is not None:
+            return texts
+
+        def note(utterance: Utterance, error: UserError) -> None:
+            left_out[utterance.id] = str(error)
+
+        self.watch.at(f"validating {name} on {split}")
+        batches = posteriors(
+            model,
+            self.features,
+            self.splits[split],
+            device=self.world.device,
+            max_seconds=self.device.max_seconds,
+            bf16=self.device.precision == "bf16",
+            rank=self.world.rank,
+            world_size=self.world.size,
+            left_out=note,
+        )
+        with closing(batches):  # the model's mode is restored at once
+            for batch in batches:
+                texts |= {h.id: h.text for h in greedy_hypotheses(batch, self.tokenizer)}
+                self.watch.tick()
+                # All processes have equally many batches, and so come here equally often.
+                if self.stop.made():
+                    break
+        return texts

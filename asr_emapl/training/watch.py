@@ -20,7 +20,8 @@ from typing import NamedTuple
 import torch.distributed as dist
 
 from asr_emapl.errors import UserError
-from asr_emapl.training.world import World
+from asr_emapl.terminal import warn
+from asr_emapl.training.world import World, meeting
 
 # A process whose thread stands in one of these, or in what it calls outside of the package, waits for others.
 _WAITS = ("/torch/distributed/", "/asr_emapl/training/world.py")
@@ -81,8 +82,7 @@ class Watch:
     def __enter__(self) -> Watch:
         if self.world.size > 1:
             # A connection of its own: the other one may be waiting.
-            store, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=300)))
-            self._store = dist.PrefixStore("watch", store)
+            self._store = meeting("watch", timedelta(seconds=300))
             self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
             self._thread.start()
         return self
@@ -108,7 +108,7 @@ class Watch:
     def _end_at_once(self, error: BaseException | None) -> None:
         """End this process with its error told: NCCL, in parting, would wait for what others never do."""
         if isinstance(error, UserError):
-            print(f"error: {error}", file=sys.stderr)
+            warn(f"error: {error}")
         elif error is not None:
             traceback.print_exception(error)
         self._exit(2 if error is None or isinstance(error, UserError) else 1)
@@ -190,7 +190,7 @@ class Watch:
         if self._over.is_set():
             return
         if text and self._first_to_say(text):
-            print(f"error: {text}", file=sys.stderr)
+            warn(f"error: {text}")
         self._exit(status)
 
     def _exit(self, status: int) -> None:

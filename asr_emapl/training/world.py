@@ -47,7 +47,7 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name != "cpu" and name != "cuda" and not re.fullmatch(r"cuda:\d+", name):
+    if name != "cpu" and name != "cuda" and not re.fullmatch(r"cuda:\d{1,4}", name):
         raise UserError(f"device {name!r} is none of auto, cpu, cuda, cuda:N")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
@@ -55,6 +55,23 @@ def choose_device(name: str) -> torch.device:
             f"device {name}: there are {torch.cuda.device_count()} CUDA devices here; use auto or cpu"
         )
     return device
+
+
+def meeting(name: str, timeout: timedelta) -> dist.Store:
+    """A connection to the key-value store where the processes meet; keys of other names are not seen.
+
+    Nor are those of processes that torchrun started before: their addresses are those of nobody, and torch
+    would try to connect to them (pytorch issue 135712). Over several nodes each torchrun has a count of its
+    own, so that it takes a store that is new at each start (`TORCH_DISABLE_SHARE_RDZV_TCP_STORE`).
+    """
+    store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if _on_one_node() else "0"
+    return dist.PrefixStore(f"asr_emapl/{start}/{name}", store)
+
+
+def _on_one_node() -> bool:
+    """Whether one torchrun has started all processes."""
+    return os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
 
 
 @dataclass
@@ -88,20 +105,23 @@ class World:
         if device.type == "cuda":
             device = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")  # more processes than GPUs: said here
             torch.cuda.set_device(device)
-        shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and not _on_one_node()
         if shared and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) and os.environ["RANK"] == "0":
-            # pytorch issue 135712: processes that are started again find the addresses of those before.
+            # pytorch issue 135712, where `meeting` does not help.
             print(
-                "warning: restarts may fail to connect: start torchrun with "
+                "warning: restarts will fail to connect; start torchrun with --rdzv-backend c10d "
+                "--rdzv-endpoint HOST:PORT in place of --master-addr and --master-port, and with "
                 "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment",
                 flush=True,
             )
         # Later than the watch, which can say who is waited for; without one given, torch takes minutes.
         seconds = 2.0 * config.timeout_seconds + 60.0 if config.timeout_seconds else _FOREVER_S
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
-        size = dist.get_world_size()
-        return World(dist.get_rank(), size, device, sharded=config.sharding == "full" and size > 1)
+        timeout = timedelta(seconds=seconds)
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        store = meeting("group", timeout)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+        return World(rank, size, device, sharded=config.sharding == "full" and size > 1)
 
     @property
     def first(self) -> bool:

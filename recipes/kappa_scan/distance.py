@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from asr_emapl.outputs import write
 from asr_emapl.scoring.curves import Curve, read_curves
 
 REFERENCE = "reference"
@@ -94,7 +95,7 @@ def print_tables(runs: Sequence[Comparison], seeds: Sequence[Comparison]) -> Non
             signed = statistics.mean(c.mean for c in same)
             ratio = statistics.mean(c.largest for c in same) / usual if usual else math.nan
             print(f"| {kind} | {len(same)} | " + " | ".join(cells) + f" | {signed:+.1f} | {ratio:.1f} |")
-    Path("distances.json").write_text(json.dumps([asdict(c) for c in (*seeds, *runs)], indent=1) + "\n")
+    write("distances.json", json.dumps([asdict(c) for c in (*seeds, *runs)], indent=1) + "\n")
 
 
 def _several(values: Sequence[float]) -> str:

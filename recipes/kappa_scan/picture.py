@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from distance import at, mean_curve
 
-from asr_emapl.scoring.curves import COLOURS, Curve, read_curves
+from asr_emapl.picture import COLOURS, new_figure, write_picture
+from asr_emapl.scoring.curves import Curve, read_curves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,20 +31,13 @@ def draw_scan(references: Sequence[Path], kinds: Mapping[str, Sequence[Path]], o
     Teachers solid, students dashed, each the mean of its kind's runs; the grey bands are all that the
     references' seeds cover, of the teacher and, lighter, of the student. Each row ends above what it shows.
     """
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     base = [read_curves(run) for run in references]
     curves = {kind: [read_curves(run) for run in runs] for kind, runs in kinds.items()}
     splits = list(dict.fromkeys(name.partition("/")[2] for name in base[0]))
     modes = [mode for mode in TITLES if any(_mode(kind) == mode for kind in kinds)]
     colours = dict(zip(dict.fromkeys(_label(kind) for kind in kinds), COLOURS * 4, strict=False))
-    with rc_context({"font.size": 11, "svg.hashsalt": "asr_emapl"}):
-        figure = Figure(
-            figsize=(1.0 + _INCHES * len(modes), 0.6 + _INCHES * len(splits)), layout="constrained"
-        )
-        FigureCanvasAgg(figure)
+    width, height = 1.0 + _INCHES * len(modes), 0.6 + _INCHES * len(splits)
+    with new_figure(width, height, font_size=11) as figure:
         grid = figure.subplots(len(splits), len(modes), sharex=True, sharey="row", squeeze=False)
         for row, split in zip(grid, splits, strict=True):
             row[0].set_ylabel(f"{split} WER (%)")
@@ -67,7 +61,7 @@ def draw_scan(references: Sequence[Path], kinds: Mapping[str, Sequence[Path]], o
         ]
         handles.append(first.fill_between([], [], color="#bbbbbb", label=f"kappa 1, {len(base)} seeds"))
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
-        figure.savefig(out, dpi=130, metadata={"Date": None} if out.suffix == ".svg" else {})
+        write_picture(figure, out, dpi=130)
 
 
 def _mode(kind: str) -> str:

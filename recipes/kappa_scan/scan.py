@@ -24,6 +24,7 @@ from picture import draw_scan
 
 from asr_emapl.config import RunConfig, load_config
 from asr_emapl.errors import UserError
+from asr_emapl.training.checkpoint_folder import CheckpointFolder
 from asr_emapl.training.gradient_noise import read
 from asr_emapl.training.log import read_steps
 
@@ -141,7 +142,7 @@ class Scan:
 
 def newest(run: Path) -> Path:
     """A run's last checkpoint."""
-    return sorted((run / "checkpoints").glob("step-*.pt"))[-1]
+    return CheckpointFolder(run / "checkpoints", 1).paths()[-1]
 
 
 class Devices:

@@ -70,7 +70,8 @@ mkdir -p -- "$exp"
 cd -- "$exp"
 
 # What the stages need of the config and the overrides, a line each: run_dir, tokenizer, the parts (those whose
-# manifests lie in data/), the transcribed manifests, then name and manifest of every validation part.
+# manifests lie in data/), the transcribed manifests, the package of the model (the config is yours, so that its
+# checkpoints may import it), then name and manifest of every validation part.
 settings=$("$PYTHON" - "$config" ${overrides[@]+"${overrides[@]}"} <<'PYTHON'
 import sys
 from pathlib import Path
@@ -83,12 +84,13 @@ except UserError as error:
 data = config.data
 manifests = [Path(path) for path in (*data.labelled, *data.unlabelled, *data.validation.values())]
 parts = dict.fromkeys(path.stem for path in manifests if path.parent == Path("data"))
-print(config.run_dir, config.tokenizer, ",".join(parts), ",".join(data.labelled), sep="\n")
+package = config.model.target.partition(":")[0].partition(".")[0]
+print(config.run_dir, config.tokenizer, ",".join(parts), ",".join(data.labelled), package, sep="\n")
 print(*(f"{name}\n{manifest}" for name, manifest in data.validation.items()), sep="\n")
 PYTHON
 ) || exit 2
 mapfile -t settings <<<"$settings"
-run_dir=${settings[0]} tokenizer=${settings[1]} parts=${settings[2]} validation=("${settings[@]:4}")
+run_dir=${settings[0]} tokenizer=${settings[1]} parts=${settings[2]} package=${settings[4]} validation=("${settings[@]:5}")
 
 # Calls "$1 MANIFEST HYPOTHESES PART MODEL" for each validation part and model.
 for_each() {
@@ -121,7 +123,9 @@ train() {
     trap - TERM USR1 INT
     return "$status"
 }
-decode() { asr-emapl decode --checkpoint "$run_dir" --model "$4" --manifest "$1" --out "$2"; }
+decode() {
+    asr-emapl decode --checkpoint "$run_dir" --trust "$package" --model "$4" --manifest "$1" --out "$2" --overwrite
+}
 score() {
     printf '%s, %s\n' "$3" "$4"
     asr-emapl score "$1" "$2"

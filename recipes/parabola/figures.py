@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from adaptive import Curve
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from noisy_parabola import Array, Parabola, scale_momentum, stationary_variances
 
-from asr_emapl.scoring.curves import COLOURS
+from asr_emapl.picture import COLOURS, new_figure, write_picture
 
 BLUE, ORANGE, GREEN, PINK = COLOURS[:4]
 BASE: dict[str, Any] = {"color": "#c4c4c4", "linewidth": 6.0}
@@ -28,8 +27,7 @@ Rows = Sequence[Mapping[str, Any]]
 def draw_trajectories(out: Path, parabola: Parabola, runs: Mapping[int, Mapping[str, Array]]) -> None:
     """One noisy run: runs[kappa] has its "rule" and "unscaled"; runs[1] the "student" and its "average"."""
     shown = [kappa for kappa in runs if kappa > 1]
-    with _style():
-        figure, panels = _figure(len(shown), sharey=True)
+    with _panels(len(shown), sharey=True) as (figure, panels):
         for panel, kappa in zip(panels, shown, strict=True):
             _trace(panel, runs[1]["student"], 1, color="#000000", linewidth=0.9, label="student")
             _trace(panel, runs[1]["average"], 1, label="average, $\\kappa$ = 1", **BASE)
@@ -57,8 +55,7 @@ def draw_momentum(out: Path, rows: Rows) -> None:
         "pre": {"label": "rule, pre", "color": PINK, "linestyle": "-.", "marker": "^"},
         "best_error_post": {"label": "$\\rho^*$, post", "color": GREEN, "linestyle": "--"},
     }
-    with _style():
-        figure, panels = _figure(2)
+    with _panels(2) as (figure, panels):
         for panel, lines in zip(panels, (rhos, errors), strict=True):
             for key, look in lines.items():
                 panel.plot(kappas, [row[key] for row in rows], **look)
@@ -78,8 +75,7 @@ def draw_variance(out: Path, parabola: Parabola, rows: Rows) -> None:
         "rule": ("average, $\\rho^\\kappa$ (the rule)", RULE, "o"),
         "unscaled": ("average, $\\rho$ unscaled", UNSCALED, "s"),
     }
-    with _style():
-        figure, (panel,) = _figure(1)
+    with _panels(1) as (figure, (panel,)):
         for key, (label, look, marker) in looks.items():
             momenta = [parabola.rho if key == "unscaled" else scale_momentum(parabola.rho, k) for k in kappas]
             which = 0 if key == "theta" else 1
@@ -109,8 +105,7 @@ def draw_adaptive(out: Path, runs: Sequence[Sequence[Curve]], kappa: int) -> Non
         {"color": PINK, "linewidth": 1.2},
         UNSCALED,
     )
-    with _style():
-        figure, panels = _figure(len(runs))
+    with _panels(len(runs)) as (figure, panels):
         for panel, curves in zip(panels, runs, strict=True):
             _trace(panel, curves[0].states_T2[:, 0], 1, label="$\\kappa$ = 1", **BASE)
             # The linear form of the betas lies on the rule's own.
@@ -127,19 +122,15 @@ def draw_adaptive(out: Path, runs: Sequence[Sequence[Curve]], kappa: int) -> Non
         _write(figure, out)
 
 
-def _style() -> Any:
-    return rc_context({"font.size": 13, "svg.hashsalt": "asr_emapl"})
-
-
-def _figure(panels: int, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(0.6 + 5.0 * panels, 4.2), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    axes = list(figure.subplots(1, panels, sharey=sharey, squeeze=False)[0])
-    for panel in axes:
-        panel.grid(color="#e4e4e4", linewidth=0.8)
-        panel.set_axisbelow(True)
-        panel.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+@contextmanager
+def _panels(count: int, sharey: bool = False) -> Iterator[tuple[Figure, list[Axes]]]:
+    with new_figure(0.6 + 5.0 * count, 4.2, text_parse_math=True) as figure:
+        axes = list(figure.subplots(1, count, sharey=sharey, squeeze=False)[0])
+        for panel in axes:
+            panel.grid(color="#e4e4e4", linewidth=0.8)
+            panel.set_axisbelow(True)
+            panel.spines[["top", "right"]].set_visible(False)
+        yield figure, axes
 
 
 def _trace(panel: Axes, states: Array, kappa: int, **look: Any) -> None:
@@ -162,6 +153,5 @@ def _legend(figure: Figure, panel: Axes) -> None:
 
 
 def _write(figure: Figure, out: Path) -> None:
-    figure.savefig(out.with_suffix(".png"), dpi=100)
-    # Without a date, the same numbers give the same file.
-    figure.savefig(out.with_suffix(".svg"), metadata={"Date": None})
+    for ending in (".png", ".svg"):
+        write_picture(figure, out.with_suffix(ending), dpi=100)

@@ -20,6 +20,9 @@ import noisy_parabola
 from adaptive import Quadratics
 from noisy_parabola import Array, Parabola, average, sample_noise, scale_momentum, student
 
+from asr_emapl.outputs import write
+from asr_emapl.processes import serve_parent
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -63,7 +66,7 @@ def compute(settings: Settings, seed: int) -> tuple[dict[str, Any], list[list[ad
     """All tables, and the runs behind the one on Adam and Adagrad. Two processes, the longest work first."""
     parabola, quadratics = settings.parabola, settings.quadratics
     noise = sample_noise(parabola, settings.noisy_runs, seed)
-    with ProcessPoolExecutor(2) as pool:
+    with ProcessPoolExecutor(2, initializer=serve_parent) as pool:
         descents = [
             pool.submit(adaptive.curves, quadratics, name, settings.adaptive_kappas, seed)
             for name in adaptive.OPTIMIZERS
@@ -141,7 +144,7 @@ def main(arguments: Sequence[str]) -> None:
     exp: Path = options.exp
     tables, runs = compute(settings, options.seed)
     content = {"seed": options.seed, "settings": asdict(settings)} | tables
-    (exp / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write(exp / "results.json", json.dumps(content, indent=1) + "\n")
     figures.draw_trajectories(exp / "trajectories", settings.parabola, trajectories(settings, options.seed))
     figures.draw_momentum(exp / "momentum", tables["trajectory"])
     figures.draw_variance(exp / "variance", settings.parabola, tables["variance"])

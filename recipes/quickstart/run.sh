@@ -67,7 +67,7 @@ asr-emapl tokenizer --out data/letters.json
 
 say "seed: supervised, $start h of audio"
 train seed hours="$start"
-checkpoint=$(ls "$runs"/seed/checkpoints/step-*.pt | tail -n 1)
+checkpoint=$(find "$runs/seed/checkpoints" -regex '.*/step-[0-9]*\.pt' | sort | tail -n 1)
 
 say "from the seed on, side by side: ${systems[*]} (logs in $exp/$runs/<name>.log; the EMA run is shown)"
 processes=()
@@ -90,7 +90,7 @@ for system in seed "${systems[@]}"; do
         for part in dev-clean dev-other; do
             name=$runs/$system/$part.$model
             asr-emapl decode --checkpoint "$runs/$system" --model "$model" --manifest "data/$part.jsonl" \
-                --out "$name.jsonl" >/dev/null
+                --out "$name.jsonl" --overwrite >/dev/null
             asr-emapl score --json "data/$part.jsonl" "$name.jsonl" >"$name.json"
         done
     done

@@ -1,0 +1,60 @@
+"""Options that are numbers: what is not finite, or beyond all use, is refused before a command runs.
+
+Each function returns what `Annotated` takes for an option with that help. typer's own min and max let nan
+through, and its floats may be infinite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+# Of seconds it is thirty years; no weight, size or bonus comes near it.
+_MAX_NUMBER = 1e9
+
+
+def finite(help: str, **settings: Any) -> Any:
+    """A number from -1e9 to 1e9."""
+    return _number(help, lambda number: abs(number) <= _MAX_NUMBER, "a number from -1e9 to 1e9", settings)
+
+
+def non_negative(help: str, **settings: Any) -> Any:
+    """A number from 0 to 1e9."""
+    return _number(help, lambda number: 0.0 <= number <= _MAX_NUMBER, "a number from 0 to 1e9", settings)
+
+
+def positive(help: str, **settings: Any) -> Any:
+    """A number above 0, up to 1e9."""
+    return _number(help, lambda number: 0.0 < number <= _MAX_NUMBER, "a number above 0, up to 1e9", settings)
+
+
+def seed_option(help: str) -> Any:
+    """A seed of random numbers: from 0 to 2**63 - 1."""
+    return typer.Option(min=0, max=2**63 - 1, metavar="<int>", help=help)
+
+
+def workers_option(help: str) -> Any:
+    """Threads or processes, from 1 to 1024."""
+    return typer.Option(min=1, max=1024, help=help)
+
+
+def count(help: str, least: int = 0) -> Any:
+    """How many to draw, show or make: from `least` to a million: more would fill the memory."""
+    return typer.Option(min=least, max=1_000_000, help=help)
+
+
+def _number(help: str, is_valid: Callable[[float], bool], valid: str, settings: dict[str, Any]) -> Any:
+    # The default comes as a float.
+    def parse(text: str | float) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not is_valid(number):
+            raise typer.BadParameter(f"{str(text)[:40]!r} is not {valid}.")
+        return number
+
+    return typer.Option(parser=parse, metavar="<float>", help=help, **settings)

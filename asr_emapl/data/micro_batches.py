@@ -1,0 +1,100 @@
+"""A global batch divided into micro-batches that fit a device's memory, in equal parts over ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from asr_emapl.audio import SAMPLE_RATE_HZ
+from asr_emapl.data.batch_plan import fill
+from asr_emapl.data.shuffle import Indices
+
+# Bisections for the size at which micro-batches are equal: what is left is below a thousandth of the largest.
+_TRIALS = 10
+
+
+def micro_batches(
+    lengths: Sequence[int] | Indices,
+    max_samples: int,
+    *,
+    groups: Sequence[int] = (),
+    world_size: int = 1,
+    rank: int = 0,
+) -> list[Indices]:
+    """Positions, within a global batch, of each micro-batch of one rank, longest utterance first.
+
+    Groups that fit the memory and can be shared out evenly are the micro-batches. Otherwise utterances are
+    sorted by length and cut into micro-batches of about equal padded audio: the same number on each rank,
+    where there are enough utterances, and at least one per group, since several groups in one would be padded
+    to the longest. Micro-batches are dealt to the ranks in turn and back (0 1 2 2 1 0 0 1 ...) from the
+    longest utterances to the shortest. The first rank differs from batch to batch, by its audio: otherwise
+    the same rank would always have the longest.
+
+    Args:
+        lengths: of the utterances, in samples, in any order.
+        max_samples: padded samples of a micro-batch at most.
+        groups: utterances in each group of about the same length, one group after the other; none: one group.
+
+    Raises:
+        ValueError: one utterance alone is longer than `max_samples`.
+    """
+    lengths = np.asarray(lengths, dtype=np.int64)
+    if len(lengths) == 0:
+        return []
+    if int(lengths.max()) > max_samples:
+        raise ValueError(
+            f"an utterance of {lengths.max() / SAMPLE_RATE_HZ:.1f} s does not fit device.max_seconds "
+            f"({max_samples / SAMPLE_RATE_HZ:.1f} s): raise it, or lower data.max_seconds"
+        )
+    parts = _whole_groups(lengths, max_samples, groups, world_size) or _equal_parts(
+        lengths, max_samples, len(groups), world_size
+    )
+    begins = int(lengths.sum()) % world_size
+    return [
+        part
+        for turn, part in enumerate(parts)
+        if (_to_and_fro(turn, world_size) + begins) % world_size == rank
+    ]
+
+
+def _whole_groups(
+    lengths: Indices, max_samples: int, groups: Sequence[int], world_size: int
+) -> list[Indices]:
+    """The groups, the longest utterances first; none if they do not fit or cannot be shared out."""
+    if not groups or len(groups) % world_size:
+        return []
+    parts = np.split(np.arange(len(lengths)), np.cumsum(groups)[:-1])
+    parts = [part[np.argsort(-lengths[part], kind="stable")] for part in parts]
+    if any(int(lengths[part[0]]) * len(part) > max_samples for part in parts):
+        return []
+    return sorted(parts, key=lambda part: -int(lengths[part[0]]))
+
+
+def _equal_parts(lengths: Indices, max_samples: int, at_least: int, world_size: int) -> list[Indices]:
+    """Consecutive parts of the utterances sorted by length, as many as memory, groups and ranks ask for."""
+    order = np.argsort(-lengths, kind="stable")
+    ordered = lengths[order].tolist()
+    count = max(at_least, len(fill(ordered, max_samples)))
+    ends = _equal_ends(ordered, -(-count // world_size) * world_size, max_samples)
+    return np.split(order, ends[:-1])
+
+
+def _to_and_fro(turn: int, world_size: int) -> int:
+    there = turn % (2 * world_size)
+    return there if there < world_size else 2 * world_size - 1 - there
+
+
+def _equal_ends(ordered: list[int], count: int, limit: int) -> list[int]:
+    """Where at most `count` parts end whose largest is as small as possible, in padded samples."""
+    if count >= len(ordered):
+        return list(range(1, len(ordered) + 1))
+    ends, enough, too_small = fill(ordered, limit), limit, max(ordered[0], sum(ordered) // count) - 1
+    for _ in range(_TRIALS):
+        trial = (too_small + enough + 1) // 2
+        tried = fill(ordered, trial)
+        if len(tried) <= count:
+            ends, enough = tried, trial
+        else:
+            too_small = trial
+    return ends
