@@ -277,3 +277,11 @@ def test_a_resume_anywhere_is_as_quick_as_a_beginning():
     assert plan.next(at).epoch == 5
     # 0.03 s on one core; the bound leaves room for a busy machine.
     assert time.perf_counter() - start < 1.0
+
+
+def test_a_chapter_that_a_larger_pool_does_not_have_begins_the_next_pass():
+    at = walk(mix(unlabelled=False, pool=5), 5)[-1].after
+    assert at.labelled.corpora[0].chapter > 0
+    step = walk(mix(unlabelled=False, pool=1000), 1, at)[0]
+    assert step.epoch == at.labelled.corpora[0].epoch + 1
+    assert step.after.labelled.total > at.labelled.total

@@ -116,12 +116,14 @@ def test_what_to_change_first(fields, remedy):
 
 
 def test_skipped_steps_are_counted_by_what_was_wrong(tmp_path):
-    steps = [
-        {"event": "step", "utterances": 10, "taken": True},
-        {"event": "step", "utterances": 10, "taken": False},
-        {"event": "step", "utterances": 0, "taken": False, "dropped": {"unalignable": 10}},
-        {"event": "step", "utterances": 0, "taken": False, "dropped": {"undecodable": 10}},
+    always = {"event": "step", "step": 1, "hours": 0.1, "kind": "labelled", "loss": 1.0, "tokens": 9}
+    outcomes = [
+        {"utterances": 10, "taken": True},
+        {"utterances": 10, "taken": False},
+        {"utterances": 0, "taken": False, "dropped": {"unalignable": 10}},
+        {"utterances": 0, "taken": False, "dropped": {"undecodable": 10}},
     ]
+    steps = [always | outcome for outcome in outcomes]
     folder = run(tmp_path, [[times(student=1.0)]])
     (folder / "log.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
     found = read_usage(folder)

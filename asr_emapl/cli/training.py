@@ -20,6 +20,13 @@ commands = typer.Typer()
 def train(
     config: Annotated[Path, typer.Option(help="YAML file.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, over the file.")] = None,
+    allow_changes: Annotated[
+        bool,
+        typer.Option(
+            "--allow-changes",
+            help="Resume although seed, features, tokenizer, data or reference batch have changed.",
+        ),
+    ] = False,
 ) -> None:
     """Train, or go on with a run whose directory has checkpoints. Under torchrun: on all its processes.
 
@@ -30,7 +37,7 @@ def train(
     from asr_emapl.config import load_config
     from asr_emapl.training.trainer import train as run
 
-    last = run(load_config(config, overrides or []))
+    last = run(load_config(config, overrides or []), allow_changes=allow_changes)
     if last is not None:
         say(f"last checkpoint: {last}")
 

@@ -46,6 +46,10 @@ class Position:
             return replace(self, batch=batch)
         return replace(self, samples=0, batch=batch, earlier=(*self.earlier, (self.batch, self.samples)))
 
+    def next_pass(self) -> Position:
+        """Where the next pass over the corpus begins."""
+        return replace(self, epoch=self.epoch + 1, chapter=0, samples=0, earlier=())
+
     @staticmethod
     def from_state(state: dict[str, Any]) -> Position:
         """From plain numbers, as `dataclasses.asdict` gives them."""
@@ -150,6 +154,9 @@ class Blend:
         return BlendPosition((*(replace(p, base=p.total) for p in known), *new), self.weights)
 
     def _advance(self, which: int, at: Position) -> tuple[Indices, tuple[int, ...], Position]:
+        if at.chapter >= self.plans[which].chapters:
+            # The position was made with a larger corpus or a smaller pool.
+            at = at.next_pass()
         at = at.at_batch(self.plans[which].batch_samples)
         chapter = self._chapter(which, at.epoch, at.chapter, at.earlier)
         index = chapter.index_at(at.samples)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from asr_emapl.audio import MAX_SECONDS
 from asr_emapl.errors import UserError
 from asr_emapl.scoring.alternatives import parse_marked
 from asr_emapl.text_files import BrokenLineError, Line, parse_lines
@@ -206,6 +207,6 @@ def _seconds(field: str) -> float:
         seconds = float(field)
     except ValueError:
         seconds = math.nan
-    if not (math.isfinite(seconds) and seconds >= 0.0):
+    if not 0.0 <= seconds <= MAX_SECONDS:
         raise BrokenLineError(f"{field!r} is no time in seconds")
     return seconds

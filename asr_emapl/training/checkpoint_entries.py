@@ -91,6 +91,10 @@ def _text(value: Any, place: str) -> None:
     _require(isinstance(value, str), place, "a text")
 
 
+def _flag(value: Any, place: str) -> None:
+    _require(type(value) is bool, place, "true or false")
+
+
 def _mapping(value: Any, place: str) -> None:
     _require(isinstance(value, dict), place, "a mapping")
 
@@ -116,6 +120,14 @@ def _optimizer(value: Any, place: str) -> None:
         for name, moment in moments.items():
             of_kind = isinstance(moment, Tensor) or type(moment) in (int, float)
             _require(of_kind, f"{place}.state.{index}.{name}", "a tensor or a number")
+
+
+def _contents(value: Any, place: str) -> None:
+    _fields({"labelled": lambda hashes, place: None})(value, place)  # what every run learns from
+    for kind, hashes in value.items():
+        _require(isinstance(hashes, list), f"{place}.{kind}", "a list of hashes")
+        for found in hashes:
+            _text(found, f"{place}.{kind}")
 
 
 def _position(value: Any, place: str) -> None:
@@ -178,7 +190,9 @@ _ENTRIES: dict[str, _Check] = {
     "running_mean": _running_mean,
     "clock": _fields({"samples": _count, "sample_rate_hz": _positive}),
     "position": _position,
+    "contents": _contents,
     "step": _count,
+    "validation_due": _flag,
     "kappa": _positive,
     "log_lines": _count,
     "tokenizer": _mapping,

@@ -21,6 +21,7 @@ from asr_emapl.data.manifest import Utterance, read_manifest, report
 from asr_emapl.data.mix import Blend, MixPlan
 from asr_emapl.errors import UnreachableError, UserError
 from asr_emapl.text.tokenizer import Tokenizer
+from asr_emapl.training.resume import Contents, contents
 
 # Files of each corpus whose headers are looked at before a run.
 _PROBED = 16
@@ -45,6 +46,8 @@ class Corpora:
     # Of the student's waveforms.
     perturb: Perturbation | None = None
     notes: list[str] = field(default_factory=list)
+    # Of each corpus of a kind, before limits; see `training.resume`.
+    contents: Contents = field(default_factory=dict)
 
     @staticmethod
     def read(config: RunConfig, tokenizer: Tokenizer, world_size: int) -> Corpora:
@@ -56,18 +59,20 @@ class Corpora:
         """
         notes: list[str] = []
         blended: dict[str, Blended] = {}
+        hashes: Contents = {}
         perturb = _perturbation(config.perturb)
         limit = min(config.data.max_seconds, _fitting(config), config.batches(world_size).smallest)
 
         def read(kind: str, paths: list[str], with_text: bool) -> Corpus:
-            manifests = []
+            whole, manifests = [], []
             for path in paths:
                 key = f"data.{kind}" + (f", {path}" if len(paths) > 1 else "")
-                whole = read_manifest(path, require_text=with_text)
-                manifests.append(_within(whole, key, config, limit, notes))
+                whole.append(read_manifest(path, require_text=with_text))
+                manifests.append(_within(whole[-1], key, config, limit, notes))
             if not manifests:
                 raise UserError(f"data.{kind} names no manifest")
             blended[kind] = _blend(kind, manifests, config.data)
+            hashes[kind] = contents(whole, apart=len(blended[kind].sizes) > 1)
             utterances = [u for manifest in manifests for u in manifest]
             corpus = Corpus(utterances, _encode(utterances, tokenizer) if with_text else None)
             notes.extend(_rate_notes(f"data.{kind}", corpus))
@@ -81,7 +86,7 @@ class Corpora:
         splits = {
             name: read_manifest(path, require_text=True) for name, path in config.data.validation.items()
         }
-        return Corpora(labelled, unlabelled, splits, blended, perturb, notes)
+        return Corpora(labelled, unlabelled, splits, blended, perturb, notes, hashes)
 
     @property
     def sizes(self) -> dict[str, int]:

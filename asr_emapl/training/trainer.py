@@ -13,7 +13,7 @@ import torch
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import draw_seed
 from asr_emapl.audio.features import LogMel
-from asr_emapl.config import RunConfig, config_to_dict, write_config
+from asr_emapl.config import RunConfig, config_to_dict
 from asr_emapl.data.loader import StepBatch, steps
 from asr_emapl.data.mix import MixPosition
 from asr_emapl.ema import EmaTeacher, unwrap
@@ -23,7 +23,7 @@ from asr_emapl.models.target import USERS_OWN
 from asr_emapl.running_mean import RunningMean
 from asr_emapl.scaling import AudioClock
 from asr_emapl.scaling.progressive import carry_over
-from asr_emapl.training import checkpoint
+from asr_emapl.training import checkpoint, resume
 from asr_emapl.training.checkpoint_folder import CheckpointFolder
 from asr_emapl.training.corpora import Corpora
 from asr_emapl.training.dry_run import dry_run
@@ -52,8 +52,11 @@ from asr_emapl.training.world import World
 TIMED_STEPS = 50
 
 
-def train(config: RunConfig) -> Path | None:
+def train(config: RunConfig, *, allow_changes: bool = False) -> Path | None:
     """Run, or go on with, the training that `config` describes; in each of torchrun's processes.
+
+    Args:
+        allow_changes: go on with another seed, other features, another tokenizer or other data than before.
 
     Returns:
         The last checkpoint; None on processes other than the first.
@@ -64,7 +67,7 @@ def train(config: RunConfig) -> Path | None:
     world = World.join(config.device)
     try:
         with Watch(world, config.device.timeout_seconds) as watch, run_lock(Path(config.run_dir), world):
-            last = Trainer(config, world, watch).run()
+            last = Trainer(config, world, watch, allow_changes=allow_changes).run()
             gc.collect()  # DDP's threads end before the process group that they speak through
             world.meet()
         return last
@@ -75,8 +78,9 @@ def train(config: RunConfig) -> Path | None:
 class Trainer:
     """Holds a run's parts. Everything with state goes into its checkpoints."""
 
-    def __init__(self, config: RunConfig, world: World, watch: Watch) -> None:
+    def __init__(self, config: RunConfig, world: World, watch: Watch, *, allow_changes: bool = False) -> None:
         self.config, self.world, self.watch = config, world, watch
+        self.allow_changes = allow_changes
         self.folder = Path(config.run_dir)
         self.checkpoints = CheckpointFolder(self.folder / "checkpoints", config.checkpoint.keep)
         self.tokenizer = read_tokenizer(config)
@@ -88,11 +92,15 @@ class Trainer:
         self.stop = StopRequest(world)
         self._build()
         self.notes: list[str] = []
+        self.resumed: dict[str, Any] = {}  # of the checkpoint that the run goes on from
         # Whether the validation of the last step, after which the run was saved, is still to be made.
         self.validation_due = False
         log_lines = self._restore()
         self.corpora = Corpora.read(config, self.tokenizer, world.size)
-        self.notes += self.corpora.notes
+        self.position, self.contents, notes = resume.require_contents(
+            self.resumed.get("contents", {}), self.corpora.contents, self.position, allowed=allow_changes
+        )
+        self.notes += self.corpora.notes + notes
         self.guard = Guard(**self.corpora.sizes)
         config.checkpoint.require(self.corpora.validation)
         rates = logged_validation(self.folder, log_lines, self.step) if self.validation_due else None
@@ -166,7 +174,7 @@ class Trainer:
             newest = self.checkpoints.paths()
             return newest[-1] if newest else None
         if self.world.first:
-            write_config(self.folder / "config.yaml", config)
+            resume.write_configs(self.folder, self.resumed, config)
         try:
             with self.stop:
                 stopped = self._validate()
@@ -339,6 +347,7 @@ class Trainer:
             "running_mean": self.mean.state_dict() if self.mean else {},
             "clock": self.clock.state_dict(),
             "position": self.position.state_dict(),
+            "contents": self.contents,
             "step": self.step,
             "validation_due": self.validation_due,
             "kappa": self.kappa,
@@ -367,12 +376,9 @@ class Trainer:
         return 0
 
     def _load(self, state: dict[str, Any], path: Path, *, whole: bool) -> None:
-        theirs = checkpoint.read_tokenizer(path, state)
-        if theirs.fingerprint != self.tokenizer.fingerprint:
-            raise UserError(
-                f"checkpoint {path} was trained with another tokenizer ({theirs!r}) than "
-                f"{self.config.tokenizer} ({self.tokenizer!r}): use its tokenizer, or another run_dir"
-            )
+        self.notes += resume.require_settings(
+            state, path, self.config, self.tokenizer, whole=whole, allowed=self.allow_changes
+        )
         student = unwrap(self.student)
         with checkpoint.fitting(path, self.config.model.target):
             student.load_state_dict(divide(state["student"], student.state_dict()))
@@ -381,13 +387,6 @@ class Trainer:
             self.teacher.flush()
             self.teacher.audio = 0.0
             return
-        checkpoint.require_resumable(path, state)
-        theirs, mine = state["config"]["optimizer"]["name"], self.config.optimizer.name
-        if theirs != mine:
-            raise UserError(
-                f"checkpoint {path} was trained with optimizer.name={theirs}, not {mine}: keep it, or start "
-                "from the weights alone (init.keep=weights, in another run_dir)"
-            )
         with checkpoint.fitting(path, self.config.model.target):
             load_optimizer(self.optimizer, state["optimizer"])
             if self.strategy is not None and state["strategy"]:
@@ -397,4 +396,5 @@ class Trainer:
         self.kappa = state["kappa"]
         self.clock.load_state_dict(state["clock"])
         self.position = MixPosition.from_state(state["position"])
+        self.resumed = {key: state[key] for key in ("config", "step", "contents")}
         self.step = state["step"]

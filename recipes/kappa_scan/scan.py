@@ -179,6 +179,8 @@ def train(run: Run, devices: Devices, config: Path, overrides: Sequence[str]) ->
     constant = ("schedule.decay_from_hours=-1", "checkpoint.keep=1", "device.threads=1")
     changes = (*constant, *overrides, *run.overrides, f"run_dir={run.folder}")
     command = [sys.executable, "-m", "asr_emapl", "train", "--config", str(config), *changes]
+    # Repeats go on from the one seed run, with other seeds.
+    command.append("--allow-changes")
     with log.open("a") as file:
         code = devices.run(command, file)
     if code:
