@@ -22,9 +22,9 @@ import numpy as np
 from asr_emapl.audio import MAX_SECONDS
 from asr_emapl.errors import UserError
 from asr_emapl.scoring.alternatives import parse_marked
+from asr_emapl.scoring.recognised_formats import COMMENT
 from asr_emapl.text_files import BrokenLineError, Line, parse_lines
 
-COMMENT = ";;"
 _IGNORED = ("IGNORE_TIME_SEGMENT_IN_SCORING", "IGNORETIMESEGMENTINSCORING")
 _BEGIN, _OR, _END = "<ALT_BEGIN>", "<ALT>", "<ALT_END>"
 _TAG = re.compile(r"(?<!\\);\S*")
