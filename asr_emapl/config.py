@@ -102,7 +102,8 @@ class RunConfig:
 # What a run can mean, where another number would come out as a traceback or as silence: key, least, most.
 _RANGES: dict[str, tuple[float, float]] = {
     "seed": (-(2**63), 2**63 - 1),
-    "hours": (0.0, math.inf),
+    # So many hours never end.
+    "hours": (0.0, 1e9),
     "data.workers": (0, 1024),
     "data.max_skipped_share": (0.0, 1.0),
     "batch.pool": (1, math.inf),
@@ -154,7 +155,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def config_from_dict(values: dict[str, Any], place: str) -> RunConfig:
-    """A config as a checkpoint keeps it."""
+    """A config as a checkpoint keeps it.
+
+    Raises:
+        UserError: an unknown key, a wrong type or value; names `place` and the key.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{place}: a mapping of keys to values is expected")
     return _to_object(_merge(OmegaConf.structured(RunConfig), values, place), place)
 
 

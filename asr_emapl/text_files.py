@@ -61,7 +61,7 @@ def raw_lines(place: str | Path, *, complete: bool = False, remedy: str = "") ->
             `MAX_BLANK_LINES` blank lines follow each other.
     """
     try:
-        with _unpacked(place) as file:
+        with unpacked(place) as file:
             yield from _numbered(place, file, complete)
     except UnreachableError:
         raise
@@ -92,7 +92,7 @@ def read_document(place: str | Path, *, max_bytes: int = MAX_DOCUMENT_BYTES, rem
         UserError: the file cannot be read, is not UTF-8, or is longer than `max_bytes`.
     """
     try:
-        with _unpacked(place) as file:
+        with unpacked(place) as file:
             content = file.read(max_bytes + 1)
     except UnreachableError:
         raise
@@ -137,7 +137,12 @@ def raise_broken(place: str | Path, broken: list[Line]) -> None:
 
 
 @contextmanager
-def _unpacked(place: str | Path) -> Iterator[BinaryIO]:
+def unpacked(place: str | Path) -> Iterator[BinaryIO]:
+    """The file at a path or URL, unpacked while it is read if it begins as gzip or xz does.
+
+    Raises:
+        OSError: it cannot be read; also while it is read, as EOFError, LZMAError and zlib.error are.
+    """
     if storage.is_url(place):
         packed: BinaryIO = io.BufferedReader(io.BytesIO(storage.read(str(place))))
     else:

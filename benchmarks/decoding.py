@@ -3,7 +3,7 @@
     python benchmarks/decoding.py --checkpoint runs/ema --manifest data/dev-other.jsonl --lm 3gram.arpa \\
         --tune data/dev-clean.jsonl
 
-The language model is one of words, and its words are the lexicon. Needs flashlight-text; ctc-beam-
+The language model is one of words, and its words are the lexicon. Needs the extra `lm`; ctc-beam-
 decoder and fast-ctc-decode are measured where they are installed. Each has its own weight of the
 language model and word bonus, of a small grid the best on the utterances of --tune. Speed is by the
 processor's time, the best of some rounds.
@@ -45,7 +45,7 @@ def searches(tokenizer: Tokenizer, lm: str) -> Iterator[tuple[str, list[Decode]]
     yield "asr_emapl without LM, lexicon; beam 32", [BeamSearch(tokenizer, BeamConfig(32)).text]
     for beam in _BEAMS:
         base = BeamSearch(tokenizer, BeamConfig(beam, lm, lm))
-        yield f"asr_emapl (flashlight-text), beam {beam}", [base.weighted(*w).text for w in _WEIGHTS]
+        yield f"asr_emapl, beam {beam}", [base.weighted(*w).text for w in _WEIGHTS]
     if importlib.util.find_spec("ctc_beam_decoder"):
         yield from _ctc_beam_decoder(tokenizer, lm)
     if importlib.util.find_spec("fast_ctc_decode") and all(len(s) == 1 for s in tokenizer.surfaces[1:]):

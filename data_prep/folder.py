@@ -89,13 +89,15 @@ def _from_table(table: Path) -> list[Candidate]:
     folder = table.absolute().parent
     return [
         Candidate(
-            id=row.cells.get("id") or Path(row.cells["path"]).with_suffix("").as_posix(),
-            audio=str(folder / row.cells["path"]),
+            # A path without a name is that of a folder, which is reported as such.
+            id=row.cells.get("id") or (path.with_suffix("").as_posix() if path.name else row.place),
+            audio=str(folder / path),
             place=row.place,
             text=row.cells["text"],
             speaker=row.cells.get("speaker") or None,
         )
         for row in read_table(table, ["path", "text"])
+        for path in [Path(row.cells["path"])]
     ]
 
 

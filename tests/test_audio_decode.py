@@ -319,3 +319,10 @@ def test_probe_whole_of_no_audio(tmp_path: Path, content: bytes) -> None:
         probe_whole(tmp_path / "a.wav")
     with pytest.raises(UserError, match="no such audio file"):
         probe_whole(tmp_path / "b.wav")
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    for place in (tmp_path / "pipe.wav", Path("/dev/zero")):
+        with pytest.raises(UserError, match="not a file"):
+            probe(place)

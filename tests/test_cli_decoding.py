@@ -17,7 +17,7 @@ from asr_emapl.data.manifest import read_manifest
 from asr_emapl.errors import UserError
 
 needs_extra = pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("flashlight", "kaldingram"))), reason="needs the extra lm"
+    not all(map(importlib.util.find_spec, ("kenlm", "kaldingram"))), reason="needs the extra lm"
 )
 
 
@@ -98,9 +98,14 @@ def test_tuned_weights_are_used_by_decode_and_transcribe(project, lm, tmp_path):
 @needs_extra
 def test_decode_with_options_that_contradict(project, lm, tmp_path):
     common = decoding(project, tmp_path)
-    assert "name a --beam" in fail(*common, "--lm", lm)
+    for option, value in (("--lm", lm), ("--lexicon", lm), ("--lm-weight", 1), ("--word-bonus", 0)):
+        assert f"{option} is for beam search; give a --beam" in fail(*common, option, value)
+    for option in ("--lm-weight", "--word-bonus"):
+        assert f"{option} has no effect without a language model" in fail(*common, "--beam", 5, option, 1)
     assert "leave --beam out" in fail(*common, "--beam", 5, "--lm-config", tmp_path / "lm.json")
-    assert "name a --lexicon" in fail(*common, "--beam", 5, "--lm", project / "lm.arpa")
+    assert "leave --lm-weight out" in fail(*common, "--lm-weight", 5, "--lm-config", tmp_path / "lm.json")
+    assert "give a --lexicon" in fail(*common, "--beam", 5, "--lm", project / "lm.arpa")
+    assert "beam of 1000000" in fail(*common, "--beam", 1_000_000)
     assert not (tmp_path / "h").exists()
     for weights in ("0;1", "0,nan", "inf", ""):
         assert "parted by commas" in fail(
@@ -114,7 +119,7 @@ def test_files_that_are_something_else(project, lm, tmp_path):
     picture.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20)
     common = decoding(project, tmp_path)
     told = fail(*common, "--beam", 5, "--lm", picture, "--lexicon", lm)
-    assert "picture.png: no language model that KenLM reads" in told
+    assert "picture.png:1: not a language model" in told
     told = fail(*common, "--lm-config", picture)
     assert "expected what asr-emapl tune-lm writes" in told
     assert len(told) < 400

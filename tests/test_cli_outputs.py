@@ -66,7 +66,7 @@ COMMANDS = {
         ("lm", "--text", "text", "--held-out", "more", "--order", 2, "--prune", 0),
         ("text", "more"),
         ending=".arpa",
-        needs=("flashlight", "kaldingram"),
+        needs=("kenlm", "kaldingram"),
     ),
     "tune-lm": Command(
         ("tune-lm", *RUN, "--manifest", "dev.jsonl", "--lm", "lm.arpa", "--lexicon", "words"),

@@ -189,6 +189,8 @@ def test_overrides_and_checkpoints_have_the_same_limits(tmp_path):
         options = {"x": options, "y": options}
     with pytest.raises(UserError, match="aliases"):
         config_from_dict({"model": {"options": options}}, "checkpoint")
+    with pytest.raises(UserError, match="checkpoint: a mapping"):
+        config_from_dict([None], "checkpoint")
 
 
 def test_a_config_that_contains_itself(tmp_path):
@@ -219,6 +221,7 @@ def test_no_bytes_break_the_reader(tmp_path_factory, content):
     "override",
     [
         "hours=.nan",
+        "hours=.inf",
         "seed=99999999999999999999",
         "data.workers=-1",
         "batch.pool=0",
@@ -331,7 +334,7 @@ def test_no_override_breaks_the_reader(plain, key, value):
         [],
         ["augment=null", "batch.seconds=auto", "init.checkpoint=a.pt"],
         ["batch.seconds=90", "pseudo_labels.dropout=0.5", "model.options={a: [1, {b: null}], c: x}"],
-        ["batch.seconds=90.5", "teacher.rho=0.99", "data.validation={dev: a, test: b}", "hours=.inf"],
+        ["batch.seconds=90.5", "teacher.rho=0.99", "data.validation={dev: a, test: b}", "hours=1e8"],
     ],
 )
 def test_to_a_dict_and_back(plain, overrides):

@@ -207,6 +207,8 @@ def test_unicode_line_separators_do_not_split_a_line(tmp_path: Path) -> None:
         ({**GOOD, "duration": math.inf}, "duration is inf s"),
         ({**GOOD, "duration": 10**400}, "duration is inf s"),
         ({**GOOD, "duration": 1e308}, "duration is 1e+308 s"),
+        ({**GOOD, "duration": 2e7}, "duration is 20000000.0 s"),
+        ({**GOOD, "offset": 1e8}, "offset is 100000000.0 s"),
         ({**GOOD, "duration": 0}, "duration is 0.0 s"),
         ({**GOOD, "duration": -1.5}, "duration is -1.5 s"),
         ({**GOOD, "duration": 1e-9}, "duration is 1e-09 s"),

@@ -64,6 +64,13 @@ def test_a_malformed_table_is_named_by_line(
     assert line.endswith(")") or "; " in line, "the remedy is missing"
 
 
+def test_rows_without_a_path(talks: Path, tmp_path: Path) -> None:
+    table = rows(talks / "t.tsv", "path\ttext", "\tgo", "/\tgo")
+    _, *found = faults(talks, tmp_path / "out", table=table)
+    assert [line.partition(": ")[0] for line in found] == [f"{table}:2", f"{table}:3"]
+    assert all("is a folder" in line for line in found)
+
+
 def test_rows_without_audio_or_text_and_rows_there_twice(talks: Path, tmp_path: Path) -> None:
     table = rows(talks / "t.tsv", "path\ttext", "x.wav\tgo", "b.wav\t", "ann/a.flac\tgo", "ann/a.flac\tgo")
     _, *found = faults(talks, tmp_path / "out", table=table)

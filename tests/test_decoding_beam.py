@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_emapl.decoding import greedy
-from asr_emapl.decoding.beam import BeamConfig, BeamSearch, read_kenlm
+from asr_emapl.decoding.beam import MAX_BEAM, BeamConfig, BeamSearch, token_name
 from asr_emapl.errors import UserError
 from asr_emapl.text.tokenizer import LetterTokenizer, SentencePieceTokenizer, Tokenizer
 
-needs_flashlight = pytest.mark.skipif(
-    importlib.util.find_spec("flashlight") is None,
-    reason="needs flashlight-text (the extra lm)",
+needs_kenlm = pytest.mark.skipif(
+    importlib.util.find_spec("kenlm") is None,
+    reason="needs KenLM (the extra lm)",
 )
 LETTERS = LetterTokenizer(" AB")
 PIECES = SentencePieceTokenizer.train(["ADA SAW BOB", "BOB SAW A BIG BOAT", "A DOG SAW ADA"] * 5, 17)
@@ -80,7 +80,6 @@ def lexicon_of(folder: Path, *words: str) -> str:
     return str(path)
 
 
-@needs_flashlight
 @given(seed=st.integers(0, 2**31), frames=st.integers(0, 30))
 @settings(max_examples=30)
 def test_without_lexicon_and_language_model_the_path_is_the_greedy_one(seed, frames):
@@ -91,43 +90,90 @@ def test_without_lexicon_and_language_model_the_path_is_the_greedy_one(seed, fra
     assert search.text(log_probs) == LETTERS.decode(paths[0])
 
 
-def best_by_brute_force(log_probs, words: dict[str, float], bonus: float) -> tuple[float, set[str]]:
-    """The score of the best path of all, and the texts that have it; words -> weighted log probability."""
-    found: dict[str, float] = {}
-    scores = log_probs.tolist()
+class Pieces:
+    """Labels of which several sequences spell the same word, as a tokenizer of pieces has them."""
+
+    surfaces = ("", " A", " AB", "B", "A")
+    vocabulary_size, fingerprint = 5, "pieces"
+
+    def decode(self, labels: list[int]) -> str:
+        return "".join(self.surfaces[label] for label in labels).strip()
+
+    def encode(self, text: str) -> list[int]:
+        return [1 for _ in text]
+
+
+def reference(
+    log_probs, tokenizer, lexicon: set[str] | None, lm, weight: float, bonus: float
+) -> dict[tuple[int, ...], float]:
+    """The score of every path that is possible, by the formula in `BeamSearch`."""
+    scores, found = log_probs.tolist(), {}
+    of_text: dict[tuple[int, ...], float] = {}
     for path in itertools.product(range(log_probs.shape[1]), repeat=len(scores)):
-        labels = [label for label, _ in itertools.groupby(path)]
-        text = LETTERS.decode(labels)
-        if any(word not in words for word in text.split()):
-            continue
-        score = sum(row[label] for row, label in zip(scores, path, strict=True))
-        score += sum(words[word] + bonus for word in text.split())
-        found[text] = max(found.get(text, -math.inf), score)
-    top = max(found.values())
-    return top, {text for text, score in found.items() if score > top - 1e-4}
+        labels = tuple(label for label, _ in itertools.groupby(path) if label)
+        if labels not in of_text:
+            surfaces = [tokenizer.surfaces[label] for label in labels]
+            words = "".join(surfaces).split()
+            # Characters without a space before them open no word of a lexicon, but at the beginning.
+            possible = lexicon is None or all(word in lexicon for word in words)
+            units = words if lexicon is not None else [token_name(surface) for surface in surfaces]
+            log10 = lm.score(" ".join(units), bos=True, eos=True) if lm is not None else 0.0
+            of_text[labels] = weight * math.log(10.0) * log10 + bonus * len(words) if possible else -math.inf
+        found[path] = sum(row[i] for row, i in zip(scores, path, strict=True)) + of_text[labels]
+    return found
 
 
-@needs_flashlight
-@given(
-    seed=st.integers(0, 2**31),
-    weight=st.sampled_from([0.0, 0.5, 1.5]),
-    bonus=st.sampled_from([-1.0, 0.0, 2.0]),
-)
-@settings(max_examples=25)
-def test_with_lexicon_and_unigrams_the_text_is_the_best_of_all(tmp_path_factory, seed, weight, bonus):
-    folder = tmp_path_factory.mktemp("lm")
-    (folder / "words.arpa").write_text(WORDS_ARPA)
-    lexicon = lexicon_of(folder, "A", "B", "AB", "BA")
-    log_probs = noise(seed, 5, LETTERS.vocabulary_size)
-    config = BeamConfig(500, str(folder / "words.arpa"), lexicon, weight, bonus)
-    nat = math.log(10.0) * weight
-    words = {"A": -3 * nat, "B": -3 * nat, "AB": -nat, "BA": -3 * nat}
-    # The end of the sentence costs all the same. A word's space, at least between words, is in the path.
-    _, best = best_by_brute_force(log_probs, words, bonus)
-    assert BeamSearch(LETTERS, config).text(log_probs) in best
+TOKENS_ARPA = """
+\\data\\
+ngram 1={count}
+ngram 2=3
+
+\\1-grams:
+-99\t<s>\t-0.3
+-1\t</s>
+-9\t<unk>
+{lines}
+
+\\2-grams:
+-0.1\t<s> {first}
+-0.2\t{first} {second}
+-0.7\t{second} </s>
+
+\\end\\
+"""
 
 
-@needs_flashlight
+def write_arpa(path: Path, units: list[str]) -> str:
+    """A language model of these units, in which context counts."""
+    lines = "\n".join(f"-{0.5 + 0.4 * i:g}\t{unit}\t-0.{i + 1}" for i, unit in enumerate(units))
+    text = TOKENS_ARPA.format(count=len(units) + 3, lines=lines, first=units[1], second=units[0])
+    path.write_text(text)
+    return str(path)
+
+
+@needs_kenlm
+@pytest.mark.parametrize("kind", ["characters", "pieces"])
+@pytest.mark.parametrize("has_lexicon", [True, False])
+@pytest.mark.parametrize("has_lm", [True, False])
+def test_the_search_finds_the_best_of_all_paths(tmp_path, kind, has_lexicon, has_lm):
+    """At a beam that is never full; 40 random cases for each kind of search."""
+    import kenlm
+
+    tokenizer = LETTERS if kind == "characters" else Pieces()
+    words = ["A", "B", "AB", "BA"]
+    lexicon = lexicon_of(tmp_path, *words) if has_lexicon else ""
+    units = words if has_lexicon else [token_name(surface) for surface in tokenizer.surfaces[1:]]
+    arpa = write_arpa(tmp_path / "lm.arpa", units) if has_lm else ""
+    lm = kenlm.Model(arpa) if has_lm else None
+    base = BeamSearch(tokenizer, BeamConfig(2_000, arpa, lexicon))
+    for seed in range(40):
+        weight, bonus = (0.0, 0.5, 1.5)[seed % 3], (-1.0, 0.0, 2.0)[seed // 3 % 3]
+        log_probs = noise(seed, 5, tokenizer.vocabulary_size)
+        path = tuple(base.weighted(weight, bonus)(log_probs).tolist())
+        every = reference(log_probs, tokenizer, set(words) if has_lexicon else None, lm, weight, bonus)
+        assert every[path] == pytest.approx(max(every.values()), abs=1e-4)
+
+
 def test_words_outside_the_lexicon_are_not_written(tmp_path):
     a, b, space = (LETTERS.surfaces.index(s) for s in ("A", "B", " "))
     log_probs = peaky([a, 0, a, space, b, b], LETTERS.vocabulary_size)
@@ -137,7 +183,6 @@ def test_words_outside_the_lexicon_are_not_written(tmp_path):
     assert search.text(log_probs).endswith(" B")
 
 
-@needs_flashlight
 def test_the_last_word_needs_no_space(tmp_path):
     a, b = LETTERS.surfaces.index("A"), LETTERS.surfaces.index("B")
     log_probs = peaky([a, b], LETTERS.vocabulary_size, 30.0)
@@ -145,7 +190,7 @@ def test_the_last_word_needs_no_space(tmp_path):
     assert search(log_probs).tolist() == [a, b]
 
 
-@needs_flashlight
+@needs_kenlm
 @pytest.mark.parametrize("form", ["arpa", "arpa.gz", "binary"])
 def test_the_language_model_decides_where_the_model_does_not(tmp_path, arpa, form):
     a, b = LETTERS.surfaces.index("A"), LETTERS.surfaces.index("B")
@@ -163,7 +208,6 @@ def test_the_language_model_decides_where_the_model_does_not(tmp_path, arpa, for
     assert search.text(log_probs) == "AB"  # the other one left it as it was
 
 
-@needs_flashlight
 @pytest.mark.parametrize("text", ["BOB SAW ADA", "A BIG DOG", "ADA"])
 def test_pieces_with_a_lexicon_that_last_longer_than_a_frame(tmp_path, text):
     labels = [label for label in PIECES.encode(text) for _ in range(3)]
@@ -183,7 +227,7 @@ def token_arpa(tokenizer: Tokenizer) -> str:
     return f"{head}{lines}\n\\2-grams:\n-1\t<s> </s>\n\n\\end\\\n"
 
 
-@needs_flashlight
+@needs_kenlm
 @pytest.mark.parametrize("tokenizer", [LETTERS, PIECES], ids=["letters", "pieces"])
 def test_a_language_model_of_tokens_needs_no_lexicon(tmp_path, tokenizer):
     (tmp_path / "t.arpa").write_text(token_arpa(tokenizer))
@@ -195,37 +239,50 @@ def test_a_language_model_of_tokens_needs_no_lexicon(tmp_path, tokenizer):
     assert search.weighted(0.0, 0.0)(log_probs).tolist() == [a]
 
 
-@needs_flashlight
+@needs_kenlm
 def test_words_unknown_and_strange_are_told(tmp_path, arpa):
     search = BeamSearch(LETTERS, BeamConfig(5, str(arpa), lexicon_of(tmp_path, "A", "BB", "CC")))
     assert (search.strange, search.unknown) == (["CC"], ["BB"])
 
 
-@needs_flashlight
+@needs_kenlm
 def test_what_does_not_belong_together(tmp_path, arpa):
     (tmp_path / "t.arpa").write_text(token_arpa(LetterTokenizer(" abc")))
+    (tmp_path / "own.arpa").write_text(token_arpa(LETTERS))
+    (tmp_path / "no_space.arpa").write_text(token_arpa(LETTERS).replace("|", "_"))
     text = tmp_path / "text"
     text.write_text("NO MODEL\n")
-    xyz = LetterTokenizer(" XYZ")
-    for tokenizer, lm, lexicon, what in (
-        (xyz, arpa, "", "knows none of the tokens .*--lexicon"),
-        (LETTERS, tmp_path / "t.arpa", lexicon_of(tmp_path, "AB"), "knows none of the words"),
-        (LETTERS, text, "", "no language model that KenLM reads"),
+    words = lexicon_of(tmp_path, "AB", "BA", "BB", "ABBA")
+    for lm, lexicon, what in (
+        (arpa, "", r"words\.arpa: does not know .*tokens.*--lexicon"),
+        (tmp_path / "no_space.arpa", "", r"no_space\.arpa: does not know .*'\|'"),
+        (tmp_path / "t.arpa", words, "does not know 4 of the lexicon's 4 words"),
+        (tmp_path / "own.arpa", words, "leave --lexicon out"),
+        (text, "", "not a language model"),
     ):
         with pytest.raises(UserError, match=what):
-            BeamSearch(tokenizer, BeamConfig(5, str(lm), lexicon))
-    with pytest.raises(UserError, match="word bonus without a lexicon"):
-        BeamSearch(PIECES, BeamConfig(5, word_bonus=1.0))
+            BeamSearch(LETTERS, BeamConfig(5, str(lm), lexicon))
     with pytest.raises(ValueError, match="expected log_probs"):
         BeamSearch(LETTERS, BeamConfig(5))(torch.zeros(3, 9))
+
+
+def test_weights_of_another_tokenizer_are_refused():
+    assert BeamSearch(LETTERS, BeamConfig(5, tokenizer=LETTERS.fingerprint)).strange == []
+    with pytest.raises(UserError, match=r"another tokenizer.*tune-lm"):
+        BeamSearch(LETTERS, BeamConfig(5, tokenizer=PIECES.fingerprint))
 
 
 @pytest.mark.parametrize(
     ("options", "what"),
     [
         ({"beam": 0}, "beam of 0"),
+        ({"beam": MAX_BEAM + 1}, "beam of 10001"),
         ({"lm": "gone"}, "--lm gone: no such"),
         ({"lexicon": "gone"}, "--lexicon gone"),
+        ({"lm": "/dev"}, "--lm /dev: not a regular file"),
+        ({"lm_weight": math.nan}, "weight of nan"),
+        ({"lm_weight": -1.0}, "weight of -1"),
+        ({"word_bonus": math.inf}, "bonus of inf"),
     ],
 )
 def test_wrong_options(options, what):
@@ -233,20 +290,8 @@ def test_wrong_options(options, what):
         BeamConfig(**options)
 
 
-def test_missing_package_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "flashlight.lib.text", None)
-    with pytest.raises(UserError, match=r"flashlight-text is not installed: pip install 'asr_emapl\[lm\]'"):
-        BeamSearch(LETTERS, BeamConfig(5))
-
-
-@pytest.mark.parametrize("fault", [RuntimeError(""), RuntimeError("\n \n"), RuntimeError("a\nb \0\1")])
-def test_whatever_kenlm_says_is_one_line(monkeypatch, tmp_path, fault):
-    kenlm = pytest.importorskip("flashlight.lib.text.decoder.kenlm", reason="needs the extra lm")
-
-    def refuse(path, known):
-        raise fault
-
-    monkeypatch.setattr(kenlm, "KenLM", refuse)
-    with pytest.raises(UserError) as told:
-        read_kenlm(str(tmp_path / "a.arpa"), ["A"])
-    assert str(told.value) == f"{tmp_path}/a.arpa: no language model that KenLM reads (not one at all)"
+def test_missing_package_is_named(monkeypatch, arpa):
+    monkeypatch.setitem(sys.modules, "kenlm", None)
+    assert BeamSearch(LETTERS, BeamConfig(5)).text(noise(0, 3, LETTERS.vocabulary_size)) is not None
+    with pytest.raises(UserError, match=r"KenLM is not installed: pip install 'asr_emapl\[lm\]'"):
+        BeamSearch(LETTERS, BeamConfig(5, str(arpa)))

@@ -6,19 +6,24 @@ import gzip
 import importlib.util
 import lzma
 import math
+import random
+import signal
+import subprocess
 import sys
+import time
 
+import numpy as np
 import pytest
 
 from asr_emapl.decoding import language_model
-from asr_emapl.decoding.beam import read_kenlm
 from asr_emapl.decoding.language_model import Built, NgramConfig, build_arpa, perplexity, sentences
 from asr_emapl.decoding.lexicon import read_words
+from asr_emapl.decoding.ngram import NgramModel
 from asr_emapl.errors import UserError
 from asr_emapl.text.tokenizer import LetterTokenizer
 
 needs_extra = pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("flashlight", "kaldingram"))), reason="needs the extra lm"
+    not all(map(importlib.util.find_spec, ("kenlm", "kaldingram"))), reason="needs the extra lm"
 )
 LINES = ["ADA SAW  BOB", "", "BOB SAW ADA", "ADA SAW A DOG", "A DOG SAW BOB", "BOB RAN"]
 
@@ -32,12 +37,13 @@ def test_probabilities_sum_to_one(tmp_path, prune):
     assert [path.name for path in out.parent.iterdir()] == ["lm.arpa"]
     words = read_words(out)
     assert sorted(words) == ["A", "ADA", "BOB", "DOG", "RAN", "SAW"]
-    lm, _ = read_kenlm(str(out), words)
-    for context in (None, *range(len(words))):
-        state = lm.start(False)
-        if context is not None:
-            state = lm.score(state, context)[0]
-        scores = [lm.score(state, i)[1] for i in range(len(words))] + [lm.finish(state)[1]]
+    lm = NgramModel(str(out), words)
+    every = np.arange(len(words))
+    begin = lm.start()
+    contexts = [begin, *lm.score(np.full(len(words), begin), every)[0].tolist()]
+    for context in contexts:
+        here = np.full(len(words), context)
+        scores = [*lm.score(here, every)[1], *lm.finish(here[:1])]
         assert sum(10.0**score for score in scores) == pytest.approx(1.0, abs=1e-4)
 
 
@@ -49,6 +55,25 @@ def test_packed_and_several_texts_are_one(tmp_path):
     for name, texts in (("1.arpa", ["a"]), ("2.arpa", ["b.gz", "c.xz"])):
         build_arpa([tmp_path / text for text in texts], tmp_path / name, NgramConfig(), None)
     assert (tmp_path / "1.arpa").read_bytes() == (tmp_path / "2.arpa").read_bytes()
+
+
+@needs_extra
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupted_command_leaves_nothing_behind(tmp_path, number, status):
+    rng = random.Random(0)
+    lines = (" ".join(rng.choices("ABCDEFGH", k=20)) for _ in range(100_000))
+    (tmp_path / "text").write_text("\n".join(lines))
+    out = tmp_path / "out"
+    out.mkdir()
+    command = [sys.executable, "-m", "asr_emapl", "lm", "--text", str(tmp_path / "text")]
+    # A group of its own, as a terminal's foreground job is; signalled alone, as by a scheduler.
+    process = subprocess.Popen([*command, "--out", str(out / "lm.arpa")], start_new_session=True)
+    while not any(out.glob(".lm.*/whole.arpa")) and not any(out.glob(".lm.*/text")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == status
+    assert list(out.iterdir()) == []
 
 
 @needs_extra

@@ -7,7 +7,7 @@ import lzma
 
 import pytest
 
-from asr_emapl.decoding.lexicon import read_words, spell
+from asr_emapl.decoding.lexicon import read_words, spellable
 from asr_emapl.errors import UserError
 from asr_emapl.text.tokenizer import LetterTokenizer
 
@@ -67,10 +67,13 @@ def test_absent(tmp_path):
         read_words(tmp_path / "gone")
 
 
-def test_spelling_tells_what_it_cannot():
-    spelled, strange = spell(["ADA", "na\u00efve", "BOB"], LetterTokenizer(), "l")
-    assert list(spelled) == ["ADA", "BOB"]
-    assert LetterTokenizer().decode(spelled["ADA"]) == "ADA"
-    assert strange == ["na\u00efve"]
+def test_words_that_cannot_be_spelled_are_named():
+    assert spellable(["ADA", "na\u00efve", "BOB"], LetterTokenizer(), "l") == (["ADA", "BOB"], ["na\u00efve"])
     with pytest.raises(UserError, match=r"^l: .* 'ada'"):
-        spell(["ada", "bob"], LetterTokenizer(), "l")
+        spellable(["ada", "bob"], LetterTokenizer(), "l")
+
+
+def test_a_word_of_a_million_characters_is_refused(tmp_path):
+    (tmp_path / "l").write_text("ADA\n" + "A" * 1_000_000 + "\n")
+    with pytest.raises(UserError, match=r"l: has a word of more than 1,000 characters"):
+        read_words(tmp_path / "l")

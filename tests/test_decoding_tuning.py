@@ -17,24 +17,21 @@ POINTS = [GridPoint(w, b, abs(w - 1.0) + abs(b - 2.0) + 1.0) for b in (0.0, 2.0)
 class Search:
     """Writes A for a weight of 1 and more, else nothing."""
 
-    def __init__(self, has_word_bonus=True, weight=0.0):
-        self.has_word_bonus, self.weight = has_word_bonus, weight
+    def __init__(self, weight=0.0):
+        self.weight = weight
 
     def weighted(self, lm_weight, word_bonus):
-        return Search(self.has_word_bonus, lm_weight + word_bonus)
+        return Search(lm_weight + word_bonus)
 
     def text(self, log_probs):
         return "A B" if self.weight >= 1 else ""
 
 
-@pytest.mark.parametrize("has_word_bonus", [True, False])
-def test_grid(has_word_bonus):
-    points = list(
-        grid(Search(has_word_bonus), {"u": torch.zeros(1, 2)}, {"u": "A C"}, [0.0, 1.0], [0.0, 1.0])
-    )
+def test_grid():
+    points = list(grid(Search(), {"u": torch.zeros(1, 2)}, {"u": "A C"}, [0.0, 1.0], [0.0, 1.0]))
     expected = [GridPoint(0.0, 0.0, 100.0), GridPoint(1.0, 0.0, 50.0)]
     expected += [GridPoint(0.0, 1.0, 50.0), GridPoint(1.0, 1.0, 50.0)]
-    assert points == expected[: 4 if has_word_bonus else 2]
+    assert points == expected
 
 
 def test_best_of_equals_is_the_smallest():
@@ -51,7 +48,13 @@ def test_config_goes_and_comes_back(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"beam": "7", "lm": "", "lexicon": "", "lm_weight": 1, "word_bonus": 0}']
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"beam": "7", "lm": "", "lexicon": "", "lm_weight": 1, "word_bonus": 0, "tokenizer": ""}',
+    ],
 )
 def test_what_is_no_config(tmp_path, content):
     (tmp_path / "lm.json").write_text(content)

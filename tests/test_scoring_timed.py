@@ -78,6 +78,7 @@ def test_a_ctm_by_itself_goes_by_recordings(tmp_path: Path) -> None:
         ("stm", "talk 1 alice 0 1 A { B / C }", "alternatives"),
         ("ctm", "talk 1 0.0 0.1", "no ctm line"),
         ("ctm", "talk 1 0.0 nan A", "'nan' is no time"),
+        ("ctm", "talk 1 0.0 1e308 A", "'1e308' is no time"),
         ("ctm", "talk 1 * * <ALT_BEGIN>", "alternatives"),
         ("trn", "A { B / @ } (u)", "alternatives"),
     ],

@@ -187,3 +187,10 @@ def test_half_a_gzip_file(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(b'{"id": "a", "text": "A"}\n' * 99)[:-9])
     with pytest.raises(UserError, match=r"a.jsonl.gz: cannot be read"):
         read_transcripts(path)
+
+
+def test_a_manifest_whose_text_is_none(tmp_path: Path) -> None:
+    line = {"audio_filepath": "a.wav", "duration": 1.5, "text": "A", "pred_text": [1]}
+    (tmp_path / "nemo.json").write_text(json.dumps(line))
+    with pytest.raises(UserError, match=r"nemo\.json:1: id 'a': 'pred_text' is no text"):
+        read_transcripts(tmp_path / "nemo.json", role="hypothesis")

@@ -182,3 +182,20 @@ def test_a_refusal_is_neither(server: Loopback, action: str, status: int) -> Non
 def test_nobody_who_answers_is_not_an_absent_file(server, closed_port: int, action: str, host: str) -> None:
     with pytest.raises(UnreachableError, match=f"host {host}:{closed_port} .*tried 3 times"):
         ask(f"http://user:secret@{host}:{closed_port}/a", action)
+
+
+def test_a_range_far_beyond_the_end_takes_no_memory(tmp_path: Path) -> None:
+    place = tmp_path / "a"
+    place.write_bytes(CONTENT)
+    assert storage.read(str(place), 1000, 2**62) == CONTENT[1000:]
+    assert storage.read(str(place), 2**62, 2**62) == b""
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (str(tmp_path / "pipe"), "/dev/zero"):
+        for length in (None, 5):
+            with pytest.raises(OSError, match="not a file"):
+                storage.read(place, 0, length)
+    with pytest.raises(IsADirectoryError):
+        storage.read(str(tmp_path))

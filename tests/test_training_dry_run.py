@@ -470,8 +470,6 @@ def test_the_command_takes_overrides(command):
 @pytest.mark.parametrize(
     ("arguments", "batch", "message"),
     [
-        ((), "0", "positive number of seconds"),
-        ((), "nan", "positive number of seconds"),
         (("teacher.rho=null",), "400", r"teacher: give one of teacher\.half_life_hours and teacher\.rho"),
         (("optimizer.lr=fast",), "400", r"optimizer\.lr"),
         (("optimizer.beta_form=linear",), "20000", "kappa must stay below 100"),
@@ -484,7 +482,8 @@ def test_what_the_user_can_mend_ends_the_command_as_a_user_error(command, argume
     assert re.search(message, str(result.exception))
 
 
-def test_a_batch_that_is_no_number_is_a_usage_error(command):
-    result = command(batch="many")
+@pytest.mark.parametrize("batch", ["many", "0", "nan"])
+def test_a_batch_that_is_no_positive_number_is_a_usage_error(command, batch):
+    result = command(batch=batch)
     assert result.exit_code == 2
     assert "--batch-seconds" in result.stderr

@@ -52,7 +52,20 @@ def test_devices_that_are_there(gpus):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "tpu", "CPU", "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:0,1", "mps", "cpu:0"]
+    "name",
+    [
+        "",
+        "tpu",
+        "CPU",
+        "gpu",
+        "cuda:",
+        "cuda:x",
+        "cuda:-1",
+        "cuda:99999999999999999999",
+        "cuda:0,1",
+        "mps",
+        "cpu:0",
+    ],
 )
 def test_what_is_no_device(name):
     with pytest.raises(UserError) as caught:

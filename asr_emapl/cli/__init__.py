@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from typing import Annotated, NoReturn
 
 import typer
@@ -36,6 +38,9 @@ def main() -> None:
     So are a full disk and full memory. A reader of the output that ends first (`| head`) is exit status 1.
     """
     _prepare_streams()
+    # As Ctrl-C does, so that what is half-written is removed; training stops in its own way.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    threading.excepthook = _tell_of_thread
     try:
         try:
             app()
@@ -60,6 +65,17 @@ def main() -> None:
 def _fail(message: str) -> NoReturn:
     warn(f"error: {message}")
     sys.exit(2)
+
+
+def _tell_of_thread(arguments: threading.ExceptHookArgs) -> None:
+    """TensorBoard, for one, stops where the disk is full: one line, because the run goes on without it."""
+    error = arguments.exc_value
+    if isinstance(error, OSError):
+        print(
+            f"warning: {error.filename or 'a background thread'}: {error.strerror or error}", file=sys.stderr
+        )
+    else:
+        threading.__excepthook__(arguments)
 
 
 def _prepare_streams() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,8 +47,8 @@ def decode(
     beam: Annotated[int, typer.Option(help="Hypotheses of a beam search; 0: greedy.")] = 0,
     lm: _Lm = "",
     lexicon: _Lexicon = "",
-    lm_weight: Annotated[float, finite("Of the language model.")] = 1.0,
-    word_bonus: Annotated[float, finite("For each word.")] = 0.0,
+    lm_weight: Annotated[float | None, finite("Weight of the language model.", show_default="1.0")] = None,
+    word_bonus: Annotated[float | None, finite("Score of each word, in nats.", show_default="0.0")] = None,
     lm_config: Annotated[
         Path | None, typer.Option(help="What tune-lm wrote, in place of the five above.")
     ] = None,
@@ -66,13 +67,18 @@ def decode(
     from asr_emapl.decoding.tuning import read_config
     from asr_emapl.scoring.transcripts import write_hypotheses
 
-    if (lm or lexicon) and not beam:
-        raise UserError("--lm and --lexicon are for beam search: name a --beam, 100 for example")
-    if lm_config and beam:
-        raise UserError(f"--lm-config {lm_config} says what --beam is: leave --beam out")
+    given = {
+        "--beam": beam or None,
+        "--lm": lm or None,
+        "--lexicon": lexicon or None,
+        "--lm-weight": lm_weight,
+        "--word-bonus": word_bonus,
+    }
+    _require_what_belongs_together([name for name, value in given.items() if value is not None], lm_config)
     config = read_config(lm_config) if lm_config else None
     if beam:
-        config = BeamConfig(beam, lm, lexicon, lm_weight, word_bonus)
+        weight, bonus = 1.0 if lm_weight is None else lm_weight, word_bonus or 0.0
+        config = BeamConfig(beam, lm, lexicon, weight, bonus)
     utterances = read_manifest(manifest)
     read = [manifest, lm_config, *_model_files(checkpoint, config), *_audio(utterances)]
     check_outputs([out], read, overwrite=overwrite)
@@ -154,6 +160,8 @@ def language_model(
     tokens = load_tokenizer(tokenizer) if tokenizer else None
     if prune is None:
         prune = NgramConfig.prune if tokens is None else 0.0
+    # Before the model is built, which can take hours: a text that cannot be read is an error at once.
+    unseen = list(sentences([held_out], tokens)) if held_out else []
     built = build_arpa(text, out, NgramConfig(order, prune), tokens)
     say(f"{out}: {order}-gram of {built.lines} lines")
     if built.impossible:
@@ -162,7 +170,7 @@ def language_model(
             f"things for this order: lower --order {order}, or take more text"
         )
     if held_out:
-        p = perplexity(out, sentences([held_out], tokens))
+        p = perplexity(out, unseen)
         say(f"{held_out}: perplexity {p.perplexity:.1f}, {p.unknown} of {p.units} unknown (not counted)")
 
 
@@ -204,9 +212,6 @@ def tune_lm(
     check_outputs([out, picture], [manifest, *_model_files(checkpoint, config), *_audio(utterances)])
     recognizer = _recognizer(checkpoint, model, device, trust)
     search = _search(recognizer.tokenizer, config)
-    if not search.has_word_bonus:
-        word_bonuses = [0.0]
-        warn("no word bonus: without a lexicon, the search cannot tell words in pieces")
     left_out = LeftOutList()
     batches = recognizer.posteriors(utterances, max_seconds, left_out)
     log_probs = {id_: x_TV for batch in batches for id_, x_TV in batch.each()}
@@ -216,6 +221,7 @@ def tune_lm(
     points = _with_progress(grid, len(lm_weights) * len(word_bonuses))
     _print_grid(points, lm_weights, word_bonuses)
     chosen = tuning.best(points)
+    config = replace(config, tokenizer=recognizer.tokenizer.fingerprint)
     tuning.write_config(out, config, chosen)
     tuning.draw(points, picture)
     say_written(
@@ -262,13 +268,28 @@ def _recognizer(checkpoint: Path, model: str, device: str, trust: list[str] | No
     return recognizer
 
 
+def _require_what_belongs_together(given: Sequence[str], lm_config: Path | None) -> None:
+    """Refuse options of a beam search that would have no effect.
+
+    Args:
+        given: names of the options that are set.
+    """
+    if lm_config is not None and given:
+        raise UserError(f"--lm-config {lm_config} states {given[0]} too; leave {', '.join(given)} out")
+    if given and "--beam" not in given:
+        raise UserError(f"{given[0]} is for beam search; give a --beam, 100 for example")
+    for name in ("--lm-weight", "--word-bonus"):
+        if name in given and "--lm" not in given:
+            raise UserError(f"{name} has no effect without a language model; give an --lm, or leave it out")
+
+
 def _search(tokenizer: Tokenizer, config: BeamConfig) -> BeamSearch:
     from asr_emapl.decoding.beam import BeamSearch
 
     search = BeamSearch(tokenizer, config)
     if search.strange:
         warn(
-            f"warning: {config.lexicon}: {len(search.strange)} words that the tokenizer has no letters for, "
+            f"warning: {config.lexicon}: {len(search.strange)} words that the tokenizer cannot spell, "
             f"such as {search.strange[0]!r}, are never written"
         )
     if config.lexicon and search.unknown:

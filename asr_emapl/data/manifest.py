@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from asr_emapl import json_text, storage
-from asr_emapl.audio import SAMPLE_RATE_HZ
+from asr_emapl.audio import MAX_SECONDS, SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe
 from asr_emapl.audio.source import ByteRange, Source
 from asr_emapl.data.foreign import from_cut, is_cut
@@ -41,9 +41,6 @@ _MAX_LINES = 20
 """Findings that an error report lists before it only counts the rest."""
 # libsndfile reads files of at most so many channels.
 _MAX_CHANNELS = 1024
-
-MAX_SECONDS = 1e7
-"""Of a duration or an offset: samples of millions of such utterances can still be counted in 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from asr_emapl.decoding.beam import read_kenlm, token_name
+from asr_emapl.decoding.beam import token_name
+from asr_emapl.decoding.ngram import load_kenlm
 from asr_emapl.errors import UserError
 from asr_emapl.outputs import writing
 from asr_emapl.storage import publish
@@ -133,22 +133,17 @@ def perplexity(arpa: Path, lines: Iterable[str]) -> Perplexity:
     """Of lines of words (or tokens) parted by spaces. What the model does not know is counted apart.
 
     Raises:
-        UserError: flashlight-text is not installed, or the model cannot be read.
+        UserError: KenLM is not installed, or the model cannot be read.
     """
-    texts = [line.split() for line in lines]
-    index = {unit: i for i, unit in enumerate(dict.fromkeys(unit for text in texts for unit in text))}
-    lm, scores = read_kenlm(str(arpa), list(index))
-    total, units, unknown = 0.0, 0, 0
-    for text in texts:
-        state: Any = lm.start(False)
-        for unit in text:
-            known = scores[index[unit]] != scores[-1]
-            state, score = lm.score(state, index[unit])
-            units += 1
-            unknown += not known
-            total += score if known else 0.0
-        total += lm.finish(state)[1]
-    predicted = units - unknown + len(texts)
+    model = load_kenlm(str(arpa))
+    total, predicted, units, unknown = 0.0, 0, 0, 0
+    for line in lines:
+        scores = list(model.full_scores(line, bos=True, eos=True))
+        known = [score for score, _, is_unknown in scores if not is_unknown]
+        total += sum(known)
+        predicted += len(known)
+        units += len(scores) - 1
+        unknown += len(scores) - len(known)
     return Perplexity(10.0 ** (-total / max(1, predicted)), units, unknown)
 
 

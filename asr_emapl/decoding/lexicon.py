@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from asr_emapl.decoding.arpa import MAX_WORD_BYTES
 from asr_emapl.errors import UserError
 from asr_emapl.text.tokenizer import Tokenizer
 from asr_emapl.text_files import read_lines
@@ -26,30 +27,33 @@ def read_words(path: Path) -> list[str]:
     first = next(lines, "")
     found = _unigrams(lines) if first.strip() == "\\data\\" else _first_columns(first, lines)
     words = dict.fromkeys(word for word in found if word not in _SYMBOLS)
+    if any(len(word) > MAX_WORD_BYTES for word in words):
+        raise UserError(f"{path}: has a word of more than {MAX_WORD_BYTES:,} characters; is it a lexicon?")
     if not words:
         raise UserError(f"{path}: holds no words (one a line, or an ARPA language model)")
     return list(words)
 
 
-def spell(words: list[str], tokenizer: Tokenizer, place: str) -> tuple[dict[str, list[int]], list[str]]:
-    """Labels of each word, and the words that the tokenizer has no letters for.
+def spellable(words: list[str], tokenizer: Tokenizer, place: str) -> tuple[list[str], list[str]]:
+    """The words that the tokenizer has labels for, and those that it has not.
 
     Raises:
         UserError: it has none for any of them.
     """
-    spelled: dict[str, list[int]] = {}
-    strange = []
+    found, strange = [], []
     for word in words:
         try:
-            spelled[word] = tokenizer.encode(word)
+            tokenizer.encode(word)
         except UserError:
             strange.append(word)
-    if not spelled:
+        else:
+            found.append(word)
+    if not found:
         raise UserError(
-            f"{place}: the tokenizer has no letters for any of its words, such as {strange[0]!r} "
+            f"{place}: the tokenizer has no characters for any of its words, such as {strange[0]!r} "
             "(spell them as the transcripts do: capitals, for example)"
         )
-    return spelled, strange
+    return found, strange
 
 
 def _unigrams(lines: Iterator[str]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from asr_emapl.picture import COLOURS, check_ending, new_figure, write_picture
 from asr_emapl.scoring import score
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
+    "tokenizer": str,
     "beam": int,
     "lm": str,
     "lexicon": str,
@@ -41,13 +42,13 @@ def grid(
     weights: Sequence[float],
     bonuses: Sequence[float],
 ) -> Iterator[GridPoint]:
-    """The WER for each pair of weights, in the order given; word bonuses are left alone without words.
+    """The WER for each pair of weights, in the order given.
 
     Args:
         log_probs: id -> float [T, V] in main memory.
         references: id -> text.
     """
-    for bonus in bonuses if search.has_word_bonus else [0.0]:
+    for bonus in bonuses:
         for weight in weights:
             weighted = search.weighted(weight, bonus)
             hypotheses = {id_: weighted.text(x_TV) for id_, x_TV in log_probs.items()}

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from asr_emapl.audio import MAX_SECONDS
 from asr_emapl.text_files import BrokenLineError, Line, parse_lines
 
 COMMENT = ";;"
@@ -162,6 +163,6 @@ def _seconds(field: str) -> float:
         seconds = float(field)
     except ValueError:
         seconds = math.nan
-    if not (math.isfinite(seconds) and seconds >= 0.0):
+    if not 0.0 <= seconds <= MAX_SECONDS:
         raise BrokenLineError(f"{field!r} is no time in seconds")
     return seconds

@@ -185,11 +185,14 @@ def _of_manifest(path: Place, lines: Sequence[Line], role: Role) -> dict[str, Tr
     broken: list[Line] = []
     # read_manifest has found every line to be an utterance.
     for (number, line), utterance in zip(lines, utterances, strict=True):
-        text = _text({"pred_text": parse_object(line).get("pred_text"), "text": utterance.text}, role)
-        if text is None:
-            broken.append((number, f"id {utterance.id!r} has neither 'text' nor 'pred_text'"))
-        else:
+        entry = {"pred_text": parse_object(line).get("pred_text"), "text": utterance.text, "id": utterance.id}
+        try:
+            text = _text(entry, role)
+            if text is None:
+                raise BrokenLineError(f"id {utterance.id!r} has neither 'text' nor 'pred_text'")
             found[utterance.id] = Transcript(text, utterance.speaker, utterance.duration)
+        except BrokenLineError as finding:
+            broken.append((number, str(finding)))
     raise_broken(os.fspath(path), broken)
     return found
 
