@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from asr_emapl.errors import UserError
-from asr_emapl.text_files import BrokenLineError, read_document
+from asr_emapl.text_files import BrokenLineError, Line, read_document
 
 # JSON can spell halves of surrogate pairs, which no file or terminal can hold.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -67,6 +68,19 @@ def read_object(place: str | Path, expected: str) -> dict[str, Any]:
         return parse_object(read_document(place, remedy=f"expected {expected}"))
     except BrokenLineError as error:
         raise UserError(f"{place}: {error}; expected {expected}") from error
+
+
+def check_json_lines(place: str | Path, lines: Sequence[Line]) -> None:
+    """Refuse a JSON document where JSON lines are expected: an array, or an object over several lines.
+
+    Raises:
+        UserError: the first line begins an array, or holds nothing but an opening brace.
+    """
+    first = lines[0][1].strip() if lines else ""
+    if first.startswith("["):
+        raise UserError(f"{place}: a JSON array; write one object per line: jq -c '.[]' {place} > FILE.jsonl")
+    if first == "{":
+        raise UserError(f"{place}: JSON over several lines; write one object per line: jq -c . {place}")
 
 
 def number(value: object) -> float | None:

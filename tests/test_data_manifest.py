@@ -240,10 +240,10 @@ def test_all_faults_are_listed_in_the_order_of_lines(tmp_path: Path) -> None:
 
 
 def test_faults_beyond_twenty_are_counted(tmp_path: Path) -> None:
-    found = faults(lines(tmp_path / "m.jsonl", *[b"{"] * 31))
+    found = faults(lines(tmp_path / "m.jsonl", *[b"{,"] * 31))
     assert len(found) == 21
     assert found[-1] == "... and 11 more"
-    assert len(faults(lines(tmp_path / "m.jsonl", *[b"{"] * 20))) == 20
+    assert len(faults(lines(tmp_path / "m.jsonl", *[b"{,"] * 20))) == 20
 
 
 @pytest.mark.parametrize("text", [None, "", " \t"])

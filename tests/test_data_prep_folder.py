@@ -66,7 +66,7 @@ def test_one_report_of_all_that_is_wrong(talks: Path, tmp_path: Path) -> None:
     expected = {
         "alone.wav": "has no text file beside it",
         "cut.wav": "breaks off before its header says",
-        "empty.flac": "not decodable",
+        "empty.flac": "0 bytes",
         "no-samples.wav": "holds no samples",
         "blank.wav": "an empty transcript",
         "latin.wav": "not UTF-8",

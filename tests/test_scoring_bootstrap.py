@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from asr_emapl.errors import UserError
-from asr_emapl.scoring.bootstrap import Interval, intervals, rates, resampled_sums
+from asr_emapl.scoring.bootstrap import Interval, difference, intervals, rates, resampled_sums
 
 
 def test_sums_are_those_of_drawn_units() -> None:
@@ -62,6 +62,62 @@ def test_wider_by_speakers_who_differ() -> None:
     assert (by_speaker.units, by_speaker.drawn) == ("speakers", 20)
 
 
+def speakers_of(count: int) -> list[str]:
+    return [f"s{i}" for i in range(count)]
+
+
+def test_eight_speakers_claim_a_difference_in_5_of_100_null_corpora() -> None:
+    """Systems that are as good, each of which suits some speakers: WER 10 % on average, effects of 1.5 %."""
+    rng = np.random.default_rng(0)
+    claims = 0
+    for _ in range(2000):
+        words = rng.integers(600, 1801, 8)
+        rate, effect = rng.gamma(2.0, 0.05, 8), rng.normal(0.0, 0.015, 8)
+        errors = (rng.binomial(words, np.clip(rate + sign * effect, 0.0, 1.0)) for sign in (1, -1))
+        found, _ = difference(*errors, words, speakers_of(8), 1, 0)
+        assert found is not None
+        claims += found.low > 0.0 or found.high < 0.0
+    assert 0.035 <= claims / 2000 <= 0.07
+
+
+@pytest.mark.parametrize("count", [4, 8, 20])
+def test_intervals_of_few_speakers_hold_the_true_rate(count: int) -> None:
+    rng = np.random.default_rng(count)
+    hits = 0
+    for _ in range(1000):
+        words = rng.integers(600, 1801, count)
+        shape = (0.05 / 0.035) ** 2
+        errors = rng.binomial(words, np.minimum(rng.gamma(shape, 0.05 / shape, count), 1.0))
+        found = intervals({"x": (errors, words)}, speakers_of(count), 1, 0)["x"]
+        assert found is not None
+        assert 0.0 <= found.low <= found.high
+        hits += found.low <= 0.05 <= found.high
+    assert 0.91 <= hits / 1000 <= 0.97
+
+
+def test_few_units_and_many_meet() -> None:
+    """At the border of the two methods the ends differ by little."""
+    rng = np.random.default_rng(0)
+    words = rng.integers(600, 1801, 100)
+    errors = rng.binomial(words, rng.gamma(2.0, 0.05, 100))
+    few = intervals({"x": (errors[:99], words[:99])}, speakers_of(99), 1000, 0)["x"]
+    many = intervals({"x": (errors, words)}, speakers_of(100), 1000, 0)["x"]
+    assert few is not None
+    assert many is not None
+    assert (few.method, few.resamples, many.method, many.resamples) == ("student", 0, "percentiles", 1000)
+    assert (few.low, few.high) == pytest.approx((many.low, many.high), abs=5e-3)
+
+
+def test_rates_of_few_speakers_stay_in_range() -> None:
+    wrong = {"x": (np.array([10, 9, 10, 7]), np.full(4, 10))}
+    found = intervals(wrong, speakers_of(4), 1, 0)["x"]
+    assert found is not None
+    assert found.high == 1.0
+    right = intervals({"x": (np.zeros(4), np.full(4, 10))}, speakers_of(4), 1, 0)["x"]
+    assert right is not None
+    assert (right.low, right.high) == (0.0, 0.0)
+
+
 def test_nothing_to_draw_from() -> None:
     one = {"x": (np.array([1]), np.array([3]))}
     assert intervals(one, None, 10, 0) == {"x": None}
@@ -82,5 +138,5 @@ def test_to_dict() -> None:
     found = Interval(0.1, 0.2, "speakers", 3, 10, 0).to_dict()
     assert found == {
         **{"low": 0.1, "high": 0.2, "units": "speakers", "drawn": 3},
-        **{"resamples": 10, "seed": 0, "level": 0.95},
+        **{"resamples": 10, "seed": 0, "level": 0.95, "method": "percentiles"},
     }

@@ -32,6 +32,14 @@ def write(folder: Path, **contents: str) -> list[Path]:
     return [folder / f"a.{name}" for name in contents]
 
 
+def texts_of(stm: Path, ctm: Path) -> tuple[dict[str, str], dict[str, str]]:
+    references, hypotheses = read_pair(stm, ctm)
+    return (
+        {name: transcript.text for name, transcript in references.items()},
+        {name: transcript.text for name, transcript in hypotheses.items()},
+    )
+
+
 def test_stm(tmp_path: Path) -> None:
     (stm,) = write(tmp_path, stm=STM)
     assert read_utterances(stm) == {
@@ -44,9 +52,9 @@ def test_stm(tmp_path: Path) -> None:
 
 def test_a_ctm_is_cut_by_an_stm(tmp_path: Path) -> None:
     stm, ctm = write(tmp_path, stm=STM, ctm=CTM)
-    references, hypotheses = read_pair(stm, ctm)
+    references, hypotheses = texts_of(stm, ctm)
     # GOOD begins in alice's segment, its middle lies in bob's; NOISE is where nothing is scored; LATE lies
-    # in no segment, and the nearest gets it.
+    # in no segment, and the one after it gets it.
     assert hypotheses == {
         "talk-1-0000000-0002000": "HELLO THERE",
         "talk-1-0002000-0003500": "GOOD",
@@ -58,7 +66,7 @@ def test_a_ctm_is_cut_by_an_stm(tmp_path: Path) -> None:
 
 def test_recordings_that_one_side_lacks_are_not_lost(tmp_path: Path) -> None:
     stm, ctm = write(tmp_path, stm="a 1 x 0 1 YES\nb 1 x 0 1 NO\n", ctm="b 2 0 1 NO\nc 1 0 1 WHAT\n")
-    references, hypotheses = read_pair(stm, ctm)
+    references, hypotheses = texts_of(stm, ctm)
     assert set(references) == {"a", "b"}
     assert hypotheses == {"b-2": "NO", "c-1": "WHAT"}
 
@@ -75,18 +83,61 @@ def test_a_ctm_by_itself_goes_by_recordings(tmp_path: Path) -> None:
         ("stm", "talk 1 alice zero 1.0 A", "'zero' is no time"),
         ("stm", "talk 1 alice -1 1.0 A", "'-1' is no time"),
         ("stm", "talk 1 alice 2 1 A", r"ends \(1 s\) before it begins \(2 s\)"),
-        ("stm", "talk 1 alice 0 1 A { B / C }", "alternatives"),
+        ("stm", "talk 1 alice 0 1 A { B / C", "alternatives without an end"),
         ("ctm", "talk 1 0.0 0.1", "no ctm line"),
         ("ctm", "talk 1 0.0 nan A", "'nan' is no time"),
         ("ctm", "talk 1 0.0 1e308 A", "'1e308' is no time"),
-        ("ctm", "talk 1 * * <ALT_BEGIN>", "alternatives"),
-        ("trn", "A { B / @ } (u)", "alternatives"),
+        ("ctm", "talk 1 * * <ALT_END>", "alternatives"),
+        ("trn", "A { B / @ (u)", "alternatives without an end"),
     ],
 )
 def test_broken_lines(tmp_path: Path, name: str, line: str, said: str) -> None:
     (path,) = write(tmp_path, **{name: line + "\n"})
     with pytest.raises(UserError, match=rf"a\.{name}:1: .*{said}"):
         read_transcripts(path)
+
+
+def test_alternatives_of_a_ctm_end(tmp_path: Path) -> None:
+    (ctm,) = write(tmp_path, ctm="talk 1 * * <ALT_BEGIN>\ntalk 1 0 1 A\n")
+    with pytest.raises(UserError, match=r"a\.ctm: alternatives without an end"):
+        read_transcripts(ctm)
+
+
+def test_words_in_gaps_and_overlaps_go_where_sclite_puts_them(tmp_path: Path) -> None:
+    stm, ctm = write(
+        tmp_path,
+        stm="t A x 0.0 2.0 ONE\nt A y 10.0 12.0 TWO\nt A x 11.0 14.0 THREE\n",
+        ctm="T a 2.5 0.2 TWO\nT a 11.5 0.2 TOO\nT a 12.1 0.2 THREE\nT a 30 0.2 LAST\n",
+    )
+    # 2.6 s is nearer to the first segment; it belongs to the first that ends after it.
+    assert list(texts_of(stm, ctm)[1].values()) == ["", "TWO TOO", "THREE LAST"]
+
+
+def test_tags_labels_and_comments(tmp_path: Path) -> None:
+    stm, ctm = write(
+        tmp_path,
+        stm=" ;; x\nt A x 0.0 2.0 <o,f0> ONE;noun TWO* <unk>\nt A x 2.0 3.0 <O>\n",
+        ctm="t A 0.5 0.1 ONE;noun;x 0.9\n  ;; y\nt A 0.7 0.1 TWO\n",
+    )
+    references, hypotheses = texts_of(stm, ctm)
+    assert list(references.values()) == ["ONE TWO <unk>", ""]
+    assert list(hypotheses.values()) == ["ONE TWO", ""]
+
+
+def test_alternatives_in_a_ctm(tmp_path: Path) -> None:
+    marks = ["<ALT_BEGIN>", "<ALT>", "<ALT_END>"]
+    begin, either, end = (f"t A * * {mark}\n" for mark in marks)
+    stm, ctm = write(
+        tmp_path,
+        stm="t A x 0 2 IT'S SO\nt A x 2 4 YES\n",
+        ctm=f"{begin}t A 0.1 0.1 IT\nt A 0.2 0.1 IS\n{either}t A 0.1 0.2 IT'S\n{end}t A 0.5 0.1 SO\n"
+        f"{begin}t A 3 0.1 UH\n{either}{end}t A 3.5 0.1 YES\n",
+    )
+    _, hypotheses = read_pair(stm, ctm)
+    assert [transcript.marked for transcript in hypotheses.values()] == [
+        (("IT IS", "IT'S"), ("SO",)),
+        (("UH", ""), ("YES",)),
+    ]
 
 
 def test_nothing_but_ignored_segments(tmp_path: Path) -> None:

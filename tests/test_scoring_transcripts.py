@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr_emapl.data.manifest import read_manifest
 from asr_emapl.errors import UserError
 from asr_emapl.scoring import read_transcripts, write_hypotheses
-from asr_emapl.scoring.transcripts import Transcript, read_utterances
+from asr_emapl.scoring.transcripts import Transcript, read_pair, read_utterances
 
 EXPECTED = {"a-1": "HELLO (BIG) WORLD", "a-2": "", "b": "IT'S"}
 CONTENTS = {
@@ -180,6 +182,51 @@ def test_manifests_of_other_toolkits(tmp_path: Path) -> None:
     nemo.write_text(json.dumps({"audio_filepath": "a.wav", "duration": 1.5}))
     with pytest.raises(UserError, match=r"nemo.json:1: id 'a' has neither"):
         read_utterances(nemo)
+
+
+def test_results_of_nemo(tmp_path: Path) -> None:
+    """No duration; ids are those that the manifest has; one file can be reference and hypothesis."""
+    manifest, result = tmp_path / "m.json", tmp_path / "sub" / "result.json"
+    result.parent.mkdir()
+    audio = [{"audio_filepath": f"/data/{name}.wav"} for name in ("x/a", "y/a")]
+    manifest.write_text("\n".join(json.dumps(a | {"duration": 1.5, "text": "ONE"}) for a in audio))
+    texts = {"text": "ONE", "pred_text": "WON"}
+    result.write_text("\n".join(json.dumps(a | texts) for a in reversed(audio)))
+    assert read_utterances(result)["x/a"] == Transcript("ONE")
+    assert [utterance.id for utterance in read_manifest(manifest)] == ["x/a", "y/a"]
+    for reference in (manifest, result):
+        references, hypotheses = read_pair(reference, result)
+        assert {name: transcript.text for name, transcript in references.items()} == {
+            "x/a": "ONE",
+            "y/a": "ONE",
+        }
+        assert {name: transcript.text for name, transcript in hypotheses.items()} == {
+            "x/a": "WON",
+            "y/a": "WON",
+        }
+    # Without a name of anything, text and pred_text of one line still belong together.
+    result.write_text("\n".join(json.dumps(texts) for _ in audio))
+    references, hypotheses = read_pair(result, result)
+    assert list(references) == list(hypotheses) == ["line-1", "line-2"]
+    assert set(hypotheses.values()) == {Transcript("WON")}
+    with pytest.raises(UserError, match="no 'id'"):
+        read_pair(manifest, result)
+
+
+@pytest.mark.parametrize("content", ['[{"id": "a", "text": "A"}]', '[\n{"id": "a", "text": "A"}\n]', "{\n}"])
+@pytest.mark.parametrize("read", [read_transcripts, read_manifest])
+def test_json_over_several_lines(tmp_path: Path, content: str, read: Callable[[Path], object]) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    with pytest.raises(UserError) as error:
+        read(path)
+    assert len(str(error.value).splitlines()) == 1
+    assert ("jq -c '.[]'" if content[0] == "[" else "jq -c .") in str(error.value)
+
+
+def test_comments_in_plain_text(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text(";; by hand\nu1 ONE\n;; end\n")
+    assert read_transcripts(tmp_path / "text") == {"u1": "ONE"}
 
 
 def test_half_a_gzip_file(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from asr_emapl import storage
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.amplitude import amplitude_fault
+from asr_emapl.audio.joined_streams import holds_another_stream
 from asr_emapl.audio.source import Source
 from asr_emapl.errors import UnreachableError, UserError
 
@@ -41,9 +42,12 @@ def probe(audio: str | Path | Source) -> tuple[float, int, int]:
 
     Raises:
         UserError: the file is absent, is no audio that can be decoded, or holds no samples; or a shard does
-            not hold it any more.
+            not hold it any more; or several MP3 or Ogg files were joined to one, of which only the first
+            would be decoded.
     """
-    with _open(_source(audio)) as file:
+    source = _source(audio)
+    with _open(source) as file:
+        _require_one_stream(source)
         return file.frames / file.samplerate, file.samplerate, file.channels
 
 
@@ -57,7 +61,9 @@ def probe_whole(path: str | Path) -> tuple[float, int, int]:
     Raises:
         UserError: as `probe`, or the file breaks off.
     """
-    with _open(_source(path)) as file:
+    source = _source(path)
+    with _open(source) as file:
+        _require_one_stream(source)
         try:
             file.seek(file.frames - 1)
             is_whole = len(file.read(1)) == 1 and not _is_cut_riff(path)
@@ -155,12 +161,30 @@ def open_audio(file: str | BinaryIO, source: Source) -> soundfile.SoundFile:
         opened = soundfile.SoundFile(file)
     # TypeError: headerless formats (.raw), whose sample rate only the caller could know.
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
+        if _is_empty(file):
+            raise UserError(f"{source}: 0 bytes (fetch the file again, or leave it out)") from None
         raise UserError(f"{source}: not decodable: {error} (convert it to FLAC or WAV)") from error
     if opened.samplerate > 0 and 0 < opened.frames < _UNSTATED_FRAMES:
         return opened
     fault = "holds no samples" if opened.frames <= 0 else "its header does not state the length"
     opened.close()
     raise UserError(f"{source}: {fault} (leave it out, or encode it again)")
+
+
+def _is_empty(file: str | BinaryIO) -> bool:
+    if isinstance(file, str):
+        return Path(file).is_file() and Path(file).stat().st_size == 0
+    return file.seek(0, 2) == 0
+
+
+def _require_one_stream(source: Source) -> None:
+    """UserError if the file is several, one after another, of which only the first would be decoded."""
+    # In shards lie files that were probed when they were packed.
+    if source.byte_range is None and not storage.is_url(source.place) and holds_another_stream(source.place):
+        raise UserError(
+            f"{source}: several audio files joined to one, of which only the first can be decoded "
+            "(split them, or convert the file to one FLAC with ffmpeg)"
+        )
 
 
 def _source(audio: str | Path | Source) -> Source:

@@ -96,6 +96,8 @@ def read_manifest(path: str | Path, *, require_text: bool = False) -> list[Utter
     faults: list[tuple[int, str]] = []
     records: list[tuple[int, dict[str, object]]] = []
     for number, line in raw_lines(path, remedy="name a manifest, or write it with asr-emapl prepare"):
+        if not records and not faults:
+            json_text.check_json_lines(path, [(number, line.decode("utf-8", "replace"))])
         try:
             records.append((number, _record(line)))
         except ValueError as error:
@@ -243,7 +245,7 @@ def _faults(record: Mapping[str, object], require_text: bool = False) -> Iterato
         yield "duration is missing (add the seconds of audio)"
     elif duration is None:
         yield "duration is not a number (give seconds)"
-    elif not (duration <= MAX_SECONDS and round(duration * SAMPLE_RATE_HZ) > 0):
+    elif not (0.0 < duration <= MAX_SECONDS and round(duration * SAMPLE_RATE_HZ) > 0):
         yield f"duration is {duration} s (give seconds, above 0 and at most {MAX_SECONDS:g})"
     if record["offset"] is not None and offset is None:
         yield "offset is not a number (give seconds)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
@@ -14,6 +14,7 @@ import numpy as np
 
 from asr_emapl.errors import UserError
 from asr_emapl.scoring.alignment import Alignment, Weights
+from asr_emapl.scoring.alternatives import apply_to_wordings, best_wordings
 from asr_emapl.scoring.bootstrap import Interval, intervals
 from asr_emapl.scoring.confusions import Confusions, confusions
 from asr_emapl.scoring.normalisation import Normalisation
@@ -21,6 +22,8 @@ from asr_emapl.scoring.tally import Tally, joined, tally
 from asr_emapl.scoring.transcripts import Transcript, read_pair
 from asr_emapl.scoring.vocabulary import OutOfVocabulary, out_of_vocabulary, read_vocabulary
 from asr_emapl.scoring.wer import Score
+from asr_emapl.scoring.written_forms import hidden_differences
+from asr_emapl.terminal import warn
 
 MEASURES = {"words": "WER", "characters": "CER", "sentences": "SER"}
 """What is counted, and what its rate is called."""
@@ -162,21 +165,54 @@ def prepared(
     """A pair of files as it is scored: normalised, and with speakers by their ids if that is asked.
 
     Raises:
-        UserError: as `read_pair`.
+        UserError: as `read_pair`; or speakers are to come from ids that have no separator.
     """
     references, hypotheses = read_pair(reference, hypothesis)
-    apply = normalisation.apply
-    return (
-        {
-            name: replace(
-                transcript,
-                text=apply(transcript.text),
-                speaker=transcript.speaker or (_speaker(name) if config.speaker_in_id else None),
-            )
-            for name, transcript in references.items()
-        },
-        {name: apply(text) for name, text in hypotheses.items()},
+    if config.speaker_in_id:
+        _check_speakers(reference, [name for name, t in references.items() if not t.speaker])
+    texts: tuple[dict[str, Transcript], dict[str, str]] = ({}, {})
+    for name, transcript in references.items():
+        wanted, given = _wordings(transcript, hypotheses.get(name), normalisation.apply)
+        speaker = transcript.speaker or (_speaker(name) if config.speaker_in_id else None)
+        texts[0][name] = replace(transcript, text=wanted, speaker=speaker, marked=None)
+        if name in hypotheses:
+            texts[1][name] = given
+    extra = {name: transcript.text for name, transcript in hypotheses.items() if name not in references}
+    texts[1].update(extra)
+    alike = hidden_differences(
+        (transcript.text, texts[1][name]) for name, transcript in texts[0].items() if name in texts[1]
     )
+    if alike:
+        warn(
+            f"warning: {reference}, {hypothesis}: {alike} utterances have words that look alike but differ "
+            "in Unicode (NFC and NFD, or invisible characters), which count as errors; use --normalise plain"
+        )
+    return texts
+
+
+def _wordings(
+    reference: Transcript, hypothesis: Transcript | None, apply: Callable[[str], str]
+) -> tuple[str, str]:
+    """The texts to be scored, normalised; of several wordings those that align best."""
+    hypothesis = hypothesis or Transcript("")
+    if reference.marked is None and hypothesis.marked is None:
+        return apply(reference.text), apply(hypothesis.text)
+    sides = (side.marked or ((side.text,),) for side in (reference, hypothesis))
+    return best_wordings(*(apply_to_wordings(side, apply) for side in sides))
+
+
+def _check_speakers(place: str, names: Sequence[str]) -> None:
+    """That ids have a speaker in them, of those that are to give one."""
+    if names and not any(re.search("[-_]", name) for name in names):
+        raise UserError(
+            f"{place}: --speaker-in-id: no id has a - or _ (the first is {names[0]!r}); give speakers in the "
+            "reference, or leave the option out"
+        )
+    if len(names) > 1 and len({_speaker(name) for name in names}) == 1:
+        warn(
+            f"warning: {place}: --speaker-in-id: all {len(names)} ids begin with {_speaker(names[0])!r}, so "
+            "there is only one speaker"
+        )
 
 
 def split_names(files: Sequence[str]) -> list[str]:

@@ -3,29 +3,34 @@
     stm: talk 1 alice 12.30 17.85 <o,f0,female> AND SO IT BEGAN
     ctm: talk 1 12.41 0.22 AND 0.98
 
-Lines that start with ";;" are comments. The formats are described in the manual of NIST's sclite.
+Lines that start with ";;" are comments. The formats are described in the manual of NIST's sclite. Names of
+recordings and channels match without regard to case, as sclite takes them. A word is read without what
+follows a ";" in it (a tag) and without a "*" at its end. Fragments ("wor-") are words.
 """
 
 from __future__ import annotations
 
-import bisect
 import math
-from collections import Counter, defaultdict
+import re
+from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from asr_emapl.audio import MAX_SECONDS
+from asr_emapl.errors import UserError
+from asr_emapl.scoring.alternatives import parse_marked
 from asr_emapl.text_files import BrokenLineError, Line, parse_lines
 
 COMMENT = ";;"
-_IGNORED = "IGNORE_TIME_SEGMENT_IN_SCORING"
-_ALTERNATIVES = ("<ALT_BEGIN>", "<ALT>", "<ALT_END>")
+_IGNORED = ("IGNORE_TIME_SEGMENT_IN_SCORING", "IGNORETIMESEGMENTINSCORING")
+_BEGIN, _OR, _END = "<ALT_BEGIN>", "<ALT>", "<ALT_END>"
+_TAG = re.compile(r"(?<!\\);\S*")
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A line of an stm file; times in seconds. `text` is None where nothing is to be scored."""
+    """A line of an stm file; times in seconds. `text` may hold alternatives; None: not to be scored."""
 
     recording: str
     channel: str
@@ -37,7 +42,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class TimedWord:
-    """A line of a ctm file; times in seconds."""
+    """A word of a ctm file, or several wordings as "{ a / b }"; times in seconds."""
 
     recording: str
     channel: str
@@ -50,18 +55,37 @@ def parse_stm(place: str | Path, lines: Sequence[Line]) -> list[Segment]:
     """The segments of an stm file.
 
     Raises:
-        UserError: lines that are none; alternatives (`{ a / b }`).
+        UserError: lines that are none; alternatives without an end.
     """
     return [segment for _, segment in parse_lines(place, _content(lines), _segment)]
 
 
 def parse_ctm(place: str | Path, lines: Sequence[Line]) -> list[TimedWord]:
-    """The words of a ctm file.
+    """The words of a ctm file; alternatives are one word, whose middle is that of their latest word.
 
     Raises:
-        UserError: lines that are none; alternatives (`<ALT_BEGIN>`).
+        UserError: lines that are none; alternatives without an end.
     """
-    return [word for _, word in parse_lines(place, _content(lines), _word)]
+    words: list[TimedWord] = []
+    group: list[TimedWord] | None = None
+    for number, word in parse_lines(place, _content(lines), _word):
+        mark = word.word.upper()
+        if mark == _BEGIN and group is None:
+            group = [word]
+        elif group is None and mark not in (_OR, _END):
+            words.append(word)
+        elif group is None or mark == _BEGIN:
+            raise UserError(
+                f"{place}:{number}: {word.word} outside alternatives, or inside: they do not nest"
+            )
+        elif mark == _END:
+            words += _alternatives(group)
+            group = None
+        else:
+            group.append(word)
+    if group is not None:
+        raise UserError(f"{place}: alternatives without an end ({_END}); add it")
+    return words
 
 
 def segment_ids(segments: Sequence[Segment]) -> list[str]:
@@ -88,41 +112,53 @@ def texts_of_recordings(words: Sequence[TimedWord]) -> dict[str, str]:
 
 
 def texts_of_segments(segments: Sequence[Segment], words: Sequence[TimedWord]) -> dict[str, str]:
-    """What is said in each segment: the words whose middle lies in it, or nearer to it than to the others.
+    """What is said in each segment, as sclite cuts it.
 
-    Words in a segment that is not scored are left out. A recording of which there is no word at all has no
-    entry; one that no segment is about, or none of that channel, has one under its own name.
+    Of the segments of a recording and channel, in the order of their beginnings, each takes the words that
+    are left until one has its middle at or after the segment's end; the last takes all that are left. So a
+    word in a gap belongs to the segment after it. Words in a segment that is not scored are left out.
+    A recording without any word has no entry; one without a segment has one under its own name.
     """
-    spoken: dict[tuple[str, str], list[tuple[float, str]]] = defaultdict(list)
+    spoken: dict[tuple[str, str], list[TimedWord]] = defaultdict(list)
     for word in words:
-        spoken[word.recording, word.channel].append((word.begin + word.duration / 2, word.word))
+        spoken[_key(word)].append(word)
     placed: dict[tuple[str, str], list[tuple[Segment, str]]] = defaultdict(list)
     for segment, name in zip(segments, segment_ids(segments), strict=True):
-        placed[segment.recording, segment.channel].append((segment, name))
-    said: dict[str, list[str]] = {}
-    for place, marks in spoken.items():
+        placed[_key(segment)].append((segment, name))
+    said: dict[str, str] = {}
+    for place, found in spoken.items():
+        left = deque(sorted(found, key=lambda word: word.begin))
         if place not in placed:
-            said["-".join(place)] = [mark[1] for mark in sorted(marks)]
+            said[f"{found[0].recording}-{found[0].channel}"] = " ".join(word.word for word in left)
             continue
         here = sorted(placed[place], key=lambda pair: pair[0].begin)
-        begins = [segment.begin for segment, _ in here]
-        said.update({name: [] for segment, name in here if segment.text is not None})
-        for middle, spoken_word in sorted(marks):
-            after = bisect.bisect_right(begins, middle)
-            near = here[max(after - 1, 0) : after + 1]
-            segment, name = min(near, key=lambda pair: _distance(pair[0], middle))
+        for number, (segment, name) in enumerate(here, start=1):
+            taken = []
+            while left and (number == len(here) or left[0].begin + left[0].duration / 2 < segment.end):
+                taken.append(left.popleft().word)
             if segment.text is not None:
-                said[name].append(spoken_word)
-    return {name: " ".join(parts) for name, parts in said.items()}
+                said[name] = " ".join(taken)
+    return said
 
 
-def _distance(segment: Segment, moment: float) -> float:
-    """Seconds between a moment and a segment; 0 inside it."""
-    return max(segment.begin - moment, moment - segment.end, 0.0)
+def _key(entry: Segment | TimedWord) -> tuple[str, str]:
+    return entry.recording.casefold(), entry.channel.casefold()
+
+
+def _alternatives(group: Sequence[TimedWord]) -> list[TimedWord]:
+    """The wordings between marks as one word; none if there are no times in them."""
+    timed = [word for word in group if not math.isnan(word.begin)]
+    if not timed:
+        return []
+    wordings = " ".join("/" if word.word.upper() == _OR else word.word for word in group[1:])
+    # An empty alternative is no word.
+    text = " / ".join(wording.strip() or "@" for wording in wordings.split("/"))
+    begin, middle = min(w.begin for w in timed), max(w.begin + w.duration / 2 for w in timed)
+    return [TimedWord(group[0].recording, group[0].channel, begin, 2 * (middle - begin), f"{{ {text} }}")]
 
 
 def _content(lines: Sequence[Line]) -> list[Line]:
-    return [(number, line) for number, line in lines if not line.startswith(COMMENT)]
+    return [(number, line) for number, line in lines if not line.lstrip().startswith(COMMENT)]
 
 
 def _segment(line: str) -> Segment:
@@ -134,10 +170,13 @@ def _segment(line: str) -> Segment:
     if end < begin:
         raise BrokenLineError(f"the segment ends ({end:g} s) before it begins ({begin:g} s)")
     text = fields[5].strip() if len(fields) == 6 else ""
-    if text.startswith("<") and ">" in text:
-        text = text.partition(">")[2].strip()
-    check_words(text)
-    return Segment(recording, channel, speaker, begin, end, None if _IGNORED in text.upper() else text)
+    if text.startswith("<"):
+        text = text.partition(" ")[2].strip()
+    if any(mark in text.upper() for mark in _IGNORED):
+        return Segment(recording, channel, speaker, begin, end, None)
+    text = untagged(text)
+    parse_marked(text)
+    return Segment(recording, channel, speaker, begin, end, text)
 
 
 def _word(line: str) -> TimedWord:
@@ -147,15 +186,15 @@ def _word(line: str) -> TimedWord:
             "no ctm line: recording, channel, begin, duration, word and confidence are expected"
         )
     recording, channel, begin, duration, word = fields[:5]
-    if word in _ALTERNATIVES:
-        raise BrokenLineError("alternatives are not scored: keep one of them")
-    return TimedWord(recording, channel, _seconds(begin), _seconds(duration), word)
+    if word.upper() in (_BEGIN, _OR, _END):
+        return TimedWord(recording, channel, math.nan, math.nan, word)
+    return TimedWord(recording, channel, _seconds(begin), _seconds(duration), untagged(word))
 
 
-def check_words(text: str) -> None:
-    """BrokenLineError if a text of one of NIST's formats holds alternatives, which are no words."""
-    if "{" in text.split():
-        raise BrokenLineError("alternatives ('{ a / b }') are not scored: keep one of them")
+def untagged(text: str) -> str:
+    """The words without tags ("read;verb;past") and without a "*" at the end of each."""
+    words = (_TAG.sub("", word) for word in text.split())
+    return " ".join(word[:-1] if len(word) > 1 and word.endswith("*") else word for word in words if word)
 
 
 def _seconds(field: str) -> float:

@@ -4,60 +4,32 @@ UTF-8, gzip or not, by path or URL, one utterance a line:
 
 - jsonl: `{"id": "1272-128104-0000", "text": "MISTER QUILTER"}`, with `speaker` and `duration` (seconds) if
   known: this package's manifests and hypotheses; `pred_text` in place of or beside `text` is a hypothesis.
-  NeMo's manifests and lhotse's cuts are read as `asr_emapl.data.manifest` reads them.
-- trn: `MISTER QUILTER (1272-128104-0000)`, as sclite reads; lines starting with `;;` are comments.
+  NeMo's manifests and results (ids come from `audio_filepath`) and lhotse's cuts too.
+- trn: `MISTER QUILTER (1272-128104-0000)`, as sclite reads.
 - stm and ctm, as `asr_emapl.scoring.timed` says.
 - plain: `1272-128104-0000 MISTER QUILTER`, LibriSpeech's trans.txt and Kaldi's text.
+
+Lines starting with `;;` are comments, but in JSON.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
 
-from asr_emapl.data.foreign import is_cut
 from asr_emapl.errors import UserError
-from asr_emapl.json_text import finite_number, parse_object
+from asr_emapl.json_text import check_json_lines
 from asr_emapl.outputs import write
 from asr_emapl.scoring import timed
+from asr_emapl.scoring.alternatives import first_wording, parse_marked
+from asr_emapl.scoring.json_transcripts import Role, Transcript, parse_json_lines
+from asr_emapl.scoring.missing_ids import lines_without_ids
+from asr_emapl.scoring.recognised_formats import COMMENT, TRN_LINE, named_format, sniffed_format
+from asr_emapl.terminal import warn
 from asr_emapl.text_files import BrokenLineError, Line, raise_broken, read_lines
 
-Role = Literal["reference", "hypothesis"]
 Place = str | os.PathLike[str]
-
-_FORMAT_OF_EXTENSION = {
-    ".jsonl": "jsonl",
-    ".json": "jsonl",
-    ".ndjson": "jsonl",
-    ".trn": "trn",
-    ".stm": "stm",
-    ".ctm": "ctm",
-}
-_TEXT_ENTRIES: dict[Role, tuple[str, str]] = {
-    "reference": ("text", "pred_text"),
-    "hypothesis": ("pred_text", "text"),
-}
-_TRN_LINE = re.compile(r"(?P<text>.*?)\s*\((?P<id>[^()\s]+)\)\s*")
-
-
-@dataclass(frozen=True, slots=True)
-class Transcript:
-    """What is said in an utterance.
-
-    Attributes:
-        text: the words.
-        speaker: who says them, if known.
-        seconds: how long the utterance lasts, if known.
-    """
-
-    text: str
-    speaker: str | None = None
-    seconds: float | None = None
 
 
 def read_transcripts(path: Place, *, role: Role = "reference") -> dict[str, str]:
@@ -68,9 +40,9 @@ def read_transcripts(path: Place, *, role: Role = "reference") -> dict[str, str]
 def read_utterances(path: Place, *, role: Role = "reference") -> dict[str, Transcript]:
     """Read id -> transcript, in the order of the file. A line with an id and no words is an empty transcript.
 
-    The extension tells the format (.jsonl, .json, .ndjson, .trn, .stm, .ctm; .gz after it); of any other file
-    the content does. A byte order mark, CRLF line ends and empty lines are tolerated. Texts are not
-    normalised. A ctm file is taken recording by recording (`read_pair` has it cut by an stm file).
+    The ending tells the format (.jsonl, .json, .ndjson, .trn, .stm, .ctm; .filt and .gz after it); of any
+    other file the content does. A byte order mark, CRLF line ends and empty lines are tolerated. Texts are
+    not normalised. A ctm file is taken recording by recording (`read_pair` has it cut by an stm file).
 
     Args:
         path: the file, or its URL.
@@ -81,46 +53,47 @@ def read_utterances(path: Place, *, role: Role = "reference") -> dict[str, Trans
         UserError: the file cannot be read or has no transcripts; or broken lines and repeated ids, all of
             them in one error, a line each: `path:line: what`.
     """
-    lines = list(read_lines(os.fspath(path)))
-    form = _form(path) or _sniff([line for _, line in lines])
+    return _parsed(path, list(read_lines(os.fspath(path))), role)
+
+
+def _parsed(
+    path: Place, lines: Sequence[Line], role: Role, *, number_lines: bool = False
+) -> dict[str, Transcript]:
+    form = _form(path, lines)
     if form == "ctm":
-        texts = timed.texts_of_recordings(timed.parse_ctm(os.fspath(path), lines))
-        return _filled(path, {name: Transcript(text) for name, text in texts.items()})
+        return _filled(path, _of_texts(timed.texts_of_recordings(timed.parse_ctm(os.fspath(path), lines))))
     if form == "stm":
         return _filled(path, _of_segments(timed.parse_stm(os.fspath(path), lines)))
-    if form == "jsonl" and lines and _is_manifest(lines[0][1]):
-        return _of_manifest(path, lines, role)
-    if form == "trn":
-        lines = [(number, line) for number, line in lines if not line.startswith(timed.COMMENT)]
-    found: dict[str, Transcript] = {}
-    first: dict[str, int] = {}
-    broken: list[Line] = []
-    for number, line in lines:
-        try:
-            name, transcript = _parse(line, form, role)
-            if name in found:
-                raise BrokenLineError(f"id {name!r} again, first in line {first[name]}: keep one")
-            found[name], first[name] = transcript, number
-        except BrokenLineError as finding:
-            broken.append((number, str(finding)))
-    raise_broken(os.fspath(path), broken)
-    return _filled(path, found)
+    if form == "jsonl":
+        check_json_lines(os.fspath(path), lines)
+        parsed, broken = parse_json_lines(os.fspath(path), lines, role, number_lines=number_lines)
+    else:
+        content = [(number, line) for number, line in lines if not line.lstrip().startswith(COMMENT)]
+        parsed, broken = _parse_lines(content, form)
+    if form == "plain":
+        _require_ids(path, parsed)
+    return _filled(path, _by_id(path, parsed, broken))
 
 
-def read_pair(reference: Place, hypothesis: Place) -> tuple[dict[str, Transcript], dict[str, str]]:
-    """References with what is known of them, and the texts of hypotheses, each by id.
+def read_pair(reference: Place, hypothesis: Place) -> tuple[dict[str, Transcript], dict[str, Transcript]]:
+    """References and hypotheses by id.
 
-    A ctm hypothesis of an stm reference is cut by it: a word belongs to the segment that its middle lies in
-    or nearest to.
+    A ctm hypothesis of an stm reference is cut by it, as sclite does (`timed.texts_of_segments`).
 
     Raises:
         UserError: as `read_utterances`.
     """
-    if _form(reference) != "stm" or _form(hypothesis) != "ctm":
-        return read_utterances(reference), read_transcripts(hypothesis, role="hypothesis")
-    segments = timed.parse_stm(os.fspath(reference), list(read_lines(os.fspath(reference))))
-    words = timed.parse_ctm(os.fspath(hypothesis), list(read_lines(os.fspath(hypothesis))))
-    return _filled(reference, _of_segments(segments)), timed.texts_of_segments(segments, words)
+    # Text and pred_text of a line belong together, whatever they are called.
+    alone = os.fspath(reference) == os.fspath(hypothesis)
+    lines, others = list(read_lines(os.fspath(reference))), list(read_lines(os.fspath(hypothesis)))
+    if _form(reference, lines) != "stm" or _form(hypothesis, others) != "ctm":
+        return (
+            _parsed(reference, lines, "reference", number_lines=alone),
+            _parsed(hypothesis, others, "hypothesis", number_lines=alone),
+        )
+    segments = timed.parse_stm(os.fspath(reference), lines)
+    words = timed.parse_ctm(os.fspath(hypothesis), others)
+    return _filled(reference, _of_segments(segments)), _of_texts(timed.texts_of_segments(segments, words))
 
 
 def write_hypotheses(path: Place, hypotheses: Mapping[str, str]) -> None:
@@ -138,17 +111,49 @@ def write_hypotheses(path: Place, hypotheses: Mapping[str, str]) -> None:
     )
 
 
-def _form(path: Place) -> str | None:
-    """The format that the name tells, if it tells one."""
-    return _FORMAT_OF_EXTENSION.get(Path(os.fspath(path).lower().removesuffix(".gz")).suffix)
+def _form(path: Place, lines: Sequence[Line]) -> str:
+    return named_format(path) or sniffed_format(os.fspath(path), [line for _, line in lines])
 
 
-def _sniff(lines: Sequence[str]) -> str:
-    if lines and lines[0].lstrip().startswith("{"):
-        return "jsonl"
-    if lines and all(_TRN_LINE.fullmatch(line) or line.startswith(timed.COMMENT) for line in lines):
-        return "trn"
-    return "plain"
+def _parse_lines(lines: Sequence[Line], form: str) -> tuple[list[tuple[int, str, Transcript]], list[Line]]:
+    parsed: list[tuple[int, str, Transcript]] = []
+    broken: list[Line] = []
+    for number, line in lines:
+        try:
+            parsed.append((number, *_parse(line, form)))
+        except BrokenLineError as finding:
+            broken.append((number, str(finding)))
+    return parsed, broken
+
+
+def _by_id(
+    path: Place, parsed: Sequence[tuple[int, str, Transcript]], broken: Sequence[Line]
+) -> dict[str, Transcript]:
+    """Raises UserError for the broken lines and for repeated ids, all in one."""
+    found: dict[str, Transcript] = {}
+    first: dict[str, int] = {}
+    findings = list(broken)
+    for number, name, transcript in parsed:
+        if name in found:
+            findings.append((number, f"id {name!r} again, first in line {first[name]}: keep one"))
+        else:
+            found[name], first[name] = transcript, number
+    raise_broken(os.fspath(path), sorted(findings))
+    return found
+
+
+def _require_ids(path: Place, parsed: Sequence[tuple[int, str, Transcript]]) -> None:
+    """UserError if lines begin with words instead of ids; a warning if it only looks so."""
+    firsts = [name for _, name, _ in parsed]
+    finding = lines_without_ids(firsts, [transcript.text for _, _, transcript in parsed])
+    if finding == "none":
+        return
+    shown = ", ".join(repr(first) for first in firsts[:3])
+    what = f"{os.fspath(path)}: lines begin with words ({shown}), not with ids"
+    remedy = "number the lines of reference and hypotheses alike: nl -ba -w1 FILE"
+    if finding == "certain":
+        raise UserError(f"{what}; put an id before each line, or {remedy}")
+    warn(f"warning: {what}? The first word of a line is taken for its id. If it is none, {remedy}")
 
 
 def _filled(path: Place, transcripts: dict[str, Transcript]) -> dict[str, Transcript]:
@@ -162,81 +167,29 @@ def _filled(path: Place, transcripts: dict[str, Transcript]) -> dict[str, Transc
 def _of_segments(segments: Sequence[timed.Segment]) -> dict[str, Transcript]:
     names = timed.segment_ids(segments)
     return {
-        name: Transcript(s.text, s.speaker, s.end - s.begin)
+        name: _marked(s.text, s.speaker, s.end - s.begin)
         for name, s in zip(names, segments, strict=True)
         if s.text is not None
     }
 
 
-def _is_manifest(line: str) -> bool:
-    """Whether it is a line of another toolkit's manifest, without an id or with its text inside."""
-    try:
-        entry = parse_object(line)
-    except BrokenLineError:
-        return False
-    return is_cut(entry) or ("id" not in entry and ("audio_filepath" in entry or "audio" in entry))
+def _of_texts(texts: Mapping[str, str]) -> dict[str, Transcript]:
+    return {name: _marked(text) for name, text in texts.items()}
 
 
-def _of_manifest(path: Place, lines: Sequence[Line], role: Role) -> dict[str, Transcript]:
-    from asr_emapl.data.manifest import read_manifest
-
-    utterances = read_manifest(os.fspath(path))
-    found: dict[str, Transcript] = {}
-    broken: list[Line] = []
-    # read_manifest has found every line to be an utterance.
-    for (number, line), utterance in zip(lines, utterances, strict=True):
-        entry = {"pred_text": parse_object(line).get("pred_text"), "text": utterance.text, "id": utterance.id}
-        try:
-            text = _text(entry, role)
-            if text is None:
-                raise BrokenLineError(f"id {utterance.id!r} has neither 'text' nor 'pred_text'")
-            found[utterance.id] = Transcript(text, utterance.speaker, utterance.duration)
-        except BrokenLineError as finding:
-            broken.append((number, str(finding)))
-    raise_broken(os.fspath(path), broken)
-    return found
+def _marked(text: str, speaker: str | None = None, seconds: float | None = None) -> Transcript:
+    return Transcript(first_wording(text), speaker, seconds, parse_marked(text))
 
 
-def _parse(line: str, form: str, role: Role) -> tuple[str, Transcript]:
-    if form == "jsonl":
-        return _parse_json(line, role)
+def _parse(line: str, form: str) -> tuple[str, Transcript]:
     if form == "trn":
         return _parse_trn(line)
     utterance, *words = line.split(maxsplit=1)
     return utterance, Transcript(words[0].rstrip() if words else "")
 
 
-def _parse_json(line: str, role: Role) -> tuple[str, Transcript]:
-    try:
-        entry = parse_object(line)
-    except BrokenLineError as error:
-        raise BrokenLineError(f"{error}: one JSON object with 'id' and 'text' per line is expected") from None
-    utterance = entry.get("id")
-    if not isinstance(utterance, str) or not utterance:
-        raise BrokenLineError("no 'id' (a text that is not empty)")
-    text = _text(entry, role)
-    if text is None:
-        raise BrokenLineError(f"id {utterance!r} has neither 'text' nor 'pred_text'")
-    speaker, duration = entry.get("speaker"), entry.get("duration")
-    seconds = finite_number(duration)
-    if duration is not None and seconds is None:
-        raise BrokenLineError(f"id {utterance!r}: 'duration' is not a number of seconds")
-    return utterance, Transcript(text, None if speaker is None else str(speaker), seconds)
-
-
-def _text(entry: Mapping[str, Any], role: Role) -> str | None:
-    for name in _TEXT_ENTRIES[role]:
-        text = entry.get(name)
-        if text is not None:
-            if not isinstance(text, str):
-                raise BrokenLineError(f"id {entry.get('id')!r}: {name!r} is no text")
-            return text
-    return None
-
-
 def _parse_trn(line: str) -> tuple[str, Transcript]:
-    match = _TRN_LINE.fullmatch(line)
+    match = TRN_LINE.fullmatch(line)
     if match is None:
         raise BrokenLineError("no '(id)' at the end of the line, as trn files have it")
-    timed.check_words(match["text"])
-    return match["id"], Transcript(match["text"].strip())
+    return match["id"], _marked(timed.untagged(match["text"]))

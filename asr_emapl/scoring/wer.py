@@ -18,6 +18,7 @@ from typing import Any
 
 from asr_emapl.errors import UserError
 from asr_emapl.scoring.edits import Counts, character_edits, word_edits
+from asr_emapl.scoring.written_forms import are_alike
 
 _SHOWN_IDS = 10  # an error lists at most so many ids of each sort
 _ID_LETTERS = 200
@@ -162,6 +163,10 @@ def _mismatch(missing: list[str], extra: list[str], references: int) -> UserErro
         parts.append(f"{len(missing)} of {references} references have no hypothesis: {_listed(missing)}")
     if extra:
         parts.append(f"{len(extra)} hypotheses have no reference: {_listed(extra)}")
+    if missing and extra and are_alike(missing, extra):
+        parts.append(
+            "some of these ids look alike and differ in Unicode (NFC and NFD, or invisible characters)"
+        )
     return UserError(
         "; ".join(parts)
         + ". Score matching files, or allow missing ones (then a missing hypothesis counts as "

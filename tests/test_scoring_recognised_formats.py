@@ -1,0 +1,64 @@
+"""Formats by name and by content."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from asr_emapl.errors import UserError
+from asr_emapl.scoring.recognised_formats import named_format, sniffed_format
+from asr_emapl.scoring.transcripts import read_transcripts
+
+STM = ["rec A 1089 0.00 2.50 <o,f0> HELLO", "rec A spk 2.50 3.00 5 6"]
+CTM = ["rec A 0.00 0.50 HELLO 0.9", "rec A * * <ALT_BEGIN>", "rec A 0.5 0.25 5"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *((name, "stm") for name in ("a.stm", "stm", "dir/stm.gz", "a.stm.filt", "A.STM.filt.gz")),
+        *((name, "ctm") for name in ("a.ctm", "ctm", "a.ctm.filt")),
+        *((name, None) for name in ("text", "a.txt", "stm.txt", "a.filt")),
+    ],
+)
+def test_names(name: str, expected: str | None) -> None:
+    assert named_format(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (STM, "stm"),
+        ([";; x", *STM], "stm"),
+        (CTM, "ctm"),
+        (["utt1 7 8 9 10", "utt2 1 2 3 4 5"], "plain"),
+        (["1272-128104-0000 MISTER QUILTER", "1272-128104-0001"], "plain"),
+        ([";; x"], "plain"),
+        (["HELLO (u1)", ";; x"], "trn"),
+        (['{"id": "a"}'], "jsonl"),
+    ],
+)
+def test_content(lines: list[str], expected: str) -> None:
+    assert sniffed_format("x", lines) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('File type = "ooTextFile"\nObject class = "TextGrid"\n\nxmin = 0\n', "TextGrid"),
+        ("WEBVTT\n\n00:00.000 --> 00:02.000\nHello\n", "subtitles"),
+        ("1\n00:00:00,000 --> 00:00:02,000\nHello\n", "subtitles"),
+        ("SPEAKER a 1 0.0 2.0 <NA> <NA> x <NA> <NA>\n", "RTTM"),
+    ],
+)
+def test_other_formats_are_refused(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "a.txt").write_text(content)
+    with pytest.raises(UserError, match=f"{said}.*convert it"):
+        read_transcripts(tmp_path / "a.txt")
+
+
+def test_files_of_any_name(tmp_path: Path) -> None:
+    for name, lines, text in (("x.txt", STM, "HELLO"), ("y", CTM, "HELLO")):
+        (tmp_path / name).write_text("\n".join(lines).replace("<ALT_BEGIN>", "X").replace("* *", "0.1 0.1"))
+        assert text in " ".join(read_transcripts(tmp_path / name).values())
