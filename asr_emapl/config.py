@@ -19,6 +19,7 @@ from asr_emapl.data.batch_plan import BatchConfig
 from asr_emapl.data.loader import DataConfig
 from asr_emapl.ema import TeacherConfig
 from asr_emapl.errors import UserError
+from asr_emapl.limits import out_of_range
 from asr_emapl.models.contract import ModelConfig
 from asr_emapl.outputs import write
 from asr_emapl.pseudo_labels import PseudoLabelConfig
@@ -43,7 +44,7 @@ class InitConfig:
 class IntervalConfig:
     """What happens every so many hours of audio; 0: only at the end."""
 
-    every_hours: float = 1.0
+    every_hours: float = field(default=1.0, metadata={"least": 0.0, "most": 1e9})
 
 
 @dataclass
@@ -51,8 +52,8 @@ class RunConfig:
     """Everything a run depends on. Times in hours of audio consumed, over all ranks."""
 
     run_dir: str = "runs/run"
-    seed: int = 0
-    hours: float = 10.0
+    seed: int = field(default=0, metadata={"least": -(2**63), "most": 2**63 - 1})
+    hours: float = field(default=10.0, metadata={"least": 0.0, "most": 1e9})
     tokenizer: str = ""
     data: DataConfig = field(default_factory=DataConfig)
     features: FeatureConfig = field(default_factory=FeatureConfig)
@@ -98,33 +99,6 @@ class RunConfig:
             raise UserError(f"batch.reference_seconds must be positive, not {self.batch.reference_seconds}")
         return self.batches(world_size).seconds(hours) / self.batch.reference_seconds
 
-
-# What a run can mean, where another number would come out as a traceback or as silence: key, least, most.
-_RANGES: dict[str, tuple[float, float]] = {
-    "seed": (-(2**63), 2**63 - 1),
-    # So many hours never end.
-    "hours": (0.0, 1e9),
-    "data.workers": (0, 1024),
-    "data.max_skipped_share": (0.0, 1.0),
-    "batch.pool": (1, math.inf),
-    "batch.shuffle_padding": (0.0, 1.0),
-    "batch.group_seconds": (1.0, 1e9),
-    "batch.multiple": (1, math.inf),
-    "batch.curriculum_epochs": (0, math.inf),
-    "device.max_seconds": (0.0, 1e9),
-    "device.threads": (0, 65536),
-    "device.timeout_seconds": (0.0, 1e6),
-    "features.mel_bands": (1, 4096),
-    "features.window_ms": (1.0, 1e4),
-    "features.hop_ms": (1.0, 1e4),
-    "augment.time_share": (0.0, 1.0),
-    "validation.every_hours": (0.0, math.inf),
-    "checkpoint.every_hours": (0.0, math.inf),
-    "checkpoint.keep_every_hours": (0.0, math.inf),
-    "pseudo_labels.start_hours": (0.0, 1e9),
-    "pseudo_labels.dropout": (0.0, 1.0),
-    "pseudo_labels.layerdrop": (0.0, 1.0),
-}
 
 _MAX_INTERPOLATIONS = 16
 
@@ -193,14 +167,12 @@ def _merge(base: DictConfig, change: dict[Any, Any], place: str) -> DictConfig:
 def _to_object(config: DictConfig, place: str) -> RunConfig:
     try:
         _require_few_interpolations(config)
-        for key, (least, most) in _RANGES.items():
-            value = OmegaConf.select(config, key)
-            # So written that NaN lies in no range.
-            if value is not None and not least <= value <= most:
-                raise UserError(f"{place}: {key}: {value} does not lie between {least:g} and {most:g}")
-        return OmegaConf.to_object(config)  # type: ignore[return-value]
+        made: RunConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
     except (OmegaConfBaseException, RecursionError, ValueError) as error:
         raise _refusal(place, error, "") from error
+    for fault in out_of_range(made):
+        raise UserError(f"{place}: {fault}")
+    return made
 
 
 def _require_few_interpolations(config: DictConfig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,8 +25,8 @@ LEAST_SHARE = 2.0**14
 class TeacherConfig:
     """State the memory one way: the half-life, or the paper's rho at the reference batch."""
 
-    half_life_hours: float | None = None
-    rho: float | None = None
+    half_life_hours: float | None = field(default=None, metadata={"above": 0.0, "most": 1e9})
+    rho: float | None = field(default=None, metadata={"above": 0.0, "most": 1.0})
     # post: the student after the step; pre: before it; midpoint: the mean of both.
     order: str = "post"
     # constant; or cosine: rho rises to 1 over the run, as in BYOL and DINO.

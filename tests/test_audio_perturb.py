@@ -13,6 +13,7 @@ from asr_emapl.audio.perturb import Perturbation
 from asr_emapl.audio.reverberation import Reverberation, ReverberationConfig
 from asr_emapl.audio.speed import Speed, SpeedConfig
 from asr_emapl.data.manifest import Utterance
+from asr_emapl.errors import UserError
 
 WAVEFORM = 0.1 * torch.randn(4000, generator=torch.Generator().manual_seed(0))
 
@@ -55,3 +56,12 @@ def test_the_planned_length_is_that_of_the_same_draw(whole):
         assert planned - 1 <= len(whole(WAVEFORM, 3, "a", epoch)) <= planned
         lengths.add(planned)
     assert len(lengths) == 3
+
+
+def test_a_recording_that_is_all_but_silent_is_refused_and_not_amplified_beyond_bounds(tmp_path):
+    path = tmp_path / "silent.wav"
+    soundfile.write(path, np.full(1600, 1e-40), 16_000, subtype="FLOAT")
+    silent = [Utterance("silent", str(path), 0.1)]
+    perturbation = Perturbation(noise=Noise(NoiseConfig(share=1.0, snr_db=[-20.0, -20.0]), silent))
+    with pytest.raises(UserError, match=r"perturbed waveform holds NaN.*perturb\.noise\.manifests"):
+        perturbation(WAVEFORM, 3, "a", 2)

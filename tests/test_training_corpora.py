@@ -113,10 +113,10 @@ def test_a_temperature_weighs_by_hours(tmp_path: Path, temperature: float, power
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.labelled_weights=[1]"], r"data\.labelled_weights: 2 manifests need as many positive numbers"),
-        (["data.labelled_weights=[1,0]"], r"data\.labelled_weights: 2 manifests need"),
-        (["data.unlabelled_weights=[1,nan]"], r"data\.unlabelled_weights: 2 manifests need"),
-        (["data.temperature=0"], r"data\.temperature is 0\.0: it has to be positive"),
+        (["data.labelled_weights=[1]"], r"data\.labelled_weights: 2 manifests need as many weights"),
+        (["data.labelled_weights=[1,0]"], r"data\.labelled_weights\[1\]: 0\.0 is out of range \(above 0"),
+        (["data.unlabelled_weights=[1,nan]"], r"data\.unlabelled_weights\[1\]: nan is out of range"),
+        (["data.temperature=0"], r"data\.temperature: 0\.0 is out of range \(above 0"),
         (["data.temperature=2", "data.labelled_weights=[1,2]"], "give one of them"),
     ],
 )
@@ -129,3 +129,17 @@ def test_what_is_left_out_names_its_manifest(tmp_path: Path) -> None:
     (note, _) = blended(tmp_path, "data.max_seconds=1.0").notes[:2]
     assert note.startswith(f"data.labelled, {tmp_path}/labelled.jsonl: ")
     assert "left out" in note
+
+
+def test_unlabelled_manifests_that_no_strategy_uses_are_told(tmp_path):
+    make_corpus(tmp_path)
+    told = [
+        [note for note in Corpora.read(config, LetterTokenizer(), 1).notes if "is not used" in note]
+        for config in (
+            tiny_config(tmp_path),
+            tiny_config(tmp_path, "data.unlabelled=[]"),
+            tiny_config(tmp_path, "pseudo_labels.strategy=ema"),
+        )
+    ]
+    assert [len(notes) for notes in told] == [1, 0, 0]
+    assert "pseudo_labels.strategy is none" in told[0][0]

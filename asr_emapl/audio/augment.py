@@ -7,7 +7,7 @@ augmented alike in any batch, on any rank, before and after a resume.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,12 +17,12 @@ from torch import Tensor
 class AugmentConfig:
     """SpecAugment; widths in mel bands and in frames of 10 ms. No time warping."""
 
-    frequency_masks: int = 2
-    frequency_width: int = 30
-    time_masks: int = 10
-    time_width: int = 50
+    frequency_masks: int = field(default=2, metadata={"least": 0, "most": 1000})
+    frequency_width: int = field(default=30, metadata={"least": 0, "most": 4096})
+    time_masks: int = field(default=10, metadata={"least": 0, "most": 1000})
+    time_width: int = field(default=50, metadata={"least": 0, "most": 1_000_000})
     # A time mask covers at most this share of the utterance.
-    time_share: float = 0.1
+    time_share: float = field(default=0.1, metadata={"least": 0.0, "most": 1.0})
 
 
 class SpecAugment:

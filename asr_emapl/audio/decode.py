@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from asr_emapl import storage
 from asr_emapl.audio import SAMPLE_RATE_HZ
+from asr_emapl.audio.amplitude import amplitude_fault
 from asr_emapl.audio.joined_streams import holds_another_stream
 from asr_emapl.audio.source import Source
 from asr_emapl.errors import UnreachableError, UserError
@@ -96,7 +97,7 @@ def read_audio(
     Raises:
         UserError: the file is absent, unreadable, undecodable or empty; a shard does not hold it; it ends
             more than `LENGTH_TOLERANCE_S` before `offset + duration`, or before its header says (a broken
-            copy); a sample is NaN or infinite.
+            copy); a sample is NaN, or larger than `MAX_AMPLITUDE`.
         ValueError: offset, duration or sample_rate out of range.
     """
     if not (math.isfinite(offset) and offset >= 0):
@@ -271,7 +272,7 @@ def _mono(source: Source, x_TC: NDArray[np.float32]) -> NDArray[np.float32]:
     """The channel that is meant, or the mean of all, [samples].
 
     Raises:
-        UserError: there is no such channel, or a sample is not a number.
+        UserError: there is no such channel, or a sample is not a number or too large.
     """
     channels = x_TC.shape[1]
     mono: NDArray[np.float32]
@@ -285,11 +286,9 @@ def _mono(source: Source, x_TC: NDArray[np.float32]) -> NDArray[np.float32]:
         mono = np.ascontiguousarray(x_TC[:, source.channel])
     else:
         mono = x_TC[:, 0] if channels == 1 else x_TC.mean(axis=1)
-    # A sum of finite samples is finite, unless they are absurd; looking at each takes longer than adding.
-    if not math.isfinite(float(mono.sum())) and not np.isfinite(mono).all():
-        raise UserError(
-            f"{source}: holds NaN or infinite samples (convert the file again, to 16-bit FLAC or WAV)"
-        )
+    fault = amplitude_fault(mono)
+    if fault is not None:
+        raise UserError(f"{source}: {fault} (convert the file again, to 16-bit FLAC or WAV)")
     return mono
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,9 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 class FeatureConfig:
     """Log-mel filterbank; window and hop in milliseconds."""
 
-    mel_bands: int = 80
-    window_ms: float = 25.0
-    hop_ms: float = 10.0
+    mel_bands: int = field(default=80, metadata={"least": 1, "most": 4096})
+    window_ms: float = field(default=25.0, metadata={"least": 1.0, "most": 1e4})
+    hop_ms: float = field(default=10.0, metadata={"least": 1.0, "most": 1e4})
 
 
 @dataclass(frozen=True)

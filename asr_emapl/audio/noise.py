@@ -21,9 +21,11 @@ class NoiseConfig:
 
     manifests: list[str] = field(default_factory=list)
     # Share of the utterances that get noise, drawn anew in each pass.
-    share: float = 0.5
+    share: float = field(default=0.5, metadata={"least": 0.0, "most": 1.0})
     # Least and greatest signal-to-noise ratio in dB, over the whole utterance; drawn evenly between.
-    snr_db: list[float] = field(default_factory=lambda: [5.0, 20.0])
+    snr_db: list[float] = field(
+        default_factory=lambda: [5.0, 20.0], metadata={"least": -100.0, "most": 100.0}
+    )
 
 
 class Recording(Protocol):

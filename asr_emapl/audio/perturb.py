@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from asr_emapl.audio.amplitude import amplitude_fault
 from asr_emapl.audio.augment import draw_seed
 from asr_emapl.audio.noise import Noise, NoiseConfig
 from asr_emapl.audio.reverberation import Reverberation, ReverberationConfig
 from asr_emapl.audio.speed import Speed, SpeedConfig
+from asr_emapl.errors import UserError
 
 
 @dataclass
@@ -46,7 +48,8 @@ class Perturbation:
             draw: names the draw: the run's seed, the utterance, the pass.
 
         Raises:
-            UserError: a noise or an impulse response cannot be decoded.
+            UserError: a noise or an impulse response cannot be decoded, or the result is not finite or too
+                large: a recording that is all but silent is amplified beyond all bounds.
         """
         if self.speed is not None:
             waveform = self.speed(waveform, self.speed.draw(draw_seed(*draw, "speed")))
@@ -54,4 +57,10 @@ class Perturbation:
             waveform = self.reverberation(waveform, draw_seed(*draw, "reverberation"))
         if self.noise is not None:
             waveform = self.noise(waveform, draw_seed(*draw, "noise"))
+        fault = amplitude_fault(waveform.numpy())
+        if fault is not None:
+            raise UserError(
+                f"the perturbed waveform {fault} (leave recordings that are all but silent out of "
+                "perturb.noise.manifests and perturb.reverberation.manifests)"
+            )
         return waveform

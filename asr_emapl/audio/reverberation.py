@@ -20,7 +20,7 @@ class ReverberationConfig:
 
     manifests: list[str] = field(default_factory=list)
     # Share of the utterances that are convolved, drawn anew in each pass.
-    share: float = 0.5
+    share: float = field(default=0.5, metadata={"least": 0.0, "most": 1.0})
 
 
 class Reverberation:

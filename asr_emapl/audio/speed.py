@@ -19,7 +19,9 @@ from asr_emapl.errors import UserError
 class SpeedConfig:
     """Speeds relative to the original's, drawn evenly for each utterance and pass."""
 
-    factors: list[float] = field(default_factory=lambda: [0.9, 1.0, 1.1])
+    factors: list[float] = field(
+        default_factory=lambda: [0.9, 1.0, 1.1], metadata={"least": 0.5, "most": 2.0}
+    )
 
 
 class Speed:

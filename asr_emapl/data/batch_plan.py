@@ -35,25 +35,25 @@ class BatchConfig:
     """The batch of one optimizer step, over all ranks. Batch, memory and hardware are three settings."""
 
     # Padded seconds of audio per step; "auto": world size x device.max_seconds.
-    seconds: float | int | str = 60.0
+    seconds: float | int | str = field(default=60.0, metadata={"above": 0.0, "most": 1e9})
     # The batch that the hyper-parameters were tuned at; kappa = seconds / reference_seconds.
-    reference_seconds: float = 60.0
+    reference_seconds: float = field(default=60.0, metadata={"above": 0.0, "most": 1e9})
     # Other batches later on, as [from_hours, seconds] pairs (Progressive Scaling).
-    progressive: list[list[float]] = field(default_factory=list)
+    progressive: list[list[float]] = field(default_factory=list, metadata={"least": 0.0, "most": 1e9})
     # Padded seconds of utterances of about the same length. A batch is made of whole groups in random order,
     # so a large batch holds utterances of many lengths. Choose what one device processes at a time. null: the
     # reference batch.
-    group_seconds: float | None = None
+    group_seconds: float | None = field(default=None, metadata={"least": 1.0, "most": 1e9})
     # Share of padding spent on random groups: the more, the rarer the same utterances meet in the next pass.
-    shuffle_padding: float = 0.008
+    shuffle_padding: float = field(default=0.008, metadata={"least": 0.0, "most": 1.0})
     # Utterances planned together (about): more of them, less padding; what is not planned together is
     # shuffled.
-    pool: int = 32768
+    pool: int = field(default=32768, metadata={"least": 1, "most": 2**53})
     # Utterances of a large group are a multiple of this, so that as many ranks, or a divisor of them, have
     # equal shares. Of no effect where fewer than ten times as many fit.
-    multiple: int = 8
+    multiple: int = field(default=8, metadata={"least": 1, "most": 2**31})
     # The first passes over a corpus that go from its shortest utterances to its longest.
-    curriculum_epochs: int = 0
+    curriculum_epochs: int = field(default=0, metadata={"least": 0, "most": 2**31})
 
     def plan(self, samples: Indices, batch_samples: int, seed: int = 0) -> BatchPlan:
         """The plan of a corpus at a batch of `batch_samples`; `samples` are the lengths, see `BatchPlan`."""

@@ -34,19 +34,19 @@ class DataConfig:
     labelled: list[str] = field(default_factory=list)
     unlabelled: list[str] = field(default_factory=list)
     # Each manifest of a kind a corpus with passes of its own, by these weights in audio; empty: all are one.
-    labelled_weights: list[float] = field(default_factory=list)
-    unlabelled_weights: list[float] = field(default_factory=list)
+    labelled_weights: list[float] = field(default_factory=list, metadata={"above": 0.0, "most": 1e9})
+    unlabelled_weights: list[float] = field(default_factory=list, metadata={"above": 0.0, "most": 1e9})
     # In place of weights: each manifest by its hours ** (1 / temperature); 1: by its hours, large: equally.
-    temperature: float | None = None
+    temperature: float | None = field(default=None, metadata={"above": 0.0, "most": 1e9})
     # Name of the split -> manifest.
     validation: dict[str, str] = field(default_factory=dict)
     # Utterances outside these limits are left out, and counted.
-    min_seconds: float = 0.2
-    max_seconds: float = 36.0
+    min_seconds: float = field(default=0.2, metadata={"least": 0.0, "most": 1e9})
+    max_seconds: float = field(default=36.0, metadata={"above": 0.0, "most": 1e9})
     # Processes that decode ahead; 0: in the training process.
-    workers: int = 2
+    workers: int = field(default=2, metadata={"least": 0, "most": 1024})
     # Audio that cannot be decoded is skipped and listed; more of it than this share stops the run.
-    max_skipped_share: float = 0.01
+    max_skipped_share: float = field(default=0.01, metadata={"least": 0.0, "most": 1.0})
 
 
 # Steps that each decoding process is ahead by at most.

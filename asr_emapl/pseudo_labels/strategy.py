@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -19,17 +19,17 @@ class PseudoLabelConfig:
 
     # none: a supervised run; ema: the teacher's greedy labels; oracle: the true texts, the upper bound.
     strategy: str = "none"
-    start_hours: float = 0.0
+    start_hours: float = field(default=0.0, metadata={"least": 0.0, "most": 1e9})
     # Ratio in audio once they have begun.
-    unlabelled_per_labelled: float = 1.0
+    unlabelled_per_labelled: float = field(default=1.0, metadata={"least": 0.0, "most": 1e6})
     # Mean over frames of the teacher's highest probability, below which labels are dropped.
-    min_confidence: float = 0.0
+    min_confidence: float = field(default=0.0, metadata={"least": 0.0, "most": 1.0})
     # Tokens a second of audio outside of which labels are dropped.
-    min_tokens_per_second: float = 0.0
-    max_tokens_per_second: float = 100.0
+    min_tokens_per_second: float = field(default=0.0, metadata={"least": 0.0, "most": 1e6})
+    max_tokens_per_second: float = field(default=100.0, metadata={"least": 0.0, "most": 1e6})
     # The student's dropout from there on; None: unchanged.
-    dropout: float | None = None
-    layerdrop: float | None = None
+    dropout: float | None = field(default=None, metadata={"least": 0.0, "most": 1.0})
+    layerdrop: float | None = field(default=None, metadata={"least": 0.0, "most": 1.0})
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass
 class ScheduleConfig:
     """Times in hours of audio consumed; the same at every batch size, which is the point."""
 
-    warmup_hours: float = 0.0
-    # Where decay begins; -1: never.
-    decay_from_hours: float = -1.0
+    warmup_hours: float = field(default=0.0, metadata={"least": 0.0, "most": 1e9})
+    # Where decay begins; null: never.
+    decay_from_hours: float | None = field(default=None, metadata={"least": 0.0, "most": 1e9})
     # The share of the peak rate that is left at the end of the run.
-    final: float = 0.0
+    final: float = field(default=0.0, metadata={"least": 0.0, "most": 1.0})
     shape: str = "cosine"
 
 
@@ -40,7 +40,7 @@ class Schedule:
         config = self.config
         if hours < config.warmup_hours:
             return hours / config.warmup_hours
-        if config.decay_from_hours < 0.0 or hours <= config.decay_from_hours:
+        if config.decay_from_hours is None or hours <= config.decay_from_hours:
             return 1.0
         span = self.end_hours - config.decay_from_hours
         progress = min(1.0, (hours - config.decay_from_hours) / span) if span > 0.0 else 1.0

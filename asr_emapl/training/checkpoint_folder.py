@@ -6,7 +6,7 @@ import contextlib
 import math
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from asr_emapl.errors import UserError
@@ -23,14 +23,14 @@ class CheckpointConfig:
     """When a run is saved, and what stays on the disk."""
 
     # Hours of audio between checkpoints; 0: only at the end.
-    every_hours: float = 1.0
+    every_hours: float = field(default=1.0, metadata={"least": 0.0, "most": 1e9})
     # How many of the newest stay.
-    keep: int = 2
+    keep: int = field(default=2, metadata={"least": 1, "most": 2**31})
     # The one with the teacher's lowest WER stays too, saved when it is measured: on this validation split, or
     # "mean" over all of them; null: none stays for its WER.
     best_by: str | None = "mean"
     # One every so many hours of audio stays for good; 0: none.
-    keep_every_hours: float = 0.0
+    keep_every_hours: float = field(default=0.0, metadata={"least": 0.0, "most": 1e9})
     # With the mean of the weights so far (float64), for `asr-emapl average`.
     running_mean: bool = False
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -83,6 +82,10 @@ class Corpora:
             # The true texts of the unlabelled part are for the oracle alone.
             oracle = config.pseudo_labels.strategy == "oracle"
             unlabelled = read("unlabelled", config.data.unlabelled, oracle)
+        elif config.data.unlabelled:
+            notes.append(
+                "data.unlabelled is not used, since pseudo_labels.strategy is none (set it to ema to use it)"
+            )
         splits = {
             name: read_manifest(path, require_text=True) for name, path in config.data.validation.items()
         }
@@ -137,16 +140,12 @@ def _blend(kind: str, manifests: list[list[Utterance]], config: DataConfig) -> B
     if weights and config.temperature is not None:
         raise UserError(f"data.temperature and data.{kind}_weights: give one of them")
     if config.temperature is not None:
-        if not config.temperature > 0.0:
-            raise UserError(f"data.temperature is {config.temperature}: it has to be positive")
         hours = [sum(u.duration for u in manifest) / 3600.0 for manifest in manifests]
         return Blended(sizes, [h ** (1.0 / config.temperature) for h in hours])
     if not weights:
         return Blended([sum(sizes)], [1.0])
-    if len(weights) != len(sizes) or not all(0.0 < w < math.inf for w in weights):
-        raise UserError(
-            f"data.{kind}_weights: {len(sizes)} manifests need as many positive numbers, not {weights}"
-        )
+    if len(weights) != len(sizes):
+        raise UserError(f"data.{kind}_weights: {len(sizes)} manifests need as many weights, not {weights}")
     return Blended(sizes, list(weights))
 
 

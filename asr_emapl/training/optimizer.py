@@ -29,24 +29,24 @@ class OptimizerConfig:
     """Everything at the reference batch; the rule does the rest."""
 
     name: str = "adamw"
-    lr: float = 1e-3
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
-    eps: float = 1e-8
+    lr: float = field(default=1e-3, metadata={"least": 0.0, "most": 1e6})
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.98], metadata={"least": 0.0, "below": 1.0})
+    eps: float = field(default=1e-8, metadata={"least": 0.0, "most": 1e6})
     # Decoupled from the gradient by adamw, L2 elsewhere.
-    weight_decay: float = 0.0
+    weight_decay: float = field(default=0.0, metadata={"least": 0.0, "most": 1e6})
     # SGD's heavy-ball momentum.
-    momentum: float = 0.9
+    momentum: float = field(default=0.9, metadata={"least": 0.0, "below": 1.0})
     # NAdam's: its momentum rises from beta1 / 2 to beta1 as 0.96 ** (reference steps * momentum_decay) falls.
-    momentum_decay: float = 4e-3
+    momentum_decay: float = field(default=4e-3, metadata={"least": 0.0, "most": 1e6})
     # Adagrad's: what its sum of squares starts from.
-    initial_accumulator_value: float = 0.0
+    initial_accumulator_value: float = field(default=0.0, metadata={"least": 0.0, "most": 1e9})
     # Gradient norm at the reference batch, scaled as the gradient's noise is; 0: no clipping.
-    clip_norm: float = 1.0
+    clip_norm: float = field(default=1.0, metadata={"least": 0.0, "most": 1e9})
     # Share of noise in the gradient's mean square at the reference batch (see scaling.noise). 1: nothing but
     # noise, the published square-root rule; below, lr grows faster than by sqrt(kappa).
-    noise_share: float = 1.0
+    noise_share: float = field(default=1.0, metadata={"least": 0.0, "most": 1.0})
     # Measure that share every so many steps, for `asr-emapl noise`; 0: never (see training.gradient_noise).
-    noise_every_steps: int = 0
+    noise_every_steps: int = field(default=0, metadata={"least": 0, "most": 2**31})
     # nominal: of batch.seconds. step: of each step's own audio; the loss is a mean over utterances, so that a
     # step with fewer of them then counts less, as it would with a sum.
     kappa: str = "nominal"

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -28,15 +28,15 @@ class DeviceConfig:
     # auto: CUDA where there is one, else the CPU.
     name: str = "auto"
     # Padded seconds of audio that one forward and backward pass may take.
-    max_seconds: float = 60.0
+    max_seconds: float = field(default=60.0, metadata={"above": 0.0, "most": 1e9})
     precision: str = "fp32"
     # CPU threads of each process; 0: torch's choice.
-    threads: int = 0
+    threads: int = field(default=0, metadata={"least": 0, "most": 65536})
     # none: each process holds the whole model (DDP); full: student, teacher, gradients and the optimizer's
     # state are divided over the processes (FSDP2), by the members of the model's ModuleLists.
     sharding: str = "none"
     # Several processes: one that holds up the others for so long is named, and all of them end; 0: never.
-    timeout_seconds: float = 600.0
+    timeout_seconds: float = field(default=600.0, metadata={"least": 0.0, "most": 1e6})
 
 
 def choose_device(name: str) -> torch.device:

@@ -176,7 +176,7 @@ def train(run: Run, devices: Devices, config: Path, overrides: Sequence[str]) ->
     """
     Path("runs").mkdir(exist_ok=True)
     log = run.folder.with_suffix(".log")
-    constant = ("schedule.decay_from_hours=-1", "checkpoint.keep=1", "device.threads=1")
+    constant = ("schedule.decay_from_hours=null", "checkpoint.keep=1", "device.threads=1")
     changes = (*constant, *overrides, *run.overrides, f"run_dir={run.folder}")
     command = [sys.executable, "-m", "asr_emapl", "train", "--config", str(config), *changes]
     # Repeats go on from the one seed run, with other seeds.
