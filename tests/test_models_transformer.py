@@ -164,6 +164,19 @@ def test_set_dropout_leaves_the_front_end() -> None:
     assert model.layerdrop == 0.1
 
 
+def test_a_rate_that_is_not_given_stays() -> None:
+    model = tiny(dropout=0.3, layerdrop=0.2)
+    model.set_dropout(layerdrop=0.5)
+    assert ([layer.dropout for layer in model.layers], model.layerdrop) == ([0.3] * 3, 0.5)
+    model.set_dropout(dropout=0.0, layerdrop=None)
+    assert ([layer.dropout for layer in model.layers], model.layerdrop) == ([0.0] * 3, 0.5)
+    model.set_dropout()
+    assert ([layer.dropout for layer in model.layers], model.layerdrop) == ([0.0] * 3, 0.5)
+    for rates in ({"dropout": 1.5}, {"layerdrop": -0.1}):
+        with pytest.raises(ValueError, match=r"lies outside \[0, 1\]"):
+            model.set_dropout(**rates)
+
+
 @NORMS
 def test_dropout_acts_in_training_only(norm: str) -> None:
     model = tiny(norm=norm, dropout=0.5, max_shift_seconds=0.0)

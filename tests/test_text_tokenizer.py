@@ -97,7 +97,16 @@ def test_letter_labels_are_the_alphabet_in_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("alphabet", "what"), [("", "empty"), ("ABCA", "'A' more than once"), ("A\n", "words are parted")]
+    ("alphabet", "what"),
+    [
+        ("", "empty"),
+        ("ABCA", "'A' more than once"),
+        ("A\n", "words are parted"),
+        ("A\x1b", "cannot be written"),
+        ("A\ud800", "cannot be written"),
+        ("AB" * 1_000_000, "'A', 'B' more than once"),
+    ],
+    ids=["empty", "repeated", "newline", "control", "surrogate", "long"],
 )
 def test_unusable_alphabets(alphabet: str, what: str) -> None:
     with pytest.raises(UserError, match=what):
@@ -217,3 +226,25 @@ def test_broken_files_are_errors_that_name_the_file(content: bytes, what: str, t
 def test_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         load_tokenizer(tmp_path / "none.json")
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_damaged_models_are_refused_or_work(data: st.DataObject) -> None:
+    """A checkpoint's: SentencePiece takes pieces that are not UTF-8, and stumbles over them later."""
+    model = bytearray(PIECES.model)
+    for place in data.draw(st.lists(st.integers(0, len(model) - 1), max_size=5)):
+        model[place] = data.draw(st.integers(0, 255))
+    try:
+        damaged = SentencePieceTokenizer(bytes(model[: data.draw(st.integers(0, len(model)))]))
+    except UserError:
+        return
+    assert len(damaged.surfaces) == damaged.vocabulary_size
+    damaged.decode(range(damaged.vocabulary_size))
+
+
+def test_a_piece_that_is_no_text_is_refused() -> None:
+    piece = next(piece for piece in PIECES.surfaces if len(piece) > 1).strip().encode()
+    assert PIECES.model.count(piece) > 0
+    with pytest.raises(UserError, match="not a SentencePiece model"):
+        SentencePieceTokenizer(PIECES.model.replace(piece, b"\xff" * len(piece)))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr_emapl.training import checkpoint_folder
-from asr_emapl.training.checkpoint import load
+from asr_emapl.training.checkpoint import load, save
 from asr_emapl.training.checkpoint_folder import CheckpointConfig, CheckpointFolder
 
 
@@ -129,6 +129,46 @@ def test_a_killed_writers_leftovers_go(tmp_path):
     (tmp_path / f".step-000000001.pt.{'7' * 32}.partial").write_bytes(b"half")
     CheckpointFolder(tmp_path, 1).write(2, state(2))
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000002.pt"]
+
+
+OTHERS = (
+    "step-final.pt",
+    "step-000000004-average.pt",
+    "step-00000004.pt",
+    "step-0000000\u0664\u0664.pt",
+    "step-000000099.pt.bak",
+    "step--00000001.pt",
+    "astep-000000099.pt",
+)
+
+
+def test_what_only_looks_like_a_checkpoint_is_neither_taken_nor_deleted(tmp_path):
+    folder = CheckpointFolder(tmp_path, keep=1)
+    folder.write(3, state(3))
+    for name in OTHERS:
+        save(tmp_path / name, state(99))
+    (tmp_path / "step-000000098.pt").mkdir()
+    (tmp_path / "step-000000097.pt").symlink_to(tmp_path / "nowhere.pt")
+    found = CheckpointFolder(tmp_path, keep=1).newest()
+    assert found is not None
+    assert found[1]["step"] == 3
+    before = {path.name for path in tmp_path.iterdir()}
+    for step in (4, 5, 6):
+        folder.write(step, state(step))
+    assert {path.name for path in tmp_path.iterdir()} == before - {"step-000000003.pt"} | {
+        "step-000000006.pt"
+    }
+
+
+def test_steps_are_in_the_order_of_numbers(tmp_path):
+    folder = CheckpointFolder(tmp_path, keep=9)
+    for step in (10**9 - 1, 10**10, 7):
+        save(folder.path(step), state(step))
+    assert [path.name for path in folder.paths()] == [
+        "step-000000007.pt",
+        "step-999999999.pt",
+        "step-10000000000.pt",
+    ]
 
 
 @given(st.lists(st.floats(), max_size=20))

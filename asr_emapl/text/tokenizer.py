@@ -17,7 +17,9 @@ import io
 import json
 import os
 import re
+import unicodedata
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -126,21 +128,30 @@ class LetterTokenizer(Tokenizer):
         alphabet: the letters, each once. The order is the order of the labels.
 
     Raises:
-        UserError: the alphabet is empty, repeats a letter, or has another whitespace than the space.
+        UserError: the alphabet is empty, repeats a letter, or has a control character, a surrogate, or
+            another whitespace than the space.
     """
 
     def __init__(self, alphabet: str = ALPHABET) -> None:
-        repeated = sorted({letter for letter in alphabet if alphabet.count(letter) > 1})
+        repeated = sorted(letter for letter, count in Counter(alphabet).items() if count > 1)
         other_spaces = sorted({letter for letter in alphabet if letter.isspace() and letter != " "})
+        # Control characters and halves of surrogate pairs, which no file or terminal takes as text.
+        unwritable = sorted({letter for letter in alphabet if unicodedata.category(letter) in ("Cc", "Cs")})
         if not alphabet:
             raise UserError("the alphabet of the letter tokenizer is empty: name its letters")
         if repeated:
             raise UserError(
-                f"the alphabet {alphabet!r} has {_quoted(repeated)} more than once: drop the repeats"
+                f"the alphabet {alphabet[:100]!r} has {_quoted(repeated[:_SHOWN_LETTERS])} more than once: "
+                "drop the repeats"
             )
         if other_spaces:
             raise UserError(
-                f"the alphabet {alphabet!r} has {_quoted(other_spaces)}: words are parted by ' ' only"
+                f"the alphabet {alphabet[:100]!r} has {_quoted(other_spaces)}: words are parted by ' ' only"
+            )
+        if unwritable:
+            raise UserError(
+                f"the alphabet {alphabet[:100]!r} has {_quoted(unwritable[:_SHOWN_LETTERS])}, which cannot "
+                "be written as text: drop them"
             )
         self.alphabet = alphabet
         self._label_of = {letter: label for label, letter in enumerate(alphabet, start=BLANK + 1)}
@@ -183,7 +194,9 @@ class SentencePieceTokenizer(Tokenizer):
             raise broken
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError as error:
+            self._pieces = [self._processor.id_to_piece(i) for i in range(self._processor.get_piece_size())]
+        # UnicodeDecodeError: bytes that are no text in a piece.
+        except (RuntimeError, UnicodeDecodeError) as error:
             raise broken from error
         self._unknown: int = self._processor.unk_id()
 
@@ -237,7 +250,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     @property
     def vocabulary_size(self) -> int:
-        return int(self._processor.get_piece_size()) + 1
+        return len(self._pieces) + 1
 
     def encode(self, text: str) -> list[int]:
         if SENTENCEPIECE_SPACE in text:  # would come back as a space
@@ -258,7 +271,7 @@ class SentencePieceTokenizer(Tokenizer):
         return _single_spaced(self._processor.decode(pieces))
 
     def _surfaces(self) -> list[str]:
-        pieces = [self._processor.id_to_piece(i) for i in range(self.vocabulary_size - 1)]
+        pieces = list(self._pieces)
         pieces[self._unknown] = ""
         return ["", *(piece.replace(SENTENCEPIECE_SPACE, " ") for piece in pieces)]
 
