@@ -31,7 +31,8 @@ class BatchConfig:
 
     # Padded seconds of audio a step; "auto": world size x device.max_seconds.
     seconds: float | int | str = 60.0
-    # The batch that the hyper-parameters were tuned at; kappa = seconds / reference_seconds.
+    # Padded seconds of the batch that the hyper-parameters were tuned at. kappa is the mean unpadded audio of
+    # a step at `seconds` over that of a step at `reference_seconds`.
     reference_seconds: float = 60.0
     # Other batches later on, as [from_hours, seconds] pairs (Progressive Scaling).
     progressive: list[list[float]] = field(default_factory=list)
