@@ -23,7 +23,7 @@ from asr_emapl.limits import out_of_range
 from asr_emapl.models.contract import ModelConfig
 from asr_emapl.outputs import write
 from asr_emapl.pseudo_labels import PseudoLabelConfig
-from asr_emapl.scaling import ScheduleConfig
+from asr_emapl.scaling import ScalingPlan, ScheduleConfig
 from asr_emapl.scaling.progressive import BatchSchedule
 from asr_emapl.training.checkpoint_folder import CheckpointConfig
 from asr_emapl.training.optimizer import OptimizerConfig
@@ -93,11 +93,19 @@ class RunConfig:
         except ValueError as error:
             raise UserError(f"batch.progressive: {error}") from error
 
-    def kappa(self, world_size: int, hours: float = 0.0) -> float:
-        """Batch over reference batch, once `hours` of audio have been consumed."""
-        if not 0.0 < self.batch.reference_seconds < math.inf:
+    def nominal_scaling(self, world_size: int) -> ScalingPlan:
+        """kappa by padded seconds, for as long as the corpora are not read; a run has `Corpora.scaling`.
+
+        Raises:
+            UserError: as `batches`, or batch.reference_seconds is not positive or gives no kappa.
+        """
+        reference, batches = float(self.batch.reference_seconds), self.batches(world_size)
+        if not 0.0 < reference < math.inf:
             raise UserError(f"batch.reference_seconds must be positive, not {self.batch.reference_seconds}")
-        return self.batches(world_size).seconds(hours) / self.batch.reference_seconds
+        try:
+            return ScalingPlan.nominal(batches, reference)
+        except ValueError as error:
+            raise UserError(f"batch.reference_seconds {reference:g}: {error}") from error
 
 
 _MAX_INTERPOLATIONS = 16

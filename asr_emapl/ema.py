@@ -23,7 +23,10 @@ LEAST_SHARE = 2.0**14
 
 @dataclass
 class TeacherConfig:
-    """State the memory one way: the half-life, or the paper's rho at the reference batch."""
+    """State the memory one way: the half-life, or the paper's rho at the reference batch.
+
+    Where methods take `reference_audio`, it is the mean unpadded audio of a reference step, in seconds.
+    """
 
     half_life_hours: float | None = field(default=None, metadata={"above": 0.0, "most": 1e9})
     rho: float | None = field(default=None, metadata={"above": 0.0, "most": 1.0})
@@ -31,10 +34,10 @@ class TeacherConfig:
     order: str = "post"
     # constant; or cosine: rho rises to 1 over the run, as in BYOL and DINO.
     schedule: str = "constant"
-    # step: each step counts its own audio, so that packing does not matter; nominal: batch.seconds, always.
+    # step: each step counts its own audio, so that packing does not matter; nominal: the mean audio of all.
     kappa: str = "step"
 
-    def half_life_seconds(self, reference_seconds: float) -> float:
+    def half_life_seconds(self, reference_audio: float) -> float:
         """The half-life in seconds of audio.
 
         Raises:
@@ -45,19 +48,19 @@ class TeacherConfig:
         if self.half_life_hours is not None:
             return self.half_life_hours * 3600.0
         assert self.rho is not None
-        return half_life_of(self.rho, reference_seconds)
+        return half_life_of(self.rho, reference_audio)
 
-    def half_life_over_audio(self, reference_seconds: float, total_seconds: float) -> HalfLife:
+    def half_life_over_audio(self, reference_audio: float, total_seconds: float) -> HalfLife:
         """What `EmaTeacher` takes: the half-life in seconds, or how it grows over a run of `total_seconds`.
 
         Raises:
             ValueError: as `half_life_seconds`, or an unknown schedule.
         """
-        half_life = self.half_life_seconds(reference_seconds)
+        half_life = self.half_life_seconds(reference_audio)
         if self.schedule == "constant":
             return half_life
         if self.schedule == "cosine":
-            return CosineHalfLife(momentum(half_life, reference_seconds), reference_seconds, total_seconds)
+            return CosineHalfLife(momentum(half_life, reference_audio), reference_audio, total_seconds)
         raise ValueError(f"teacher.schedule {self.schedule!r} is neither 'constant' nor 'cosine'")
 
 

@@ -363,7 +363,7 @@ def test_kappa_is_batch_over_reference(plain):
     config = load_config(plain, ["batch.seconds=240", "batch.reference_seconds=60"])
     for world_size in (1, 8):
         assert config.batches(world_size).first == 240.0
-        assert config.kappa(world_size) == 4.0
+        assert config.nominal_scaling(world_size).kappa() == 4.0
 
 
 def test_an_auto_batch_grows_with_the_hardware(plain):
@@ -371,7 +371,7 @@ def test_an_auto_batch_grows_with_the_hardware(plain):
         plain, ["batch.seconds=auto", "device.max_seconds=30", "batch.reference_seconds=120"]
     )
     assert [config.batches(n).first for n in (1, 2, 8)] == [30.0, 60.0, 240.0]
-    assert [config.kappa(n) for n in (1, 4, 8)] == [0.25, 1.0, 2.0]
+    assert [config.nominal_scaling(n).kappa() for n in (1, 4, 8)] == [0.25, 1.0, 2.0]
 
 
 def test_a_batch_written_with_an_exponent_is_a_number(tmp_path):
@@ -383,7 +383,7 @@ def test_a_batch_written_with_an_exponent_is_a_number(tmp_path):
 def test_a_batch_that_is_none(seconds):
     config = RunConfig()
     config.batch.seconds = seconds
-    for ask in (config.batches, config.kappa):
+    for ask in (config.batches, config.nominal_scaling):
         with pytest.raises(UserError, match=r"batch\.seconds"):
             ask(1)
 
@@ -393,4 +393,4 @@ def test_a_reference_batch_that_is_none(seconds):
     config = RunConfig()
     config.batch.reference_seconds = seconds
     with pytest.raises(UserError, match=r"batch\.reference_seconds"):
-        config.kappa(1)
+        config.nominal_scaling(1).kappa()

@@ -28,7 +28,7 @@ def test_every_config_loads(path: Path) -> None:
     from asr_emapl.models.contract import build_model
 
     config = load_config(path)
-    assert config.kappa(world_size=1) > 0.0
+    assert config.nominal_scaling(1).kappa() > 0.0
     assert config.teacher.half_life_seconds(config.batch.reference_seconds) > 0.0
     assert config.data.labelled
     assert config.data.validation
@@ -63,7 +63,7 @@ def test_published_setting_is_the_one_recorded() -> None:
 
     config = load_config(PUBLISHED)
     assert config.batch.reference_seconds == 8 * 290
-    assert config.kappa(world_size=8) == 1.0
+    assert config.nominal_scaling(8).kappa() == 1.0
     assert config.teacher.half_life_seconds(config.batch.reference_seconds) / 3600 == pytest.approx(
         4467, abs=1
     )

@@ -34,7 +34,7 @@ def scan(tmp_path, monkeypatch):
 def resolved(run: Run):
     """The run as the trainer sees it, and its kappa."""
     config = load_config(QUICKSTART, run.overrides)
-    return config, config.kappa(1)
+    return config, config.nominal_scaling(1).kappa()
 
 
 def rho_per_step(config, kappa):

@@ -56,8 +56,8 @@ def numbers(text):
 def test_the_whole_table_at_four_times_the_batch():
     rows, warnings = dry_run(run_config(), 400.0)
     assert rows == [
-        Row("batch (s of audio)", "100", "400", "given"),
-        Row("kappa", "1", "4", "batch / reference batch"),
+        Row("batch (padded s)", "100", "400", "given"),
+        Row("kappa", "1", "4", "nominal: batch / reference batch, padded"),
         Row("teacher rho per step", "0.9999", "0.9996001", "rho ** kappa"),
         Row("teacher half-life (h of audio)", "192.5", "192.5", "unchanged: counted in audio"),
         Row("teacher half-life (steps)", "6,931", "1,733", "same audio: / kappa"),
@@ -76,7 +76,7 @@ def test_the_whole_table_at_four_times_the_batch():
 WORDS = {
     "given": lambda x, k: x * k,
     "kappa lr": lambda x, k: x * k,
-    "batch / reference batch": lambda x, k: x * k,
+    "nominal: batch / reference batch, padded": lambda x, k: x * k,
     "sqrt(kappa) lr": lambda x, k: x * math.sqrt(k),
     "sqrt(kappa) wd, so that lr wd grows by kappa": lambda x, k: x * math.sqrt(k),
     "eps / sqrt(kappa)": lambda x, k: x / math.sqrt(k),
@@ -159,7 +159,7 @@ def test_epochs_where_the_manifests_are_there(tmp_path):
     assert epoch_hours(config) == 7.5
     assert epoch_hours(replace(config, pseudo_labels=PseudoLabelConfig(strategy="none"))) == 2.0
     assert epoch_hours(replace(config, data=replace(data, unlabelled=["nowhere.jsonl"]))) == 0.0
-    rows = {row.name: row for row in dry_run(config, 400.0, 7.5)[0]}
+    rows = {row.name: row for row in dry_run(config, 400.0, epoch_hours=7.5)[0]}
     row = rows["teacher half-life (epochs)"]
     assert row.reference == row.scaled == "25.67"
     assert row.rule == "unchanged: passes over 7.5 h"
@@ -199,7 +199,7 @@ def test_few_steps_keep_their_fraction_and_many_their_separators():
 
 def test_a_large_batch_is_not_written_as_a_power_of_ten():
     rows, _ = table(run_config(), 37_120.0)
-    assert rows["batch (s of audio)"].scaled == "37120"
+    assert rows["batch (padded s)"].scaled == "37120"
     assert rows["kappa"].scaled == "371.2"
 
 

@@ -71,13 +71,18 @@ def scale(
 ) -> None:
     """Show what another batch does to every hyper-parameter, before anything runs.
 
+    kappa is measured on the training manifests: the mean unpadded audio of a step at this batch over that at
+    the reference batch. If a manifest is missing, kappa is nominal, that is by padded seconds.
+
     Example: `asr-emapl scale --config conf/mini.yaml --batch-seconds 480`
     """
     from asr_emapl.config import load_config
-    from asr_emapl.training.dry_run import dry_run, epoch_hours
+    from asr_emapl.training.corpora import Corpora
+    from asr_emapl.training.dry_run import at_batch, dry_run, epoch_hours
 
     run = load_config(config, overrides or [])
-    rows, warnings = dry_run(run, batch_seconds, epoch_hours(run))
+    scaling = Corpora.measure(at_batch(run, batch_seconds), world_size=1)
+    rows, warnings = dry_run(run, batch_seconds, scaling, epoch_hours(run))
     if as_json:
         print(json.dumps({"rows": [vars(row) for row in rows], "warnings": warnings}, indent=2))
         return

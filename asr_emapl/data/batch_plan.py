@@ -36,7 +36,8 @@ class BatchConfig:
 
     # Padded seconds of audio per step; "auto": world size x device.max_seconds.
     seconds: float | int | str = field(default=60.0, metadata={"above": 0.0, "most": 1e9})
-    # The batch that the hyper-parameters were tuned at; kappa = seconds / reference_seconds.
+    # Padded seconds of the batch that the hyper-parameters were tuned at. kappa is the mean unpadded audio of
+    # a step at `seconds` over that of a step at `reference_seconds`.
     reference_seconds: float = field(default=60.0, metadata={"above": 0.0, "most": 1e9})
     # Other batches later on, as [from_hours, seconds] pairs (Progressive Scaling).
     progressive: list[list[float]] = field(default_factory=list, metadata={"least": 0.0, "most": 1e9})

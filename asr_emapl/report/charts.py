@@ -36,7 +36,7 @@ def chart_groups(runs: Sequence[Run]) -> list[ChartGroup]:
         ChartGroup(
             "scaling",
             "Learning rate and teacher",
-            "kappa, which scales the optimizer, is the batch that was asked for over the reference batch; "
+            "kappa, which scales the optimizer, is the mean audio of a step over that of a reference step; "
             "rho is the teacher's momentum in a step, by the audio that was in it.",
             _scaling(runs),
         ),

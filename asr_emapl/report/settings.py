@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from asr_emapl.errors import UserError
 from asr_emapl.report.run import Run
 
 if TYPE_CHECKING:
+    from asr_emapl.config import RunConfig
+    from asr_emapl.scaling import ScalingPlan
     from asr_emapl.training.dry_run import Row
 
 
@@ -53,16 +56,31 @@ def scaled(run: Run) -> Scaled | None:
     try:
         config = config_from_dict(run.config, str(run.folder / "config.yaml"))
         told = [step["kappa"] for step in run.steps[-1:] if "kappa" in step]
-        if config.batch.seconds == "auto" and not told:
-            return Scaled(run, [], [], "batch.seconds is auto, and the log does not say which it was")
-        # A single step's kappa is not the run's where it changes with the step's audio.
-        if told and config.optimizer.kappa != "step":
+        if config.batch.seconds == "auto":
+            if not told:
+                return Scaled(run, [], [], "batch.seconds is auto, and the log does not say which it was")
+            # As if batches of both sizes had the same share of padding.
             seconds = told[0] * config.batch.reference_seconds
         else:
             seconds = config.batches(1).seconds(run.hours)
-        return Scaled(run, *dry_run(config, seconds))
+        # A single step's kappa is not the run's where it changes with the step's audio.
+        scaling = _measured(run, config, seconds) if told and config.optimizer.kappa != "step" else None
+        return Scaled(run, *dry_run(config, seconds, scaling))
     except UserError as error:
         return Scaled(run, [], [], str(error))
+
+
+def _measured(run: Run, config: RunConfig, seconds: float) -> ScalingPlan | None:
+    """kappa as logged, and the mean audio of the steps that had it last; None of a single step."""
+    from asr_emapl.scaling import BatchSchedule, ScalingPlan
+
+    kappa = run.steps[-1]["kappa"]
+    last = [step["hours"] for step in takewhile(lambda step: step.get("kappa") == kappa, reversed(run.steps))]
+    if len(last) < 2 or not last[0] > last[-1]:
+        return None
+    audio = 3600.0 * (last[0] - last[-1]) / (len(last) - 1)
+    reference = float(config.batch.reference_seconds)
+    return ScalingPlan(BatchSchedule(seconds), reference, {seconds: audio, reference: audio / kappa})
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

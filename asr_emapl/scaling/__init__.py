@@ -9,6 +9,7 @@ and nothing but torch is imported: use it for any model that has a moving averag
 from asr_emapl.scaling.averages import half_life, momentum, scale_batch_norm_momentum, scale_momentum
 from asr_emapl.scaling.clock import AudioClock
 from asr_emapl.scaling.noise import gain, scale_clip_norm, scale_noise_share
+from asr_emapl.scaling.plan import ScalingPlan
 from asr_emapl.scaling.progressive import BatchSchedule, carry_over
 from asr_emapl.scaling.rules import scale_hyperparameters
 from asr_emapl.scaling.schedule import Schedule, ScheduleConfig
@@ -16,6 +17,7 @@ from asr_emapl.scaling.schedule import Schedule, ScheduleConfig
 __all__ = [
     "AudioClock",
     "BatchSchedule",
+    "ScalingPlan",
     "Schedule",
     "ScheduleConfig",
     "carry_over",

@@ -45,9 +45,14 @@ class BatchSchedule:
         return min((start for start, _ in self.changes if start > hours), default=math.inf)
 
     @property
+    def all(self) -> tuple[float, ...]:
+        """The batches in order."""
+        return (self.first, *(seconds for _, seconds in self.changes))
+
+    @property
     def smallest(self) -> float:
         """Of all batches: no utterance may be longer."""
-        return min(self.first, *(seconds for _, seconds in self.changes)) if self.changes else self.first
+        return min(self.all)
 
 
 def carry_over(

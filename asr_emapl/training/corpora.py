@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -18,7 +19,9 @@ from asr_emapl.config import RunConfig
 from asr_emapl.data.loader import Corpus, DataConfig, StepDataset, within_limits
 from asr_emapl.data.manifest import Utterance, read_manifest, report
 from asr_emapl.data.mix import Blend, MixPlan
+from asr_emapl.data.step_audio import mean_step_audio
 from asr_emapl.errors import UnreachableError, UserError
+from asr_emapl.scaling import ScalingPlan
 from asr_emapl.text.tokenizer import Tokenizer
 from asr_emapl.training.resume import Contents, contents
 
@@ -49,8 +52,12 @@ class Corpora:
     contents: Contents = field(default_factory=dict)
 
     @staticmethod
-    def read(config: RunConfig, tokenizer: Tokenizer, world_size: int) -> Corpora:
+    def read(config: RunConfig, tokenizer: Tokenizer | None, world_size: int) -> Corpora:
         """Read the manifests that the config names; the unlabelled ones only if they are used.
+
+        Args:
+            tokenizer: None: only the lengths of the training data are wanted. Texts and validation data are
+                not read, no audio file is opened.
 
         Raises:
             UserError: a manifest is wrong, none is named, nothing is within the limits, a text has letters
@@ -59,11 +66,11 @@ class Corpora:
         notes: list[str] = []
         blended: dict[str, Blended] = {}
         hashes: Contents = {}
-        perturb = _perturbation(config.perturb)
+        perturb = _perturbation(config.perturb) if tokenizer else None
         limit = min(config.data.max_seconds, _fitting(config), config.batches(world_size).smallest)
 
         def read(kind: str, paths: list[str], with_text: bool) -> Corpus:
-            whole, manifests = [], []
+            whole, manifests, with_text = [], [], with_text and tokenizer is not None
             for path in paths:
                 key = f"data.{kind}" + (f", {path}" if len(paths) > 1 else "")
                 whole.append(read_manifest(path, require_text=with_text))
@@ -73,6 +80,8 @@ class Corpora:
             blended[kind] = _blend(kind, manifests, config.data)
             hashes[kind] = contents(whole, apart=len(blended[kind].sizes) > 1)
             utterances = [u for manifest in manifests for u in manifest]
+            if tokenizer is None:
+                return Corpus(utterances, None)
             corpus = Corpus(utterances, _encode(utterances, tokenizer) if with_text else None)
             notes.extend(_rate_notes(f"data.{kind}", corpus))
             return corpus
@@ -86,9 +95,8 @@ class Corpora:
             notes.append(
                 "data.unlabelled is not used, since pseudo_labels.strategy is none (set it to ema to use it)"
             )
-        splits = {
-            name: read_manifest(path, require_text=True) for name, path in config.data.validation.items()
-        }
+        validation = config.data.validation if tokenizer else {}
+        splits = {name: read_manifest(path, require_text=True) for name, path in validation.items()}
         return Corpora(labelled, unlabelled, splits, blended, perturb, notes, hashes)
 
     @property
@@ -96,6 +104,17 @@ class Corpora:
         """Utterances of one pass over each kind, "labelled" and "unlabelled"."""
         unlabelled = len(self.unlabelled.utterances) if self.unlabelled else 0
         return {"labelled": len(self.labelled.utterances), "unlabelled": unlabelled}
+
+    @staticmethod
+    def measure(config: RunConfig, world_size: int) -> ScalingPlan | None:
+        """kappa over a run, from the lengths of its corpora alone; None if a manifest is not there yet.
+
+        Raises:
+            UserError: a manifest that is there cannot be read, or has nothing that fits the batch.
+        """
+        if not manifests_present(config):
+            return None
+        return Corpora.read(config, None, world_size).scaling(config, world_size)
 
     def plan(self, config: RunConfig, batch_seconds: float) -> MixPlan:
         """The order of global batches of `batch_seconds`."""
@@ -118,6 +137,20 @@ class Corpora:
             round(config.pseudo_labels.start_hours * 3600 * SAMPLE_RATE_HZ),
         )
 
+    def scaling(self, config: RunConfig, world_size: int) -> ScalingPlan:
+        """kappa over the run, from the audio of steps over these corpora. The same on every rank.
+
+        Raises:
+            UserError: no utterance fits the reference batch.
+        """
+        batches, reference = config.batches(world_size), float(config.batch.reference_seconds)
+        mix = self.plan(config, batches.smallest)
+        try:
+            audio = {s: mean_step_audio(mix, s) for s in {reference, *batches.all}}
+        except ValueError as error:
+            raise UserError(f"batch.reference_seconds: {error}; raise it to tell kappa") from error
+        return ScalingPlan(batches, reference, audio)
+
     def dataset(self, config: RunConfig, rank: int, world_size: int) -> StepDataset:
         """What decodes one rank's share of each global batch."""
         return StepDataset(
@@ -131,6 +164,14 @@ class Corpora:
             rank=rank,
             world_size=world_size,
         )
+
+
+def manifests_present(config: RunConfig) -> list[str]:
+    """The manifests that the run learns from; none if one of them is not there yet."""
+    used = [*config.data.labelled]
+    if config.pseudo_labels.strategy != "none":
+        used += config.data.unlabelled
+    return used if all(Path(path).is_file() for path in used) else []
 
 
 def _blend(kind: str, manifests: list[list[Utterance]], config: DataConfig) -> Blended:

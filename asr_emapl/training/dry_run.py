@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from asr_emapl.config import RunConfig
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.errors import UserError
-from asr_emapl.scaling import half_life, momentum
+from asr_emapl.scaling import ScalingPlan, half_life, momentum
+from asr_emapl.training.corpora import manifests_present
 
 # The rule is of first order in kappa (1 - rho); from here on the table comes with a warning.
 FIRST_ORDER_LIMIT = 0.1
@@ -65,27 +65,41 @@ class Row:
 
 @dataclass(frozen=True)
 class _Batches:
-    """The two batches in seconds of audio, and the teacher's half-life in the same unit."""
+    """Mean audio of a step at the two batches in seconds, and the teacher's half-life in the same unit."""
 
-    reference: float
-    scaled: float
+    scaling: ScalingPlan
     half_life: float
 
     @property
+    def reference(self) -> float:
+        return self.scaling.reference_audio
+
+    @property
+    def scaled(self) -> float:
+        return self.scaling.step_audio(0.0)
+
+    @property
     def kappa(self) -> float:
-        return self.scaled / self.reference
+        return self.scaling.kappa()
+
+    def padded(self, audio: float) -> float:
+        """About the batch, in padded seconds, at which a step has so much audio."""
+        return audio * self.scaling.batches.first / self.scaled
 
     def steps(self, hours: float) -> tuple[float, float]:
         """Optimizer steps in so many hours of audio, at either batch."""
         return hours * 3600.0 / self.reference, hours * 3600.0 / self.scaled
 
 
-def dry_run(config: RunConfig, batch_seconds: float, epoch_hours: float = 0.0) -> tuple[list[Row], list[str]]:
+def dry_run(
+    config: RunConfig, batch_seconds: float, scaling: ScalingPlan | None = None, epoch_hours: float = 0.0
+) -> tuple[list[Row], list[str]]:
     """What changes, and what does not, when a run's batch becomes `batch_seconds`.
 
     Args:
         config: of the run; its own `batch.seconds` plays no part, the reference is `batch.reference_seconds`.
         batch_seconds: audio of one optimizer step over all ranks, padding included.
+        scaling: that knows the unpadded audio of a step at this batch and at the reference; None: nominal.
         epoch_hours: audio in all training manifests; 0: unknown, and no epochs in the table.
 
     Returns:
@@ -95,7 +109,7 @@ def dry_run(config: RunConfig, batch_seconds: float, epoch_hours: float = 0.0) -
         UserError: a batch that is not positive and finite, a config whose teacher or optimizer is not valid,
             or a rule that has no answer at this batch.
     """
-    batches = _batches(config, batch_seconds)
+    batches = _batches(config, batch_seconds, scaling)
     group, clip_norm = config.optimizer.scaled(batches.kappa)
     rows = _batch_rows(batches)
     if epoch_hours > 0.0:
@@ -105,7 +119,7 @@ def dry_run(config: RunConfig, batch_seconds: float, epoch_hours: float = 0.0) -
     warnings = [
         _beyond_first_order(config, batches),
         _short_half_life(config, batches),
-        *_small_betas(config, group),
+        *_small_betas(config, batches, group),
         _short_warmup(config, batches),
     ]
     return rows, [warning for warning in warnings if warning]
@@ -117,40 +131,53 @@ def epoch_hours(config: RunConfig) -> float:
     Raises:
         UserError: a manifest that is there cannot be read.
     """
-    used = [*config.data.labelled]
-    if config.pseudo_labels.strategy != "none":
-        used += config.data.unlabelled
-    if not all(Path(path).is_file() for path in used):
-        return 0.0
-    return sum(u.duration for path in used for u in read_manifest(path)) / 3600.0
+    return sum(u.duration for path in manifests_present(config) for u in read_manifest(path)) / 3600.0
 
 
-def _batches(config: RunConfig, batch_seconds: float) -> _Batches:
+def at_batch(config: RunConfig, batch_seconds: float) -> RunConfig:
+    """The config of a run that has this batch from beginning to end.
+
+    Raises:
+        UserError: a batch that is not positive and finite.
+    """
     if not (math.isfinite(batch_seconds) and batch_seconds > 0.0):
         raise UserError(f"the batch must be a positive number of seconds, not {batch_seconds:g}")
-    # The config judges its reference batch itself.
-    kappa = replace(config, batch=replace(config.batch, seconds=batch_seconds)).kappa(world_size=1)
-    reference = float(config.batch.reference_seconds)
-    if not (math.isfinite(kappa) and kappa > 0.0):
-        raise UserError(
-            f"batch.reference_seconds {reference:g} gives no kappa for a batch of {batch_seconds:g} s"
-        )
+    return replace(config, batch=replace(config.batch, seconds=float(batch_seconds), progressive=[]))
+
+
+def _batches(config: RunConfig, batch_seconds: float, scaling: ScalingPlan | None) -> _Batches:
+    nominal = at_batch(config, batch_seconds).nominal_scaling(world_size=1)
+    if scaling is not None:
+        try:
+            scaling = replace(scaling, batches=nominal.batches)
+        except ValueError as error:
+            raise UserError(f"batch: {error}") from error
+    scaling = scaling or nominal
+    reference = scaling.reference_audio
     try:
         half_life_s = config.teacher.half_life_seconds(reference)
         # Asked for the sake of its judgement: a half-life that is not positive has no momentum.
         momentum(half_life_s, reference)
     except ValueError as error:
         raise UserError(f"teacher: {error}") from error
-    return _Batches(reference, float(batch_seconds), half_life_s)
+    return _Batches(scaling, half_life_s)
 
 
 def _batch_rows(batches: _Batches) -> list[Row]:
     hours = _number(batches.half_life / 3600.0)
     rho, scaled_rho = (momentum(batches.half_life, s) for s in (batches.reference, batches.scaled))
     steps, scaled_steps = batches.steps(batches.half_life / 3600.0)
+    scaling = batches.scaling
+    audio = Row("audio of a step (s)", _number(batches.reference), _number(batches.scaled), "mean, unpadded")
     return [
-        Row("batch (s of audio)", _number(batches.reference), _number(batches.scaled), "given"),
-        Row("kappa", "1", _number(batches.kappa), "batch / reference batch"),
+        Row("batch (padded s)", _number(scaling.reference), _number(scaling.batches.first), "given"),
+        *([audio] if scaling.measured else []),
+        Row(
+            "kappa",
+            "1",
+            _number(batches.kappa),
+            "audio / reference audio" if scaling.measured else "nominal: batch / reference batch, padded",
+        ),
         Row("teacher rho per step", _momentum(rho), _momentum(scaled_rho), "rho ** kappa"),
         Row("teacher half-life (h of audio)", hours, hours, "unchanged: counted in audio"),
         Row("teacher half-life (steps)", _count(steps), _count(scaled_steps), "same audio: / kappa"),
@@ -187,7 +214,6 @@ def _optimizer_rows(config: RunConfig, group: dict[str, Any], clip_norm: float) 
 
 
 def _step_rows(config: RunConfig, batches: _Batches) -> list[Row]:
-    # Batches hold at most so much audio, padding included: a run takes these steps or a few more.
     periods = {"steps in the whole run": config.hours, "warm-up steps": config.schedule.warmup_hours}
     if config.pseudo_labels.strategy != "none":
         periods["steps before pseudo-labels"] = config.pseudo_labels.start_hours
@@ -213,10 +239,10 @@ def _beyond_first_order(config: RunConfig, batches: _Batches) -> str | None:
     lag, scaled_lag = rho / (1.0 - rho), kappa * scaled_rho / (1.0 - scaled_rho)
     change = scaled_lag / lag - 1.0 if lag > 0.0 else 0.0
     enough = half_life(1.0 - FIRST_ORDER_LIMIT / max(kappa, 1.0), batches.reference)
-    remedy = _longer_half_life(config, enough)
+    remedy = _longer_half_life(config, batches, enough)
     largest = FIRST_ORDER_LIMIT / (1.0 - rho) * batches.reference
     if largest > batches.reference:
-        remedy = f"stay at or below {_below(largest)} s, or {remedy}"
+        remedy = f"stay at or below {_below(batches.padded(largest))} s, or {remedy}"
     return (
         f"kappa (1 - rho) is {_number(kappa * (1.0 - rho))}, above {FIRST_ORDER_LIMIT:g}: rho ** kappa holds "
         f"to first order only, and the teacher's lag behind the student is {abs(change):.1%} "
@@ -231,9 +257,10 @@ def _short_half_life(config: RunConfig, batches: _Batches) -> str | None:
     reference_steps, steps = batches.steps(batches.half_life / 3600.0)
     if steps >= SHORT_HALF_LIFE_STEPS * (1.0 - ROUNDING):
         return None
-    remedy = _longer_half_life(config, SHORT_HALF_LIFE_STEPS * batches.scaled)
+    remedy = _longer_half_life(config, batches, SHORT_HALF_LIFE_STEPS * batches.scaled)
     if reference_steps >= SHORT_HALF_LIFE_STEPS:
-        remedy = f"stay at or below {_below(batches.half_life / SHORT_HALF_LIFE_STEPS)} s, or {remedy}"
+        largest = batches.padded(batches.half_life / SHORT_HALF_LIFE_STEPS)
+        remedy = f"stay at or below {_below(largest)} s, or {remedy}"
     return (
         f"the teacher's half-life is {_count(steps)} updates ({_count(reference_steps)} at the reference "
         f"batch), fewer than {SHORT_HALF_LIFE_STEPS:,}: Kaizen (Manohar et al. 2021) reports collapse below "
@@ -242,14 +269,14 @@ def _short_half_life(config: RunConfig, batches: _Batches) -> str | None:
     )
 
 
-def _small_betas(config: RunConfig, group: dict[str, Any]) -> list[str]:
+def _small_betas(config: RunConfig, batches: _Batches, group: dict[str, Any]) -> list[str]:
     optimizer = config.optimizer
     warnings = []
     for i, (beta, scaled) in enumerate(zip(optimizer.betas, group.get("betas", ()), strict=False)):
         if scaled >= SMALL_BETA * (1.0 - ROUNDING) or beta < SMALL_BETA:
             continue
         # In power form a beta is a momentum like any other: 1/2 is left of it after its half-life.
-        seconds = config.batch.reference_seconds
+        seconds = batches.padded(batches.reference)
         linear = optimizer.beta_form == "linear"
         largest = SMALL_BETA / (1.0 - beta) * seconds if linear else half_life(beta, seconds)
         warnings.append(
@@ -272,12 +299,12 @@ def _short_warmup(config: RunConfig, batches: _Batches) -> str | None:
     )
 
 
-def _longer_half_life(config: RunConfig, seconds: float) -> str:
+def _longer_half_life(config: RunConfig, batches: _Batches, seconds: float) -> str:
     """Advice in terms of the key that the config states the half-life with."""
     if config.teacher.half_life_hours is not None:
         return f"lengthen teacher.half_life_hours to {_above(seconds / 3600.0)}"
     # The limit keeps an absurd batch from asking for a teacher that never moves.
-    share = max(1e-15, 1.0 - momentum(seconds, config.batch.reference_seconds))
+    share = max(1e-15, 1.0 - momentum(seconds, batches.reference))
     return f"raise teacher.rho to {_momentum(1.0 - float(_below(share)))}"
 
 

@@ -47,8 +47,8 @@ class OptimizerConfig:
     noise_share: float = field(default=1.0, metadata={"least": 0.0, "most": 1.0})
     # Measure that share every so many steps, for `asr-emapl noise`; 0: never (see training.gradient_noise).
     noise_every_steps: int = field(default=0, metadata={"least": 0, "most": 2**31})
-    # nominal: of batch.seconds. step: of each step's own audio; the loss is a mean over utterances, so that a
-    # step with fewer of them then counts less, as it would with a sum.
+    # nominal: of the mean audio of a step at this batch. step: of each step's own audio; the loss is a mean
+    # over utterances, so that a step with fewer of them then counts less, as it would with a sum.
     kappa: str = "nominal"
     # full: the optimizer's rule; none: leave all as it is (to see what that does).
     rule: str = "full"

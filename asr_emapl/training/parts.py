@@ -9,8 +9,9 @@ from asr_emapl.config import RunConfig
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.errors import UserError
 from asr_emapl.pseudo_labels import EmaLabels, OracleLabels, Strategy
-from asr_emapl.scaling import BatchSchedule, Schedule
+from asr_emapl.scaling import BatchSchedule, ScalingPlan, Schedule
 from asr_emapl.text.tokenizer import Tokenizer, load_tokenizer
+from asr_emapl.training.optimizer import OptimizerConfig
 
 
 def read_tokenizer(config: RunConfig) -> Tokenizer:
@@ -34,10 +35,8 @@ def require_scalable(config: RunConfig, world_size: int) -> BatchSchedule:
             "optimizer.noise_every_steps: noise is measured in whole gradients, which no process has with "
             "device.sharding=full; set it to 0, or sharding to none"
         )
-    batches, reference = config.batches(world_size), config.batch.reference_seconds
-    for seconds in (batches.first, *(later for _, later in batches.changes)):
-        config.kappa(world_size)
-        config.optimizer.scaled(seconds / reference)
+    batches = config.batches(world_size)
+    require_rule(config.optimizer, config.nominal_scaling(world_size))
     varies = batches.changes or config.optimizer.kappa == "step"
     if varies and config.optimizer.beta_form == "linear" and config.optimizer.rule == "full":
         raise UserError(
@@ -45,6 +44,16 @@ def require_scalable(config: RunConfig, world_size: int) -> BatchSchedule:
             "use beta_form=power with batch.progressive and optimizer.kappa=step"
         )
     return batches
+
+
+def require_rule(optimizer: OptimizerConfig, scaling: ScalingPlan) -> None:
+    """Require that the optimizer's rule has an answer at each batch of the run.
+
+    Raises:
+        UserError: it has none.
+    """
+    for kappa in scaling.kappas:
+        optimizer.scaled(kappa)
 
 
 def read_schedule(config: RunConfig) -> Schedule:

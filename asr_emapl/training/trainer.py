@@ -36,6 +36,7 @@ from asr_emapl.training.parts import (
     read_schedule,
     read_tokenizer,
     require_dropout_switch,
+    require_rule,
     require_scalable,
     switch_dropout,
 )
@@ -85,8 +86,12 @@ class Trainer:
         self.checkpoints = CheckpointFolder(self.folder / "checkpoints", config.checkpoint.keep)
         self.tokenizer = read_tokenizer(config)
         self.batches = require_scalable(config, world.size)
+        self.corpora = Corpora.read(config, self.tokenizer, world.size)
+        config.checkpoint.require(self.corpora.validation)
+        self.scaling = self.corpora.scaling(config, world.size)
+        require_rule(config.optimizer, self.scaling)
         # Of the optimizer's state; `_enter_stage` brings it to that of the batch in force.
-        self.kappa = config.kappa(world.size)
+        self.kappa = self.scaling.kappa()
         self.schedule = read_schedule(config)
         self.clock, self.step, self.position = AudioClock(SAMPLE_RATE_HZ), 0, MixPosition()
         self.stop = StopRequest(world)
@@ -96,13 +101,11 @@ class Trainer:
         # Whether the validation of the last step, after which the run was saved, is still to be made.
         self.validation_due = False
         log_lines = self._restore()
-        self.corpora = Corpora.read(config, self.tokenizer, world.size)
         self.position, self.contents, notes = resume.require_contents(
             self.resumed.get("contents", {}), self.corpora.contents, self.position, allowed=allow_changes
         )
         self.notes += self.corpora.notes + notes
         self.guard = Guard(**self.corpora.sizes)
-        config.checkpoint.require(self.corpora.validation)
         rates = logged_validation(self.folder, log_lines, self.step) if self.validation_due else None
         rates = world.gather(rates)[0]
         self.validation_due = self.validation_due and rates is None
@@ -143,7 +146,7 @@ class Trainer:
         self.optimizer = build_optimizer(model, config.optimizer, self.kappa)
         try:
             half_life = config.teacher.half_life_over_audio(
-                config.batch.reference_seconds, 3600.0 * config.hours
+                self.scaling.reference_audio, 3600.0 * config.hours
             )
             self.teacher = EmaTeacher(model, half_life, follower, order=config.teacher.order)
         except ValueError as error:
@@ -229,12 +232,11 @@ class Trainer:
         """Take the batch in force, with its hyper-parameters."""
         if self.config.optimizer.kappa == "step":
             return  # each step takes its own
-        kappa = self.config.kappa(self.world.size, self.clock.hours)
+        kappa = self.scaling.kappa(self.clock.hours)
         changed = kappa != self.kappa
         self._scale_optimizer(kappa)
         if changed:
-            seconds = self.batches.seconds(self.clock.hours)
-            self.log.say(f"from {self.clock.hours:.3f} h on: batch {seconds:g} s, kappa {kappa:g}")
+            self.log.say(f"from {self.clock.hours:.3f} h on: {self._batch_in_words()}")
             self._advise()
 
     def _scale_optimizer(self, kappa: float) -> None:
@@ -264,7 +266,7 @@ class Trainer:
             switch_dropout(student, config)
         seconds = batch.samples / SAMPLE_RATE_HZ
         if config.optimizer.kappa == "step":
-            self._scale_optimizer(seconds / config.batch.reference_seconds)
+            self._scale_optimizer(self.scaling.kappa_of(seconds))
         # In the middle of the step's audio: else warm-up would waste a first step and lag at a large batch.
         middle = self.clock.hours + batch.samples / (7200 * SAMPLE_RATE_HZ)
         rate = self.group["lr"] * self.schedule.factor(middle)
@@ -273,7 +275,7 @@ class Trainer:
         student.train()
         every = config.optimizer.noise_every_steps
         if config.teacher.kappa == "nominal":
-            seconds = self.batches.seconds(self.clock.hours)
+            seconds = self.scaling.step_audio(self.clock.hours)
         in_force = {
             "lr": rate,
             "rho": self.teacher.rho(seconds, 3600.0 * middle),
@@ -321,17 +323,23 @@ class Trainer:
         self.log.say(
             f"{self.folder}: {parameters / 1e6:.2f} M parameters, "
             f"{self.world.size} x {self.world.device.type}, "
-            f"batch {self.batches.seconds(self.clock.hours):g} s, "
-            f"kappa {self.config.kappa(self.world.size, self.clock.hours):g}, "
+            f"{self._batch_in_words()}, "
             f"teacher half-life {self.teacher.half_life / 3600:g} h, from {self.clock.hours:.3f} h of audio"
         )
         self._advise()
 
+    def _batch_in_words(self) -> str:
+        hours = self.clock.hours
+        seconds, audio = self.batches.seconds(hours), self.scaling.step_audio(hours)
+        return (
+            f"batch {seconds:g} s ({audio:.4g} s of audio on average), kappa {self.scaling.kappa(hours):.4g}"
+        )
+
     def _advise(self) -> None:
         """Say where the rule leaves its range; at the reference batch there is no rule to leave."""
-        kappa = self.config.kappa(self.world.size, self.clock.hours)
-        if kappa != 1.0 and self.config.optimizer.rule == "full":
-            for warning in dry_run(self.config, self.batches.seconds(self.clock.hours))[1]:
+        hours = self.clock.hours
+        if self.scaling.kappa(hours) != 1.0 and self.config.optimizer.rule == "full":
+            for warning in dry_run(self.config, self.batches.seconds(hours), self.scaling)[1]:
                 self.log.say(f"warning: {warning}")
 
     # Stopping and going on.

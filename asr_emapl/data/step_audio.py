@@ -1,0 +1,65 @@
+"""The unpadded audio of a step, on average: how much a batch of so many padded seconds really has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from asr_emapl.audio import SAMPLE_RATE_HZ
+from asr_emapl.data.batch_plan import BatchPlan
+from asr_emapl.data.mix import Blend, MixPlan
+
+# Chapters that are looked at in each corpus: random parts of it, so that a few stand for all.
+_CHAPTERS = 4
+
+
+def mean_step_audio(mix: MixPlan, batch_seconds: float) -> float:
+    """Mean unpadded seconds of a step over the corpora of `mix`, at a batch of `batch_seconds`.
+
+    Of labelled and unlabelled steps together, in their ratio once pseudo-labels have begun. It depends on the
+    lengths of the utterances, their weights and the batch: not on the run's seed, its length or its place,
+    nor on the world size. It takes a few seconds at most for any size of corpus. Utterances longer than the
+    batch are left out, as they are in a run at that batch.
+
+    Raises:
+        ValueError: every utterance is longer than the batch.
+    """
+    limit = round(batch_seconds * SAMPLE_RATE_HZ)
+    labelled = _mean_over_blend(mix.labelled, limit)
+    if mix.unlabelled is None:
+        return labelled / SAMPLE_RATE_HZ
+    # As much audio in other steps takes other numbers of them.
+    steps = 1.0 / labelled + mix.ratio / _mean_over_blend(mix.unlabelled, limit)
+    return (1.0 + mix.ratio) / steps / SAMPLE_RATE_HZ
+
+
+def _mean_over_blend(blend: Blend, batch_samples: int) -> float:
+    audio = steps = 0.0
+    for plan, weight in zip(blend.plans, blend.weights, strict=True):
+        fitting = plan.samples[plan.samples <= batch_samples]
+        if len(fitting):
+            measured = replace(
+                plan, samples=fitting, batch_samples=batch_samples, seed=0, curriculum_epochs=0
+            )
+            audio += weight
+            steps += weight / _mean(measured)
+    if not steps:
+        raise ValueError(f"every utterance is longer than {batch_samples / SAMPLE_RATE_HZ:g} s")
+    return audio / steps
+
+
+def _mean(plan: BatchPlan) -> float:
+    """Samples of a batch, over some chapters; of small corpora, over some passes."""
+    samples = [
+        int(plan.samples[batch].sum())
+        for epoch, number in _places(plan.chapters)
+        for batch in plan.chapter(epoch, number).batches
+    ]
+    return float(np.mean(samples))
+
+
+def _places(chapters: int) -> Iterator[tuple[int, int]]:
+    for i in range(_CHAPTERS):
+        yield divmod(i, chapters)
