@@ -114,7 +114,7 @@ def watched(loader: DataLoader[T], desk: Desk) -> Generator[T, None, None]:
         # Left to the garbage collector, torch's loader may close its queues before it says good-bye through
         # them. A process that reads from a dead disk hears nothing, and ignores the SIGTERM that torch sends
         # in the end: the interpreter would wait for it.
-        late = threading.Timer(PATIENCE_S, lambda: [p.kill() for p in processes])
+        late = threading.Timer(PATIENCE_S, kill, [processes])
         late.start()
         try:
             items._shutdown_workers()  # type: ignore[attr-defined]
