@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -114,16 +114,10 @@ def watched(loader: DataLoader[T], desk: Desk) -> Generator[T, None, None]:
         # Left to the garbage collector, torch's loader may close its queues before it says good-bye through
         # them. A process that reads from a dead disk hears nothing, and ignores the SIGTERM that torch sends
         # in the end: the interpreter would wait for it.
-        late = threading.Timer(PATIENCE_S, _signal_kill, [processes])
+        late = threading.Timer(PATIENCE_S, kill, [processes])
         late.start()
         try:
             items._shutdown_workers()  # type: ignore[attr-defined]
         finally:
             late.cancel()
             kill(processes)
-
-
-def _signal_kill(processes: Sequence[BaseProcess]) -> None:
-    """Without waiting for them: another thread does."""
-    for process in processes:
-        process.kill()
