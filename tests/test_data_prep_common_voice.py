@@ -74,7 +74,7 @@ def test_faults_are_reported_or_left_out_and_counted(corpus: Path, tmp_path: Pat
     assert head == "train: 6 faults (mend them, or --leave-out these utterances):"
     expected = {
         3: "absent.mp3: no such audio file",
-        4: "empty.mp3: not decodable",
+        4: "empty.mp3: 0 bytes",
         5: "cut.mp3: breaks off",
         6: "an empty transcript",
         7: "its text holds '1489'",

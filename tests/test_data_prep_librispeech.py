@@ -171,7 +171,7 @@ def test_one_report_of_all_that_is_wrong(corpus: Path, tmp_path: Path) -> None:
         "8-8-0000.flac: has no transcript",
         "6-1-0000.flac: breaks off before its header says",
         "6-2.trans.txt: empty, for 2 audio files",
-        "6-3-0000.flac: not decodable",
+        "6-3-0000.flac: 0 bytes",
         "empty: holds no utterances",
     ]
     found = report_of(corpus, tmp_path / "out")

@@ -579,7 +579,7 @@ def test_audio_mended_behind_the_whole_shards_lets_it_go_on(manifest: Path, tmp_
     write_manifest(source, good)
     for content in (b"", b"RIFF and then nothing"):
         bad.write_bytes(content)
-        with pytest.raises(UserError, match=r"bad\.wav: not decodable"):
+        with pytest.raises(UserError, match=r"bad\.wav: (0 bytes|not decodable)"):
             pack(source, tmp_path / "out", ShardConfig(mib=SMALL))
         assert not (tmp_path / "out" / "train.jsonl").exists()
     write_manifest(source, good[:-1])

@@ -16,7 +16,8 @@ _NOTE = b"SIGINT: saving, then ending; a second SIGINT ends this process at once
 class StopRequest:
     """While this context lasts, SIGTERM and the first SIGINT are remembered and end nothing.
 
-    A second SIGINT ends the process at once, even where it waits for another process.
+    A second SIGINT ends the process at once, even where it waits for another process. After a signal, SIGTERM
+    stays ignored when the context ends, since the process is then about to end by itself.
 
     Attributes:
         signal: that was received, on any process; known once `made` returned True.
@@ -36,7 +37,9 @@ class StopRequest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            # A launcher that ends a job may send SIGTERM again while this process, already saved, is ending.
+            ends = number == signal.SIGTERM and self._received is not None
+            signal.signal(number, signal.SIG_IGN if ends else handler)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         if self._received is None:
