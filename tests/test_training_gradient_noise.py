@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -71,14 +72,39 @@ def test_the_square_norm_of_gradients(sizes):
 
 
 def test_a_reading_restates_its_share():
-    reading = NoiseReading(share=0.5, batch_seconds=48.0, reference_seconds=12.0, steps=10)
+    reading = NoiseReading(share=0.5, interval=None, batch_seconds=48.0, reference_seconds=12.0, steps=10)
     assert reading.noise_scale_seconds == 48.0
     assert reading.reference_share == pytest.approx(48.0 / (48.0 + 12.0))
-    assert NoiseReading(1.0, 12.0, 12.0, 1).noise_scale_seconds == float("inf")
+    assert NoiseReading(1.0, None, 12.0, 12.0, 1).noise_scale_seconds == float("inf")
     records = [{"gradient_noise": [1.0, 4.0]}, {"loss": 3.0}, {"gradient_noise": [3.0, 4.0]}]
     assert read(records, 12.0, 12.0).share == 0.5
     with pytest.raises(UserError, match="noise_every_steps"):
         read([{"loss": 1.0}], 12.0, 12.0)
+
+
+def test_the_large_gradients_of_the_beginning_do_not_decide_alone():
+    """A tenth of the run has a hundred times the gradient and little noise; the rest is almost all noise."""
+    early = [{"gradient_noise": [10.0, 100.0]}] * 20
+    late = [{"gradient_noise": [0.95, 1.0]}] * 180
+    reading = read(early + late, 12.0, 12.0)
+    assert reading.share == pytest.approx(0.9 * 0.95 + 0.1 * 0.1)
+    low, high = reading.interval
+    assert low < reading.share < high <= 1.0
+    steady = read(late, 12.0, 12.0)
+    assert steady.interval == pytest.approx((0.95, 0.95))
+    assert read(late[:9], 12.0, 12.0).interval is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_interval_narrows_with_more_steps_and_holds_the_share(seed):
+    rng = np.random.default_rng(seed)
+    widths = []
+    for count in (100, 10_000):
+        noisy = np.clip(0.8 + 0.3 * rng.standard_normal(count), 0.0, None)
+        low, high = read([{"gradient_noise": [v, 1.0]} for v in noisy.tolist()], 12.0, 12.0).interval
+        widths.append(high - low)
+        assert low - 0.05 < 0.8 < high + 0.05
+    assert widths[1] < 0.3 * widths[0]
 
 
 @pytest.mark.parametrize("held", ["device.max_seconds=6", "device.max_seconds=2"])

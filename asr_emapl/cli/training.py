@@ -94,9 +94,14 @@ def scale(
 @commands.command()
 def noise(
     run: Annotated[Path, typer.Argument(help="Run directory, trained with optimizer.noise_every_steps.")],
-    from_hours: Annotated[float, non_negative("Of audio: leave out what was before.")] = 0.0,
+    from_hours: Annotated[
+        float | None,
+        non_negative("Hours of audio to leave out at the beginning.", show_default="the warm-up"),
+    ] = None,
 ) -> None:
     """How much of the gradient is noise, and so how far the batch can still grow.
+
+    The share of noise is a mean over equal parts of the audio after the warm-up, with a 95 % interval.
 
     Example: `asr-emapl noise runs/mini --from-hours 20`
     """
@@ -105,13 +110,18 @@ def noise(
     from asr_emapl.training.log import read_steps
 
     config = load_config(run / "config.yaml")
-    steps = [step for step in read_steps(run) if step["hours"] >= from_hours]
+    begin = config.schedule.warmup_hours if from_hours is None else from_hours
+    steps = [step for step in read_steps(run) if step["hours"] >= begin]
     if config.batch.progressive or config.batch.seconds == "auto":
         raise UserError(f"{run}: noise is read from a run with one batch, batch.seconds")
-    reading = read(steps, config.batches(1).first, config.batch.reference_seconds)
+    seconds = config.batches(1).first
+    # By the kappa of the run, which counts unpadded audio; a single step's is not the run's.
+    kappas = [step["kappa"] for step in steps[-1:] if "kappa" in step and config.optimizer.kappa != "step"]
+    reading = read(steps, seconds, seconds / kappas[0] if kappas else config.batch.reference_seconds)
     batch, reference = f"at {reading.batch_seconds:g} s a step", f"at {reading.reference_seconds:g} s a step"
     rows = [
         ["noise in the gradient's mean square", f"{reading.share:.3f}", batch],
+        ["95 % interval", _interval_in_words(reading.interval), f"from {begin:g} h of audio on"],
         [
             "batch at which noise and gradient are equal",
             f"{reading.noise_scale_seconds:.4g} s",
@@ -121,6 +131,10 @@ def noise(
         ["measured steps", f"{reading.steps}", ""],
     ]
     print_table(["", "", ""], rows)
+
+
+def _interval_in_words(interval: tuple[float, float] | None) -> str:
+    return "unknown: too few steps" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
 
 
 @commands.command("check-model")

@@ -10,14 +10,20 @@ take a batch that would be one pass in two halves.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from asr_emapl.errors import UserError
 from asr_emapl.scaling import scale_noise_share
+from asr_emapl.scoring.student import student_quantile
+
+# Equal parts of the audio that a reading is the mean of, and the measured steps that each has at least.
+_PARTS, _STEPS_OF_A_PART = 10, 5
 
 
 @dataclass(frozen=True)
@@ -60,10 +66,13 @@ def square_norm(gradients: Iterable[Tensor | None]) -> float:
 class NoiseReading:
     """The mean over many steps, of which a single one says little.
 
-    `share` is the noise's part in the mean square of the gradient at the batch that was trained with.
+    `share` is the noise's part in the mean square of the gradient at the batch that was trained with: the
+    mean over equal parts of the audio, so that the large gradients of the beginning do not decide alone.
+    `interval` is Student's 95 % interval from those parts; None of fewer than two.
     """
 
     share: float
+    interval: tuple[float, float] | None
     batch_seconds: float
     reference_seconds: float
     steps: int
@@ -82,12 +91,33 @@ class NoiseReading:
 def read(records: Iterable[dict], batch_seconds: float, reference_seconds: float) -> NoiseReading:
     """The reading of the measured steps among a log's records.
 
+    Args:
+        batch_seconds, reference_seconds: mean unpadded audio of a step at this batch and at the reference.
+
     Raises:
         UserError: none was measured.
     """
     pairs = [r["gradient_noise"] for r in records if r.get("gradient_noise")]
+    # As many parts as keep enough steps for a ratio of means in each.
+    count = max(1, min(_PARTS, len(pairs) // _STEPS_OF_A_PART))
+    ends = [i * len(pairs) // count for i in range(count + 1)]
+    shares = [share for a, b in pairwise(ends) if (share := _share(pairs[a:b])) is not None]
+    if not shares:
+        raise UserError("no step with gradient noise: train with optimizer.noise_every_steps=50")
+    share = sum(shares) / len(shares)
+    return NoiseReading(share, _interval(shares, share), batch_seconds, reference_seconds, len(pairs))
+
+
+def _share(pairs: Sequence[Sequence[float]]) -> float | None:
+    """Mean variance over mean square, within [0, 1]; None where there is no gradient."""
     total = sum(mean_square for _, mean_square in pairs)
     if not total > 0.0:
-        raise UserError("no step with gradient noise: train with optimizer.noise_every_steps=50")
-    share = min(1.0, max(0.0, sum(variance for variance, _ in pairs) / total))
-    return NoiseReading(share, batch_seconds, reference_seconds, len(pairs))
+        return None
+    return min(1.0, max(0.0, sum(variance for variance, _ in pairs) / total))
+
+
+def _interval(shares: Sequence[float], mean: float) -> tuple[float, float] | None:
+    if len(shares) < 2:
+        return None
+    half = student_quantile(0.95, len(shares) - 1) * statistics.stdev(shares) / math.sqrt(len(shares))
+    return max(0.0, mean - half), min(1.0, mean + half)

@@ -24,6 +24,7 @@ from asr_emapl.running_mean import RunningMean
 from asr_emapl.scaling import AudioClock
 from asr_emapl.scaling.progressive import carry_over
 from asr_emapl.training import checkpoint, resume
+from asr_emapl.training.batch_norm import BatchNormMomenta
 from asr_emapl.training.checkpoint_folder import CheckpointFolder
 from asr_emapl.training.corpora import Corpora
 from asr_emapl.training.dry_run import dry_run
@@ -152,6 +153,7 @@ class Trainer:
         except ValueError as error:
             raise UserError(f"teacher: {error}") from error
         self.mean = RunningMean(model) if config.checkpoint.running_mean else None
+        self.batch_norm = BatchNormMomenta(model)
         self.features = LogMel(config.features).to(world.device)
         self.strategy = build_strategy(config, self.teacher, bf16=bf16)
         self.train_step = TrainStep(
@@ -267,6 +269,8 @@ class Trainer:
         seconds = batch.samples / SAMPLE_RATE_HZ
         if config.optimizer.kappa == "step":
             self._scale_optimizer(self.scaling.kappa_of(seconds))
+        if config.optimizer.rule == "full":
+            self.batch_norm.scale(self.kappa, len(batch.micro_batches))
         # In the middle of the step's audio: else warm-up would waste a first step and lag at a large batch.
         middle = self.clock.hours + batch.samples / (7200 * SAMPLE_RATE_HZ)
         rate = self.group["lr"] * self.schedule.factor(middle)
@@ -316,7 +320,7 @@ class Trainer:
         return False
 
     def _announce(self) -> None:
-        student = unwrap(self.student)
+        config, student = self.config, unwrap(self.student)
         parameters = sum(p.numel() for p in student.parameters())
         for note in self.notes:
             self.log.say(note)
@@ -326,6 +330,11 @@ class Trainer:
             f"{self._batch_in_words()}, "
             f"teacher half-life {self.teacher.half_life / 3600:g} h, from {self.clock.hours:.3f} h of audio"
         )
+        if len(self.batch_norm) and config.optimizer.rule == "full":
+            self.log.say(
+                f"batch norm: the momentum of {len(self.batch_norm)} layers is taken for that of a "
+                "reference step, and scaled as the teacher's"
+            )
         self._advise()
 
     def _batch_in_words(self) -> str:
