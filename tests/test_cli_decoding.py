@@ -245,3 +245,9 @@ def test_tune_lm_leaves_them_out_too(project, lossy, lm, tmp_path):
     assert result.exit_code == 1
     assert "left out: 2 utterances" in result.stderr
     assert result.stdout.replace("lossy.json", "whole.json") == told
+
+
+@needs_extra
+def test_an_output_without_a_name_is_refused(project, lm):
+    told = fail("tune-lm", *decoding(project, Path("unused"))[1:5], "--out", "", "--lm", lm, "--lexicon", lm)
+    assert "cannot be written" in told

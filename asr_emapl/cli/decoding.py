@@ -207,8 +207,9 @@ def tune_lm(
 
     lm_weights, word_bonuses = _numbers("--weights", weights), _numbers("--bonuses", bonuses)
     utterances = read_manifest(manifest, require_text=True)
-    picture = out.with_suffix(".png")
     config = BeamConfig(beam, lm, lexicon)
+    check_outputs([out])  # a place without a name has no picture beside it
+    picture = out.with_suffix(".png")
     check_outputs([out, picture], [manifest, *_model_files(checkpoint, config), *_audio(utterances)])
     recognizer = _recognizer(checkpoint, model, device, trust)
     search = _search(recognizer.tokenizer, config)
