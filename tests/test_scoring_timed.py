@@ -144,3 +144,12 @@ def test_nothing_but_ignored_segments(tmp_path: Path) -> None:
     (stm,) = write(tmp_path, stm="talk 1 x 0 1 ignore_time_segment_in_scoring\n")
     with pytest.raises(UserError, match="no transcripts"):
         read_transcripts(stm)
+
+
+def test_segments_of_the_same_times_are_both_scored(tmp_path: Path) -> None:
+    """Two speakers at once: one would take the place of the other."""
+    (tmp_path / "r.stm").write_text("talk 1 a 0.0 1.0 HELLO\ntalk 1 b 0.0 1.0 WORLD\n")
+    (tmp_path / "h.ctm").write_text("talk 1 0.1 0.2 HELLO\ntalk 1 1.4 0.2 WORLD\n")
+    references, hypotheses = read_pair(tmp_path / "r.stm", tmp_path / "h.ctm")
+    assert [r.text for r in references.values()] == ["HELLO", "WORLD"]
+    assert [hypotheses[name].text for name in references] == ["HELLO", "WORLD"]

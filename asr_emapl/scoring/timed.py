@@ -91,14 +91,23 @@ def parse_ctm(place: str | Path, lines: Sequence[Line]) -> list[TimedWord]:
 
 
 def segment_ids(segments: Sequence[Segment]) -> list[str]:
-    """A recording's name where it is one segment, else with the channel and the times in milliseconds."""
+    """A recording's name where it is one segment, else with the channel and the times in milliseconds.
+
+    Segments of the same times, of two speakers at once, are numbered from the second one on.
+    """
     count = Counter(segment.recording for segment in segments)
-    return [
+    names = [
         s.recording
         if count[s.recording] == 1
         else f"{s.recording}-{s.channel}-{round(1000 * s.begin):07d}-{round(1000 * s.end):07d}"
         for s in segments
     ]
+    seen: Counter[str] = Counter()
+    for i, name in enumerate(names):
+        seen[name] += 1
+        if seen[name] > 1:
+            names[i] = f"{name}-{seen[name]}"
+    return names
 
 
 def texts_of_recordings(words: Sequence[TimedWord]) -> dict[str, str]:
