@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from asr_emapl.errors import UserError
-from asr_emapl.scoring.recognised_formats import named_format, sniffed_format
+from asr_emapl.scoring.recognised_formats import TRN_LINE, named_format, sniffed_format
 from asr_emapl.scoring.transcripts import read_transcripts
 
 STM = ["rec A 1089 0.00 2.50 <o,f0> HELLO", "rec A spk 2.50 3.00 5 6"]
@@ -62,3 +63,10 @@ def test_files_of_any_name(tmp_path: Path) -> None:
     for name, lines, text in (("x.txt", STM, "HELLO"), ("y", CTM, "HELLO")):
         (tmp_path / name).write_text("\n".join(lines).replace("<ALT_BEGIN>", "X").replace("* *", "0.1 0.1"))
         assert text in " ".join(read_transcripts(tmp_path / name).values())
+
+
+def test_a_line_of_many_spaces_is_recognised_in_linear_time() -> None:
+    begin = time.process_time()
+    assert TRN_LINE.fullmatch(" " * 100_000) is None
+    assert TRN_LINE.fullmatch("A (B)  (u-1) ")["id"] == "u-1"
+    assert time.process_time() - begin < 5.0

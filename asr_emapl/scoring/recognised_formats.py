@@ -11,7 +11,8 @@ from asr_emapl.errors import UserError
 
 COMMENT = ";;"
 
-TRN_LINE = re.compile(r"(?P<text>.*?)\s*\((?P<id>[^()\s]+)\)\s*")
+# Greedy, since a search for the first parenthesis takes the square of a line's length in spaces.
+TRN_LINE = re.compile(r"(?P<text>.*)\((?P<id>[^()\s]+)\)\s*")
 
 _FORMAT_OF_ENDING = {
     "jsonl": "jsonl",

@@ -194,4 +194,4 @@ def _parse_trn(line: str) -> tuple[str, Transcript]:
     match = TRN_LINE.fullmatch(line)
     if match is None:
         raise BrokenLineError("no '(id)' at the end of the line, as trn files have it")
-    return match["id"], _marked(timed.untagged(match["text"]))
+    return match["id"], _marked(timed.untagged(match["text"].rstrip()))
