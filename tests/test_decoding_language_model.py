@@ -67,7 +67,12 @@ def test_an_interrupted_command_leaves_nothing_behind(tmp_path, number, status):
     out.mkdir()
     command = [sys.executable, "-m", "asr_emapl", "lm", "--text", str(tmp_path / "text")]
     # A group of its own, as a terminal's foreground job is; signalled alone, as by a scheduler.
-    process = subprocess.Popen([*command, "--out", str(out / "lm.arpa")], start_new_session=True)
+    process = subprocess.Popen(
+        [*command, "--out", str(out / "lm.arpa")],
+        start_new_session=True,
+        # A test run in the background has SIGINT ignored, and its children too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not any(out.glob(".lm.*/whole.arpa")) and not any(out.glob(".lm.*/text")):
         assert process.poll() is None
         time.sleep(0.01)

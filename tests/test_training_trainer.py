@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from asr_emapl.decoding.recognizer import Recognizer
 from asr_emapl.errors import UserError
 from asr_emapl.scoring.usage import read_usage
 from asr_emapl.training import checkpoint, checkpoint_folder
+from asr_emapl.training.corpora import Corpora
 from asr_emapl.training.phases import PHASES
 from asr_emapl.training.trainer import train
 
@@ -243,8 +245,15 @@ def test_sigterm_saves_and_the_same_command_goes_on(corpus, tmp_path, workers):
     assert (tmp_path / "run" / "log.jsonl").read_text() == (tmp_path / "whole" / "log.jsonl").read_text()
 
 
+def scaling(config):
+    """kappa as the run has it: by the mean unpadded audio of a step."""
+    return Corpora.measure(config, 1)
+
+
 def test_what_is_nominal_and_what_goes_by_the_step(corpus, tmp_path):
     """By default rho knows each step's own audio and the learning rate only the batch; both can be turned."""
+    mean = scaling(tiny_config(corpus)).reference_audio
+    assert mean < 6.0
     rates, momenta = {}, {}
     overrides = ("hours=0.006", "validation.every_hours=0", "checkpoint.every_hours=0")
     for name, turned in (("as_is", ()), ("turned", ("teacher.kappa=nominal", "optimizer.kappa=step"))):
@@ -253,12 +262,12 @@ def test_what_is_nominal_and_what_goes_by_the_step(corpus, tmp_path):
         rates[name], momenta[name] = [s["lr"] for s in steps], [s["rho"] for s in steps]
         hours = [s["hours"] for s in steps]
     assert set(rates["as_is"]) == {5e-3}
-    assert set(momenta["turned"]) == {0.5 ** (6.0 / (0.005 * 3600))}
+    assert momenta["turned"] == pytest.approx([0.5 ** (mean / (0.005 * 3600))] * len(hours))
     for before, after, lr, rho in zip(
         hours, hours[1:], rates["turned"][1:], momenta["as_is"][1:], strict=False
     ):
         seconds = 3600 * (after - before)
-        assert lr == pytest.approx(5e-3 * (seconds / 6.0) ** 0.5)
+        assert lr == pytest.approx(5e-3 * (seconds / mean) ** 0.5)
         assert rho == pytest.approx(0.5 ** (seconds / (0.005 * 3600)))
 
 
@@ -290,7 +299,10 @@ PROGRESSIVE = ("batch.seconds=3", "batch.reference_seconds=3", "batch.progressiv
 
 
 def test_a_progressive_batch_takes_its_hyper_parameters_from_the_reference(corpus, tmp_path, capsys):
-    train(tiny_config(corpus, f"run_dir={tmp_path / 'run'}", "device.max_seconds=3", *PROGRESSIVE))
+    config = tiny_config(corpus, f"run_dir={tmp_path / 'run'}", "device.max_seconds=3", *PROGRESSIVE)
+    train(config)
+    kappas = dict(zip((3, 6, 12), scaling(config).kappas, strict=True))
+    assert kappas == pytest.approx({3: 1.0, 6: 2.0, 12: 4.0}, rel=0.3)
     steps = [line for line in read_log(tmp_path / "run") if line["event"] == "step"]
     rates = {}
     for line, before in zip(steps[1:], steps, strict=False):
@@ -298,12 +310,12 @@ def test_a_progressive_batch_takes_its_hyper_parameters_from_the_reference(corpu
         seconds = 3 if hours < 0.006 else 6 if hours < 0.012 else 12
         assert (line["hours"] - hours) * 3600 <= seconds
         rates.setdefault(seconds, set()).add(line["lr"])
-        assert line["kappa"] == seconds / 3
+        assert line["kappa"] == kappas[seconds]
     assert {s: len(found) for s, found in rates.items()} == {3: 1, 6: 1, 12: 1}
     base = rates[3].pop()
-    assert rates[6].pop() == pytest.approx(base * 2**0.5)
-    assert rates[12].pop() == pytest.approx(base * 2.0)
-    assert "batch 12 s, kappa 4" in capsys.readouterr().out
+    assert rates[6].pop() == pytest.approx(base * kappas[6] ** 0.5)
+    assert rates[12].pop() == pytest.approx(base * kappas[12] ** 0.5)
+    assert f"kappa {kappas[12]:.4g}" in capsys.readouterr().out
 
 
 def test_a_run_that_scales_by_the_step_resumes_digit_for_digit(corpus, tmp_path):
@@ -331,7 +343,8 @@ def test_a_resume_at_another_batch_keeps_adams_bias_correction(corpus, tmp_path)
         torch.load(p, weights_only=True)["optimizer"]["state"][0]["step"].item() for p in (first, second)
     ]
     steps = torch.load(second, weights_only=True)["step"] - torch.load(first, weights_only=True)["step"]
-    assert counts[1] == counts[0] / 2 + steps
+    kappa = scaling(tiny_config(corpus, run, audio, "batch.seconds=6")).kappa()
+    assert counts[1] == pytest.approx(counts[0] / kappa + steps)
 
 
 def test_the_average_over_any_window_can_be_taken_afterwards(corpus, tmp_path):
@@ -486,8 +499,10 @@ def test_auto_batch_is_what_the_devices_hold(corpus, tmp_path, capsys):
         )
     )
     told = capsys.readouterr().out
-    assert "batch 12 s, kappa 2" in told
-    assert "warning: kappa (1 - rho) is 0.4126" in told
+    kappa = scaling(tiny_config(corpus, "batch.seconds=12")).kappa()
+    assert kappa == pytest.approx(2.0, rel=0.2)
+    assert re.search(rf"batch 12 s \([\d.]+ s of audio on average\), kappa {kappa:.4g}", told)
+    assert "warning: kappa (1 - rho) is 0." in told
     train(tiny_config(corpus, f"run_dir={tmp_path / 'reference'}", "hours=0.003"))
     assert "warning" not in capsys.readouterr().out
 
@@ -543,16 +558,17 @@ def test_a_schedule_goes_by_the_runs_own_clock(corpus, tmp_path):
         steps = [line for line in read_log(tmp_path / name) if line["event"] == "step"]
         # The last step may begin so near the end that rho is 1.
         half_lives[name] = [steps[0]["rho"], steps[-2]["rho"]]
-    assert half_lives["fresh"][0] < 0.85 < half_lives["fresh"][1] < 1.0
+    assert half_lives["fresh"][0] < 0.87 < half_lives["fresh"][1] < 1.0
     assert half_lives["seed"][1] < 1.0
     rising = [s["rho"] for s in read_log(tmp_path / "fresh") if s["event"] == "step"]
     assert rising == sorted(rising)
-    # A nominal step of 6 s: rho and the half-life say the same.
+    # A nominal step has the mean audio of all: rho and the half-life say the same.
+    mean = scaling(tiny_config(corpus)).reference_audio
     for line in read_log(tmp_path / "fresh"):
         if line["event"] == "step":
             # Infinite at the end, which JSON does not have.
             half_life = math.inf if line["half_life_hours"] is None else line["half_life_hours"]
-            assert line["rho"] == pytest.approx(0.5 ** (6.0 / 3600.0 / half_life))
+            assert line["rho"] == pytest.approx(0.5 ** (mean / 3600.0 / half_life))
 
 
 def test_a_later_batch_without_an_answer_is_refused_at_once(corpus, tmp_path):

@@ -52,7 +52,7 @@ def make_inputs(root: Path) -> None:
             "in/pieces.json",
         )
         _command("decode", "--checkpoint", "in/end.pt", "--manifest", "in/dev.jsonl", "--out", "in/hyp.jsonl")
-        if all(map(importlib.util.find_spec, ("flashlight", "kaldingram"))):
+        if all(map(importlib.util.find_spec, ("kenlm", "kaldingram"))):
             _command("lm", "--text", "in/text.txt", "--order", "2", "--out", "in/lm.arpa")
             search = {
                 "beam": 5,
@@ -60,6 +60,7 @@ def make_inputs(root: Path) -> None:
                 "lexicon": "in/lm.arpa",
                 "lm_weight": 1.0,
                 "word_bonus": 0.0,
+                "tokenizer": "",
             }
             Path("in/lm.json").write_text(json.dumps(search))
 
