@@ -11,12 +11,13 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from asr_emapl.json_text import parse_object
 from asr_emapl.scoring.run_log import read_log
 from asr_emapl.terminal import say
+from asr_emapl.text_files import raw_lines
 from asr_emapl.training.background_save import Saved
 from asr_emapl.training.line_file import LineFile
 from asr_emapl.training.skipped_steps import SkippedSteps
@@ -245,15 +246,19 @@ def logged_validation(folder: Path, lines: int, step: int) -> dict[str, float] |
     """The rates of the validation of `step`, if the line after the log's first `lines` lines has it.
 
     A process that was killed may have left that line in pieces.
+
+    Raises:
+        UserError: the log is not a regular file, or cannot be read.
     """
+    path = folder / "log.jsonl"
+    written = raw_lines(path, complete=True) if path.exists() else iter(())
+    line = next((line for number, line in written if number > lines), b"")
     try:
-        with (folder / "log.jsonl").open("rb") as file:
-            line = next(islice(file, lines, None), b"")
-        record = json.loads(line)
-        if (record["event"], record["step"]) != ("validation", step) or not line.endswith(b"\n"):
+        record = parse_object(line)
+        if (record["event"], record["step"]) != ("validation", step):
             return None
         return {name: math.nan if rate is None else float(rate) for name, rate in record["wer"].items()}
-    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
