@@ -18,6 +18,9 @@ from asr_emapl.models.dropout import dropout
 
 FRAME_SECONDS = 0.01
 
+# Layers, or frames of a kernel or a stride: beyond any use, so that no number in a file takes forever to build.
+_MOST = 10_000
+
 
 class TransformerCtc(nn.Module):
     """Conv front-end (kernel 7, stride 3, GLU), sinusoids with CAPE's global shift, transformer, CTC.
@@ -64,8 +67,8 @@ class TransformerCtc(nn.Module):
         if heads < 1 or dim < 1 or dim % heads or dim % 2:
             raise ValueError(f"dim {dim} must be even and a multiple of heads ({heads})")
         for name, value in {"layers": layers, "kernel": kernel, "stride": stride}.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
+            if not 1 <= value <= _MOST:
+                raise ValueError(f"{name} must be 1 to {_MOST:,}, not {value}")
         for name, share in {
             "frontend_dropout": frontend_dropout,
             "attention_dropout": attention_dropout,
