@@ -18,7 +18,7 @@ from asr_emapl.models.dropout import dropout
 
 FRAME_SECONDS = 0.01
 
-# Layers, or frames of a kernel or a stride: beyond any use, so that no number in a file takes forever to build.
+# Layers, or frames of a kernel or a stride: beyond any use. A larger number would take forever to build.
 _MOST = 10_000
 
 
