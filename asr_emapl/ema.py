@@ -112,7 +112,8 @@ class EmaTeacher:
         order: "post", "pre" or "midpoint"; the last two need `before_step` as well.
 
     Raises:
-        ValueError: names or shapes of the two modules differ; half_life is not positive; an unknown order.
+        ValueError: names or shapes of the two modules differ; `module` is not given and the student cannot be
+            copied; half_life is not positive; an unknown order.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class EmaTeacher:
         if not self.half_life > 0.0:
             raise ValueError(f"a teacher's half-life must be positive, not {self.half_life}")
         source = unwrap(student)
-        self.module = copy.deepcopy(source) if module is None else module
+        self.module = _copy(source) if module is None else module
         self.module.float().eval().requires_grad_(False)
         self.follow(source)
         self.reset()
@@ -259,6 +260,16 @@ def unwrap(module: nn.Module) -> nn.Module:
         if inner is None:
             return module
         module = inner
+
+
+def _copy(student: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(student)
+    except RuntimeError as error:
+        raise ValueError(
+            "copy.deepcopy fails for the student, as it does with torch.nn.utils.weight_norm: build a second one, "
+            "load the student's state_dict, and give it as `module`"
+        ) from error
 
 
 def _own(tensor: Tensor) -> Tensor:

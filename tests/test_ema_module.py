@@ -270,6 +270,12 @@ def test_weight_norm_through_a_module_handed_over():
     assert torch.allclose(teacher(x), x @ weight.T + teacher.module.bias, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_a_student_that_cannot_be_copied_is_refused_with_the_remedy():
+    with pytest.raises(ValueError, match="give it as `module`"):
+        EmaTeacher(weight_norm(nn.Linear(4, 3)), S)
+
+
 def test_weight_norm_as_a_parametrisation_needs_no_help():
     student = parametrizations.weight_norm(nn.Linear(4, 3))
     x = torch.randn(5, 4)

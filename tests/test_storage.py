@@ -114,3 +114,11 @@ def test_whatever_a_url_raises_is_an_oserror(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(OSError, match="RefusedError: no"):
         storage.read("memory://a")
     assert (len(calls), pauses) == (3, [1.0, 5.0])
+
+
+@pytest.mark.parametrize("url", ["reference://a::{}", "reference://a::file://{}", "REFERENCE://a::{}"])
+def test_files_of_references_are_refused(url: str, tmp_path: Path) -> None:
+    """Their templates are code, in a file that a manifest from elsewhere may name."""
+    (tmp_path / "refs.json").write_text('{"version": 1, "templates": {}, "gen": [], "refs": {"a": "hello"}}')
+    with pytest.raises(OSError, match="reference:// is not supported"):
+        storage.read(url.format(tmp_path / "refs.json"))

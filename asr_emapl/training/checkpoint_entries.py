@@ -35,7 +35,7 @@ def require_entries(state: Any) -> State:
     for name, check in _ENTRIES.items():
         if name in state:
             check(state[name], name)
-    return state  # type: ignore[no-any-return]
+    return state
 
 
 def require_run_entries(state: State) -> None:

@@ -113,7 +113,7 @@ def _kept_names(optimizer: torch.optim.Optimizer) -> set[str]:
     parameter = nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
     group = optimizer.param_groups[0] | {"params": [parameter], "fused": None, "foreach": None}
-    other = type(optimizer)([group])
+    other = type(optimizer)([group])  # type: ignore[call-arg]
     other.step()
     return set(other.state[parameter])
 
