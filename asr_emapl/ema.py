@@ -267,7 +267,7 @@ def _copy(student: nn.Module) -> nn.Module:
         return copy.deepcopy(student)
     except RuntimeError as error:
         raise ValueError(
-            "copy.deepcopy fails for the student, as it does with torch.nn.utils.weight_norm: build a second one, "
+            "copy.deepcopy fails for the student, as with torch.nn.utils.weight_norm: build a second, "
             "load the student's state_dict, and give it as `module`"
         ) from error
 
