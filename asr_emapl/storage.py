@@ -175,6 +175,10 @@ _descriptor = functools.lru_cache(maxsize=_OPEN_FILES)(_Descriptor)
 
 def _remote(url: str, action: Callable[[Any, str], _Result]) -> _Result:
     """The action on the URL's file system, tried again where the connection may be to blame."""
+    # Of chained URLs any link (reference://a::https://host/b.json). Such a file holds Jinja templates, which
+    # fsspec renders: a manifest from elsewhere shall not have them run.
+    if any(re.match("reference(:|$)", link) for link in url.lower().split("::")):
+        raise OSError("reference:// is not supported: name the file itself")
     for pause in (*_PAUSES_S, None):
         try:
             # fsspec keeps file systems, one set for each process.

@@ -199,3 +199,11 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
                 storage.read(place, 0, length)
     with pytest.raises(IsADirectoryError):
         storage.read(str(tmp_path))
+
+
+@pytest.mark.parametrize("url", ["reference://a::{}", "reference://a::file://{}", "REFERENCE://a::{}"])
+def test_files_of_references_are_refused(url: str, tmp_path: Path) -> None:
+    """Their templates are code, in a file that a manifest from elsewhere may name."""
+    (tmp_path / "refs.json").write_text('{"version": 1, "templates": {}, "gen": [], "refs": {"a": "hello"}}')
+    with pytest.raises(OSError, match="reference:// is not supported"):
+        storage.read(url.format(tmp_path / "refs.json"))
