@@ -15,20 +15,20 @@ from omegaconf.errors import OmegaConfBaseException
 from asr_emapl.audio.augment import AugmentConfig
 from asr_emapl.audio.features import FeatureConfig
 from asr_emapl.audio.perturb import PerturbConfig
+from asr_emapl.checkpoints.folder import CheckpointConfig
 from asr_emapl.data.batch_plan import BatchConfig
 from asr_emapl.data.loader import DataConfig
+from asr_emapl.distributed.process_group import DeviceConfig
 from asr_emapl.ema import TeacherConfig
 from asr_emapl.errors import UserError
 from asr_emapl.limits import out_of_range
 from asr_emapl.models.contract import ModelConfig
-from asr_emapl.outputs import write
 from asr_emapl.pseudo_labels import PseudoLabelConfig
 from asr_emapl.scaling import ScalingPlan, ScheduleConfig
 from asr_emapl.scaling.progressive import BatchSchedule
-from asr_emapl.training.checkpoint_folder import CheckpointConfig
+from asr_emapl.storage.outputs import write
+from asr_emapl.storage.yaml_text import parse_yaml, read_yaml, require_bounded
 from asr_emapl.training.optimizer import OptimizerConfig
-from asr_emapl.training.world import DeviceConfig
-from asr_emapl.yaml_text import parse_yaml, read_yaml, require_bounded
 
 
 @dataclass

@@ -36,7 +36,7 @@ from asr_emapl.audio.speed import Speed, SpeedConfig
 from asr_emapl.data.batch_plan import BatchConfig
 from asr_emapl.data.loader import Corpus, StepDataset, steps
 from asr_emapl.data.manifest import Utterance, read_manifest
-from asr_emapl.data.mix import Blend, MixPlan, MixPosition
+from asr_emapl.data.mixture import DataCursor, DataPlan, Mixture
 
 CPU = torch.device("cpu")
 BATCH_SECONDS = 200.0
@@ -159,8 +159,8 @@ def loaders(utterances: list[Utterance], count: int) -> dict[str, Callable[[], A
         )
         endless = steps(
             dataset,
-            MixPlan(Blend([BatchConfig().plan(corpus.samples, limit)])),
-            MixPosition(),
+            DataPlan(Mixture([BatchConfig().plan(corpus.samples, limit)])),
+            DataCursor(),
             workers=0,
             pin_memory=False,
         )

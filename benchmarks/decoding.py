@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asr_emapl.ctc import greedy
 from asr_emapl.data.manifest import read_manifest
-from asr_emapl.decoding import greedy
 from asr_emapl.decoding.beam import BeamConfig, BeamSearch
 from asr_emapl.decoding.lexicon import read_words
 from asr_emapl.decoding.recognizer import Recognizer

@@ -22,13 +22,13 @@ from timing import seconds_of
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.features import LogMel
 from asr_emapl.data.loader import MicroBatch, StepBatch
-from asr_emapl.data.mix import MixPosition
+from asr_emapl.data.mixture import DataCursor
+from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.pseudo_labels import EmaLabels, Labels, PseudoLabelConfig, Unlabelled
 from asr_emapl.training.optimizer import OptimizerConfig, build_optimizer
 from asr_emapl.training.step import TrainStep, to_device
-from asr_emapl.training.world import World
 
 # Options of the transformer; seconds of audio in a batch; seconds of an utterance; letters a second.
 MODELS: dict[str, tuple[dict[str, Any], float, float]] = {
@@ -62,7 +62,7 @@ def batch(seconds: float, each: float, labelled: bool) -> StepBatch:
     micro = MicroBatch([str(i) for i in range(count)], torch.randn(count, samples), lengths_B, texts)
     if torch.cuda.is_available():
         micro = micro.pin_memory()
-    return StepBatch(labelled, [micro], count * samples, MixPosition())
+    return StepBatch(labelled, [micro], count * samples, DataCursor())
 
 
 def build(options: dict[str, Any], device: torch.device, bf16: bool) -> TrainStep:
@@ -71,7 +71,7 @@ def build(options: dict[str, Any], device: torch.device, bf16: bool) -> TrainSte
     optimizer = build_optimizer(student, replace(OptimizerConfig(), lr=1e-4), kappa=1.0)
     teacher = EmaTeacher(student, half_life=3600.0)
     return TrainStep(
-        World(0, 1, device),
+        ProcessGroup(0, 1, device),
         LogMel().to(device),
         student,
         teacher,

@@ -33,13 +33,13 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.features import LogMel
 from asr_emapl.data.batch_plan import BatchPlan, Indices
 from asr_emapl.data.loader import MicroBatch, StepBatch
-from asr_emapl.data.mix import MixPosition
+from asr_emapl.data.mixture import DataCursor
+from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import ConvFrontEnd, Positions, TransformerCtc
 from asr_emapl.pseudo_labels import PseudoLabelConfig
 from asr_emapl.training.optimizer import OptimizerConfig, build_optimizer
 from asr_emapl.training.step import TrainStep
-from asr_emapl.training.world import World
 
 VOCABULARY, LETTERS_A_SECOND = 29, 14
 LEARNING_RATE = 1e-4
@@ -204,7 +204,7 @@ class OurStep:
         model = model.to(device).train()
         optimizer = build_optimizer(model, OptimizerConfig(lr=LEARNING_RATE), kappa=1.0)
         self.step = TrainStep(
-            World(0, 1, device),
+            ProcessGroup(0, 1, device),
             LogMel().to(device),
             model,
             EmaTeacher(model, half_life=3600.0),
@@ -218,7 +218,7 @@ class OurStep:
     def __call__(self, waveforms_BN: Tensor, samples_B: Tensor, texts: list[list[int]]) -> float:
         """One optimizer step; returns the loss."""
         micro = MicroBatch([str(i) for i in range(len(texts))], waveforms_BN, samples_B, texts)
-        return self.step(StepBatch(True, [micro], int(samples_B.sum()), MixPosition())).loss
+        return self.step(StepBatch(True, [micro], int(samples_B.sum()), DataCursor())).loss
 
 
 @dataclass

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from runs import losses
-from tiny import make_corpus, tiny_config
+from support.runs import losses
+from support.tiny import make_corpus, tiny_config
 
 from asr_emapl.audio.amplitude import MAX_AMPLITUDE, amplitude_fault
 from asr_emapl.audio.decode import read_audio, read_blocks

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from commands import call
-from loopback import Loopback, loopback
-from runs import losses, read_log
-from tiny import make_corpus, tiny_config
+from support.commands import call
+from support.loopback import Loopback, loopback
+from support.runs import losses, read_log
+from support.tiny import make_corpus, tiny_config
 
-from asr_emapl import storage
 from asr_emapl.audio import source
 from asr_emapl.audio.decode import probe, read_audio, read_blocks
 from asr_emapl.errors import UnreachableError, UserError
+from asr_emapl.storage import files as storage
 from asr_emapl.training.trainer import train
 
 pytest.importorskip("aiohttp")

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import typer
-from commands import call, fail, succeed
-from tiny import CONFIG, make_corpus
+from support.commands import call, fail, succeed
+from support.tiny import CONFIG, make_corpus
 from typer.testing import CliRunner
 
 from asr_emapl import __version__

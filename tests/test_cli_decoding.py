@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import soundfile
 from click.testing import Result
-from tiny import CONFIG, make_corpus
+from support.tiny import CONFIG, make_corpus
 from typer.testing import CliRunner
 
 from asr_emapl.cli import app, transcribing

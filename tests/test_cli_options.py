@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import call
+from support.commands import call
 
 NUMBERS = [
     ("decode", "--checkpoint c --manifest m --out o", "--max-seconds", "nan inf -1 1e400 x"),

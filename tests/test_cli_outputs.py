@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import soundfile
-from commands import call, fail, succeed
-from logged_runs import write_lines, write_run
-from tiny import CONFIG, make_corpus
+from support.commands import call, fail, succeed
+from support.logged_runs import write_lines, write_run
+from support.tiny import CONFIG, make_corpus
 
 from asr_emapl.audio.voice_activity import LevelOnly
 from asr_emapl.cli import transcribing

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from commands import call, fail, succeed
-from corpora import noise
+from support.commands import call, fail, succeed
+from support.corpora import noise
 
 from asr_emapl.data.manifest import read_manifest
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from logged_runs import write_lines, write_run
-from tiny import make_corpus, tiny_config
+from support.logged_runs import write_lines, write_run
+from support.tiny import make_corpus, tiny_config
 from typer.testing import CliRunner
 
 from asr_emapl.cli import app

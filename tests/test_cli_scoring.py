@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jiwer
 import pytest
-from commands import call, fail, succeed
+from support.commands import call, fail, succeed
 
 REFERENCES = {
     "u1": "THE CAT SAT ON THE MAT",

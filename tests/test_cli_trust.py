@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from commands import call, fail, succeed
-from tiny import make_corpus, tiny_config
+from support.commands import call, fail, succeed
+from support.tiny import make_corpus, tiny_config
 
 from asr_emapl.config import write_config
 from asr_emapl.data.manifest import read_manifest

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lengths import as_lists, librispeech_like, padded
+from support.lengths import as_lists, librispeech_like, padded
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.data.batch_plan import BatchConfig, BatchPlan, fitting
@@ -38,13 +38,13 @@ def test_each_utterance_comes_once_and_no_batch_exceeds_its_bound(
     lengths, limit, group, pool, padding, epoch, multiple, curriculum
 ):
     plan = BatchPlan(lengths, limit, 3, group, padding, pool, multiple, curriculum)
-    chapters = [plan.chapter(epoch, number) for number in range(plan.chapters)]
-    batches = [batch for chapter in chapters for batch in chapter.batches]
+    chunks = [plan.chunk(epoch, number) for number in range(plan.chunks)]
+    batches = [batch for chunk in chunks for batch in chunk.batches]
     assert as_lists(batches) == as_lists(plan.epoch(epoch))
     assert sorted(itertools.chain.from_iterable(as_lists(batches))) == list(range(len(lengths)))
     assert all(len(batch) > 0 for batch in batches)
-    for chapter in chapters:
-        for batch, groups, size in zip(chapter.batches, chapter.groups, chapter.padded, strict=True):
+    for chunk in chunks:
+        for batch, groups, size in zip(chunk.batches, chunk.groups, chunk.padded, strict=True):
             assert sum(groups) == len(batch)
             assert min(groups) > 0
             assert lengths[batch].sum() <= size <= limit
@@ -54,27 +54,27 @@ def test_each_utterance_comes_once_and_no_batch_exceeds_its_bound(
 @given(LENGTHS, st.integers(400, 3000), st.integers(1, 100))
 def test_the_audio_consumed_is_counted_without_padding(lengths, limit, pool):
     plan = BatchPlan(lengths, limit, pool=pool)
-    chapters = [plan.chapter(0, number) for number in range(plan.chapters)]
-    for chapter in chapters:
-        audio = [int(lengths[batch].sum()) for batch in chapter.batches]
-        assert chapter.consumed.tolist() == list(itertools.accumulate(audio))
-    assert sum(int(chapter.consumed[-1]) for chapter in chapters) == lengths.sum()
+    chunks = [plan.chunk(0, number) for number in range(plan.chunks)]
+    for chunk in chunks:
+        audio = [int(lengths[batch].sum()) for batch in chunk.batches]
+        assert chunk.consumed.tolist() == list(itertools.accumulate(audio))
+    assert sum(int(chunk.consumed[-1]) for chunk in chunks) == lengths.sum()
 
 
 @given(LENGTHS, st.integers(0, 2**40), st.integers(0, 1000), st.integers(1, 30))
 def test_a_plan_is_a_pure_function(lengths, seed, epoch, pool):
-    """Any chapter is the same whatever was asked for before it."""
+    """Any chunk is the same whatever was asked for before it."""
     one, other = (BatchPlan(lengths, 1000, seed=seed, pool=pool) for _ in range(2))
     one.epoch(epoch + 1)
     whole = as_lists(one.epoch(epoch))
-    last = as_lists(other.chapter(epoch, other.chapters - 1).batches)
+    last = as_lists(other.chunk(epoch, other.chunks - 1).batches)
     assert whole[-len(last) :] == last
 
 
 def test_chapters_are_alike_in_size():
     plan = BatchPlan(np.full(1001, 10), 100, pool=100)
-    sizes = [sum(map(len, plan.chapter(0, n).batches)) for n in range(plan.chapters)]
-    assert plan.chapters == 10
+    sizes = [sum(map(len, plan.chunk(0, n).batches)) for n in range(plan.chunks)]
+    assert plan.chunks == 10
     assert set(sizes) == {100, 101}
 
 
@@ -83,7 +83,7 @@ def test_another_batch_has_the_same_chapters():
     lengths = librispeech_like(500)
     for number in range(5):
         small, large = (
-            BatchPlan(lengths, seconds * SAMPLE_RATE_HZ, seed=2, pool=100).chapter(3, number)
+            BatchPlan(lengths, seconds * SAMPLE_RATE_HZ, seed=2, pool=100).chunk(3, number)
             for seconds in (30, 400)
         )
         assert set(np.concatenate(small.batches)) == set(np.concatenate(large.batches))
@@ -174,18 +174,18 @@ def test_no_utterance_is_an_error():
 
 
 def test_index_at_finds_the_batch_that_comes_next():
-    chapter = BatchPlan(librispeech_like(300), 60 * SAMPLE_RATE_HZ).chapter(0, 0)
-    assert chapter.index_at(0) == 0
-    assert [chapter.index_at(int(c)) for c in chapter.consumed] == list(range(1, len(chapter.batches) + 1))
-    assert chapter.index_at(int(chapter.consumed[4]) - 1) == 4
+    chunk = BatchPlan(librispeech_like(300), 60 * SAMPLE_RATE_HZ).chunk(0, 0)
+    assert chunk.index_at(0) == 0
+    assert [chunk.index_at(int(c)) for c in chunk.consumed] == list(range(1, len(chunk.batches) + 1))
+    assert chunk.index_at(int(chunk.consumed[4]) - 1) == 4
 
 
 # Groups: of about the same length, and of other utterances in every pass.
 
 
 def padding_share(lengths, seconds, config):
-    chapter = config.plan(lengths, seconds * SAMPLE_RATE_HZ).chapter(0, 0)
-    return 1.0 - lengths.sum() / sum(chapter.padded)
+    chunk = config.plan(lengths, seconds * SAMPLE_RATE_HZ).chunk(0, 0)
+    return 1.0 - lengths.sum() / sum(chunk.padded)
 
 
 def pairs_that_meet_again(lengths, plan):
@@ -247,24 +247,24 @@ def test_utterances_of_equal_length_are_in_random_order():
 def test_a_large_batch_is_made_of_reference_batches(clean_100, kappa):
     """So it holds utterances of all lengths, and exactly kappa times the audio of a reference batch."""
     config = BatchConfig(reference_seconds=290)
-    one, more = (config.plan(clean_100, k * 290 * SAMPLE_RATE_HZ).chapter(0, 0) for k in (1, kappa))
+    one, more = (config.plan(clean_100, k * 290 * SAMPLE_RATE_HZ).chunk(0, 0) for k in (1, kappa))
     assert set(map(len, one.groups)) == {1}
     assert max(map(len, more.groups)) == kappa
-    mean = [np.diff(chapter.consumed, prepend=0).mean() for chapter in (one, more)]
+    mean = [np.diff(chunk.consumed, prepend=0).mean() for chunk in (one, more)]
     assert mean[1] / mean[0] == pytest.approx(kappa, rel=0.02)
-    spread = [np.mean([clean_100[b].std() for b in chapter.batches]) for chapter in (one, more)]
+    spread = [np.mean([clean_100[b].std() for b in chunk.batches]) for chunk in (one, more)]
     assert spread[1] > 10 * spread[0]
 
 
 def test_a_batch_below_the_reference_is_one_group(clean_100):
-    chapter = BatchConfig(reference_seconds=290).plan(clean_100, 145 * SAMPLE_RATE_HZ).chapter(0, 0)
-    assert set(map(len, chapter.groups)) == {1}
+    chunk = BatchConfig(reference_seconds=290).plan(clean_100, 145 * SAMPLE_RATE_HZ).chunk(0, 0)
+    assert set(map(len, chunk.groups)) == {1}
 
 
 def test_a_group_has_room_for_the_longest_utterance():
-    chapter = BatchPlan(np.array([300, 10, 10]), 600, group_samples=20).chapter(0, 0)
-    assert max(chapter.padded) <= 600
-    assert sum(map(len, chapter.batches)) == 3
+    chunk = BatchPlan(np.array([300, 10, 10]), 600, group_samples=20).chunk(0, 0)
+    assert max(chunk.padded) <= 600
+    assert sum(map(len, chunk.batches)) == 3
 
 
 def test_batches_are_full(clean_100):
@@ -286,12 +286,12 @@ def test_what_is_left_of_a_chapter_comes_once(lengths, stages, batch, group, cur
     """Whatever was consumed of it at other batches, and however often the batch changed."""
     seen, earlier = [], ()
     for size, steps in stages:
-        chapter = BatchPlan(lengths, size, 1, group, curriculum_epochs=curriculum).chapter(0, 0, earlier)
-        consumed = chapter.batches[:steps]
+        chunk = BatchPlan(lengths, size, 1, group, curriculum_epochs=curriculum).chunk(0, 0, earlier)
+        consumed = chunk.batches[:steps]
         seen += consumed
         if consumed:
             earlier += ((size, int(sum(lengths[b].sum() for b in consumed))),)
-    last = BatchPlan(lengths, batch, 1, group, curriculum_epochs=curriculum).chapter(0, 0, earlier)
+    last = BatchPlan(lengths, batch, 1, group, curriculum_epochs=curriculum).chunk(0, 0, earlier)
     together = itertools.chain.from_iterable(as_lists([*seen, *last.batches]))
     assert sorted(together) == list(range(len(lengths)))
 
@@ -311,8 +311,8 @@ def test_ten_million_utterances_take_neither_time_nor_memory():
     tracemalloc.start()
     try:
         start = time.process_time()
-        for epoch, number in ((0, 0), (7, plan.chapters // 2), (8, 0)):
-            assert len(plan.chapter(epoch, number).batches) > 1000
+        for epoch, number in ((0, 0), (7, plan.chunks // 2), (8, 0)):
+            assert len(plan.chunk(epoch, number).batches) > 1000
         # Measured together: 0.1 s on an idle core.
         assert time.process_time() - start < 10.0
         assert tracemalloc.get_traced_memory()[1] < 100e6

@@ -38,7 +38,7 @@ from asr_emapl.data.loader import (
     within_limits,
 )
 from asr_emapl.data.manifest import Utterance
-from asr_emapl.data.mix import Blend, GlobalBatch, MixPlan, MixPosition
+from asr_emapl.data.mixture import DataCursor, DataPlan, GlobalBatch, Mixture
 from asr_emapl.errors import UserError
 
 SECOND = 16_000
@@ -87,13 +87,13 @@ def dataset(
     )
 
 
-def plan(utterances: list[Utterance], seconds: float = 6.0) -> MixPlan:
+def plan(utterances: list[Utterance], seconds: float = 6.0) -> DataPlan:
     one = BatchPlan(corpus(utterances).samples, round(seconds * SECOND), seed=1)
-    return MixPlan(Blend([one]), Blend([BatchPlan(one.samples, one.batch_samples, seed=2)]))
+    return DataPlan(Mixture([one]), Mixture([BatchPlan(one.samples, one.batch_samples, seed=2)]))
 
 
 def global_batches(utterances: list[Utterance], count: int) -> list[GlobalBatch]:
-    mix, at, made = plan(utterances), MixPosition(), []
+    mix, at, made = plan(utterances), DataCursor(), []
     for _ in range(count):
         made.append(mix.next(at))
         at = made[-1].after
@@ -339,15 +339,13 @@ def taken(iterator: Iterator[StepBatch], count: int) -> list[StepBatch]:
     return list(itertools.islice(iterator, count))
 
 
-def run(
-    utterances: list[Utterance], start: MixPosition, workers: int = 0
-) -> Generator[StepBatch, None, None]:
+def run(utterances: list[Utterance], start: DataCursor, workers: int = 0) -> Generator[StepBatch, None, None]:
     return steps(dataset(utterances), plan(utterances), start, workers=workers, pin_memory=False)
 
 
 def test_decoding_processes_change_nothing(utterances):
-    alone = taken(run(utterances, MixPosition()), 8)
-    several = taken(run(utterances, MixPosition(), workers=2), 8)
+    alone = taken(run(utterances, DataCursor()), 8)
+    several = taken(run(utterances, DataCursor(), workers=2), 8)
     assert all(map(same_step, alone, several))
     assert {step.labelled for step in alone} == {True, False}
 
@@ -355,16 +353,16 @@ def test_decoding_processes_change_nothing(utterances):
 @pytest.mark.parametrize("done", [0, 1, 5, 13])
 def test_going_on_from_a_position_gives_the_rest(utterances, done):
     """Over the end of a pass too: 13 steps are more than one of either kind."""
-    whole = taken(run(utterances, MixPosition()), 20)
+    whole = taken(run(utterances, DataCursor()), 20)
     assert whole[-1].after.labelled.corpora[0].epoch >= 1
-    start = MixPosition() if done == 0 else whole[done - 1].after
+    start = DataCursor() if done == 0 else whole[done - 1].after
     # As a checkpoint keeps it.
-    start = MixPosition.from_state(start.state_dict())
+    start = DataCursor.from_state(start.state_dict())
     assert all(map(same_step, taken(run(utterances, start), 20 - done), whole[done:]))
 
 
 def test_steps_follow_one_another_without_end(utterances):
-    whole = taken(run(utterances, MixPosition()), 40)
+    whole = taken(run(utterances, DataCursor()), 40)
     consumed = 0
     for step in whole:
         consumed += step.samples
@@ -382,7 +380,7 @@ def damaged(utterances, tmp_path: Path) -> list[Utterance]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_cannot_be_decoded_is_left_out_and_told_and_counts_as_planned(damaged, utterances, workers):
-    planned, at = plan(damaged), MixPosition()
+    planned, at = plan(damaged), DataCursor()
     found = set()
     for step in taken(run(damaged, at, workers), 12):
         batch = planned.next(at)
@@ -402,7 +400,7 @@ def test_what_cannot_be_decoded_is_left_out_and_told_and_counts_as_planned(damag
 
 def test_what_is_left_out_changes_nothing_for_the_others(damaged, utterances):
     """Neither their masks nor the others in their micro-batch."""
-    for step in taken(run(damaged, MixPosition()), 8):
+    for step in taken(run(damaged, DataCursor()), 8):
         groups = [micro.ids for micro in step.micro_batches]
         gone = [one.id for one in step.skipped]
         lengths = {u.id: u.samples for u in damaged}
@@ -417,18 +415,18 @@ def test_what_is_left_out_changes_nothing_for_the_others(damaged, utterances):
 
 def test_a_share_of_which_nothing_can_be_decoded_has_no_micro_batches(tmp_path):
     gone = [Utterance(f"u{i:02d}", str(tmp_path / f"{i}.wav"), 1.0) for i in range(4)]
-    step = next(run(gone, MixPosition()))
+    step = next(run(gone, DataCursor()))
     assert step.micro_batches == []
     assert len(step.skipped) == 4
     assert step.samples == 4 * SECOND
 
 
-class Counting(MixPlan):
+class Counting(DataPlan):
     """Knows how many batches were asked of it."""
 
     asked = 0
 
-    def next(self, at: MixPosition) -> GlobalBatch:
+    def next(self, at: DataCursor) -> GlobalBatch:
         self.asked += 1
         return super().next(at)
 
@@ -436,8 +434,8 @@ class Counting(MixPlan):
 @pytest.mark.parametrize("workers", [1, 3])
 def test_decoding_is_ahead_by_a_bounded_number_of_steps(utterances, workers):
     one = BatchPlan(corpus(utterances).samples, 6 * SECOND)
-    counting = Counting(Blend([one]))
-    got = steps(dataset(utterances), counting, MixPosition(), workers=workers, pin_memory=False)
+    counting = Counting(Mixture([one]))
+    got = steps(dataset(utterances), counting, DataCursor(), workers=workers, pin_memory=False)
     for done in range(1, 8):
         next(got)
         assert counting.asked <= done + workers * STEPS_AHEAD
@@ -457,7 +455,7 @@ def test_a_decoding_process_that_dies_is_an_error_that_names_what_it_decoded(utt
     """And nothing is raised elsewhere than where the next step is asked for."""
     deadly = dataset(utterances)
     deadly.perturb = Deadly()
-    got = steps(deadly, plan(utterances), MixPosition(), workers=2, pin_memory=False)
+    got = steps(deadly, plan(utterances), DataCursor(), workers=2, pin_memory=False)
     handler = signal.getsignal(signal.SIGCHLD)
     said = ""
     try:
@@ -476,7 +474,7 @@ def test_a_decoding_process_that_dies_is_an_error_that_names_what_it_decoded(utt
 
 def test_a_decoding_process_killed_from_outside_is_an_error(utterances):
     others = set(multiprocessing.active_children())
-    got = run(utterances, MixPosition(), workers=2)
+    got = run(utterances, DataCursor(), workers=2)
     next(got)
     victim = next(p for p in multiprocessing.active_children() if p not in others)
     assert victim.pid is not None
@@ -495,7 +493,7 @@ class Faulty(Perturbation):
 def test_processes_end_with_the_steps(utterances):
     """Also where an error keeps the steps from being collected; its traceback holds them."""
     others = set(multiprocessing.active_children())
-    got = run(utterances, MixPosition(), workers=2)
+    got = run(utterances, DataCursor(), workers=2)
     next(got)
     assert len(set(multiprocessing.active_children()) - others) == 2
     got.close()
@@ -503,7 +501,7 @@ def test_processes_end_with_the_steps(utterances):
     wrong = dataset(utterances)
     wrong.perturb = Faulty()
     with pytest.raises(RuntimeError, match="a shape is wrong"):
-        next(steps(wrong, plan(utterances), MixPosition(), workers=1, pin_memory=False))
+        next(steps(wrong, plan(utterances), DataCursor(), workers=1, pin_memory=False))
     assert not set(multiprocessing.active_children()) - others
 
 
@@ -528,7 +526,7 @@ def test_a_decoding_process_that_hangs_is_killed(utterances, monkeypatch, interr
     others = set(multiprocessing.active_children())
     hanging = dataset(utterances)
     hanging.perturb = Stuck(len(next(iter(global_batches(utterances, 1))).indices))
-    got = steps(hanging, plan(utterances), MixPosition(), workers=2, pin_memory=False)
+    got = steps(hanging, plan(utterances), DataCursor(), workers=2, pin_memory=False)
     next(got)
     time.sleep(0.5)  # until they hang
     if interrupted:
@@ -548,7 +546,7 @@ def test_a_decoding_process_that_hangs_is_killed(utterances, monkeypatch, interr
 def test_other_errors_in_a_decoding_process_stay_what_they_are(utterances):
     wrong = dataset(utterances)
     wrong.perturb = Faulty()
-    got = steps(wrong, plan(utterances), MixPosition(), workers=1, pin_memory=False)
+    got = steps(wrong, plan(utterances), DataCursor(), workers=1, pin_memory=False)
     with pytest.raises(RuntimeError, match="a shape is wrong"):
         next(got)
 
@@ -623,7 +621,7 @@ def test_however_many_processes_the_student_hears_the_same(utterances, world_siz
 
 def test_decoding_processes_change_nothing_of_what_the_student_hears(utterances):
     alone, several = (
-        taken(steps(perturbed(utterances), plan(utterances), MixPosition(), workers=w, pin_memory=False), 8)
+        taken(steps(perturbed(utterances), plan(utterances), DataCursor(), workers=w, pin_memory=False), 8)
         for w in (0, 2)
     )
     assert all(map(same_step, alone, several))

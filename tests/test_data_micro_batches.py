@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lengths import as_lists, librispeech_like, padded
+from support.lengths import as_lists, librispeech_like, padded
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.data.batch_plan import BatchConfig
@@ -123,7 +123,7 @@ def test_an_utterance_that_no_device_can_hold_is_an_error():
 def costs(lengths, seconds, group_seconds, ranks):
     """Padded samples of every step on each rank, [steps, ranks]."""
     config = BatchConfig(reference_seconds=group_seconds)
-    chapter = config.plan(lengths, seconds * SAMPLE_RATE_HZ).chapter(0, 0)
+    chunk = config.plan(lengths, seconds * SAMPLE_RATE_HZ).chunk(0, 0)
     limit = group_seconds * SAMPLE_RATE_HZ
     return np.array(
         [
@@ -131,7 +131,7 @@ def costs(lengths, seconds, group_seconds, ranks):
                 sum(padded(lengths[b][part]) for part in parts)
                 for parts in of_ranks(lengths[b], limit, ranks, n)
             ]
-            for b, n in zip(chapter.batches, chapter.groups, strict=True)
+            for b, n in zip(chunk.batches, chunk.groups, strict=True)
         ]
     )
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from loopback import Loopback, loopback
+from support.loopback import Loopback, loopback
 
-from asr_emapl import partial_file
 from asr_emapl.errors import UserError
+from asr_emapl.storage import partial_file
 from data_prep import transfer
 from data_prep.archive import Archive, extract, install
 

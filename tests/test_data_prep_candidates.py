@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from corpora import noise
+from support.corpora import noise
 
 from asr_emapl.data.manifest import Utterance
 from asr_emapl.errors import UserError

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from corpora import cut, noise
+from support.corpora import cut, noise
 
 from asr_emapl.data.manifest import Utterance, read_manifest
 from asr_emapl.errors import UserError

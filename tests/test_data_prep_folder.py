@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpora import cut, faults, noise, read
+from support.corpora import cut, faults, noise, read
 
 from asr_emapl.data.manifest import Utterance
 from asr_emapl.errors import UserError

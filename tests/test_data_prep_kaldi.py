@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from corpora import faults, noise, read, rows
+from support.corpora import faults, noise, read, rows
 
 from asr_emapl.audio.decode import read_audio
 from asr_emapl.data.manifest import Utterance

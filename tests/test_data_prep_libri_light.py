@@ -11,10 +11,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from corpora import cut, noise
 from hypothesis import given
 from hypothesis import strategies as st
-from loopback import loopback
+from support.corpora import cut, noise
+from support.loopback import loopback
 
 from asr_emapl.audio.decode import read_audio
 from asr_emapl.data.manifest import read_manifest, verify

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from corpora import cut, noise
-from loopback import Loopback, loopback
+from support.corpora import cut, noise
+from support.loopback import Loopback, loopback
 
 from asr_emapl.data.manifest import read_manifest, verify
 from asr_emapl.errors import UserError

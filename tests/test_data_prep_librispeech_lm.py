@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from loopback import loopback
+from support.loopback import loopback
 
 from asr_emapl.errors import UserError
 from data_prep import librispeech_lm, transfer

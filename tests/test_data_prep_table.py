@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from corpora import faults, noise, read, rows
+from support.corpora import faults, noise, read, rows
 
 from asr_emapl.data.manifest import Utterance
 from data_prep.folder import prepare

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import Loopback, loopback
+from support.loopback import Loopback, loopback
 
 from asr_emapl.errors import UserError
 from data_prep import transfer

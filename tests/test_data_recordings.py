@@ -12,8 +12,8 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.tiny import make_corpus, tiny_config
 from test_cli import call, fail, succeed
-from tiny import make_corpus, tiny_config
 
 from asr_emapl.audio.segmentation import SegmentConfig
 from asr_emapl.audio.voice_activity import FRAME_SAMPLES, Activity

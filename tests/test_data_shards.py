@@ -22,15 +22,15 @@ import pytest
 import soundfile
 import torch
 
-from asr_emapl import storage
 from asr_emapl.audio.decode import probe, read_audio
 from asr_emapl.audio.features import FrameCount
 from asr_emapl.data.batch_plan import BatchPlan
 from asr_emapl.data.loader import Corpus, StepBatch, StepDataset, steps
 from asr_emapl.data.manifest import Utterance, read_manifest, verify, write_manifest
-from asr_emapl.data.mix import Blend, MixPlan, MixPosition
+from asr_emapl.data.mixture import DataCursor, DataPlan, Mixture
 from asr_emapl.data.shards import CODECS, ShardConfig, pack
 from asr_emapl.errors import UnreachableError, UserError
+from asr_emapl.storage import files as storage
 
 SECOND = 16_000
 # Some shards of a few files each.
@@ -203,8 +203,8 @@ def batches(utterances: list[Utterance], workers: int) -> list[StepBatch]:
         corpus, Corpus(utterances, None), frames=FrameCount(window=400, hop=160), augment=None,
         max_samples=2 * SECOND, seed=5, rank=0, world_size=1,
     )  # fmt: skip
-    mix = MixPlan(Blend([one]), Blend([BatchPlan(one.samples, one.batch_samples, seed=2)]))
-    return list(itertools.islice(steps(dataset, mix, MixPosition(), workers=workers, pin_memory=False), 12))
+    mix = DataPlan(Mixture([one]), Mixture([BatchPlan(one.samples, one.batch_samples, seed=2)]))
+    return list(itertools.islice(steps(dataset, mix, DataCursor(), workers=workers, pin_memory=False), 12))
 
 
 def same_step(left: StepBatch, right: StepBatch) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from lengths import librispeech_like
+from support.lengths import librispeech_like
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.data.batch_plan import BatchConfig
-from asr_emapl.data.mix import Blend, MixPlan, MixPosition
+from asr_emapl.data.mixture import DataCursor, DataPlan, Mixture
 from asr_emapl.data.step_audio import mean_step_audio
 
 
@@ -16,13 +16,13 @@ def mix(seconds, seed=0, ratio=2.0, reference=60.0, *, unlabelled=True):
     config = BatchConfig(reference_seconds=reference)
     labelled, other = librispeech_like(400, 1), librispeech_like(1500, 2)
     plans = [config.plan(lengths, seconds * SAMPLE_RATE_HZ, seed) for lengths in (labelled, other)]
-    return MixPlan(Blend(plans[:1]), Blend(plans[1:]) if unlabelled else None, ratio)
+    return DataPlan(Mixture(plans[:1]), Mixture(plans[1:]) if unlabelled else None, ratio)
 
 
 @pytest.mark.parametrize("seconds", [60, 240])
 @pytest.mark.parametrize("unlabelled", [True, False])
 def test_it_is_what_steps_have_on_average(seconds, unlabelled):
-    plan, at, audio = mix(seconds, seed=5, unlabelled=unlabelled), MixPosition(), []
+    plan, at, audio = mix(seconds, seed=5, unlabelled=unlabelled), DataCursor(), []
     for _ in range(400):
         batch = plan.next(at)
         at = batch.after

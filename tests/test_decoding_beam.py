@@ -15,16 +15,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr_emapl.decoding import greedy
+from asr_emapl import ctc as greedy
 from asr_emapl.decoding.beam import MAX_BEAM, BeamConfig, BeamSearch, token_name
 from asr_emapl.errors import UserError
-from asr_emapl.text.tokenizer import LetterTokenizer, SentencePieceTokenizer, Tokenizer
+from asr_emapl.text.tokenizer import CharacterTokenizer, SentencePieceTokenizer, Tokenizer
 
 needs_kenlm = pytest.mark.skipif(
     importlib.util.find_spec("kenlm") is None,
     reason="needs KenLM (the extra lm)",
 )
-LETTERS = LetterTokenizer(" AB")
+LETTERS = CharacterTokenizer(" AB")
 PIECES = SentencePieceTokenizer.train(["ADA SAW BOB", "BOB SAW A BIG BOAT", "A DOG SAW ADA"] * 5, 17)
 
 # log10 probabilities; "AB" is a hundred times likelier than the other words.
@@ -247,7 +247,7 @@ def test_words_unknown_and_strange_are_told(tmp_path, arpa):
 
 @needs_kenlm
 def test_what_does_not_belong_together(tmp_path, arpa):
-    (tmp_path / "t.arpa").write_text(token_arpa(LetterTokenizer(" abc")))
+    (tmp_path / "t.arpa").write_text(token_arpa(CharacterTokenizer(" abc")))
     (tmp_path / "own.arpa").write_text(token_arpa(LETTERS))
     (tmp_path / "no_space.arpa").write_text(token_arpa(LETTERS).replace("|", "_"))
     text = tmp_path / "text"

@@ -20,7 +20,7 @@ from asr_emapl.decoding.language_model import Built, NgramConfig, build_arpa, pe
 from asr_emapl.decoding.lexicon import read_words
 from asr_emapl.decoding.ngram import NgramModel
 from asr_emapl.errors import UserError
-from asr_emapl.text.tokenizer import LetterTokenizer
+from asr_emapl.text.tokenizer import CharacterTokenizer
 
 needs_extra = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("kenlm", "kaldingram"))), reason="needs the extra lm"
@@ -84,7 +84,7 @@ def test_an_interrupted_command_leaves_nothing_behind(tmp_path, number, status):
 @needs_extra
 def test_of_tokens(tmp_path):
     (tmp_path / "text").write_text("\n".join(LINES))
-    tokenizer = LetterTokenizer()
+    tokenizer = CharacterTokenizer()
     assert next(sentences([tmp_path / "text"], tokenizer)) == "A D A | S A W | B O B"
     build_arpa([tmp_path / "text"], tmp_path / "lm.arpa", NgramConfig(3, 0.0), tokenizer)
     assert set(read_words(tmp_path / "lm.arpa")) == set("|ABDGNORSW")
@@ -95,7 +95,7 @@ def test_n_grams_without_probability_are_counted(tmp_path):
     """Of sentences that all begin and end alike, too few n-grams differ for an estimate of rare ones."""
     middles = (f"{a} {b}" for a in ("ONE", "TWO", "RED") for b in ("DOG", "CAT", "OWL", "FOX"))
     (tmp_path / "text").write_text("\n".join(f"BRING {middle} SIX" for middle in middles))
-    built = build_arpa([tmp_path / "text"], tmp_path / "lm.arpa", NgramConfig(5, 0.0), LetterTokenizer())
+    built = build_arpa([tmp_path / "text"], tmp_path / "lm.arpa", NgramConfig(5, 0.0), CharacterTokenizer())
     probabilities = [
         line.split("\t")[:2] for line in (tmp_path / "lm.arpa").read_text().splitlines() if "\t" in line
     ]
@@ -124,9 +124,9 @@ def test_what_goes_wrong_is_one_line_and_leaves_nothing(tmp_path):
         build_arpa([text], out, NgramConfig(), None)
     text.write_text("ADA\nada\n")
     with pytest.raises(UserError, match=r"text:2: letters outside"):
-        build_arpa([text], out, NgramConfig(prune=0.0), LetterTokenizer())
+        build_arpa([text], out, NgramConfig(prune=0.0), CharacterTokenizer())
     with pytest.raises(UserError, match="--prune 1e-08: a model of tokens cannot be pruned"):
-        build_arpa([text], out, NgramConfig(), LetterTokenizer())
+        build_arpa([text], out, NgramConfig(), CharacterTokenizer())
     with pytest.raises(UserError, match=r"call it \.arpa"):
         build_arpa([text], tmp_path / "lm.bin", NgramConfig(), None)
     with pytest.raises(UserError, match="kaldingram nonsense failed"):

@@ -9,7 +9,7 @@ import pytest
 
 from asr_emapl.decoding.lexicon import read_words, spellable
 from asr_emapl.errors import UserError
-from asr_emapl.text.tokenizer import LetterTokenizer
+from asr_emapl.text.tokenizer import CharacterTokenizer
 
 ARPA = """
 \\data\\
@@ -68,9 +68,12 @@ def test_absent(tmp_path):
 
 
 def test_words_that_cannot_be_spelled_are_named():
-    assert spellable(["ADA", "na\u00efve", "BOB"], LetterTokenizer(), "l") == (["ADA", "BOB"], ["na\u00efve"])
+    assert spellable(["ADA", "na\u00efve", "BOB"], CharacterTokenizer(), "l") == (
+        ["ADA", "BOB"],
+        ["na\u00efve"],
+    )
     with pytest.raises(UserError, match=r"^l: .* 'ada'"):
-        spellable(["ada", "bob"], LetterTokenizer(), "l")
+        spellable(["ada", "bob"], CharacterTokenizer(), "l")
 
 
 def test_a_word_of_a_million_characters_is_refused(tmp_path):

@@ -17,7 +17,7 @@ from asr_emapl.decoding.long_audio import transcribe_file
 from asr_emapl.decoding.recognizer import Recognizer
 from asr_emapl.errors import UserError
 from asr_emapl.models.transformer import TransformerCtc
-from asr_emapl.text.tokenizer import LetterTokenizer
+from asr_emapl.text.tokenizer import CharacterTokenizer
 
 RATE = 16_000
 
@@ -25,10 +25,10 @@ RATE = 16_000
 @pytest.fixture(scope="module")
 def recognizer() -> Recognizer:
     torch.manual_seed(0)
-    model = TransformerCtc(LetterTokenizer().vocabulary_size, 20, dim=16, heads=2, layers=2)
+    model = TransformerCtc(CharacterTokenizer().vocabulary_size, 20, dim=16, heads=2, layers=2)
     with torch.no_grad():
         model.output.weight.mul_(20.0)  # texts of many letters, far from ties
-    return Recognizer(model, LogMel(FeatureConfig(mel_bands=20)), LetterTokenizer(), torch.device("cpu"))
+    return Recognizer(model, LogMel(FeatureConfig(mel_bands=20)), CharacterTokenizer(), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

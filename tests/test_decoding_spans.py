@@ -10,11 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asr_emapl import ctc as greedy
 from asr_emapl.audio.features import FeatureConfig, LogMel
-from asr_emapl.decoding import greedy
 from asr_emapl.decoding.spans import Timed, frame_seconds, timed_tokens, token_spans, words
 from asr_emapl.models.transformer import TransformerCtc
-from asr_emapl.text.tokenizer import LetterTokenizer, SentencePieceTokenizer
+from asr_emapl.text.tokenizer import CharacterTokenizer, SentencePieceTokenizer
 
 
 def naive(path, log_probs, blank):
@@ -84,7 +84,7 @@ def test_words_begin_and_end_with_their_tokens_and_are_as_sure_as_the_least_sure
 @pytest.mark.parametrize(
     "tokenizer",
     [
-        LetterTokenizer(),
+        CharacterTokenizer(),
         SentencePieceTokenizer.train(["ADA SAW BOB", "BOB SAW A BIG BOAT", "A DOG SAW ADA"] * 5, 17),
     ],
     ids=repr,

@@ -14,7 +14,7 @@ from asr_emapl.audio.features import FeatureConfig, LogMel
 from asr_emapl.data.manifest import Utterance
 from asr_emapl.decoding.transcribe import Hypothesis, posteriors, transcribe
 from asr_emapl.models.transformer import TransformerCtc
-from asr_emapl.text.tokenizer import LetterTokenizer
+from asr_emapl.text.tokenizer import CharacterTokenizer
 
 SECONDS = [0.3, 1.0, 0.05, 2.0, 0.7, 0.7, 0.02]
 
@@ -37,7 +37,7 @@ def utterances(tmp_path_factory: pytest.TempPathFactory) -> list[Utterance]:
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
     torch.manual_seed(0)
-    made = TransformerCtc(LetterTokenizer().vocabulary_size, 20, dim=16, heads=2, layers=2)
+    made = TransformerCtc(CharacterTokenizer().vocabulary_size, 20, dim=16, heads=2, layers=2)
     with torch.no_grad():
         made.output.weight.mul_(20.0)  # texts of many letters, far from ties
     return made
@@ -51,7 +51,7 @@ def run(
 ) -> list[Hypothesis]:
     cpu = torch.device("cpu")
     batches = posteriors(model, FEATURES, utterances, device=cpu, max_seconds=max_seconds, **options)
-    return list(transcribe(batches, LetterTokenizer()))
+    return list(transcribe(batches, CharacterTokenizer()))
 
 
 def test_longest_first_and_each_once(model, utterances) -> None:
@@ -116,7 +116,7 @@ def test_mode_is_restored(model, utterances, training) -> None:
 def test_mode_is_restored_when_left_early_or_broken(model, utterances) -> None:
     model.train()
     batches = posteriors(model, FEATURES, utterances, device=torch.device("cpu"), max_seconds=0.1)
-    walk = transcribe(batches, LetterTokenizer())
+    walk = transcribe(batches, CharacterTokenizer())
     next(walk)
     assert not model.training
     walk.close()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from students import Point, S, half_life_of, value
+from support.students import Point, S, half_life_of, value
 
 from asr_emapl.ema import ORDERS, CosineHalfLife, EmaTeacher
 from asr_emapl.scaling import scale_momentum

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
-from students import Point, S, half_life_of, net, step, value
+from support.students import Point, S, half_life_of, net, step, value
 from torch import nn
 from torch.nn.utils import parametrizations, weight_norm
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from asr_emapl.checks.conformance import check
 from asr_emapl.errors import UserError
-from asr_emapl.models.conformance import check
 from asr_emapl.models.contract import ModelConfig, build_model
 from asr_emapl.models.target import USERS_OWN
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from asr_emapl.decoding.greedy import greedy
+from asr_emapl.ctc import greedy
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.pseudo_labels import EmaLabels, OracleLabels, PseudoLabelConfig, Unlabelled, rejection
@@ -149,8 +149,8 @@ LIMITS = PseudoLabelConfig(min_confidence=0.75, min_tokens_per_second=2.0, max_t
         (0, 0.9, 1.0, "empty"),
         (0, 0.1, 1.0, "empty"),
         (10, 0.75, 1.0, None),
-        (10, math.nextafter(0.75, 0.0), 1.0, "unsure"),
-        (1, 0.1, 10.0, "unsure"),
+        (10, math.nextafter(0.75, 0.0), 1.0, "low_confidence"),
+        (1, 0.1, 10.0, "low_confidence"),
         (8, 0.9, 4.0, None),
         (7, 0.9, 4.0, "too_few_tokens"),
         (8, 0.9, 4.001, "too_few_tokens"),
@@ -173,7 +173,7 @@ def test_labels_with_a_confidence_that_is_no_number_are_rejected(min_confidence:
     assert math.isnan(paths.confidence.item())
     assert (
         rejection(2, paths.confidence.item(), 0.4, PseudoLabelConfig(min_confidence=min_confidence))
-        == "unsure"
+        == "low_confidence"
     )
 
 

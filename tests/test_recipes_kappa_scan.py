@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import CONFIG, make_corpus
+from support.tiny import CONFIG, make_corpus
 
 from asr_emapl.config import load_config
 

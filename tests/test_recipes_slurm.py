@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny import CONFIG, make_corpus
+from support.tiny import CONFIG, make_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 JOB = ROOT / "recipes" / "librispeech" / "slurm.sbatch"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from logged_runs import STEP, write_lines, write_run
+from support.logged_runs import STEP, write_lines, write_run
 
 from asr_emapl.report.charts import chart_groups, word_error_rates
 from asr_emapl.report.run import read_runs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 import pytest
-from logged_runs import write_lines, write_run
+from support.logged_runs import write_lines, write_run
 
 from asr_emapl.errors import UserError
 from asr_emapl.report.figures import write_figures

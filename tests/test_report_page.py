@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from logged_runs import write_run
+from support.logged_runs import write_run
 
 from asr_emapl.data.manifest import Utterance
 from asr_emapl.errors import UserError

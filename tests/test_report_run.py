@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from logged_runs import STEP, UNLABELLED, write_lines, write_run
+from support.logged_runs import STEP, UNLABELLED, write_lines, write_run
 
 from asr_emapl.errors import UserError
 from asr_emapl.report import run as run_module
@@ -89,10 +89,10 @@ def test_dropped_pseudo_labels_by_reason(tmp_path):
     steps = [
         {**STEP, "hours": 1.0, "dropped": {"unalignable": 9}},
         {**UNLABELLED, "hours": 2.0},
-        {**UNLABELLED, "hours": 3.0, "dropped": {"empty": 2, "unsure": 1}},
+        {**UNLABELLED, "hours": 3.0, "dropped": {"empty": 2, "low_confidence": 1}},
         {key: value for key, value in UNLABELLED.items() if key != "dropped"},
     ]
-    assert Run("run", tmp_path, steps).dropped() == (9, Counter(empty=3, unsure=1))
+    assert Run("run", tmp_path, steps).dropped() == (9, Counter(empty=3, low_confidence=1))
 
 
 numbers = st.floats(-1e3, 1e3)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from asr_emapl.scaling import scale_hyperparameters
-from asr_emapl.scaling.progressive import BatchSchedule, carry_over
+from asr_emapl.scaling.progressive import BatchSchedule, rescale_optimizer_state
 
 STAGES = BatchSchedule(12.0, ((2.0, 48.0), (6.5, 96.0)))
 
@@ -76,7 +76,7 @@ def test_bias_correction_stays_the_product_of_all_betas(stages):
     kappa = 1.0
     gradient = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
     for steps, after in stages:
-        carry_over(optimizer, kappa, after)
+        rescale_optimizer_state(optimizer, kappa, after)
         kappa = after
         optimizer.param_groups[0].update(scale_hyperparameters("adam", reference, kappa))
         for _ in range(steps):
@@ -113,7 +113,7 @@ def test_without_it_the_correction_is_wrong():
 def test_second_moments_are_rescaled_on_demand(optimizer_class, options, name, power, second_moments):
     weight, optimizer = moved(optimizer_class, 3, **options)
     old = optimizer.state[weight][name].clone()
-    carry_over(optimizer, 1.0, 4.0, second_moments=second_moments)
+    rescale_optimizer_state(optimizer, 1.0, 4.0, second_moments=second_moments)
     factor = 0.25**power if second_moments else 1.0
     torch.testing.assert_close(optimizer.state[weight][name], old * factor)
     weight.grad = torch.ones(5)
@@ -124,10 +124,10 @@ def test_what_adagrad_has_summed_is_rescaled_always():
     """It never forgets: left as it was, it would be too large for the rest of the run."""
     weight, optimizer = moved(torch.optim.Adagrad, 6)
     old = optimizer.state[weight]["sum"].clone()
-    carry_over(optimizer, 1.0, 4.0)
+    rescale_optimizer_state(optimizer, 1.0, 4.0)
     torch.testing.assert_close(optimizer.state[weight]["sum"], old / 16.0)
     assert optimizer.state[weight]["step"].item() == 1.5
-    carry_over(optimizer, 4.0, 1.0, second_moments=True)
+    rescale_optimizer_state(optimizer, 4.0, 1.0, second_moments=True)
     torch.testing.assert_close(optimizer.state[weight]["sum"], old)
     assert optimizer.state[weight]["step"].item() == 6.0
 
@@ -135,8 +135,8 @@ def test_what_adagrad_has_summed_is_rescaled_always():
 def test_there_and_back_is_where_it_was():
     weight, optimizer = moved(torch.optim.AdamW, 7)
     old = {k: v.clone() for k, v in optimizer.state[weight].items()}
-    carry_over(optimizer, 1.0, 8.0, second_moments=True)
-    carry_over(optimizer, 8.0, 1.0, second_moments=True)
+    rescale_optimizer_state(optimizer, 1.0, 8.0, second_moments=True)
+    rescale_optimizer_state(optimizer, 8.0, 1.0, second_moments=True)
     for name, value in optimizer.state[weight].items():
         torch.testing.assert_close(value, old[name])
 
@@ -144,6 +144,6 @@ def test_there_and_back_is_where_it_was():
 def test_the_same_kappa_touches_nothing():
     weight, optimizer = moved(torch.optim.AdamW, 3)
     place = optimizer.state[weight]["exp_avg_sq"].data_ptr()
-    carry_over(optimizer, 2.0, 2.0, second_moments=True)
+    rescale_optimizer_state(optimizer, 2.0, 2.0, second_moments=True)
     assert optimizer.state[weight]["step"].item() == 3.0
     assert optimizer.state[weight]["exp_avg_sq"].data_ptr() == place

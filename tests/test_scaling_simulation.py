@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from asr_emapl.scaling import scale_hyperparameters
-from asr_emapl.scaling.progressive import carry_over
+from asr_emapl.scaling.progressive import rescale_optimizer_state
 
 PROBLEMS = 1000
 SAMPLES = 2400
@@ -228,7 +228,7 @@ def test_adagrad_under_a_changing_batch_stays_on_its_course(per_step):
         optimizer, before = optim.Adagrad([p], **group), 1
         for kappa in kappas:
             if carried:
-                carry_over(optimizer, before, kappa)
+                rescale_optimizer_state(optimizer, before, kappa)
             before = kappa
             p.grad = quadratic(p.detach(), torch.randn(PROBLEMS, generator=generator) / kappa**0.5)
             optimizer.step()

@@ -15,7 +15,7 @@ from asr_emapl.errors import UserError
 from asr_emapl.scoring.alignment import align
 from asr_emapl.scoring.comparison import Comparison, compare, compare_files
 from asr_emapl.scoring.evaluation import ScoringConfig
-from asr_emapl.scoring.matched_pairs import MatchedPairs, matched_pairs, segment_differences
+from asr_emapl.scoring.nist.matched_pairs import MatchedPairs, matched_pairs, segment_differences
 from asr_emapl.scoring.normalisation import normalisation
 from asr_emapl.scoring.transcripts import Transcript
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from asr_emapl.errors import UserError
 from asr_emapl.text import (
-    LetterTokenizer,
+    CharacterTokenizer,
     SentencePieceTokenizer,
     Tokenizer,
     load_tokenizer,
@@ -31,7 +31,7 @@ TEXTS = [
     "IT'S A FINE DAY TO RUN AFTER THE CAT",
     "SHE SELLS SEA SHELLS BY THE SEA SHORE",
 ]
-LETTERS = LetterTokenizer()
+LETTERS = CharacterTokenizer()
 PIECES = SentencePieceTokenizer.train(TEXTS, 40)
 BOTH = pytest.mark.parametrize("tokenizer", [LETTERS, PIECES], ids=["letters", "pieces"])
 NORMALISED = st.lists(st.text(string.ascii_uppercase + "'", min_size=1, max_size=9), max_size=8).map(" ".join)
@@ -93,7 +93,7 @@ def test_letter_labels_are_the_alphabet_in_order() -> None:
     assert LETTERS.vocabulary_size == 29
     assert LETTERS.blank == 0
     assert LETTERS.encode("A B'") == [3, 1, 4, 2]
-    assert LetterTokenizer("BA").encode("AB") == [2, 1]
+    assert CharacterTokenizer("BA").encode("AB") == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_letter_labels_are_the_alphabet_in_order() -> None:
 )
 def test_unusable_alphabets(alphabet: str, what: str) -> None:
     with pytest.raises(UserError, match=what):
-        LetterTokenizer(alphabet)
+        CharacterTokenizer(alphabet)
 
 
 @pytest.mark.parametrize("model_type", ["unigram", "bpe"])
@@ -178,8 +178,8 @@ def test_state_survives_json_torch_and_pickle(tokenizer: Tokenizer) -> None:
 
 def test_fingerprint_is_that_of_the_content() -> None:
     assert len(LETTERS.fingerprint) == 64
-    assert LETTERS.fingerprint == LetterTokenizer(ALPHABET).fingerprint
-    assert len({LETTERS.fingerprint, PIECES.fingerprint, LetterTokenizer(ALPHABET[::-1]).fingerprint}) == 3
+    assert LETTERS.fingerprint == CharacterTokenizer(ALPHABET).fingerprint
+    assert len({LETTERS.fingerprint, PIECES.fingerprint, CharacterTokenizer(ALPHABET[::-1]).fingerprint}) == 3
     assert LETTERS != ALPHABET
     assert LETTERS.fingerprint[:12] in repr(LETTERS)
 
@@ -187,7 +187,7 @@ def test_fingerprint_is_that_of_the_content() -> None:
 @BOTH
 def test_file_round_trip_leaves_no_temporary_file(tokenizer: Tokenizer, tmp_path: Path) -> None:
     path = tmp_path / "new" / "tokenizer.json"
-    save_tokenizer(path, LetterTokenizer("AB"))
+    save_tokenizer(path, CharacterTokenizer("AB"))
     save_tokenizer(path, tokenizer)
     assert load_tokenizer(path) == tokenizer
     assert [entry.name for entry in path.parent.iterdir()] == ["tokenizer.json"]
@@ -207,8 +207,8 @@ def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
         (b"\xff\xfe", "not UTF-8"),
         (b"[]", "not a JSON object"),
         (b'{"kind": "words"}', "unknown kind 'words'"),
-        (b'{"kind": "letters"}', "no text entry 'alphabet'"),
-        (b'{"kind": "letters", "alphabet": "AB", "fingerprint": "00"}', "damaged, or edited"),
+        (b'{"kind": "characters"}', "no text entry 'alphabet'"),
+        (b'{"kind": "characters", "alphabet": "AB", "fingerprint": "00"}', "damaged, or edited"),
         (b'{"kind": "sentencepiece", "model": 3}', "no text entry 'model'"),
         (b'{"kind": "sentencepiece", "model": "?"}', "base64"),
         (b'{"kind": "sentencepiece", "model": ""}', "not a SentencePiece model"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import make_corpus, tiny_config
+from support.tiny import make_corpus, tiny_config
 from torch import nn
 
 from asr_emapl.training.batch_norm import BatchNormMomenta

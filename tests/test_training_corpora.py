@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from tiny import make_corpus, tiny_config
+from support.tiny import make_corpus, tiny_config
 
 from asr_emapl.data.manifest import Utterance, read_manifest, write_manifest
-from asr_emapl.data.mix import MixPosition
+from asr_emapl.data.mixture import DataCursor
 from asr_emapl.errors import UserError
-from asr_emapl.text.tokenizer import LetterTokenizer
+from asr_emapl.text.tokenizer import CharacterTokenizer
 from asr_emapl.training.corpora import Corpora
 
 
 def notes(root: Path) -> list[str]:
     config = tiny_config(root, "pseudo_labels.strategy=ema")
-    return Corpora.read(config, LetterTokenizer(), 1).notes
+    return Corpora.read(config, CharacterTokenizer(), 1).notes
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (16_000, 2), (44_100, 2)])
@@ -40,7 +40,7 @@ def test_audio_that_is_not_there_is_for_the_loader_to_report(tmp_path: Path) -> 
 
 
 def perturbed(root: Path, *overrides: str) -> Corpora:
-    return Corpora.read(tiny_config(root, *overrides), LetterTokenizer(), 1)
+    return Corpora.read(tiny_config(root, *overrides), CharacterTokenizer(), 1)
 
 
 def test_nothing_is_perturbed_unless_it_is_asked_for(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_what_is_slowed_down_still_fits_the_device(tmp_path: Path, seconds: floa
     corpora = perturbed(tmp_path, *overrides)
     assert {"u0", "u1"} <= {u.id for u in corpora.labelled.utterances} <= {"u0", "u1", "u2", "u3"}
     config = tiny_config(tmp_path, *overrides)
-    step = corpora.dataset(config, 0, 1)[corpora.plan(config, 6.0).next(MixPosition())]
+    step = corpora.dataset(config, 0, 1)[corpora.plan(config, 6.0).next(DataCursor())]
     assert all(m.waveforms_BN.numel() <= seconds * 16_000 for m in step.micro_batches)
 
 
@@ -83,7 +83,7 @@ def blended(root: Path, *overrides: str) -> Corpora:
     make_corpus(root)
     lists = [f"data.{kind}=[{root}/labelled.jsonl,{root}/dev.jsonl]" for kind in ("labelled", "unlabelled")]
     config = tiny_config(root, "pseudo_labels.strategy=ema", *lists, *overrides)
-    return Corpora.read(config, LetterTokenizer(), 1)
+    return Corpora.read(config, CharacterTokenizer(), 1)
 
 
 def test_manifests_are_one_corpus_unless_they_are_weighed(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_manifests_are_one_corpus_unless_they_are_weighed(tmp_path: Path) -> Non
     assert (corpora.blended["labelled"].sizes, corpora.blended["labelled"].weights) == ([20], [1.0])
     assert corpora.blended["unlabelled"].sizes == [16, 4]
     plan = corpora.plan(tiny_config(tmp_path, "pseudo_labels.strategy=ema"), 6.0)
-    at, seen = MixPosition(), [0, 0]
+    at, seen = DataCursor(), [0, 0]
     for _ in range(80):
         step = plan.next(at)
         at = step.after
@@ -134,7 +134,7 @@ def test_what_is_left_out_names_its_manifest(tmp_path: Path) -> None:
 def test_unlabelled_manifests_that_no_strategy_uses_are_told(tmp_path):
     make_corpus(tmp_path)
     told = [
-        [note for note in Corpora.read(config, LetterTokenizer(), 1).notes if "is not used" in note]
+        [note for note in Corpora.read(config, CharacterTokenizer(), 1).notes if "is not used" in note]
         for config in (
             tiny_config(tmp_path),
             tiny_config(tmp_path, "data.unlabelled=[]"),

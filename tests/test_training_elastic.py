@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny import CONFIG, make_corpus
+from support.tiny import CONFIG, make_corpus
 
 QUICK = ("validation.every_hours=0", "checkpoint.best_by=null", "model.options.layerdrop=0.2")
 EMA = ("pseudo_labels.strategy=ema", "pseudo_labels.start_hours=0.01")
@@ -114,19 +114,19 @@ def test_a_stopped_process_is_named_and_ends_the_run(corpus, tmp_path):
 
 DIES_ONCE = """
 import os
-from asr_emapl.training.watch import Watch
-from asr_emapl.training.world import DeviceConfig, World
+from asr_emapl.distributed.heartbeat import Heartbeat
+from asr_emapl.distributed.process_group import DeviceConfig, ProcessGroup
 
-world = World.join(DeviceConfig(name="cpu"))
-with Watch(world, 600.0):
-    world.meet()
+world = ProcessGroup.join(DeviceConfig(name="cpu"))
+with Heartbeat(world, 600.0):
+    world.barrier()
     if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and world.rank == 1:
         os._exit(3)
     if os.environ["TORCHELASTIC_RESTART_COUNT"] == "1":
-        assert world.sum([1.0]) == [2.0]
+        assert world.all_reduce_sum([1.0]) == [2.0]
         print("together", flush=True)
-    world.meet()
-world.leave()
+    world.barrier()
+world.close()
 """
 
 
@@ -149,15 +149,15 @@ def test_restarts_on_one_node_need_no_environment(tmp_path, free_port, meet):
 FAILS = """
 import sys
 from asr_emapl.errors import UserError
-from asr_emapl.training.watch import Watch
-from asr_emapl.training.world import DeviceConfig, World
+from asr_emapl.distributed.heartbeat import Heartbeat
+from asr_emapl.distributed.process_group import DeviceConfig, ProcessGroup
 
-world = World.join(DeviceConfig(name="cpu"))
+world = ProcessGroup.join(DeviceConfig(name="cpu"))
 try:
-    with Watch(world, 600.0):
+    with Heartbeat(world, 600.0):
         if world.rank == 1:
             raise UserError("the reason")
-        world.meet()
+        world.barrier()
 except UserError as error:
     sys.exit(f"error: {error}")
 """

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import make_corpus, tiny_config
+from support.tiny import make_corpus, tiny_config
 from typer.testing import CliRunner
 
 from asr_emapl.cli import app

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from runs import launch
-from tiny import make_corpus, tiny_config
+from support.runs import launch
+from support.tiny import make_corpus, tiny_config
 
 from asr_emapl.data.manifest import Utterance, read_manifest, write_manifest
 from asr_emapl.errors import UserError
-from asr_emapl.scoring.usage import REMEDIES
+from asr_emapl.report.usage import REMEDIES
 from asr_emapl.training.guard import BARREN_STEPS, BROKEN_STEPS, BROKEN_STEPS_OF_A_PASS, Guard
 from asr_emapl.training.step import REASONS, StepResult
 from asr_emapl.training.trainer import train

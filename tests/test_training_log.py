@@ -269,7 +269,7 @@ def test_tensorboard_has_losses_pseudo_labels_and_word_error_rates(tmp_path, clo
     in_force = {"lr": 0.5, "rho": 0.75, "kappa": 2.0, "half_life_hours": 0.125}
     for step in (1, 2):
         clock.now += 10.0
-        dropped = Counter(empty=1, unsure=3)
+        dropped = Counter(empty=1, low_confidence=3)
         told = result(float(step), nonempty=0.5, confidence=0.25 * step, dropped=dropped)
         log.step(step, step / 10, False, told, in_force)
     log.validation(2, 0.2, {"teacher/dev": 12.5})
@@ -282,7 +282,7 @@ def test_tensorboard_has_losses_pseudo_labels_and_word_error_rates(tmp_path, clo
         "pseudo_labels/confidence": 0.375,
         "pseudo_labels/used": 0.5,
         "pseudo_labels/dropped/empty": 0.125,
-        "pseudo_labels/dropped/unsure": 0.375,
+        "pseudo_labels/dropped/low_confidence": 0.375,
         "pseudo_labels/tokens_per_utterance": 5.0,
     }
     assert {name: scalars[f"schedule/{name}"].value for name in in_force} == in_force

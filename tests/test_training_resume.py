@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 import yaml
-from commands import call, fail
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import losses, read_log
-from tiny import CONFIG, make_corpus, tiny_config
+from support.commands import call, fail
+from support.runs import losses, read_log
+from support.tiny import CONFIG, make_corpus, tiny_config
 
+from asr_emapl.checkpoints import files as checkpoint
 from asr_emapl.config import config_to_dict
 from asr_emapl.data.manifest import Utterance, read_manifest, write_manifest
-from asr_emapl.data.mix import BlendPosition, MixPosition, Position
+from asr_emapl.data.mixture import CorpusCursor, DataCursor, MixtureCursor
 from asr_emapl.errors import UserError
-from asr_emapl.text.tokenizer import LetterTokenizer, save_tokenizer
-from asr_emapl.training import checkpoint
+from asr_emapl.text.tokenizer import CharacterTokenizer, save_tokenizer
 from asr_emapl.training.resume import contents, require_contents, require_settings
 from asr_emapl.training.trainer import train
 
@@ -120,7 +120,7 @@ def test_a_run_that_resumes_unchanged_says_nothing_and_keeps_one_config(corpus, 
 
 
 def test_another_tokenizer_of_as_many_tokens_goes_on_if_allowed(corpus, run, tmp_path):
-    save_tokenizer(tmp_path / "other.json", LetterTokenizer(LetterTokenizer().alphabet[::-1]))
+    save_tokenizer(tmp_path / "other.json", CharacterTokenizer(CharacterTokenizer().alphabet[::-1]))
     other = f"tokenizer={tmp_path / 'other.json'}"
     with pytest.raises(UserError, match=r"another tokenizer.*--allow-changes"):
         go_on(corpus, run, other)
@@ -209,11 +209,11 @@ def test_what_is_hashed_is_ids_and_lengths_in_their_order():
     assert contents([one, one[:2]], apart=True) == [known, *contents([one[:2]], apart=False)]
 
 
-POSITION = MixPosition(
-    labelled=BlendPosition(
-        (Position(2, 1, 500, 9000, 0, 60, ((30, 900),)), Position(1, 0, 7, 800)), (1.0, 2.0)
+POSITION = DataCursor(
+    labelled=MixtureCursor(
+        (CorpusCursor(2, 1, 500, 9000, 0, 60, ((30, 900),)), CorpusCursor(1, 0, 7, 800)), (1.0, 2.0)
     ),
-    unlabelled=BlendPosition((Position(3, 2, 5, 70),), (1.0,)),
+    unlabelled=MixtureCursor((CorpusCursor(3, 2, 5, 70),), (1.0,)),
 )
 
 
@@ -229,7 +229,7 @@ def test_changed_corpora_start_a_pass_and_the_others_stay(changed):
     for number, (old, new) in enumerate(
         zip(POSITION.labelled.corpora, position.labelled.corpora, strict=True)
     ):
-        begun = replace(old, epoch=old.epoch + 1, chapter=0, samples=0, earlier=())
+        begun = replace(old, epoch=old.epoch + 1, chunk=0, samples=0, earlier=())
         assert new == (begun if number in changed else old)
 
 
@@ -252,7 +252,7 @@ def test_a_setting_that_a_checkpoint_does_not_know_is_absent(corpus, trained):
     config = tiny_config(corpus, f"run_dir={trained}", "hours=0.004", *FAST)
     del state["config"]["checkpoint"]["keep"]
     assert state["config"] != config_to_dict(config)
-    (line,) = require_settings(state, path, config, LetterTokenizer(), whole=True, allowed=False)
+    (line,) = require_settings(state, path, config, CharacterTokenizer(), whole=True, allowed=False)
     assert line.endswith("checkpoint.keep: absent -> 2")
 
 

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import CLI, finish, launch, losses, read_log
-from tiny import make_corpus, tiny_config
+from support.runs import CLI, finish, launch, losses, read_log
+from support.tiny import make_corpus, tiny_config
 
+from asr_emapl.checkpoints import files as checkpoint
 from asr_emapl.data.batch_plan import BatchPlan
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.data.micro_batches import micro_batches
 from asr_emapl.decoding.recognizer import Recognizer
 from asr_emapl.errors import UserError
-from asr_emapl.training import checkpoint
-from asr_emapl.training.parts import require_scalable
+from asr_emapl.training.build import require_scalable
 from asr_emapl.training.trainer import train
 
 IN_FLOAT64 = (str(Path(__file__).with_name("in_float64.py")),)

@@ -9,20 +9,22 @@ import pytest
 import torch
 
 from asr_emapl.data.loader import Skipped
+from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.errors import UserError
 from asr_emapl.training.skipped import ALWAYS_ADMITTED, WINDOW, SkippedList
 from asr_emapl.training.step import StepResult
-from asr_emapl.training.world import World
 
-ALONE = World(0, 1, torch.device("cpu"))
+ALONE = ProcessGroup(0, 1, torch.device("cpu"))
 
 
 def one(name: str, epoch: int = 0) -> Skipped:
     return Skipped(name, f"{name}.flac", f"{name}.flac: not decodable", epoch)
 
 
-def result(learned: int, skipped: int = 0, unsure: int = 0) -> StepResult:
-    return StepResult(0.0, 0.0, learned, 0, Counter({"undecodable": skipped, "unsure": unsure}))
+def result(learned: int, skipped: int = 0, low_confidence: int = 0) -> StepResult:
+    return StepResult(
+        0.0, 0.0, learned, 0, Counter({"undecodable": skipped, "low_confidence": low_confidence})
+    )
 
 
 def listed(folder) -> list[dict]:
@@ -74,7 +76,7 @@ def test_a_few_are_always_admitted(tmp_path):
 def test_utterances_dropped_for_another_reason_were_read(tmp_path):
     skipped = SkippedList(tmp_path, ALONE, 0.1, keep=False)
     for i in range(30):
-        skipped.step([one(f"u{i}")], result(1, 1, unsure=8))
+        skipped.step([one(f"u{i}")], result(1, 1, low_confidence=8))
 
 
 def test_what_was_read_long_ago_does_not_excuse_what_fails_now(tmp_path):

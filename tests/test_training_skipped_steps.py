@@ -9,7 +9,7 @@ from asr_emapl.training.step import StepResult
 
 GOOD = StepResult(1.0, 1.0, utterances=4, tokens=20)
 BROKEN = StepResult(1.0, float("nan"), utterances=4, tokens=20, taken=False)
-BARREN = StepResult(0.0, 0.0, 0, 0, Counter(empty=3, unsure=1), taken=False)
+BARREN = StepResult(0.0, 0.0, 0, 0, Counter(empty=3, low_confidence=1), taken=False)
 
 
 def test_a_line_says_why_a_step_was_skipped():
@@ -17,7 +17,10 @@ def test_a_line_says_why_a_step_was_skipped():
     assert steps.step(1, True, GOOD, now=0.0) is None
     assert steps.total() is None
     said = steps.step(2, False, BARREN, now=1.0)
-    assert said == "warning: step 2 was skipped: all 4 unlabelled utterances were dropped (3 empty, 1 unsure)"
+    assert (
+        said
+        == "warning: step 2 was skipped: all 4 unlabelled utterances were dropped (3 empty, 1 low_confidence)"
+    )
     said = steps.step(3, True, BROKEN, now=11.0)
     assert said == "warning: step 3 was skipped: its gradient is not finite"
 

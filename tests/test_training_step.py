@@ -16,19 +16,19 @@ from torch.nn import functional as F
 
 from asr_emapl.audio.features import FeatureConfig, LogMel
 from asr_emapl.data.loader import MicroBatch, Skipped, StepBatch
-from asr_emapl.data.mix import MixPosition
+from asr_emapl.data.mixture import DataCursor
+from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.pseudo_labels import EmaLabels, PseudoLabelConfig, Unlabelled
 from asr_emapl.pseudo_labels.strategy import Labels
 from asr_emapl.training.step import REASONS, TrainStep, alignable, frames_needed
-from asr_emapl.training.world import World
 
 BANDS, VOCABULARY = 12, 6
 # 0.5 s: 48 frames of features, 16 of the model.
 HALF_SECOND, FRAMES = 8000, 16
 FEATURES = LogMel(FeatureConfig(mel_bands=BANDS))
-ALONE = World(0, 1, torch.device("cpu"))
+ALONE = ProcessGroup(0, 1, torch.device("cpu"))
 
 
 class Given:
@@ -44,7 +44,7 @@ class Given:
         return Labels.of(tokens, confidences)
 
 
-class AmongOthers(World):
+class AmongOthers(ProcessGroup):
     """One of two processes: the sums over both add what the other one is said to have."""
 
     def __init__(self, utterances: int, tokens: int, loss: float) -> None:
@@ -63,7 +63,7 @@ class Parts:
         self,
         strategy: Given | None = None,
         *,
-        world: World = ALONE,
+        world: ProcessGroup = ALONE,
         clip_norm: float = 0.0,
         adam: bool = False,
         half_life: float = 10.0,
@@ -118,9 +118,7 @@ def micro(lengths: dict[str, int], targets: list[list[int]] | None) -> MicroBatc
 
 
 def labelled(*micros: MicroBatch, samples: int = 0) -> StepBatch:
-    return StepBatch(
-        True, list(micros), samples or sum(int(m.samples_B.sum()) for m in micros), MixPosition()
-    )
+    return StepBatch(True, list(micros), samples or sum(int(m.samples_B.sum()) for m in micros), DataCursor())
 
 
 def unlabelled(*micros: MicroBatch) -> StepBatch:
@@ -404,7 +402,7 @@ def test_every_rejection_is_counted_with_its_reason():
     step = unlabelled(batch, rest)
     step.skipped = [Skipped("x", "x.flac", "x.flac: not decodable", 0)]
     result = parts.step(step)
-    reasons = {"unalignable": 1, "empty": 2, "unsure": 1, "too_few_tokens": 1, "too_many_tokens": 1}
+    reasons = {"unalignable": 1, "empty": 2, "low_confidence": 1, "too_few_tokens": 1, "too_many_tokens": 1}
     assert result.dropped == reasons | {"undecodable": 1}
     assert set(result.dropped) == set(REASONS)
     assert result.utterances == 1

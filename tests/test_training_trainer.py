@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import finish, launch, losses, read_log
-from tiny import make_corpus, tiny_config
+from support.runs import finish, launch, losses, read_log
+from support.tiny import make_corpus, tiny_config
 
+from asr_emapl.checkpoints import files as checkpoint
+from asr_emapl.checkpoints import folder as checkpoint_folder
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.decoding.recognizer import Recognizer
 from asr_emapl.errors import UserError
-from asr_emapl.scoring.usage import read_usage
-from asr_emapl.training import checkpoint, checkpoint_folder
+from asr_emapl.report.usage import read_usage
 from asr_emapl.training.corpora import Corpora
 from asr_emapl.training.phases import PHASES
 from asr_emapl.training.trainer import train
@@ -581,10 +582,10 @@ def test_a_later_batch_without_an_answer_is_refused_at_once(corpus, tmp_path):
 
 
 def test_a_checkpoint_of_another_tokenizer_is_refused(corpus, tmp_path):
-    from asr_emapl.text.tokenizer import LetterTokenizer, save_tokenizer
+    from asr_emapl.text.tokenizer import CharacterTokenizer, save_tokenizer
 
     train(tiny_config(corpus, f"run_dir={tmp_path / 'run'}", "hours=0.003"))
-    save_tokenizer(tmp_path / "other.json", LetterTokenizer("ABCDILNO "))
+    save_tokenizer(tmp_path / "other.json", CharacterTokenizer("ABCDILNO "))
     with pytest.raises(UserError, match="another tokenizer"):
         train(tiny_config(corpus, f"run_dir={tmp_path / 'run'}", f"tokenizer={tmp_path / 'other.json'}"))
 

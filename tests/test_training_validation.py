@@ -8,10 +8,12 @@ import signal
 from pathlib import Path
 
 import pytest
-from runs import finish, launch, read_log
-from tiny import make_corpus, tiny_config
+from support.runs import finish, launch, read_log
+from support.tiny import make_corpus, tiny_config
 
-from asr_emapl.training import checkpoint, checkpoint_folder, validation
+from asr_emapl.checkpoints import files as checkpoint
+from asr_emapl.checkpoints import folder as checkpoint_folder
+from asr_emapl.training import validation
 from asr_emapl.training.log import logged_validation
 from asr_emapl.training.trainer import train
 

@@ -13,7 +13,7 @@ import typer
 from asr_emapl.cli.options import count, non_negative, positive, workers_option
 from asr_emapl.cli.trust import TrustOption
 from asr_emapl.errors import UserError
-from asr_emapl.outputs import check_outputs
+from asr_emapl.storage.outputs import check_outputs
 from asr_emapl.terminal import say, say_written, warn
 
 commands = typer.Typer()
@@ -22,7 +22,7 @@ commands = typer.Typer()
 @commands.command()
 def tokenizer(
     out: Annotated[Path, typer.Option(help="File to write (JSON).")],
-    kind: Annotated[str, typer.Option(help="letters, unigram or bpe.")] = "letters",
+    kind: Annotated[str, typer.Option(help="characters, unigram or bpe.")] = "characters",
     size: Annotated[int, count("Vocabulary size with the blank (unigram, bpe).", least=3)] = 1024,
     manifest: Annotated[list[Path] | None, typer.Option(help="Texts to train on; may be repeated.")] = None,
 ) -> None:
@@ -31,12 +31,12 @@ def tokenizer(
     Example: `asr-emapl tokenizer --kind unigram --size 256 --manifest data/train.jsonl --out data/bpe.json`
     """
     from asr_emapl.data.manifest import read_manifest
-    from asr_emapl.text.tokenizer import LetterTokenizer, SentencePieceTokenizer, Tokenizer, save_tokenizer
+    from asr_emapl.text.tokenizer import CharacterTokenizer, SentencePieceTokenizer, Tokenizer, save_tokenizer
 
     check_outputs([out], manifest or [])
     made: Tokenizer
-    if kind == "letters":
-        made = LetterTokenizer()
+    if kind == "characters":
+        made = CharacterTokenizer()
     elif kind in ("unigram", "bpe"):
         if not manifest:
             raise UserError(f"--kind {kind} is trained on texts: name a --manifest")
@@ -89,14 +89,14 @@ def inspect(
     """
     from rich.console import Console
 
-    from asr_emapl.data.inspection import inspect_manifests, with_audio
-    from asr_emapl.data.inspection_report import draw_lengths, print_inspection
+    from asr_emapl.checks.inspection import inspect_manifests, with_audio
+    from asr_emapl.checks.inspection_report import draw_lengths, print_inspection
+    from asr_emapl.checks.requirements import read_requirements
     from asr_emapl.data.manifest import read_manifest
-    from asr_emapl.training.demands import read_demands
 
     if png is not None:
         check_outputs([png], [*manifests, config, tokenizer])
-    demands = read_demands(config, tokenizer, batch_seconds, trust or ())
+    demands = read_requirements(config, tokenizer, batch_seconds, trust or ())
     # Hundreds of thousands of objects, none of them garbage: looking for it would take a third of the time.
     gc.disable()
     try:

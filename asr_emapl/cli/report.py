@@ -12,7 +12,7 @@ from asr_emapl.cli.options import count
 from asr_emapl.cli.scoring import labelled
 from asr_emapl.cli.trust import TrustOption
 from asr_emapl.errors import UserError
-from asr_emapl.outputs import check_outputs, run_files
+from asr_emapl.storage.outputs import check_outputs, run_files
 from asr_emapl.terminal import print_table, say, warn
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def report(
     Example: `asr-emapl report baseline=runs/baseline ema=runs/ema --out report.html`
     """
     from asr_emapl.report.run import read_runs
-    from asr_emapl.scoring.usage import as_record, no_times, table
+    from asr_emapl.report.usage import as_record, no_times, table
 
     if out is None and (manifest or hypotheses or decode):
         raise UserError("--manifest, --hypotheses and --decode are for the page: name it with --out")

@@ -11,7 +11,7 @@ import typer
 
 from asr_emapl.cli.options import count, seed_option
 from asr_emapl.errors import UserError
-from asr_emapl.outputs import check_outputs, run_files
+from asr_emapl.storage.outputs import check_outputs, run_files
 from asr_emapl.terminal import put, say, say_written
 
 commands = typer.Typer()
@@ -143,7 +143,7 @@ def plot(
 
     Example: `asr-emapl plot baseline=runs/baseline ema=runs/ema --out curves.png`
     """
-    from asr_emapl.scoring.curves import draw_curves
+    from asr_emapl.report.curves import draw_curves
 
     named = [labelled(run) for run in runs]
     check_outputs([out], [file for _, folder in named for file in run_files(folder)])

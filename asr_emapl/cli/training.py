@@ -10,7 +10,7 @@ import typer
 
 from asr_emapl.cli.options import non_negative, positive
 from asr_emapl.errors import UserError
-from asr_emapl.outputs import check_outputs
+from asr_emapl.storage.outputs import check_outputs
 from asr_emapl.terminal import print_table, say, say_written
 
 commands = typer.Typer()
@@ -55,7 +55,7 @@ def average(
 
     Example: `asr-emapl average --start step-000004000.pt --end step-000005000.pt --out average.pt`
     """
-    from asr_emapl.training.checkpoint import average as run
+    from asr_emapl.checkpoints.files import average as run
 
     check_outputs([out], [end, start], overwrite=overwrite)
     hours = run(start, end, out)
@@ -76,9 +76,9 @@ def scale(
 
     Example: `asr-emapl scale --config conf/mini.yaml --batch-seconds 480`
     """
+    from asr_emapl.checks.scale import at_batch, dry_run, epoch_hours
     from asr_emapl.config import load_config
     from asr_emapl.training.corpora import Corpora
-    from asr_emapl.training.dry_run import at_batch, dry_run, epoch_hours
 
     run = load_config(config, overrides or [])
     scaling = Corpora.measure(at_batch(run, batch_seconds), world_size=1)
@@ -146,9 +146,9 @@ def check_model(
 
     Example: `asr-emapl check-model my_pkg.my_model:MyModel dim=256`
     """
-    from asr_emapl.json_text import parse_json
-    from asr_emapl.models.conformance import check
-    from asr_emapl.text_files import BrokenLineError
+    from asr_emapl.checks.conformance import check
+    from asr_emapl.storage.json_text import parse_json
+    from asr_emapl.storage.text_files import BrokenLineError
 
     values: dict[str, Any] = {}
     for option in options or []:

@@ -4,8 +4,8 @@ Everything is counted in integer samples. A global batch is what kappa sees; ran
 divide it (`asr_emapl.data.micro_batches`), so world size and memory never change which utterances are learned
 from together, or when.
 
-A pass over a corpus (epoch) is divided into chapters, random parts of the corpus of some thousand utterances.
-A chapter is planned without a look at the rest, so that to begin, or to resume anywhere, takes no longer for
+A pass over a corpus (epoch) is divided into chunks, random parts of the corpus of some thousand utterances.
+A chunk is planned without a look at the rest, so that to begin, or to resume anywhere, takes no longer for
 ten million utterances than for ten thousand. Its utterances are put into groups of about the same length, the
 groups into random order, and consecutive groups make up a batch. So a batch of kappa reference batches is
 kappa random groups, as kappa steps at the reference batch would be.
@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.data.length_order import shuffled_by_length
-from asr_emapl.data.shuffle import Indices, Shuffle
+from asr_emapl.data.permutation import FeistelPermutation, Indices
 
-# Sizes that are tried to make the groups of a chapter equal; each halves what the last one still lacks.
+# Sizes that are tried to make the groups of a chunk equal; each halves what the last one still lacks.
 _TRIALS = 5
 # Where so many times `multiple` utterances fit, less than a twentieth of a group is given up for even shares.
 _PLENTY = 10
@@ -106,15 +106,15 @@ class BatchPlan:
             )
 
     @property
-    def chapters(self) -> int:
+    def chunks(self) -> int:
         """Of each pass; they depend on the corpus and the pool alone, so another batch finds its place."""
         return max(1, round(len(self.samples) / self.pool))
 
-    def chapter(self, epoch: int, number: int, earlier: tuple[tuple[int, int], ...] = ()) -> Chapter:
-        """The batches of chapter `number` of pass `epoch`, in order; each of its utterances once.
+    def chunk(self, epoch: int, number: int, earlier: tuple[tuple[int, int], ...] = ()) -> Chunk:
+        """The batches of chunk `number` of pass `epoch`, in order; each of its utterances once.
 
         Args:
-            earlier: what was consumed of the chapter at other batches, as (batch_samples, samples consumed)
+            earlier: what was consumed of the chunk at other batches, as (batch_samples, samples consumed)
             in
                 the order of consumption. Those utterances are left out, so that each comes once in a pass
                 even where the batch changes within it.
@@ -128,13 +128,13 @@ class BatchPlan:
 
     def epoch(self, epoch: int) -> list[Indices]:
         """All batches of a pass, in order."""
-        return [batch for number in range(self.chapters) for batch in self.chapter(epoch, number).batches]
+        return [batch for number in range(self.chunks) for batch in self.chunk(epoch, number).batches]
 
     def _members(self, epoch: int, number: int, by_length: bool) -> Indices:
-        start, stop = (i * len(self.samples) // self.chapters for i in (number, number + 1))
+        start, stop = (i * len(self.samples) // self.chunks for i in (number, number + 1))
         if by_length:
             return self._shortest_first[start:stop]
-        return Shuffle(len(self.samples), self.seed, epoch)(np.arange(start, stop, dtype=np.int64))
+        return FeistelPermutation(len(self.samples), self.seed, epoch)(np.arange(start, stop, dtype=np.int64))
 
     @cached_property
     def _shortest_first(self) -> Indices:
@@ -142,10 +142,10 @@ class BatchPlan:
 
     def _arrange(
         self, members: Indices, batch_samples: int, place: tuple[int, int, int], by_length: bool
-    ) -> Chapter:
-        """Batches of these utterances; `place` seeds their order: pass, chapter and stage."""
+    ) -> Chunk:
+        """Batches of these utterances; `place` seeds their order: pass, chunk and stage."""
         if len(members) == 0:
-            return Chapter.of([], self.samples)
+            return Chunk.of([], self.samples)
         rng = np.random.default_rng((self.seed, *place))
         per_batch = self._groups_per_batch(batch_samples, int(self.samples[members].max()))
         limit = batch_samples // per_batch
@@ -158,7 +158,7 @@ class BatchPlan:
         # As few batches as possible, of about as many groups each.
         count = -(-len(groups) // per_batch)
         ends = [(i * len(groups)) // count for i in range(count + 1)]
-        return Chapter.of([groups[a:b] for a, b in pairwise(ends)], self.samples)
+        return Chunk.of([groups[a:b] for a, b in pairwise(ends)], self.samples)
 
     def _groups_per_batch(self, batch_samples: int, longest: int) -> int:
         """The number that brings groups nearest to their size; a group has room for the longest utterance."""
@@ -188,7 +188,7 @@ class BatchPlan:
 
 
 @dataclass(frozen=True)
-class Chapter:
+class Chunk:
     """Some batches, with the audio consumed after each (unpadded samples, counted from the first).
 
     `groups` are the numbers of utterances in each batch's groups, one group after the other; `padded` are the
@@ -201,10 +201,10 @@ class Chapter:
     consumed: NDArray[np.int64]
 
     @staticmethod
-    def of(batches: list[list[Indices]], samples: Indices) -> Chapter:
-        """A chapter of batches, each a list of groups."""
+    def of(batches: list[list[Indices]], samples: Indices) -> Chunk:
+        """A chunk of batches, each a list of groups."""
         audio = [sum(int(samples[group].sum()) for group in batch) for batch in batches]
-        return Chapter(
+        return Chunk(
             [np.concatenate(batch) for batch in batches],
             [tuple(len(group) for group in batch) for batch in batches],
             [sum(int(samples[group].max()) * len(group) for group in batch) for batch in batches],
@@ -212,7 +212,7 @@ class Chapter:
         )
 
     def index_at(self, samples: int) -> int:
-        """The batch that comes next once `samples` of this chapter have been consumed."""
+        """The batch that comes next once `samples` of this chunk have been consumed."""
         return int(np.searchsorted(self.consumed, samples, side="right"))
 
 

@@ -38,7 +38,7 @@ class Reading:
     index: int
 
 
-class Desk:
+class WorkerProgress:
     """Memory where each decoding process notes what it reads; it outlives them.
 
     Args:
@@ -83,7 +83,7 @@ class DeadDecoderError(Exception):
         super().__init__(f"decoding process {process.pid} {self.how}")
 
 
-def watched(loader: DataLoader[T], desk: Desk) -> Generator[T, None, None]:
+def watched(loader: DataLoader[T], desk: WorkerProgress) -> Generator[T, None, None]:
     """The loader's items. Its processes are its own as long as the iterator lives, and end with it.
 
     Those that do not end within `PATIENCE_S` are killed.

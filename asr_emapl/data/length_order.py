@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_emapl.data.shuffle import Indices
+from asr_emapl.data.permutation import Indices
 
 
 def shuffled_by_length(

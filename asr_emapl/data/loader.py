@@ -18,11 +18,11 @@ from asr_emapl.audio.augment import SpecAugment, draw_seed
 from asr_emapl.audio.decode import read_audio
 from asr_emapl.audio.features import FrameCount
 from asr_emapl.audio.perturb import Perturbation
-from asr_emapl.data.decoders import DeadDecoderError, Desk, watched
+from asr_emapl.data.decoders import DeadDecoderError, WorkerProgress, watched
 from asr_emapl.data.manifest import Utterance
 from asr_emapl.data.micro_batches import micro_batches
-from asr_emapl.data.mix import GlobalBatch, MixPlan, MixPosition
-from asr_emapl.data.shuffle import Indices
+from asr_emapl.data.mixture import DataCursor, DataPlan, GlobalBatch
+from asr_emapl.data.permutation import Indices
 from asr_emapl.errors import UnreachableError, UserError
 from asr_emapl.processes import serve_parent
 
@@ -111,7 +111,7 @@ class StepBatch:
     micro_batches: list[MicroBatch]
     # Of all ranks: unpadded audio in samples, and where the data stand once the step is done.
     samples: int
-    after: MixPosition
+    after: DataCursor
     # Of this rank.
     skipped: list[Skipped] = field(default_factory=list)
     # Why a server could not be reached, by which the step is not complete; an error of a decoding process
@@ -145,7 +145,7 @@ class StepDataset(Dataset[StepBatch]):
     """
 
     # Where a decoding process notes what it reads.
-    desk: Desk | None = None
+    desk: WorkerProgress | None = None
 
     def __init__(
         self,
@@ -273,7 +273,7 @@ def _pad(rows: list[Tensor]) -> Tensor:
 class _Requests:
     """Endless global batches from a position on, in the form of a torch sampler."""
 
-    def __init__(self, plan: MixPlan, start: MixPosition) -> None:
+    def __init__(self, plan: DataPlan, start: DataCursor) -> None:
         self.plan, self.start = plan, start
 
     def __iter__(self) -> Iterator[GlobalBatch]:
@@ -285,7 +285,7 @@ class _Requests:
 
 
 def steps(
-    dataset: StepDataset, plan: MixPlan, start: MixPosition, *, workers: int, pin_memory: bool
+    dataset: StepDataset, plan: DataPlan, start: DataCursor, *, workers: int, pin_memory: bool
 ) -> Generator[StepBatch, None, None]:
     """Endless steps from `start` on; the same ones with any number of decoding processes.
 
@@ -298,7 +298,7 @@ def steps(
         UserError: a decoding process died; names what it was decoding.
         UnreachableError: a server with audio cannot be reached.
     """
-    desk = Desk(workers)
+    desk = WorkerProgress(workers)
     loader: DataLoader[StepBatch] = DataLoader(
         dataset,
         batch_size=None,
@@ -323,7 +323,7 @@ def steps(
         raise UserError(f"{death} at utterance {u.id} ({u.source}; {death.remedy})") from death
 
 
-def _begin(desk: Desk, worker: int) -> None:
+def _begin(desk: WorkerProgress, worker: int) -> None:
     """Prepare a decoding process.
 
     Ctrl-C, and a scheduler that stops a job, signal the whole process group: the trainer then saves and

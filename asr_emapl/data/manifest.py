@@ -10,7 +10,7 @@ shard, which holds many audio files, `byte_range` says which bytes of it are the
 
 Manifests and audio may lie at URLs, any that fsspec can read. The names that NeMo's manifests use are read
 too: `audio_filepath` for `audio`, `utt_id` for `id`; an utterance without an id is named after its audio
-(`asr_emapl.data.ids`). So are lhotse's cuts, by `asr_emapl.data.foreign`, and all of it compressed by gzip.
+(`asr_emapl.data.ids`). So are lhotse's cuts (`asr_emapl.data.lhotse_cuts`), and all of it compressed by gzip.
 Other fields are ignored.
 """
 
@@ -24,17 +24,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from asr_emapl import json_text, storage
 from asr_emapl.audio import MAX_SECONDS, SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe
 from asr_emapl.audio.source import ByteRange, Source
-from asr_emapl.data.foreign import from_cut, is_cut
 from asr_emapl.data.ids import derived_ids
+from asr_emapl.data.lhotse_cuts import from_cut, is_cut
 from asr_emapl.errors import UnreachableError, UserError
-from asr_emapl.outputs import check_outputs, writing
-from asr_emapl.partial_file import sync
+from asr_emapl.storage import files as storage
+from asr_emapl.storage import json_text
+from asr_emapl.storage.outputs import check_outputs, writing
+from asr_emapl.storage.partial_file import sync
+from asr_emapl.storage.text_files import raw_lines
 from asr_emapl.text.normalise import outside
-from asr_emapl.text_files import raw_lines
 
 _Place = TypeVar("_Place", str, Path, str | Path)
 _MAX_LINES = 20

@@ -8,7 +8,7 @@ import numpy as np
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.data.batch_plan import fill
-from asr_emapl.data.shuffle import Indices
+from asr_emapl.data.permutation import Indices
 
 # Bisections for the size at which micro-batches are equal: what is left is below a thousandth of the largest.
 _TRIALS = 10

@@ -9,13 +9,13 @@ import numpy as np
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.data.batch_plan import BatchPlan
-from asr_emapl.data.mix import Blend, MixPlan
+from asr_emapl.data.mixture import DataPlan, Mixture
 
 # Chapters that are looked at in each corpus: random parts of it, so that a few stand for all.
 _CHAPTERS = 4
 
 
-def mean_step_audio(mix: MixPlan, batch_seconds: float) -> float:
+def mean_step_audio(mix: DataPlan, batch_seconds: float) -> float:
     """Mean unpadded seconds of a step over the corpora of `mix`, at a batch of `batch_seconds`.
 
     Of labelled and unlabelled steps together, in their ratio once pseudo-labels have begun. It depends on the
@@ -35,7 +35,7 @@ def mean_step_audio(mix: MixPlan, batch_seconds: float) -> float:
     return (1.0 + mix.ratio) / steps / SAMPLE_RATE_HZ
 
 
-def _mean_over_blend(blend: Blend, batch_samples: int) -> float:
+def _mean_over_blend(blend: Mixture, batch_samples: int) -> float:
     audio = steps = 0.0
     for plan, weight in zip(blend.plans, blend.weights, strict=True):
         fitting = plan.samples[plan.samples <= batch_samples]
@@ -51,15 +51,15 @@ def _mean_over_blend(blend: Blend, batch_samples: int) -> float:
 
 
 def _mean(plan: BatchPlan) -> float:
-    """Samples of a batch, over some chapters; of small corpora, over some passes."""
+    """Samples of a batch, over some chunks; of small corpora, over some passes."""
     samples = [
         int(plan.samples[batch].sum())
-        for epoch, number in _places(plan.chapters)
-        for batch in plan.chapter(epoch, number).batches
+        for epoch, number in _places(plan.chunks)
+        for batch in plan.chunk(epoch, number).batches
     ]
     return float(np.mean(samples))
 
 
-def _places(chapters: int) -> Iterator[tuple[int, int]]:
+def _places(chunks: int) -> Iterator[tuple[int, int]]:
     for i in range(_CHAPTERS):
-        yield divmod(i, chapters)
+        yield divmod(i, chunks)

@@ -1,5 +1,5 @@
 """Decoding: from the model's log-probabilities to labels, greedily or by beam search with an LM."""
 
-from asr_emapl.decoding.greedy import GreedyPaths, greedy
+from asr_emapl.ctc import GreedyPaths, greedy
 
 __all__ = ["GreedyPaths", "greedy"]

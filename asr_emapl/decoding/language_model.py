@@ -20,10 +20,10 @@ from pathlib import Path
 from asr_emapl.decoding.beam import token_name
 from asr_emapl.decoding.ngram import load_kenlm
 from asr_emapl.errors import UserError
-from asr_emapl.outputs import writing
-from asr_emapl.storage import publish
+from asr_emapl.storage.files import publish
+from asr_emapl.storage.outputs import writing
+from asr_emapl.storage.text_files import read_lines
 from asr_emapl.text.tokenizer import Tokenizer
-from asr_emapl.text_files import read_lines
 
 _ORDERS = range(2, 6)  # what kaldingram makes
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from asr_emapl.decoding.arpa import MAX_WORD_BYTES
 from asr_emapl.errors import UserError
+from asr_emapl.storage.text_files import read_lines
 from asr_emapl.text.tokenizer import Tokenizer
-from asr_emapl.text_files import read_lines
 
 # What language models write for beginning, end and unknown words.
 _SYMBOLS = frozenset(("<s>", "</s>", "<unk>", "<UNK>"))

@@ -10,18 +10,18 @@ import torch
 from torch import nn
 
 from asr_emapl.audio.features import LogMel
+from asr_emapl.checkpoints.files import State, fitting, load, read_tokenizer
+from asr_emapl.checkpoints.folder import CheckpointFolder
 from asr_emapl.config import config_from_dict
 from asr_emapl.data.loader import LeftOut
 from asr_emapl.data.manifest import Utterance
 from asr_emapl.decoding.spans import frame_seconds
 from asr_emapl.decoding.transcribe import Hypothesis, Posteriors, posteriors, transcribe
+from asr_emapl.distributed.process_group import choose_device
 from asr_emapl.errors import UserError
 from asr_emapl.models.contract import build_model
 from asr_emapl.models.target import Trust
 from asr_emapl.text.tokenizer import Tokenizer
-from asr_emapl.training.checkpoint import State, fitting, load, read_tokenizer
-from asr_emapl.training.checkpoint_folder import CheckpointFolder
-from asr_emapl.training.world import choose_device
 
 
 @dataclass

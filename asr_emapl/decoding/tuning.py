@@ -11,10 +11,10 @@ from torch import Tensor
 
 from asr_emapl.decoding.beam import BeamConfig, BeamSearch
 from asr_emapl.errors import UserError
-from asr_emapl.json_text import read_object
-from asr_emapl.outputs import write
-from asr_emapl.picture import COLOURS, check_ending, new_figure, write_picture
+from asr_emapl.plotting import COLOURS, check_ending, new_figure, write_plot
 from asr_emapl.scoring import score
+from asr_emapl.storage.json_text import read_object
+from asr_emapl.storage.outputs import write
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "tokenizer": str,
@@ -121,4 +121,4 @@ def draw(points: Sequence[GridPoint], out: Path) -> None:
         axes.grid(color="#e4e4e4", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(title="word bonus", loc="outside right center", frameon=False)
-        write_picture(figure, out)
+        write_plot(figure, out)

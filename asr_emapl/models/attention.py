@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from asr_emapl.models.dropout import dropout
+from asr_emapl.models.cpu import dropout
 
 # Above it (a minute, with a stride of 3) the weights of all pairs of frames take more memory than time.
 _MOST_FRAMES = 2000

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asr_emapl.models.attention import attend
-from asr_emapl.models.dropout import dropout
+from asr_emapl.models.cpu import dropout
 
 FRAME_SECONDS = 0.01
 
@@ -191,15 +191,15 @@ class TransformerLayer(nn.Module):
         self.heads, self.pre = heads, norm == "pre"
         self.norm_attention, self.norm_feedforward = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim)
-        self.mix = nn.Linear(dim, dim)
-        self.widen, self.narrow = nn.Linear(dim, feedforward), nn.Linear(feedforward, dim)
+        self.out_proj = nn.Linear(dim, dim)
+        self.fc1, self.fc2 = nn.Linear(dim, feedforward), nn.Linear(feedforward, dim)
         self.convolution = ConvolutionModule(dim, convolution) if convolution else None
         self.norm_convolution = nn.LayerNorm(dim) if convolution else None
         self.set_dropout(0.0, 0.0)
         self._initialise()
 
     def _initialise(self) -> None:
-        for linear in (self.qkv, self.mix, self.widen, self.narrow):
+        for linear in (self.qkv, self.out_proj, self.fc1, self.fc2):
             bound = 1.0 / math.sqrt(linear.in_features)
             nn.init.uniform_(linear.weight, -bound, bound)
             nn.init.zeros_(linear.bias)
@@ -233,10 +233,10 @@ class TransformerLayer(nn.Module):
         query, key, value = heads_3BHTd.unbind(0)
         share = self.attention_dropout if self.training else 0.0
         attended = attend(query, key, value, valid_BT, share)
-        return self.mix(attended.transpose(1, 2).reshape(batch, frames, dim))
+        return self.out_proj(attended.transpose(1, 2).reshape(batch, frames, dim))
 
     def _feedforward(self, x_BTD: Tensor, valid_BT: Tensor) -> Tensor:
-        return self.narrow(self._drop(F.relu(self.widen(x_BTD))))
+        return self.fc2(self._drop(F.relu(self.fc1(x_BTD))))
 
     def _drop(self, x: Tensor) -> Tensor:
         return dropout(x, self.dropout) if self.training and self.dropout > 0.0 else x
@@ -253,13 +253,13 @@ class ConvolutionModule(nn.Module):
         self.gate = nn.Linear(dim, 2 * dim)
         self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
         self.norm = nn.LayerNorm(dim)
-        self.mix = nn.Linear(dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
 
     def forward(self, x_BTD: Tensor, valid_BT: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D]; what lies beyond an utterance's end counts as zero."""
         x_BTD = F.glu(self.gate(x_BTD), dim=-1) * valid_BT[..., None]
         x_BTD = self.depthwise(x_BTD.transpose(1, 2)).transpose(1, 2)
-        return self.mix(F.silu(self.norm(x_BTD)))
+        return self.out_proj(F.silu(self.norm(x_BTD)))
 
 
 def _hold(x_BTD: Tensor, layer: nn.Module) -> Tensor:

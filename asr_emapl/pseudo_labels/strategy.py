@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from asr_emapl.decoding.greedy import greedy
+from asr_emapl.ctc import greedy
 from asr_emapl.ema import EmaTeacher
 
 
@@ -138,9 +138,9 @@ def rejection(tokens: int, confidence: float, seconds: float, config: PseudoLabe
     """
     if not tokens:
         return "empty"
-    # So written that a NaN, the mark of a broken utterance, is unsure as well.
+    # So written that a NaN, the mark of a broken utterance, is low_confidence as well.
     if not confidence >= config.min_confidence:
-        return "unsure"
+        return "low_confidence"
     rate = tokens / seconds
     if rate < config.min_tokens_per_second:
         return "too_few_tokens"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from asr_emapl.picture import COLOURS, new_figure
-from asr_emapl.scoring.curves import Curve, look
+from asr_emapl.plotting import COLOURS, new_figure
+from asr_emapl.report.curves import Curve, look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

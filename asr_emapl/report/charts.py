@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from asr_emapl.report.chart import Chart, Line
+from asr_emapl.report.curves import Curve, highest
 from asr_emapl.report.run import Run
-from asr_emapl.scoring.curves import Curve, highest
 
 Step = dict[str, Any]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr_emapl.picture import new_figure, write_picture
+from asr_emapl.plotting import new_figure, write_plot
 from asr_emapl.report.chart import draw_line, dress
 from asr_emapl.report.charts import ChartGroup, chart_groups
 from asr_emapl.report.run import Run
@@ -37,7 +37,7 @@ def write_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
             _draw(figure, group)
             for ending in _ENDINGS:
                 written.append(folder / (group.name + ending))
-                write_picture(figure, written[-1])
+                write_plot(figure, written[-1])
     return written
 
 

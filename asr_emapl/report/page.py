@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from asr_emapl.errors import UserError
-from asr_emapl.outputs import write
-from asr_emapl.picture import COLOURS
+from asr_emapl.plotting import COLOURS
 from asr_emapl.report.chart import draw
 from asr_emapl.report.charts import chart_groups
 from asr_emapl.report.comparison import Decoded, standings
+from asr_emapl.report.curves import look
 from asr_emapl.report.run import Run
 from asr_emapl.report.settings import scaled, settings
+from asr_emapl.report.usage import table
 from asr_emapl.report.utterances import worst
 from asr_emapl.scoring.alignment_html import ALIGNMENT_CSS, alignment_html
-from asr_emapl.scoring.curves import look
-from asr_emapl.scoring.usage import table
+from asr_emapl.storage.outputs import write
 
 
 def write_page(runs: Sequence[Run], out: Path, decoded: Decoded | None = None, *, count: int = 20) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from asr_emapl.errors import UserError
-from asr_emapl.scoring.curves import Curve, curves_of
-from asr_emapl.scoring.run_log import read_log, read_speed
-from asr_emapl.scoring.usage import Usage, usage_of
-from asr_emapl.yaml_text import read_yaml
+from asr_emapl.report.curves import Curve, curves_of
+from asr_emapl.report.usage import Usage, usage_of
+from asr_emapl.runs.reader import read_log, read_speed
+from asr_emapl.storage.yaml_text import read_yaml
 
 _BINS = 160  # points of a curve over steps: more than a small chart has pixels for
 

@@ -11,9 +11,9 @@ from asr_emapl.errors import UserError
 from asr_emapl.report.run import Run
 
 if TYPE_CHECKING:
+    from asr_emapl.checks.scale import Row
     from asr_emapl.config import RunConfig
     from asr_emapl.scaling import ScalingPlan
-    from asr_emapl.training.dry_run import Row
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ def scaled(run: Run) -> Scaled | None:
     """The table of `asr-emapl scale` at the batch that the run had at its end; None without a config."""
     if run.config is None:
         return None
+    from asr_emapl.checks.scale import dry_run
     from asr_emapl.config import config_from_dict
-    from asr_emapl.training.dry_run import dry_run
 
     try:
         config = config_from_dict(run.config, str(run.folder / "config.yaml"))

@@ -8,9 +8,9 @@ and nothing but torch is imported: use it for any model that has a moving averag
 
 from asr_emapl.scaling.averages import half_life, momentum, scale_batch_norm_momentum, scale_momentum
 from asr_emapl.scaling.clock import AudioClock
-from asr_emapl.scaling.noise import gain, scale_clip_norm, scale_noise_share
+from asr_emapl.scaling.gradient_noise import gain, scale_clip_norm, scale_noise_share
 from asr_emapl.scaling.plan import ScalingPlan
-from asr_emapl.scaling.progressive import BatchSchedule, carry_over
+from asr_emapl.scaling.progressive import BatchSchedule, rescale_optimizer_state
 from asr_emapl.scaling.rules import scale_hyperparameters
 from asr_emapl.scaling.schedule import Schedule, ScheduleConfig
 
@@ -20,10 +20,10 @@ __all__ = [
     "ScalingPlan",
     "Schedule",
     "ScheduleConfig",
-    "carry_over",
     "gain",
     "half_life",
     "momentum",
+    "rescale_optimizer_state",
     "scale_batch_norm_momentum",
     "scale_clip_norm",
     "scale_hyperparameters",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from asr_emapl.scaling.noise import gain
+from asr_emapl.scaling.gradient_noise import gain
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class BatchSchedule:
         return min(self.all)
 
 
-def carry_over(
+def rescale_optimizer_state(
     optimizer: torch.optim.Optimizer,
     before: float,
     after: float,

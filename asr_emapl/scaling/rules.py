@@ -7,7 +7,7 @@ kappa stands for kappa reference steps. Every rule is the identity at kappa = 1,
 
 All of them follow from two demands on the gradient g of a mean loss. A step has to carry kappa times the
 drift of a reference step; and what g is compared with (a second moment, eps, a clipping threshold) has to
-shrink as g does. The mean of g ** 2 falls by the gain, between 1 and kappa (`asr_emapl.scaling.noise`); it
+shrink as g does. The mean of g ** 2 falls by the gain, between 1 and kappa (`scaling.gradient_noise`); it
 depends on the share of noise, which the batch changes: to compose rules, restate it (`scale_noise_share`).
 
 "Derived" marks what was worked out from these two demands, for steps that are small and a gradient that
@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from asr_emapl.scaling.averages import require_kappa
-from asr_emapl.scaling.noise import gain
+from asr_emapl.scaling.gradient_noise import gain
 
 Group = dict[str, Any]
 

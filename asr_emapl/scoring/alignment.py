@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from rapidfuzz.distance import Levenshtein
 
-from asr_emapl.scoring.sclite import sclite_steps
+from asr_emapl.scoring.nist.sclite import sclite_steps
 from asr_emapl.scoring.wer import ErrorCounts
 
 Weights = Literal["levenshtein", "sclite"]

@@ -7,7 +7,7 @@ The interval is that of percentiles.
 Percentiles are too narrow for few units. With 40, 20, 10, 8, 5 and 3 speakers, whose rates are
 gamma-distributed (5 % on average, deviation 3.5 %) and who say 600 to 1,800 words each, intervals of 95 %
 hold the true rate in 93, 91, 87, 85, 79 and 70 of 100 corpora; BCa gains nothing. Below `FEW_UNITS` the
-interval is therefore Student's (`asr_emapl.scoring.student`), which holds it in 94, 93, 93, 93, 94 and 94.
+interval is therefore Student's (`asr_emapl.scoring.student_t`), which holds it in 94, 93, 93, 93, 94 and 94.
 For the difference of two systems that are as good, with effects of speakers, percentiles leave out 0 in 7, 8,
 11, 12, 15 and 26 of 100 corpora, Student's interval in 5, 6, 6, 7, 5 and 6.
 
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr_emapl.errors import UserError
-from asr_emapl.scoring.student import difference_ends, rate_ends
+from asr_emapl.scoring.student_t import difference_ends, rate_ends
 
 LEVEL = 0.95
 

@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from asr_emapl.errors import UserError
 from asr_emapl.scoring.bootstrap import LEVEL, Interval, difference
 from asr_emapl.scoring.evaluation import ScoringConfig, prepared, split_names
-from asr_emapl.scoring.matched_pairs import MatchedPairs, matched_pairs
+from asr_emapl.scoring.nist.matched_pairs import MatchedPairs, matched_pairs
 from asr_emapl.scoring.normalisation import Normalisation
 from asr_emapl.scoring.tally import Tally, tally
 from asr_emapl.scoring.transcripts import Transcript

@@ -2,7 +2,7 @@
 
 Of equally short alignments the one is taken that rapidfuzz's `Levenshtein.editops` finds, the same that jiwer
 reports: so substitutions, deletions and insertions agree with jiwer's, not the errors alone. Those of sclite
-differ, since it weighs errors: `asr_emapl.scoring.sclite`.
+differ, since it weighs errors: `asr_emapl.scoring.nist.sclite`.
 Words are parted by any white space; characters are counted over the words joined by single spaces.
 """
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from asr_emapl.errors import UserError
 from asr_emapl.scoring.alignment import Alignment, Weights
-from asr_emapl.scoring.alternatives import apply_to_wordings, best_wordings
 from asr_emapl.scoring.bootstrap import Interval, intervals
 from asr_emapl.scoring.confusions import Confusions, confusions
+from asr_emapl.scoring.nist.alternatives import apply_to_wordings, best_wordings
 from asr_emapl.scoring.normalisation import Normalisation
 from asr_emapl.scoring.tally import Tally, joined, tally
 from asr_emapl.scoring.transcripts import Transcript, read_pair

@@ -10,12 +10,12 @@ from pathlib import Path
 from rich.cells import cell_len
 
 from asr_emapl.errors import UserError
-from asr_emapl.outputs import write
 from asr_emapl.scoring.alignment_html import alignment_page
 from asr_emapl.scoring.alignment_text import alignment_text, pra
 from asr_emapl.scoring.bootstrap import Interval
 from asr_emapl.scoring.evaluation import MEASURES, Evaluation, Split
 from asr_emapl.scoring.wer import ErrorCounts, Score
+from asr_emapl.storage.outputs import write
 from asr_emapl.terminal import visible
 
 _CSV_COLUMNS = (

@@ -11,7 +11,7 @@ import numpy as np
 
 from asr_emapl.scoring.alignment import Alignment, Weights, align
 from asr_emapl.scoring.edits import Counts, character_edits, word_edits
-from asr_emapl.scoring.sclite import sclite_word_edits
+from asr_emapl.scoring.nist.sclite import sclite_word_edits
 from asr_emapl.scoring.transcripts import Transcript
 from asr_emapl.scoring.wer import Score, match_ids, total
 

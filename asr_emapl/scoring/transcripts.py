@@ -6,9 +6,9 @@ UTF-8, gzip or not, by path or URL, one utterance a line:
   known: this package's manifests and hypotheses; `pred_text` in place of or beside `text` is a hypothesis.
   NeMo's manifests and results (ids come from `audio_filepath`) and lhotse's cuts too.
 - trn: `MISTER QUILTER (1272-128104-0000)`, as sclite reads.
-- stm and ctm, as `asr_emapl.scoring.timed` says.
+- stm and ctm, as `asr_emapl.scoring.nist.timed` says.
   In these three, `{ UM / UH / @ }` are alternatives and `(UM)` may be left out
-  (`asr_emapl.scoring.alternatives`).
+  (`asr_emapl.scoring.nist.alternatives`).
 - plain: `1272-128104-0000 MISTER QUILTER`, LibriSpeech's trans.txt and Kaldi's text.
 
 Lines starting with `;;` are comments, but in JSON.
@@ -21,15 +21,15 @@ import os
 from collections.abc import Mapping, Sequence
 
 from asr_emapl.errors import UserError
-from asr_emapl.json_text import check_json_lines
-from asr_emapl.outputs import write
-from asr_emapl.scoring import timed
-from asr_emapl.scoring.alternatives import first_wording, parse_marked
 from asr_emapl.scoring.json_transcripts import Role, Transcript, parse_json_lines
 from asr_emapl.scoring.missing_ids import lines_without_ids
+from asr_emapl.scoring.nist import timed
+from asr_emapl.scoring.nist.alternatives import first_wording, parse_marked
 from asr_emapl.scoring.recognised_formats import COMMENT, TRN_LINE, named_format, sniffed_format
+from asr_emapl.storage.json_text import check_json_lines
+from asr_emapl.storage.outputs import write
+from asr_emapl.storage.text_files import BrokenLineError, Line, raise_broken, read_lines
 from asr_emapl.terminal import warn
-from asr_emapl.text_files import BrokenLineError, Line, raise_broken, read_lines
 
 Place = str | os.PathLike[str]
 

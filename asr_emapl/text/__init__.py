@@ -1,7 +1,7 @@
 """Text: normalisation, and tokenizers that turn it into CTC labels and back."""
 
 from asr_emapl.text.tokenizer import (
-    LetterTokenizer,
+    CharacterTokenizer,
     SentencePieceTokenizer,
     Tokenizer,
     load_tokenizer,
@@ -10,7 +10,7 @@ from asr_emapl.text.tokenizer import (
 )
 
 __all__ = [
-    "LetterTokenizer",
+    "CharacterTokenizer",
     "SentencePieceTokenizer",
     "Tokenizer",
     "load_tokenizer",

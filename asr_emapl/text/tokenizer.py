@@ -28,8 +28,8 @@ from typing import Any
 import sentencepiece
 
 from asr_emapl.errors import UserError
-from asr_emapl.json_text import read_object
-from asr_emapl.outputs import write
+from asr_emapl.storage.json_text import read_object
+from asr_emapl.storage.outputs import write
 from asr_emapl.text.normalise import ALPHABET
 
 BLANK = 0
@@ -121,7 +121,7 @@ class Tokenizer(ABC):
                 )
 
 
-class LetterTokenizer(Tokenizer):
+class CharacterTokenizer(Tokenizer):
     """One label a letter: label i + 1 is `alphabet[i]`; the space is the word boundary.
 
     Args:
@@ -174,7 +174,7 @@ class LetterTokenizer(Tokenizer):
         return ["", *self.alphabet]
 
     def _content(self) -> dict[str, Any]:
-        return {"kind": "letters", "alphabet": self.alphabet}
+        return {"kind": "characters", "alphabet": self.alphabet}
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -287,8 +287,8 @@ def tokenizer_from_state(state: dict[str, Any]) -> Tokenizer:
     """
     kind = state.get("kind") if isinstance(state, dict) else None
     tokenizer: Tokenizer
-    if kind == "letters":
-        tokenizer = LetterTokenizer(_text_entry(state, "alphabet"))
+    if kind == "characters":
+        tokenizer = CharacterTokenizer(_text_entry(state, "alphabet"))
     elif kind == "sentencepiece":
         try:
             model = base64.b64decode(_text_entry(state, "model"), validate=True)
@@ -299,7 +299,7 @@ def tokenizer_from_state(state: dict[str, Any]) -> Tokenizer:
         tokenizer = SentencePieceTokenizer(model)
     else:
         raise UserError(
-            f"tokenizer of unknown kind {kind!r}: this version knows 'letters' and 'sentencepiece'"
+            f"tokenizer of unknown kind {kind!r}: this version knows 'characters' and 'sentencepiece'"
         )
     expected = state.get("fingerprint", tokenizer.fingerprint)
     if expected != tokenizer.fingerprint:

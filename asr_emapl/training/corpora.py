@@ -18,7 +18,7 @@ from asr_emapl.audio.speed import Speed
 from asr_emapl.config import RunConfig
 from asr_emapl.data.loader import Corpus, DataConfig, StepDataset, within_limits
 from asr_emapl.data.manifest import Utterance, read_manifest, report
-from asr_emapl.data.mix import Blend, MixPlan
+from asr_emapl.data.mixture import DataPlan, Mixture
 from asr_emapl.data.step_audio import mean_step_audio
 from asr_emapl.errors import UnreachableError, UserError
 from asr_emapl.scaling import ScalingPlan
@@ -30,7 +30,7 @@ _PROBED = 16
 
 
 @dataclass(frozen=True)
-class Blended:
+class MixtureSpec:
     """The manifests of one kind that are corpora of their own: utterances of each, and weight in audio."""
 
     sizes: list[int]
@@ -44,7 +44,7 @@ class Corpora:
     labelled: Corpus
     unlabelled: Corpus | None
     validation: dict[str, list[Utterance]]
-    blended: dict[str, Blended]
+    blended: dict[str, MixtureSpec]
     # Of the student's waveforms.
     perturb: Perturbation | None = None
     notes: list[str] = field(default_factory=list)
@@ -64,7 +64,7 @@ class Corpora:
                 that the tokenizer does not know, or weights are wrong.
         """
         notes: list[str] = []
-        blended: dict[str, Blended] = {}
+        blended: dict[str, MixtureSpec] = {}
         hashes: Contents = {}
         perturb = _perturbation(config.perturb) if tokenizer else None
         limit = min(config.data.max_seconds, _fitting(config), config.batches(world_size).smallest)
@@ -116,11 +116,11 @@ class Corpora:
             return None
         return Corpora.read(config, None, world_size).scaling(config, world_size)
 
-    def plan(self, config: RunConfig, batch_seconds: float) -> MixPlan:
+    def plan(self, config: RunConfig, batch_seconds: float) -> DataPlan:
         """The order of global batches of `batch_seconds`."""
         batch_samples = round(batch_seconds * SAMPLE_RATE_HZ)
 
-        def blend(kind: str, corpus: Corpus) -> Blend:
+        def blend(kind: str, corpus: Corpus) -> Mixture:
             of = self.blended[kind]
             parts = np.split(corpus.samples, np.cumsum(of.sizes[:-1]))
             seeds = [draw_seed(config.seed, kind, *([i] if i else [])) for i in range(len(parts))]
@@ -128,9 +128,9 @@ class Corpora:
                 config.batch.plan(samples, batch_samples, seed)
                 for samples, seed in zip(parts, seeds, strict=True)
             ]
-            return Blend(plans, of.weights)
+            return Mixture(plans, of.weights)
 
-        return MixPlan(
+        return DataPlan(
             blend("labelled", self.labelled),
             blend("unlabelled", self.unlabelled) if self.unlabelled else None,
             config.pseudo_labels.unlabelled_per_labelled,
@@ -174,7 +174,7 @@ def manifests_present(config: RunConfig) -> list[str]:
     return used if all(Path(path).is_file() for path in used) else []
 
 
-def _blend(kind: str, manifests: list[list[Utterance]], config: DataConfig) -> Blended:
+def _blend(kind: str, manifests: list[list[Utterance]], config: DataConfig) -> MixtureSpec:
     """One corpus of all manifests; or each its own, where weights or a temperature are given."""
     weights = config.labelled_weights if kind == "labelled" else config.unlabelled_weights
     sizes = [len(manifest) for manifest in manifests]
@@ -182,12 +182,12 @@ def _blend(kind: str, manifests: list[list[Utterance]], config: DataConfig) -> B
         raise UserError(f"data.temperature and data.{kind}_weights: give one of them")
     if config.temperature is not None:
         hours = [sum(u.duration for u in manifest) / 3600.0 for manifest in manifests]
-        return Blended(sizes, [h ** (1.0 / config.temperature) for h in hours])
+        return MixtureSpec(sizes, [h ** (1.0 / config.temperature) for h in hours])
     if not weights:
-        return Blended([sum(sizes)], [1.0])
+        return MixtureSpec([sum(sizes)], [1.0])
     if len(weights) != len(sizes):
         raise UserError(f"data.{kind}_weights: {len(sizes)} manifests need as many weights, not {weights}")
-    return Blended(sizes, list(weights))
+    return MixtureSpec(sizes, list(weights))
 
 
 def _fitting(config: RunConfig) -> float:

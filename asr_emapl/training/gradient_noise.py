@@ -20,7 +20,7 @@ from torch import Tensor
 
 from asr_emapl.errors import UserError
 from asr_emapl.scaling import scale_noise_share
-from asr_emapl.scoring.student import student_quantile
+from asr_emapl.scoring.student_t import student_quantile
 
 # Equal parts of the audio that a reading is the mean of, and the measured steps that each has at least.
 _PARTS, _STEPS_OF_A_PART = 10, 5

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from asr_emapl.errors import UserError
-from asr_emapl.scoring.usage import REMEDIES
+from asr_emapl.report.usage import REMEDIES
 from asr_emapl.training.step import StepResult
 
 # Steps of one kind in a row without an utterance to train on, after which a run is stopped.
@@ -20,7 +20,7 @@ BROKEN_STEPS_OF_A_PASS = 10
 _WHY = {
     "unalignable": "need more output frames for their text than the model has",
     "empty": "have an empty label",
-    "unsure": "have a label less confident than pseudo_labels.min_confidence",
+    "low_confidence": "have a label less confident than pseudo_labels.min_confidence",
     "too_few_tokens": "have a label with fewer tokens than pseudo_labels.min_tokens_per_second",
     "too_many_tokens": "have a label with more tokens than pseudo_labels.max_tokens_per_second",
     "undecodable": "have audio that cannot be decoded",

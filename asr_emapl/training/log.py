@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asr_emapl.json_text import parse_object
-from asr_emapl.scoring.run_log import read_log
+from asr_emapl.checkpoints.async_save import Saved
+from asr_emapl.runs.line_file import LineFile
+from asr_emapl.runs.reader import read_log
+from asr_emapl.storage.json_text import parse_object
+from asr_emapl.storage.text_files import raw_lines
 from asr_emapl.terminal import say
-from asr_emapl.text_files import raw_lines
-from asr_emapl.training.background_save import Saved
-from asr_emapl.training.line_file import LineFile
 from asr_emapl.training.skipped_steps import SkippedSteps
 from asr_emapl.training.step import StepResult
 

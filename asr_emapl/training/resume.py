@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from asr_emapl.checkpoints.files import State, read_tokenizer, require_resumable
 from asr_emapl.config import RunConfig, config_from_dict, config_to_dict, write_config
 from asr_emapl.data.manifest import Utterance
-from asr_emapl.data.mix import BlendPosition, MixPosition
+from asr_emapl.data.mixture import DataCursor, MixtureCursor
 from asr_emapl.errors import UserError
 from asr_emapl.text.tokenizer import Tokenizer
-from asr_emapl.training.checkpoint import State, read_tokenizer, require_resumable
 
 # Utterances that are hashed at a time.
 _CHUNK = 65_536
@@ -89,8 +89,8 @@ def _content(manifests: Sequence[Sequence[Utterance]]) -> str:
 
 
 def require_contents(
-    before: Contents, now: Contents, position: MixPosition, *, allowed: bool
-) -> tuple[MixPosition, Contents, list[str]]:
+    before: Contents, now: Contents, position: DataCursor, *, allowed: bool
+) -> tuple[DataCursor, Contents, list[str]]:
     """Compare a run's corpora with those that a position in the data belongs to.
 
     Corpora are compared by their place; those at the end of a list may come and go.
@@ -163,7 +163,7 @@ def _is_within(key: str, parts: Sequence[str]) -> bool:
     return any(key == part or key.startswith(f"{part}.") for part in parts)
 
 
-def _new_passes(blend: BlendPosition, corpora: Sequence[int]) -> BlendPosition:
+def _new_passes(blend: MixtureCursor, corpora: Sequence[int]) -> MixtureCursor:
     """The first batch of the next pass over these corpora, the present place in the others."""
     return replace(
         blend,

@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from asr_emapl.data.loader import Skipped
+from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.errors import UserError
-from asr_emapl.scoring.run_log import read_skipped
+from asr_emapl.runs.reader import read_skipped
 from asr_emapl.terminal import say
 from asr_emapl.training.step import StepResult
-from asr_emapl.training.world import World
 
 # The share is that of the last so many utterances, over all processes: a disk that fails late is noticed too.
 WINDOW = 10_000
@@ -32,7 +32,7 @@ class SkippedList:
         OSError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, world: World, max_share: float, *, keep: bool) -> None:
+    def __init__(self, folder: Path, world: ProcessGroup, max_share: float, *, keep: bool) -> None:
         self.world, self.max_share = world, max_share
         self.path = folder / "skipped.jsonl"
         self._recent: deque[tuple[int, int]] = deque()

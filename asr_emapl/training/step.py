@@ -19,12 +19,12 @@ from torch.nn import functional as F
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.features import LogMel
 from asr_emapl.data.loader import MicroBatch, StepBatch
+from asr_emapl.distributed.fsdp import whole
+from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher, unwrap
 from asr_emapl.pseudo_labels import Labels, PseudoLabelConfig, Strategy, Unlabelled, rejection
 from asr_emapl.training.gradient_noise import GradientNoise, estimate, square_norm
 from asr_emapl.training.phases import Phases
-from asr_emapl.training.sharding import whole
-from asr_emapl.training.world import World
 
 
 @dataclass
@@ -73,21 +73,21 @@ class StepResult:
 
 
 # Dropped utterances are reduced over ranks by this order.
-REASONS = ("unalignable", "empty", "unsure", "too_few_tokens", "too_many_tokens", "undecodable")
+REASONS = ("unalignable", "empty", "low_confidence", "too_few_tokens", "too_many_tokens", "undecodable")
 
 
 class TrainStep:
     """Moves student, optimizer and teacher on by one global batch.
 
     Args:
-        student: as `World.wrap` returned it.
+        student: as `ProcessGroup.wrap` returned it.
         clip_norm: of the global gradient, already scaled; 0: none.
         bf16: run the student's forward pass in bfloat16 where autocast does.
     """
 
     def __init__(
         self,
-        world: World,
+        world: ProcessGroup,
         features: LogMel,
         student: nn.Module,
         teacher: EmaTeacher,
@@ -226,7 +226,7 @@ class TrainStep:
         kept = sum(len(targets.counts) for targets in work)
         tokens = sum(sum(targets.counts) for targets in work)
         mine = [kept, tokens, result.confidence or 0.0, result.nonempty or 0.0]
-        sums = self.world.sum(mine + [result.dropped[reason] for reason in REASONS])
+        sums = self.world.all_reduce_sum(mine + [result.dropped[reason] for reason in REASONS])
         result.utterances, result.tokens = int(sums[0]), int(sums[1])
         result.dropped = Counter({r: int(n) for r, n in zip(REASONS, sums[4:], strict=True) if n})
         seen = result.utterances + sum(result.dropped.values()) - result.dropped["undecodable"]
@@ -271,7 +271,7 @@ class TrainStep:
             torch._foreach_add_(whole, gradients)
             self.optimizer.zero_grad(set_to_none=True)
         self.phases.mark("student")
-        self.world.sum_tensors(whole)
+        self.world.all_reduce_tensors(whole)
         for parameter, gradient, has_gradient in zip(parameters, whole, touched, strict=True):
             # None, not zeros: an optimizer decays what has a gradient.
             parameter.grad = gradient if has_gradient else None
@@ -319,7 +319,7 @@ class TrainStep:
         limit = self.clip_norm if self.clip_norm > 0.0 else float("inf")
         norm = whole(torch.nn.utils.clip_grad_norm_(self.student.parameters(), limit))
         loss, result.gradient_norm = self.world.read(torch.stack([total, norm.double()]))
-        result.loss = self.world.sum([loss])[0] / result.utterances
+        result.loss = self.world.all_reduce_sum([loss])[0] / result.utterances
         return math.isfinite(result.gradient_norm)
 
 

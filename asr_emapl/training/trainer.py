@@ -13,26 +13,28 @@ import torch
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import draw_seed
 from asr_emapl.audio.features import LogMel
+from asr_emapl.checkpoints import files as checkpoint
+from asr_emapl.checkpoints.folder import CheckpointFolder
+from asr_emapl.checkpoints.manager import CheckpointManager
+from asr_emapl.checks.scale import dry_run
 from asr_emapl.config import RunConfig, config_to_dict
 from asr_emapl.data.loader import StepBatch, steps
-from asr_emapl.data.mix import MixPosition
+from asr_emapl.data.mixture import DataCursor
+from asr_emapl.distributed.fsdp import divide, load_optimizer
+from asr_emapl.distributed.heartbeat import Heartbeat
+from asr_emapl.distributed.preemption import StopRequest
+from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher, unwrap
 from asr_emapl.errors import UserError
 from asr_emapl.models.contract import build_model, build_twin
 from asr_emapl.models.target import USERS_OWN
 from asr_emapl.running_mean import RunningMean
+from asr_emapl.runs.lock import run_lock
 from asr_emapl.scaling import AudioClock
-from asr_emapl.scaling.progressive import carry_over
-from asr_emapl.training import checkpoint, resume
+from asr_emapl.scaling.progressive import rescale_optimizer_state
+from asr_emapl.training import resume
 from asr_emapl.training.batch_norm import BatchNormMomenta
-from asr_emapl.training.checkpoint_folder import CheckpointFolder
-from asr_emapl.training.corpora import Corpora
-from asr_emapl.training.dry_run import dry_run
-from asr_emapl.training.guard import Guard
-from asr_emapl.training.keeper import Keeper
-from asr_emapl.training.log import RunLog, logged_validation
-from asr_emapl.training.optimizer import build_optimizer
-from asr_emapl.training.parts import (
+from asr_emapl.training.build import (
     build_strategy,
     read_schedule,
     read_tokenizer,
@@ -41,14 +43,13 @@ from asr_emapl.training.parts import (
     require_scalable,
     switch_dropout,
 )
-from asr_emapl.training.run_lock import run_lock
-from asr_emapl.training.sharding import divide, load_optimizer
+from asr_emapl.training.corpora import Corpora
+from asr_emapl.training.guard import Guard
+from asr_emapl.training.log import RunLog, logged_validation
+from asr_emapl.training.optimizer import build_optimizer
 from asr_emapl.training.skipped import SkippedList
 from asr_emapl.training.step import TrainStep
-from asr_emapl.training.stopping import StopRequest
 from asr_emapl.training.validation import Validator
-from asr_emapl.training.watch import Watch
-from asr_emapl.training.world import World
 
 # Steps after which the processes say what their time went to.
 TIMED_STEPS = 50
@@ -66,21 +67,23 @@ def train(config: RunConfig, *, allow_changes: bool = False) -> Path | None:
     Raises:
         UserError: something in the config, the data, or the run directory is wrong, or another run uses it.
     """
-    world = World.join(config.device)
+    world = ProcessGroup.join(config.device)
     try:
-        with Watch(world, config.device.timeout_seconds) as watch, run_lock(Path(config.run_dir), world):
+        with Heartbeat(world, config.device.timeout_seconds) as watch, run_lock(Path(config.run_dir), world):
             last = Trainer(config, world, watch, allow_changes=allow_changes).run()
             gc.collect()  # DDP's threads end before the process group that they speak through
-            world.meet()
+            world.barrier()
         return last
     finally:
-        world.leave()
+        world.close()
 
 
 class Trainer:
     """Holds a run's parts. Everything with state goes into its checkpoints."""
 
-    def __init__(self, config: RunConfig, world: World, watch: Watch, *, allow_changes: bool = False) -> None:
+    def __init__(
+        self, config: RunConfig, world: ProcessGroup, watch: Heartbeat, *, allow_changes: bool = False
+    ) -> None:
         self.config, self.world, self.watch = config, world, watch
         self.allow_changes = allow_changes
         self.folder = Path(config.run_dir)
@@ -94,7 +97,7 @@ class Trainer:
         # Of the optimizer's state; `_enter_stage` brings it to that of the batch in force.
         self.kappa = self.scaling.kappa()
         self.schedule = read_schedule(config)
-        self.clock, self.step, self.position = AudioClock(SAMPLE_RATE_HZ), 0, MixPosition()
+        self.clock, self.step, self.position = AudioClock(SAMPLE_RATE_HZ), 0, DataCursor()
         self.stop = StopRequest(world)
         self._build()
         self.notes: list[str] = []
@@ -119,8 +122,8 @@ class Trainer:
         except OSError as error:
             raise UserError(f"run_dir {self.folder} cannot be written ({error.strerror})") from error
         splits = self.corpora.validation
-        decisive = functools.partial(config.checkpoint.decisive, splits=splits)
-        self.saving = Keeper(self.checkpoints, decisive, world, self.step, self.log.saved)
+        selection_wer = functools.partial(config.checkpoint.selection_wer, splits=splits)
+        self.saving = CheckpointManager(self.checkpoints, selection_wer, world, self.step, self.log.saved)
         watch.before_exit = self.saving.wait
         data = (self.features, self.tokenizer, splits)
         self.validator = Validator(world, *data, config.device, watch, self.stop)
@@ -248,7 +251,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group.update(self.group)
         if config.rule == "full":
-            carry_over(
+            rescale_optimizer_state(
                 self.optimizer,
                 self.kappa,
                 kappa,
@@ -412,6 +415,6 @@ class Trainer:
                 self.mean.load_state_dict(divide(state["running_mean"], self.mean.state_dict()))
         self.kappa = state["kappa"]
         self.clock.load_state_dict(state["clock"])
-        self.position = MixPosition.from_state(state["position"])
+        self.position = DataCursor.from_state(state["position"])
         self.resumed = {key: state[key] for key in ("config", "step", "contents")}
         self.step = state["step"]

@@ -11,12 +11,12 @@ from torch import nn
 from asr_emapl.audio.features import LogMel
 from asr_emapl.data.manifest import Utterance
 from asr_emapl.decoding.transcribe import greedy_hypotheses, posteriors
+from asr_emapl.distributed.heartbeat import Heartbeat
+from asr_emapl.distributed.preemption import StopRequest
+from asr_emapl.distributed.process_group import DeviceConfig, ProcessGroup
 from asr_emapl.errors import UserError
 from asr_emapl.scoring.wer import score
 from asr_emapl.text.tokenizer import Tokenizer
-from asr_emapl.training.stopping import StopRequest
-from asr_emapl.training.watch import Watch
-from asr_emapl.training.world import DeviceConfig, World
 
 _Texts = dict[str, str]
 
@@ -40,12 +40,12 @@ class Validator:
 
     def __init__(
         self,
-        world: World,
+        world: ProcessGroup,
         features: LogMel,
         tokenizer: Tokenizer,
         splits: Mapping[str, Sequence[Utterance]],
         device: DeviceConfig,
-        watch: Watch,
+        watch: Heartbeat,
         stop: StopRequest,
     ) -> None:
         self.world, self.features, self.tokenizer, self.splits = world, features, tokenizer, splits

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from asr_emapl.outputs import write
-from asr_emapl.scoring.curves import Curve, read_curves
+from asr_emapl.report.curves import Curve, read_curves
+from asr_emapl.storage.outputs import write
 
 REFERENCE = "reference"
 

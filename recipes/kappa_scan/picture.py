@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from distance import at, mean_curve
 
-from asr_emapl.picture import COLOURS, new_figure, write_picture
-from asr_emapl.scoring.curves import Curve, read_curves
+from asr_emapl.plotting import COLOURS, new_figure, write_plot
+from asr_emapl.report.curves import Curve, read_curves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +61,7 @@ def draw_scan(references: Sequence[Path], kinds: Mapping[str, Sequence[Path]], o
         ]
         handles.append(first.fill_between([], [], color="#bbbbbb", label=f"kappa 1, {len(base)} seeds"))
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
-        write_picture(figure, out, dpi=130)
+        write_plot(figure, out, dpi=130)
 
 
 def _mode(kind: str) -> str:

@@ -54,6 +54,6 @@ mkdir -p -- "$exp"
 cd -- "$exp"
 if [[ $config == "$quickstart" ]]; then
     asr-emapl prepare rendered --out data --seed 4
-    [[ -f data/letters.json ]] || asr-emapl tokenizer --out data/letters.json
+    [[ -f data/characters.json ]] || asr-emapl tokenizer --out data/characters.json
 fi
 "$PYTHON" "$here/scan.py" --config "$config" ${options[@]+"${options[@]}"} -- ${overrides[@]+"${overrides[@]}"}

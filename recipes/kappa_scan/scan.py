@@ -22,9 +22,9 @@ import torch
 from distance import REFERENCE, compare, print_tables, spread
 from picture import draw_scan
 
+from asr_emapl.checkpoints.folder import CheckpointFolder
 from asr_emapl.config import RunConfig, load_config
 from asr_emapl.errors import UserError
-from asr_emapl.training.checkpoint_folder import CheckpointFolder
 from asr_emapl.training.gradient_noise import read
 from asr_emapl.training.log import read_steps
 

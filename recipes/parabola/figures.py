@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from noisy_parabola import Array, Parabola, scale_momentum, stationary_variances
 
-from asr_emapl.picture import COLOURS, new_figure, write_picture
+from asr_emapl.plotting import COLOURS, new_figure, write_plot
 
 BLUE, ORANGE, GREEN, PINK = COLOURS[:4]
 BASE: dict[str, Any] = {"color": "#c4c4c4", "linewidth": 6.0}
@@ -154,4 +154,4 @@ def _legend(figure: Figure, panel: Axes) -> None:
 
 def _write(figure: Figure, out: Path) -> None:
     for ending in (".png", ".svg"):
-        write_picture(figure, out.with_suffix(ending), dpi=100)
+        write_plot(figure, out.with_suffix(ending), dpi=100)

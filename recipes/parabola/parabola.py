@@ -20,8 +20,8 @@ import noisy_parabola
 from adaptive import Quadratics
 from noisy_parabola import Array, Parabola, average, sample_noise, scale_momentum, student
 
-from asr_emapl.outputs import write
 from asr_emapl.processes import serve_parent
+from asr_emapl.storage.outputs import write
 
 
 @dataclass(frozen=True)

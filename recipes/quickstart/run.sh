@@ -63,7 +63,7 @@ strategy() { case $1 in baseline) echo none ;; *) echo "$1" ;; esac; }
 say "corpus: rendered speech, in $exp/data"
 # Settings were chosen on the corpora of seeds 0 and 1, words on that of 3 too; what is reported is another one.
 asr-emapl prepare rendered --out data --seed 4
-asr-emapl tokenizer --out data/letters.json
+asr-emapl tokenizer --out data/characters.json
 
 say "seed: supervised, $start h of audio"
 train seed hours="$start"

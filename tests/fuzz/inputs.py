@@ -16,7 +16,7 @@ from unittest import mock
 import numpy as np
 import soundfile
 import yaml
-from tiny import CONFIG, make_corpus
+from support.tiny import CONFIG, make_corpus
 
 from asr_emapl.cli import main
 from data_prep.espeak import Engine

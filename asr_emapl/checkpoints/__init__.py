@@ -1,0 +1,1 @@
+"""Checkpoints: what is written, where, and when."""

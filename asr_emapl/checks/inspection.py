@@ -1,0 +1,395 @@
+"""What is in manifests, and what is wrong with it for training. Pure functions; no audio is opened."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asr_emapl.audio import SAMPLE_RATE_HZ
+from asr_emapl.data.batch_plan import BatchConfig
+from asr_emapl.data.manifest import Utterance, verify
+from asr_emapl.errors import UserError
+from asr_emapl.text.tokenizer import Tokenizer
+
+MAX_EXAMPLES = 5
+"""Ids that a finding names."""
+
+_MAX_LETTERS = 20
+_BIN_SECONDS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0, 1800.0, 3600.0)
+_MAX_BINS = 20
+# Read speech stays within half of this and twice this around its median; transcripts of other audio do not.
+_FAST, _SLOW = 2.0, 3.0
+# Silence around the words that makes nobody a slow speaker.
+_SILENCE_SECONDS = 1.0
+_FEWEST_FOR_RATE = 20
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a run asks of its utterances.
+
+    Attributes:
+        tokenizer: knows the letters that a transcript may have.
+        min_seconds, max_seconds: utterances outside are left out.
+        batch_seconds: padded seconds of audio in a step.
+        batch: how batches are made.
+        alignable: of utterances whose transcripts have the tokenizer's letters alone, whether CTC can align
+            each with the frames that the model makes; None: no model is known.
+    """
+
+    tokenizer: Tokenizer
+    min_seconds: float
+    max_seconds: float
+    batch_seconds: float
+    batch: BatchConfig
+    alignable: Callable[[Sequence[Utterance]], Sequence[bool]] | None = None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What one manifest holds.
+
+    Attributes:
+        manifest: its path.
+        with_text: utterances with a transcript, an empty one included.
+        speakers: how many are named; `most` and `least` audio are (speaker, hours).
+        histogram: utterances per bin of `Inspection.bin_seconds`, from 0 on.
+        steps: of one epoch, over the utterances within the limits; 0 if there are none.
+        padding: share of a step's padded audio that is padding.
+    """
+
+    manifest: str
+    utterances: int
+    hours: float
+    with_text: int
+    speakers: int
+    most: tuple[str, float] | None
+    least: tuple[str, float] | None
+    shortest_seconds: float
+    median_seconds: float
+    longest_seconds: float
+    histogram: list[int]
+    steps: int
+    padding: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to fix: what, for example in which utterances, and how."""
+
+    problem: str
+    examples: list[str]
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is in the manifests, and what to fix."""
+
+    contents: list[Contents]
+    bin_seconds: float
+    batch_seconds: float
+    findings: list[Finding]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """An utterance, the manifest that it stands in, and what to call it."""
+
+    manifest: str
+    utterance: Utterance
+    name: str
+
+    @property
+    def text(self) -> str:
+        return self.utterance.text or ""
+
+
+def inspect_manifests(manifests: Mapping[str, Sequence[Utterance]], demands: Requirements) -> Inspection:
+    """Count what is in the manifests (path -> utterances), and find what is wrong with it for training."""
+    longest = max(u.duration for utterances in manifests.values() for u in utterances)
+    bin_seconds = next((b for b in _BIN_SECONDS if longest / b < _MAX_BINS), longest)
+    bins = math.floor(longest / bin_seconds) + 1
+    contents = [_contents(name, us, demands, bin_seconds, bins) for name, us in manifests.items()]
+    placed = [
+        _Placed(manifest, u, u.id if len(manifests) == 1 else f"{u.id} ({manifest})")
+        for manifest, utterances in manifests.items()
+        for u in utterances
+    ]
+    findings = [
+        *_text_findings(placed),
+        *_letter_findings(placed, demands),
+        *_length_findings(placed, demands),
+        *_rate_findings(placed),
+        *_duplicates(placed),
+        *_shared(manifests),
+    ]
+    return Inspection(contents, bin_seconds, demands.batch_seconds, findings)
+
+
+def with_audio(inspection: Inspection, manifests: Mapping[str, Sequence[Utterance]]) -> Inspection:
+    """The inspection with what `verify` finds in the headers of the audio files, each of which is opened."""
+    faults = {name: verify(utterances, None) for name, utterances in manifests.items()}
+    findings = [
+        _finding(
+            f"audio files that contradict {name}: {len(lines)}",
+            lines,
+            "fetch them again, or mend the manifest",
+        )
+        for name, lines in faults.items()
+        if lines
+    ]
+    return replace(inspection, findings=[*inspection.findings, *findings])
+
+
+def _finding(problem: str, examples: Iterable[str], remedy: str) -> Finding:
+    """A finding that names the first of the examples."""
+    return Finding(problem, list(examples)[:MAX_EXAMPLES], remedy)
+
+
+def _contents(
+    manifest: str, utterances: Sequence[Utterance], demands: Requirements, bin_seconds: float, bins: int
+) -> Contents:
+    seconds = np.array([u.duration for u in utterances])
+    of_speaker: defaultdict[str, float] = defaultdict(float)
+    for u in utterances:
+        if u.speaker is not None:
+            of_speaker[u.speaker] += u.duration / 3600.0
+    ranked = sorted(of_speaker.items(), key=lambda item: item[1])
+    within = (demands.min_seconds <= seconds) & (seconds <= demands.max_seconds)
+    samples = np.array([u.samples for u in utterances], dtype=np.int64)[within]
+    steps, padding = _plan(samples, demands)
+    return Contents(
+        manifest=manifest,
+        utterances=len(utterances),
+        hours=float(seconds.sum()) / 3600.0,
+        with_text=sum(u.text is not None for u in utterances),
+        speakers=len(ranked),
+        most=ranked[-1] if ranked else None,
+        least=ranked[0] if ranked else None,
+        shortest_seconds=float(seconds.min()),
+        median_seconds=float(np.median(seconds)),
+        longest_seconds=float(seconds.max()),
+        histogram=np.bincount((seconds / bin_seconds).astype(np.int64), minlength=bins).tolist(),
+        steps=steps,
+        padding=padding,
+    )
+
+
+def _plan(samples: NDArray[np.int64], demands: Requirements) -> tuple[int, float]:
+    """Steps of one epoch, and the share of padding in it."""
+    batch_samples = round(demands.batch_seconds * SAMPLE_RATE_HZ)
+    samples = samples[samples <= batch_samples]
+    if len(samples) == 0:
+        return 0, 0.0
+    plan = demands.batch.plan(samples, batch_samples)
+    padded = [n for number in range(plan.chunks) for n in plan.chunk(0, number).padded]
+    return len(padded), 1.0 - int(samples.sum()) / sum(padded)
+
+
+def _text_findings(placed: list[_Placed]) -> list[Finding]:
+    """Transcripts that are empty, or absent beside others."""
+    findings = []
+    with_text = [p for p in placed if p.utterance.text is not None]
+    empty = [p for p in with_text if not p.text.strip()]
+    if empty:
+        findings.append(
+            _finding(
+                f"{_utterances(empty)} an empty transcript",
+                _names(empty),
+                "add the transcript, or leave out the field `text` and use the manifest as unlabelled",
+            )
+        )
+    mixed = {p.manifest for p in with_text}
+    without = [p for p in placed if p.utterance.text is None and p.manifest in mixed]
+    if without:
+        findings.append(
+            _finding(
+                f"{_utterances(without)} no transcript, beside others that have one",
+                _names(without),
+                "part them: data.labelled takes transcribed utterances only, data.unlabelled takes both",
+            )
+        )
+    return findings
+
+
+def _letter_findings(placed: list[_Placed], demands: Requirements) -> list[Finding]:
+    """Letters that the tokenizer refuses; and of the other transcripts, those that CTC cannot align."""
+    known = [p for p in placed if p.utterance.text is not None]
+    findings = []
+    letters = _unknown(known, demands.tokenizer)
+    if letters:
+        pattern = re.compile(f"[{re.escape(''.join(sorted(letters)))}]")
+        strange = [p for p in known if pattern.search(p.text)]
+        known = [p for p in known if not pattern.search(p.text)]
+        counts = Counter(letter for p in strange for letter in pattern.findall(p.text))
+        shown = ", ".join(f"{letter!r} ({n})" for letter, n in counts.most_common(_MAX_LETTERS))
+        more = f" and {len(counts) - _MAX_LETTERS} more" if len(counts) > _MAX_LETTERS else ""
+        findings.append(
+            _finding(
+                f"{_utterances(strange)} letters outside the alphabet: {shown}{more}",
+                _names(strange),
+                "normalise the text, or make a tokenizer that has them and name it with --tokenizer",
+            )
+        )
+    fits = demands.alignable([p.utterance for p in known]) if demands.alignable else [True] * len(known)
+    short = [p for p, fit in zip(known, fits, strict=True) if not fit]
+    if short:
+        findings.append(
+            _finding(
+                f"{_utterances(short)} more tokens than the model has frames to align them with (CTC); "
+                "training drops them",
+                _names(short),
+                "check that text and audio belong together; else take larger tokens or a smaller stride",
+            )
+        )
+    return findings
+
+
+def _length_findings(placed: list[_Placed], demands: Requirements) -> list[Finding]:
+    least, most = demands.min_seconds, demands.max_seconds
+    findings = []
+    for outside, bound, remedy in (
+        ([p for p in placed if p.utterance.duration < least], f"below {least:g} s", "lower data.min_seconds"),
+        (
+            [p for p in placed if p.utterance.duration > most],
+            f"above {most:g} s",
+            "cut them with asr-emapl segment (unlabelled), or raise the least of data.max_seconds, "
+            "device.max_seconds and the batch",
+        ),
+    ):
+        if outside:
+            hours = sum(p.utterance.duration for p in outside) / 3600.0
+            findings.append(
+                _finding(
+                    f"{_utterances(outside)} a length {bound} ({hours:.2f} h); training leaves them out",
+                    _names(outside),
+                    f"leave them out of the manifest too, or {remedy}",
+                )
+            )
+    return findings
+
+
+def _rate_findings(placed: list[_Placed]) -> list[Finding]:
+    spoken = [p for p in placed if p.text.strip()]
+    if len(spoken) < _FEWEST_FOR_RATE:
+        return []
+    seconds = np.array([p.utterance.duration for p in spoken])
+    letters = np.array([len(p.text) for p in spoken])
+    median = float(np.median(letters / seconds))
+    fast, slow = _FAST * median, median / _SLOW
+    odd = (letters / seconds > fast) | (letters / np.maximum(seconds - _SILENCE_SECONDS, 1e-3) < slow)
+    if not odd.any():
+        return []
+    # The oddest first: it is most likely to be wrong.
+    distance = np.abs(np.log(letters / seconds / median))
+    worst = sorted(np.flatnonzero(odd).tolist(), key=lambda i: -distance[i])
+    return [
+        _finding(
+            f"{_utterances(worst)} a speaking rate below {slow:.1f} or above {fast:.1f} letters a second "
+            f"(the median is {median:.1f})",
+            [f"{spoken[i].name} ({letters[i] / seconds[i]:.1f})" for i in worst[:MAX_EXAMPLES]],
+            "listen to them: text and audio may not belong together, or one of them is cut off",
+        )
+    ]
+
+
+def _duplicates(placed: list[_Placed]) -> list[Finding]:
+    same_audio = _groups(
+        placed, lambda u: (u.audio, u.byte_range, u.channel, round(u.offset * SAMPLE_RATE_HZ))
+    )
+    known = {id(p) for group in same_audio for p in group}
+    others = [p for p in placed if id(p) not in known and p.text.strip()]
+    same_text = _groups(others, lambda u: (u.text, u.samples))
+    kinds = (
+        (same_audio, "audio (file and offset)", "keep one of each, or training sees them too often"),
+        (
+            same_text,
+            "text and length",
+            "listen to them: if they are copies under other names, keep one of each",
+        ),
+    )
+    return [
+        _finding(
+            f"the same {what} more than once: {sum(len(group) - 1 for group in groups)} utterances too many",
+            [" = ".join(_names(group)) for group in groups[:MAX_EXAMPLES]],
+            remedy,
+        )
+        for groups, what, remedy in kinds
+        if groups
+    ]
+
+
+def _shared(manifests: Mapping[str, Sequence[Utterance]]) -> list[Finding]:
+    """What manifests have in common that they should not, a pair at a time."""
+    findings = []
+    names = list(manifests)
+    ids = {name: {u.id for u in manifests[name]} for name in names}
+    speakers = {name: {u.speaker for u in manifests[name] if u.speaker is not None} for name in names}
+    for i, one in enumerate(names):
+        for other in names[i + 1 :]:
+            if both := ids[one] & ids[other]:
+                findings.append(
+                    _finding(
+                        f"ids that are in both {one} and {other}: {len(both)}",
+                        sorted(both),
+                        "make ids unique, or take the utterances out of one of the manifests",
+                    )
+                )
+            if common := speakers[one] & speakers[other]:
+                findings.append(
+                    _finding(
+                        f"speakers that are in both {one} and {other}: {len(common)}",
+                        sorted(common),
+                        "if one of them is for validation, take its speakers out of the other",
+                    )
+                )
+    return findings
+
+
+def _unknown(placed: Sequence[_Placed], tokenizer: Tokenizer) -> set[str]:
+    """The letters of the transcripts that the tokenizer refuses."""
+    letters: set[str] = set()
+    for p in placed:
+        letters.update(p.text)
+    return {letter for letter in letters if not _encodes(tokenizer, letter)}
+
+
+def _encodes(tokenizer: Tokenizer, letter: str) -> bool:
+    try:
+        tokenizer.encode(letter)
+    except UserError:
+        return False
+    return True
+
+
+def _groups(placed: Iterable[_Placed], key: Callable[[Utterance], Hashable]) -> list[list[_Placed]]:
+    """Those of one key, where there are several."""
+    first: dict[Hashable, _Placed] = {}
+    groups: dict[Hashable, list[_Placed]] = {}
+    for p in placed:
+        content = key(p.utterance)
+        one = first.setdefault(content, p)
+        if one is not p:
+            groups.setdefault(content, [one]).append(p)
+    return list(groups.values())
+
+
+def _utterances(found: Sequence[object]) -> str:
+    return "1 utterance has" if len(found) == 1 else f"{len(found)} utterances have"
+
+
+def _names(found: Iterable[_Placed]) -> list[str]:
+    return [p.name for p in islice(found, MAX_EXAMPLES)]

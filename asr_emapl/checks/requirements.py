@@ -1,0 +1,96 @@
+"""What a run's config asks of its utterances, for `asr_emapl.checks.inspection`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from asr_emapl.audio.features import FrameCount
+from asr_emapl.checks.inspection import Requirements
+from asr_emapl.config import RunConfig, load_config
+from asr_emapl.data.manifest import Utterance
+from asr_emapl.errors import UserError
+from asr_emapl.models.contract import build_model
+from asr_emapl.models.target import NO_TRUST, Trust
+from asr_emapl.text.tokenizer import CharacterTokenizer, Tokenizer, load_tokenizer
+from asr_emapl.training.step import alignable
+
+
+def read_requirements(
+    config: Path | None,
+    tokenizer: Path | None,
+    batch_seconds: float | None,
+    trust: Sequence[str] = (),
+) -> Requirements:
+    """The demands of a run's config, or those of a run that leaves all at its defaults, with no model known.
+
+    Args:
+        config: YAML of a run.
+        tokenizer: in place of the config's; neither: letters.
+        batch_seconds: in place of the config's batch.
+        trust: packages, besides asr_emapl, whose code may be run to build the config's model.
+
+    Raises:
+        UserError: a file cannot be read or is not valid, the batch is no positive number, or the model's code
+            is not trusted.
+    """
+    if batch_seconds is not None and not 0.0 < batch_seconds < math.inf:
+        raise UserError(f"the batch must be a positive number of seconds, not {batch_seconds:g}")
+    run = RunConfig() if config is None else load_config(config)
+    path = tokenizer or run.tokenizer
+    letters = load_tokenizer(path) if path else CharacterTokenizer()
+    batches = run.batches(world_size=1)
+    smallest, first = (batches.smallest, batches.first) if batch_seconds is None else (batch_seconds,) * 2
+    return Requirements(
+        letters,
+        run.data.min_seconds,
+        min(run.data.max_seconds, run.device.max_seconds, smallest),
+        first,
+        run.batch,
+        None if config is None else alignment(run, letters, Trust.of(f"config {config}", trust)),
+    )
+
+
+def alignment(
+    config: RunConfig, tokenizer: Tokenizer, trust: Trust = NO_TRUST
+) -> Callable[[Sequence[Utterance]], list[bool]]:
+    """Whether CTC can align each of some utterances, by the config's features and model and the tokenizer."""
+    output_lengths = _output_lengths(config, tokenizer, trust)
+    frame_count = FrameCount.of(config.features)
+    # A label a letter, and repeats at most double them: most texts need not be encoded.
+    one_each = isinstance(tokenizer, CharacterTokenizer)
+
+    def fits(utterances: Sequence[Utterance]) -> list[bool]:
+        lengths_B = torch.tensor([frame_count(u.samples) for u in utterances], dtype=torch.long)
+        frames = output_lengths(lengths_B).tolist()
+        return [
+            (one_each and f >= 2 * len(u.text or "")) or alignable(tokenizer.encode(u.text or ""), f)
+            for u, f in zip(utterances, frames, strict=True)
+        ]
+
+    return fits
+
+
+def _output_lengths(
+    config: RunConfig, tokenizer: Tokenizer, trust: Trust
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    build = partial(
+        build_model,
+        config.model,
+        vocabulary_size=tokenizer.vocabulary_size,
+        mel_bands=config.features.mel_bands,
+        trust=trust,
+    )
+    try:
+        # Without memory for its weights a large model is there at once.
+        with torch.device("meta"):
+            model = build()
+        model.output_lengths(torch.tensor([1000]))  # type: ignore[operator]
+    # One that looks at its weights needs them; it may stumble in any way without them.
+    except Exception:
+        model = build()
+    return model.output_lengths  # type: ignore[return-value]

@@ -1,0 +1,1 @@
+"""Many processes: process group, sharding, heartbeats, preemption."""

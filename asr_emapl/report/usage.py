@@ -1,0 +1,223 @@
+"""What a run's time and audio went to, and what to change first; from its logs. Imports no torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from asr_emapl.errors import UserError
+from asr_emapl.runs.reader import PHASES, read_log, read_speed
+
+REMEDIES = {
+    "unalignable": "use a tokenizer with longer pieces or a model with a smaller stride, and check that the "
+    "texts belong to their audio",
+    "empty": "the teacher is not ready: start later (pseudo_labels.start_hours)",
+    "low_confidence": "start later (pseudo_labels.start_hours), or lower pseudo_labels.min_confidence",
+    "too_few_tokens": "start later (pseudo_labels.start_hours), or lower pseudo_labels.min_tokens_per_second",
+    "too_many_tokens": "start later (pseudo_labels.start_hours), or raise "
+    "pseudo_labels.max_tokens_per_second",
+    "undecodable": "fix or leave out the files that skipped.jsonl in the run directory lists",
+}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """A run's usage. Shares are of the time of all processes, in [0, 1].
+
+    Attributes:
+        seconds: of training, without validation and checkpoints; mean over processes.
+        speed: audio trained on, over all processes, by that time.
+        imbalance: work of the slowest process by the mean of all: 1 with one process, or perfectly even.
+        padding: share of the padded audio that is no audio.
+        utterances: trained on; dropped: by reason.
+        steps: optimizer steps, with those that were skipped: since all of their utterances were dropped
+            (`barren_steps`), or since their gradient was not finite (`broken_steps`).
+    """
+
+    seconds: float
+    speed: float
+    shares: dict[str, float]
+    processes: int
+    imbalance: float
+    slowest: int
+    padding: float
+    utterances: int
+    dropped: dict[str, int] = field(default_factory=dict)
+    steps: int = 0
+    barren_steps: int = 0
+    broken_steps: int = 0
+
+    @property
+    def dropped_share(self) -> float:
+        """Of all utterances that came."""
+        lost = sum(self.dropped.values())
+        return lost / max(1, self.utterances + lost)
+
+    def advice(self) -> str:
+        """One line: what to change first, or that nothing stands out."""
+        found = [rule(self) for rule in _RULES]
+        costly = max(found, key=lambda one: one[0])
+        return costly[1] if costly[0] > 0.0 else "nothing stands out"
+
+
+def read_usage(run: Path) -> Usage:
+    """The usage of a run, which may still be going on; of a resumed one, of all its parts.
+
+    Raises:
+        UserError: no run directory, or one that has no times yet.
+    """
+    usage = usage_of(read_log(run / "log.jsonl"), read_speed(run / "speed.jsonl"))
+    if usage is None:
+        raise no_times(run)
+    return usage
+
+
+def no_times(run: Path) -> UserError:
+    """What to raise where a run's usage is None."""
+    return UserError(f"{run / 'speed.jsonl'}: holds no times yet; wait for the run's first 50 steps")
+
+
+def usage_of(log: Iterable[Mapping[str, Any]], speed: Iterable[Mapping[str, Any]]) -> Usage | None:
+    """As `read_usage`, from the records of log.jsonl and of speed.jsonl; None without times."""
+    steps = [r for r in log if r.get("event") == "step"]
+    timed = [r["ranks"] for r in speed if "ranks" in r]
+    if not timed:
+        return None
+    # A run may have gone on with more or fewer processes: each part has its own mean and slowest.
+    by_rank: dict[int, Counter[str]] = {}
+    seconds = slowest_work = mean_work = 0.0
+    for ranks in timed:
+        work = [_work(times) for times in ranks]
+        seconds += sum(map(_seconds, ranks)) / len(ranks)
+        slowest_work, mean_work = slowest_work + max(work), mean_work + sum(work) / len(work)
+        for rank, times in enumerate(ranks):
+            by_rank.setdefault(rank, Counter()).update(times)
+    total: Counter[str] = Counter()
+    for times in by_rank.values():
+        total.update(times)
+    dropped: Counter[str] = Counter()
+    for step in steps:
+        dropped.update(step.get("dropped", {}))
+    skipped = [step for step in steps if not step.get("taken", True)]
+    barren = sum(not step["utterances"] for step in skipped)
+    return Usage(
+        seconds=seconds,
+        speed=total["audio"] / seconds if seconds else 0.0,
+        shares={phase: total[phase] / max(_seconds(total), 1e-9) for phase in PHASES},
+        processes=len(timed[-1]),
+        imbalance=slowest_work / mean_work if mean_work else 1.0,
+        slowest=max(by_rank, key=lambda rank: _work(by_rank[rank])),
+        padding=1.0 - total["audio"] / total["padded"] if total["padded"] else 0.0,
+        utterances=sum(step["utterances"] for step in steps),
+        dropped=dict(dropped.most_common()),
+        steps=len(steps),
+        barren_steps=barren,
+        broken_steps=len(skipped) - barren,
+    )
+
+
+def as_record(usage: Usage) -> dict[str, Any]:
+    """For JSON."""
+    return {**vars(usage), "dropped_share": usage.dropped_share, "advice": usage.advice()}
+
+
+def table(usages: Mapping[str, Usage]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table, a column a run."""
+    of = list(usages.values())
+    rows = [["throughput, x real time", *(f"{u.speed:.0f}" for u in of)]]
+    rows += [[f"time: {phase}", *(f"{u.shares[phase]:.1%}" for u in of)] for phase in PHASES]
+    rows += [
+        ["processes", *(str(u.processes) for u in of)],
+        ["slowest process / mean", *(f"{u.imbalance:.2f}" for u in of)],
+        ["padding", *(f"{u.padding:.1%}" for u in of)],
+        ["utterances trained on", *(f"{u.utterances:,}" for u in of)],
+    ]
+    rows += [
+        ["steps", *(f"{u.steps:,}" for u in of)],
+        ["skipped: all dropped", *(f"{u.barren_steps:,}" for u in of)],
+        ["skipped: not finite", *(f"{u.broken_steps:,}" for u in of)],
+    ]
+    reasons = dict.fromkeys(reason for u in of for reason in u.dropped)
+    rows += [[f"dropped: {r}", *(f"{u.dropped.get(r, 0):,}" for u in of)] for r in reasons]
+    return ["", *usages], rows
+
+
+def _seconds(times: Mapping[str, float]) -> float:
+    return sum(times[phase] for phase in PHASES)
+
+
+def _work(times: Mapping[str, float]) -> float:
+    """What a process does by itself; while it communicates it waits for the slowest."""
+    return _seconds(times) - times["communication"]
+
+
+# Each: the share of the run that is lost beyond what is usual (0 or less: nothing), and what to do about it.
+
+
+def _data(usage: Usage) -> tuple[float, str]:
+    share = usage.shares["data"]
+    remedy = "raise data.workers, or pack the audio (asr-emapl shard)"
+    return share - 0.05, f"{share:.0%} of the time waits for data: {remedy}"
+
+
+def _imbalance(usage: Usage) -> tuple[float, str]:
+    lost = 1.0 - 1.0 / usage.imbalance
+    return lost - 0.05, (
+        f"process {usage.slowest} is the slowest, {usage.imbalance:.2f} x the mean: look at what else its "
+        "device does, or raise batch.seconds, of which the shares are more even"
+    )
+
+
+def _communication(usage: Usage) -> tuple[float, str]:
+    # Waiting for the slowest is communication too, and is the imbalance's matter.
+    share = usage.shares["communication"] - (1.0 - 1.0 / usage.imbalance)
+    remedy = "raise batch.seconds, so that processes exchange gradients less often"
+    return share - 0.15, f"{share:.0%} of the time is communication: {remedy}"
+
+
+def _padding(usage: Usage) -> tuple[float, str]:
+    remedy = "lower batch.shuffle_padding or batch.group_seconds, or raise batch.pool"
+    return usage.padding - 0.05, f"{usage.padding:.0%} of the audio is padding: {remedy}"
+
+
+def _teacher(usage: Usage) -> tuple[float, str]:
+    # By operations a third of the student's at most: where every step is unlabelled.
+    beyond = usage.shares["teacher"] - 0.45 * usage.shares["student"]
+    return beyond - 0.02, (
+        f"the teacher takes {usage.shares['teacher']:.0%} of the time, the student "
+        f"{usage.shares['student']:.0%}: device.precision=bf16, or a larger device.max_seconds"
+    )
+
+
+def _optimizer(usage: Usage) -> tuple[float, str]:
+    share = usage.shares["optimizer"]
+    remedy = "raise batch.seconds, the rule keeps the run the same"
+    return share - 0.15, f"{share:.0%} of the time is the optimizer's: {remedy}"
+
+
+def _dropped(usage: Usage) -> tuple[float, str]:
+    reason = next(iter(usage.dropped), "")
+    share = usage.dropped_share
+    remedy = REMEDIES.get(reason, "look at what is dropped")
+    return share - 0.05, f"{share:.0%} of the utterances are dropped, most as {reason}: {remedy}"
+
+
+def _broken(usage: Usage) -> tuple[float, str]:
+    share = usage.broken_steps / max(1, usage.steps)
+    remedy = "lower optimizer.lr, lengthen schedule.warmup_hours, or use device.precision=fp32"
+    return share - 0.01, f"{share:.0%} of the steps are skipped, their gradient is not finite: {remedy}"
+
+
+_RULES: tuple[Callable[[Usage], tuple[float, str]], ...] = (
+    _data,
+    _imbalance,
+    _communication,
+    _padding,
+    _teacher,
+    _optimizer,
+    _dropped,
+    _broken,
+)

@@ -1,0 +1,1 @@
+"""NIST formats and tests: timed marks, alternatives, sclite, matched pairs."""

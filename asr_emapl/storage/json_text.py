@@ -1,0 +1,100 @@
+"""JSON of users and of interrupted programs: whatever is wrong with it is one error, with its place."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from asr_emapl.errors import UserError
+from asr_emapl.storage.text_files import BrokenLineError, Line, read_document
+
+# JSON can spell halves of surrogate pairs, which no file or terminal can hold.
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a text.
+
+    Raises:
+        BrokenLineError: it is not UTF-8 or not JSON, is nested too deep, or holds half of a surrogate pair.
+    """
+    try:
+        text = text if isinstance(text, str) else text.decode("utf-8")
+        value = json.loads(text)
+    except UnicodeDecodeError:
+        raise BrokenLineError("not UTF-8 (save the file as UTF-8)") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
+        raise BrokenLineError(f"not JSON ({error.msg}, {where})") from None
+    except ValueError:
+        raise BrokenLineError("not JSON (a number of thousands of digits)") from None
+    except RecursionError:
+        raise BrokenLineError("not JSON (brackets nested by the hundred)") from None
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError as error:
+            half = error.object[error.start]
+            raise BrokenLineError(f"holds half of a surrogate pair, {half!r} (write it as UTF-8)") from None
+    return value
+
+
+def parse_object(text: str | bytes) -> dict[str, Any]:
+    """As `parse_json`, of a text that is an object, {...}.
+
+    Raises:
+        BrokenLineError: as `parse_json`, or it is another value.
+    """
+    value = parse_json(text)
+    if not isinstance(value, dict):
+        raise BrokenLineError("not a JSON object (write {...})")
+    return value
+
+
+def read_object(place: str | Path, expected: str) -> dict[str, Any]:
+    """The object that a file holds.
+
+    Args:
+        expected: what the file should be, for the message: "what asr-emapl tune-lm writes".
+
+    Raises:
+        UserError: the file cannot be read, or is not JSON, or holds no object.
+    """
+    try:
+        return parse_object(read_document(place, remedy=f"expected {expected}"))
+    except BrokenLineError as error:
+        raise UserError(f"{place}: {error}; expected {expected}") from error
+
+
+def check_json_lines(place: str | Path, lines: Sequence[Line]) -> None:
+    """Refuse a JSON document where JSON lines are expected: an array, or an object over several lines.
+
+    Raises:
+        UserError: the first line begins an array, or holds nothing but an opening brace.
+    """
+    first = lines[0][1].strip() if lines else ""
+    if first.startswith("["):
+        raise UserError(f"{place}: a JSON array; write one object per line: jq -c '.[]' {place} > FILE.jsonl")
+    if first == "{":
+        raise UserError(f"{place}: JSON over several lines; write one object per line: jq -c . {place}")
+
+
+def number(value: object) -> float | None:
+    """The number as a float, infinite if it is too large for one; None if it is no number."""
+    # bool is an int to Python, not to a reader of JSON.
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def finite_number(value: object) -> float | None:
+    """The number as a float; None if it is no number, NaN, infinite, or too large for a float."""
+    found = number(value)
+    return found if found is not None and math.isfinite(found) else None

@@ -1,0 +1,57 @@
+"""Runs of the tiny corpus in processes of their own, under torchrun if there are several; and their logs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from support.tiny import CONFIG
+
+CLI = ("-m", "asr_emapl")
+
+
+def launch(
+    root: Path,
+    run: Path,
+    *overrides: str,
+    processes: int = 1,
+    torchrun: Sequence[str] = ("--standalone",),
+    prefix: Sequence[str] = (),
+    program: Sequence[str] = CLI,
+    environment: dict[str, str] | None = None,
+    **popen,
+) -> subprocess.Popen:
+    """`asr-emapl train` over the corpus in `root`; `program` stands for `asr-emapl`, after `prefix`."""
+    config = root / "tiny.yaml"
+    config.write_text(CONFIG.format(root=root), encoding="utf-8")
+    command = [*prefix, sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", *torchrun, f"--nproc-per-node={processes}"]
+    command += [*program, "train", "--config", str(config), f"run_dir={run}", *overrides]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | (environment or {}),
+        **popen,
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    """Wait for its end; its output."""
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+def read_log(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def losses(run: Path) -> list[float]:
+    return [line["loss"] for line in read_log(run) if line["event"] == "step"]

@@ -1,0 +1,326 @@
+"""Checkpoints: a name stands for a whole file, and whatever is wrong with one is a line to read."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import resource
+import warnings
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from asr_emapl.checkpoints import files as checkpoint
+from asr_emapl.checkpoints.files import load, save
+from asr_emapl.checkpoints.folder import CheckpointFolder
+from asr_emapl.errors import UserError
+
+
+def state(step: int = 1) -> checkpoint.State:
+    return {
+        "student": {"weight": torch.arange(50.0) + step},
+        "teacher": {"module": {"weight": torch.arange(50.0)}, "audio": 12.5, "half_life": 3600.0},
+        "tokenizer": {"kind": "characters"},
+        "config": {
+            "hours": 1.0,
+            "data": {"labelled": ["a"]},
+            "model": {"target": "asr_emapl.models.transformer:TransformerCtc", "options": {"dim": 8}},
+            "optimizer": {"name": "adamw"},
+        },
+        "step": step,
+    }
+
+
+def serialised(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def refusal(path: Path) -> str:
+    """What `load` says of a file that is not to be loaded: one line with its name, and nothing else."""
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        with pytest.raises(UserError) as caught:
+            load(path)
+    assert heard == []  # torch muses on the pickle protocol of garbage
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scratch") / "step-000000001.pt"
+
+
+# Saving.
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    save(tmp_path / "a.pt", state(3))
+    loaded = load(tmp_path / "a.pt")
+    assert torch.equal(loaded["student"]["weight"], state(3)["student"]["weight"])
+    assert {k: v for k, v in loaded.items() if k not in ("student", "teacher")} == {
+        k: v for k, v in state(3).items() if k not in ("student", "teacher")
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+
+
+def _break_halfway(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> list[Path]:
+    """Have torch.save write a part and then fail; returns the names that were there at that time."""
+    seen: list[Path] = []
+
+    def broken(content, file):
+        file.write(b"half of a checkpoint")
+        file.flush()
+        seen.extend(Path(file.name).parent.iterdir())
+        raise error
+
+    monkeypatch.setattr(torch, "save", broken)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("x"), KeyboardInterrupt()]
+)
+def test_a_save_that_fails_leaves_the_old_file_and_no_part(tmp_path, monkeypatch, error):
+    path = tmp_path / "a.pt"
+    save(path, state(1))
+    before = path.read_bytes()
+    during = _break_halfway(monkeypatch, error)
+    # Whatever it becomes: the failure is not swallowed.
+    with pytest.raises((type(error), UserError)):
+        save(path, state(2))
+    assert len(during) == 2  # the old one, and the part under another name
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_name_appears_only_when_all_is_on_the_disk(tmp_path, monkeypatch):
+    path = tmp_path / "a.pt"
+    synced: list[bool] = []
+    sync = os.fsync
+
+    def spy(descriptor):
+        synced.append(path.exists())
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    save(path, state())
+    assert synced[0] is False
+    load(path)
+
+
+def test_a_part_in_the_folder_is_no_checkpoint(tmp_path):
+    """As a process killed while it saved leaves one."""
+    (tmp_path / f".step-000000009.pt.{'1' * 32}.partial").write_bytes(b"half")
+    assert CheckpointFolder(tmp_path, 2).newest() is None
+
+
+# Loading.
+
+
+def test_an_absent_one_is_said_to_be_absent(tmp_path):
+    assert "does not exist" in refusal(tmp_path / "nowhere.pt")
+    assert "does not exist" in refusal(tmp_path)
+
+
+def test_cut_anywhere_it_is_refused(scratch):
+    whole = serialised(state())
+    for length in {0, 1, 2, 3, 4, 10, *range(20, len(whole), 97), len(whole) - 1}:
+        scratch.write_bytes(whole[:length])
+        refusal(scratch)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0" * 1000,
+        b"hello world",
+        b"\x80",
+        b"\x80\x02.",
+        b"PK\x03\x04",
+        b"fLaC\0\0\0\x22",
+        b'{"id": "a", "text": "A"}\n',
+        b"hours: 3\n",
+        bytes(range(256)),
+    ],
+)
+def test_what_is_no_checkpoint_at_all_is_refused(scratch, content):
+    scratch.write_bytes(content)
+    refusal(scratch)
+
+
+@given(st.binary(max_size=60))
+@example(b"Vx")
+@example(b"\x80\xb5")
+@example(b"\x80\x02X\x01\0\0\0\xff.")
+def test_no_bytes_break_the_loader(scratch, content):
+    scratch.write_bytes(content)
+    refusal(scratch)
+
+
+def same(one: object, other: object) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(one, other)
+    return one == other
+
+
+def test_a_changed_bit_is_refused_or_changes_nothing(scratch):
+    """Every record has its checksum; between the records there is padding."""
+    whole = serialised(state())
+    draw = random.Random(0)
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+        scratch.write_bytes(damaged)
+        try:
+            assert same(load(scratch), state())
+        except UserError:
+            refusal(scratch)
+            refused += 1
+    assert 0 < refused < 300
+
+
+def test_a_copy_with_a_hole_is_refused(scratch):
+    """As a copy under way leaves one, whose end is there before its middle."""
+    whole = serialised(state() | {"student": {"weight": torch.randn(10_000)}})
+    scratch.write_bytes(whole[:20_000] + bytes(4096) + whole[24_096:])
+    refusal(scratch)
+
+
+def test_a_write_that_fails_in_mid_file_is_an_os_error(tmp_path):
+    """As on a full disk, through torch's own writer; a file size limit stands in for it."""
+    path = tmp_path / "a.pt"
+    save(path, state(1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save(path, state(2) | {"student": {"weight": torch.zeros(1_000_000)}})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert load(path)["step"] == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_other_files_of_torch_are_refused(scratch):
+    for content in ({"model": torch.zeros(2)}, [1, 2], torch.zeros(3), {1: 2}, None):
+        scratch.write_bytes(serialised(content))
+        assert "no asr_emapl checkpoint" in refusal(scratch)
+
+
+@pytest.mark.parametrize("key", ["student", "teacher", "tokenizer", "config"])
+def test_a_checkpoint_lacks_nothing(scratch, key):
+    scratch.write_bytes(serialised({k: v for k, v in state().items() if k != key}))
+    assert "no asr_emapl checkpoint" in refusal(scratch)
+
+
+def test_a_zip_of_something_else_is_refused(scratch):
+    with zipfile.ZipFile(scratch, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    refusal(scratch)
+
+
+class _Trap:
+    """Pickled code: creates a folder when it is run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_code_inside_a_checkpoint_is_not_run(tmp_path):
+    path, sprung = tmp_path / "a.pt", tmp_path / "sprung"
+    path.write_bytes(serialised(state() | {"extra": _Trap(sprung)}))
+    message = refusal(path)
+    assert not sprung.exists()
+    # torch advises to load without weights_only; nobody should.
+    assert "weights_only" not in message
+    # The trap works where it is allowed to.
+    torch.load(path, weights_only=False)
+    assert sprung.is_dir()
+
+
+# The folder.
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_newest_are_kept(tmp_path):
+    folder = CheckpointFolder(tmp_path / "deep" / "checkpoints", keep=2)
+    written = [folder.write(step, state(step)) for step in (5, 9, 10, 100)]
+    assert folder.paths() == written[-2:]
+    assert names(folder.folder) == ["step-000000010.pt", "step-000000100.pt"]
+    found = folder.newest()
+    assert found is not None
+    path, newest, problems = found
+    assert (path, newest["step"], problems) == (written[-1], 100, [])
+
+
+@pytest.mark.parametrize("keep", [1, 0, -3])
+def test_at_least_one_is_kept(tmp_path, keep):
+    folder = CheckpointFolder(tmp_path, keep)
+    folder.write(1, state(1))
+    folder.write(2, state(2))
+    assert names(tmp_path) == ["step-000000002.pt"]
+
+
+def test_nothing_is_removed_before_the_new_one_is_whole(tmp_path, monkeypatch):
+    folder = CheckpointFolder(tmp_path, keep=1)
+    folder.write(1, state(1))
+    _break_halfway(monkeypatch, OSError(28, "No space left on device"))
+    with pytest.raises((OSError, UserError)):
+        folder.write(2, state(2))
+    assert names(tmp_path) == ["step-000000001.pt"]
+    found = folder.newest()
+    assert found is not None
+    assert found[1]["step"] == 1
+
+
+def test_torn_ones_are_passed_over_and_named(tmp_path):
+    folder = CheckpointFolder(tmp_path, keep=4)
+    paths = [folder.write(step, state(step)) for step in (1, 2, 3, 4)]
+    paths[3].write_bytes(b"")  # as a power cut leaves one on some file systems
+    paths[2].write_bytes(paths[2].read_bytes()[:700])
+    found = folder.newest()
+    assert found is not None
+    path, newest, problems = found
+    assert (path, newest["step"]) == (paths[1], 2)
+    assert len(problems) == 2
+    assert str(paths[3]) in problems[0]
+    assert str(paths[2]) in problems[1]
+    assert all("\n" not in problem for problem in problems)
+
+
+def test_of_none_there_is_no_newest(tmp_path):
+    assert CheckpointFolder(tmp_path / "absent", 2).newest() is None
+    (tmp_path / "notes.txt").write_text("no checkpoint")
+    assert CheckpointFolder(tmp_path, 2).newest() is None
+
+
+def test_if_all_are_torn_the_run_does_not_start_over(tmp_path):
+    folder = CheckpointFolder(tmp_path, keep=2)
+    for step in (1, 2):
+        folder.write(step, state(step)).write_bytes(b"torn to pieces")
+    with pytest.raises(UserError, match="can be read") as caught:
+        folder.newest()
+    message = str(caught.value)
+    assert "step-000000001.pt" in message
+    assert "step-000000002.pt" in message
+    assert "\n" not in message

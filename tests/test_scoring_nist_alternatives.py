@@ -1,0 +1,70 @@
+"""Wordings: what is parsed, and that the best is found, by trying all of them."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rapidfuzz.distance import Levenshtein
+
+from asr_emapl.errors import UserError
+from asr_emapl.scoring.nist.alternatives import Marked, best_wordings, first_wording, parse_marked
+from asr_emapl.storage.text_files import BrokenLineError
+
+WORDS = st.lists(st.sampled_from("ABC"), max_size=3).map(" ".join)
+TEXT = st.lists(st.lists(WORDS, min_size=1, max_size=3).map(tuple), max_size=4).map(tuple)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "first"),
+    [
+        ("A { UM / UH / @ } B", (("A",), ("UM", "UH", ""), ("B",)), "A UM B"),
+        ("A {um/uh} B", (("A",), ("um", "uh"), ("B",)), "A um B"),
+        ("{A B/C}", (("A B", "C"),), "A B"),
+        ("A { B { C / D } / E }", (("A",), ("B C", "B D", "E")), "A B C"),
+        ("{ { A / B } / C } D", (("A", "B", "C"), ("D",)), "A D"),
+        ("A (B) C", (("A",), ("B", ""), ("C",)), "A (B) C"),
+        ("A @ B", (("A B",),), "A B"),
+        ("a@b.com", None, "a@b.com"),
+        ("A {B/B}", (("A",), ("B",)), "A B"),
+        ("{ @ / A }", (("", "A"),), ""),
+        ("AND/OR } x", None, "AND/OR } x"),
+        ("plain", None, "plain"),
+    ],
+)
+def test_texts(text: str, expected: Marked | None, first: str) -> None:
+    assert parse_marked(text) == expected
+    assert first_wording(text) == first
+
+
+def test_what_cannot_be_parsed() -> None:
+    with pytest.raises(BrokenLineError, match="without an end"):
+        parse_marked("A { B / C")
+    with pytest.raises(BrokenLineError, match="more than 1000 wordings"):
+        parse_marked("{ x / " + "{ a / b } " * 12 + "}")
+
+
+def test_texts_that_would_fill_the_memory() -> None:
+    words = (("a " * 3000,),)
+    with pytest.raises(UserError, match="cut it into segments"):
+        best_wordings((*words, ("b", "c")), words)
+
+
+def least(reference: str, hypothesis: str) -> int:
+    return int(Levenshtein.distance(reference.split(), hypothesis.split(), weights=(3, 3, 4)))
+
+
+def wordings(marked: Marked) -> set[str]:
+    return {" ".join(" ".join(choice).split()) for choice in product(*marked)}
+
+
+@settings(deadline=None)
+@given(reference=TEXT, hypothesis=TEXT)
+def test_the_best_of_all(reference: Marked, hypothesis: Marked) -> None:
+    found = best_wordings(reference, hypothesis)
+    assert found[0] in wordings(reference)
+    assert found[1] in wordings(hypothesis)
+    pairs = product(wordings(reference), wordings(hypothesis))
+    assert least(*found) == min(least(*pair) for pair in pairs)
