@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +23,7 @@ from asr_emapl.errors import UserError
 from asr_emapl.limits import out_of_range
 from asr_emapl.models.contract import ModelConfig
 from asr_emapl.pseudo_labels import PseudoLabelConfig
-from asr_emapl.scaling import ScalingPlan, ScheduleConfig
-from asr_emapl.scaling.progressive import BatchSchedule
+from asr_emapl.scaling import ScheduleConfig
 from asr_emapl.storage.outputs import write
 from asr_emapl.storage.yaml_text import parse_yaml, read_yaml, require_bounded
 from asr_emapl.training.optimizer import OptimizerConfig
@@ -70,42 +68,6 @@ class RunConfig:
     validation: IntervalConfig = field(default_factory=IntervalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     init: InitConfig = field(default_factory=InitConfig)
-
-    def batches(self, world_size: int) -> BatchSchedule:
-        """Padded seconds of a global batch, over hours of audio.
-
-        Raises:
-            UserError: batch.seconds is neither a positive number nor "auto", or batch.progressive is no list
-                of [from_hours, seconds] with rising hours.
-        """
-        seconds = self.batch.seconds
-        try:
-            # YAML 1.1 takes 1e2 for a text.
-            first = world_size * self.device.max_seconds if seconds == "auto" else float(seconds)
-        except ValueError:
-            first = math.nan
-        if not 0.0 < first < math.inf:
-            raise UserError(f"batch.seconds {seconds!r} is neither a positive number nor auto")
-        if any(len(pair) != 2 for pair in self.batch.progressive):
-            raise UserError("batch.progressive: write [from_hours, seconds] pairs, for example [[20, 120]]")
-        try:
-            return BatchSchedule(first, tuple((hours, later) for hours, later in self.batch.progressive))
-        except ValueError as error:
-            raise UserError(f"batch.progressive: {error}") from error
-
-    def nominal_scaling(self, world_size: int) -> ScalingPlan:
-        """kappa by padded seconds, for as long as the corpora are not read; a run has `Corpora.scaling`.
-
-        Raises:
-            UserError: as `batches`, or batch.reference_seconds is not positive or gives no kappa.
-        """
-        reference, batches = float(self.batch.reference_seconds), self.batches(world_size)
-        if not 0.0 < reference < math.inf:
-            raise UserError(f"batch.reference_seconds must be positive, not {self.batch.reference_seconds}")
-        try:
-            return ScalingPlan.nominal(batches, reference)
-        except ValueError as error:
-            raise UserError(f"batch.reference_seconds {reference:g}: {error}") from error
 
 
 _MAX_INTERPOLATIONS = 16

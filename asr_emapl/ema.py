@@ -34,8 +34,9 @@ class TeacherConfig:
     order: str = "post"
     # constant; or cosine: rho rises to 1 over the run, as in BYOL and DINO.
     schedule: str = "constant"
-    # step: each step counts its own audio, so that packing does not matter; nominal: the mean audio of all.
-    kappa: str = "step"
+    # Audio that rho is taken from: actual, each step's own, so that packing does not matter; nominal, the
+    # mean audio of a step at this batch.
+    audio_per_step: str = "actual"
 
     def half_life_seconds(self, reference_audio: float) -> float:
         """The half-life in seconds of audio.

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,7 +26,6 @@ from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.pseudo_labels import EmaLabels, Labels, PseudoLabelConfig, Unlabelled
-from asr_emapl.training.optimizer import OptimizerConfig, build_optimizer
 from asr_emapl.training.step import TrainStep, to_device
 
 # Options of the transformer; seconds of audio in a batch; seconds of an utterance; letters a second.
@@ -68,7 +66,7 @@ def batch(seconds: float, each: float, labelled: bool) -> StepBatch:
 def build(options: dict[str, Any], device: torch.device, bf16: bool) -> TrainStep:
     """Student, teacher, optimizer and step."""
     student = TransformerCtc(29, **options).to(device).train()
-    optimizer = build_optimizer(student, replace(OptimizerConfig(), lr=1e-4), kappa=1.0)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, betas=(0.9, 0.98), fused=True)
     teacher = EmaTeacher(student, half_life=3600.0)
     return TrainStep(
         ProcessGroup(0, 1, device),

@@ -38,7 +38,6 @@ from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import ConvFrontEnd, Positions, TransformerCtc
 from asr_emapl.pseudo_labels import PseudoLabelConfig
-from asr_emapl.training.optimizer import OptimizerConfig, build_optimizer
 from asr_emapl.training.step import TrainStep
 
 VOCABULARY, LETTERS_A_SECOND = 29, 14
@@ -202,7 +201,7 @@ class OurStep:
 
     def __init__(self, model: nn.Module, device: torch.device, bf16: bool) -> None:
         model = model.to(device).train()
-        optimizer = build_optimizer(model, OptimizerConfig(lr=LEARNING_RATE), kappa=1.0)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), fused=True)
         self.step = TrainStep(
             ProcessGroup(0, 1, device),
             LogMel().to(device),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from asr_emapl.config import load_config
+from asr_emapl.training.build import nominal_step_audio
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 CONFIGS = sorted(RECIPES.glob("*/conf/*.yaml"))
@@ -28,12 +29,12 @@ def test_every_config_loads(path: Path) -> None:
     from asr_emapl.models.contract import build_model
 
     config = load_config(path)
-    assert config.nominal_scaling(1).kappa() > 0.0
+    assert nominal_step_audio(config, 1).kappa() > 0.0
     assert config.teacher.half_life_seconds(config.batch.reference_seconds) > 0.0
     assert config.data.labelled
     assert config.data.validation
     assert config.pseudo_labels.start_hours < config.hours
-    assert config.optimizer.scaled(1.0)[0]["lr"] == config.optimizer.lr
+    assert config.optimizer.reference().at(1.0)[0]["lr"] == config.optimizer.lr
     with torch.device("meta"):
         build_model(config.model, vocabulary_size=29, mel_bands=config.features.mel_bands)
 
@@ -63,7 +64,7 @@ def test_published_setting_is_the_one_recorded() -> None:
 
     config = load_config(PUBLISHED)
     assert config.batch.reference_seconds == 8 * 290
-    assert config.nominal_scaling(8).kappa() == 1.0
+    assert nominal_step_audio(config, 8).kappa() == 1.0
     assert config.teacher.half_life_seconds(config.batch.reference_seconds) / 3600 == pytest.approx(
         4467, abs=1
     )

@@ -12,6 +12,7 @@ import pytest
 from support.tiny import CONFIG, make_corpus
 
 from asr_emapl.config import load_config
+from asr_emapl.training.build import nominal_step_audio
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes" / "kappa_scan"
@@ -34,7 +35,7 @@ def scan(tmp_path, monkeypatch):
 def resolved(run: Run):
     """The run as the trainer sees it, and its kappa."""
     config = load_config(QUICKSTART, run.overrides)
-    return config, config.nominal_scaling(1).kappa()
+    return config, nominal_step_audio(config, 1).kappa()
 
 
 def rho_per_step(config, kappa):
@@ -74,7 +75,7 @@ def test_what_each_mode_scales(scan, kappa):
             assert found == kappa
             assert config.pseudo_labels.strategy == strategy
             assert rho_per_step(config, kappa) == pytest.approx(rho_expected)
-            assert config.optimizer.scaled(kappa)[0]["lr"] == pytest.approx(lr_expected)
+            assert config.optimizer.reference().at(kappa)[0]["lr"] == pytest.approx(lr_expected)
 
 
 def test_the_progressive_run_rises_within_the_hours(tmp_path, scan):

@@ -56,7 +56,7 @@ def test_the_log_knows_better(tmp_path):
 
 
 def test_a_kappa_of_each_step_is_not_the_runs(tmp_path):
-    each = {**CONFIG, "optimizer": {"kappa": "step"}}
+    each = {**CONFIG, "optimizer": {"audio_per_step": "actual"}}
     assert kappa(scaled(run(each, tmp_path, kappa=1.9))) == "2"
 
 

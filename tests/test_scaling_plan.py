@@ -1,27 +1,142 @@
-"""One kappa: the mean unpadded audio of a step over that of a reference step."""
+"""One object turns kappa into hyper-parameters: the same over audio at every batch."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from asr_emapl.scaling import BatchSchedule, ScalingPlan
+from asr_emapl.scaling import (
+    BatchSchedule,
+    ReferenceOptimizer,
+    ScalingPlan,
+    Schedule,
+    ScheduleConfig,
+    StepAudio,
+)
+
+ADAM = ReferenceOptimizer("adamw", {"lr": 1e-3, "betas": (0.9, 0.98), "eps": 1e-8, "weight_decay": 0.1}, 2.0)
+CONSTANT = Schedule(ScheduleConfig(), 100.0)
+HALF_LIFE = 7200.0
 
 
-def test_kappa_is_audio_over_reference_audio():
-    plan = ScalingPlan(BatchSchedule(60.0, ((1.0, 120.0),)), 60.0, {60.0: 48.0, 120.0: 108.0})
-    assert plan.kappa() == plan.kappa(0.5) == 1.0
-    assert plan.kappa(1.0) == 108.0 / 48.0
-    assert plan.kappas == [1.0, 2.25]
-    assert plan.kappa_of(24.0) == 0.5
-    assert (plan.step_audio(0.0), plan.step_audio(2.0), plan.reference_audio) == (48.0, 108.0, 48.0)
+def plan(seconds=60.0, *changes, schedule=CONSTANT, **others) -> ScalingPlan:
+    """Reference batch of 60 s without padding."""
+    steps = StepAudio.nominal(BatchSchedule(seconds, changes), 60.0)
+    return ScalingPlan(steps, **({"optimizer": ADAM, "schedule": schedule, "half_life": HALF_LIFE} | others))
 
 
-def test_without_corpora_it_is_nominal():
-    plan = ScalingPlan.nominal(BatchSchedule(30.0), 120.0)
-    assert (plan.kappa(), plan.measured) == (0.25, False)
+# Audio of steps.
+
+
+def test_kappa_is_unpadded_audio_over_that_of_the_reference():
+    steps = StepAudio(BatchSchedule(60.0, ((1.0, 120.0),)), 60.0, {60.0: 48.0, 120.0: 108.0})
+    assert steps.kappa() == steps.kappa(0.5) == 1.0
+    assert steps.kappa(1.0) == 108.0 / 48.0
+    assert steps.kappas == [1.0, 2.25]
+    assert steps.kappa_of(24.0) == 0.5
+    assert (steps.seconds(), steps.seconds(2.0), steps.reference_seconds) == (48.0, 108.0, 48.0)
+
+
+def test_without_corpora_kappa_is_nominal():
+    steps = StepAudio.nominal(BatchSchedule(30.0), 120.0)
+    assert (steps.kappa(), steps.measured) == (0.25, False)
 
 
 @pytest.mark.parametrize("audio", [{60.0: 1.0}, {60.0: 0.0, 30.0: 1.0}, {60.0: 1.0, 30.0: 0.0}])
-def test_audio_that_is_unknown_or_none(audio):
+def test_unknown_or_missing_audio_is_refused(audio):
     with pytest.raises((ValueError, ZeroDivisionError)):
-        ScalingPlan(BatchSchedule(30.0), 60.0, audio)
+        StepAudio(BatchSchedule(30.0), 60.0, audio)
+
+
+# Hyper-parameters of a step.
+
+
+def test_adamw_at_four_times_the_batch():
+    now = plan(240.0).at(0.0)
+    assert (now.kappa, now.lr, now.clip_norm) == (4.0, pytest.approx(2e-3), pytest.approx(1.0))
+    assert now.param_group["betas"] == pytest.approx((0.9**4, 0.98**4))
+    assert now.param_group["eps"] == pytest.approx(5e-9)
+    assert now.param_group["weight_decay"] == pytest.approx(0.2)
+    assert now.rho == pytest.approx(0.5 ** (240.0 / HALF_LIFE))
+    assert now.half_life_hours == 2.0
+
+
+@given(st.floats(0.1, 16.0))
+def test_the_reference_batch_gets_what_the_config_says_and_any_other_the_same_rho_over_audio(kappa):
+    reference, scaled = plan().at(1.0), plan(60.0 * kappa).at(1.0)
+    assert reference.param_group == ADAM.group
+    assert reference.clip_norm == ADAM.clip_norm
+    assert scaled.rho == pytest.approx(reference.rho**kappa)
+    assert scaled.lr == pytest.approx(reference.lr * math.sqrt(kappa))
+
+
+@given(st.floats(1.0, 600.0))
+def test_what_a_step_counts_can_be_chosen_for_optimizer_and_teacher(audio):
+    each = plan(optimizer=replace(ADAM, audio_per_step="actual"), teacher_audio_per_step="nominal")
+    now = each.at(0.0, audio)
+    assert now.kappa == audio / 60.0
+    assert now.lr == pytest.approx(1e-3 * math.sqrt(now.kappa))
+    assert now.teacher_audio == 60.0
+    default = plan().at(0.0, audio)
+    assert (default.kappa, default.lr, default.teacher_audio) == (1.0, 1e-3, audio)
+    assert default.rho == pytest.approx(0.5 ** (audio / HALF_LIFE))
+
+
+def test_stages_of_a_progressive_batch_follow_from_the_reference():
+    stages = plan(30.0, (1.0, 60.0), (2.0, 240.0))
+    assert [stages.at(hours).kappa for hours in (0.0, 1.0, 2.0)] == [0.5, 1.0, 4.0]
+    assert stages.at(1.5).param_group == ADAM.group
+    assert stages.at(2.0).lr == pytest.approx(2e-3)
+
+
+def test_schedules_are_read_in_the_middle_of_the_step():
+    warmup = Schedule(ScheduleConfig(warmup_hours=1.0), 10.0)
+    now = plan(1800.0, schedule=warmup, optimizer=replace(ADAM, rule="none")).at(0.25)
+    assert now.clock_seconds == 1800.0
+    assert now.lr == pytest.approx(0.5 * 1e-3)
+    growing = plan(half_life=lambda seconds: 3600.0 + seconds).at(1.0)
+    assert growing.half_life_seconds == pytest.approx(7200.0 + 30.0)
+
+
+def test_rule_none_scales_the_teacher_only():
+    now = plan(600.0, optimizer=replace(ADAM, rule="none")).at(0.0)
+    assert now.param_group == ADAM.group
+    assert now.clip_norm == ADAM.clip_norm
+    assert now.rho == pytest.approx(0.5 ** (600.0 / HALF_LIFE))
+
+
+def test_no_clipping_stays_no_clipping():
+    assert plan(600.0, optimizer=replace(ADAM, clip_norm=None)).at(0.0).clip_norm is None
+
+
+def test_the_plan_is_pure():
+    one = plan(240.0)
+    one.at(3.0).param_group["lr"] = 7.0
+    assert one.at(3.0) == plan(240.0).at(3.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"half_life": 0.0}, "half-life"),
+        ({"half_life": -1.0}, "half-life"),
+        ({"optimizer": replace(ADAM, beta_form="linear")}, "kappa must stay below 10"),
+        ({"optimizer": replace(ADAM, beta_form="cubic")}, "cubic"),
+        ({"optimizer": replace(ADAM, noise_share=2.0)}, "noise share 2.0"),
+        ({"optimizer": replace(ADAM, name="lion")}, "lion"),
+    ],
+)
+def test_what_has_no_answer_at_a_batch_is_refused_at_once(changes, named):
+    with pytest.raises(ValueError, match=named):
+        plan(1000.0, **changes)
+
+
+@pytest.mark.parametrize("varying", [{"audio_per_step": "actual"}, {}])
+def test_linear_betas_allow_no_change_of_batch(varying):
+    changes = () if varying else ((1.0, 120.0),)
+    with pytest.raises(ValueError, match="beta_form=linear"):
+        plan(60.0, *changes, optimizer=replace(ADAM, beta_form="linear", **varying))

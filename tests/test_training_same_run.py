@@ -19,7 +19,7 @@ from asr_emapl.data.manifest import read_manifest
 from asr_emapl.data.micro_batches import micro_batches
 from asr_emapl.decoding.recognizer import Recognizer
 from asr_emapl.errors import UserError
-from asr_emapl.training.build import require_scalable
+from asr_emapl.training.build import build_batches, nominal_step_audio, require_scalable
 from asr_emapl.training.trainer import train
 
 IN_FLOAT64 = (str(Path(__file__).with_name("in_float64.py")),)
@@ -171,10 +171,10 @@ def test_a_hundred_steps(corpus, tmp_path, program, schedule, tolerance, process
 def test_an_auto_batch_and_kappa_grow_with_the_world(corpus, world_size):
     """And each device has what it holds; the teacher's memory and the learning rate's schedule stay."""
     config = tiny_config(corpus, "batch.seconds=auto", "device.max_seconds=30", "batch.reference_seconds=120")
-    assert config.nominal_scaling(world_size).kappa() == world_size / 4
-    seconds = config.batches(world_size).first
+    assert nominal_step_audio(config, world_size).kappa() == world_size / 4
+    seconds = build_batches(config, world_size).first
     assert seconds == 30 * world_size
-    group, _ = config.optimizer.scaled(config.nominal_scaling(world_size).kappa())
+    group, _ = config.optimizer.reference().at(nominal_step_audio(config, world_size).kappa())
     assert group["lr"] == pytest.approx(config.optimizer.lr * (world_size / 4) ** 0.5)
     assert group["betas"][1] == pytest.approx(config.optimizer.betas[1] ** (world_size / 4))
     assert config.teacher.half_life_seconds(config.batch.reference_seconds) == 0.005 * 3600

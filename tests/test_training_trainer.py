@@ -246,18 +246,21 @@ def test_sigterm_saves_and_the_same_command_goes_on(corpus, tmp_path, workers):
     assert (tmp_path / "run" / "log.jsonl").read_text() == (tmp_path / "whole" / "log.jsonl").read_text()
 
 
-def scaling(config):
+def step_audio(config):
     """kappa as the run has it: by the mean unpadded audio of a step."""
     return Corpora.measure(config, 1)
 
 
 def test_what_is_nominal_and_what_goes_by_the_step(corpus, tmp_path):
     """By default rho knows each step's own audio and the learning rate only the batch; both can be turned."""
-    mean = scaling(tiny_config(corpus)).reference_audio
+    mean = step_audio(tiny_config(corpus)).reference_seconds
     assert mean < 6.0
     rates, momenta = {}, {}
     overrides = ("hours=0.006", "validation.every_hours=0", "checkpoint.every_hours=0")
-    for name, turned in (("as_is", ()), ("turned", ("teacher.kappa=nominal", "optimizer.kappa=step"))):
+    for name, turned in (
+        ("as_is", ()),
+        ("turned", ("teacher.audio_per_step=nominal", "optimizer.audio_per_step=actual")),
+    ):
         train(tiny_config(corpus, f"run_dir={tmp_path / name}", *overrides, *turned))
         steps = [line for line in read_log(tmp_path / name) if line["event"] == "step"]
         rates[name], momenta[name] = [s["lr"] for s in steps], [s["rho"] for s in steps]
@@ -302,7 +305,7 @@ PROGRESSIVE = ("batch.seconds=3", "batch.reference_seconds=3", "batch.progressiv
 def test_a_progressive_batch_takes_its_hyper_parameters_from_the_reference(corpus, tmp_path, capsys):
     config = tiny_config(corpus, f"run_dir={tmp_path / 'run'}", "device.max_seconds=3", *PROGRESSIVE)
     train(config)
-    kappas = dict(zip((3, 6, 12), scaling(config).kappas, strict=True))
+    kappas = dict(zip((3, 6, 12), step_audio(config).kappas, strict=True))
     assert kappas == pytest.approx({3: 1.0, 6: 2.0, 12: 4.0}, rel=0.3)
     steps = [line for line in read_log(tmp_path / "run") if line["event"] == "step"]
     rates = {}
@@ -320,7 +323,7 @@ def test_a_progressive_batch_takes_its_hyper_parameters_from_the_reference(corpu
 
 
 def test_a_run_that_scales_by_the_step_resumes_digit_for_digit(corpus, tmp_path):
-    overrides = ("hours=0.01", "validation.every_hours=0", "optimizer.kappa=step")
+    overrides = ("hours=0.01", "validation.every_hours=0", "optimizer.audio_per_step=actual")
     train(tiny_config(corpus, f"run_dir={tmp_path / 'whole'}", *overrides))
     train(tiny_config(corpus, f"run_dir={tmp_path / 'two'}", *overrides, "hours=0.006"))
     train(tiny_config(corpus, f"run_dir={tmp_path / 'two'}", *overrides))
@@ -344,7 +347,7 @@ def test_a_resume_at_another_batch_keeps_adams_bias_correction(corpus, tmp_path)
         torch.load(p, weights_only=True)["optimizer"]["state"][0]["step"].item() for p in (first, second)
     ]
     steps = torch.load(second, weights_only=True)["step"] - torch.load(first, weights_only=True)["step"]
-    kappa = scaling(tiny_config(corpus, run, audio, "batch.seconds=6")).kappa()
+    kappa = step_audio(tiny_config(corpus, run, audio, "batch.seconds=6")).kappa()
     assert counts[1] == pytest.approx(counts[0] / kappa + steps)
 
 
@@ -500,7 +503,7 @@ def test_auto_batch_is_what_the_devices_hold(corpus, tmp_path, capsys):
         )
     )
     told = capsys.readouterr().out
-    kappa = scaling(tiny_config(corpus, "batch.seconds=12")).kappa()
+    kappa = step_audio(tiny_config(corpus, "batch.seconds=12")).kappa()
     assert kappa == pytest.approx(2.0, rel=0.2)
     assert re.search(rf"batch 12 s \([\d.]+ s of audio on average\), kappa {kappa:.4g}", told)
     assert "warning: kappa (1 - rho) is 0." in told
@@ -515,8 +518,8 @@ def test_auto_batch_is_what_the_devices_hold(corpus, tmp_path, capsys):
         (["data.labelled=[]"], "data.labelled names no manifest"),
         (["data.min_seconds=50"], "no utterance lies between"),
         (["teacher.rho=0.9"], "one of teacher.half_life_hours and teacher.rho"),
-        (["teacher.kappa=padded"], "teacher.kappa 'padded' is neither nominal nor step"),
-        (["optimizer.kappa=padded"], "optimizer.kappa 'padded'"),
+        (["teacher.audio_per_step=padded"], "teacher.audio_per_step: 'padded'"),
+        (["optimizer.audio_per_step=padded"], "optimizer.audio_per_step: 'padded'"),
         (["teacher.order=after"], "order 'after' is none of post, pre, midpoint"),
         (["teacher.schedule=linear"], "teacher.schedule 'linear'"),
         (["pseudo_labels.strategy=magic"], "magic"),
@@ -553,7 +556,7 @@ def test_a_schedule_goes_by_the_runs_own_clock(corpus, tmp_path):
     overrides = ("hours=0.01", "validation.every_hours=0", "teacher.schedule=cosine")
     seed = train(tiny_config(corpus, f"run_dir={tmp_path / 'seed'}", *overrides))
     fresh = (f"run_dir={tmp_path / 'fresh'}", f"init.checkpoint={seed}", "init.keep=weights")
-    train(tiny_config(corpus, *fresh, *overrides, "teacher.kappa=nominal"))
+    train(tiny_config(corpus, *fresh, *overrides, "teacher.audio_per_step=nominal"))
     half_lives = {}
     for name in ("seed", "fresh"):
         steps = [line for line in read_log(tmp_path / name) if line["event"] == "step"]
@@ -564,7 +567,7 @@ def test_a_schedule_goes_by_the_runs_own_clock(corpus, tmp_path):
     rising = [s["rho"] for s in read_log(tmp_path / "fresh") if s["event"] == "step"]
     assert rising == sorted(rising)
     # A nominal step has the mean audio of all: rho and the half-life say the same.
-    mean = scaling(tiny_config(corpus)).reference_audio
+    mean = step_audio(tiny_config(corpus)).reference_seconds
     for line in read_log(tmp_path / "fresh"):
         if line["event"] == "step":
             # Infinite at the end, which JSON does not have.

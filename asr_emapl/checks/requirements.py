@@ -17,6 +17,7 @@ from asr_emapl.errors import UserError
 from asr_emapl.models.contract import build_model
 from asr_emapl.models.target import NO_TRUST, Trust
 from asr_emapl.text.tokenizer import CharacterTokenizer, Tokenizer, load_tokenizer
+from asr_emapl.training.build import build_batches
 from asr_emapl.training.step import alignable
 
 
@@ -43,7 +44,7 @@ def read_requirements(
     run = RunConfig() if config is None else load_config(config)
     path = tokenizer or run.tokenizer
     letters = load_tokenizer(path) if path else CharacterTokenizer()
-    batches = run.batches(world_size=1)
+    batches = build_batches(run, world_size=1)
     smallest, first = (batches.smallest, batches.first) if batch_seconds is None else (batch_seconds,) * 2
     return Requirements(
         letters,

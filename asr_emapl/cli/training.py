@@ -76,13 +76,13 @@ def scale(
 
     Example: `asr-emapl scale --config conf/mini.yaml --batch-seconds 480`
     """
-    from asr_emapl.checks.scale import at_batch, dry_run, epoch_hours
+    from asr_emapl.checks.scale import at_batch, epoch_hours, scale_table
     from asr_emapl.config import load_config
     from asr_emapl.training.corpora import Corpora
 
     run = load_config(config, overrides or [])
-    scaling = Corpora.measure(at_batch(run, batch_seconds), world_size=1)
-    rows, warnings = dry_run(run, batch_seconds, scaling, epoch_hours(run))
+    steps = Corpora.measure(at_batch(run, batch_seconds), world_size=1)
+    rows, warnings = scale_table(run, batch_seconds, steps, epoch_hours(run))
     if as_json:
         print(json.dumps({"rows": [vars(row) for row in rows], "warnings": warnings}, indent=2))
         return
@@ -106,6 +106,7 @@ def noise(
     Example: `asr-emapl noise runs/mini --from-hours 20`
     """
     from asr_emapl.config import load_config
+    from asr_emapl.training.build import build_batches
     from asr_emapl.training.gradient_noise import read
     from asr_emapl.training.log import read_steps
 
@@ -114,9 +115,10 @@ def noise(
     steps = [step for step in read_steps(run) if step["hours"] >= begin]
     if config.batch.progressive or config.batch.seconds == "auto":
         raise UserError(f"{run}: noise is read from a run with one batch, batch.seconds")
-    seconds = config.batches(1).first
-    # By the kappa of the run, which counts unpadded audio; a single step's is not the run's.
-    kappas = [step["kappa"] for step in steps[-1:] if "kappa" in step and config.optimizer.kappa != "step"]
+    seconds = build_batches(config, 1).first
+    # kappa of the run counts unpadded audio; with audio_per_step=actual the log has that of single steps.
+    is_of_run = config.optimizer.audio_per_step == "nominal"
+    kappas = [step["kappa"] for step in steps[-1:] if "kappa" in step and is_of_run]
     reading = read(steps, seconds, seconds / kappas[0] if kappas else config.batch.reference_seconds)
     batch, reference = f"at {reading.batch_seconds:g} s a step", f"at {reading.reference_seconds:g} s a step"
     rows = [

@@ -11,9 +11,9 @@ from asr_emapl.errors import UserError
 from asr_emapl.report.run import Run
 
 if TYPE_CHECKING:
-    from asr_emapl.checks.scale import Row
+    from asr_emapl.checks.scale import ScaleRow
     from asr_emapl.config import RunConfig
-    from asr_emapl.scaling import ScalingPlan
+    from asr_emapl.scaling import StepAudio
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Scaled:
     """What the batch of a run makes of its hyper-parameters, or the note why that cannot be told."""
 
     run: Run
-    rows: list[Row]
+    rows: list[ScaleRow]
     warnings: list[str]
     note: str = ""
 
@@ -50,8 +50,9 @@ def scaled(run: Run) -> Scaled | None:
     """The table of `asr-emapl scale` at the batch that the run had at its end; None without a config."""
     if run.config is None:
         return None
-    from asr_emapl.checks.scale import dry_run
+    from asr_emapl.checks.scale import scale_table
     from asr_emapl.config import config_from_dict
+    from asr_emapl.training.build import build_batches
 
     try:
         config = config_from_dict(run.config, str(run.folder / "config.yaml"))
@@ -62,17 +63,18 @@ def scaled(run: Run) -> Scaled | None:
             # As if batches of both sizes had the same share of padding.
             seconds = told[0] * config.batch.reference_seconds
         else:
-            seconds = config.batches(1).seconds(run.hours)
-        # A single step's kappa is not the run's where it changes with the step's audio.
-        scaling = _measured(run, config, seconds) if told and config.optimizer.kappa != "step" else None
-        return Scaled(run, *dry_run(config, seconds, scaling))
+            seconds = build_batches(config, 1).seconds(run.hours)
+        # With audio_per_step=actual the log has kappa of single steps, not of the run.
+        is_of_run = bool(told) and config.optimizer.audio_per_step == "nominal"
+        steps = _measured(run, config, seconds) if is_of_run else None
+        return Scaled(run, *scale_table(config, seconds, steps))
     except UserError as error:
         return Scaled(run, [], [], str(error))
 
 
-def _measured(run: Run, config: RunConfig, seconds: float) -> ScalingPlan | None:
+def _measured(run: Run, config: RunConfig, seconds: float) -> StepAudio | None:
     """kappa as logged, and the mean audio of the steps that had it last; None of a single step."""
-    from asr_emapl.scaling import BatchSchedule, ScalingPlan
+    from asr_emapl.scaling import BatchSchedule, StepAudio
 
     kappa = run.steps[-1]["kappa"]
     last = [step["hours"] for step in takewhile(lambda step: step.get("kappa") == kappa, reversed(run.steps))]
@@ -80,7 +82,7 @@ def _measured(run: Run, config: RunConfig, seconds: float) -> ScalingPlan | None
         return None
     audio = 3600.0 * (last[0] - last[-1]) / (len(last) - 1)
     reference = float(config.batch.reference_seconds)
-    return ScalingPlan(BatchSchedule(seconds), reference, {seconds: audio, reference: audio / kappa})
+    return StepAudio(BatchSchedule(seconds), reference, {seconds: audio, reference: audio / kappa})
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -7,19 +7,24 @@ and nothing but torch is imported: use it for any model that has a moving averag
 """
 
 from asr_emapl.scaling.averages import half_life, momentum, scale_batch_norm_momentum, scale_momentum
+from asr_emapl.scaling.batch_norm import BatchNormMomenta
 from asr_emapl.scaling.clock import AudioClock
 from asr_emapl.scaling.gradient_noise import gain, scale_clip_norm, scale_noise_share
-from asr_emapl.scaling.plan import ScalingPlan
+from asr_emapl.scaling.plan import ReferenceOptimizer, ScalingPlan, StepAudio, StepHyperparameters
 from asr_emapl.scaling.progressive import BatchSchedule, rescale_optimizer_state
 from asr_emapl.scaling.rules import scale_hyperparameters
 from asr_emapl.scaling.schedule import Schedule, ScheduleConfig
 
 __all__ = [
     "AudioClock",
+    "BatchNormMomenta",
     "BatchSchedule",
+    "ReferenceOptimizer",
     "ScalingPlan",
     "Schedule",
     "ScheduleConfig",
+    "StepAudio",
+    "StepHyperparameters",
     "gain",
     "half_life",
     "momentum",

@@ -1,30 +1,39 @@
-"""kappa over a run: one definition for the optimizer, the teacher, and all that moves with the batch."""
+"""From kappa to every hyper-parameter of a step: the only place where batch, rule and schedules meet.
+
+kappa is the unpadded audio of a step over that of a reference step, for the optimizer and the teacher alike.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
-from asr_emapl.scaling.averages import require_kappa
+from asr_emapl.scaling.averages import momentum, require_kappa
+from asr_emapl.scaling.gradient_noise import scale_clip_norm
 from asr_emapl.scaling.progressive import BatchSchedule
+from asr_emapl.scaling.rules import scale_hyperparameters
+from asr_emapl.scaling.schedule import Schedule
+
+AudioPerStep = Literal["actual", "nominal"]
+"""actual: each step counts its own audio; nominal: each counts the mean audio of a step at its batch."""
 
 
 @dataclass(frozen=True)
-class ScalingPlan:
-    """How much audio a step has at each batch of a run, and at the reference: kappa is their ratio.
+class StepAudio:
+    """Mean unpadded audio of a step at each batch of a run and at the reference batch.
 
-    A batch is stated in padded seconds, since that is what fits a device. What is learned from is the audio
-    in it, and the share of padding depends on the batch: kappa is the mean *unpadded* audio of a step over
-    that of a reference step.
+    A batch is stated in padded seconds, because that is what fits a device. The share of padding depends on
+    the batch, so kappa is taken from the unpadded audio.
 
     Args:
         batches: padded seconds of a step over hours of audio consumed.
         reference: padded seconds of a reference step.
-        audio: batch in padded seconds -> mean unpadded seconds of a step, for the reference and all batches.
-        measured: whether `audio` comes from the corpora; else it is the padded seconds themselves.
+        audio: padded seconds -> mean unpadded seconds of a step, for the reference and all batches.
+        measured: whether `audio` was measured on the corpora; if not, it equals the padded seconds.
 
     Raises:
-        ValueError: a batch has no audio, or one whose kappa is not positive and finite.
+        ValueError: the audio of a batch is unknown, or its kappa is not positive and finite.
     """
 
     batches: BatchSchedule
@@ -40,28 +49,167 @@ class ScalingPlan:
             require_kappa(kappa)
 
     @staticmethod
-    def nominal(batches: BatchSchedule, reference: float) -> ScalingPlan:
-        """Without the corpora at hand: as if nothing were padded."""
-        return ScalingPlan(batches, reference, {s: s for s in (reference, *batches.all)}, measured=False)
+    def nominal(batches: BatchSchedule, reference: float) -> StepAudio:
+        """Without corpora: as if no batch had padding."""
+        return StepAudio(batches, reference, {s: s for s in (reference, *batches.all)}, measured=False)
 
     @property
-    def reference_audio(self) -> float:
+    def reference_seconds(self) -> float:
         """Mean unpadded audio of a reference step, in seconds."""
         return self.audio[self.reference]
 
     @property
     def kappas(self) -> list[float]:
-        """Of all batches of the run, in order."""
+        """kappa of each batch of the run, in order."""
         return [self.kappa_of(self.audio[seconds]) for seconds in self.batches.all]
 
-    def step_audio(self, hours: float) -> float:
-        """Mean unpadded audio of a step once `hours` have been consumed, in seconds."""
+    def seconds(self, hours: float = 0.0) -> float:
+        """Mean unpadded audio of a step after `hours` of audio, in seconds."""
         return self.audio[self.batches.seconds(hours)]
 
     def kappa(self, hours: float = 0.0) -> float:
-        """kappa once `hours` have been consumed; exactly 1 at the reference batch."""
-        return self.kappa_of(self.step_audio(hours))
+        """kappa of the batch in force after `hours` of audio; exactly 1 at the reference batch."""
+        return self.kappa_of(self.seconds(hours))
 
-    def kappa_of(self, audio: float) -> float:
-        """kappa of a single step with so much unpadded audio, in seconds."""
-        return audio / self.reference_audio
+    def kappa_of(self, seconds: float) -> float:
+        """kappa of one step with `seconds` of unpadded audio."""
+        return seconds / self.reference_seconds
+
+
+@dataclass(frozen=True)
+class ReferenceOptimizer:
+    """An optimizer at the reference batch, and the rule that scales it.
+
+    Args:
+        name: of the optimizer, as `scale_hyperparameters` takes it.
+        group: hyper-parameters as torch's param group names them, "lr" included.
+        clip_norm: threshold on the norm of the mean gradient; None: no clipping.
+        rule: "full": scale everything; "none": scale nothing.
+        beta_form: "power" or "linear", for optimizers with betas.
+        noise_share: share of noise in the gradient's mean square (see `scaling.gradient_noise`).
+        rescale_moments: rescale second moments when kappa changes (see `rescale_optimizer_state`).
+        audio_per_step: the audio that kappa is taken from.
+    """
+
+    name: str
+    group: Mapping[str, Any]
+    clip_norm: float | None = None
+    rule: Literal["full", "none"] = "full"
+    beta_form: str = "power"
+    noise_share: float = 1.0
+    rescale_moments: bool = False
+    audio_per_step: AudioPerStep = "nominal"
+
+    @property
+    def scales_betas(self) -> bool:
+        """Whether the optimizer has betas and the rule scales them."""
+        return self.rule == "full" and "betas" in self.group
+
+    def at(self, kappa: float) -> tuple[dict[str, Any], float | None]:
+        """The param group and the clipping threshold at `kappa`.
+
+        Raises:
+            ValueError: the rule has no answer at this kappa.
+        """
+        if self.rule == "none":
+            return dict(self.group), self.clip_norm
+        beta_form = self.beta_form if "betas" in self.group else "power"
+        group = scale_hyperparameters(
+            self.name, dict(self.group), kappa, beta_form=beta_form, noise_share=self.noise_share
+        )
+        if self.clip_norm is None:
+            return group, None
+        return group, scale_clip_norm(self.clip_norm, kappa, noise_share=self.noise_share)
+
+
+@dataclass(frozen=True)
+class StepHyperparameters:
+    """Everything in one optimizer step that depends on kappa or on the clock.
+
+    Attributes:
+        kappa: audio over reference audio, as the optimizer counts it.
+        param_group: torch's param group; its "lr" includes the learning-rate schedule.
+        clip_norm: threshold on the norm of the mean gradient; None: no clipping.
+        teacher_audio: seconds of audio that the teacher counts for this step.
+        clock_seconds: audio consumed up to the middle of this step, where schedules are read.
+        half_life_seconds: half-life of the teacher.
+        rho: momentum of the teacher in this step, 2 ** (-teacher_audio / half_life_seconds).
+    """
+
+    kappa: float
+    param_group: dict[str, Any]
+    clip_norm: float | None
+    teacher_audio: float
+    clock_seconds: float
+    half_life_seconds: float
+    rho: float
+
+    @property
+    def lr(self) -> float:
+        """Learning rate, schedule included."""
+        return float(self.param_group["lr"])
+
+    @property
+    def half_life_hours(self) -> float:
+        """Half-life of the teacher in hours of audio."""
+        return self.half_life_seconds / 3600.0
+
+
+@dataclass(frozen=True)
+class ScalingPlan:
+    """The hyper-parameters of every step of a run, as a pure function of the clock and the step's audio.
+
+    Args:
+        steps: audio of a step at each batch and at the reference.
+        optimizer: stated at the reference batch.
+        schedule: factor on the learning rate over hours of audio.
+        half_life: of the teacher in seconds of audio; or a function of the seconds of audio consumed.
+        teacher_audio_per_step: the audio that rho is taken from.
+
+    Raises:
+        ValueError: the rule has no answer at one of the batches, or the half-life is not positive.
+    """
+
+    steps: StepAudio
+    optimizer: ReferenceOptimizer
+    schedule: Schedule
+    half_life: float | Callable[[float], float]
+    teacher_audio_per_step: AudioPerStep = "actual"
+
+    def __post_init__(self) -> None:
+        optimizer = self.optimizer
+        varies = bool(self.steps.batches.changes) or optimizer.audio_per_step == "actual"
+        if varies and optimizer.scales_betas and optimizer.beta_form == "linear":
+            # Bias correction over changing batches is exact for powers only.
+            raise ValueError("beta_form=linear allows no change of batch; use beta_form=power")
+        for kappa in self.steps.kappas:
+            optimizer.at(kappa)
+        self.at(0.0)
+
+    def at(self, hours: float, step_audio: float | None = None) -> StepHyperparameters:
+        """The hyper-parameters of a step.
+
+        Schedules are read in the middle of the step's audio: one large step then does what the small steps
+        in its place do, and warm-up does not waste a first step.
+
+        Args:
+            hours: audio consumed before the step.
+            step_audio: unpadded audio of the step in seconds; None: the mean at the batch in force.
+        """
+        mean = self.steps.seconds(hours)
+        audio = mean if step_audio is None else step_audio
+        middle = hours + audio / 7200.0
+        kappa = self.steps.kappa_of(audio if self.optimizer.audio_per_step == "actual" else mean)
+        group, clip_norm = self.optimizer.at(kappa)
+        group["lr"] *= self.schedule.factor(middle)
+        teacher_audio = audio if self.teacher_audio_per_step == "actual" else mean
+        half_life = self.half_life(3600.0 * middle) if callable(self.half_life) else self.half_life
+        return StepHyperparameters(
+            kappa,
+            group,
+            clip_norm,
+            teacher_audio,
+            3600.0 * middle,
+            half_life,
+            momentum(half_life, teacher_audio),
+        )

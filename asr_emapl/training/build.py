@@ -1,67 +1,103 @@
-"""What a trainer is made of, part by part from the config; what is wrong there is said before it runs."""
+"""From the config to the parts of a trainer: batches, plan, student, teacher. Errors name the setting."""
 
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 from asr_emapl.config import RunConfig
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.errors import UserError
 from asr_emapl.pseudo_labels import EmaLabels, OracleLabels, Strategy
-from asr_emapl.scaling import BatchSchedule, ScalingPlan, Schedule
+from asr_emapl.scaling import BatchSchedule, ScalingPlan, Schedule, StepAudio, momentum
 from asr_emapl.text.tokenizer import Tokenizer, load_tokenizer
-from asr_emapl.training.optimizer import OptimizerConfig
 
 
 def read_tokenizer(config: RunConfig) -> Tokenizer:
     """The tokenizer that the config names."""
     if not config.tokenizer:
-        raise UserError("tokenizer: name the file that `asr-emapl tokenizer` wrote")
+        raise UserError("tokenizer is not set; name the file that `asr-emapl tokenizer` wrote")
     return load_tokenizer(config.tokenizer)
 
 
-def require_scalable(config: RunConfig, world_size: int) -> BatchSchedule:
-    """The batches of the run, if the rule has an answer at each of them: better asked now than hours later.
+def build_batches(config: RunConfig, world_size: int) -> BatchSchedule:
+    """Padded seconds of a global batch, over hours of audio.
 
     Raises:
-        UserError: it has none, or a setting is not known.
+        UserError: batch.seconds is neither a positive number nor "auto", or batch.progressive is not a list
+            of [from_hours, seconds] with rising hours.
     """
-    for key, value in (("teacher", config.teacher.kappa), ("optimizer", config.optimizer.kappa)):
-        if value not in ("nominal", "step"):
-            raise UserError(f"{key}.kappa {value!r} is neither nominal nor step")
-    if config.device.sharding == "full" and world_size > 1 and config.optimizer.noise_every_steps:
-        raise UserError(
-            "optimizer.noise_every_steps: noise is measured in whole gradients, which no process has with "
-            "device.sharding=full; set it to 0, or sharding to none"
-        )
-    batches = config.batches(world_size)
-    require_rule(config.optimizer, config.nominal_scaling(world_size))
-    varies = batches.changes or config.optimizer.kappa == "step"
-    if varies and config.optimizer.beta_form == "linear" and config.optimizer.rule == "full":
-        raise UserError(
-            "optimizer.beta_form=linear: bias correction is exact over changing batches for powers only; "
-            "use beta_form=power with batch.progressive and optimizer.kappa=step"
-        )
-    return batches
-
-
-def require_rule(optimizer: OptimizerConfig, scaling: ScalingPlan) -> None:
-    """Require that the optimizer's rule has an answer at each batch of the run.
-
-    Raises:
-        UserError: it has none.
-    """
-    for kappa in scaling.kappas:
-        optimizer.scaled(kappa)
-
-
-def read_schedule(config: RunConfig) -> Schedule:
-    """The learning rate over the run."""
+    seconds = config.batch.seconds
     try:
-        return Schedule(config.schedule, config.hours)
+        # YAML 1.1 reads 1e2 as a string.
+        first = world_size * config.device.max_seconds if seconds == "auto" else float(seconds)
+    except ValueError:
+        first = math.nan
+    if not 0.0 < first < math.inf:
+        raise UserError(f"batch.seconds {seconds!r} is neither a positive number nor auto")
+    if any(len(pair) != 2 for pair in config.batch.progressive):
+        raise UserError("batch.progressive: write [from_hours, seconds] pairs, for example [[20, 120]]")
+    try:
+        return BatchSchedule(first, tuple((hours, later) for hours, later in config.batch.progressive))
+    except ValueError as error:
+        raise UserError(f"batch.progressive: {error}") from error
+
+
+def nominal_step_audio(config: RunConfig, world_size: int) -> StepAudio:
+    """Audio of steps without the corpora: the padded seconds. A run measures it (`Corpora.step_audio`).
+
+    Raises:
+        UserError: as `build_batches`, or batch.reference_seconds gives no kappa.
+    """
+    reference, batches = float(config.batch.reference_seconds), build_batches(config, world_size)
+    if not 0.0 < reference < math.inf:
+        raise UserError(f"batch.reference_seconds must be positive, not {config.batch.reference_seconds}")
+    try:
+        return StepAudio.nominal(batches, reference)
+    except ValueError as error:
+        raise UserError(f"batch.reference_seconds {reference:g}: {error}") from error
+
+
+def build_plan(config: RunConfig, steps: StepAudio) -> ScalingPlan:
+    """The hyper-parameters of every step of the run.
+
+    Raises:
+        UserError: a setting of the optimizer, its schedule or the teacher is invalid, or the rule has no
+            answer at one of the batches.
+    """
+    try:
+        schedule = Schedule(config.schedule, config.hours)
     except ValueError as error:
         raise UserError(str(error)) from error
+    try:
+        half_life = config.teacher.half_life_over_audio(steps.reference_seconds, 3600.0 * config.hours)
+        momentum(half_life(0.0) if callable(half_life) else half_life, steps.reference_seconds)
+    except ValueError as error:
+        raise UserError(f"teacher: {error}") from error
+    try:
+        return ScalingPlan(
+            steps,
+            config.optimizer.reference(),
+            schedule,
+            half_life,
+            config.teacher.audio_per_step,  # type: ignore[arg-type]
+        )
+    except (ValueError, ArithmeticError) as error:
+        raise UserError(f"optimizer: {error}") from error
+
+
+def require_measurable_noise(config: RunConfig, world_size: int) -> None:
+    """Refuse to measure gradient noise where no process has a whole gradient.
+
+    Raises:
+        UserError: optimizer.noise_every_steps is set and the student is sharded.
+    """
+    if config.device.sharding == "full" and world_size > 1 and config.optimizer.noise_every_steps:
+        raise UserError(
+            "optimizer.noise_every_steps: gradient noise needs whole gradients, which no process has with "
+            "device.sharding=full; set it to null, or sharding to none"
+        )
 
 
 def require_dropout_switch(student: Any, config: RunConfig) -> None:

@@ -21,8 +21,9 @@ from asr_emapl.data.manifest import Utterance, read_manifest, report
 from asr_emapl.data.mixture import DataPlan, Mixture
 from asr_emapl.data.step_audio import mean_step_audio
 from asr_emapl.errors import UnreachableError, UserError
-from asr_emapl.scaling import ScalingPlan
+from asr_emapl.scaling import StepAudio
 from asr_emapl.text.tokenizer import Tokenizer
+from asr_emapl.training.build import build_batches
 from asr_emapl.training.resume import Contents, contents
 
 # Files of each corpus whose headers are looked at before a run.
@@ -67,7 +68,7 @@ class Corpora:
         blended: dict[str, MixtureSpec] = {}
         hashes: Contents = {}
         perturb = _perturbation(config.perturb) if tokenizer else None
-        limit = min(config.data.max_seconds, _fitting(config), config.batches(world_size).smallest)
+        limit = min(config.data.max_seconds, _fitting(config), build_batches(config, world_size).smallest)
 
         def read(kind: str, paths: list[str], with_text: bool) -> Corpus:
             whole, manifests, with_text = [], [], with_text and tokenizer is not None
@@ -106,15 +107,15 @@ class Corpora:
         return {"labelled": len(self.labelled.utterances), "unlabelled": unlabelled}
 
     @staticmethod
-    def measure(config: RunConfig, world_size: int) -> ScalingPlan | None:
-        """kappa over a run, from the lengths of its corpora alone; None if a manifest is not there yet.
+    def measure(config: RunConfig, world_size: int) -> StepAudio | None:
+        """Audio of steps, from the lengths of the corpora alone; None if a manifest does not exist yet.
 
         Raises:
             UserError: a manifest that is there cannot be read, or has nothing that fits the batch.
         """
         if not manifests_present(config):
             return None
-        return Corpora.read(config, None, world_size).scaling(config, world_size)
+        return Corpora.read(config, None, world_size).step_audio(config, world_size)
 
     def plan(self, config: RunConfig, batch_seconds: float) -> DataPlan:
         """The order of global batches of `batch_seconds`."""
@@ -137,19 +138,19 @@ class Corpora:
             round(config.pseudo_labels.start_hours * 3600 * SAMPLE_RATE_HZ),
         )
 
-    def scaling(self, config: RunConfig, world_size: int) -> ScalingPlan:
-        """kappa over the run, from the audio of steps over these corpora. The same on every rank.
+    def step_audio(self, config: RunConfig, world_size: int) -> StepAudio:
+        """Mean audio of a step at each batch, measured on these corpora. The same on every rank.
 
         Raises:
             UserError: no utterance fits the reference batch.
         """
-        batches, reference = config.batches(world_size), float(config.batch.reference_seconds)
+        batches, reference = build_batches(config, world_size), float(config.batch.reference_seconds)
         mix = self.plan(config, batches.smallest)
         try:
             audio = {s: mean_step_audio(mix, s) for s in {reference, *batches.all}}
         except ValueError as error:
             raise UserError(f"batch.reference_seconds: {error}; raise it to tell kappa") from error
-        return ScalingPlan(batches, reference, audio)
+        return StepAudio(batches, reference, audio)
 
     def dataset(self, config: RunConfig, rank: int, world_size: int) -> StepDataset:
         """What decodes one rank's share of each global batch."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from asr_emapl.checkpoints.async_save import Saved
 from asr_emapl.runs.line_file import LineFile
 from asr_emapl.runs.reader import read_log
+from asr_emapl.scaling import StepHyperparameters
 from asr_emapl.storage.json_text import parse_object
 from asr_emapl.storage.text_files import raw_lines
 from asr_emapl.terminal import say
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 # By split, why utterances were left out of a validation, by id.
 LeftOut = Mapping[str, Mapping[str, str]]
+# Hyper-parameters of a step that the log keeps.
+_HYPERPARAMETERS = ("lr", "rho", "kappa", "half_life_hours")
 # Utterances of a split that are named when they are left out of a validation.
 _NAMED = 3
 
@@ -70,11 +73,12 @@ class RunLog:
         self._board: SummaryWriter | None = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def step(
-        self, step: int, hours: float, labelled: bool, result: StepResult, extra: dict[str, float]
+        self, step: int, hours: float, labelled: bool, result: StepResult, used: StepHyperparameters
     ) -> None:
         """One optimizer step: a line in the log, now and then one on the terminal."""
         if not self.active:
             return
+        extra = {name: float(getattr(used, name)) for name in _HYPERPARAMETERS}
         record: dict[str, Any] = {
             "event": "step",
             "step": step,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from asr_emapl.errors import UserError
-from asr_emapl.scaling import scale_clip_norm, scale_hyperparameters
+from asr_emapl.scaling import ReferenceOptimizer
 
 _CLASSES: dict[str, type[torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -47,9 +48,9 @@ class OptimizerConfig:
     noise_share: float = field(default=1.0, metadata={"least": 0.0, "most": 1.0})
     # Measure that share every so many steps, for `asr-emapl noise`; 0: never (see training.gradient_noise).
     noise_every_steps: int = field(default=0, metadata={"least": 0, "most": 2**31})
-    # nominal: of the mean audio of a step at this batch. step: of each step's own audio; the loss is a mean
-    # over utterances, so that a step with fewer of them then counts less, as it would with a sum.
-    kappa: str = "nominal"
+    # Audio that kappa is taken from: nominal, the mean audio of a step at this batch; actual, each step's
+    # own. The loss is a mean over utterances: with actual, a step with fewer of them counts less.
+    audio_per_step: str = "nominal"
     # full: the optimizer's rule; none: leave all as it is (to see what that does).
     rule: str = "full"
     # How betas scale, where there are any: power or linear.
@@ -58,14 +59,16 @@ class OptimizerConfig:
     # Adagrad's sum of squares is rescaled always.
     rescale_moments: bool = False
 
-    def reference_group(self) -> dict[str, Any]:
-        """The torch param group at the reference batch.
+    def reference(self) -> ReferenceOptimizer:
+        """The optimizer at the reference batch, with its rule.
 
         Raises:
-            UserError: an optimizer this trainer does not know.
+            UserError: an unknown optimizer, or not two betas.
         """
         if self.name not in _CLASSES:
             raise UserError(f"optimizer.name {self.name!r} is none of {', '.join(_CLASSES)}")
+        if self.rule not in ("full", "none"):
+            raise UserError(f"optimizer.rule {self.rule!r} is neither full nor none")
         group: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
         if self.name in _WITH_BETAS:
             if len(self.betas) != 2:
@@ -77,39 +80,33 @@ class OptimizerConfig:
             group["momentum_decay"] = self.momentum_decay
         if self.name == "adagrad":
             group |= {"eps": self.eps, "initial_accumulator_value": self.initial_accumulator_value}
-        return group
-
-    def scaled(self, kappa: float) -> tuple[dict[str, Any], float]:
-        """The param group and the clipping threshold at `kappa` times the reference batch.
-
-        Raises:
-            UserError: the rule has no answer there, or an unknown rule.
-        """
-        group = self.reference_group()
-        if self.rule == "none":
-            return group, self.clip_norm
-        if self.rule != "full":
-            raise UserError(f"optimizer.rule {self.rule!r} is neither full nor none")
-        # As `betas` itself, their form matters to those only that have them.
-        beta_form = self.beta_form if self.name in _WITH_BETAS else "power"
-        try:
-            group = scale_hyperparameters(
-                self.name, group, kappa, beta_form=beta_form, noise_share=self.noise_share
-            )
-            clip_norm = scale_clip_norm(self.clip_norm, kappa, noise_share=self.noise_share)
-        except (ValueError, ArithmeticError) as error:
-            raise UserError(f"optimizer: {error}") from error
-        return group, clip_norm
+        return ReferenceOptimizer(
+            self.name,
+            group,
+            clip_norm=self.clip_norm if self.clip_norm else None,
+            rule=self.rule,  # type: ignore[arg-type]
+            beta_form=self.beta_form,
+            noise_share=self.noise_share,
+            rescale_moments=self.rescale_moments,
+            audio_per_step=self.audio_per_step,  # type: ignore[arg-type]
+        )
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig, kappa: float) -> torch.optim.Optimizer:
-    """The torch optimizer, scaled; in its fused form, a step in one pass over memory, where it has one."""
-    group, _ = config.scaled(kappa)
-    cls = _CLASSES[config.name]
+def build_optimizer(model: nn.Module, name: str, group: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """The torch optimizer of a param group; in its fused form, one pass over memory a step, where it has one.
+
+    Args:
+        name: as `OptimizerConfig.name`.
+        group: hyper-parameters, scaled.
+
+    Raises:
+        UserError: torch refuses a value.
+    """
+    cls, options = _CLASSES[name], dict(group)
     if "fused" in inspect.signature(cls).parameters:
         sharded = any(hasattr(p, "to_local") for p in model.parameters())
-        group["fused" if not sharded or config.name in _FUSED_WHEN_SHARDED else "foreach"] = True
+        options["fused" if not sharded or name in _FUSED_WHEN_SHARDED else "foreach"] = True
     try:
-        return cls(model.parameters(), **group)
+        return cls(model.parameters(), **options)
     except ValueError as error:
         raise UserError(f"optimizer: {error}") from error

@@ -81,7 +81,7 @@ class TrainStep:
 
     Args:
         student: as `ProcessGroup.wrap` returned it.
-        clip_norm: of the global gradient, already scaled; 0: none.
+        clip_norm: threshold on the norm of the global gradient, already scaled; None: no clipping.
         bf16: run the student's forward pass in bfloat16 where autocast does.
     """
 
@@ -95,8 +95,8 @@ class TrainStep:
         strategy: Strategy | None,
         pseudo_labels: PseudoLabelConfig,
         *,
-        clip_norm: float,
-        bf16: bool,
+        clip_norm: float | None = None,
+        bf16: bool = False,
     ) -> None:
         self.world, self.features = world, features
         self.student, self.teacher, self.optimizer = student, teacher, optimizer
@@ -316,7 +316,7 @@ class TrainStep:
 
         Loss and norm come from the device together: until here nothing has waited for the backward pass.
         """
-        limit = self.clip_norm if self.clip_norm > 0.0 else float("inf")
+        limit = math.inf if self.clip_norm is None else self.clip_norm
         norm = whole(torch.nn.utils.clip_grad_norm_(self.student.parameters(), limit))
         loss, result.gradient_norm = self.world.read(torch.stack([total, norm.double()]))
         result.loss = self.world.all_reduce_sum([loss])[0] / result.utterances

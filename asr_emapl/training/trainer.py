@@ -16,7 +16,6 @@ from asr_emapl.audio.features import LogMel
 from asr_emapl.checkpoints import files as checkpoint
 from asr_emapl.checkpoints.folder import CheckpointFolder
 from asr_emapl.checkpoints.manager import CheckpointManager
-from asr_emapl.checks.scale import dry_run
 from asr_emapl.config import RunConfig, config_to_dict
 from asr_emapl.data.loader import StepBatch, steps
 from asr_emapl.data.mixture import DataCursor
@@ -30,17 +29,16 @@ from asr_emapl.models.contract import build_model, build_twin
 from asr_emapl.models.target import USERS_OWN
 from asr_emapl.running_mean import RunningMean
 from asr_emapl.runs.lock import run_lock
-from asr_emapl.scaling import AudioClock
-from asr_emapl.scaling.progressive import rescale_optimizer_state
+from asr_emapl.scaling import AudioClock, BatchNormMomenta, StepHyperparameters, rescale_optimizer_state
+from asr_emapl.scaling.range import warnings
 from asr_emapl.training import resume
-from asr_emapl.training.batch_norm import BatchNormMomenta
 from asr_emapl.training.build import (
+    build_plan,
     build_strategy,
-    read_schedule,
+    nominal_step_audio,
     read_tokenizer,
     require_dropout_switch,
-    require_rule,
-    require_scalable,
+    require_measurable_noise,
     switch_dropout,
 )
 from asr_emapl.training.corpora import Corpora
@@ -79,7 +77,7 @@ def train(config: RunConfig, *, allow_changes: bool = False) -> Path | None:
 
 
 class Trainer:
-    """Holds a run's parts. Everything with state goes into its checkpoints."""
+    """The parts of a run. Everything with state goes into its checkpoints."""
 
     def __init__(
         self, config: RunConfig, world: ProcessGroup, watch: Heartbeat, *, allow_changes: bool = False
@@ -88,47 +86,27 @@ class Trainer:
         self.allow_changes = allow_changes
         self.folder = Path(config.run_dir)
         self.checkpoints = CheckpointFolder(self.folder / "checkpoints", config.checkpoint.keep)
-        self.tokenizer = read_tokenizer(config)
-        self.batches = require_scalable(config, world.size)
-        self.corpora = Corpora.read(config, self.tokenizer, world.size)
-        config.checkpoint.require(self.corpora.validation)
-        self.scaling = self.corpora.scaling(config, world.size)
-        require_rule(config.optimizer, self.scaling)
-        # Of the optimizer's state; `_enter_stage` brings it to that of the batch in force.
-        self.kappa = self.scaling.kappa()
-        self.schedule = read_schedule(config)
-        self.clock, self.step, self.position = AudioClock(SAMPLE_RATE_HZ), 0, DataCursor()
         self.stop = StopRequest(world)
-        self._build()
+        self.clock, self.step, self.position = AudioClock(SAMPLE_RATE_HZ), 0, DataCursor()
         self.notes: list[str] = []
-        self.resumed: dict[str, Any] = {}  # of the checkpoint that the run goes on from
+        self.resumed: dict[str, Any] = {}  # entries of the checkpoint that the run resumes from
         # Whether the validation of the last step, after which the run was saved, is still to be made.
         self.validation_due = False
-        log_lines = self._restore()
-        self.position, self.contents, notes = resume.require_contents(
-            self.resumed.get("contents", {}), self.corpora.contents, self.position, allowed=allow_changes
-        )
-        self.notes += self.corpora.notes + notes
-        self.guard = Guard(**self.corpora.sizes)
-        rates = logged_validation(self.folder, log_lines, self.step) if self.validation_due else None
-        rates = world.gather(rates)[0]
-        self.validation_due = self.validation_due and rates is None
-        lines = log_lines + (rates is not None)
-        try:
-            self.log = RunLog(
-                self.folder, active=world.first, lines=lines, step=self.step, total_hours=config.hours
-            )
-            self.skipped = SkippedList(self.folder, world, config.data.max_skipped_share, keep=log_lines > 0)
-        except OSError as error:
-            raise UserError(f"run_dir {self.folder} cannot be written ({error.strerror})") from error
-        splits = self.corpora.validation
-        selection_wer = functools.partial(config.checkpoint.selection_wer, splits=splits)
-        self.saving = CheckpointManager(self.checkpoints, selection_wer, world, self.step, self.log.saved)
-        watch.before_exit = self.saving.wait
-        data = (self.features, self.tokenizer, splits)
-        self.validator = Validator(world, *data, config.device, watch, self.stop)
-        if rates is not None:
-            self.saving.keep_best(self.step, rates, self._save)
+        self._read()
+        self._build()
+        self._open(self._restore())
+
+    def _read(self) -> None:
+        """The corpora, and the hyper-parameters of every step; settings are checked before audio is read."""
+        config, world = self.config, self.world
+        self.tokenizer = read_tokenizer(config)
+        require_measurable_noise(config, world.size)
+        build_plan(config, nominal_step_audio(config, world.size))
+        self.corpora = Corpora.read(config, self.tokenizer, world.size)
+        config.checkpoint.require(self.corpora.validation)
+        self.plan = build_plan(config, self.corpora.step_audio(config, world.size))
+        # kappa that the optimizer's state was gathered at.
+        self.kappa = self.plan.steps.kappa()
 
     def _build(self) -> None:
         """Student, teacher, optimizer, strategy, and the step that moves them."""
@@ -146,13 +124,9 @@ class Trainer:
         require_dropout_switch(model, config)
         follower = world.place(build_twin(model, build, config.seed).requires_grad_(False), bf16=bf16)
         self.student = world.wrap(world.place(model, bf16=bf16))
-        self.group, clip_norm = config.optimizer.scaled(self.kappa)
-        self.optimizer = build_optimizer(model, config.optimizer, self.kappa)
+        self.optimizer = build_optimizer(model, config.optimizer.name, self.plan.optimizer.at(self.kappa)[0])
         try:
-            half_life = config.teacher.half_life_over_audio(
-                self.scaling.reference_audio, 3600.0 * config.hours
-            )
-            self.teacher = EmaTeacher(model, half_life, follower, order=config.teacher.order)
+            self.teacher = EmaTeacher(model, self.plan.half_life, follower, order=config.teacher.order)
         except ValueError as error:
             raise UserError(f"teacher: {error}") from error
         self.mean = RunningMean(model) if config.checkpoint.running_mean else None
@@ -167,9 +141,38 @@ class Trainer:
             self.optimizer,
             self.strategy,
             config.pseudo_labels,
-            clip_norm=clip_norm,
             bf16=bf16,
         )
+
+    def _open(self, log_lines: int) -> None:
+        """The run directory: log, checkpoints, validation; `log_lines` lines of the log are kept."""
+        config, world, splits = self.config, self.world, self.corpora.validation
+        self.position, self.contents, notes = resume.require_contents(
+            self.resumed.get("contents", {}),
+            self.corpora.contents,
+            self.position,
+            allowed=self.allow_changes,
+        )
+        self.notes += self.corpora.notes + notes
+        self.guard = Guard(**self.corpora.sizes)
+        rates = logged_validation(self.folder, log_lines, self.step) if self.validation_due else None
+        rates = world.gather(rates)[0]
+        self.validation_due = self.validation_due and rates is None
+        lines = log_lines + (rates is not None)
+        try:
+            self.log = RunLog(
+                self.folder, active=world.first, lines=lines, step=self.step, total_hours=config.hours
+            )
+            self.skipped = SkippedList(self.folder, world, config.data.max_skipped_share, keep=log_lines > 0)
+        except OSError as error:
+            raise UserError(f"run_dir {self.folder} cannot be written ({error.strerror})") from error
+        selection_wer = functools.partial(config.checkpoint.selection_wer, splits=splits)
+        self.saving = CheckpointManager(self.checkpoints, selection_wer, world, self.step, self.log.saved)
+        self.watch.before_exit = self.saving.wait
+        data = (self.features, self.tokenizer, splits)
+        self.validator = Validator(world, *data, config.device, self.watch, self.stop)
+        if rates is not None:
+            self.saving.keep_best(self.step, rates, self._save)
 
     # The run itself.
 
@@ -201,11 +204,11 @@ class Trainer:
         """Train at one batch until another is due or the hours are used up; True if a signal stopped it."""
         config, stop = self.config, False
         self._enter_stage()
-        until = min(config.hours, self.batches.next_change(self.clock.hours))
+        until = min(config.hours, self.plan.steps.batches.next_change(self.clock.hours))
         with contextlib.closing(
             steps(
                 self.corpora.dataset(config, self.world.rank, self.world.size),
-                self.corpora.plan(config, self.batches.seconds(self.clock.hours)),
+                self.corpora.plan(config, self.plan.steps.batches.seconds(self.clock.hours)),
                 self.position,
                 workers=config.data.workers,
                 pin_memory=self.world.device.type == "cuda",
@@ -234,65 +237,22 @@ class Trainer:
         return stop or self._validate()
 
     def _enter_stage(self) -> None:
-        """Take the batch in force, with its hyper-parameters."""
-        if self.config.optimizer.kappa == "step":
-            return  # each step takes its own
-        kappa = self.scaling.kappa(self.clock.hours)
-        changed = kappa != self.kappa
-        self._scale_optimizer(kappa)
-        if changed:
-            self.log.say(f"from {self.clock.hours:.3f} h on: {self._batch_in_words()}")
-            self._advise()
-
-    def _scale_optimizer(self, kappa: float) -> None:
-        """Hyper-parameters always from the reference, state from the kappa before."""
-        config = self.config.optimizer
-        self.group, self.train_step.clip_norm = config.scaled(kappa)
-        for group in self.optimizer.param_groups:
-            group.update(self.group)
-        if config.rule == "full":
-            rescale_optimizer_state(
-                self.optimizer,
-                self.kappa,
-                kappa,
-                second_moments=config.rescale_moments,
-                noise_share=config.noise_share,
-            )
-        self.kappa = kappa
+        """Report a change of batch; `_apply` makes it."""
+        hours = self.clock.hours
+        if self.plan.optimizer.audio_per_step == "nominal" and self.plan.steps.kappa(hours) != self.kappa:
+            self.log.say(f"from {hours:.3f} h on: {self._describe_batch()}")
+            self._warn_outside_range()
 
     def _train_on(self, batch: StepBatch) -> None:
-        config = self.config
-        # Draws depend on (seed, step) alone, so that a resumed run draws what it would have drawn.
-        torch.manual_seed(draw_seed(config.seed, "step", self.step, self.world.rank))
-        student: Any = unwrap(self.student)
-        if hasattr(student, "begin_step"):
-            student.begin_step(draw_seed(config.seed, "layers", self.step))
-        if self.strategy is not None and self.clock.hours >= config.pseudo_labels.start_hours:
-            switch_dropout(student, config)
-        seconds = batch.samples / SAMPLE_RATE_HZ
-        if config.optimizer.kappa == "step":
-            self._scale_optimizer(self.scaling.kappa_of(seconds))
-        if config.optimizer.rule == "full":
-            self.batch_norm.scale(self.kappa, len(batch.micro_batches))
-        # In the middle of the step's audio: else warm-up would waste a first step and lag at a large batch.
-        middle = self.clock.hours + batch.samples / (7200 * SAMPLE_RATE_HZ)
-        rate = self.group["lr"] * self.schedule.factor(middle)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        student.train()
-        every = config.optimizer.noise_every_steps
-        if config.teacher.kappa == "nominal":
-            seconds = self.scaling.step_audio(self.clock.hours)
-        in_force = {
-            "lr": rate,
-            "rho": self.teacher.rho(seconds, 3600.0 * middle),
-            "kappa": self.kappa,
-            "half_life_hours": self.teacher.half_life_of_step(seconds, 3600.0 * middle) / 3600.0,
-        }
+        """One optimizer step, with the hyper-parameters of the clock and of the step's audio."""
+        every = self.config.optimizer.noise_every_steps
+        now = self.plan.at(self.clock.hours, batch.samples / SAMPLE_RATE_HZ)
+        self._prepare_student()
+        self._apply(now, len(batch.micro_batches))
         result = self.train_step(
             batch,
-            teacher_seconds=seconds,
-            at_seconds=3600.0 * middle,
+            teacher_seconds=now.teacher_audio,
+            at_seconds=now.clock_seconds,
             measure_noise=every > 0 and self.step % every == 0,
         )
         self.step += 1
@@ -300,11 +260,39 @@ class Trainer:
         if self.mean is not None and result.taken:
             self.mean.update(batch.samples / SAMPLE_RATE_HZ)
         self.position = batch.after
-        self.log.step(self.step, self.clock.hours, batch.labelled, result, in_force)
-        if self.step % TIMED_STEPS == 0 or self.clock.hours >= config.hours:
+        self.log.step(self.step, self.clock.hours, batch.labelled, result, now)
+        if self.step % TIMED_STEPS == 0 or self.clock.hours >= self.config.hours:
             self.log.phases(self.step, self.clock.hours, self.world.gather(self.train_step.phases.take()))
         self.skipped.step(batch.skipped, result)
         self.guard.step(self.step, batch.labelled, result)
+
+    def _prepare_student(self) -> None:
+        """Random draws depend on (seed, step, rank) alone, so that a resumed run repeats them."""
+        config, student = self.config, unwrap(self.student)
+        torch.manual_seed(draw_seed(config.seed, "step", self.step, self.world.rank))
+        begin_step = getattr(student, "begin_step", None)
+        if begin_step is not None:
+            begin_step(draw_seed(config.seed, "layers", self.step))
+        if self.strategy is not None and self.clock.hours >= config.pseudo_labels.start_hours:
+            switch_dropout(student, config)
+        student.train()
+
+    def _apply(self, now: StepHyperparameters, passes: int) -> None:
+        """Give a step its hyper-parameters; optimizer state is rescaled from the kappa before."""
+        optimizer = self.plan.optimizer
+        if optimizer.rule == "full":
+            rescale_optimizer_state(
+                self.optimizer,
+                self.kappa,
+                now.kappa,
+                second_moments=optimizer.rescale_moments,
+                noise_share=optimizer.noise_share,
+            )
+            self.batch_norm.scale(now.kappa, passes)
+        self.kappa = now.kappa
+        for group in self.optimizer.param_groups:
+            group.update(now.param_group)
+        self.train_step.clip_norm = now.clip_norm
 
     def _validate(self) -> bool:
         """WER of student and teacher on every validation split, if it is due; True if a signal ended it."""
@@ -330,7 +318,7 @@ class Trainer:
         self.log.say(
             f"{self.folder}: {parameters / 1e6:.2f} M parameters, "
             f"{self.world.size} x {self.world.device.type}, "
-            f"{self._batch_in_words()}, "
+            f"{self._describe_batch()}, "
             f"teacher half-life {self.teacher.half_life / 3600:g} h, from {self.clock.hours:.3f} h of audio"
         )
         if len(self.batch_norm) and config.optimizer.rule == "full":
@@ -338,23 +326,23 @@ class Trainer:
                 f"batch norm: the momentum of {len(self.batch_norm)} layers is taken for that of a "
                 "reference step, and scaled as the teacher's"
             )
-        self._advise()
+        self._warn_outside_range()
 
-    def _batch_in_words(self) -> str:
+    def _describe_batch(self) -> str:
+        hours, steps = self.clock.hours, self.plan.steps
+        seconds, audio = steps.batches.seconds(hours), steps.seconds(hours)
+        return f"batch {seconds:g} s ({audio:.4g} s of audio on average), kappa {steps.kappa(hours):.4g}"
+
+    def _warn_outside_range(self) -> None:
+        """Warn where the rule leaves its range; at the reference batch nothing is scaled."""
         hours = self.clock.hours
-        seconds, audio = self.batches.seconds(hours), self.scaling.step_audio(hours)
-        return (
-            f"batch {seconds:g} s ({audio:.4g} s of audio on average), kappa {self.scaling.kappa(hours):.4g}"
-        )
+        if self.plan.steps.kappa(hours) == 1.0 or self.plan.optimizer.rule != "full":
+            return
+        learns_from_teacher = self.config.pseudo_labels.strategy not in ("none", "oracle")
+        for warning in warnings(self.plan, hours, learns_from_teacher=learns_from_teacher):
+            self.log.say(f"warning: {warning}")
 
-    def _advise(self) -> None:
-        """Say where the rule leaves its range; at the reference batch there is no rule to leave."""
-        hours = self.clock.hours
-        if self.scaling.kappa(hours) != 1.0 and self.config.optimizer.rule == "full":
-            for warning in dry_run(self.config, self.batches.seconds(hours), self.scaling)[1]:
-                self.log.say(f"warning: {warning}")
-
-    # Stopping and going on.
+    # Checkpoints and resume.
 
     def _save(self, rate: float | None = None, *, for_good: bool = False) -> None:
         self.watch.at("saving")

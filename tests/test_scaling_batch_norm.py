@@ -7,7 +7,7 @@ import torch
 from support.tiny import make_corpus, tiny_config
 from torch import nn
 
-from asr_emapl.training.batch_norm import BatchNormMomenta
+from asr_emapl.scaling.batch_norm import BatchNormMomenta
 from asr_emapl.training.trainer import train
 
 

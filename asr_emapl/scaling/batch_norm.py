@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from asr_emapl.scaling import scale_batch_norm_momentum
+from asr_emapl.scaling.averages import scale_batch_norm_momentum
 
 
 class BatchNormMomenta:
