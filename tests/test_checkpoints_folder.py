@@ -53,10 +53,10 @@ def test_what_stays_is_known_after_a_restart(tmp_path):
     found = again.newest()
     assert found is not None
     again.go_on_from(found[1])
-    assert not again.lowest(20.0)
+    assert not again.record_if_best(20.0)
     again.write(4, state(4), rate=20.0)
     assert steps(tmp_path) == [1, 2, 4]
-    assert again.lowest(19.0)
+    assert again.record_if_best(19.0)
 
 
 def test_a_torn_one_passed_over_does_not_push_out_the_good_one(tmp_path):
@@ -85,7 +85,7 @@ def test_one_that_turns_out_to_be_the_best_takes_the_place_of_the_best_before(tm
     found = again.newest()
     assert found is not None
     again.go_on_from(found[1])
-    assert again.lowest(45.0)
+    assert again.record_if_best(45.0)
     again.choose(2, 45.0)
     again.write(3, state(3))
     assert load(tmp_path / "step-000000003.pt")["kept"] == {"best": 2, "rate": 45.0, "for_good": []}
@@ -175,6 +175,6 @@ def test_steps_are_in_the_order_of_numbers(tmp_path):
 def test_lowest_is_each_strictly_lower_number_and_never_nan(rates):
     folder, least = CheckpointFolder(Path("unused"), 1), math.inf
     for rate in rates:
-        assert folder.lowest(rate) == (rate < least)
+        assert folder.record_if_best(rate) == (rate < least)
         least = rate if rate < least else least
-    assert not folder.lowest(None)
+    assert not folder.record_if_best(None)

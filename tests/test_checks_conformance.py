@@ -278,7 +278,7 @@ def test_sound_models_pass(model: type[nn.Module]) -> None:
             Raises,
             "output shape",
             r"RuntimeError: mat1 and mat2 shapes cannot be multiplied \(.*"
-            r"test_models_conformance.py:\d+, in hidden: raise RuntimeError.*\); forward",
+            r"test_checks_conformance.py:\d+, in hidden: raise RuntimeError.*\); forward",
         ),
         (Probabilities, "log-probabilities", "log_softmax"),
         (

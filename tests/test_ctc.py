@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from asr_emapl import ctc as greedy
+from asr_emapl.ctc import greedy
 
 
 def naive(log_probs: Tensor, lengths: Tensor, blank: int) -> tuple[list[list[int]], list[float]]:

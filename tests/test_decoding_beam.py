@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr_emapl import ctc as greedy
+from asr_emapl.ctc import greedy
 from asr_emapl.decoding.beam import MAX_BEAM, BeamConfig, BeamSearch, token_name
 from asr_emapl.errors import UserError
 from asr_emapl.text.tokenizer import CharacterTokenizer, SentencePieceTokenizer, Tokenizer

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_emapl import ctc as greedy
 from asr_emapl.audio.features import FeatureConfig, LogMel
+from asr_emapl.ctc import greedy
 from asr_emapl.decoding.spans import Timed, frame_seconds, timed_tokens, token_spans, words
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.text.tokenizer import CharacterTokenizer, SentencePieceTokenizer

@@ -19,10 +19,10 @@ from asr_emapl.data.manifest import read_manifest
 from asr_emapl.data.micro_batches import micro_batches
 from asr_emapl.decoding.recognizer import Recognizer
 from asr_emapl.errors import UserError
-from asr_emapl.training.build import build_batches, nominal_step_audio, require_scalable
+from asr_emapl.training.build import build_batches, nominal_step_audio, require_measurable_noise
 from asr_emapl.training.trainer import train
 
-IN_FLOAT64 = (str(Path(__file__).with_name("in_float64.py")),)
+IN_FLOAT64 = (str(Path(__file__).parent / "support" / "in_float64.py"),)
 
 # Layers are dropped, frames masked, and half of the steps learn from pseudo-labels.
 RUN = (
@@ -136,9 +136,9 @@ def test_sharded_weights_travel_in_bf16(corpus, tmp_path):
 
 def test_noise_in_sharded_gradients_is_refused(corpus):
     config = tiny_config(corpus, "device.sharding=full", "optimizer.noise_every_steps=5")
-    require_scalable(config, 1)
+    require_measurable_noise(config, 1)
     with pytest.raises(UserError, match=r"optimizer\.noise_every_steps: .* device\.sharding=full"):
-        require_scalable(config, 2)
+        require_measurable_noise(config, 2)
 
 
 @pytest.mark.slow
