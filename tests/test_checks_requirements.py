@@ -87,8 +87,6 @@ def tiny_model(config):
 def test_a_model_that_looks_at_its_weights(corpus):
     target = "model.target=test_checks_requirements:LooksAtItsWeights"
     config = tiny_config(corpus, target, "model.options={}")
-        corpus, "model.target=test_checks_requirements:LooksAtItsWeights", "model.options={}"
-    )
     config.model.options = {}
     fits = alignment(config, CharacterTokenizer(), USERS_OWN)
     # One second is 98 frames in and 7 out.
