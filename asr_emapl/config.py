@@ -22,7 +22,7 @@ from asr_emapl.ema import TeacherConfig
 from asr_emapl.errors import UserError
 from asr_emapl.limits import out_of_range
 from asr_emapl.models.contract import ModelConfig
-from asr_emapl.pseudo_labels import PseudoLabelConfig
+from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.scaling import ScheduleConfig
 from asr_emapl.storage.outputs import write
 from asr_emapl.storage.yaml_text import parse_yaml, read_yaml, require_bounded

@@ -1,12 +1,14 @@
-"""Greedy CTC decoding of a whole batch on the device: argmax, collapse repeats, drop blanks.
+"""CTC: the greedy path of a batch, and which labels can be aligned. Imports torch alone.
 
-Axes: B utterances, T frames (padded), V labels (blank included). The result stays on the device, padded to
-the frames: how many labels there are is never asked, so that nothing waits for the device.
+Axes: B utterances, T frames (padded), S tokens (padded), V labels (blank included). Results stay on the
+device and padded, so that nothing waits for the device.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -65,7 +67,7 @@ def greedy(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> GreedyPaths:
     valid_BT = torch.arange(frames, device=log_probs.device) < lengths.unsqueeze(1)
 
     keep_BT = valid_BT & (best_BT != blank)
-    keep_BT[:, 1:] &= best_BT[:, 1:] != best_BT[:, :-1]  # a blank between two equal labels parts them
+    keep_BT[:, 1:] &= best_BT[:, 1:] != best_BT[:, :-1]  # a blank separates two equal labels
     # What is kept moves to the front; all else goes to a column of its own, which is cut off.
     column_BT = torch.where(keep_BT, keep_BT.cumsum(dim=1) - 1, frames)
     labels = best_BT.new_zeros(batch, frames + 1).scatter_(1, column_BT, best_BT)[:, :frames]
@@ -74,3 +76,20 @@ def greedy(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> GreedyPaths:
     # clamp: log-probabilities of a low precision can round to slightly above 0.
     confidence = (probability_BT.sum(dim=1) / lengths.clamp(min=1)).clamp(max=1.0)
     return GreedyPaths(labels=labels, label_lengths=keep_BT.sum(dim=1), confidence=confidence)
+
+
+def frames_needed(tokens_BS: Tensor, lengths_B: Tensor) -> Tensor:
+    """Frames that CTC needs to align padded tokens, long [B]: S + repeats. Does not wait for the device.
+
+    Args:
+        tokens_BS: long [B, S], padded.
+        lengths_B: long [B], tokens of each utterance.
+    """
+    position = torch.arange(1, max(1, tokens_BS.shape[1]), device=tokens_BS.device)
+    repeats_BS = (tokens_BS[:, 1:] == tokens_BS[:, :-1]) & (position < lengths_B[:, None])
+    return lengths_B + repeats_BS.sum(dim=1)
+
+
+def alignable(tokens: Sequence[int], frames: int) -> bool:
+    """Whether CTC can align the tokens: T >= S + repeats, because repeats need a blank between them."""
+    return frames >= len(tokens) + sum(a == b for a, b in pairwise(tokens))

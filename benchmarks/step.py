@@ -25,8 +25,11 @@ from asr_emapl.data.mixture import DataCursor
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
-from asr_emapl.pseudo_labels import EmaLabels, Labels, PseudoLabelConfig, Unlabelled
-from asr_emapl.training.step import TrainStep, to_device
+from asr_emapl.pseudo_labels.config import PseudoLabelConfig
+from asr_emapl.pseudo_labels.strategies import LabelRequest, Labels, TeacherLabels
+from asr_emapl.training.build import build_step
+from asr_emapl.training.objectives import to_device
+from asr_emapl.training.step import TrainStep
 
 # Options of the transformer; seconds of audio in a batch; seconds of an utterance; letters a second.
 MODELS: dict[str, tuple[dict[str, Any], float, float]] = {
@@ -37,10 +40,10 @@ MODELS: dict[str, tuple[dict[str, Any], float, float]] = {
 LETTERS_A_SECOND = 14
 
 
-class SameLength(EmaLabels):
+class SameLength(TeacherLabels):
     """Has the teacher label the batch, then hands out texts as long as the labelled ones."""
 
-    def labels(self, batch: Unlabelled) -> Labels:
+    def labels(self, batch: LabelRequest) -> Labels:
         """See `Strategy.labels`."""
         theirs = super().labels(batch)
         assert batch.targets is not None
@@ -68,13 +71,13 @@ def build(options: dict[str, Any], device: torch.device, bf16: bool) -> TrainSte
     student = TransformerCtc(29, **options).to(device).train()
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, betas=(0.9, 0.98), fused=True)
     teacher = EmaTeacher(student, half_life=3600.0)
-    return TrainStep(
+    return build_step(
         ProcessGroup(0, 1, device),
         LogMel().to(device),
         student,
         teacher,
         optimizer,
-        SameLength(teacher, autocast=bf16),
+        SameLength(teacher, bf16=bf16),
         PseudoLabelConfig(),
         clip_norm=1.0,
         bf16=bf16,

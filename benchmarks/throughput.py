@@ -37,8 +37,8 @@ from asr_emapl.data.mixture import DataCursor
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import ConvFrontEnd, Positions, TransformerCtc
-from asr_emapl.pseudo_labels import PseudoLabelConfig
-from asr_emapl.training.step import TrainStep
+from asr_emapl.pseudo_labels.config import PseudoLabelConfig
+from asr_emapl.training.build import build_step
 
 VOCABULARY, LETTERS_A_SECOND = 29, 14
 LEARNING_RATE = 1e-4
@@ -202,7 +202,7 @@ class OurStep:
     def __init__(self, model: nn.Module, device: torch.device, bf16: bool) -> None:
         model = model.to(device).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), fused=True)
-        self.step = TrainStep(
+        self.step = build_step(
             ProcessGroup(0, 1, device),
             LogMel().to(device),
             model,

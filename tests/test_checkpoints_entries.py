@@ -16,7 +16,7 @@ from asr_emapl.errors import UserError
 from asr_emapl.training.trainer import train
 
 DECODING = ("student", "teacher", "tokenizer", "config")
-RUN = ("optimizer", "strategy", "running_mean", "clock", "position", "contents", "step", "kappa", "log_lines")
+RUN = ("optimizer", "running_mean", "clock", "position", "contents", "step", "kappa", "log_lines")
 HOURS = ("validation.every_hours=0", "checkpoint.every_hours=0", "checkpoint.running_mean=true")
 
 
@@ -78,7 +78,7 @@ def test_every_entry_has_its_kind(whole, tmp_path):
     for entry in whole:
         for wrong in WRONG:
             # A mapping that is no tokenizer is refused by what reads it.
-            if (entry, type(wrong)) in (("kappa", float), ("strategy", dict), ("tokenizer", dict)):
+            if (entry, type(wrong)) in (("kappa", float), ("tokenizer", dict)):
                 continue
             path = forge(tmp_path, whole | {entry: wrong})
             told = refusal(checkpoint.load, path)

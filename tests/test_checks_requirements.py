@@ -15,11 +15,11 @@ from test_cli import fail, succeed
 from torch import nn
 
 from asr_emapl.checks.requirements import alignment, read_requirements
+from asr_emapl.ctc import alignable
 from asr_emapl.data.manifest import Utterance, write_manifest
 from asr_emapl.errors import UserError
 from asr_emapl.models.target import USERS_OWN
 from asr_emapl.text.tokenizer import CharacterTokenizer
-from asr_emapl.training.step import alignable
 
 
 class LooksAtItsWeights(nn.Module):

@@ -19,7 +19,7 @@ from asr_emapl.data.batch_plan import BatchConfig
 from asr_emapl.data.loader import DataConfig
 from asr_emapl.ema import TeacherConfig
 from asr_emapl.errors import UserError
-from asr_emapl.pseudo_labels import PseudoLabelConfig
+from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.scaling import ScheduleConfig
 from asr_emapl.training.optimizer import OptimizerConfig
 

@@ -10,18 +10,28 @@ from support.tiny import make_corpus, tiny_config
 
 from asr_emapl.data.manifest import Utterance, read_manifest, write_manifest
 from asr_emapl.errors import UserError
-from asr_emapl.report.usage import REMEDIES
-from asr_emapl.training.guard import BARREN_STEPS, BROKEN_STEPS, BROKEN_STEPS_OF_A_PASS, Guard
-from asr_emapl.training.step import REASONS, StepResult
+from asr_emapl.pseudo_labels.collapse import (
+    BARREN_STEPS,
+    BROKEN_STEPS,
+    BROKEN_STEPS_OF_A_PASS,
+    CollapseGuard,
+)
+from asr_emapl.pseudo_labels.filters import REASONS
+from asr_emapl.training.step import StepResult
 from asr_emapl.training.trainer import train
 
-GOOD = StepResult(1.0, 1.0, utterances=4, tokens=20)
-BROKEN = StepResult(1.0, float("nan"), utterances=4, tokens=20, taken=False)
+
+def step(guard: CollapseGuard, number: int, labelled: bool, result: StepResult) -> None:
+    guard.step(number, labelled, result, result.taken)
+
+
+GOOD = StepResult(4, 20, loss=1.0, gradient_norm=1.0)
+BROKEN = StepResult(4, 20, loss=1.0, gradient_norm=float("nan"), taken=False)
 LONG = 1_000_000  # utterances of a pass that never ends
 
 
 def barren(**dropped: int) -> StepResult:
-    return StepResult(0.0, 0.0, utterances=0, tokens=0, dropped=Counter(dropped), taken=False)
+    return StepResult(0, 0, Counter(dropped), taken=False)
 
 
 EMPTY = barren(empty=4)
@@ -32,73 +42,73 @@ EMPTY = barren(empty=4)
     [(True, BROKEN, BROKEN_STEPS, "not been finite"), (False, EMPTY, BARREN_STEPS, "no pseudo-label")],
 )
 def test_so_many_bad_steps_in_a_row_and_not_one_fewer(labelled, bad, most, message):
-    guard = Guard(LONG, LONG)
+    guard = CollapseGuard(LONG, LONG)
     for result in [bad] * (most - 1) + [GOOD] + [bad] * (most - 1):
-        guard.step(7, labelled, result)
+        step(guard, 7, labelled, result)
     with pytest.raises(UserError, match=rf"{message}.*step 8"):
-        guard.step(8, labelled, bad)
+        step(guard, 8, labelled, bad)
 
 
 @pytest.mark.parametrize("labelled", [True, False])
 def test_steps_of_the_other_kind_between_barren_ones_make_nothing_good(labelled):
-    guard = Guard(LONG, LONG)
+    guard = CollapseGuard(LONG, LONG)
     for _ in range(BARREN_STEPS - 1):
-        guard.step(1, labelled, EMPTY)
-        guard.step(2, not labelled, GOOD)
+        step(guard, 1, labelled, EMPTY)
+        step(guard, 2, not labelled, GOOD)
     with pytest.raises(UserError, match=r"no (pseudo-label|labelled utterance) could be used"):
-        guard.step(3, labelled, EMPTY)
+        step(guard, 3, labelled, EMPTY)
 
 
 def test_barren_steps_between_broken_ones_make_nothing_good():
-    guard = Guard(LONG, LONG)
+    guard = CollapseGuard(LONG, LONG)
     for _ in range(BROKEN_STEPS - 1):
-        guard.step(1, True, BROKEN)
-        guard.step(2, False, EMPTY)
+        step(guard, 1, True, BROKEN)
+        step(guard, 2, False, EMPTY)
     with pytest.raises(UserError, match="not been finite"):
-        guard.step(3, True, BROKEN)
+        step(guard, 3, True, BROKEN)
 
 
 @pytest.mark.parametrize("reason", ["unalignable", "undecodable"])
 @pytest.mark.parametrize("steps", [1, 5])
 def test_a_pass_over_labelled_audio_that_taught_nothing_is_enough(reason, steps):
-    guard = Guard(4 * steps, 0)
+    guard = CollapseGuard(4 * steps, 0)
     for number in range(1, steps):
-        guard.step(number, True, barren(**{reason: 4}))
+        step(guard, number, True, barren(**{reason: 4}))
     with pytest.raises(UserError) as caught:
-        guard.step(steps, True, barren(**{reason: 4}))
+        step(guard, steps, True, barren(**{reason: 4}))
     said = str(caught.value)
     assert f"{4 * steps} of {4 * steps} utterances" in said
-    assert REMEDIES[reason] in said
+    assert REASONS[reason].remedy in said
     assert "collapsed" not in said
 
 
 @pytest.mark.parametrize("reason", [reason for reason in REASONS if reason != "empty"])
 def test_labels_that_a_filter_dropped_are_no_collapse(reason):
-    guard = Guard(LONG, 10)
-    guard.step(1, False, barren(**{reason: 3, "empty": 2}))
+    guard = CollapseGuard(LONG, 10)
+    step(guard, 1, False, barren(**{reason: 3, "empty": 2}))
     with pytest.raises(UserError, match=r"no pseudo-label.*6 of 10 utterances") as caught:
-        guard.step(2, False, barren(**{reason: 3, "empty": 2}))
-    assert REMEDIES[reason] in str(caught.value)
+        step(guard, 2, False, barren(**{reason: 3, "empty": 2}))
+    assert REASONS[reason].remedy in str(caught.value)
     assert "collapsed" not in str(caught.value)
 
 
 def test_a_teacher_that_is_not_ready_in_a_short_pass_has_a_hundred_steps():
-    guard = Guard(4, 4)
+    guard = CollapseGuard(4, 4)
     for number in range(BARREN_STEPS - 1):
-        guard.step(number, False, EMPTY)
+        step(guard, number, False, EMPTY)
     with pytest.raises(UserError, match="collapsed to blanks"):
-        guard.step(BARREN_STEPS, False, EMPTY)
+        step(guard, BARREN_STEPS, False, EMPTY)
 
 
 def test_a_short_pass_without_a_finite_gradient_is_noticed_but_one_stumble_is_not():
-    guard = Guard(4, 0)
+    guard = CollapseGuard(4, 0)
     for number in range(1, BROKEN_STEPS_OF_A_PASS):
-        guard.step(number, True, BROKEN)
-    guard.step(10, True, GOOD)
+        step(guard, number, True, BROKEN)
+    step(guard, 10, True, GOOD)
     for number in range(1, BROKEN_STEPS_OF_A_PASS):
-        guard.step(number, True, BROKEN)
+        step(guard, number, True, BROKEN)
     with pytest.raises(UserError, match="not been finite"):
-        guard.step(20, True, BROKEN)
+        step(guard, 20, True, BROKEN)
 
 
 # Whole runs.

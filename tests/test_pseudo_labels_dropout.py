@@ -9,7 +9,7 @@ from torch import nn
 
 from asr_emapl.config import RunConfig
 from asr_emapl.errors import UserError
-from asr_emapl.training.build import require_dropout_switch, switch_dropout
+from asr_emapl.pseudo_labels.dropout import require_dropout_switch, switch_dropout
 
 
 class Other(nn.Module):
@@ -43,15 +43,15 @@ def config(**rates: Any) -> RunConfig:
 )
 def test_null_is_unchanged_for_any_model(rates):
     model = Other()
-    require_dropout_switch(model, config(**rates))
-    switch_dropout(model, config(**rates))
+    require_dropout_switch(model, config(**rates).pseudo_labels, "my:Model")
+    switch_dropout(model, config(**rates).pseudo_labels)
     assert model.rates == {"dropout": 0.3, "layerdrop": 0.2} | rates
 
 
 def test_a_model_takes_the_rates_that_it_has():
     model = DropoutAlone()
-    require_dropout_switch(model, config(dropout=0.4))
-    switch_dropout(model, config(dropout=0.4))
+    require_dropout_switch(model, config(dropout=0.4).pseudo_labels, "my:Model")
+    switch_dropout(model, config(dropout=0.4).pseudo_labels)
     assert model.dropout == 0.4
 
 
@@ -65,7 +65,7 @@ def test_a_model_takes_the_rates_that_it_has():
 )
 def test_what_a_model_cannot_change_is_refused_before_the_run(model, rates, said):
     with pytest.raises(UserError, match=said):
-        require_dropout_switch(model, config(**rates))
+        require_dropout_switch(model, config(**rates).pseudo_labels, "my:Model")
     run = config(**rates)
     run.pseudo_labels.strategy = "none"
-    require_dropout_switch(model, run)
+    require_dropout_switch(model, run.pseudo_labels, "my:Model")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,9 +9,7 @@ from torch import Tensor, nn
 from asr_emapl.ctc import greedy
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
-from asr_emapl.pseudo_labels import EmaLabels, OracleLabels, PseudoLabelConfig, Unlabelled, rejection
-from asr_emapl.pseudo_labels.strategy import Labels
-from asr_emapl.training.step import REASONS
+from asr_emapl.pseudo_labels.strategies import LabelRequest, Labels, TeacherLabels, Transcripts
 
 LENGTHS_B = torch.tensor([60, 45, 20])
 
@@ -26,10 +22,10 @@ def student(dropout: float = 0.5) -> nn.Module:
     return model
 
 
-def batch(targets: list[list[int]] | None = None) -> Unlabelled:
+def batch(targets: list[list[int]] | None = None) -> LabelRequest:
     x_BTF = torch.randn(3, 60, 6, generator=torch.Generator().manual_seed(1))
     x_BTF = x_BTF * (torch.arange(60) < LENGTHS_B[:, None])[..., None]
-    return Unlabelled(["a", "b", "c"], x_BTF, LENGTHS_B, [0.6, 0.45, 0.2], targets)
+    return LabelRequest(["a", "b", "c"], x_BTF, LENGTHS_B, [0.6, 0.45, 0.2], targets)
 
 
 def train(model: nn.Module, steps: int) -> None:
@@ -41,7 +37,7 @@ def train(model: nn.Module, steps: int) -> None:
         optimizer.step()
 
 
-def decoded(model: nn.Module, of: Unlabelled) -> tuple[list[list[int]], Tensor]:
+def decoded(model: nn.Module, of: LabelRequest) -> tuple[list[list[int]], Tensor]:
     with torch.no_grad():
         paths = greedy(*model.eval()(of.features, of.lengths))
     return paths.to_lists(), paths.confidence
@@ -60,7 +56,7 @@ def check_against(labels: Labels, model: nn.Module) -> None:
 
 def test_ema_labels_are_the_teacher_s_greedy_path() -> None:
     model = student()
-    labels = EmaLabels(EmaTeacher(model, half_life=100.0)).labels(batch())
+    labels = TeacherLabels(EmaTeacher(model, half_life=100.0)).labels(batch())
     assert int(labels.lengths_B.sum()) > 3
     assert all(0 not in tokens for tokens in texts(labels))
     assert all(0.0 < sure <= 1.0 for sure in labels.confidence_B.tolist())
@@ -69,7 +65,7 @@ def test_ema_labels_are_the_teacher_s_greedy_path() -> None:
 
 def test_ema_labels_do_not_follow_a_student_that_trains() -> None:
     model, untrained = student(), student()
-    strategy = EmaLabels(EmaTeacher(model, half_life=100.0))
+    strategy = TeacherLabels(EmaTeacher(model, half_life=100.0))
     train(model, 3)
     assert model.training
     assert decoded(student(), batch())[0] != decoded(model, batch())[0]
@@ -81,7 +77,7 @@ def test_ema_labels_do_not_follow_a_student_that_trains() -> None:
 def test_ema_labels_follow_the_teacher() -> None:
     model = student()
     teacher = EmaTeacher(model, half_life=1.0)
-    strategy = EmaLabels(teacher)
+    strategy = TeacherLabels(teacher)
     train(model, 3)
     teacher.update(1e6)
     assert not teacher.module.training
@@ -89,7 +85,7 @@ def test_ema_labels_follow_the_teacher() -> None:
 
 
 def test_ema_labels_are_repeatable_and_draw_nothing() -> None:
-    strategy = EmaLabels(EmaTeacher(student(), half_life=100.0))
+    strategy = TeacherLabels(EmaTeacher(student(), half_life=100.0))
     before = torch.get_rng_state()
     first, second = strategy.labels(batch()), strategy.labels(batch())
     assert texts(first) == texts(second)
@@ -98,24 +94,24 @@ def test_ema_labels_are_repeatable_and_draw_nothing() -> None:
 
 
 def test_ema_labels_do_not_depend_on_company() -> None:
-    strategy, whole = EmaLabels(EmaTeacher(student(), half_life=100.0)), batch()
+    strategy, whole = TeacherLabels(EmaTeacher(student(), half_life=100.0)), batch()
     together = strategy.labels(whole)
     for i, frames in enumerate(LENGTHS_B.tolist()):
         features, lengths = whole.features[i : i + 1, :frames], LENGTHS_B[i : i + 1]
-        alone = strategy.labels(Unlabelled(["x"], features, lengths, [1.0]))
+        alone = strategy.labels(LabelRequest(["x"], features, lengths, [1.0]))
         assert texts(alone) == [texts(together)[i]]
         assert alone.confidence_B.item() == pytest.approx(together.confidence_B[i].item(), abs=1e-5)
 
 
 def test_ema_labels_under_autocast_are_near() -> None:
     teacher = EmaTeacher(student(), half_life=100.0)
-    exact, rounded = (EmaLabels(teacher, autocast=on).labels(batch()) for on in (False, True))
+    exact, rounded = (TeacherLabels(teacher, bf16=on).labels(batch()) for on in (False, True))
     assert rounded.confidence_B.tolist() == pytest.approx(exact.confidence_B.tolist(), abs=0.05)
 
 
 def test_ema_labels_leave_no_gradient() -> None:
     model = student()
-    labels = EmaLabels(EmaTeacher(model, half_life=100.0)).labels(batch())
+    labels = TeacherLabels(EmaTeacher(model, half_life=100.0)).labels(batch())
     assert all(p.grad is None for p in model.parameters())
     # A loss keeps its targets for the backward pass, which tensors of inference mode refuse.
     assert not any(t.is_inference() for t in (labels.tokens_BS, labels.lengths_B, labels.confidence_B))
@@ -123,62 +119,11 @@ def test_ema_labels_leave_no_gradient() -> None:
 
 def test_oracle_labels_are_the_truth() -> None:
     truth = [[1, 2, 2], [], [6]]
-    labels = OracleLabels().labels(batch(truth))
+    labels = Transcripts().labels(batch(truth))
     assert texts(labels) == truth
     assert labels.confidence_B.tolist() == [1.0, 1.0, 1.0]
 
 
 def test_oracle_without_texts_is_a_fault() -> None:
     with pytest.raises(AssertionError):
-        OracleLabels().labels(batch())
-
-
-@pytest.mark.parametrize("strategy", [EmaLabels(EmaTeacher(nn.Linear(1, 1), 1.0)), OracleLabels()])
-def test_state(strategy: EmaLabels | OracleLabels) -> None:
-    strategy.load_state_dict(strategy.state_dict())
-    assert strategy.state_dict() == {}
-
-
-LIMITS = PseudoLabelConfig(min_confidence=0.75, min_tokens_per_second=2.0, max_tokens_per_second=20.0)
-
-
-@pytest.mark.parametrize(
-    ("tokens", "confidence", "seconds", "reason"),
-    [
-        (10, 0.9, 1.0, None),
-        (0, 0.9, 1.0, "empty"),
-        (0, 0.1, 1.0, "empty"),
-        (10, 0.75, 1.0, None),
-        (10, math.nextafter(0.75, 0.0), 1.0, "low_confidence"),
-        (1, 0.1, 10.0, "low_confidence"),
-        (8, 0.9, 4.0, None),
-        (7, 0.9, 4.0, "too_few_tokens"),
-        (8, 0.9, 4.001, "too_few_tokens"),
-        (80, 0.9, 4.0, None),
-        (81, 0.9, 4.0, "too_many_tokens"),
-        (80, 0.9, 3.999, "too_many_tokens"),
-    ],
-)
-def test_rejection(tokens: int, confidence: float, seconds: float, reason: str | None) -> None:
-    assert rejection(tokens, confidence, seconds, LIMITS) == reason
-    assert reason is None or reason in REASONS
-
-
-@pytest.mark.parametrize("min_confidence", [0.0, 0.75])
-def test_labels_with_a_confidence_that_is_no_number_are_rejected(min_confidence: float) -> None:
-    """One frame of NaN leaves tokens on either side of it, and a confidence that is below nothing."""
-    log_probs_BTV = torch.tensor([[[-9.0, 0.0], [-9.0, 0.0], [math.nan, math.nan], [-9.0, 0.0]]])
-    paths = greedy(log_probs_BTV, torch.tensor([4]))
-    assert paths.to_lists() == [[1, 1]]
-    assert math.isnan(paths.confidence.item())
-    assert (
-        rejection(2, paths.confidence.item(), 0.4, PseudoLabelConfig(min_confidence=min_confidence))
-        == "low_confidence"
-    )
-
-
-def test_by_default_only_empty_labels_are_rejected() -> None:
-    config = PseudoLabelConfig()
-    assert rejection(0, 1.0, 1.0, config) == "empty"
-    assert rejection(1, 0.0, 1_000.0, config) is None
-    assert rejection(100, 1.0, 1.0, config) is None
+        Transcripts().labels(batch())

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from asr_emapl.scaling import StepHyperparameters
 from asr_emapl.training import log as log_module
-from asr_emapl.training.log import RunLog
+from asr_emapl.training.log import RunLog, SkippedSteps
 from asr_emapl.training.step import StepResult
 
 
@@ -30,7 +31,11 @@ def lines(folder: Path) -> list[dict]:
 
 
 def result(loss: float = 2.0, **fields) -> StepResult:
-    return StepResult(loss, 0.5, fields.pop("utterances", 4), 20, **fields)
+    return StepResult(fields.pop("utterances", 4), 20, loss=loss, gradient_norm=0.5, **fields)
+
+
+def used(lr=1e-3, rho=0.9, kappa=1.0, half_life_hours=1.0) -> StepHyperparameters:
+    return StepHyperparameters(kappa, {"lr": lr}, None, 1.0, 0.0, 3600.0 * half_life_hours, rho)
 
 
 class Clock:
@@ -52,8 +57,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_every_metric_of_a_step_is_in_its_line(tmp_path):
     log = RunLog(tmp_path, total_hours=1.0)
-    log.step(1, 0.25, True, result(dropped=Counter(unalignable=2)), {"lr": 1e-3, "rho": 0.5})
-    log.step(2, 0.5, False, result(confidence=0.75, nonempty=0.5, taken=False), {"lr": 1e-3})
+    log.step(1, 0.25, True, result(dropped=Counter(unalignable=2)), used(lr=1e-3, rho=0.5))
+    log.step(2, 0.5, False, result(confidence=0.75, nonempty=0.5, taken=False), used(lr=1e-3))
     log.validation(2, 0.5, {"student/dev": 31.25, "teacher/dev": 30.0})
     log.event("note", text="caf\u00e9", count=3)
     log.close()
@@ -70,6 +75,8 @@ def test_every_metric_of_a_step_is_in_its_line(tmp_path):
             "taken": True,
             "lr": 1e-3,
             "rho": 0.5,
+            "kappa": 1.0,
+            "half_life_hours": 1.0,
             "dropped": {"unalignable": 2},
         },
         {
@@ -83,6 +90,9 @@ def test_every_metric_of_a_step_is_in_its_line(tmp_path):
             "tokens": 20,
             "taken": False,
             "lr": 1e-3,
+            "rho": 0.9,
+            "kappa": 1.0,
+            "half_life_hours": 1.0,
             "confidence": 0.75,
             "nonempty": 0.5,
         },
@@ -101,7 +111,7 @@ def test_floats_come_back_digit_for_digit(tmp_path):
     log = RunLog(tmp_path)
     values = [1 / 3, 1e-300, 123456789.12345678]
     for i, value in enumerate(values):
-        log.step(i, value, True, result(value), {})
+        log.step(i, value, True, result(value), used())
     log.close()
     assert [line["loss"] for line in lines(tmp_path)] == values
 
@@ -109,8 +119,8 @@ def test_floats_come_back_digit_for_digit(tmp_path):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_json_does_not_have_becomes_null(tmp_path, value):
     log = RunLog(tmp_path)
-    broken = StepResult(value, value, 1, 1, confidence=value, nonempty=0.5, taken=False)
-    log.step(1, 0.1, False, broken, {"lr": value})
+    broken = StepResult(1, 1, loss=value, gradient_norm=value, confidence=value, nonempty=0.5, taken=False)
+    log.step(1, 0.1, False, broken, used(lr=value))
     log.validation(1, 0.1, {"student/dev": value, "teacher/dev": 5.0})
     log.event("note", one=value, several=[value, 1.0], nested={"a": [{"b": value}]})
     log.close()
@@ -124,7 +134,7 @@ def test_what_json_does_not_have_becomes_null(tmp_path, value):
 def _write(folder: Path, steps: range, *, lines: int = 0) -> RunLog:
     log = RunLog(folder, lines=lines)
     for step in steps:
-        log.step(step, step / 10, True, result(float(step)), {})
+        log.step(step, step / 10, True, result(float(step)), used())
     return log
 
 
@@ -166,7 +176,7 @@ def test_an_inactive_log_writes_nothing(tmp_path, capsys):
     folder = tmp_path / "run"
     log = RunLog(folder, active=False, every_seconds=0.0)
     for step in range(3):
-        log.step(step, step / 10, False, result(confidence=0.5, nonempty=0.5), {"lr": 1.0})
+        log.step(step, step / 10, False, result(confidence=0.5, nonempty=0.5), used(lr=1.0))
     log.validation(3, 0.3, {"student/dev": 1.0})
     log.event("note", text="x")
     log.say("hello")
@@ -183,10 +193,10 @@ def test_an_inactive_log_writes_nothing(tmp_path, capsys):
 def test_the_terminal_line(tmp_path, capsys, clock):
     """0.05 h of audio in 20 s of time: 9 times real time; 0.9 h are left: 6 minutes."""
     log = RunLog(tmp_path, total_hours=1.0, every_seconds=0.0)
-    log.step(1, 0.05, True, result(3.0), {"lr": 0.5})
+    log.step(1, 0.05, True, result(3.0), used(lr=0.5))
     assert capsys.readouterr().out == ""  # of one step, no speed can be told
     clock.now += 20.0
-    log.step(2, 0.1, False, result(4.0, nonempty=0.25, confidence=1.0), {"lr": 0.25})
+    log.step(2, 0.1, False, result(4.0, nonempty=0.25, confidence=1.0), used(lr=0.25))
     log.close()
     assert capsys.readouterr().out == (
         "  0.100/1 h,     9 x real time, ETA 0:06:00, labelled loss 3.00, "
@@ -198,9 +208,9 @@ def test_the_terminal_line(tmp_path, capsys, clock):
 
 def test_on_a_real_clock_every_figure_is_there(tmp_path, capsys):
     log = RunLog(tmp_path, total_hours=2.0, every_seconds=0.0)
-    log.step(1, 0.5, True, result(3.0), {})
+    log.step(1, 0.5, True, result(3.0), used())
     time.sleep(0.01)
-    log.step(2, 1.0, False, result(4.0, nonempty=1.0, confidence=1.0), {})
+    log.step(2, 1.0, False, result(4.0, nonempty=1.0, confidence=1.0), used())
     log.close()
     pattern = (
         r" +1\.000/2 h, +\d+ x real time, ETA 0:00:\d\d, labelled loss 3\.00, "
@@ -216,7 +226,7 @@ def test_the_lines_come_at_intervals_and_tell_of_the_steps_between(tmp_path, cap
     for second, loss, utterances in ((0, 1.0, 1), (4, 2.0, 3), (10, 4.0, 4), (15, 8.0, 1), (20, 9.0, 1)):
         clock.now = 1000.0 + second
         hours += 0.1
-        log.step(second, hours, True, result(loss, utterances=utterances), {})
+        log.step(second, hours, True, result(loss, utterances=utterances), used())
     log.close()
     told = re.findall(r"labelled loss (\S+)", capsys.readouterr().out)
     assert told == [f"{(1 + 6 + 16) / 8:.2f}", "8.50"]
@@ -224,9 +234,9 @@ def test_the_lines_come_at_intervals_and_tell_of_the_steps_between(tmp_path, cap
 
 def test_a_run_that_stands_still_has_no_time_left_to_tell(tmp_path, capsys, clock):
     log = RunLog(tmp_path, total_hours=1.0, every_seconds=0.0)
-    log.step(1, 0.5, True, result(), {})
+    log.step(1, 0.5, True, result(), used())
     clock.now += 1.0
-    log.step(2, 0.5, True, result(), {})
+    log.step(2, 0.5, True, result(), used())
     log.close()
     assert "ETA ?" in capsys.readouterr().out
 
@@ -234,14 +244,14 @@ def test_a_run_that_stands_still_has_no_time_left_to_tell(tmp_path, capsys, cloc
 def test_validation_is_told_and_left_out_of_the_speed(tmp_path, capsys, clock):
     """An hour of validation between two steps: the speed is that of the steps after it."""
     log = RunLog(tmp_path, total_hours=1.0, every_seconds=0.0)
-    log.step(1, 0.1, True, result(), {})
+    log.step(1, 0.1, True, result(), used())
     clock.now += 3600.0
     log.validation(1, 0.1, {"student/dev": 31.25, "teacher/dev": 29.0})
     assert capsys.readouterr().out == "  0.100/1 h  WER student/dev 31.2, teacher/dev 29.0\n"
-    log.step(2, 0.2, True, result(), {})
+    log.step(2, 0.2, True, result(), used())
     assert capsys.readouterr().out == ""
     clock.now += 36.0
-    log.step(3, 0.3, True, result(), {})
+    log.step(3, 0.3, True, result(), used())
     log.close()
     assert "   10 x real time" in capsys.readouterr().out
 
@@ -252,7 +262,7 @@ def test_nothing_in_the_log_depends_on_the_clock_on_the_wall(tmp_path, clock):
         log = RunLog(tmp_path / name, total_hours=1.0, every_seconds=1.0)
         for step in range(1, 6):
             clock.now += pace
-            log.step(step, step / 10, step % 2 == 0, result(nonempty=0.5, confidence=0.5), {"lr": 0.1})
+            log.step(step, step / 10, step % 2 == 0, result(nonempty=0.5, confidence=0.5), used(lr=0.1))
         log.validation(5, 0.5, {"student/dev": 3.0})
         log.close()
         contents.append((tmp_path / name / "log.jsonl").read_bytes())
@@ -271,7 +281,7 @@ def test_tensorboard_has_losses_pseudo_labels_and_word_error_rates(tmp_path, clo
         clock.now += 10.0
         dropped = Counter(empty=1, low_confidence=3)
         told = result(float(step), nonempty=0.5, confidence=0.25 * step, dropped=dropped)
-        log.step(step, step / 10, False, told, in_force)
+        log.step(step, step / 10, False, told, used(0.5, 0.75, 2.0, 0.125))
     log.validation(2, 0.2, {"teacher/dev": 12.5})
     log.close()
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -288,3 +298,32 @@ def test_tensorboard_has_losses_pseudo_labels_and_word_error_rates(tmp_path, clo
     assert {name: scalars[f"schedule/{name}"].value for name in in_force} == in_force
     assert scalars["wer/teacher/dev"].value == 12.5
     assert {scalar.step for scalar in scalars.values()} == {2}
+
+
+# Skipped steps.
+
+GOOD = StepResult(4, 20, loss=1.0, gradient_norm=1.0)
+BROKEN = StepResult(4, 20, loss=1.0, gradient_norm=float("nan"), taken=False)
+BARREN = StepResult(0, 0, Counter(empty=3, low_confidence=1), taken=False)
+
+
+def test_a_line_says_why_a_step_was_skipped():
+    steps = SkippedSteps(every_seconds=10.0)
+    assert steps.step(1, True, GOOD, now=0.0) is None
+    assert steps.total() is None
+    said = steps.step(2, False, BARREN, now=1.0)
+    assert said is not None
+    assert "step 2 was skipped: all 4 unlabelled" in said
+    assert "(3 empty, 1 low_confidence)" in said
+    said = steps.step(3, True, BROKEN, now=11.0)
+    assert said == "warning: step 3 was skipped: its gradient is not finite"
+
+
+def test_many_skipped_steps_are_few_lines_and_one_total():
+    steps = SkippedSteps(every_seconds=10.0)
+    said = [steps.step(number, True, BROKEN, now=float(number)) for number in range(100)]
+    lines = [line for line in said if line is not None]
+    assert len(lines) == 10
+    assert all("(9 other steps since the last warning)" in line for line in lines[1:])
+    steps.step(100, True, GOOD, now=100.0)
+    assert "100 of 101 steps were skipped" in (steps.total() or "")

@@ -22,9 +22,7 @@ def one(name: str, epoch: int = 0) -> Skipped:
 
 
 def result(learned: int, skipped: int = 0, low_confidence: int = 0) -> StepResult:
-    return StepResult(
-        0.0, 0.0, learned, 0, Counter({"undecodable": skipped, "low_confidence": low_confidence})
-    )
+    return StepResult(learned, 0, Counter({"undecodable": skipped, "low_confidence": low_confidence}))
 
 
 def listed(folder) -> list[dict]:

@@ -15,14 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asr_emapl.audio.features import FeatureConfig, LogMel
+from asr_emapl.ctc import alignable, frames_needed
 from asr_emapl.data.loader import MicroBatch, Skipped, StepBatch
 from asr_emapl.data.mixture import DataCursor
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
-from asr_emapl.pseudo_labels import EmaLabels, PseudoLabelConfig, Unlabelled
-from asr_emapl.pseudo_labels.strategy import Labels
-from asr_emapl.training.step import REASONS, TrainStep, alignable, frames_needed
+from asr_emapl.pseudo_labels.config import PseudoLabelConfig
+from asr_emapl.pseudo_labels.filters import REASONS
+from asr_emapl.pseudo_labels.strategies import LabelRequest, Labels, TeacherLabels
+from asr_emapl.training.build import build_step
 
 BANDS, VOCABULARY = 12, 6
 # 0.5 s: 48 frames of features, 16 of the model.
@@ -36,9 +38,9 @@ class Given:
 
     def __init__(self, answers: dict[str, tuple[list[int], float]]) -> None:
         self.answers = answers
-        self.seen: list[Unlabelled] = []
+        self.seen: list[LabelRequest] = []
 
-    def labels(self, batch: Unlabelled) -> Labels:
+    def labels(self, batch: LabelRequest) -> Labels:
         self.seen.append(batch)
         tokens, confidences = zip(*(self.answers[name] for name in batch.ids), strict=True)
         return Labels.of(tokens, confidences)
@@ -61,7 +63,7 @@ class Parts:
 
     def __init__(
         self,
-        strategy: Given | None = None,
+        strategy: Given | type[TeacherLabels] | None = None,
         *,
         world: ProcessGroup = ALONE,
         clip_norm: float | None = None,
@@ -79,13 +81,13 @@ class Parts:
         self.optimizer: torch.optim.Optimizer = (
             torch.optim.AdamW(parameters, 1e-2) if adam else torch.optim.SGD(parameters, 1.0)
         )
-        self.step = TrainStep(
+        self.step = build_step(
             world,
             FEATURES,
             self.student,
             self.teacher,
             self.optimizer,
-            strategy,
+            strategy(self.teacher) if isinstance(strategy, type) else strategy,
             PseudoLabelConfig(**limits),
             clip_norm=clip_norm,
             bf16=False,
@@ -372,7 +374,8 @@ def test_a_gradient_below_the_threshold_is_left_as_it_is():
 def test_the_student_learns_the_labels_that_the_strategy_gave():
     batch = micro({"a": 9000, "b": 7000}, [[5, 5, 5], [5]])  # the true targets, which are not to be used
     given = {"a": ([1, 2, 3], 0.9), "b": ([4, 4], 0.5)}
-    parts = Parts(Given(given))
+    strategy = Given(given)
+    parts = Parts(strategy)
     losses = [loss_alone(parts.student, batch, i, given[n][0]) for i, n in enumerate("ab")]
     expected = sum(losses) / 2
     result = parts.step(unlabelled(batch))
@@ -380,7 +383,7 @@ def test_the_student_learns_the_labels_that_the_strategy_gave():
     assert (result.utterances, result.tokens) == (2, 5)
     assert result.confidence == pytest.approx(0.7)
     assert result.nonempty == 1.0
-    assert parts.step.strategy.seen[0].seconds == [9000 / 16_000, 7000 / 16_000]
+    assert strategy.seen[0].seconds == [9000 / 16_000, 7000 / 16_000]
 
 
 def test_every_rejection_is_counted_with_its_reason():
@@ -442,8 +445,7 @@ def test_the_teacher_hears_clean_audio_in_eval_mode():
         torch.zeros(1, BANDS),
         torch.zeros(1, int(FEATURES.frames(batch.samples_B))),
     )
-    parts = Parts()
-    parts.step.strategy = EmaLabels(parts.teacher)
+    parts = Parts(TeacherLabels)
     parts.student.train()
     heard: list[tuple[Tensor, bool]] = []
     parts.teacher.module.register_forward_pre_hook(lambda m, inputs: heard.append((inputs[0], m.training)))

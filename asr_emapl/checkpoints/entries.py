@@ -186,7 +186,6 @@ _ENTRIES: dict[str, _Check] = {
     "student": _weights,
     "teacher": _fields({"module": _weights, "audio": _amount}),
     "optimizer": _optimizer,
-    "strategy": _mapping,
     "running_mean": _running_mean,
     "clock": _fields({"samples": _count, "sample_rate_hz": _positive}),
     "position": _position,

@@ -12,13 +12,13 @@ import torch
 from asr_emapl.audio.features import FrameCount
 from asr_emapl.checks.inspection import Requirements
 from asr_emapl.config import RunConfig, load_config
+from asr_emapl.ctc import alignable
 from asr_emapl.data.manifest import Utterance
 from asr_emapl.errors import UserError
 from asr_emapl.models.contract import build_model
 from asr_emapl.models.target import NO_TRUST, Trust
 from asr_emapl.text.tokenizer import CharacterTokenizer, Tokenizer, load_tokenizer
 from asr_emapl.training.build import build_batches
-from asr_emapl.training.step import alignable
 
 
 def read_requirements(

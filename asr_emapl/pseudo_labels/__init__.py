@@ -1,13 +1,1 @@
-"""Pseudo-labels: strategies that make them, and the filters between them and the student."""
-
-from asr_emapl.pseudo_labels.strategy import (
-    EmaLabels,
-    Labels,
-    OracleLabels,
-    PseudoLabelConfig,
-    Strategy,
-    Unlabelled,
-    rejection,
-)
-
-__all__ = ["EmaLabels", "Labels", "OracleLabels", "PseudoLabelConfig", "Strategy", "Unlabelled", "rejection"]
+"""Pseudo-labels: strategies that make them, filters, quality, and what ends a run that learns nothing."""

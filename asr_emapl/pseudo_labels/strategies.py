@@ -1,45 +1,27 @@
-"""Where the labels of untranscribed audio come from, and which of them are trained on."""
+"""Where the labels of a micro-batch come from. A strategy has state only if it keeps labels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from asr_emapl.ctc import greedy
+from asr_emapl.ctc import frames_needed, greedy
 from asr_emapl.ema import EmaTeacher
-
-
-@dataclass
-class PseudoLabelConfig:
-    """Labels for untranscribed audio. Times in hours of audio consumed."""
-
-    # none: a supervised run; ema: the teacher's greedy labels; oracle: the true texts, the upper bound.
-    strategy: str = "none"
-    start_hours: float = field(default=0.0, metadata={"least": 0.0, "most": 1e9})
-    # Ratio in audio once they have begun.
-    unlabelled_per_labelled: float = field(default=1.0, metadata={"least": 0.0, "most": 1e6})
-    # Mean over frames of the teacher's highest probability, below which labels are dropped.
-    min_confidence: float = field(default=0.0, metadata={"least": 0.0, "most": 1.0})
-    # Tokens a second of audio outside of which labels are dropped.
-    min_tokens_per_second: float = field(default=0.0, metadata={"least": 0.0, "most": 1e6})
-    max_tokens_per_second: float = field(default=100.0, metadata={"least": 0.0, "most": 1e6})
-    # The student's dropout from there on; None: unchanged.
-    dropout: float | None = field(default=None, metadata={"least": 0.0, "most": 1.0})
-    layerdrop: float | None = field(default=None, metadata={"least": 0.0, "most": 1.0})
+from asr_emapl.errors import UserError
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What the student is to learn of a batch, wherever it was made: nothing here waits for a device.
+    """What the student is to learn of a micro-batch, on any device: reading it is the only wait for it.
 
     Attributes:
-        tokens_BS: long [B, S], zeros after each utterance's last; before that never the blank.
+        tokens_BS: long [B, S], zeros after the last token of each utterance; never the blank before that.
         lengths_B: long [B], tokens of each utterance.
-        confidence_B: float32 [B], how sure the labeller is.
+        confidence_B: float32 [B], confidence of the labeller.
     """
 
     tokens_BS: Tensor
@@ -48,102 +30,88 @@ class Labels:
 
     @staticmethod
     def of(tokens: Sequence[Sequence[int]], confidences: Sequence[float] | None = None) -> Labels:
-        """From one list of tokens an utterance, on the CPU; sure of all without `confidences`."""
+        """From one list of tokens per utterance, on the CPU; without `confidences`, all are 1."""
         lengths = [len(t) for t in tokens]
         tokens_BS = torch.zeros(len(tokens), max(lengths, default=0), dtype=torch.long)
         for row, text in zip(tokens_BS, tokens, strict=True):
             row[: len(text)] = torch.tensor(text, dtype=torch.long)
-        sure = torch.ones(len(tokens)) if confidences is None else torch.tensor(confidences)
-        return Labels(tokens_BS, torch.tensor(lengths, dtype=torch.long), sure.float())
+        confidence_B = torch.ones(len(tokens)) if confidences is None else torch.tensor(confidences)
+        return Labels(tokens_BS, torch.tensor(lengths, dtype=torch.long), confidence_B.float())
+
+    def numbers(self) -> Tensor:
+        """Tokens, frames needed and confidence of each utterance, float64 [3, B] on the labels' device."""
+        needed_B = frames_needed(self.tokens_BS, self.lengths_B)
+        return torch.stack([self.lengths_B.double(), needed_B.double(), self.confidence_B.double()])
 
 
 @dataclass(frozen=True)
-class Unlabelled:
-    """What a strategy sees: clean features [B, T, F], lengths [B] in frames and in seconds of audio."""
+class LabelRequest:
+    """What a strategy sees of a micro-batch.
+
+    Attributes:
+        ids: of the utterances.
+        features: float [B, T, F], clean.
+        lengths: long [B], in frames.
+        seconds: of audio of each utterance.
+        targets: true tokens, where they are known.
+    """
 
     ids: list[str]
     features: Tensor
     lengths: Tensor
     seconds: list[float]
-    # The true tokens, if they are known; for the oracle only.
     targets: list[list[int]] | None = None
 
 
 class Strategy(Protocol):
-    """Labels for a batch. State is what a resume needs."""
+    """Makes labels."""
 
-    def labels(self, batch: Unlabelled) -> Labels:
-        """A row an utterance, in order."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and primitives."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+    def labels(self, batch: LabelRequest) -> Labels:
+        """One row per utterance, in order."""
         ...
 
 
-class EmaLabels:
+class TeacherLabels:
     """Hard labels of the EMA teacher's best CTC path on clean audio, made anew for every batch.
 
-    Eval mode, no SpecAugment, no dropout: as in slimIPL, MPL, Kaizen and AV-CPL alike.
+    Eval mode, no SpecAugment, no dropout, as in slimIPL, MPL, Kaizen and AV-CPL.
     """
 
-    def __init__(self, teacher: EmaTeacher, *, autocast: bool = False) -> None:
-        self.teacher, self.autocast = teacher, autocast
+    def __init__(self, teacher: EmaTeacher, *, bf16: bool = False) -> None:
+        self.teacher, self.bf16 = teacher, bf16
 
-    def labels(self, batch: Unlabelled) -> Labels:
-        """See `Strategy.labels`; on the teacher's device, where they are made without waiting for it."""
+    def labels(self, batch: LabelRequest) -> Labels:
+        """See `Strategy.labels`; on the teacher's device, without waiting for it."""
         with (
-            # Not in inference mode: CTC's backward pass may not hold on to labels made there, nor a sharded
-            # teacher's weights, gathered there, be used outside.
+            # Not inference mode: the CTC backward pass may not keep tensors made there, and the gathered
+            # weights of a sharded teacher may not be used outside of it.
             torch.no_grad(),
-            torch.autocast(batch.features.device.type, torch.bfloat16, enabled=self.autocast),
+            torch.autocast(batch.features.device.type, torch.bfloat16, enabled=self.bf16),
         ):
             log_probs_BTV, lengths_B = self.teacher(batch.features, batch.lengths)
         paths = greedy(log_probs_BTV, lengths_B)
         return Labels(paths.labels, paths.label_lengths, paths.confidence)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: the teacher has its own state."""
-        return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to take."""
+class Transcripts:
+    """The true tokens: for labelled audio, and as pseudo-labels the oracle, their upper bound."""
 
-
-class OracleLabels:
-    """The true texts: what perfect pseudo-labels would give with the same audio and schedule."""
-
-    def labels(self, batch: Unlabelled) -> Labels:
+    def labels(self, batch: LabelRequest) -> Labels:
         """See `Strategy.labels`."""
         assert batch.targets is not None
         return Labels.of(batch.targets)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to take."""
+def build_strategy(name: str, teacher: EmaTeacher, *, bf16: bool) -> Strategy | None:
+    """The strategy of a config; None for a supervised run.
 
-
-def rejection(tokens: int, confidence: float, seconds: float, config: PseudoLabelConfig) -> str | None:
-    """Why a label of so many tokens is not to be trained on, or None.
-
-    An empty label teaches blanks on speech, and a student that has learned them teaches the teacher: the
-    way to collapse. It is dropped always.
+    Raises:
+        UserError: an unknown name.
     """
-    if not tokens:
-        return "empty"
-    # So written that a NaN, the mark of a broken utterance, is low_confidence as well.
-    if not confidence >= config.min_confidence:
-        return "low_confidence"
-    rate = tokens / seconds
-    if rate < config.min_tokens_per_second:
-        return "too_few_tokens"
-    if rate > config.max_tokens_per_second:
-        return "too_many_tokens"
-    return None
+    if name == "none":
+        return None
+    if name == "ema":
+        return TeacherLabels(teacher, bf16=bf16)
+    if name == "oracle":
+        return Transcripts()
+    raise UserError(f"pseudo_labels.strategy {name!r} is not one of none, ema, oracle")

@@ -9,18 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from asr_emapl.errors import UserError
+from asr_emapl.pseudo_labels.filters import REASONS
 from asr_emapl.runs.reader import PHASES, read_log, read_speed
-
-REMEDIES = {
-    "unalignable": "use a tokenizer with longer pieces or a model with a smaller stride, and check that the "
-    "texts belong to their audio",
-    "empty": "the teacher is not ready: start later (pseudo_labels.start_hours)",
-    "low_confidence": "start later (pseudo_labels.start_hours), or lower pseudo_labels.min_confidence",
-    "too_few_tokens": "start later (pseudo_labels.start_hours), or lower pseudo_labels.min_tokens_per_second",
-    "too_many_tokens": "start later (pseudo_labels.start_hours), or raise "
-    "pseudo_labels.max_tokens_per_second",
-    "undecodable": "fix or leave out the files that skipped.jsonl in the run directory lists",
-}
 
 
 @dataclass(frozen=True)
@@ -201,7 +191,7 @@ def _optimizer(usage: Usage) -> tuple[float, str]:
 def _dropped(usage: Usage) -> tuple[float, str]:
     reason = next(iter(usage.dropped), "")
     share = usage.dropped_share
-    remedy = REMEDIES.get(reason, "look at what is dropped")
+    remedy = REASONS[reason].remedy if reason in REASONS else "look at what is dropped"
     return share - 0.05, f"{share:.0%} of the utterances are dropped, most as {reason}: {remedy}"
 
 

@@ -10,7 +10,9 @@ from asr_emapl.errors import UserError
 from asr_emapl.storage.json_text import finite_number, number, parse_object
 from asr_emapl.storage.text_files import BrokenLineError, read_lines
 
-# As training.phases has them, in the order of a step.
+# data: waiting for the next batch; features: computing them and copying to the device; teacher: labels;
+# student: forward and backward; communication: what the backward pass did not hide, and waiting for other
+# processes; optimizer: clipping, the optimizer's step and the teacher's average.
 PHASES = ("data", "features", "teacher", "student", "communication", "optimizer")
 
 

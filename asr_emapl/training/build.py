@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from typing import Any
 
+import torch
+from torch import nn
+
+from asr_emapl.audio.features import LogMel
 from asr_emapl.config import RunConfig
+from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.errors import UserError
-from asr_emapl.pseudo_labels import EmaLabels, OracleLabels, Strategy
+from asr_emapl.pseudo_labels.config import PseudoLabelConfig
+from asr_emapl.pseudo_labels.strategies import Strategy, Transcripts
 from asr_emapl.scaling import BatchSchedule, ScalingPlan, Schedule, StepAudio, momentum
 from asr_emapl.text.tokenizer import Tokenizer, load_tokenizer
+from asr_emapl.training.objectives import CtcObjective
+from asr_emapl.training.phases import Phases
+from asr_emapl.training.step import TrainStep
 
 
 def read_tokenizer(config: RunConfig) -> Tokenizer:
@@ -100,43 +107,27 @@ def require_measurable_noise(config: RunConfig, world_size: int) -> None:
         )
 
 
-def require_dropout_switch(student: Any, config: RunConfig) -> None:
-    """Refuse a change of dropout that the student cannot make: better asked now than hours later.
+def build_step(
+    world: ProcessGroup,
+    features: LogMel,
+    student: nn.Module,
+    teacher: EmaTeacher,
+    optimizer: torch.optim.Optimizer,
+    strategy: Strategy | None,
+    limits: PseudoLabelConfig,
+    *,
+    clip_norm: float | None = None,
+    bf16: bool = False,
+) -> TrainStep:
+    """The train step with CTC on transcripts and, with a strategy, CTC on pseudo-labels.
 
-    Raises:
-        UserError: the config asks for one, and the student has no `set_dropout` that takes it.
+    Args:
+        student: as `ProcessGroup.wrap` returned it.
+        limits: for pseudo-labels.
     """
-    rates = _dropout_from_then_on(config)
-    if not rates or config.pseudo_labels.strategy == "none":
-        return
-    keys = " and ".join(f"pseudo_labels.{name}" for name in rates)
-    hook = getattr(student, "set_dropout", None)
-    if hook is None:
-        raise UserError(f"{keys}: {config.model.target} has no set_dropout(dropout, layerdrop); set to null")
-    try:
-        inspect.signature(hook).bind(**rates)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{keys}: set_dropout of {config.model.target}: {error}; set to null") from error
-
-
-def switch_dropout(student: Any, config: RunConfig) -> None:
-    """Give the student the dropout and layerdrop that it has once pseudo-labels begin; null: as they are."""
-    if rates := _dropout_from_then_on(config):
-        student.set_dropout(**rates)
-
-
-def _dropout_from_then_on(config: RunConfig) -> dict[str, float]:
-    rates = {"dropout": config.pseudo_labels.dropout, "layerdrop": config.pseudo_labels.layerdrop}
-    return {name: rate for name, rate in rates.items() if rate is not None}
-
-
-def build_strategy(config: RunConfig, teacher: EmaTeacher, *, bf16: bool) -> Strategy | None:
-    """Where pseudo-labels come from; None: from nowhere."""
-    name = config.pseudo_labels.strategy
-    if name == "none":
-        return None
-    if name == "ema":
-        return EmaLabels(teacher, autocast=bf16)
-    if name == "oracle":
-        return OracleLabels()
-    raise UserError(f"pseudo_labels.strategy {name!r} is none of none, ema, oracle")
+    phases = Phases(world.device)
+    labelled = CtcObjective(world, features, student, Transcripts(), None, phases, bf16=bf16)
+    unlabelled = None
+    if strategy is not None:
+        unlabelled = CtcObjective(world, features, student, strategy, limits, phases, bf16=bf16)
+    return TrainStep(world, student, teacher, optimizer, labelled, unlabelled, phases, clip_norm=clip_norm)

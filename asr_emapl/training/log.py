@@ -9,19 +9,18 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr_emapl.checkpoints.async_save import Saved
+from asr_emapl.pseudo_labels.quality import pseudo_label_quality
 from asr_emapl.runs.line_file import LineFile
 from asr_emapl.runs.reader import read_log
 from asr_emapl.scaling import StepHyperparameters
 from asr_emapl.storage.json_text import parse_object
 from asr_emapl.storage.text_files import raw_lines
 from asr_emapl.terminal import say
-from asr_emapl.training.skipped_steps import SkippedSteps
 from asr_emapl.training.step import StepResult
 
 if TYPE_CHECKING:
@@ -128,7 +127,7 @@ class RunLog:
             parts.append(f"{kind} loss {loss:.2f}")
             scalars[f"loss/{kind}"] = loss
             if not chosen:
-                quality = _pseudo_label_quality(results)
+                quality = pseudo_label_quality(results)
                 parts.append(f"non-empty labels {100 * quality['nonempty']:.0f} %")
                 scalars |= {f"pseudo_labels/{name}": value for name, value in quality.items()}
         self.say(", ".join(parts))
@@ -266,23 +265,6 @@ def logged_validation(folder: Path, lines: int, step: int) -> dict[str, float] |
         return None
 
 
-def _pseudo_label_quality(results: Sequence[StepResult]) -> dict[str, float]:
-    """Means over unlabelled steps: of non-empty labels, of confidence, of what was used and why not."""
-    quality = {
-        "nonempty": sum(r.nonempty or 0.0 for r in results) / len(results),
-        "confidence": sum(r.confidence or 0.0 for r in results) / len(results),
-    }
-    dropped = sum((r.dropped for r in results), Counter[str]())
-    used = sum(r.utterances for r in results)
-    seen = used + dropped.total()
-    if seen:
-        quality["used"] = used / seen
-        quality |= {f"dropped/{reason}": count / seen for reason, count in dropped.items()}
-    if used:
-        quality["tokens_per_utterance"] = sum(r.tokens for r in results) / used
-    return quality
-
-
 def _strict(value: Any) -> Any:
     """Without NaN and infinities, which JSON does not have: null instead."""
     if isinstance(value, dict):
@@ -298,3 +280,43 @@ def _clock(seconds: float) -> str:
     minutes, seconds_left = divmod(round(max(0.0, seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds_left:02d}"
+
+
+class SkippedSteps:
+    """Counts steps that moved nothing; at most one line about them in `every_seconds`."""
+
+    def __init__(self, every_seconds: float) -> None:
+        self.every_seconds = every_seconds
+        self.steps = self.skipped = self._untold = 0
+        self._told_at: float | None = None
+
+    def step(self, number: int, labelled: bool, result: StepResult, now: float) -> str | None:
+        """Count a step; the line to print about it, if it was skipped and one is due.
+
+        Args:
+            now: seconds on a clock that only goes forward.
+        """
+        self.steps += 1
+        if result.taken:
+            return None
+        self.skipped += 1
+        if self._told_at is not None and now - self._told_at < self.every_seconds:
+            self._untold += 1
+            return None
+        others = f" ({self._untold} other steps since the last warning)" if self._untold else ""
+        self._told_at, self._untold = now, 0
+        return f"warning: step {number} was skipped: {_why(labelled, result)}{others}"
+
+    def total(self) -> str | None:
+        """The line to print at the end; None if no step was skipped."""
+        if not self.skipped:
+            return None
+        return f"warning: {self.skipped} of {self.steps} steps were skipped; asr-emapl report says why"
+
+
+def _why(labelled: bool, result: StepResult) -> str:
+    if result.utterances:
+        return "its gradient is not finite"
+    kind = "labelled" if labelled else "unlabelled"
+    reasons = ", ".join(f"{count} {reason}" for reason, count in result.dropped.most_common())
+    return f"all {result.dropped.total()} {kind} utterances were dropped ({reasons})"

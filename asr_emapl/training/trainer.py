@@ -27,6 +27,9 @@ from asr_emapl.ema import EmaTeacher, unwrap
 from asr_emapl.errors import UserError
 from asr_emapl.models.contract import build_model, build_twin
 from asr_emapl.models.target import USERS_OWN
+from asr_emapl.pseudo_labels.collapse import CollapseGuard
+from asr_emapl.pseudo_labels.dropout import require_dropout_switch, switch_dropout
+from asr_emapl.pseudo_labels.strategies import build_strategy
 from asr_emapl.running_mean import RunningMean
 from asr_emapl.runs.lock import run_lock
 from asr_emapl.scaling import AudioClock, BatchNormMomenta, StepHyperparameters, rescale_optimizer_state
@@ -34,19 +37,15 @@ from asr_emapl.scaling.range import warnings
 from asr_emapl.training import resume
 from asr_emapl.training.build import (
     build_plan,
-    build_strategy,
+    build_step,
     nominal_step_audio,
     read_tokenizer,
-    require_dropout_switch,
     require_measurable_noise,
-    switch_dropout,
 )
 from asr_emapl.training.corpora import Corpora
-from asr_emapl.training.guard import Guard
 from asr_emapl.training.log import RunLog, logged_validation
 from asr_emapl.training.optimizer import build_optimizer
 from asr_emapl.training.skipped import SkippedList
-from asr_emapl.training.step import TrainStep
 from asr_emapl.training.validation import Validator
 
 # Steps after which the processes say what their time went to.
@@ -109,7 +108,7 @@ class Trainer:
         self.kappa = self.plan.steps.kappa()
 
     def _build(self) -> None:
-        """Student, teacher, optimizer, strategy, and the step that moves them."""
+        """Student, teacher, optimizer, and the step that moves them."""
         config, world = self.config, self.world
         bf16 = config.device.precision == "bf16"
         build = functools.partial(
@@ -121,7 +120,7 @@ class Trainer:
         )
         torch.manual_seed(config.seed)
         model = build()
-        require_dropout_switch(model, config)
+        require_dropout_switch(model, config.pseudo_labels, config.model.target)
         follower = world.place(build_twin(model, build, config.seed).requires_grad_(False), bf16=bf16)
         self.student = world.wrap(world.place(model, bf16=bf16))
         self.optimizer = build_optimizer(model, config.optimizer.name, self.plan.optimizer.at(self.kappa)[0])
@@ -132,14 +131,13 @@ class Trainer:
         self.mean = RunningMean(model) if config.checkpoint.running_mean else None
         self.batch_norm = BatchNormMomenta(model)
         self.features = LogMel(config.features).to(world.device)
-        self.strategy = build_strategy(config, self.teacher, bf16=bf16)
-        self.train_step = TrainStep(
+        self.train_step = build_step(
             world,
             self.features,
             self.student,
             self.teacher,
             self.optimizer,
-            self.strategy,
+            build_strategy(config.pseudo_labels.strategy, self.teacher, bf16=bf16),
             config.pseudo_labels,
             bf16=bf16,
         )
@@ -154,7 +152,7 @@ class Trainer:
             allowed=self.allow_changes,
         )
         self.notes += self.corpora.notes + notes
-        self.guard = Guard(**self.corpora.sizes)
+        self.guard = CollapseGuard(**self.corpora.sizes)
         rates = logged_validation(self.folder, log_lines, self.step) if self.validation_due else None
         rates = world.gather(rates)[0]
         self.validation_due = self.validation_due and rates is None
@@ -264,7 +262,7 @@ class Trainer:
         if self.step % TIMED_STEPS == 0 or self.clock.hours >= self.config.hours:
             self.log.phases(self.step, self.clock.hours, self.world.gather(self.train_step.phases.take()))
         self.skipped.step(batch.skipped, result)
-        self.guard.step(self.step, batch.labelled, result)
+        self.guard.step(self.step, batch.labelled, result, result.taken)
 
     def _prepare_student(self) -> None:
         """Random draws depend on (seed, step, rank) alone, so that a resumed run repeats them."""
@@ -273,8 +271,8 @@ class Trainer:
         begin_step = getattr(student, "begin_step", None)
         if begin_step is not None:
             begin_step(draw_seed(config.seed, "layers", self.step))
-        if self.strategy is not None and self.clock.hours >= config.pseudo_labels.start_hours:
-            switch_dropout(student, config)
+        if self.train_step.unlabelled and self.clock.hours >= config.pseudo_labels.start_hours:
+            switch_dropout(student, config.pseudo_labels)
         student.train()
 
     def _apply(self, now: StepHyperparameters, passes: int) -> None:
@@ -351,7 +349,6 @@ class Trainer:
             "student": unwrap(self.student).state_dict(),
             "teacher": self.teacher.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "strategy": self.strategy.state_dict() if self.strategy else {},
             "running_mean": self.mean.state_dict() if self.mean else {},
             "clock": self.clock.state_dict(),
             "position": self.position.state_dict(),
@@ -397,8 +394,6 @@ class Trainer:
             return
         with checkpoint.fitting(path, self.config.model.target):
             load_optimizer(self.optimizer, state["optimizer"])
-            if self.strategy is not None and state["strategy"]:
-                self.strategy.load_state_dict(state["strategy"])
             if self.mean is not None and state["running_mean"]:
                 self.mean.load_state_dict(divide(state["running_mean"], self.mean.state_dict()))
         self.kappa = state["kappa"]

@@ -1,0 +1,42 @@
+"""The dropout of the student once pseudo-labels begin."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from asr_emapl.errors import UserError
+from asr_emapl.pseudo_labels.config import PseudoLabelConfig
+
+
+def require_dropout_switch(student: Any, config: PseudoLabelConfig, target: str) -> None:
+    """Refuse a change of dropout that the student cannot make, before the run begins.
+
+    Args:
+        target: import path of the model, for messages.
+
+    Raises:
+        UserError: the config sets a rate, and the student has no `set_dropout` that takes it.
+    """
+    rates = _rates(config)
+    if not rates or config.strategy == "none":
+        return
+    keys = " and ".join(f"pseudo_labels.{name}" for name in rates)
+    hook = getattr(student, "set_dropout", None)
+    if hook is None:
+        raise UserError(f"{keys}: {target} has no set_dropout(dropout, layerdrop); set to null")
+    try:
+        inspect.signature(hook).bind(**rates)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{keys}: set_dropout of {target}: {error}; set to null") from error
+
+
+def switch_dropout(student: Any, config: PseudoLabelConfig) -> None:
+    """Set the rates of the config; a rate that is null stays unchanged."""
+    if rates := _rates(config):
+        student.set_dropout(**rates)
+
+
+def _rates(config: PseudoLabelConfig) -> dict[str, float]:
+    rates = {"dropout": config.dropout, "layerdrop": config.layerdrop}
+    return {name: rate for name, rate in rates.items() if rate is not None}

@@ -1,0 +1,47 @@
+"""What a batch gave to learn, over all ranks, and the quality of pseudo-labels over many batches."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """The utterances of one global batch.
+
+    Attributes:
+        utterances: trained on.
+        tokens: of their labels.
+        dropped: utterances not trained on, by reason (`filters.REASONS`).
+        confidence: mean confidence of the pseudo-labels, dropped ones included; None for transcripts.
+        nonempty: share of pseudo-labels that are not empty; None for transcripts.
+    """
+
+    utterances: int
+    tokens: int
+    dropped: Counter[str] = field(default_factory=Counter)
+    confidence: float | None = None
+    nonempty: float | None = None
+
+    @property
+    def seen(self) -> int:
+        """Utterances of the batch."""
+        return self.utterances + self.dropped.total()
+
+
+def pseudo_label_quality(batches: Sequence[LabelCounts]) -> dict[str, float]:
+    """Means over batches of pseudo-labels, by name: shares in [0, 1], tokens per utterance."""
+    quality = {
+        "nonempty": sum(b.nonempty or 0.0 for b in batches) / len(batches),
+        "confidence": sum(b.confidence or 0.0 for b in batches) / len(batches),
+    }
+    dropped = sum((b.dropped for b in batches), Counter[str]())
+    used, seen = sum(b.utterances for b in batches), sum(b.seen for b in batches)
+    if seen:
+        quality["used"] = used / seen
+        quality |= {f"dropped/{reason}": count / seen for reason, count in dropped.items()}
+    if used:
+        quality["tokens_per_utterance"] = sum(b.tokens for b in batches) / used
+    return quality

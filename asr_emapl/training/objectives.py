@@ -1,0 +1,224 @@
+"""What a micro-batch teaches: an objective prepares targets, and gives their loss.
+
+Axes: B utterances, T feature frames, F mel bands, S tokens, V labels.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from asr_emapl.audio import SAMPLE_RATE_HZ
+from asr_emapl.audio.features import LogMel
+from asr_emapl.data.loader import MicroBatch
+from asr_emapl.distributed.process_group import ProcessGroup
+from asr_emapl.ema import unwrap
+from asr_emapl.pseudo_labels.config import PseudoLabelConfig
+from asr_emapl.pseudo_labels.filters import Candidate, reason_to_drop
+from asr_emapl.pseudo_labels.strategies import LabelRequest, Labels, Strategy
+from asr_emapl.training.phases import Phases
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the student learns from one micro-batch: only utterances that are trained on.
+
+    Attributes:
+        features_BTF: augmented features, on the device.
+        lengths_B: long [B], in feature frames, on the device.
+        tokens_BS: long [B, S], padded with zeros, on the device.
+        frames: of the student's output, known without waiting for the device.
+        counts: tokens of each utterance.
+    """
+
+    features_BTF: Tensor
+    lengths_B: Tensor
+    tokens_BS: Tensor
+    frames: tuple[int, ...]
+    counts: tuple[int, ...]
+
+    def take(self, rows: Sequence[int]) -> Targets:
+        """Some of the utterances."""
+        index = to_device(torch.tensor(rows, dtype=torch.long), self.features_BTF.device)
+        return Targets(
+            self.features_BTF.index_select(0, index),
+            self.lengths_B.index_select(0, index),
+            self.tokens_BS.index_select(0, index),
+            tuple(self.frames[i] for i in rows),
+            tuple(self.counts[i] for i in rows),
+        )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The targets of this rank's micro-batches, and what was counted on the way.
+
+    Attributes:
+        targets: of the micro-batches that have an utterance to train on.
+        dropped: utterances not trained on, by reason.
+        confidence: sum over the pseudo-labels, dropped ones included; None for transcripts.
+        nonempty: number of pseudo-labels that are not empty; None for transcripts.
+    """
+
+    targets: list[Targets]
+    dropped: Counter[str] = field(default_factory=Counter)
+    confidence: float | None = None
+    nonempty: int | None = None
+
+    @property
+    def utterances(self) -> int:
+        return sum(len(targets.counts) for targets in self.targets)
+
+    @property
+    def tokens(self) -> int:
+        return sum(sum(targets.counts) for targets in self.targets)
+
+
+class Objective(Protocol):
+    """A part of training with a loss of its own. The step divides its sum by the global count."""
+
+    def prepare(self, micro_batches: Sequence[MicroBatch], passes: int) -> Prepared:
+        """Targets of this rank's micro-batches; `passes`: how many all ranks prepare at least."""
+        ...
+
+    def nothing(self) -> Targets:
+        """Targets without an utterance, for a rank that takes part in a reduction only."""
+        ...
+
+    def loss(self, targets: Targets) -> Tensor:
+        """Sum of the losses of the utterances, a scalar with its graph."""
+        ...
+
+
+class CtcObjective:
+    """CTC (Graves et al. 2006) on labels of a strategy.
+
+    Args:
+        student: as `ProcessGroup.wrap` returned it.
+        strategy: makes the labels: `Transcripts`, or a strategy of pseudo-labels.
+        limits: for pseudo-labels; None: the labels are transcripts.
+        bf16: run the student's forward pass in bfloat16 where autocast does.
+    """
+
+    def __init__(
+        self,
+        world: ProcessGroup,
+        features: LogMel,
+        student: nn.Module,
+        strategy: Strategy,
+        limits: PseudoLabelConfig | None,
+        phases: Phases,
+        *,
+        bf16: bool = False,
+    ) -> None:
+        self.world, self.features, self.student, self.strategy = world, features, student, strategy
+        self.limits, self.phases, self.bf16 = limits, phases, bf16
+
+    def prepare(self, micro_batches: Sequence[MicroBatch], passes: int) -> Prepared:
+        """See `Objective.prepare`. Waits for the device once, for the numbers of all labels."""
+        queued = [self._queue(micro) for micro in micro_batches]
+        if self.world.sharded and self.limits is not None:
+            # The weights of a sharded teacher are gathered by all ranks equally often.
+            for _ in range(passes - len(queued)):
+                nothing = self.nothing()
+                self.strategy.labels(LabelRequest([], nothing.features_BTF, nothing.lengths_B, []))
+        prepared = self._filter(queued)
+        self.phases.mark("features" if self.limits is None else "teacher")
+        return prepared
+
+    def nothing(self) -> Targets:
+        """See `Objective.nothing`."""
+        bands, device = self.features.mel.n_mels, self.world.device
+        lengths_B = torch.full((1,), 32, device=device)
+        tokens_BS = torch.zeros(1, 0, dtype=torch.long, device=device)
+        return Targets(torch.zeros(1, 32, bands, device=device), lengths_B, tokens_BS, (), ())
+
+    def loss(self, targets: Targets) -> Tensor:
+        """See `Objective.loss`."""
+        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16):
+            log_probs_BTV, _ = self.student(targets.features_BTF, targets.lengths_B)
+        if not targets.counts:
+            return 0.0 * log_probs_BTV.sum()
+        # int64 tokens select torch's own kernel, for texts of any length; int32 may select cuDNN's. It takes
+        # lengths on the CPU, so nothing waits for the student.
+        return F.ctc_loss(
+            log_probs_BTV.float().transpose(0, 1),
+            targets.tokens_BS,
+            torch.tensor(targets.frames),
+            torch.tensor(targets.counts),
+            reduction="sum",
+            zero_infinity=True,
+        )
+
+    def _queue(self, micro: MicroBatch) -> _Queued:
+        """Labels from clean features, and the student's features, queued on the device."""
+        there = micro.to(self.world.device)
+        features_BTF, lengths_B = self.features(there.waveforms_BN, there.samples_B)
+        if self.limits is not None:
+            self.phases.mark("features")
+        seconds = [n / SAMPLE_RATE_HZ for n in micro.samples_B.tolist()]
+        labels = self.strategy.labels(
+            LabelRequest(micro.ids, features_BTF, lengths_B, seconds, micro.targets)
+        )
+        if self.limits is not None:
+            self.phases.mark("teacher")
+        samples_B = micro.samples_B
+        if there.student_BN is not None and there.student_samples_B is not None:
+            features_BTF, lengths_B = self.features(there.student_BN, there.student_samples_B)
+            assert micro.student_samples_B is not None
+            samples_B = micro.student_samples_B
+        frames = unwrap(self.student).output_lengths(self.features.frames(samples_B))  # type: ignore[operator]
+        if there.keep_BF is not None and there.keep_BT is not None:
+            # Features have mean 0, so a masked band or frame becomes the utterance's mean.
+            features_BTF = features_BTF * there.keep_BF[:, None, :] * there.keep_BT[:, :, None]
+        self.phases.count(micro)
+        return _Queued(features_BTF, lengths_B, tuple(frames.tolist()), tuple(seconds), labels)
+
+    def _filter(self, queued: Sequence[_Queued]) -> Prepared:
+        """Keep the utterances that are trained on; the only wait for the labels."""
+        pseudo = self.limits is not None
+        if not queued:
+            return Prepared([], confidence=0.0 if pseudo else None, nonempty=0 if pseudo else None)
+        numbers = self.world.read(torch.cat([one.labels.numbers() for one in queued], dim=1))
+        targets, dropped, start = [], Counter[str](), 0
+        for one in queued:
+            end = start + len(one.frames)
+            counts, needed, confidences = (row[start:end] for row in numbers)
+            columns = (counts, needed, one.frames, one.seconds, confidences)
+            reasons = [reason_to_drop(Candidate(*row), self.limits) for row in zip(*columns, strict=True)]
+            dropped.update(reason for reason in reasons if reason is not None)
+            kept = [row for row, reason in enumerate(reasons) if reason is None]
+            if kept:
+                tokens_BS = to_device(one.labels.tokens_BS, self.world.device)
+                whole = Targets(
+                    one.features_BTF, one.lengths_B, tokens_BS, one.frames, tuple(map(int, counts))
+                )
+                targets.append(whole if len(kept) == len(reasons) else whole.take(kept))
+            start = end
+        if not pseudo:
+            return Prepared(targets, dropped)
+        return Prepared(targets, dropped, sum(numbers[2]), sum(count > 0 for count in numbers[0]))
+
+
+@dataclass(frozen=True)
+class _Queued:
+    """A micro-batch whose labels are queued on the device; their numbers are not known yet."""
+
+    features_BTF: Tensor
+    lengths_B: Tensor
+    frames: tuple[int, ...]
+    seconds: tuple[float, ...]
+    labels: Labels
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on `device`; from CPU to GPU through page-locked memory, so that nothing waits."""
+    if tensor.device.type == "cpu" and device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
