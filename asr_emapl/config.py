@@ -1,15 +1,17 @@
-"""A run's config: YAML checked against the config dataclasses that stand beside each component."""
+"""The settings of a run: YAML and overrides, validated against the dataclasses beside each component."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from annotated_types import Ge, Le
+from pydantic import TypeAdapter, ValidationError
 
 from asr_emapl.audio.augment import AugmentConfig
 from asr_emapl.audio.features import FeatureConfig
@@ -18,45 +20,49 @@ from asr_emapl.checkpoints.folder import CheckpointConfig
 from asr_emapl.data.batch_plan import BatchConfig
 from asr_emapl.data.loader import DataConfig
 from asr_emapl.distributed.process_group import DeviceConfig
-from asr_emapl.ema import TeacherConfig
 from asr_emapl.errors import UserError
-from asr_emapl.limits import out_of_range
 from asr_emapl.models.contract import ModelConfig
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
-from asr_emapl.scaling import ScheduleConfig
+from asr_emapl.settings import Hours, PositiveHours, allowed, describe, group_of
 from asr_emapl.storage.outputs import write
 from asr_emapl.storage.yaml_text import parse_yaml, read_yaml, require_bounded
-from asr_emapl.training.optimizer import OptimizerConfig
+from asr_emapl.training.hyperparameters import OptimizerConfig, ScheduleConfig, TeacherConfig
 
 
 @dataclass
 class InitConfig:
-    """Where the run starts from: nothing (random weights), or a checkpoint."""
+    """What the run starts from."""
 
     checkpoint: str | None = None
-    # run: go on with the checkpoint's clock, optimizer and place in the data; weights: only its weights.
-    keep: str = "run"
+    """A checkpoint; null: random weights."""
+    keep: Literal["run", "weights"] = "run"
+    """run: continue with its clock, optimizer and position in the data; weights: only its weights."""
 
 
 @dataclass
 class IntervalConfig:
-    """What happens every so many hours of audio; 0: only at the end."""
+    """When the validation splits are decoded."""
 
-    every_hours: float = field(default=1.0, metadata={"least": 0.0, "most": 1e9})
+    every_hours: PositiveHours | None = 1.0
+    """Hours of audio between validations; null: only at the end."""
 
 
 @dataclass
 class RunConfig:
-    """Everything a run depends on. Times in hours of audio consumed, over all ranks."""
+    """Everything that a run depends on. Times in hours of audio consumed over all ranks."""
 
     run_dir: str = "runs/run"
-    seed: int = field(default=0, metadata={"least": -(2**63), "most": 2**63 - 1})
-    hours: float = field(default=10.0, metadata={"least": 0.0, "most": 1e9})
-    tokenizer: str = ""
+    """Run directory; rerun with the same one to resume."""
+    seed: Annotated[int, Ge(-(2**63)), Le(2**63 - 1)] = 0
+    """Seed of weights, order and augmentation."""
+    hours: Hours = 10.0
+    """Hours of audio to train for."""
+    tokenizer: str | None = None
+    """File that `asr-emapl tokenizer` wrote; required for training."""
     data: DataConfig = field(default_factory=DataConfig)
     features: FeatureConfig = field(default_factory=FeatureConfig)
-    # null: no SpecAugment.
     augment: AugmentConfig | None = field(default_factory=AugmentConfig)
+    """null: no SpecAugment."""
     perturb: PerturbConfig = field(default_factory=PerturbConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -70,92 +76,136 @@ class RunConfig:
     init: InitConfig = field(default_factory=InitConfig)
 
 
-_MAX_INTERPOLATIONS = 16
-
-
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file and apply overrides such as "optimizer.lr=0.001".
 
     Raises:
-        UserError: absent file, broken YAML, unknown key, wrong type; names the file and the key.
+        UserError: a missing file, broken YAML, an unknown key, a wrong value; names the file and the key.
     """
-    written = read_yaml(path)
-    if written is not None and not isinstance(written, dict):
-        raise UserError(f"config {path}: a mapping of keys to values is expected")
-    config = _merge(OmegaConf.structured(RunConfig), written or {}, f"config {path}")
+    values = read_yaml(path)
+    values = _require_mapping({} if values is None else values, f"config {path}")
+    _validated(values, f"config {path}")
     for override in overrides:
-        if "=" not in override:
-            raise UserError(f"override {override!r}: write key=value, for example optimizer.lr=0.001")
+        place = f"override {override!r}"
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise UserError(f"{place}: write key=value, for example optimizer.lr=0.001")
         try:
-            # OmegaConf reads the value by itself, without limits.
-            parse_yaml(override.partition("=")[2])
-            change = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
-        # IndexError: OmegaConf on a key such as "[".
-        except (OmegaConfBaseException, yaml.YAMLError, ValueError, IndexError, RecursionError) as error:
-            raise UserError(f"override {override!r}: {' '.join(str(error).split())}") from error
-        assert isinstance(change, dict)
-        config = _merge(config, change, f"override {override!r}")
-    return _to_object(config, f"config {path}")
+            value = parse_yaml(text)
+        except ValueError as error:
+            raise UserError(f"{place}: {' '.join(key.split())}: {error}") from error
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        values = _merged(values, value)
+        _validated(values, place)
+    return _validated(values, f"config {path}")
 
 
 def config_from_dict(values: dict[str, Any], place: str) -> RunConfig:
-    """A config as a checkpoint keeps it.
+    """A config as a checkpoint stores it.
 
     Raises:
-        UserError: an unknown key, a wrong type or value; names `place` and the key.
+        UserError: an unknown key or a wrong value; names `place` and the key.
     """
-    if not isinstance(values, dict):
-        raise UserError(f"{place}: a mapping of keys to values is expected")
-    return _to_object(_merge(OmegaConf.structured(RunConfig), values, place), place)
+    return _validated(_require_mapping(values, place), place)
 
 
 def config_to_dict(config: RunConfig) -> dict[str, Any]:
-    """Primitives alone; the inverse of `config_from_dict`."""
-    return OmegaConf.to_container(OmegaConf.structured(config))  # type: ignore[return-value]
+    """Primitives only; the inverse of `config_from_dict`."""
+    return asdict(config)
 
 
 def write_config(path: Path, config: RunConfig) -> None:
-    """Write the config as YAML, in one piece.
+    """Write the config as YAML, atomically.
 
     Raises:
-        UserError: it cannot be written; what was there before still is.
+        UserError: it cannot be written; what was there before stays.
     """
-    write(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
+    write(path, yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
 
 
-def _merge(base: DictConfig, change: dict[Any, Any], place: str) -> DictConfig:
-    for key, value in change.items():
-        # One key at a time: not every error of OmegaConf knows where it happened.
-        try:
-            require_bounded(value)
-            base = OmegaConf.merge(base, {key: value})  # type: ignore[assignment]
-        except (OmegaConfBaseException, ValueError, TypeError, ArithmeticError, RecursionError) as error:
-            raise _refusal(place, error, str(key)) from error
-    return base
+@cache
+def _adapter() -> TypeAdapter[RunConfig]:
+    return TypeAdapter(RunConfig)
 
 
-def _to_object(config: DictConfig, place: str) -> RunConfig:
+def _require_mapping(values: Any, place: str) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise UserError(f"{place}: a mapping of keys to values is expected")
+    return values
+
+
+def _merged(base: Any, change: Any) -> Any:
+    """Mappings are merged key by key, anything else is replaced."""
+    if not (isinstance(base, dict) and isinstance(change, dict)):
+        return change
+    return base | {key: _merged(base.get(key), value) for key, value in change.items()}
+
+
+def _validated(values: dict[str, Any], place: str) -> RunConfig:
     try:
-        _require_few_interpolations(config)
-        made: RunConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
-    except (OmegaConfBaseException, RecursionError, ValueError) as error:
-        raise _refusal(place, error, "") from error
-    for fault in out_of_range(made):
-        raise UserError(f"{place}: {fault}")
-    return made
+        require_bounded(values)
+    except ValueError as error:
+        raise UserError(f"{place}: {error}") from error
+    problem = next(_misuses(values, RunConfig), None)
+    if problem is not None:
+        raise UserError(f"{place}: {problem}")
+    try:
+        return _adapter().validate_python(values)
+    except ValidationError as error:
+        raise UserError(f"{place}: {_explain(error)}") from error
 
 
-def _require_few_interpolations(config: DictConfig) -> None:
-    """ValueError for so many ${...} that texts which repeat texts which repeat texts fill the memory."""
-    written = OmegaConf.to_yaml(config, resolve=False)
-    # The environment's variables are no texts of the config: they repeat nothing.
-    count = written.count("${") - written.count("${oc.env:")
-    if count > _MAX_INTERPOLATIONS:
-        raise ValueError(f"{count} interpolations, ${{...}}; at most {_MAX_INTERPOLATIONS} are resolved")
+def _misuses(values: Any, cls: type, prefix: str = "") -> Iterator[str]:
+    """Unknown keys; booleans where numbers are expected, which pydantic takes for 0 and 1; and NaN."""
+    hints = get_type_hints(cls, include_extras=True)
+    for key, value in values.items():
+        name = prefix + " ".join(str(key).split())
+        if key not in hints:
+            near = get_close_matches(str(key), hints, n=1, cutoff=0.5)
+            yield f"{name}: not a setting" + (f"; did you mean '{prefix}{near[0]}'?" if near else "")
+            continue
+        group = group_of(hints[key])
+        if group is not None and isinstance(value, dict):
+            yield from _misuses(value, group, f"{name}.")
+        elif isinstance(value, bool) and "true or false" not in allowed(hints[key]):
+            yield f"{name}: {str(value).lower()} is not {allowed(hints[key])}"
+        elif any(number != number for number in _numbers(value)):
+            yield f"{name}: nan is not {allowed(hints[key])}"
 
 
-def _refusal(place: str, error: Exception, key: str) -> UserError:
-    key = getattr(error, "full_key", None) or key
-    # OmegaConf's own lines on where it happened come after the message.
-    said = str(error).partition("\n    full_key:")[0] or type(error).__name__
-    return UserError(f"{place}: " + " ".join(f"{key}: {said}".removeprefix(": ").split()))
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, list):
+        for item in value:
+            yield from _numbers(item)
+    elif isinstance(value, float):
+        yield value
+
+
+def _explain(error: ValidationError) -> str:
+    """The first wrong value: its key, what it is, and what is allowed."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    known = {setting.key: setting.allowed for setting in describe(RunConfig)}
+    key, groups = "", ("a group of settings",)
+    for part in first["loc"]:
+        if isinstance(part, int):
+            key += f"[{part}]"
+        elif not key or key in _groups():
+            key = f"{key}.{part}".removeprefix(".")
+        elif known.get(key) == "a mapping":
+            key = f"{key}.{part}"
+    base = key.partition("[")[0]
+    expected = known.get(base) or (groups[0] if base in _groups() else "text")
+    shown = " ".join(str(first["input"]).split()) if isinstance(first["input"], str) else repr(first["input"])
+    if first["input"] is None:
+        shown = "null"
+    elif isinstance(first["input"], str):
+        shown = repr(shown)
+    return f"{key}: {shown[:80]} is not {expected}"
+
+
+@cache
+def _groups() -> frozenset[str]:
+    """Keys that hold settings of their own."""
+    keys = [setting.key for setting in describe(RunConfig)]
+    return frozenset(key[:i] for key in keys for i, letter in enumerate(key) if letter == ".")

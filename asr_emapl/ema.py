@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,50 +19,6 @@ from asr_emapl.scaling.averages import momentum
 ORDERS = ("post", "pre", "midpoint")
 # Smallest weight of the student in one move, in units of the teacher's rounding (eps): 0.002 in fp32.
 LEAST_SHARE = 2.0**14
-
-
-@dataclass
-class TeacherConfig:
-    """State the memory one way: the half-life, or the paper's rho at the reference batch.
-
-    Where methods take `reference_audio`, it is the mean unpadded audio of a reference step, in seconds.
-    """
-
-    half_life_hours: float | None = field(default=None, metadata={"above": 0.0, "most": 1e9})
-    rho: float | None = field(default=None, metadata={"above": 0.0, "most": 1.0})
-    # post: the student after the step; pre: before it; midpoint: the mean of both.
-    order: str = "post"
-    # constant; or cosine: rho rises to 1 over the run, as in BYOL and DINO.
-    schedule: str = "constant"
-    # Audio that rho is taken from: actual, each step's own, so that packing does not matter; nominal, the
-    # mean audio of a step at this batch.
-    audio_per_step: str = "actual"
-
-    def half_life_seconds(self, reference_audio: float) -> float:
-        """The half-life in seconds of audio.
-
-        Raises:
-            ValueError: both, or neither, of the two are given.
-        """
-        if (self.half_life_hours is None) == (self.rho is None):
-            raise ValueError("give one of teacher.half_life_hours and teacher.rho")
-        if self.half_life_hours is not None:
-            return self.half_life_hours * 3600.0
-        assert self.rho is not None
-        return half_life_of(self.rho, reference_audio)
-
-    def half_life_over_audio(self, reference_audio: float, total_seconds: float) -> HalfLife:
-        """What `EmaTeacher` takes: the half-life in seconds, or how it grows over a run of `total_seconds`.
-
-        Raises:
-            ValueError: as `half_life_seconds`, or an unknown schedule.
-        """
-        half_life = self.half_life_seconds(reference_audio)
-        if self.schedule == "constant":
-            return half_life
-        if self.schedule == "cosine":
-            return CosineHalfLife(momentum(half_life, reference_audio), reference_audio, total_seconds)
-        raise ValueError(f"teacher.schedule {self.schedule!r} is neither 'constant' nor 'cosine'")
 
 
 @dataclass(frozen=True)

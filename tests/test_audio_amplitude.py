@@ -77,7 +77,7 @@ def test_one_loud_file_is_skipped_and_listed_and_its_batches_are_learned_from(tm
     write(tmp_path / "loud.wav", 1e18, seconds["labelled-03"])
     content = (tmp_path / "labelled.jsonl").read_text().replace("labelled-03.flac", "loud.wav")
     (tmp_path / "labelled.jsonl").write_text(content)
-    train(tiny_config(tmp_path, "hours=0.02", "validation.every_hours=0"))
+    train(tiny_config(tmp_path, "hours=0.02", "validation.every_hours=null"))
     (line,) = map(json.loads, (tmp_path / "run" / "skipped.jsonl").read_text().splitlines())
     assert line["id"] == "labelled-03"
     assert "amplitude 1e+18" in line["why"]

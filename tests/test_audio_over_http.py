@@ -84,7 +84,7 @@ def test_a_run_ends_with_a_line_when_its_server_fails(remote: Path, server: Loop
     config = tiny_config(
         remote,
         "hours=1",
-        "validation.every_hours=0",
+        "validation.every_hours=null",
         "checkpoint.every_hours=0.002",
         f"data.workers={workers}",
     )

@@ -25,8 +25,8 @@ def whole(tmp_path):
     sound = [Utterance("sound", str(path), 0.1)]
     return Perturbation(
         Speed(SpeedConfig()),
-        Reverberation(ReverberationConfig(share=1.0), sound),
-        Noise(NoiseConfig(share=1.0), sound),
+        Reverberation(ReverberationConfig(p=1.0), sound),
+        Noise(NoiseConfig(p=1.0), sound),
     )
 
 
@@ -62,6 +62,6 @@ def test_a_recording_that_is_all_but_silent_is_refused_and_not_amplified_beyond_
     path = tmp_path / "silent.wav"
     soundfile.write(path, np.full(1600, 1e-40), 16_000, subtype="FLOAT")
     silent = [Utterance("silent", str(path), 0.1)]
-    perturbation = Perturbation(noise=Noise(NoiseConfig(share=1.0, snr_db=[-20.0, -20.0]), silent))
+    perturbation = Perturbation(noise=Noise(NoiseConfig(p=1.0, snr_db=[-20.0, -20.0]), silent))
     with pytest.raises(UserError, match=r"perturbed waveform holds NaN.*perturb\.noise\.manifests"):
         perturbation(WAVEFORM, 3, "a", 2)

@@ -68,15 +68,13 @@ def rooms(tmp_path: Path) -> list[Utterance]:
 
 def test_share_and_choice_are_the_seeds_alone(rooms):
     waveform = speech(1000)
-    outcomes = [Reverberation(ReverberationConfig(share=0.5), rooms)(waveform, seed) for seed in range(200)]
+    outcomes = [Reverberation(ReverberationConfig(p=0.5), rooms)(waveform, seed) for seed in range(200)]
     assert 70 < sum(out is waveform for out in outcomes) < 130
     assert len({tuple(out.tolist()) for out in outcomes}) == 3
-    again = [Reverberation(ReverberationConfig(share=0.5), rooms)(waveform, seed) for seed in range(200)]
+    again = [Reverberation(ReverberationConfig(p=0.5), rooms)(waveform, seed) for seed in range(200)]
     assert all(map(torch.equal, outcomes, again))
 
 
 def test_settings_that_are_none(rooms):
     with pytest.raises(UserError, match="manifests"):
         Reverberation(ReverberationConfig(), [])
-    with pytest.raises(UserError, match="share"):
-        Reverberation(ReverberationConfig(share=1.5), rooms)

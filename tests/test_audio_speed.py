@@ -55,7 +55,6 @@ def test_factors_are_drawn_evenly_and_by_the_seed_alone():
         assert 900 < drawn.count(factor) < 1100
 
 
-@pytest.mark.parametrize("factors", [[], [0.0], [1.0, -1.0], [0.4], [2.1], [math.nan]])
-def test_factors_that_are_none(factors):
+def test_without_factors():
     with pytest.raises(UserError, match=r"perturb\.speed\.factors"):
-        Speed(SpeedConfig(factors))
+        Speed(SpeedConfig([]))

@@ -17,7 +17,7 @@ from asr_emapl.training.trainer import train
 
 DECODING = ("student", "teacher", "tokenizer", "config")
 RUN = ("optimizer", "running_mean", "clock", "position", "contents", "step", "kappa", "log_lines")
-HOURS = ("validation.every_hours=0", "checkpoint.every_hours=0", "checkpoint.running_mean=true")
+HOURS = ("validation.every_hours=null", "checkpoint.every_hours=null", "checkpoint.running_mean=true")
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,9 @@ from asr_emapl.cli import app
 from asr_emapl.config import RunConfig
 from asr_emapl.data.batch_plan import BatchConfig
 from asr_emapl.data.loader import DataConfig
-from asr_emapl.ema import TeacherConfig
 from asr_emapl.errors import UserError
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
-from asr_emapl.scaling import ScheduleConfig
-from asr_emapl.training.optimizer import OptimizerConfig
+from asr_emapl.training.hyperparameters import OptimizerConfig, ScheduleConfig, TeacherConfig
 
 BATCH = st.floats(0.5, 50_000.0)
 
@@ -211,7 +209,7 @@ def test_a_teacher_that_never_moves():
 
 
 def test_without_clipping_the_row_says_so():
-    rows, _ = table(run_config(optimizer=OptimizerConfig(clip_norm=0.0)), 400.0)
+    rows, _ = table(run_config(optimizer=OptimizerConfig(clip_norm=None)), 400.0)
     assert rows["clip norm"] == ScaleRow("clip norm", "null", "null", "no clipping")
 
 
@@ -387,18 +385,11 @@ def test_an_impossible_batch_is_a_user_error(batch_seconds):
         scale_table(run_config(), batch_seconds)
 
 
-@pytest.mark.parametrize("reference", [0.0, -60.0, math.nan, math.inf])
-def test_an_impossible_reference_is_a_user_error(reference):
-    with pytest.raises(UserError, match=r"batch\.reference_seconds"):
-        scale_table(run_config(batch=BatchConfig(reference_seconds=reference)), 60.0)
-
-
 @pytest.mark.parametrize(
     "teacher",
     [
         TeacherConfig(),
         TeacherConfig(half_life_hours=1.0, rho=0.9),
-        TeacherConfig(rho=1.5),
         TeacherConfig(rho=0.0),
         TeacherConfig(half_life_hours=-1.0),
     ],
@@ -412,11 +403,6 @@ def test_the_linear_form_outside_its_range_is_a_user_error_that_names_the_larges
     config = run_config(optimizer=OptimizerConfig(betas=[0.9, 0.999], beta_form="linear"))
     with pytest.raises(UserError, match="kappa must stay below 10, or use the power form"):
         scale_table(config, 1200.0)
-
-
-def test_an_unknown_optimizer_is_a_user_error():
-    with pytest.raises(UserError, match=r"optimizer\.name 'lion'"):
-        scale_table(run_config(optimizer=OptimizerConfig(name="lion")), 60.0)
 
 
 # The command.

@@ -90,7 +90,7 @@ for arguments in (["--help"], ["train", "--help"], ["--version"], ["score", sys.
         main()
     except SystemExit as exit_:
         assert not exit_.code, exit_.code
-heavy = {"torch", "torchaudio", "numpy", "matplotlib", "tensorboard", "omegaconf"} & sys.modules.keys()
+heavy = {"torch", "torchaudio", "numpy", "matplotlib", "tensorboard", "pydantic"} & sys.modules.keys()
 print("loaded:", sorted(heavy))
 """
     shown = process("-c", script, str(tmp_path / "a.trn"))
@@ -114,7 +114,7 @@ def test_as_a_process_of_its_own_it_exits_with_2(tmp_path):
 # From a corpus on disk to its score.
 
 OVERRIDES = (
-    *("hours=0.08", "optimizer.lr=0.01", "validation.every_hours=0"),
+    *("hours=0.08", "optimizer.lr=0.01", "validation.every_hours=null"),
     *("checkpoint.every_hours=0.02", "checkpoint.keep=9"),
 )
 

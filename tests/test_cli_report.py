@@ -96,7 +96,7 @@ def test_what_is_asked_for_wrongly(run, manifest, tmp_path):
 
 def test_decoding_by_each_runs_last_checkpoint(tmp_path):
     make_corpus(tmp_path)
-    train(tiny_config(tmp_path, "hours=0.002", "validation.every_hours=0"))
+    train(tiny_config(tmp_path, "hours=0.002", "validation.every_hours=null"))
     out = tmp_path / "page.html"
     wanted = ("--manifest", tmp_path / "dev.jsonl", "--decode", "--model", "student", "--worst", 2)
     result = report(tmp_path / "run", "--out", out, *wanted)

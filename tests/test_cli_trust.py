@@ -50,7 +50,7 @@ def root(tmp_path_factory) -> Path:
     # The config is the user's own: training asks for no other consent.
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(root)
-        config = tiny_config(root, "hours=0.003", "validation.every_hours=0", "pseudo_labels.strategy=ema")
+        config = tiny_config(root, "hours=0.003", "validation.every_hours=null", "pseudo_labels.strategy=ema")
         config.model.target, config.model.options = "their_models.small:Model", {"width": 6}
         train(config)
     write_config(root / "mine.yaml", config)

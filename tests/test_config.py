@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -84,11 +83,6 @@ def test_augmentation_can_be_switched_off(tmp_path, plain):
     assert load_config(plain, ["augment=null"]).augment is None
 
 
-def test_interpolation_within_a_config(tmp_path):
-    path = written(tmp_path, "run_dir: runs/x\ntokenizer: ${run_dir}/letters.json\n")
-    assert load_config(path).tokenizer == "runs/x/letters.json"
-
-
 # What is refused.
 
 
@@ -110,13 +104,11 @@ def test_interpolation_within_a_config(tmp_path):
         ("data: [x]", "data"),
         ("data: {labelled: a.jsonl}", "data.labelled"),
         ("data: {labelled: [null]}", "data.labelled[0]"),
-        ("data: {validation: [a]}", "data"),
+        ("data: {validation: [a]}", "data.validation"),
         ("optimizer: {betas: [0.9, x]}", "optimizer.betas[1]"),
-        ("optimizer: {betas: {a: 1}}", "optimizer"),
-        ("model: {options: [1]}", "model"),
+        ("optimizer: {betas: {a: 1}}", "optimizer.betas"),
+        ("model: {options: [1]}", "model.options"),
         ("batch: {seconds: true}", "batch.seconds"),
-        ("hours: ${absent}", "hours"),
-        ("run_dir: ${oc.env:ASR_EMAPL_ABSENT}", "run_dir"),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_its_file(tmp_path, content, key):
@@ -173,7 +165,6 @@ def repeated(count, line):
     [
         ("&a{i} [*a{j}, *a{j}, *a{j}, *a{j}]", "aliases"),
         ("&a{i} {{<<: [*a{j}, *a{j}, *a{j}, *a{j}]}}", "aliases"),
-        ("'${{.a{j}}}${{.a{j}}}${{.a{j}}}${{.a{j}}}'", "interpolations"),
     ],
 )
 def test_a_few_hundred_bytes_that_would_fill_the_memory(tmp_path, line, what):
@@ -311,8 +302,6 @@ def test_a_wrong_override_is_named(plain, override, said):
 @given(st.text(st.characters(codec="utf-8"), max_size=12), st.text(st.characters(codec="utf-8"), max_size=12))
 @example("[", "3")
 @example("seed", "0b_")
-@example("hours", "${")
-@example("hours", "${hours}")
 def test_no_override_breaks_the_reader(plain, key, value):
     for override in (
         f"{key}={value}",
@@ -380,18 +369,7 @@ def test_a_batch_written_with_an_exponent_is_a_number(tmp_path):
     assert build_batches(load_config(written(tmp_path, "batch: {seconds: 1e2}")), 1).first == 100.0
 
 
-@pytest.mark.parametrize("seconds", [0, -1.0, "lots", "", "Auto", math.nan, math.inf, "nan", "-5"])
-def test_a_batch_that_is_none(seconds):
-    config = RunConfig()
-    config.batch.seconds = seconds
-    for ask in (build_batches, nominal_step_audio):
-        with pytest.raises(UserError, match=r"batch\.seconds"):
-            ask(config, 1)
-
-
-@pytest.mark.parametrize("seconds", [0.0, -60.0, math.nan, math.inf])
-def test_a_reference_batch_that_is_none(seconds):
-    config = RunConfig()
-    config.batch.reference_seconds = seconds
-    with pytest.raises(UserError, match=r"batch\.reference_seconds"):
-        nominal_step_audio(config, 1).kappa()
+@pytest.mark.parametrize("key", ["batch.seconds", "batch.reference_seconds"])
+@pytest.mark.parametrize("seconds", ["0", "-1.0", "lots", "''", "Auto", ".nan", ".inf", "-5", "true", "null"])
+def test_a_batch_that_is_not_positive(plain, key, seconds):
+    assert f"{key}: " in refusal(plain, f"{key}={seconds}")

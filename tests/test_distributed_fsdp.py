@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from asr_emapl.distributed.fsdp import divide, gather, load_optimizer, shard, whole
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
-from asr_emapl.training.optimizer import OptimizerConfig, build_optimizer
+from asr_emapl.training.hyperparameters import OptimizerConfig, build_optimizer
 
 CPU = torch.device("cpu")
 

@@ -88,7 +88,7 @@ def test_an_interrupted_run_is_saved_and_goes_on(tmp_path):
     """Ctrl-C reaches the whole process group: decoding processes get it too."""
     make_corpus(tmp_path)
     run = tmp_path / "run"
-    overrides = ("hours=0.3", "checkpoint.every_hours=0", "validation.every_hours=0", "data.workers=2")
+    overrides = ("hours=0.3", "checkpoint.every_hours=null", "validation.every_hours=null", "data.workers=2")
     process = launch(tmp_path, run, *overrides, start_new_session=True)
     log = run / "speed.jsonl"
     deadline = time.monotonic() + 120

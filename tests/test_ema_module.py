@@ -8,13 +8,11 @@ import io
 import pytest
 import torch
 import torch.distributed as dist
-from hypothesis import given
-from hypothesis import strategies as st
 from support.students import Point, S, half_life_of, net, step, value
 from torch import nn
 from torch.nn.utils import parametrizations, weight_norm
 
-from asr_emapl.ema import EmaTeacher, TeacherConfig, unwrap
+from asr_emapl.ema import EmaTeacher, unwrap
 
 # Precision.
 
@@ -451,30 +449,3 @@ def test_a_loss_against_the_teachers_output_can_be_differentiated():
 
 
 # The config.
-
-
-@given(st.floats(0.01, 1e5), st.floats(1.0, 1e5))
-def test_the_half_life_in_hours_does_not_know_the_reference_batch(hours, reference):
-    assert TeacherConfig(half_life_hours=hours).half_life_seconds(reference) == pytest.approx(3600.0 * hours)
-
-
-@given(st.floats(0.01, 0.99999), st.floats(1.0, 1e5))
-def test_rho_is_that_of_the_reference_batch(rho, reference):
-    half_life = TeacherConfig(rho=rho).half_life_seconds(reference)
-    assert EmaTeacher(Point(), half_life).rho(reference) == pytest.approx(rho, rel=1e-9)
-
-
-@pytest.mark.parametrize("config", [TeacherConfig(), TeacherConfig(half_life_hours=1.0, rho=0.9)])
-def test_the_memory_is_stated_one_way(config):
-    with pytest.raises(ValueError, match=r"give one of teacher\.half_life_hours and teacher\.rho"):
-        config.half_life_seconds(60.0)
-
-
-def test_a_schedule_in_the_config():
-    config = TeacherConfig(rho=0.99, schedule="cosine")
-    schedule = config.half_life_over_audio(S, 100 * S)
-    assert callable(schedule)
-    assert schedule(0.0) == pytest.approx(config.half_life_seconds(S))
-    assert TeacherConfig(rho=0.99).half_life_over_audio(S, 100 * S) == config.half_life_seconds(S)
-    with pytest.raises(ValueError, match=r"teacher\.schedule 'linear'"):
-        TeacherConfig(rho=0.99, schedule="linear").half_life_over_audio(S, 100 * S)

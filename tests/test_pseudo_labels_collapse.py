@@ -146,7 +146,7 @@ def test_labelled_audio_that_is_all_missing_ends_a_run_that_admits_missing_audio
     for path in tmp_path.glob("labelled-*.flac"):
         path.unlink()
     run = launch(
-        tmp_path, tmp_path / "run", "data.max_skipped_share=1", "validation.every_hours=0", processes=2
+        tmp_path, tmp_path / "run", "data.max_skipped_share=1", "validation.every_hours=null", processes=2
     )
     output, _ = run.communicate(timeout=240)
     assert run.returncode != 0
@@ -156,7 +156,7 @@ def test_labelled_audio_that_is_all_missing_ends_a_run_that_admits_missing_audio
 
 
 def test_labelled_steps_that_teach_nothing_end_a_run_whose_unlabelled_ones_go_on(corpus, tmp_path):
-    overrides = ("hours=1", "pseudo_labels.strategy=oracle", "validation.every_hours=0")
+    overrides = ("hours=1", "pseudo_labels.strategy=oracle", "validation.every_hours=null")
     config = tiny_config(
         corpus,
         f"run_dir={tmp_path / 'run'}",
@@ -175,7 +175,7 @@ def test_labelled_steps_that_teach_nothing_end_a_run_whose_unlabelled_ones_go_on
     ],
 )
 def test_a_filter_that_drops_all_pseudo_labels_is_named(corpus, tmp_path, override, named):
-    overrides = ("hours=1", "pseudo_labels.strategy=oracle", "validation.every_hours=0")
+    overrides = ("hours=1", "pseudo_labels.strategy=oracle", "validation.every_hours=null")
     config = tiny_config(corpus, f"run_dir={tmp_path / 'run'}", *overrides, override)
     with pytest.raises(UserError, match=rf"no pseudo-label.*24 of 24 utterances.*{named}"):
         train(config)

@@ -14,8 +14,8 @@ RUN = ROOT / "recipes" / "quickstart" / "run.sh"
 FEW_STEPS = (
     "hours=0.02",
     "pseudo_labels.start_hours=0.01",
-    "validation.every_hours=0",
-    "checkpoint.every_hours=0",
+    "validation.every_hours=null",
+    "checkpoint.every_hours=null",
 )
 
 

@@ -127,9 +127,9 @@ def test_a_job_of_two_processes_saves_once_and_goes_on(tmp_path):
     make_corpus(tmp_path)
     config = tmp_path / "tiny.yaml"
     config.write_text(CONFIG.format(root=tmp_path), encoding="utf-8")
-    common = ("--config", str(config), "--exp", str(tmp_path / "exp"), "--", "validation.every_hours=0")
+    common = ("--config", str(config), "--exp", str(tmp_path / "exp"), "--", "validation.every_hours=null")
     log = tmp_path / "run" / "log.jsonl"
-    job = Job(tmp_path / "job", ROOT, *common, "hours=100", "checkpoint.every_hours=0")
+    job = Job(tmp_path / "job", ROOT, *common, "hours=100", "checkpoint.every_hours=null")
     job.until(lambda: log.exists() and log.stat().st_size > 0)
     job.process.send_signal(signal.SIGUSR1)
     status, seen, text = job.end()

@@ -40,7 +40,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_second_run_is_refused_and_touches_nothing(corpus, tmp_path):
     """Of one process and of two."""
     run = tmp_path / "run"
-    first = launch(corpus, run, "hours=100", "validation.every_hours=0", start_new_session=True)
+    first = launch(corpus, run, "hours=100", "validation.every_hours=null", start_new_session=True)
     try:
         deadline = time.monotonic() + 120
         while not list(run.glob("checkpoints/step-*.pt")) and time.monotonic() < deadline:

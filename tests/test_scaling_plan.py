@@ -14,12 +14,11 @@ from asr_emapl.scaling import (
     ReferenceOptimizer,
     ScalingPlan,
     Schedule,
-    ScheduleConfig,
     StepAudio,
 )
 
 ADAM = ReferenceOptimizer("adamw", {"lr": 1e-3, "betas": (0.9, 0.98), "eps": 1e-8, "weight_decay": 0.1}, 2.0)
-CONSTANT = Schedule(ScheduleConfig(), 100.0)
+CONSTANT = Schedule(100.0)
 HALF_LIFE = 7200.0
 
 
@@ -94,7 +93,7 @@ def test_stages_of_a_progressive_batch_follow_from_the_reference():
 
 
 def test_schedules_are_read_in_the_middle_of_the_step():
-    warmup = Schedule(ScheduleConfig(warmup_hours=1.0), 10.0)
+    warmup = Schedule(10.0, warmup_hours=1.0)
     now = plan(1800.0, schedule=warmup, optimizer=replace(ADAM, rule="none")).at(0.25)
     assert now.clock_seconds == 1800.0
     assert now.lr == pytest.approx(0.5 * 1e-3)

@@ -560,7 +560,7 @@ class NothingElse(importlib.abc.MetaPathFinder):
             raise ImportError(f"{name} is third-party")
 
 sys.meta_path.insert(0, NothingElse())
-for other in ("torchaudio", "omegaconf", "hypothesis"):
+for other in ("torchaudio", "pydantic", "hypothesis"):
     try:
         __import__(other)
     except ImportError:

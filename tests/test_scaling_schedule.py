@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_emapl.scaling import Schedule, ScheduleConfig
+from asr_emapl.scaling import Schedule
 
 SHAPE = st.sampled_from(["cosine", "linear"])
 SHARE = st.floats(0.0, 1.0)
@@ -16,11 +16,11 @@ HOURS = st.floats(0.0, 100.0)
 
 
 def schedule(warmup=2.0, decay=6.0, final=0.1, shape="cosine", end=10.0):
-    return Schedule(ScheduleConfig(warmup, decay, final, shape), end)
+    return Schedule(end, warmup, decay, final, shape)
 
 
 def test_by_default_the_rate_is_constant():
-    constant = Schedule(ScheduleConfig(), 10.0)
+    constant = Schedule(10.0)
     assert [constant.factor(h) for h in (0.0, 5.0, 10.0, 1e6)] == [1.0] * 4
 
 
@@ -104,7 +104,7 @@ def test_an_unknown_shape_is_an_error():
 
 @pytest.mark.parametrize("final", [-0.1, 1.1, math.nan])
 def test_a_final_share_outside_the_unit_interval_is_an_error(final):
-    with pytest.raises(ValueError, match=r"lies outside \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
         schedule(final=final)
 
 

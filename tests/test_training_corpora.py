@@ -58,7 +58,7 @@ def test_perturbations_take_their_sounds_from_manifests(tmp_path: Path) -> None:
     assert made.reverberation is not None
     assert len(made.noise.recordings) == len(made.reverberation.responses) == 20
     with pytest.raises(UserError, match=r"perturb\.noise\.manifests"):
-        perturbed(tmp_path, "perturb.noise.share=1")
+        perturbed(tmp_path, "perturb.noise.p=1")
 
 
 @pytest.mark.parametrize("seconds", [1.0, 1.23457])

@@ -110,7 +110,7 @@ def test_the_interval_narrows_with_more_steps_and_holds_the_share(seed):
 @pytest.mark.parametrize("held", ["device.max_seconds=6", "device.max_seconds=2"])
 def test_measuring_changes_nothing_but_the_log(corpus, tmp_path, held):
     """In two halves (one pass would do), and in the micro-batches that memory asks for."""
-    overrides = ("hours=0.006", "validation.every_hours=0", held)
+    overrides = ("hours=0.006", "validation.every_hours=null", held)
     train(tiny_config(corpus, f"run_dir={tmp_path / 'plain'}", *overrides))
     train(
         tiny_config(corpus, f"run_dir={tmp_path / 'measured'}", "optimizer.noise_every_steps=2", *overrides)
@@ -126,7 +126,7 @@ def test_measuring_changes_nothing_but_the_log(corpus, tmp_path, held):
 
 def test_the_command_reads_a_run(corpus, tmp_path):
     run = tmp_path / "run"
-    overrides = ("hours=0.006", "validation.every_hours=0", "optimizer.noise_every_steps=1")
+    overrides = ("hours=0.006", "validation.every_hours=null", "optimizer.noise_every_steps=1")
     train(tiny_config(corpus, f"run_dir={run}", *overrides))
     told = CliRunner().invoke(app, ["noise", str(run)])
     assert told.exit_code == 0

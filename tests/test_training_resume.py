@@ -24,7 +24,7 @@ from asr_emapl.text.tokenizer import CharacterTokenizer, save_tokenizer
 from asr_emapl.training.resume import contents, require_contents, require_settings
 from asr_emapl.training.trainer import train
 
-FAST = ("validation.every_hours=0", "checkpoint.every_hours=0")
+FAST = ("validation.every_hours=null", "checkpoint.every_hours=null")
 
 
 @pytest.fixture(scope="module")

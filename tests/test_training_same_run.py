@@ -32,8 +32,8 @@ RUN = (
     "model.options.layerdrop=0.2",
     "pseudo_labels.strategy=ema",
     "optimizer.lr=1e-3",
-    "checkpoint.every_hours=0",
-    "validation.every_hours=0",
+    "checkpoint.every_hours=null",
+    "validation.every_hours=null",
 )
 SHORT = (*RUN, "hours=0.06", "pseudo_labels.start_hours=0.02")
 # A hundred steps of nine seconds or so, and some more.
@@ -124,7 +124,7 @@ def _last_rates(run: Path) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_sharded_weights_travel_in_bf16(corpus, tmp_path):
-    overrides = ("hours=0.02", "optimizer.lr=0.01", "device.precision=bf16", "validation.every_hours=0")
+    overrides = ("hours=0.02", "optimizer.lr=0.01", "device.precision=bf16", "validation.every_hours=null")
     finish(launch(corpus, tmp_path / "run", *overrides, "device.sharding=full", processes=2))
     trace = losses(tmp_path / "run")
     assert trace[-1] < 0.8 * trace[0]

@@ -101,7 +101,7 @@ def test_kill_9_and_resume_equals_an_uninterrupted_run_digit_for_digit(corpus, t
 def test_twice_the_micro_batches_give_the_same_loss_trace(corpus, tmp_path):
     overrides = (
         "hours=0.1",
-        "validation.every_hours=0",
+        "validation.every_hours=null",
         "model.options.layerdrop=0.2",
         "optimizer.lr=1e-3",
         *EMA,
@@ -151,7 +151,7 @@ def test_undecodable_audio_is_skipped_alike_by_one_process_and_by_two(tmp_path):
     gone.unlink()
     overrides = (
         "hours=0.02",
-        "validation.every_hours=0",
+        "validation.every_hours=null",
         "data.workers=1",
         "perturb.speed.factors=[0.9,1.1]",
     )
@@ -186,7 +186,7 @@ def test_too_much_undecodable_audio_ends_the_run_with_a_line(tmp_path):
 
 
 def test_a_decoding_process_that_is_killed_ends_the_run_with_a_line(corpus, tmp_path):
-    run = launch(corpus, tmp_path, "hours=100", "data.workers=2", "validation.every_hours=0")
+    run = launch(corpus, tmp_path, "hours=100", "data.workers=2", "validation.every_hours=null")
     log = tmp_path / "log.jsonl"
     deadline = time.monotonic() + 120
     while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
@@ -200,7 +200,7 @@ def test_a_decoding_process_that_is_killed_ends_the_run_with_a_line(corpus, tmp_
 
 
 def test_measured_noise_leaves_the_loss_trace_of_two_processes(corpus, tmp_path):
-    overrides = ("hours=0.008", "validation.every_hours=0", "device.max_seconds=3")
+    overrides = ("hours=0.008", "validation.every_hours=null", "device.max_seconds=3")
     run = launch(corpus, tmp_path / "two", *overrides, "optimizer.noise_every_steps=3", processes=2)
     train(tiny_config(corpus, f"run_dir={tmp_path / 'one'}", *overrides))
     finish(run)
@@ -219,7 +219,7 @@ def test_more_processes_than_utterances_in_a_batch(corpus, tmp_path, measured):
         "hours=0.004",
         "batch.seconds=2",
         "batch.reference_seconds=2",
-        "validation.every_hours=0",
+        "validation.every_hours=null",
     )
     several = launch(corpus, tmp_path / "three", *overrides, processes=3)
     train(tiny_config(corpus, f"run_dir={tmp_path / 'one'}", *overrides))
@@ -230,7 +230,7 @@ def test_more_processes_than_utterances_in_a_batch(corpus, tmp_path, measured):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_sigterm_saves_and_the_same_command_goes_on(corpus, tmp_path, workers):
     """To the whole process group, as schedulers send it: decoding processes get it too."""
-    overrides = ("hours=0.06", "checkpoint.every_hours=0", f"data.workers={workers}", *EMA)
+    overrides = ("hours=0.06", "checkpoint.every_hours=null", f"data.workers={workers}", *EMA)
     process = launch(corpus, tmp_path / "run", *overrides, start_new_session=True)
     log = tmp_path / "run" / "tensorboard"
     deadline = time.monotonic() + 120
@@ -256,7 +256,7 @@ def test_what_is_nominal_and_what_goes_by_the_step(corpus, tmp_path):
     mean = step_audio(tiny_config(corpus)).reference_seconds
     assert mean < 6.0
     rates, momenta = {}, {}
-    overrides = ("hours=0.006", "validation.every_hours=0", "checkpoint.every_hours=0")
+    overrides = ("hours=0.006", "validation.every_hours=null", "checkpoint.every_hours=null")
     for name, turned in (
         ("as_is", ()),
         ("turned", ("teacher.audio_per_step=nominal", "optimizer.audio_per_step=actual")),
@@ -282,7 +282,7 @@ def a_step_after(checkpoint) -> str:
 
 @pytest.mark.parametrize("order", ["pre", "midpoint"])
 def test_a_teacher_without_memory_is_the_student_that_its_order_looks_at(corpus, tmp_path, order):
-    overrides = ("validation.every_hours=0", "checkpoint.every_hours=0", "teacher.half_life_hours=1e-9")
+    overrides = ("validation.every_hours=null", "checkpoint.every_hours=null", "teacher.half_life_hours=1e-9")
 
     def trained(name: str, hours: str):
         config = tiny_config(
@@ -323,7 +323,7 @@ def test_a_progressive_batch_takes_its_hyper_parameters_from_the_reference(corpu
 
 
 def test_a_run_that_scales_by_the_step_resumes_digit_for_digit(corpus, tmp_path):
-    overrides = ("hours=0.01", "validation.every_hours=0", "optimizer.audio_per_step=actual")
+    overrides = ("hours=0.01", "validation.every_hours=null", "optimizer.audio_per_step=actual")
     train(tiny_config(corpus, f"run_dir={tmp_path / 'whole'}", *overrides))
     train(tiny_config(corpus, f"run_dir={tmp_path / 'two'}", *overrides, "hours=0.006"))
     train(tiny_config(corpus, f"run_dir={tmp_path / 'two'}", *overrides))
@@ -332,7 +332,7 @@ def test_a_run_that_scales_by_the_step_resumes_digit_for_digit(corpus, tmp_path)
 
 @pytest.mark.parametrize("hours", [0.005, 0.006, 0.009])
 def test_a_progressive_run_resumes_within_and_between_stages(corpus, tmp_path, hours):
-    overrides = ("hours=0.015", "validation.every_hours=0", "optimizer.rescale_moments=true", *PROGRESSIVE)
+    overrides = ("hours=0.015", "validation.every_hours=null", "optimizer.rescale_moments=true", *PROGRESSIVE)
     train(tiny_config(corpus, f"run_dir={tmp_path / 'whole'}", *overrides))
     train(tiny_config(corpus, f"run_dir={tmp_path / 'two'}", *overrides, f"hours={hours}"))
     train(tiny_config(corpus, f"run_dir={tmp_path / 'two'}", *overrides))
@@ -352,7 +352,7 @@ def test_a_resume_at_another_batch_keeps_adams_bias_correction(corpus, tmp_path)
 
 
 def test_the_average_over_any_window_can_be_taken_afterwards(corpus, tmp_path):
-    overrides = ("checkpoint.running_mean=true", "checkpoint.every_hours=0", "validation.every_hours=0")
+    overrides = ("checkpoint.running_mean=true", "checkpoint.every_hours=null", "validation.every_hours=null")
     run = f"run_dir={tmp_path / 'run'}"
     start = train(tiny_config(corpus, run, "hours=0.0019", "checkpoint.keep=2", *overrides))
     first = torch.load(start, weights_only=True)
@@ -376,14 +376,14 @@ def test_the_average_over_any_window_can_be_taken_afterwards(corpus, tmp_path):
 
 def test_no_average_without_a_running_mean(corpus, tmp_path):
     path = train(
-        tiny_config(corpus, f"run_dir={tmp_path / 'run'}", "hours=0.002", "validation.every_hours=0")
+        tiny_config(corpus, f"run_dir={tmp_path / 'run'}", "hours=0.002", "validation.every_hours=null")
     )
     with pytest.raises(UserError, match=r"checkpoint\.running_mean=true"):
         checkpoint.average(None, path, tmp_path / "average.pt")
 
 
 def test_decoding_processes_change_nothing(corpus, tmp_path):
-    overrides = ("hours=0.01", "validation.every_hours=0")
+    overrides = ("hours=0.01", "validation.every_hours=null")
     train(tiny_config(corpus, f"run_dir={tmp_path / 'none'}", *overrides))
     train(tiny_config(corpus, f"run_dir={tmp_path / 'two'}", "data.workers=2", *overrides))
     assert losses(tmp_path / "two") == losses(tmp_path / "none")
@@ -447,12 +447,12 @@ def test_a_run_without_its_last_checkpoint_is_no_success(corpus, tmp_path, monke
 
     monkeypatch.setattr(checkpoint_folder, "save", full)
     with pytest.raises(UserError, match=r"last checkpoint, of step .* \(No space left"):
-        train(tiny_config(corpus, f"run_dir={tmp_path}", "hours=0.004", "validation.every_hours=0"))
+        train(tiny_config(corpus, f"run_dir={tmp_path}", "hours=0.004", "validation.every_hours=null"))
     assert list((tmp_path / "checkpoints").glob("*")) == []
 
 
 def test_checkpoints_for_good_are_an_interval_of_audio_apart(corpus, tmp_path):
-    overrides = ("hours=0.03", "checkpoint.keep=1", "checkpoint.best_by=null", "validation.every_hours=0")
+    overrides = ("hours=0.03", "checkpoint.keep=1", "checkpoint.best_by=null", "validation.every_hours=null")
     train(tiny_config(corpus, f"run_dir={tmp_path}", *overrides, "checkpoint.keep_every_hours=0.01"))
     kept = [checkpoint.load(path) for path in sorted((tmp_path / "checkpoints").glob("step-*.pt"))]
     hours = [state["clock"]["samples"] / 16_000 / 3600 for state in kept]
@@ -514,7 +514,7 @@ def test_auto_batch_is_what_the_devices_hold(corpus, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["tokenizer=''"], "asr-emapl tokenizer"),
+        (["tokenizer=null"], "asr-emapl tokenizer"),
         (["data.labelled=[]"], "data.labelled names no manifest"),
         (["data.min_seconds=50"], "no utterance lies between"),
         (["teacher.rho=0.9"], "one of teacher.half_life_hours and teacher.rho"),
@@ -545,7 +545,7 @@ def test_wrong_settings_are_one_line_and_leave_nothing(corpus, tmp_path, overrid
 
 def test_a_checkpoint_of_another_optimizer_is_refused(corpus, tmp_path):
     run = f"run_dir={tmp_path / 'run'}"
-    seed = train(tiny_config(corpus, run, "hours=0.002", "validation.every_hours=0"))
+    seed = train(tiny_config(corpus, run, "hours=0.002", "validation.every_hours=null"))
     for overrides in ((run,), (f"run_dir={tmp_path / 'new'}", f"init.checkpoint={seed}")):
         with pytest.raises(UserError, match=r"optimizer\.name=adamw, not adam: keep it"):
             train(tiny_config(corpus, *overrides, "hours=0.004", "optimizer.name=adam"))
@@ -553,7 +553,7 @@ def test_a_checkpoint_of_another_optimizer_is_refused(corpus, tmp_path):
 
 def test_a_schedule_goes_by_the_runs_own_clock(corpus, tmp_path):
     """Not by that of a checkpoint of which only the weights are taken, nor by padded seconds."""
-    overrides = ("hours=0.01", "validation.every_hours=0", "teacher.schedule=cosine")
+    overrides = ("hours=0.01", "validation.every_hours=null", "teacher.schedule=cosine")
     seed = train(tiny_config(corpus, f"run_dir={tmp_path / 'seed'}", *overrides))
     fresh = (f"run_dir={tmp_path / 'fresh'}", f"init.checkpoint={seed}", "init.keep=weights")
     train(tiny_config(corpus, *fresh, *overrides, "teacher.audio_per_step=nominal"))

@@ -19,7 +19,7 @@ from asr_emapl.training.trainer import train
 
 # Validations at .005 h, .01 h, and at the end.
 HOURS = ("hours=0.012",)
-SETTINGS = {"checkpoints due": HOURS, "only validations due": (*HOURS, "checkpoint.every_hours=0")}
+SETTINGS = {"checkpoints due": HOURS, "only validations due": (*HOURS, "checkpoint.every_hours=null")}
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ main()
 def test_a_signal_to_one_of_two_processes_ends_the_validation_of_both(corpus, tmp_path):
     script, run = tmp_path / "signalled.py", tmp_path / "run"
     script.write_text(ONE_OF_TWO)
-    overrides = (*HOURS, "device.max_seconds=2", "checkpoint.every_hours=0")
+    overrides = (*HOURS, "device.max_seconds=2", "checkpoint.every_hours=null")
     output = finish(launch(corpus, run, *overrides, processes=2, program=(str(script),)))
     assert output.count("stopped by SIGTERM") == 1
     assert validations(run) == []

@@ -7,22 +7,30 @@ augmented alike in any batch, on any rank, before and after a resume.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
+
+from asr_emapl.settings import Share
 
 
 @dataclass
 class AugmentConfig:
-    """SpecAugment; widths in mel bands and in frames of 10 ms. No time warping."""
+    """SpecAugment without time warping."""
 
-    frequency_masks: int = field(default=2, metadata={"least": 0, "most": 1000})
-    frequency_width: int = field(default=30, metadata={"least": 0, "most": 4096})
-    time_masks: int = field(default=10, metadata={"least": 0, "most": 1000})
-    time_width: int = field(default=50, metadata={"least": 0, "most": 1_000_000})
-    # A time mask covers at most this share of the utterance.
-    time_share: float = field(default=0.1, metadata={"least": 0.0, "most": 1.0})
+    frequency_masks: Annotated[int, Ge(0), Le(1000)] = 2
+    """Frequency masks per utterance."""
+    frequency_width: Annotated[int, Ge(0), Le(4096)] = 30
+    """Largest width of a frequency mask in mel bands."""
+    time_masks: Annotated[int, Ge(0), Le(1000)] = 10
+    """Time masks per utterance."""
+    time_width: Annotated[int, Ge(0), Le(1_000_000)] = 50
+    """Largest width of a time mask in frames of 10 ms."""
+    time_share: Share = 0.1
+    """Largest share of an utterance that one time mask covers."""
 
 
 class SpecAugment:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
@@ -12,11 +14,14 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 
 @dataclass
 class FeatureConfig:
-    """Log-mel filterbank; window and hop in milliseconds."""
+    """Log-mel filterbank."""
 
-    mel_bands: int = field(default=80, metadata={"least": 1, "most": 4096})
-    window_ms: float = field(default=25.0, metadata={"least": 1.0, "most": 1e4})
-    hop_ms: float = field(default=10.0, metadata={"least": 1.0, "most": 1e4})
+    mel_bands: Annotated[int, Ge(1), Le(4096)] = 80
+    """Mel bands."""
+    window_ms: Annotated[float, Ge(1.0), Le(1e4)] = 25.0
+    """Window in milliseconds."""
+    hop_ms: Annotated[float, Ge(1.0), Le(1e4)] = 10.0
+    """Hop in milliseconds."""
 
 
 @dataclass(frozen=True)

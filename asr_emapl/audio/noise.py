@@ -4,28 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
+from annotated_types import Ge, Le, Len
 from torch import Tensor
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import read_audio
 from asr_emapl.audio.source import Source
 from asr_emapl.errors import UserError
+from asr_emapl.settings import Share
 
 
 @dataclass
 class NoiseConfig:
-    """Which noise is added to how many utterances, and how loud."""
+    """Additive noise."""
 
     manifests: list[str] = field(default_factory=list)
-    # Share of the utterances that get noise, drawn anew in each pass.
-    share: float = field(default=0.5, metadata={"least": 0.0, "most": 1.0})
-    # Least and greatest signal-to-noise ratio in dB, over the whole utterance; drawn evenly between.
-    snr_db: list[float] = field(
-        default_factory=lambda: [5.0, 20.0], metadata={"least": -100.0, "most": 100.0}
+    """Manifests of noise recordings."""
+    p: Share = 0.5
+    """Probability that noise is added to an utterance, drawn again in each pass."""
+    snr_db: Annotated[list[Annotated[float, Ge(-100.0), Le(100.0)]], Len(2, 2)] = field(
+        default_factory=lambda: [5.0, 20.0]
     )
+    """Lowest and highest signal-to-noise ratio in dB over the whole utterance, drawn uniformly between."""
 
 
 class Recording(Protocol):
@@ -43,18 +46,16 @@ class Noise:
     """Adds noise to utterances.
 
     Raises:
-        UserError: no recordings, a share outside 0 to 1, or an SNR range that is none.
+        UserError: no recordings, or the lowest SNR is above the highest.
     """
 
     def __init__(self, config: NoiseConfig, recordings: Sequence[Recording]) -> None:
         if not recordings:
             raise UserError("perturb.noise.manifests name no recording")
-        if not 0.0 <= config.share <= 1.0:
-            raise UserError(f"perturb.noise.share: {config.share} does not lie between 0 and 1")
-        limits = list(config.snr_db)
-        if len(limits) != 2 or not -100.0 <= limits[0] <= limits[1] <= 100.0:
-            raise UserError(f"perturb.noise.snr_db {limits}: give the least and the greatest, as in [5, 20]")
-        self.share, self.limits, self.recordings = config.share, limits, recordings
+        lowest, highest = config.snr_db
+        if lowest > highest:
+            raise UserError(f"perturb.noise.snr_db: {lowest:g} is above {highest:g}; write [lowest, highest]")
+        self.p, self.limits, self.recordings = config.p, (lowest, highest), recordings
 
     def __call__(self, waveform: Tensor, seed: int) -> Tensor:
         """The waveform [samples] with noise, or as it is.
@@ -63,7 +64,7 @@ class Noise:
             UserError: the recording cannot be decoded.
         """
         rng = np.random.default_rng(seed)
-        if rng.random() >= self.share:
+        if rng.random() >= self.p:
             return waveform
         recording = self.recordings[int(rng.integers(len(self.recordings)))]
         snr_db, at = rng.uniform(self.limits[0], self.limits[1]), rng.random()

@@ -12,30 +12,30 @@ from torch import Tensor
 from asr_emapl.audio.decode import read_audio
 from asr_emapl.audio.noise import Recording, mean_square
 from asr_emapl.errors import UserError
+from asr_emapl.settings import Share
 
 
 @dataclass
 class ReverberationConfig:
-    """Which impulse responses, and for how many utterances."""
+    """Impulse responses, and how many utterances are convolved with one."""
 
     manifests: list[str] = field(default_factory=list)
-    # Share of the utterances that are convolved, drawn anew in each pass.
-    share: float = field(default=0.5, metadata={"least": 0.0, "most": 1.0})
+    """Manifests of impulse responses."""
+    p: Share = 0.5
+    """Probability that an utterance is convolved, drawn again in each pass."""
 
 
 class Reverberation:
     """Puts utterances into rooms.
 
     Raises:
-        UserError: no impulse responses, or a share outside 0 to 1.
+        UserError: no impulse responses.
     """
 
     def __init__(self, config: ReverberationConfig, responses: Sequence[Recording]) -> None:
         if not responses:
             raise UserError("perturb.reverberation.manifests name no impulse response")
-        if not 0.0 <= config.share <= 1.0:
-            raise UserError(f"perturb.reverberation.share: {config.share} does not lie between 0 and 1")
-        self.share, self.responses = config.share, responses
+        self.p, self.responses = config.p, responses
 
     def __call__(self, waveform: Tensor, seed: int) -> Tensor:
         """The waveform [samples] in a room, or as it is; see `reverberate`.
@@ -44,7 +44,7 @@ class Reverberation:
             UserError: the impulse response cannot be decoded.
         """
         rng = np.random.default_rng(seed)
-        if rng.random() >= self.share:
+        if rng.random() >= self.p:
             return waveform
         room = self.responses[int(rng.integers(len(self.responses)))]
         return reverberate(waveform, read_audio(room.source, offset=room.offset, duration=room.duration))

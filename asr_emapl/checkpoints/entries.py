@@ -155,15 +155,13 @@ def _step_or_none(value: Any, place: str) -> None:
 
 
 def _config(value: Any, place: str) -> None:
-    for text in _plain_values(value, place):
-        # OmegaConf would look it up, in the environment too; what a run saves is resolved.
-        _require(not (isinstance(text, str) and "${" in text), place, "free of references (${...})")
+    _plain_values(value, place)
     model = _fields({"target": _text, "options": _mapping})
     _fields({"model": model, "optimizer": _fields({"name": _text})})(value, place)
 
 
 def _plain_values(value: Any, place: str) -> list[Any]:
-    """All numbers, texts and Nones in nested mappings and lists, if these hold nothing else."""
+    """All numbers, texts and Nones in nested mappings and lists, if these contain nothing else."""
     found: list[Any] = []
     pending = [(value, 0)]
     for _ in range(_MOST_VALUES):

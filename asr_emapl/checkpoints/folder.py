@@ -6,11 +6,12 @@ import contextlib
 import math
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from asr_emapl.checkpoints.files import State, load, save
 from asr_emapl.errors import UserError
+from asr_emapl.settings import PositiveCount, PositiveHours
 from asr_emapl.storage.partial_file import replace_link
 
 # As `CheckpointFolder.path` writes it. What else lies there (step-final.pt, step-000000004-average.pt) is the
@@ -20,19 +21,19 @@ _NAME = re.compile(r"step-([0-9]{9,})\.pt")
 
 @dataclass
 class CheckpointConfig:
-    """When a run is saved, and what stays on the disk."""
+    """When a run saves checkpoints, and which ones it keeps."""
 
-    # Hours of audio between checkpoints; 0: only at the end.
-    every_hours: float = field(default=1.0, metadata={"least": 0.0, "most": 1e9})
-    # How many of the newest stay.
-    keep: int = field(default=2, metadata={"least": 1, "most": 2**31})
-    # The one with the teacher's lowest WER stays too, saved when it is measured: on this validation split, or
-    # "mean" over all of them; null: none stays for its WER.
+    every_hours: PositiveHours | None = 1.0
+    """Hours of audio between checkpoints; null: only at the end."""
+    keep: PositiveCount = 2
+    """Newest checkpoints to keep."""
     best_by: str | None = "mean"
-    # One every so many hours of audio stays for good; 0: none.
-    keep_every_hours: float = field(default=0.0, metadata={"least": 0.0, "most": 1e9})
-    # With the mean of the weights so far (float64), for `asr-emapl average`.
+    """Also keep the checkpoint with the lowest WER of the teacher on this validation split; mean: on average
+    over all splits; null: none."""
+    keep_every_hours: PositiveHours | None = None
+    """Keep one checkpoint every so many hours of audio; null: none."""
     running_mean: bool = False
+    """Save the mean of all weights so far (float64), for `asr-emapl average`."""
 
     def require(self, splits: Collection[str]) -> None:
         """Refuse a `best_by` that is none of the validation splits.

@@ -16,13 +16,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Ge, Le, Len
 from numpy.typing import NDArray
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.data.length_order import shuffled_by_length
 from asr_emapl.data.permutation import FeistelPermutation, Indices
+from asr_emapl.settings import Count, PositiveCount, PositiveSeconds, Share
 
 # Sizes that are tried to make the groups of a chunk equal; each halves what the last one still lacks.
 _TRIALS = 5
@@ -32,29 +35,28 @@ _PLENTY = 10
 
 @dataclass
 class BatchConfig:
-    """The batch of one optimizer step, over all ranks. Batch, memory and hardware are three settings."""
+    """The batch of one optimizer step over all ranks."""
 
-    # Padded seconds of audio per step; "auto": world size x device.max_seconds.
-    seconds: float | int | str = field(default=60.0, metadata={"above": 0.0, "most": 1e9})
-    # Padded seconds of the batch that the hyper-parameters were tuned at. kappa is the mean unpadded audio of
-    # a step at `seconds` over that of a step at `reference_seconds`.
-    reference_seconds: float = field(default=60.0, metadata={"above": 0.0, "most": 1e9})
-    # Other batches later on, as [from_hours, seconds] pairs (Progressive Scaling).
-    progressive: list[list[float]] = field(default_factory=list, metadata={"least": 0.0, "most": 1e9})
-    # Padded seconds of utterances of about the same length. A batch is made of whole groups in random order,
-    # so a large batch holds utterances of many lengths. Choose what one device processes at a time. null: the
-    # reference batch.
-    group_seconds: float | None = field(default=None, metadata={"least": 1.0, "most": 1e9})
-    # Share of padding spent on random groups: the more, the rarer the same utterances meet in the next pass.
-    shuffle_padding: float = field(default=0.008, metadata={"least": 0.0, "most": 1.0})
-    # Utterances planned together (about): more of them, less padding; what is not planned together is
-    # shuffled.
-    pool: int = field(default=32768, metadata={"least": 1, "most": 2**53})
-    # Utterances of a large group are a multiple of this, so that as many ranks, or a divisor of them, have
-    # equal shares. Of no effect where fewer than ten times as many fit.
-    multiple: int = field(default=8, metadata={"least": 1, "most": 2**31})
-    # The first passes over a corpus that go from its shortest utterances to its longest.
-    curriculum_epochs: int = field(default=0, metadata={"least": 0, "most": 2**31})
+    seconds: PositiveSeconds | Literal["auto"] = 60.0
+    """Padded seconds of audio per step; auto: world size x device.max_seconds."""
+    reference_seconds: PositiveSeconds = 60.0
+    """Padded seconds of the batch that the hyper-parameters were tuned at. kappa is the mean unpadded audio
+    of a step at `seconds` over that of a step at `reference_seconds`."""
+    progressive: list[Annotated[list[Annotated[float, Ge(0.0), Le(1e9)]], Len(2, 2)]] = field(
+        default_factory=list
+    )
+    """Later batches, as [from_hours, seconds] pairs (Progressive Scaling)."""
+    group_seconds: Annotated[float, Ge(1.0), Le(1e9)] | None = None
+    """Padded seconds of a group of utterances of similar length. A batch consists of random groups. Choose
+    what one device processes at a time; null: the reference batch."""
+    shuffle_padding: Share = 0.008
+    """Share of padding spent on random groups: with more, the same utterances share a batch less often."""
+    pool: Annotated[int, Ge(1), Le(2**53)] = 32768
+    """Utterances planned together, about: with more, less padding."""
+    multiple: PositiveCount = 8
+    """Make the size of a large group a multiple of this, so that ranks get equal shares."""
+    curriculum_epochs: Count = 0
+    """First passes over a corpus that run from its shortest to its longest utterances."""
 
     def plan(self, samples: Indices, batch_samples: int, seed: int = 0) -> BatchPlan:
         """The plan of a corpus at a batch of `batch_samples`; `samples` are the lengths, see `BatchPlan`."""

@@ -8,9 +8,11 @@ from contextlib import closing
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
@@ -25,28 +27,34 @@ from asr_emapl.data.mixture import DataCursor, DataPlan, GlobalBatch
 from asr_emapl.data.permutation import Indices
 from asr_emapl.errors import UnreachableError, UserError
 from asr_emapl.processes import serve_parent
+from asr_emapl.settings import PositiveSeconds, PositiveWeight, Share
 
 
 @dataclass
 class DataConfig:
-    """Manifests (JSONL), limits on utterances, and the decoding processes of each rank."""
+    """Manifests (JSONL), limits on utterances, and decoding processes."""
 
     labelled: list[str] = field(default_factory=list)
+    """Manifests with transcripts."""
     unlabelled: list[str] = field(default_factory=list)
-    # Each manifest of a kind a corpus with passes of its own, by these weights in audio; empty: all are one.
-    labelled_weights: list[float] = field(default_factory=list, metadata={"above": 0.0, "most": 1e9})
-    unlabelled_weights: list[float] = field(default_factory=list, metadata={"above": 0.0, "most": 1e9})
-    # In place of weights: each manifest by its hours ** (1 / temperature); 1: by its hours, large: equally.
-    temperature: float | None = field(default=None, metadata={"above": 0.0, "most": 1e9})
-    # Name of the split -> manifest.
+    """Manifests for pseudo-labels."""
+    labelled_weights: list[PositiveWeight] = field(default_factory=list)
+    """Weight in audio of each labelled manifest, which is then a corpus with passes of its own; empty: all
+    manifests form one corpus."""
+    unlabelled_weights: list[PositiveWeight] = field(default_factory=list)
+    """The same for unlabelled manifests."""
+    temperature: PositiveWeight | None = None
+    """Instead of weights: weigh each manifest by its hours ** (1 / temperature)."""
     validation: dict[str, str] = field(default_factory=dict)
-    # Utterances outside these limits are left out, and counted.
-    min_seconds: float = field(default=0.2, metadata={"least": 0.0, "most": 1e9})
-    max_seconds: float = field(default=36.0, metadata={"above": 0.0, "most": 1e9})
-    # Processes that decode ahead; 0: in the training process.
-    workers: int = field(default=2, metadata={"least": 0, "most": 1024})
-    # Audio that cannot be decoded is skipped and listed; more of it than this share stops the run.
-    max_skipped_share: float = field(default=0.01, metadata={"least": 0.0, "most": 1.0})
+    """Manifest of each validation split, by name."""
+    min_seconds: Annotated[float, Ge(0.0), Le(1e9)] = 0.2
+    """Shortest utterance; shorter ones are left out and counted."""
+    max_seconds: PositiveSeconds = 36.0
+    """Longest utterance; longer ones are left out and counted."""
+    workers: Annotated[int, Ge(0), Le(1024)] = 2
+    """Decoding processes of each rank; 0: decode in the training process."""
+    max_skipped_share: Share = 0.01
+    """Share of undecodable audio that stops the run; less is skipped and listed."""
 
 
 # Steps that each decoding process is ahead by at most.

@@ -7,15 +7,17 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
+from annotated_types import Ge, Gt, Le
 from torch import nn
 
 from asr_emapl.errors import UserError
+from asr_emapl.settings import PositiveSeconds
 
 T = TypeVar("T")
 _FOREVER_S = 365.0 * 86_400.0
@@ -23,20 +25,21 @@ _FOREVER_S = 365.0 * 86_400.0
 
 @dataclass
 class DeviceConfig:
-    """What one device is and holds."""
+    """The device of each process."""
 
-    # auto: CUDA where there is one, else the CPU.
     name: str = "auto"
-    # Padded seconds of audio that one forward and backward pass may take.
-    max_seconds: float = field(default=60.0, metadata={"above": 0.0, "most": 1e9})
-    precision: str = "fp32"
-    # CPU threads of each process; 0: torch's choice.
-    threads: int = field(default=0, metadata={"least": 0, "most": 65536})
-    # none: each process holds the whole model (DDP); full: student, teacher, gradients and the optimizer's
-    # state are divided over the processes (FSDP2), by the members of the model's ModuleLists.
-    sharding: str = "none"
-    # Several processes: one that holds up the others for so long is named, and all of them end; 0: never.
-    timeout_seconds: float = field(default=600.0, metadata={"least": 0.0, "most": 1e6})
+    """auto (CUDA if there is a GPU), cpu, cuda or cuda:N."""
+    max_seconds: PositiveSeconds = 60.0
+    """Padded seconds of audio that fit in one forward and backward pass."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the forward passes."""
+    threads: Annotated[int, Ge(1), Le(65536)] | None = None
+    """CPU threads of each process; null: the default of torch."""
+    sharding: Literal["none", "full"] = "none"
+    """none: each process holds the whole model (DDP); full: student, teacher, gradients and optimizer state
+    are sharded by the members of the model's ModuleLists (FSDP2)."""
+    timeout_seconds: Annotated[float, Gt(0.0), Le(1e6)] | None = 600.0
+    """Abort the job, naming the process, if one process holds up the others for this long; null: never."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -89,12 +92,8 @@ class ProcessGroup:
         """Join torchrun's processes if it started this one: gloo, and NCCL for what lies on GPUs.
 
         Raises:
-            UserError: the device is not there, or precision or sharding are unknown.
+            UserError: the device does not exist.
         """
-        if config.precision not in ("fp32", "bf16"):
-            raise UserError(f"device.precision {config.precision!r} is neither fp32 nor bf16")
-        if config.sharding not in ("none", "full"):
-            raise UserError(f"device.sharding {config.sharding!r} is neither none nor full")
         device = choose_device(config.name)
         if config.threads:
             torch.set_num_threads(config.threads)

@@ -40,10 +40,12 @@ class CtcModel(Protocol):
 
 @dataclass
 class ModelConfig:
-    """`target` is "package.module:Class"; `options` are the constructor's keyword arguments."""
+    """The acoustic model."""
 
     target: str = "asr_emapl.models.transformer:TransformerCtc"
+    """Import path of the class, package.module:Class."""
     options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of its constructor."""
 
 
 def build_model(

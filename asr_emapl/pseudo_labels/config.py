@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
+
+from asr_emapl.settings import Factor, Hours, Share
 
 
 @dataclass
 class PseudoLabelConfig:
     """Labels for untranscribed audio. Times in hours of audio consumed."""
 
-    # none: a supervised run; ema: the teacher's greedy labels; oracle: the true texts, the upper bound.
-    strategy: str = "none"
-    start_hours: float = field(default=0.0, metadata={"least": 0.0, "most": 1e9})
-    # Ratio in audio once they have begun.
-    unlabelled_per_labelled: float = field(default=1.0, metadata={"least": 0.0, "most": 1e6})
-    # Mean over frames of the teacher's highest probability, below which labels are dropped.
-    min_confidence: float = field(default=0.0, metadata={"least": 0.0, "most": 1.0})
-    # Tokens a second of audio outside of which labels are dropped.
-    min_tokens_per_second: float = field(default=0.0, metadata={"least": 0.0, "most": 1e6})
-    max_tokens_per_second: float = field(default=100.0, metadata={"least": 0.0, "most": 1e6})
-    # The student's dropout from there on; None: unchanged.
-    dropout: float | None = field(default=None, metadata={"least": 0.0, "most": 1.0})
-    layerdrop: float | None = field(default=None, metadata={"least": 0.0, "most": 1.0})
+    strategy: Literal["none", "ema", "oracle"] = "none"
+    """none: a supervised run; ema: greedy labels of the teacher; oracle: the true texts, an upper bound."""
+    start_hours: Hours = 0.0
+    """Hours of supervised training before pseudo-labels begin."""
+    unlabelled_per_labelled: Factor = 1.0
+    """Ratio of unlabelled to labelled audio once they have begun."""
+    min_confidence: Share = 0.0
+    """Drop labels whose mean over frames of the highest probability is below this."""
+    min_tokens_per_second: Factor = 0.0
+    """Drop labels with fewer tokens per second of audio."""
+    max_tokens_per_second: Factor = 100.0
+    """Drop labels with more tokens per second of audio."""
+    dropout: Share | None = None
+    """Dropout of the student once pseudo-labels have begun; null: unchanged."""
+    layerdrop: Share | None = None
+    """Layer drop of the student once pseudo-labels have begun; null: unchanged."""

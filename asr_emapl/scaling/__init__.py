@@ -13,7 +13,7 @@ from asr_emapl.scaling.gradient_noise import gain, scale_clip_norm, scale_noise_
 from asr_emapl.scaling.plan import ReferenceOptimizer, ScalingPlan, StepAudio, StepHyperparameters
 from asr_emapl.scaling.progressive import BatchSchedule, rescale_optimizer_state
 from asr_emapl.scaling.rules import scale_hyperparameters
-from asr_emapl.scaling.schedule import Schedule, ScheduleConfig
+from asr_emapl.scaling.schedule import Schedule
 
 __all__ = [
     "AudioClock",
@@ -22,7 +22,6 @@ __all__ = [
     "ReferenceOptimizer",
     "ScalingPlan",
     "Schedule",
-    "ScheduleConfig",
     "StepAudio",
     "StepHyperparameters",
     "gain",

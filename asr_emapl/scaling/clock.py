@@ -30,9 +30,9 @@ class AudioClock:
             raise ValueError(f"audio cannot be un-consumed: {samples} samples")
         self.samples += samples
 
-    def passed(self, every_hours: float, since_samples: int) -> bool:
-        """Whether a multiple of `every_hours` lies in (since, now]; False if `every_hours` is 0."""
-        if every_hours <= 0.0:
+    def passed(self, every_hours: float | None, since_samples: int) -> bool:
+        """Whether a multiple of `every_hours` lies in (since, now]; False if it is None."""
+        if every_hours is None:
             return False
         period = every_hours * 3600 * self.sample_rate_hz
         return int(self.samples // period) > int(since_samples // period)

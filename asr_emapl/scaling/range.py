@@ -133,7 +133,7 @@ def _small_betas(batch: ScaledBatch) -> list[str]:
 
 
 def _short_warmup(batch: ScaledBatch) -> str | None:
-    hours = batch.plan.schedule.config.warmup_hours
+    hours = batch.plan.schedule.warmup_hours
     _, steps = batch.steps(hours)
     if hours <= 0.0 or steps >= SHORT_WARMUP_STEPS * (1.0 - ROUNDING):
         return None

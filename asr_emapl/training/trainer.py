@@ -43,8 +43,8 @@ from asr_emapl.training.build import (
     require_measurable_noise,
 )
 from asr_emapl.training.corpora import Corpora
+from asr_emapl.training.hyperparameters import build_optimizer
 from asr_emapl.training.log import RunLog, logged_validation
-from asr_emapl.training.optimizer import build_optimizer
 from asr_emapl.training.skipped import SkippedList
 from asr_emapl.training.validation import Validator
 
@@ -66,7 +66,10 @@ def train(config: RunConfig, *, allow_changes: bool = False) -> Path | None:
     """
     world = ProcessGroup.join(config.device)
     try:
-        with Heartbeat(world, config.device.timeout_seconds) as watch, run_lock(Path(config.run_dir), world):
+        with (
+            Heartbeat(world, config.device.timeout_seconds or 0.0) as watch,
+            run_lock(Path(config.run_dir), world),
+        ):
             last = Trainer(config, world, watch, allow_changes=allow_changes).run()
             gc.collect()  # DDP's threads end before the process group that they speak through
             world.barrier()
@@ -251,7 +254,7 @@ class Trainer:
             batch,
             teacher_seconds=now.teacher_audio,
             at_seconds=now.clock_seconds,
-            measure_noise=every > 0 and self.step % every == 0,
+            measure_noise=every is not None and self.step % every == 0,
         )
         self.step += 1
         self.clock.advance(batch.samples)
@@ -373,8 +376,6 @@ class Trainer:
             self.validation_due = bool(state.get("validation_due"))
             return int(state["log_lines"])
         init = self.config.init
-        if init.keep not in ("run", "weights"):
-            raise UserError(f"init.keep {init.keep!r} is neither run nor weights")
         if init.checkpoint is not None:
             path = Path(init.checkpoint)
             self._load(checkpoint.load(path), path, whole=init.keep == "run")

@@ -1,0 +1,115 @@
+"""How settings are declared: dataclasses with types, ranges and docstrings, beside the component they set.
+
+    @dataclass
+    class ScheduleConfig:
+        warmup_hours: Hours = 0.0
+        \"\"\"Linear warm-up of the learning rate.\"\"\"
+
+A setting that is not set is null. `asr_emapl.config` validates a run's settings; `describe` lists them.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, fields, is_dataclass
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Len, Lt
+
+Hours = Annotated[float, Ge(0.0), Le(1e9)]
+PositiveHours = Annotated[float, Gt(0.0), Le(1e9)]
+PositiveSeconds = Annotated[float, Gt(0.0), Le(1e9)]
+Share = Annotated[float, Ge(0.0), Le(1.0)]
+Factor = Annotated[float, Ge(0.0), Le(1e6)]
+Beta = Annotated[float, Ge(0.0), Lt(1.0)]
+PositiveWeight = Annotated[float, Gt(0.0), Le(1e9)]
+Count = Annotated[int, Ge(0), Le(2**31)]
+PositiveCount = Annotated[int, Ge(1), Le(2**31)]
+
+_BOUNDS = ((Ge, "ge", "at least"), (Gt, "gt", "above"), (Le, "le", "at most"), (Lt, "lt", "below"))
+
+
+class Setting(typing.NamedTuple):
+    """One setting: its dotted key, what is allowed, its default as YAML shows it, and what it means."""
+
+    key: str
+    allowed: str
+    default: str
+    description: str
+
+
+def describe(cls: type, prefix: str = "") -> Iterator[Setting]:
+    """Every setting of a dataclass and of those in its fields, in order."""
+    hints, documents = typing.get_type_hints(cls, include_extras=True), _documents(cls)
+    for field in fields(cls):
+        key, hint = prefix + field.name, hints[field.name]
+        group = group_of(hint)
+        if group is None or type(None) in typing.get_args(hint):
+            yield Setting(key, allowed(hint), _default(field), documents.get(field.name, ""))
+        if group is not None:
+            yield from describe(group, f"{key}.")
+
+
+def group_of(hint: Any) -> type | None:
+    """The dataclass of settings that an annotation stands for; None for a single setting."""
+    found = [part for part in (hint, *typing.get_args(hint)) if is_dataclass(part)]
+    return found[0] if found and isinstance(found[0], type) else None
+
+
+def allowed(hint: Any) -> str:
+    """The values that an annotation admits, in words."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        bounds = [
+            f"{words} {getattr(bound, name):g}"
+            for bound in hint.__metadata__
+            for kind, name, words in _BOUNDS
+            if isinstance(bound, kind)
+        ]
+        length = [bound.min_length for bound in hint.__metadata__ if isinstance(bound, Len)]
+        text = allowed(hint.__origin__)
+        if length:
+            text = text.replace("a list of", f"a list of {length[0]}", 1)
+        return f"{text} ({', '.join(bounds)})" if bounds else text
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(allowed(part) for part in arguments)
+    if origin is Literal:
+        return arguments[0] if len(arguments) == 1 else "one of " + ", ".join(map(str, arguments))
+    if origin is list:
+        return "a list of " + allowed(arguments[0]).replace("a number", "numbers").replace("text", "texts")
+    if origin is dict:
+        return "a mapping"
+    if is_dataclass(hint):
+        return "a group of settings"
+    words = {float: "a number", int: "an integer", str: "text", bool: "true or false", type(None): "null"}
+    return words.get(hint, "a value")
+
+
+def _default(field: Field[Any]) -> str:
+    value = field.default
+    if field.default_factory is not MISSING:
+        value = field.default_factory()
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if is_dataclass(value):
+        return "set"
+    return str(value)
+
+
+def _documents(cls: type) -> dict[str, str]:
+    """The docstring under each field."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(body, ast.ClassDef)
+    found: dict[str, str] = {}
+    for before, after in zip(body.body, body.body[1:], strict=False):
+        is_documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and is_documented:
+            found[before.target.id] = " ".join(ast.literal_eval(after.value).split())  # type: ignore[attr-defined]
+    return found

@@ -1,0 +1,170 @@
+"""Settings of optimizer, schedule and teacher, all at the reference batch, and the torch optimizer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Ge, Gt, Le, Len
+from torch import nn
+
+from asr_emapl.ema import CosineHalfLife, HalfLife
+from asr_emapl.errors import UserError
+from asr_emapl.scaling import ReferenceOptimizer, Schedule, momentum
+from asr_emapl.scaling import half_life as half_life_of
+from asr_emapl.settings import Beta, Factor, Hours, PositiveCount, PositiveHours, Share
+
+_CLASSES: dict[str, type[torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+    "nadam": torch.optim.NAdam,
+    "radam": torch.optim.RAdam,
+    "adagrad": torch.optim.Adagrad,
+}
+_WITH_BETAS = ("adamw", "adam", "nadam", "radam")
+_FUSED_WHEN_SHARDED = ("adamw", "adam")  # the fused forms that torch 2.14 knows for DTensors
+
+
+@dataclass
+class OptimizerConfig:
+    """The optimizer at the reference batch; the rule scales it to the batch in use."""
+
+    name: Literal["adamw", "adam", "sgd", "nadam", "radam", "adagrad"] = "adamw"
+    """A torch optimizer."""
+    lr: Factor = 1e-3
+    """Peak learning rate."""
+    betas: Annotated[list[Beta], Len(2, 2)] = field(default_factory=lambda: [0.9, 0.98])
+    """Betas of adamw, adam, nadam and radam."""
+    eps: Factor = 1e-8
+    """eps, for all but sgd."""
+    weight_decay: Factor = 0.0
+    """Weight decay: decoupled for adamw, L2 for the others."""
+    momentum: Beta = 0.9
+    """Heavy-ball momentum of sgd."""
+    momentum_decay: Factor = 4e-3
+    """Momentum decay of nadam, per reference step."""
+    initial_accumulator_value: Annotated[float, Ge(0.0), Le(1e9)] = 0.0
+    """Initial sum of squares of adagrad."""
+    clip_norm: Annotated[float, Gt(0.0), Le(1e9)] | None = 1.0
+    """Threshold on the gradient norm at the reference batch, scaled with the gradient noise; null: no
+    clipping."""
+    noise_share: Share = 1.0
+    """Share of noise in the mean square of the gradient at the reference batch. 1: the published square-root
+    rule; less: lr grows faster than sqrt(kappa). See scaling.gradient_noise."""
+    noise_every_steps: PositiveCount | None = None
+    """Measure that share every so many steps, for `asr-emapl gradient-noise`; null: never."""
+    audio_per_step: Literal["nominal", "actual"] = "nominal"
+    """Audio that kappa is taken from: nominal, the mean audio of a step at this batch; actual, that of each
+    step. The loss is a mean over utterances: with actual, a step with fewer utterances counts less."""
+    rule: Literal["full", "none"] = "full"
+    """full: scale by the optimizer's rule; none: scale nothing, to see what that does."""
+    beta_form: Literal["power", "linear"] = "power"
+    """How betas scale: beta ** kappa, or 1 - kappa (1 - beta)."""
+    rescale_moments: bool = False
+    """When the batch changes, rescale second moments to the new noise level (see scaling.progressive). The
+    sum of squares of adagrad is always rescaled."""
+
+    def reference(self) -> ReferenceOptimizer:
+        """The optimizer at the reference batch, with its rule."""
+        group: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
+        if self.name in _WITH_BETAS:
+            group |= {"betas": tuple(self.betas), "eps": self.eps}
+        if self.name == "sgd":
+            group["momentum"] = self.momentum
+        if self.name == "nadam":
+            group["momentum_decay"] = self.momentum_decay
+        if self.name == "adagrad":
+            group |= {"eps": self.eps, "initial_accumulator_value": self.initial_accumulator_value}
+        return ReferenceOptimizer(
+            self.name,
+            group,
+            clip_norm=self.clip_norm,
+            rule=self.rule,
+            beta_form=self.beta_form,
+            noise_share=self.noise_share,
+            rescale_moments=self.rescale_moments,
+            audio_per_step=self.audio_per_step,
+        )
+
+
+@dataclass
+class ScheduleConfig:
+    """Learning-rate schedule over hours of audio, the same at every batch."""
+
+    warmup_hours: Hours = 0.0
+    """Linear warm-up."""
+    decay_from_hours: Hours | None = None
+    """Start of the decay, which lasts to the end of the run; null: no decay."""
+    final: Share = 0.0
+    """Share of the peak learning rate at the end of the run."""
+    shape: Literal["cosine", "linear"] = "cosine"
+    """Shape of the decay."""
+
+    def over(self, hours: float) -> Schedule:
+        """The schedule of a run of `hours`."""
+        return Schedule(hours, self.warmup_hours, self.decay_from_hours, self.final, self.shape)
+
+
+@dataclass
+class TeacherConfig:
+    """The EMA teacher. Set its half-life, or the paper's rho at the reference batch."""
+
+    half_life_hours: PositiveHours | None = None
+    """Hours of audio after which a weight counts half."""
+    rho: Annotated[float, Gt(0.0), Le(1.0)] | None = None
+    """Momentum per step at the reference batch."""
+    order: Literal["post", "pre", "midpoint"] = "post"
+    """Student that enters the average: after the step, before it, or the mean of both."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """cosine: rho rises to 1 over the run, as in BYOL and DINO."""
+    audio_per_step: Literal["actual", "nominal"] = "actual"
+    """Audio that rho is taken from: actual, that of each step, so that packing does not matter; nominal, the
+    mean audio of a step at this batch."""
+
+    def half_life_seconds(self, reference_audio: float) -> float:
+        """The half-life in seconds of audio.
+
+        Raises:
+            ValueError: both, or neither, of the two are given.
+        """
+        if (self.half_life_hours is None) == (self.rho is None):
+            raise ValueError("give one of teacher.half_life_hours and teacher.rho")
+        if self.half_life_hours is not None:
+            return self.half_life_hours * 3600.0
+        assert self.rho is not None
+        return half_life_of(self.rho, reference_audio)
+
+    def half_life_over_audio(self, reference_audio: float, total_seconds: float) -> HalfLife:
+        """What `EmaTeacher` takes: the half-life in seconds, or how it grows over a run of `total_seconds`.
+
+        Raises:
+            ValueError: as `half_life_seconds`.
+        """
+        half_life = self.half_life_seconds(reference_audio)
+        if self.schedule == "constant":
+            return half_life
+        return CosineHalfLife(momentum(half_life, reference_audio), reference_audio, total_seconds)
+
+
+def build_optimizer(model: nn.Module, name: str, group: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """The torch optimizer of a param group; in its fused form, one pass over memory a step, where it has one.
+
+    Args:
+        name: as `OptimizerConfig.name`.
+        group: hyper-parameters, scaled.
+
+    Raises:
+        UserError: torch refuses a value.
+    """
+    cls, options = _CLASSES[name], dict(group)
+    if "fused" in inspect.signature(cls).parameters:
+        sharded = any(hasattr(p, "to_local") for p in model.parameters())
+        options["fused" if not sharded or name in _FUSED_WHEN_SHARDED else "foreach"] = True
+    try:
+        return cls(model.parameters(), **options)
+    except ValueError as error:
+        raise UserError(f"optimizer: {error}") from error
