@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from asr_emapl.audio.segmentation import SegmentConfig, segment, voiced_frames
@@ -47,6 +47,8 @@ def limits(draw: st.DrawFn) -> SegmentConfig:
 
 @settings(max_examples=200)
 @given(recording=RECORDINGS, config=limits(), seed=st.integers(0, 99))
+# The target lies at a maximum that is not a whole number of frames.
+@example(recording=[(19, 0.0), (200, 0.6)], config=SegmentConfig(2.0, 7.0, 7.0, 2.0, 1.0), seed=0)
 def test_disjoint_ordered_within_limits_and_nothing_is_lost_unseen(recording, config, seed):
     speech = np.concatenate([np.zeros(0), *(np.full(n, p) for n, p in recording)]).astype(np.float32)
     level = np.random.default_rng(seed).uniform(-80.0, 0.0, len(speech)).astype(np.float32)

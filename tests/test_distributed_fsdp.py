@@ -75,7 +75,8 @@ def test_steps_with_dropped_layers_are_those_of_the_whole_model():
 def test_every_optimizer_steps_on_shards(name):
     one, other = model(), sharded()
     config = OptimizerConfig(name=name, lr=1e-2)
-    first, second = build_optimizer(one, config, 1.0), build_optimizer(other, config, 1.0)
+    group = config.reference().group
+    first, second = (build_optimizer(model, config.name, group) for model in (one, other))
     torch.testing.assert_close(train(one, first, range(3)), train(other, second, range(3)))
     # A gradient that is nought but for rounding is made a step by what divides by its size: of lr at most.
     torch.testing.assert_close(one.state_dict(), gather(other.state_dict(), keep=True), rtol=0.0, atol=1e-4)

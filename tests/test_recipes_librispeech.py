@@ -137,7 +137,7 @@ def test_all_stages_on_real_speech(tmp_path: Path) -> None:
     for part in PARTS:
         manifest = read_manifest(exp / "data" / f"{part}.jsonl", require_text=True)
         assert [utterance.id for utterance in manifest] == sorted(ids[part])
-    assert load_tokenizer(exp / "data" / "letters.json").decode([]) == ""
+    assert load_tokenizer(exp / "data" / "characters.json").decode([]) == ""
     run_dir = exp / "runs" / "mini"
     check_training(run_dir)
     for part in ("dev-clean", "dev-other"):

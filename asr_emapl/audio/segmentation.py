@@ -102,7 +102,7 @@ def voiced_frames(speech: Floats) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class _Frames:
-    """`SegmentConfig` in frames, so rounded that the limits hold in seconds."""
+    """`SegmentConfig` in frames, rounded so that the limits hold in seconds."""
 
     shortest: int
     longest: int
@@ -113,10 +113,11 @@ class _Frames:
     @staticmethod
     def of(config: SegmentConfig) -> _Frames:
         rounding = 1e-6  # 1.6 s are 50 frames, whatever floating point makes of the quotient
+        longest = math.floor(config.max_seconds / FRAME_SECONDS + rounding)
         return _Frames(
             math.ceil(config.min_seconds / FRAME_SECONDS - rounding),
-            math.floor(config.max_seconds / FRAME_SECONDS + rounding),
-            round(config.target_seconds / FRAME_SECONDS),
+            longest,
+            min(round(config.target_seconds / FRAME_SECONDS), longest),
             math.ceil(config.pause_seconds / FRAME_SECONDS - rounding),
             math.floor(config.edge_seconds / FRAME_SECONDS + rounding),
         )
