@@ -26,7 +26,7 @@ from asr_emapl.models.contract import ModelConfig
 from asr_emapl.pseudo_labels import PseudoLabelConfig
 from asr_emapl.scaling import ScalingPlan, ScheduleConfig
 from asr_emapl.scaling.progressive import BatchSchedule
-from asr_emapl.storage.outputs import write
+from asr_emapl.storage import write
 from asr_emapl.storage.yaml_text import parse_yaml, read_yaml, require_bounded
 from asr_emapl.training.optimizer import OptimizerConfig
 

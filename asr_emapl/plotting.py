@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr_emapl.errors import UserError
-from asr_emapl.storage.outputs import write
+from asr_emapl.storage import write
 from asr_emapl.terminal import visible
 
 if TYPE_CHECKING:

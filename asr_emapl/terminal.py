@@ -11,7 +11,7 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from asr_emapl.storage.partial_file import is_standard_output
+from asr_emapl.storage.atomic import is_standard_output
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -15,8 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from asr_emapl.data.manifest import report
 from asr_emapl.errors import UserError
-from asr_emapl.storage.files import publish
-from asr_emapl.storage.json_text import read_object
+from asr_emapl.storage import publish, read_object
 from asr_emapl.terminal import warn
 from data_prep.transfer import fetch
 

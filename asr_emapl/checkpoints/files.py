@@ -18,8 +18,7 @@ import torch
 from asr_emapl.checkpoints.entries import State, require_entries, require_run_entries
 from asr_emapl.errors import UserError
 from asr_emapl.running_mean import window
-from asr_emapl.storage.files import publish
-from asr_emapl.storage.outputs import writing
+from asr_emapl.storage import publish, writing
 from asr_emapl.text.tokenizer import Tokenizer, tokenizer_from_state
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from asr_emapl.checkpoints.files import State, load, save
 from asr_emapl.errors import UserError
-from asr_emapl.storage.partial_file import replace_link
+from asr_emapl.storage.atomic import replace_link
 
 # As `CheckpointFolder.path` writes it. What else lies there (step-final.pt, step-000000004-average.pt) is the
 # user's.

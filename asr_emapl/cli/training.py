@@ -10,7 +10,7 @@ import typer
 
 from asr_emapl.cli.options import non_negative, positive
 from asr_emapl.errors import UserError
-from asr_emapl.storage.outputs import check_outputs
+from asr_emapl.storage import check_outputs
 from asr_emapl.terminal import print_table, say, say_written
 
 commands = typer.Typer()
@@ -147,8 +147,7 @@ def check_model(
     Example: `asr-emapl check-model my_pkg.my_model:MyModel dim=256`
     """
     from asr_emapl.checks.conformance import check
-    from asr_emapl.storage.json_text import parse_json
-    from asr_emapl.storage.text_files import BrokenLineError
+    from asr_emapl.storage import BrokenLineError, parse_json
 
     values: dict[str, Any] = {}
     for option in options or []:

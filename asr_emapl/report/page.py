@@ -17,7 +17,7 @@ from asr_emapl.report.settings import scaled, settings
 from asr_emapl.report.usage import table
 from asr_emapl.report.utterances import worst
 from asr_emapl.scoring.alignment_html import ALIGNMENT_CSS, alignment_html
-from asr_emapl.storage.outputs import write
+from asr_emapl.storage import write
 
 
 def write_page(runs: Sequence[Run], out: Path, decoded: Decoded | None = None, *, count: int = 20) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from asr_emapl.errors import UserError
-from asr_emapl.storage.json_text import finite_number, number, parse_object
-from asr_emapl.storage.text_files import BrokenLineError, read_lines
+from asr_emapl.storage import BrokenLineError, finite_number, number, parse_object, read_lines
 
 # As training.phases has them, in the order of a step.
 PHASES = ("data", "features", "teacher", "student", "communication", "optimizer")
@@ -33,6 +32,14 @@ def read_speed(path: Path) -> list[dict[str, Any]]:
 def read_skipped(path: Path) -> list[dict[str, Any]]:
     """The records of skipped.jsonl, as `read_log`."""
     return _read(path, lambda record: ("id",))
+
+
+def run_files(path: Path) -> list[Path]:
+    """The files of a run directory that commands read; of any other path, the path itself."""
+    if not path.is_dir():
+        return [path]
+    names = ("config.yaml", "log.jsonl", "speed.jsonl", "skipped.jsonl")
+    return [*(path / name for name in names), *path.glob("checkpoints/*.pt")]
 
 
 def _read(path: Path, required: Callable[[dict[str, Any]], tuple[str, ...]]) -> list[dict[str, Any]]:

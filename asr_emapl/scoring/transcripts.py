@@ -26,9 +26,7 @@ from asr_emapl.scoring.missing_ids import lines_without_ids
 from asr_emapl.scoring.nist import timed
 from asr_emapl.scoring.nist.alternatives import first_wording, parse_marked
 from asr_emapl.scoring.recognised_formats import COMMENT, TRN_LINE, named_format, sniffed_format
-from asr_emapl.storage.json_text import check_json_lines
-from asr_emapl.storage.outputs import write
-from asr_emapl.storage.text_files import BrokenLineError, Line, raise_broken, read_lines
+from asr_emapl.storage import BrokenLineError, Line, check_json_lines, raise_broken, read_lines, write
 from asr_emapl.terminal import warn
 
 Place = str | os.PathLike[str]

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 from asr_emapl.checkpoints.async_save import Saved
 from asr_emapl.runs.line_file import LineFile
 from asr_emapl.runs.reader import read_log
-from asr_emapl.storage.json_text import parse_object
-from asr_emapl.storage.text_files import raw_lines
+from asr_emapl.storage import parse_object, raw_lines
 from asr_emapl.terminal import say
 from asr_emapl.training.skipped_steps import SkippedSteps
 from asr_emapl.training.step import StepResult
