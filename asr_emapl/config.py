@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from asr_emapl.audio.augment import AugmentConfig
 from asr_emapl.audio.features import FeatureConfig
 from asr_emapl.audio.perturb import PerturbConfig
-from asr_emapl.checkpoints.folder import CheckpointConfig
+from asr_emapl.checkpoints.manager import CheckpointConfig
 from asr_emapl.data.batch_plan import BatchConfig
 from asr_emapl.data.loader import DataConfig
 from asr_emapl.distributed.process_group import DeviceConfig

@@ -15,7 +15,6 @@ from support.loopback import Loopback, loopback
 from support.runs import losses, read_log
 from support.tiny import make_corpus, tiny_config
 
-from asr_emapl import storage
 from asr_emapl.audio import source
 from asr_emapl.audio.decode import probe, read_audio, read_blocks
 from asr_emapl.errors import UnreachableError, UserError

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
+from asr_emapl.runs.reader import PHASES
 
 T = TypeVar("T")
 
@@ -23,10 +24,6 @@ class _Micro(Protocol):
     samples_B: Tensor
 
 
-# data: waiting for the next batch; features: they and the copy to the device; teacher: labels; student:
-# forward and backward; communication: what of it the backward pass did not hide, and waiting for other
-# processes; optimizer: clipping, the optimizer's step, the teacher's average.
-PHASES = ("data", "features", "teacher", "student", "communication", "optimizer")
 # Marks that are kept before those which the device has passed are added up.
 _MOST_MARKS = 1000
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.features import LogMel
 from asr_emapl.data.loader import MicroBatch, StepBatch
-from asr_emapl.distributed.fsdp import whole
+from asr_emapl.distributed.fsdp import full_tensor
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher, unwrap
 from asr_emapl.pseudo_labels import Labels, PseudoLabelConfig, Strategy, Unlabelled, rejection
@@ -80,7 +80,7 @@ class TrainStep:
     """Moves student, optimizer and teacher on by one global batch.
 
     Args:
-        student: as `ProcessGroup.wrap` returned it.
+        student: as `ProcessGroup.data_parallel` returned it.
         clip_norm: of the global gradient, already scaled; 0: none.
         bf16: run the student's forward pass in bfloat16 where autocast does.
     """
@@ -121,7 +121,7 @@ class TrainStep:
         result = StepResult(0.0, 0.0, 0, 0)
         if not batch.labelled:
             result.confidence = result.nonempty = 0.0
-        passes = self.world.passes(len(batch.micro_batches))
+        passes = self.world.forward_passes(len(batch.micro_batches))
         self.phases.mark("communication")  # since the data came: until every process had its own
         if batch.skipped:
             result.dropped["undecodable"] = len(batch.skipped)
@@ -157,7 +157,7 @@ class TrainStep:
             self._label_nothing(passes - len(labelled))
         if not labelled:
             return []
-        numbers = self.world.read(torch.cat([_numbers(labels) for _, labels in labelled], dim=1))
+        numbers = self.world.to_list(torch.cat([_numbers(labels) for _, labels in labelled], dim=1))
         work, start = [], 0
         for micro, (targets, _) in zip(batch.micro_batches, labelled, strict=True):
             end = start + len(micro.ids)
@@ -239,7 +239,7 @@ class TrainStep:
         for i, targets in enumerate(work):
             # Ranks exchange gradients once, with each rank's last micro-batch.
             last = i == len(work) - 1
-            with contextlib.nullcontext() if last else self.world.unsynced(self.student):
+            with contextlib.nullcontext() if last else self.world.no_sync(self.student):
                 loss = self._loss(targets)
                 # DDP averages over ranks; the loss is a sum over the global batch by its global count.
                 mean = loss * (self.world.size / result.utterances)
@@ -261,7 +261,7 @@ class TrainStep:
         whole = [torch.zeros_like(p) for p in parameters]
         touched = [False] * len(parameters)
         for targets in work:
-            with self.world.unsynced(self.student):
+            with self.world.no_sync(self.student):
                 loss = self._loss(targets)
                 (loss / result.utterances).backward()
             total += loss.detach()
@@ -317,8 +317,8 @@ class TrainStep:
         Loss and norm come from the device together: until here nothing has waited for the backward pass.
         """
         limit = self.clip_norm if self.clip_norm > 0.0 else float("inf")
-        norm = whole(torch.nn.utils.clip_grad_norm_(self.student.parameters(), limit))
-        loss, result.gradient_norm = self.world.read(torch.stack([total, norm.double()]))
+        norm = full_tensor(torch.nn.utils.clip_grad_norm_(self.student.parameters(), limit))
+        loss, result.gradient_norm = self.world.to_list(torch.stack([total, norm.double()]))
         result.loss = self.world.all_reduce_sum([loss])[0] / result.utterances
         return math.isfinite(result.gradient_norm)
 

@@ -14,13 +14,12 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import draw_seed
 from asr_emapl.audio.features import LogMel
 from asr_emapl.checkpoints import files as checkpoint
-from asr_emapl.checkpoints.folder import CheckpointFolder
 from asr_emapl.checkpoints.manager import CheckpointManager
 from asr_emapl.checks.scale import dry_run
 from asr_emapl.config import RunConfig, config_to_dict
 from asr_emapl.data.loader import StepBatch, steps
 from asr_emapl.data.mixture import DataCursor
-from asr_emapl.distributed.fsdp import divide, load_optimizer
+from asr_emapl.distributed.fsdp import load_optimizer, shard_state
 from asr_emapl.distributed.heartbeat import Heartbeat
 from asr_emapl.distributed.preemption import StopRequest
 from asr_emapl.distributed.process_group import ProcessGroup
@@ -30,6 +29,7 @@ from asr_emapl.models.contract import build_model, build_twin
 from asr_emapl.models.target import USERS_OWN
 from asr_emapl.running_mean import RunningMean
 from asr_emapl.runs.lock import run_lock
+from asr_emapl.runs.skipped import SkippedList
 from asr_emapl.scaling import AudioClock
 from asr_emapl.scaling.progressive import rescale_optimizer_state
 from asr_emapl.training import resume
@@ -47,7 +47,6 @@ from asr_emapl.training.corpora import Corpora
 from asr_emapl.training.guard import Guard
 from asr_emapl.training.log import RunLog, logged_validation
 from asr_emapl.training.optimizer import build_optimizer
-from asr_emapl.training.skipped import SkippedList
 from asr_emapl.training.step import TrainStep
 from asr_emapl.training.validation import Validator
 
@@ -87,7 +86,6 @@ class Trainer:
         self.config, self.world, self.watch = config, world, watch
         self.allow_changes = allow_changes
         self.folder = Path(config.run_dir)
-        self.checkpoints = CheckpointFolder(self.folder / "checkpoints", config.checkpoint.keep)
         self.tokenizer = read_tokenizer(config)
         self.batches = require_scalable(config, world.size)
         self.corpora = Corpora.read(config, self.tokenizer, world.size)
@@ -104,6 +102,13 @@ class Trainer:
         self.resumed: dict[str, Any] = {}  # of the checkpoint that the run goes on from
         # Whether the validation of the last step, after which the run was saved, is still to be made.
         self.validation_due = False
+        self.saving = CheckpointManager(
+            self.folder / "checkpoints",
+            config.checkpoint,
+            self.corpora.validation,
+            world,
+            report=lambda saved: self.log.saved(saved),
+        )
         log_lines = self._restore()
         self.position, self.contents, notes = resume.require_contents(
             self.resumed.get("contents", {}), self.corpora.contents, self.position, allowed=allow_changes
@@ -116,14 +121,12 @@ class Trainer:
         lines = log_lines + (rates is not None)
         try:
             self.log = RunLog(
-                self.folder, active=world.first, lines=lines, step=self.step, total_hours=config.hours
+                self.folder, active=world.is_first, lines=lines, step=self.step, total_hours=config.hours
             )
             self.skipped = SkippedList(self.folder, world, config.data.max_skipped_share, keep=log_lines > 0)
         except OSError as error:
             raise UserError(f"run_dir {self.folder} cannot be written ({error.strerror})") from error
         splits = self.corpora.validation
-        selection_wer = functools.partial(config.checkpoint.selection_wer, splits=splits)
-        self.saving = CheckpointManager(self.checkpoints, selection_wer, world, self.step, self.log.saved)
         watch.before_exit = self.saving.wait
         data = (self.features, self.tokenizer, splits)
         self.validator = Validator(world, *data, config.device, watch, self.stop)
@@ -144,8 +147,8 @@ class Trainer:
         torch.manual_seed(config.seed)
         model = build()
         require_dropout_switch(model, config)
-        follower = world.place(build_twin(model, build, config.seed).requires_grad_(False), bf16=bf16)
-        self.student = world.wrap(world.place(model, bf16=bf16))
+        follower = world.to_device(build_twin(model, build, config.seed).requires_grad_(False), bf16=bf16)
+        self.student = world.data_parallel(world.to_device(model, bf16=bf16))
         self.group, clip_norm = config.optimizer.scaled(self.kappa)
         self.optimizer = build_optimizer(model, config.optimizer, self.kappa)
         try:
@@ -179,9 +182,8 @@ class Trainer:
         self._announce()
         if self.clock.hours >= config.hours and not self.validation_due:
             self.log.say(f"{self.folder} has had its {config.hours:g} h of audio: nothing to do")
-            newest = self.checkpoints.paths()
-            return newest[-1] if newest else None
-        if self.world.first:
+            return self.saving.last()
+        if self.world.is_first:
             resume.write_configs(self.folder, self.resumed, config)
         try:
             with self.stop:
@@ -215,10 +217,10 @@ class Trainer:
             while self.clock.hours < until and not stop:
                 before = self.clock.samples
                 self.watch.at(f"reading audio for step {self.step + 1}")
-                batch = self.world.next(batches)
+                batch = self.world.next_item(batches)
                 self.watch.at(f"training, step {self.step + 1}")
                 self._train_on(batch)
-                stop = self._keep(before, stop=self.stop.made())
+                stop = self._keep(before, stop=self.stop.poll())
         return stop
 
     def _keep(self, before: int, *, stop: bool) -> bool:
@@ -303,7 +305,8 @@ class Trainer:
         self.log.step(self.step, self.clock.hours, batch.labelled, result, in_force)
         if self.step % TIMED_STEPS == 0 or self.clock.hours >= config.hours:
             self.log.phases(self.step, self.clock.hours, self.world.gather(self.train_step.phases.take()))
-        self.skipped.step(batch.skipped, result)
+        read, undecodable = result.utterances + sum(result.dropped.values()), result.dropped["undecodable"]
+        self.skipped.step(batch.skipped, read=read, skipped=undecodable)
         self.guard.step(self.step, batch.labelled, result)
 
     def _validate(self) -> bool:
@@ -379,12 +382,11 @@ class Trainer:
 
     def _restore(self) -> int:
         """Go on from the run's own newest checkpoint, or from `init.checkpoint`; returns the log's lines."""
-        found = self.checkpoints.newest()
+        found = self.saving.restore()
         if found is not None:
             path, state, problems = found
             self.notes += [f"{problem}: taking the one before" for problem in problems]
             self._load(state, path, whole=True)
-            self.checkpoints.go_on_from(state)
             self.validation_due = bool(state.get("validation_due"))
             return int(state["log_lines"])
         init = self.config.init
@@ -401,8 +403,8 @@ class Trainer:
         )
         student = unwrap(self.student)
         with checkpoint.fitting(path, self.config.model.target):
-            student.load_state_dict(divide(state["student"], student.state_dict()))
-            self.teacher.load_state_dict(divide(state["teacher"], self.teacher.state_dict()))
+            student.load_state_dict(shard_state(state["student"], student.state_dict()))
+            self.teacher.load_state_dict(shard_state(state["teacher"], self.teacher.state_dict()))
         if not whole:
             self.teacher.flush()
             self.teacher.audio = 0.0
@@ -412,7 +414,7 @@ class Trainer:
             if self.strategy is not None and state["strategy"]:
                 self.strategy.load_state_dict(state["strategy"])
             if self.mean is not None and state["running_mean"]:
-                self.mean.load_state_dict(divide(state["running_mean"], self.mean.state_dict()))
+                self.mean.load_state_dict(shard_state(state["running_mean"], self.mean.state_dict()))
         self.kappa = state["kappa"]
         self.clock.load_state_dict(state["clock"])
         self.position = DataCursor.from_state(state["position"])
