@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asr_emapl.cli.options import finite, non_negative, positive
-from asr_emapl.cli.trust import TrustOption
+from asr_emapl.cli.options import TrustOption, finite, non_negative, positive
 from asr_emapl.errors import UserError
 from asr_emapl.runs.reader import run_files
 from asr_emapl.storage import check_outputs

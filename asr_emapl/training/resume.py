@@ -50,7 +50,7 @@ def require_settings(
         theirs, mine = state["config"]["optimizer"]["name"], config.optimizer.name
         if theirs != mine:
             raise UserError(
-                f"checkpoint {path} was trained with optimizer.name={theirs}, not {mine}; keep that optimizer, "
+                f"checkpoint {path} was trained with optimizer.name={theirs}, not {mine}; keep that one, "
                 "or start another run from the weights (init.checkpoint, init.keep=weights)"
             )
     changes = dict(_changes(state["config"], config_to_dict(config)))
