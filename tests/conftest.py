@@ -1,4 +1,4 @@
-"""Settings of all tests: one thread each, no deadlines, the package's log printed, GPU tests only with a GPU."""
+"""Settings of all tests: one thread each, no deadlines, a printed log, GPU tests only with a GPU."""
 
 from __future__ import annotations
 

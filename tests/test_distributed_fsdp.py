@@ -142,8 +142,8 @@ def test_another_shape_is_an_error():
 
 def test_a_teacher_sharded_otherwise_is_an_error(monkeypatch):
     """What only several processes can have: parts of unequal size."""
-    monkeypatch.setattr("asr_emapl.ema._own", lambda t: t.detach()[:1] if isinstance(t, DTensor) else t)
-    with pytest.raises(ValueError, match="not sharded alike"):
+    monkeypatch.setattr("asr_emapl.ema._local", lambda t: t.detach()[:1] if isinstance(t, DTensor) else t)
+    with pytest.raises(ValueError, match="not sharded like"):
         EmaTeacher(sharded(), 10.0, model())
 
 

@@ -120,10 +120,6 @@ def gradient_noise(
     # The run's kappa counts unpadded audio; the kappa of a single step would not be the run's.
     kappas = [step["kappa"] for step in steps[-1:] if "kappa" in step and config.optimizer.kappa != "step"]
     reading = read(steps, seconds, seconds / kappas[0] if kappas else config.batch.reference_seconds)
-    batch, reference = (
-        f"at {reading.batch_seconds:g} s per step",
-        f"at {reading.reference_seconds:g} s per step",
-    )
     scale = f"{reading.noise_scale_seconds:.4g} s"
     interval = "unknown: too few steps"
     if reading.interval is not None:
@@ -132,7 +128,7 @@ def gradient_noise(
         [
             "noise in the gradient's mean square",
             f"{reading.share:.3f}",
-            f"at {reading.batch_seconds:g} s per step",
+            f"at {seconds:g} s per step",
         ],
         ["95 % interval", interval, f"from {begin:g} h of audio"],
         ["batch at which noise and gradient are equal", scale, "noise scale"],

@@ -23,6 +23,7 @@ from asr_emapl.distributed.fsdp import full_tensor
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher, unwrap
 from asr_emapl.pseudo_labels import Labels, PseudoLabelConfig, Strategy, Unlabelled, rejection
+from asr_emapl.torch_private import foreach_add_
 from asr_emapl.training.gradient_noise import GradientNoise, estimate, square_norm
 from asr_emapl.training.phases import Phases
 
@@ -268,7 +269,7 @@ class TrainStep:
             touched = [before or p.grad is not None for before, p in zip(touched, parameters, strict=True)]
             gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
             parts.append((square_norm(gradients), len(targets.counts)))
-            torch._foreach_add_(whole, gradients)
+            foreach_add_(whole, gradients)
             self.optimizer.zero_grad(set_to_none=True)
         self.phases.mark("student")
         self.world.all_reduce_tensors(whole)
