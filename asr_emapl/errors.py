@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 
 
@@ -18,6 +19,16 @@ class UnreachableError(UserError, OSError):
 
     It ends the run or the command: the audio file is not treated as broken.
     """
+
+
+def require_package(name: str, extra: str) -> None:
+    """Check that an optional package is installed, without importing it.
+
+    Raises:
+        UserError: it is not; the message names the extra that has it.
+    """
+    if importlib.util.find_spec(name) is None:
+        raise UserError(f"{name} is not installed; pip install 'asr_emapl[{extra}]'")
 
 
 def listing(items: Sequence[str], limit: int, separator: str = ", ") -> str:
