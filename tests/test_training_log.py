@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -288,3 +289,15 @@ def test_tensorboard_has_losses_pseudo_labels_and_word_error_rates(tmp_path, clo
     assert {name: scalars[f"schedule/{name}"].value for name in in_force} == in_force
     assert scalars["wer/teacher/dev"].value == 12.5
     assert {scalar.step for scalar in scalars.values()} == {2}
+
+
+def test_without_tensorboard_all_else_is_written_and_the_package_is_named_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    log = RunLog(tmp_path, total_hours=1.0, every_seconds=0.0)
+    for step in (1, 2):
+        log.step(step, step / 10, True, result(), {})
+    log.validation(2, 0.2, {"teacher/dev": 12.5})
+    log.close()
+    assert len(lines(tmp_path)) == 3
+    assert not (tmp_path / "tensorboard").exists()
+    assert capsys.readouterr().out.count("pip install 'asr_emapl[tensorboard]'") == 1
