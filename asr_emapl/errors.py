@@ -1,18 +1,40 @@
-"""The one exception that reaches a user as a line of text instead of a traceback."""
+"""Errors that a user can fix, and how their messages list things."""
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Sequence
+
 
 class UserError(Exception):
-    """Something the user can mend: the message names the thing, the place and the remedy.
+    """An error that the user can fix: `<what is wrong> (<where>); <what to do>`.
 
-    The command line prints it as one line (or, where a report lists all that is wrong, one line per
-    finding) and exits with status 2. Library callers may catch it like any other exception.
+    The command line prints the message after "error: " and exits with status 2. A message has one line, or
+    one line per finding.
     """
 
 
 class UnreachableError(UserError, OSError):
-    """A server does not answer, or answers that it cannot serve: says nothing about any file on it.
+    """A server does not answer or cannot serve. It says nothing about the files on the server.
 
-    Never taken for a fault of an audio file, which would be left out: it ends the run or the command.
+    It ends the run or the command: the audio file is not treated as broken.
     """
+
+
+def require_package(name: str, extra: str) -> None:
+    """Check that an optional package is installed, without importing it.
+
+    Raises:
+        UserError: it is not; the message names the extra that has it.
+    """
+    if importlib.util.find_spec(name) is None:
+        raise UserError(f"{name} is not installed; pip install 'asr_emapl[{extra}]'")
+
+
+def listing(items: Sequence[str], limit: int, separator: str = ", ") -> str:
+    """The first `limit` items as "a, b and 3 more"; one item per line where the separator is a newline."""
+    more = len(items) - limit
+    shown = separator.join(items[:limit])
+    if more <= 0:
+        return shown
+    return f"{shown}{separator if separator.isspace() else ' '}and {more} more"

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asr_emapl.errors import UserError
-from asr_emapl.storage.outputs import write
+from asr_emapl.errors import UserError, require_package
+from asr_emapl.storage import write
 from asr_emapl.terminal import visible
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 
 def check_ending(out: Path) -> None:
-    """Before anything is drawn: UserError if the name does not end in .png or .svg."""
+    """Before anything is drawn: UserError if the name does not end in .png or .svg, or without matplotlib."""
+    require_package("matplotlib", "report")
     if out.suffix.lower() not in (".png", ".svg"):
         raise UserError(f"{out}: name a picture that ends in .png or .svg")
 
@@ -38,6 +39,7 @@ def new_figure(
         settings: more of matplotlib's rcParams, with _ for the dot. Names from files are drawn as they are,
             without formulas, unless text_parse_math is True.
     """
+    require_package("matplotlib", "report")
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""Helper processes: they leave signals to their parent and end with it. Imports no torch."""
+"""Helper processes, which leave signals to their parent and end with it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import threading
 from collections.abc import Iterable
 from multiprocessing.process import BaseProcess
 
-# How often a helper looks whether its parent is alive.
-_LOOK_S = 1.0
+_POLL_S = 1.0
 
 
 def serve_parent(*ignored: signal.Signals) -> None:
-    """Prepare a helper process, in that process: it ends when its parent ends, `kill -9` included.
+    """Make this helper process end when its parent ends, also by `kill -9`.
 
     Args:
-        ignored: signals that reach a whole process group and that the parent acts on.
+        ignored: signals to the whole process group, which the parent handles.
     """
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
@@ -27,14 +26,14 @@ def serve_parent(*ignored: signal.Signals) -> None:
 def _end_with_parent(pid: int) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
-    # A forked helper that began later keeps the sentinel open; the process id does not depend on it.
+    # Helpers that were forked later keep the parent's sentinel open; its process id is certain.
     while parent.is_alive() and os.getppid() == pid:
-        parent.join(_LOOK_S)
+        parent.join(_POLL_S)
     os._exit(1)
 
 
 def kill(processes: Iterable[BaseProcess]) -> None:
-    """Kill the processes that have not ended by themselves; returns when all have ended."""
+    """Kill processes and wait until they have ended."""
     processes = list(processes)
     for process in processes:
         process.kill()

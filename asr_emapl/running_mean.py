@@ -1,7 +1,7 @@
-"""The plain mean of a run's weights, kept so that the average over any window can be taken afterwards.
+"""The running mean of a run's weights, from which the average over any window can be computed later.
 
-An EMA has to know its half-life beforehand. A running mean from the beginning does not: two of them, stored
-at two times, give the mean of what lies between (a device of icefall; here weighted by audio, not by steps)
+The half-life of an EMA is fixed beforehand. Two running means, stored at two times, give the mean of the
+weights in between (as in icefall; here weighted by audio instead of steps).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from asr_emapl.roster import Roster
 class RunningMean:
     """The mean of the student over all audio so far: m <- m + (s / total) (theta - m) after a step on s.
 
-    Float64, twice the student's size: a window is a difference of two means that have most digits in common.
+    Float64, twice the student's size, because a window is a difference of two means that are almost equal.
 
     Args:
-        student: the module to follow; wrappers (DDP, torch.compile) are seen through.
+        student: the module to follow; wrappers (DDP, torch.compile) are removed.
     """
 
     def __init__(self, student: nn.Module) -> None:
@@ -33,16 +33,16 @@ class RunningMean:
 
     @torch.no_grad()
     def update(self, audio: float) -> None:
-        """Take in the student after an optimizer step that consumed `audio` (seconds).
+        """Include the student after an optimizer step that consumed `audio` seconds.
 
         Raises:
             ValueError: negative audio.
-            RuntimeError: the student's parameters are no longer those of the beginning.
+            RuntimeError: a parameter of the student was replaced.
         """
         changed = self._roster.changed()
         if changed is not None:
             raise RuntimeError(
-                f"{changed} of the student is not what the running mean was built with (a replaced layer, or "
+                f"{changed} of the student was replaced (by another layer, or by "
                 "load_state_dict(assign=True)); build a new RunningMean"
             )
         if audio < 0.0:
@@ -54,14 +54,14 @@ class RunningMean:
             mean.lerp_(self._student[name].to(torch.float64), audio / self.audio)
 
     def state_dict(self) -> dict[str, Any]:
-        """The mean by parameter name, and the audio that it is over."""
+        """The mean by parameter name, and its audio."""
         return {"mean": self.mean, "audio": self.audio}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved mean.
+        """Load a saved mean.
 
         Raises:
-            ValueError: it is of another model.
+            ValueError: it belongs to another model.
         """
         shapes = {name: mean.shape for name, mean in state["mean"].items()}
         if shapes != {name: mean.shape for name, mean in self.mean.items()}:
@@ -75,26 +75,24 @@ def window(start: Mapping[str, Any], end: Mapping[str, Any]) -> dict[str, Tensor
     """The mean of the weights between two saved running means: (A_e m_e - A_s m_s) / (A_e - A_s).
 
     Args:
-        start, end: as `RunningMean.state_dict` returned them in one run; A is their audio.
+        start, end: from `RunningMean.state_dict` in one run; A is their audio.
 
     Returns:
         Float32 weights by parameter name.
 
     Raises:
-        ValueError: `end` is not later than `start`, or they are of different models.
+        ValueError: `end` is not later than `start`, or they belong to different models.
     """
-    left = end["audio"] - start["audio"]
-    if not left > 0.0:
+    audio = end["audio"] - start["audio"]
+    if not audio > 0.0:
         raise ValueError(f"the window ends at {end['audio']:g} s of audio and begins at {start['audio']:g} s")
     if start["mean"].keys() != end["mean"].keys():
-        raise ValueError("the two running means are of different models")
+        raise ValueError("the two running means belong to different models")
     weights = {}
     for name, mean in end["mean"].items():
         before = start["mean"][name]
         if before.shape != mean.shape:
-            raise ValueError(
-                f"{name} has shape {tuple(before.shape)} in one and {tuple(mean.shape)} in the other"
-            )
-        # As a step from the later mean: nothing cancels if the window is the whole run.
-        weights[name] = (mean + (mean - before) * (start["audio"] / left)).float()
+            raise ValueError(f"{name} has two shapes, {tuple(before.shape)} and {tuple(mean.shape)}")
+        # In this form nothing cancels if the window is the whole run.
+        weights[name] = (mean + (mean - before) * (start["audio"] / audio)).float()
     return weights

@@ -1,33 +1,35 @@
-"""What people read in a terminal: lines and tables in which names and texts cannot act on the terminal.
+"""Output for a terminal: lines, tables and the library's log, in which texts cannot control the terminal.
 
-Ids, paths, speakers and texts come from files of others. Control characters in them could move the cursor,
-change colours or the window's title, or hide what stands before them; here they are shown as escapes.
+Ids, paths, speakers and texts come from files of others. Their control characters could move the cursor,
+change colours or the window's title, or hide other text; they are printed as escapes.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
 from typing import TYPE_CHECKING
 
-from asr_emapl.storage.partial_file import is_standard_output
+from asr_emapl.storage.atomic import is_standard_output
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-# C0 and C1 controls, DEL, what ends lines in Unicode, what turns the direction of text, and halves of
-# surrogate pairs, which cannot be printed.
+# C0 and C1 controls, DEL, Unicode's line separators and bidirectional controls, and halves of surrogate
+# pairs, which cannot be printed.
 _ACTIVE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_LOGGERS = ("asr_emapl", "data_prep")
 
 
 def visible(text: str, keep: str = "\n\t") -> str:
-    r"""The text with characters that act on a terminal as escapes (\x1b, \u202e), but for those to keep."""
+    r"""Replace the characters that control a terminal by escapes (\x1b, \u202e), except those in `keep`."""
     return _ACTIVE.sub(lambda match: match[0] if match[0] in keep else _escape(ord(match[0])), text)
 
 
 def say(text: str) -> None:
-    """Print a line to standard output for people to read."""
+    """Print a line to standard output."""
     print(visible(text), flush=True)
 
 
@@ -37,17 +39,38 @@ def warn(text: str) -> None:
 
 
 def say_written(out: str | os.PathLike[str], text: str) -> None:
-    """As `say`, but to standard error where `out`, which was written, is standard output."""
+    """Print a line about the file `out`: to standard error if `out` is standard output."""
     (warn if is_standard_output(out) else say)(text)
 
 
 def put(content: str) -> None:
-    """Write data to standard output: as it is where a program reads it, made visible on a terminal."""
+    """Write data to standard output: unchanged to a program, with `visible` to a terminal."""
     print(visible(content) if sys.stdout.isatty() else content, end="", flush=True)
 
 
+class _LogHandler(logging.Handler):
+    """Prints information to standard output, warnings and errors with their level to standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        rank = os.environ.get("RANK", "0")
+        where = "" if rank == "0" else f"[rank {rank}] "
+        if record.levelno <= logging.INFO:
+            say(f"{where}{record.getMessage()}")
+        else:
+            warn(f"{where}{record.levelname.lower()}: {record.getMessage()}")
+
+
+def print_log() -> None:
+    """Print what the library logs, in this process."""
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        if not logger.handlers:
+            logger.addHandler(_LogHandler())
+
+
 def plain(text: str) -> Text:
-    """One line for rich to show, without control characters, markup or emoji codes."""
+    """A line for rich, without control characters, markup or emoji codes."""
     from rich.text import Text
 
     return Text(visible(text, keep=""))
@@ -67,5 +90,5 @@ def print_table(head: list[str], rows: list[list[str]]) -> None:
 
 
 def _escape(code: int) -> str:
-    # JSON knows \u, and writes characters below 32 as escapes itself.
+    # JSON knows \u only, and writes characters below 32 as escapes itself.
     return f"\\x{code:02x}" if code < 0x20 else f"\\u{code:04x}"

@@ -1,13 +1,13 @@
-"""What one update of the average costs: this teacher, its peers, and the memory it cannot avoid moving.
+"""Time of one update of the average: this teacher, other packages, and the bound by memory traffic.
 
-    pip install ema-pytorch torch-ema timm    # those that are absent are left out of the table
+    pip install ema-pytorch torch-ema timm    # packages that are not installed are left out
     python benchmarks/ema.py                  # on a GPU if there is one
     python benchmarks/ema.py --threads 1 --millions 38
 
-All contestants take turns in one process, so that a busy machine is busy for all of them. Reported are
-medians, the ratio to the bound (on a GPU also of the time that the GPU alone works: what an update costs a
-step whose work is queued ahead), and the traffic of the bound: one `lerp_` over one flat tensor of the same
-size, that is two streams read, one written, and nothing between them.
+All contestants take turns in one process, so that other work on the machine slows all of them. The table has
+medians, the ratio to the bound, and the memory traffic of the bound: one `lerp_` over one flat tensor of the
+same size, which reads two streams and writes one. On a GPU it also has the time of the GPU alone, which is
+what an update adds to a step whose work is queued ahead.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
 
-# So far from 1 that this teacher, too, moves at every update.
+# Far enough from 1 that this teacher moves at each update.
 RHO = 0.99
-# Millions of parameters -> options of the transformer that has them.
+# Millions of parameters -> options of the transformer.
 SIZES = {38: {"dim": 512, "heads": 8, "layers": 12}, 255: {"dim": 768, "heads": 4, "layers": 36}}
 
 Update = Callable[[], object]
@@ -49,7 +49,7 @@ def this_teacher(model: nn.Module) -> Update:
 
 
 def averaged_model(model: nn.Module) -> Update:
-    """torch's own, in its fused form."""
+    """torch's AveragedModel, in its multi-tensor form."""
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(RHO))
     return lambda: average.update_parameters(model)
 
@@ -85,7 +85,7 @@ CONTESTANTS: dict[str, Callable[[nn.Module], Update]] = {
 
 
 def measure(options: dict[str, int], device: torch.device, rounds: int) -> tuple[int, dict[str, list[float]]]:
-    """Number of parameters, and by contestant the median seconds of an update: in all, and of the GPU."""
+    """Number of parameters, and by contestant the median seconds per update: in total, and of the GPU."""
     model = TransformerCtc(29, **options).to(device)  # type: ignore[arg-type]
     updates: dict[str, Update] = {}
     for name, build in CONTESTANTS.items():
@@ -106,7 +106,7 @@ def measure(options: dict[str, int], device: torch.device, rounds: int) -> tuple
 
 
 def main() -> None:
-    """Print a table for each size."""
+    """Print a table per size."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

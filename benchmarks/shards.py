@@ -21,10 +21,10 @@ import soundfile
 import torch
 from timing import seconds_of
 
+from asr_emapl import storage
 from asr_emapl.audio.decode import read_audio
 from asr_emapl.data.manifest import Utterance, read_manifest
 from asr_emapl.data.shards import ShardConfig, pack
-from asr_emapl.storage import files as storage
 
 CPU = torch.device("cpu")
 # By name: how to read an utterance, and which.

@@ -1,11 +1,12 @@
-"""What a step on untranscribed audio costs beside one on transcribed audio, and what its parts cost.
+"""Time of a step on untranscribed audio, compared with one on transcribed audio, and of its parts.
 
     python benchmarks/step.py --model quickstart       # on a GPU if there is one
     python benchmarks/step.py --model paper --bf16     # 36 layers, 255 M parameters, 290 s of audio
 
-The unlabelled step does all that the labelled one does, on labels of the same length, after the teacher has
-decoded the batch: by operations alone, 4/3 of it (a forward pass is a third of forward and backward). Both
-kinds take turns in one process; reported are medians. Audio and texts are random: neither changes the cost.
+In the unlabelled step, the teacher decodes the batch, then the student trains on labels of the same length as
+in the labelled step. By operations it takes 4/3 of the labelled step (a forward pass is a third of forward
+and backward). Both kinds take turns in one process; the table has medians. Audio and texts are random, which
+does not change the time.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from asr_emapl.training.build import build_step
 from asr_emapl.training.objectives import to_device
 from asr_emapl.training.step import TrainStep
 
-# Options of the transformer; seconds of audio in a batch; seconds of an utterance; letters a second.
+# Options of the transformer; seconds of audio per batch; seconds per utterance.
 MODELS: dict[str, tuple[dict[str, Any], float, float]] = {
     "quickstart": ({"dim": 144, "layers": 3, "norm": "pre", "convolution": 15}, 12.0, 3.0),
     "mini": ({"dim": 192, "layers": 4, "norm": "pre", "convolution": 31}, 40.0, 13.0),
     "paper": ({}, 290.0, 14.5),
 }
-LETTERS_A_SECOND = 14
+CHARACTERS_PER_SECOND = 14
 
 
 class SameLength(TeacherLabels):
@@ -49,7 +50,7 @@ class SameLength(TeacherLabels):
         assert batch.targets is not None
         texts = Labels.of(batch.targets)
         device = theirs.confidence_B.device
-        # Confidence as the teacher's, so that its counts are waited for as they are in training.
+        # The teacher's confidence, so that the step waits for its counts as in training.
         return Labels(
             to_device(texts.tokens_BS, device), to_device(texts.lengths_B, device), theirs.confidence_B
         )
@@ -58,7 +59,7 @@ class SameLength(TeacherLabels):
 def batch(seconds: float, each: float, labelled: bool) -> StepBatch:
     """Random audio and texts."""
     count, samples = round(seconds / each), round(each * SAMPLE_RATE_HZ)
-    texts = torch.randint(1, 29, (count, round(each * LETTERS_A_SECOND))).tolist()
+    texts = torch.randint(1, 29, (count, round(each * CHARACTERS_PER_SECOND))).tolist()
     lengths_B = torch.full((count,), samples)
     micro = MicroBatch([str(i) for i in range(count)], torch.randn(count, samples), lengths_B, texts)
     if torch.cuda.is_available():
@@ -104,13 +105,13 @@ def main() -> None:
     actions: dict[str, Callable[[], object]] = {
         "labelled step": lambda: step(labelled),
         "unlabelled step": lambda: step(unlabelled),
-        "of these: teacher's average": lambda: step.teacher.update(seconds),
+        "of it: teacher's update": lambda: step.teacher.update(seconds),
     }
     times: dict[str, list[float]] = {name: [] for name in actions}
     for turn in range(chosen.rounds + 3):
         for name, action in actions.items():
             taken = seconds_of(action, device)
-            if turn >= 3:  # the first ones allocate and warm up
+            if turn >= 3:  # the first rounds allocate
                 times[name].append(taken)
     medians = {name: statistics.median(values) for name, values in times.items()}
     parameters = sum(p.numel() for p in step.student.parameters())

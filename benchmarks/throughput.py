@@ -1,17 +1,16 @@
-"""Hours of audio trained on per hour, at an equal encoder, beside the encoders and the batching of others.
+"""Hours of audio trained per hour with an equal encoder, compared with other packages' encoders and batching.
 
     python benchmarks/throughput.py                    # one CPU thread; on a GPU if there is one
     python benchmarks/throughput.py --precisions bf16 --encoder paper --seconds 290
 
-Every contestant, in fp32 and under bf16 autocast, has the same features, front-end, positions and CTC
-head around an encoder of the same layers, widths, heads and dropout (small: 6 layers, width 256, 1,024
-inside the feed-forward, 4 heads; paper: 36, 768, 3,072, 4, which is 255 M parameters), and takes whole
-optimizer steps (AdamW, clipping) on utterances as long as LibriSpeech's. Ours cuts its batches by
-BatchPlan and is trained by TrainStep, its teacher's average included; the others get the batches of
-SpeechBrain's DynamicBatchSampler where SpeechBrain is installed, random ones of the same padded audio
-where not, and a plain training loop. They take turns batch by batch; reported are medians over batches
-of unpadded audio by time, so that padding counts. Audio and texts are random: neither changes the cost.
-On a CPU, time is the processor's.
+All contestants, in fp32 and with bf16 autocast, have the same features, front-end, positions and CTC head
+around an encoder with the same numbers of layers and heads, widths and dropout (small: 6 layers, width 256,
+1,024 in the feed-forward, 4 heads; paper: 36, 768, 3,072, 4, which is 255 M parameters). They take whole
+optimizer steps (AdamW, clipping) on utterances as long as LibriSpeech's. Ours uses BatchPlan and TrainStep,
+with the teacher's update. The others use a plain training loop, and the batches of SpeechBrain's
+DynamicBatchSampler, or random batches of the same padded audio if SpeechBrain is not installed. They take
+turns batch by batch. The table has medians over batches of unpadded audio per time, so that padding counts.
+Audio and texts are random, which does not change the time. On a CPU, time is processor time.
 """
 
 from __future__ import annotations
@@ -40,14 +39,14 @@ from asr_emapl.models.transformer import ConvFrontEnd, Positions, TransformerCtc
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.training.build import build_step
 
-VOCABULARY, LETTERS_A_SECOND = 29, 14
+VOCABULARY, CHARACTERS_PER_SECOND = 29, 14
 LEARNING_RATE = 1e-4
-# Dense bf16 operations a second, for the share of them that is used.
+# Dense bf16 operations per second, for the fraction that is used.
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 
 
 def librispeech_seconds(count: int, seed: int = 0) -> np.ndarray:
-    """Lengths like those of train-clean-100: seven in ten near 15 s, the rest anything from 1.5 s up."""
+    """Lengths like those of train-clean-100: 70 % near 15 s, the others between 1.5 and 15 s."""
     rng = np.random.default_rng(seed)
     long = np.clip(rng.normal(14.8, 1.0, count), 1.5, 17.0)
     return np.where(rng.random(count) < 0.7, long, rng.uniform(1.5, 15.0, count))
@@ -55,7 +54,7 @@ def librispeech_seconds(count: int, seed: int = 0) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Shape:
-    """Of an encoder."""
+    """The shape of an encoder."""
 
     layers: int
     dim: int
@@ -63,12 +62,12 @@ class Shape:
     heads: int
     dropout: float
 
-    def flops_a_second_of_audio(self, seconds: float) -> float:
-        """Of forward and backward pass of ours, by its matrix products, on utterances of so many seconds."""
-        frames_a_second = 100 / 3
+    def flops_per_second_of_audio(self, seconds: float) -> float:
+        """Of the matrix products of our forward and backward pass, for utterances of this length."""
+        frames_per_second = 100 / 3
         layer = 2.0 * (4 * self.dim**2 + 2 * self.dim * self.feedforward)
-        layer += 4 * self.dim * seconds * frames_a_second
-        return 3.0 * frames_a_second * (self.layers * layer + 2 * 7 * 80 * 2 * self.dim)
+        layer += 4 * self.dim * seconds * frames_per_second
+        return 3.0 * frames_per_second * (self.layers * layer + 2 * 7 * 80 * 2 * self.dim)
 
 
 SHAPES = {"small": (6, 256, 1024, 4), "paper": (36, 768, 3072, 4)}
@@ -101,7 +100,7 @@ def torch_encoder(of: Shape) -> Peer:
 
 
 def torchaudio_conformer(of: Shape) -> Peer:
-    """torchaudio's Conformer: a second feed-forward and a convolution in every layer beside the others'."""
+    """torchaudio's Conformer, whose layers have a second feed-forward and a convolution."""
     from torchaudio.models import Conformer
 
     encoder = Conformer(
@@ -125,22 +124,22 @@ def audio(lengths: Indices) -> tuple[Tensor, Tensor, list[list[int]]]:
     """Random waveforms [B, N], their samples [B], and texts."""
     samples_B = torch.from_numpy(lengths)
     texts = [
-        torch.randint(1, VOCABULARY, (LETTERS_A_SECOND * n // SAMPLE_RATE_HZ,)).tolist()
+        torch.randint(1, VOCABULARY, (CHARACTERS_PER_SECOND * n // SAMPLE_RATE_HZ,)).tolist()
         for n in samples_B.tolist()
     ]
     return torch.randn(len(lengths), int(samples_B.max())), samples_B, texts
 
 
 def planned(samples: Indices, seconds: float) -> Batches:
-    """Ours."""
+    """Our batches."""
     plan = BatchPlan(samples, round(seconds * SAMPLE_RATE_HZ))
     for epoch in itertools.count():
-        for indices in plan.epoch(epoch)[:-1]:  # an epoch's last one is short
+        for indices in plan.epoch(epoch)[:-1]:  # the last batch of an epoch is short
             yield audio(samples[indices])
 
 
 def sampled(samples: Indices, seconds: float) -> Batches:
-    """SpeechBrain's."""
+    """SpeechBrain's batches."""
     from speechbrain.dataio.sampler import DynamicBatchSampler
 
     each = (samples / SAMPLE_RATE_HZ).tolist()
@@ -158,7 +157,7 @@ def sampled(samples: Indices, seconds: float) -> Batches:
 
 
 def shuffled(samples: Indices, seconds: float) -> Batches:
-    """Random company, up to the same padded audio."""
+    """Random batches, up to the same padded audio."""
     rng = np.random.default_rng(0)
     while True:
         batch: list[int] = []
@@ -222,7 +221,7 @@ class OurStep:
 
 @dataclass
 class Contestant:
-    """A way to train, the audio it was given (samples, padded samples), and what it took."""
+    """A way to train, the audio that it was given (samples, padded samples), and its rates."""
 
     step: Callable[[Tensor, Tensor, list[list[int]]], float]
     batches: Batches
@@ -240,7 +239,7 @@ class Contestant:
 
 
 def contestants(chosen: argparse.Namespace, shape: Shape, device: torch.device) -> dict[str, Contestant]:
-    """All that can be imported."""
+    """The contestants whose packages are installed."""
     samples = np.round(librispeech_seconds(20_000) * SAMPLE_RATE_HZ).astype(np.int64)
     options: dict[str, Any] = {**asdict(shape), "frontend_dropout": shape.dropout, "max_shift_seconds": 0.0}
     makers: dict[str, Callable[[], nn.Module]] = {
@@ -266,7 +265,7 @@ def contestants(chosen: argparse.Namespace, shape: Shape, device: torch.device) 
 
 
 def main() -> None:
-    """Print a row a contestant."""
+    """Print a row per contestant."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -285,7 +284,7 @@ def main() -> None:
     field = contestants(chosen, shape, device)
     for turn in range(chosen.rounds + 2):
         for one in field.values():
-            one.turn(device, warm=turn >= 2)  # the first ones allocate and warm up
+            one.turn(device, warm=turn >= 2)  # the first rounds allocate
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {chosen.threads} thread(s)"
     print(
         f"torch {torch.__version__}, {where}, {chosen.encoder} encoder, dropout {chosen.dropout:g}, "
@@ -305,10 +304,10 @@ def main() -> None:
             )
             print(f"  ours in {precision}: {ours / best:.2f} x the audio of the best other in {theirs}")
         if device.type == "cuda":
-            print(f"  {ours / 3600:.2f} hours of audio a second in {precision}")
+            print(f"  {ours / 3600:.2f} hours of audio per second in {precision}")
             peak = next((flops for name, flops in PEAK_FLOPS.items() if name in where), None)
             if peak and precision == "bf16":
-                used = ours * shape.flops_a_second_of_audio(12.3) / peak
+                used = ours * shape.flops_per_second_of_audio(12.3) / peak
                 print(f"  MFU {used:.1%} of {peak / 1e12:.0f} TFLOP/s")
 
 

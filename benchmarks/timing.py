@@ -1,4 +1,4 @@
-"""How long one call takes, on any device."""
+"""Time of one call, on any device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 
 Measured = TypeVar("Measured")
-# The first turns compile, allocate and warm up.
+# Rounds that are not measured: they compile and allocate.
 _WARM_UP = 3
 
 
@@ -19,10 +19,10 @@ def in_turns(
     measure: Callable[[Callable[[], object]], Measured],
     rounds: int,
 ) -> dict[str, list[Measured]]:
-    """What `measure` says of each action in each of so many rounds.
+    """The measurements of each action in `rounds` rounds.
 
-    All take turns, so that a busy machine is busy for all of them, in a new order each time, since whoever
-    follows another finds what that one used in the caches.
+    Actions take turns, so that other work on the machine slows all of them. Their order is random, because an
+    action finds the data of the one before in the caches.
     """
     found: dict[str, list[Measured]] = {name: [] for name in actions}
     order = list(actions)
@@ -36,7 +36,7 @@ def in_turns(
 
 
 def work_seconds_of(action: Callable[[], object], device: torch.device) -> float:
-    """As `seconds_of`; on a CPU the processor's time, which other work on the machine changes less."""
+    """As `seconds_of`; on a CPU, processor time, which depends less on other work on the machine."""
     if device.type == "cuda":
         return seconds_of(action, device)
     start = time.process_time()
@@ -45,7 +45,7 @@ def work_seconds_of(action: Callable[[], object], device: torch.device) -> float
 
 
 def seconds_of(action: Callable[[], object], device: torch.device) -> float:
-    """Seconds until the call and all the work that it queued are done."""
+    """Seconds until the call and the work that it queued have ended."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -56,10 +56,10 @@ def seconds_of(action: Callable[[], object], device: torch.device) -> float:
 
 
 def gpu_seconds_of(action: Callable[[], object]) -> float:
-    """Seconds that the GPU works on it, as in a training step whose work is queued ahead of the GPU."""
+    """Seconds of the GPU alone, as in a training step whose work is queued ahead."""
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
-    torch.cuda._sleep(20_000_000)  # cycles, about 10 ms: the CPU has queued everything before they are over
+    torch.cuda._sleep(20_000_000)  # cycles, about 10 ms, in which the CPU queues everything
     begin.record()
     action()
     end.record()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import os
 import shutil
 import tarfile
@@ -15,10 +16,10 @@ from pathlib import Path, PurePosixPath
 
 from asr_emapl.data.manifest import report
 from asr_emapl.errors import UserError
-from asr_emapl.storage.files import publish
-from asr_emapl.storage.json_text import read_object
-from asr_emapl.terminal import warn
+from asr_emapl.storage import publish, read_object
 from data_prep.transfer import fetch
+
+_logger = logging.getLogger(__name__)
 
 _MAX_LINES = 50
 """Findings that an error report lists before it only counts the rest."""
@@ -101,7 +102,7 @@ def _install(archive: Archive, destination: Path, verify: Callable[[Path], list[
         if not findings:
             _note_sizes(target)
             return target
-        warn(f"{target}: not whole, put back from the archive:\n{report(findings)}")
+        _logger.warning(f"{target}: not whole, put back from the archive:\n{report(findings)}")
     destination.mkdir(parents=True, exist_ok=True)
     path = destination / archive.url.rsplit("/", 1)[1]
     fetch(archive.url, path, archive.md5)

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from asr_emapl.data.manifest import write_manifests
 from asr_emapl.errors import UserError
-from asr_emapl.storage.outputs import check_outputs
+from asr_emapl.storage import check_outputs
 from data_prep.candidates import Candidate, Prepared, check, preset, settle
 from data_prep.table import read_table
 

@@ -14,8 +14,7 @@ from typing import NoReturn
 
 from asr_emapl.data.manifest import write_manifest
 from asr_emapl.errors import UserError
-from asr_emapl.storage.outputs import check_outputs
-from asr_emapl.storage.text_files import read_lines
+from asr_emapl.storage import check_outputs, read_lines
 from data_prep.candidates import Candidate, Prepared, check, preset, settle
 from data_prep.kaldi import FILES as KALDI_FILES
 from data_prep.kaldi import read_data_dir

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from asr_emapl.data.manifest import report
 from asr_emapl.errors import UserError
-from asr_emapl.storage.text_files import read_lines
+from asr_emapl.storage import read_lines
 from data_prep.candidates import MAX_LINES, Candidate
 
 # How reco2file_and_channel names channels.

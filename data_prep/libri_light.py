@@ -14,7 +14,7 @@ from pathlib import Path
 
 from asr_emapl.data.manifest import Utterance, report, write_manifests
 from asr_emapl.errors import UserError
-from asr_emapl.storage.json_text import read_object
+from asr_emapl.storage import read_object
 from data_prep.archive import Archive, demand_known, install
 from data_prep.candidates import MAX_LINES, Prepared, probe_all
 

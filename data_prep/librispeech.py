@@ -18,7 +18,7 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import probe_whole
 from asr_emapl.data.manifest import Utterance, report, write_manifests
 from asr_emapl.errors import UserError
-from asr_emapl.storage.text_files import read_lines
+from asr_emapl.storage import read_lines
 from asr_emapl.text.normalise import ALPHABET, librispeech, outside
 from data_prep.archive import Archive, demand_known, install
 

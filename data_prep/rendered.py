@@ -38,9 +38,7 @@ import soundfile
 
 from asr_emapl.errors import UserError
 from asr_emapl.processes import serve_parent
-from asr_emapl.storage.json_text import read_object
-from asr_emapl.storage.outputs import write, writing
-from asr_emapl.storage.text_files import read_document
+from asr_emapl.storage import read_document, read_object, write, writing
 from data_prep.espeak import Engine, engine_paths
 
 VERSION = 8  # of the recipe below: a corpus rendered by another version is rendered anew

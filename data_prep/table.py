@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asr_emapl.errors import UserError
-from asr_emapl.storage.text_files import read_lines
+from asr_emapl.storage import read_lines
 
 
 @dataclass(frozen=True, slots=True)

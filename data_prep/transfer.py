@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import ssl
@@ -27,7 +28,9 @@ from rich.progress import (
 )
 
 from asr_emapl.errors import UserError
-from asr_emapl.terminal import visible, warn
+from asr_emapl.terminal import visible
+
+_logger = logging.getLogger(__name__)
 
 _ATTEMPTS = 5  # one after another that bring nothing new, then it is left to the user
 _FIRST_PAUSE_S = 1.0  # doubled from attempt to attempt
@@ -53,7 +56,7 @@ def fetch(url: str, path: Path, checksum: str) -> None:
     if path.exists():
         if _digest(path, checksum) == checksum:
             return
-        warn(f"{path}: not the official file, fetching what is missing or wrong")
+        _logger.warning(f"{path}: not the official file, fetching what is missing or wrong")
         path.replace(partial)
     begins_with_old_bytes = True
     while begins_with_old_bytes:

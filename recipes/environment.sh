@@ -56,7 +56,7 @@ _emapl_make() {
     [[ -t 2 ]] || loud=-qq
     printf 'installing into %s: 2 to 20 minutes and 6 GB the first time\n' "$venv" >&2
     printf '(torch and torchaudio come as CUDA builds of several GB, which run on a CPU too)\n' >&2
-    (cd -- "$root" && .venv/bin/python -m pip install "$loud" --disable-pip-version-check -e '.[quickstart,segment,dev]') >&2 ||
+    (cd -- "$root" && .venv/bin/python -m pip install "$loud" --disable-pip-version-check -e '.[quickstart,segment,report,tensorboard,dev]') >&2 ||
         _emapl_fail "pip could not install asr_emapl into $venv; mend what it says and run this again" || return 1
     _emapl_works "$venv/bin/python" ||
         _emapl_fail "$venv is installed but does not import; delete it and run this again" || return 1

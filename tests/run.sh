@@ -33,7 +33,7 @@ root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/recipes/environment.sh"
 cd -- "$root"
 "$PYTHON" -c 'import pytest, xdist, hypothesis, ruff, mypy' 2>/dev/null || {
-    echo "error: $PYTHON lacks the test tools: pip install -e '.[quickstart,segment,lm,dev]'" >&2
+    echo "error: $PYTHON lacks the test tools: pip install -e '.[all,dev]'" >&2
     exit 2
 }
 

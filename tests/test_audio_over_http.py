@@ -18,7 +18,6 @@ from support.tiny import make_corpus, tiny_config
 from asr_emapl.audio import source
 from asr_emapl.audio.decode import probe, read_audio, read_blocks
 from asr_emapl.errors import UnreachableError, UserError
-from asr_emapl.storage import files as storage
 from asr_emapl.training.trainer import train
 
 pytest.importorskip("aiohttp")
@@ -26,7 +25,7 @@ pytest.importorskip("aiohttp")
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
-    monkeypatch.setattr(storage, "_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("asr_emapl.storage.files._PAUSES_S", (0.0, 0.0))
     with loopback() as running:
         yield running
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from asr_emapl.checkpoints import files as checkpoint
 from asr_emapl.checkpoints.files import load, save
-from asr_emapl.checkpoints.folder import CheckpointFolder
+from asr_emapl.checkpoints.manager import newest_checkpoint
 from asr_emapl.errors import UserError
 
 
@@ -73,14 +73,14 @@ def test_what_is_saved_is_loaded(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
-def _break_halfway(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> list[Path]:
+def _break_halfway(monkeypatch: pytest.MonkeyPatch, folder: Path, error: BaseException) -> list[Path]:
     """Have torch.save write a part and then fail; returns the names that were there at that time."""
     seen: list[Path] = []
 
     def broken(content, file):
         file.write(b"half of a checkpoint")
         file.flush()
-        seen.extend(Path(file.name).parent.iterdir())
+        seen.extend(folder.iterdir())
         raise error
 
     monkeypatch.setattr(torch, "save", broken)
@@ -94,7 +94,7 @@ def test_a_save_that_fails_leaves_the_old_file_and_no_part(tmp_path, monkeypatch
     path = tmp_path / "a.pt"
     save(path, state(1))
     before = path.read_bytes()
-    during = _break_halfway(monkeypatch, error)
+    during = _break_halfway(monkeypatch, tmp_path, error)
     # Whatever it becomes: the failure is not swallowed.
     with pytest.raises((type(error), UserError)):
         save(path, state(2))
@@ -121,7 +121,7 @@ def test_the_name_appears_only_when_all_is_on_the_disk(tmp_path, monkeypatch):
 def test_a_part_in_the_folder_is_no_checkpoint(tmp_path):
     """As a process killed while it saved leaves one."""
     (tmp_path / f".step-000000009.pt.{'1' * 32}.partial").write_bytes(b"half")
-    assert CheckpointFolder(tmp_path, 2).newest() is None
+    assert newest_checkpoint(tmp_path) is None
 
 
 # Loading.
@@ -253,74 +253,3 @@ def test_code_inside_a_checkpoint_is_not_run(tmp_path):
     # The trap works where it is allowed to.
     torch.load(path, weights_only=False)
     assert sprung.is_dir()
-
-
-# The folder.
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def test_the_newest_are_kept(tmp_path):
-    folder = CheckpointFolder(tmp_path / "deep" / "checkpoints", keep=2)
-    written = [folder.write(step, state(step)) for step in (5, 9, 10, 100)]
-    assert folder.paths() == written[-2:]
-    assert names(folder.folder) == ["step-000000010.pt", "step-000000100.pt"]
-    found = folder.newest()
-    assert found is not None
-    path, newest, problems = found
-    assert (path, newest["step"], problems) == (written[-1], 100, [])
-
-
-@pytest.mark.parametrize("keep", [1, 0, -3])
-def test_at_least_one_is_kept(tmp_path, keep):
-    folder = CheckpointFolder(tmp_path, keep)
-    folder.write(1, state(1))
-    folder.write(2, state(2))
-    assert names(tmp_path) == ["step-000000002.pt"]
-
-
-def test_nothing_is_removed_before_the_new_one_is_whole(tmp_path, monkeypatch):
-    folder = CheckpointFolder(tmp_path, keep=1)
-    folder.write(1, state(1))
-    _break_halfway(monkeypatch, OSError(28, "No space left on device"))
-    with pytest.raises((OSError, UserError)):
-        folder.write(2, state(2))
-    assert names(tmp_path) == ["step-000000001.pt"]
-    found = folder.newest()
-    assert found is not None
-    assert found[1]["step"] == 1
-
-
-def test_torn_ones_are_passed_over_and_named(tmp_path):
-    folder = CheckpointFolder(tmp_path, keep=4)
-    paths = [folder.write(step, state(step)) for step in (1, 2, 3, 4)]
-    paths[3].write_bytes(b"")  # as a power cut leaves one on some file systems
-    paths[2].write_bytes(paths[2].read_bytes()[:700])
-    found = folder.newest()
-    assert found is not None
-    path, newest, problems = found
-    assert (path, newest["step"]) == (paths[1], 2)
-    assert len(problems) == 2
-    assert str(paths[3]) in problems[0]
-    assert str(paths[2]) in problems[1]
-    assert all("\n" not in problem for problem in problems)
-
-
-def test_of_none_there_is_no_newest(tmp_path):
-    assert CheckpointFolder(tmp_path / "absent", 2).newest() is None
-    (tmp_path / "notes.txt").write_text("no checkpoint")
-    assert CheckpointFolder(tmp_path, 2).newest() is None
-
-
-def test_if_all_are_torn_the_run_does_not_start_over(tmp_path):
-    folder = CheckpointFolder(tmp_path, keep=2)
-    for step in (1, 2):
-        folder.write(step, state(step)).write_bytes(b"torn to pieces")
-    with pytest.raises(UserError, match="can be read") as caught:
-        folder.newest()
-    message = str(caught.value)
-    assert "step-000000001.pt" in message
-    assert "step-000000002.pt" in message
-    assert "\n" not in message

@@ -19,7 +19,7 @@ NUMBERS = [
     ("tune-lm", "--checkpoint c --manifest m --lm l --out o", "--max-seconds", "nan -1"),
     ("inspect", "m", "--batch-seconds", "nan inf 0 -1"),
     ("scale", "--config c", "--batch-seconds", "nan inf 0 -1"),
-    ("noise", "run", "--from-hours", "nan inf -1"),
+    ("gradient-noise", "run", "--from-hours", "nan inf -1"),
     ("shard", "m --out o", "--shard-mib", "nan inf 0 -1"),
     ("shard", "m --out o", "--workers", "0 -1 99999999999999999999"),
     ("segment", "a --out o", "--workers", "0 -1 99999999999999999999"),

@@ -16,7 +16,7 @@ import pytest
 from support.loopback import Loopback, loopback
 
 from asr_emapl.errors import UserError
-from asr_emapl.storage import partial_file
+from asr_emapl.storage import atomic
 from data_prep import transfer
 from data_prep.archive import Archive, extract, install
 
@@ -217,7 +217,7 @@ def test_a_note_that_cannot_be_written_does_no_harm(
     def full(file: IO[bytes]) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(partial_file, "sync", full)
+    monkeypatch.setattr(atomic, "sync", full)
     verify = Verifier()
     folder = install(offer(server), tmp_path, verify)
     assert not list(folder.parent.glob(".part*"))

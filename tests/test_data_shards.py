@@ -22,6 +22,7 @@ import pytest
 import soundfile
 import torch
 
+from asr_emapl import storage
 from asr_emapl.audio.decode import probe, read_audio
 from asr_emapl.audio.features import FrameCount
 from asr_emapl.data.batch_plan import BatchPlan
@@ -30,7 +31,6 @@ from asr_emapl.data.manifest import Utterance, read_manifest, verify, write_mani
 from asr_emapl.data.mixture import DataCursor, DataPlan, Mixture
 from asr_emapl.data.shards import CODECS, ShardConfig, pack
 from asr_emapl.errors import UnreachableError, UserError
-from asr_emapl.storage import files as storage
 
 SECOND = 16_000
 # Some shards of a few files each.
@@ -371,7 +371,7 @@ def test_a_lost_connection_is_tried_again(
     served: tuple[str, type[Server]], manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, server = served
-    monkeypatch.setattr(storage, "_PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr("asr_emapl.storage.files._PAUSES_S", (0.01, 0.01))
     utterance = read_manifest(f"{url}/train.jsonl")[0]
     server.cuts = 2
     assert torch.equal(waveform(utterance), waveform(read_manifest(manifest)[0]))

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from asr_emapl.distributed.fsdp import divide, gather, load_optimizer, shard, whole
+from asr_emapl.distributed.fsdp import full_tensor, gather_state, load_optimizer, shard, shard_state
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.training.hyperparameters import OptimizerConfig, build_optimizer
@@ -48,7 +48,7 @@ def train(student: nn.Module, optimizer: torch.optim.Optimizer, steps: range) ->
         student.begin_step(step)
         optimizer.zero_grad()
         student(*inputs(step))[0].square().mean().backward()
-        norms.append(whole(torch.nn.utils.clip_grad_norm_(student.parameters(), 0.1)))
+        norms.append(full_tensor(torch.nn.utils.clip_grad_norm_(student.parameters(), 0.1)))
         optimizer.step()
     return norms
 
@@ -68,7 +68,7 @@ def test_steps_with_dropped_layers_are_those_of_the_whole_model():
     one, other = model(), sharded()
     first, second = adam(one), adam(other)
     torch.testing.assert_close(train(one, first, range(5)), train(other, second, range(5)))
-    torch.testing.assert_close(one.state_dict(), gather(other.state_dict(), keep=True))
+    torch.testing.assert_close(one.state_dict(), gather_state(other.state_dict(), keep=True))
 
 
 @pytest.mark.parametrize("name", ["adam", "sgd", "nadam", "radam", "adagrad"])
@@ -79,7 +79,9 @@ def test_every_optimizer_steps_on_shards(name):
     first, second = (build_optimizer(model, config.name, group) for model in (one, other))
     torch.testing.assert_close(train(one, first, range(3)), train(other, second, range(3)))
     # A gradient that is nought but for rounding is made a step by what divides by its size: of lr at most.
-    torch.testing.assert_close(one.state_dict(), gather(other.state_dict(), keep=True), rtol=0.0, atol=1e-4)
+    torch.testing.assert_close(
+        one.state_dict(), gather_state(other.state_dict(), keep=True), rtol=0.0, atol=1e-4
+    )
 
 
 def test_the_teacher_averages_its_part_and_forgets_what_it_gathered_before():
@@ -94,7 +96,7 @@ def test_the_teacher_averages_its_part_and_forgets_what_it_gathered_before():
         train(other, second, range(step, step + 1))
         for teacher in teachers:
             teacher.update(5.0)
-    states = [gather(teacher.state_dict(), keep=True) for teacher in teachers]
+    states = [gather_state(teacher.state_dict(), keep=True) for teacher in teachers]
     torch.testing.assert_close(states[0]["module"], states[1]["module"])
     assert not torch.equal(states[0]["module"]["output.weight"], model().state_dict()["output.weight"])
 
@@ -105,14 +107,14 @@ def test_what_was_gathered_is_plain_and_goes_on_whole_or_sharded():
     train(student, optimizer, range(3))
     file = io.BytesIO()
     torch.save(
-        gather({"student": student.state_dict(), "optimizer": optimizer.state_dict()}, keep=True), file
+        gather_state({"student": student.state_dict(), "optimizer": optimizer.state_dict()}, keep=True), file
     )
     file.seek(0)
     state = torch.load(file, weights_only=True)
     assert {type(w) for w in state["student"].values()} == {torch.Tensor}
     norms = []
     for continued in (model(), sharded()):
-        continued.load_state_dict(divide(state["student"], continued.state_dict()))
+        continued.load_state_dict(shard_state(state["student"], continued.state_dict()))
         its_optimizer = adam(continued)
         load_optimizer(its_optimizer, copy.deepcopy(state["optimizer"]))
         norms.append(train(continued, its_optimizer, range(3, 6)))
@@ -122,27 +124,27 @@ def test_what_was_gathered_is_plain_and_goes_on_whole_or_sharded():
 
 
 def test_who_does_not_keep_takes_part_and_has_nothing():
-    state = gather({"step": 3, "weights": sharded().state_dict()}, keep=False)
+    state = gather_state({"step": 3, "weights": sharded().state_dict()}, keep=False)
     assert state["step"] == 3
     assert set(state["weights"].values()) == {None}
 
 
 def test_a_part_lies_in_memory_of_its_own():
     like = sharded().state_dict()["output.weight"]
-    part = divide(torch.ones(like.shape), like)
+    part = shard_state(torch.ones(like.shape), like)
     assert part.to_local().untyped_storage().nbytes() == 4 * part.to_local().numel()
 
 
 def test_another_shape_is_an_error():
     like = sharded().state_dict()
     with pytest.raises(RuntimeError, match="size mismatch"):
-        divide({"output.bias": torch.ones(7)}, like)
+        shard_state({"output.bias": torch.ones(7)}, like)
 
 
 def test_a_teacher_sharded_otherwise_is_an_error(monkeypatch):
     """What only several processes can have: parts of unequal size."""
-    monkeypatch.setattr("asr_emapl.ema._own", lambda t: t.detach()[:1] if isinstance(t, DTensor) else t)
-    with pytest.raises(ValueError, match="not sharded alike"):
+    monkeypatch.setattr("asr_emapl.ema._local", lambda t: t.detach()[:1] if isinstance(t, DTensor) else t)
+    with pytest.raises(ValueError, match="not sharded like"):
         EmaTeacher(sharded(), 10.0, model())
 
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from asr_emapl.distributed import heartbeat as watch_module
+from asr_emapl.distributed import heartbeat as module
 from asr_emapl.distributed.heartbeat import Heartbeat, RankStatus, diagnosis
 from asr_emapl.distributed.process_group import ProcessGroup
 
 
-def sign(rank: int, beats: int = 9, place: int = 5, waits: int = 1) -> RankStatus:
-    return RankStatus(beats, place, waits, f"process {rank}", f"training, step 3 (file.py:{rank})")
+def status(rank: int, beats: int = 9, progress: int = 5, is_waiting: bool = True) -> RankStatus:
+    return RankStatus(beats, progress, is_waiting, f"process {rank}", f"training, step 3 (file.py:{rank})")
 
 
 def told(now: dict[int, RankStatus], earlier_beats: int = 4) -> str:
@@ -27,29 +27,29 @@ def told(now: dict[int, RankStatus], earlier_beats: int = 4) -> str:
 
 
 def test_one_that_no_longer_says_anything_is_named():
-    text = told({0: sign(0), 1: sign(1, beats=4), 2: sign(2)})
-    assert text.startswith("no sign of process 1 for 30 s")
+    text = told({0: status(0), 1: status(1, beats=4), 2: status(2)})
+    assert text.startswith("no heartbeat of process 1 for 30 s")
 
 
 def test_one_that_never_said_anything_is_named():
-    assert told({0: sign(0), 1: sign(1)}).startswith("no sign of process 2 ")
+    assert told({0: status(0), 1: status(1)}).startswith("no heartbeat of process 2 ")
 
 
 def test_one_that_is_behind_is_named_with_where_it_stands():
-    text = told({0: sign(0), 1: sign(1), 2: sign(2, place=4, waits=0)})
-    assert text.endswith("the others wait for process 2: training, step 3 (file.py:2)")
+    text = told({0: status(0), 1: status(1), 2: status(2, progress=4, is_waiting=False)})
+    assert text.endswith("others wait for process 2: training, step 3 (file.py:2)")
     assert "process 1" not in text
 
 
 def test_of_several_at_the_same_point_the_one_that_does_not_wait():
-    text = told({0: sign(0), 1: sign(1, waits=0), 2: sign(2)})
-    assert text.endswith("the others wait for process 1: training, step 3 (file.py:1)")
+    text = told({0: status(0), 1: status(1, is_waiting=False), 2: status(2)})
+    assert text.endswith("others wait for process 1: training, step 3 (file.py:1)")
 
 
-@pytest.mark.parametrize("waits", [0, 1])
+@pytest.mark.parametrize("waits", [False, True])
 def test_where_none_stands_out_all_are_told(waits):
-    text = told({rank: sign(rank, waits=waits) for rank in range(3)})
-    assert text.startswith("no process has moved for 60 s")
+    text = told({rank: status(rank, is_waiting=waits) for rank in range(3)})
+    assert text.startswith("no process made progress for 60 s")
     assert all(f"process {rank}" in text for rank in range(3))
     assert "\n" not in text
 
@@ -64,12 +64,14 @@ def test_a_process_alone_is_not_watched():
 def pair(monkeypatch):
     """Two processes' watches on one store, what ended them, and a clock to set."""
     store, ends, clock = dist.HashStore(), [], [0.0]
-    monkeypatch.setattr(watch_module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
     watches = []
     for rank in range(2):
         watch = Heartbeat(ProcessGroup(rank, 2, torch.device("cpu")), 600.0)
         watch._store = store
-        monkeypatch.setattr(watch, "_end", lambda text, status, rank=rank: ends.append((rank, text, status)))
+        monkeypatch.setattr(
+            watch, "_abort", lambda text, status, rank=rank: ends.append((rank, text, status))
+        )
         watches.append(watch)
     return watches, ends, clock
 
@@ -86,7 +88,7 @@ def test_one_that_falls_silent_is_missed_long_before_the_timeout(pair):
     first._beat()
     ((rank, text, status),) = ends
     assert (rank, status) == (0, 1)
-    assert text.startswith("no sign of process 1 (")
+    assert text.startswith("no heartbeat of process 1 (")
     assert "for 60 s" in text
 
 
@@ -100,30 +102,32 @@ def test_one_that_is_not_yet_there_is_not_missed(pair):
     assert ends == []
 
 
-@pytest.mark.parametrize(("device", "waits"), [("cpu", 1), ("cuda", 0)])
+@pytest.mark.parametrize(("device", "waits"), [("cpu", True), ("cuda", False)])
 def test_a_backward_pass_waits_for_others_on_cpus_only(device, waits):
     watch = Heartbeat(ProcessGroup(0, 2, torch.device(device)), 60.0)
-    signs = []
+    statuses = []
 
     def look(gradient: torch.Tensor) -> None:
-        thread = threading.Thread(target=lambda: signs.append(watch._sign()))
+        thread = threading.Thread(target=lambda: statuses.append(watch._status()))
         thread.start()
         thread.join()
 
     y = 2.0 * torch.ones(1, requires_grad=True)
     y.register_hook(look)
     torch.autograd.backward(y)
-    assert signs[0].waits == waits
+    assert statuses[0].is_waiting is waits
 
 
 # One of two processes that met, and what becomes of them; "cuda" stands for NCCL, which is not used. Whoever
 # comes as far as to leave the others waits for ever.
 LEAVING = """
 import sys, time, torch
+from asr_emapl.terminal import print_log
 from asr_emapl.errors import UserError
 from asr_emapl.distributed.heartbeat import Heartbeat
 from asr_emapl.distributed.process_group import ProcessGroup
 what, rank = sys.argv[1], int(sys.argv[2])
+print_log()
 try:
     with Heartbeat(ProcessGroup(rank, 2, torch.device("cuda")), 60.0) as watch:
         watch.before_exit = lambda: print("saved", flush=True)
@@ -166,7 +170,7 @@ def leave(what: str) -> list[tuple[int, str, str]]:
 
 def test_on_gpus_an_error_is_told_and_no_process_parts_from_the_others_in_peace():
     (other, _, silent), (status, saved, told) = leave("mend")
-    assert (status, told) == (2, "error: mend this\n")
+    assert (status, told) == (2, "[rank 1] error: mend this\n")
     assert saved == "saved\n"
     assert (other, silent) == (2, "")
 
@@ -182,4 +186,4 @@ def test_on_gpus_an_error_of_the_program_comes_with_its_place():
 def test_the_end_of_the_process_where_all_had_met_ends_the_others():
     (first, _, _), (status, _, told) = leave("store")
     assert (first, status) == (7, 1)
-    assert told.splitlines()[-1] == "error: the process where all had met (process 0, or torchrun) is gone"
+    assert "error: the process with the rendezvous store" in told.splitlines()[-1]

@@ -39,10 +39,10 @@ def test_without_a_signal_handlers_are_put_back(handlers):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_remembered_and_named(number, capfd, handlers):
     with StopRequest(WORLD) as stop:
-        assert not stop.made()
+        assert not stop.poll()
         assert stop.signal is None
         os.kill(os.getpid(), number)
-        assert stop.made()
+        assert stop.poll()
         assert stop.signal == number
     # The process is about to end: a launcher's second SIGTERM must not turn that into a failure.
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
@@ -60,7 +60,7 @@ from asr_emapl.distributed.process_group import ProcessGroup
 
 with StopRequest(ProcessGroup(0, 1, torch.device("cpu"))) as stop:
     print("ready", flush=True)
-    while not stop.made():
+    while not stop.poll():
         pass
     print("made", flush=True)
     libc = ctypes.PyDLL(None)

@@ -70,7 +70,8 @@ def test_devices_that_are_there(gpus):
 def test_what_is_no_device(name):
     with pytest.raises(UserError) as caught:
         choose_device(name)
-    assert str(caught.value) == f"device {name!r} is none of auto, cpu, cuda, cuda:N"
+    assert repr(name) in str(caught.value)
+    assert "cuda:N" in str(caught.value)
 
 
 @pytest.mark.parametrize(("name", "count"), [("cuda", 0), ("cuda:0", 0), ("cuda:2", 2), ("cuda:10", 2)])
@@ -95,9 +96,9 @@ def test_an_unknown_sharding(sharding):
 def test_one_process_has_nothing_to_shard():
     world = ProcessGroup.join(DeviceConfig(name="cpu", sharding="full"))
     model = nn.Linear(2, 2)
-    assert world.wrap(world.place(model)) is model
+    assert world.data_parallel(world.to_device(model)) is model
     assert type(model.weight.data) is torch.Tensor
-    assert world.passes(5) == 1
+    assert world.forward_passes(5) == 1
 
 
 def test_threads_are_set_if_given(monkeypatch):
@@ -132,7 +133,7 @@ def test_gpus_meet_by_nccl_and_their_hosts_by_gloo(gpus, monkeypatch):
     gpus(2)
     asked = {}
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    monkeypatch.setattr(world_module, "meeting", lambda name, timeout: None)
+    monkeypatch.setattr(world_module, "rendezvous_store", lambda name, timeout: None)
     monkeypatch.setattr(
         world_module.dist, "init_process_group", lambda name, timeout, **_: asked.update({name: timeout})
     )
@@ -146,15 +147,15 @@ def test_gpus_meet_by_nccl_and_their_hosts_by_gloo(gpus, monkeypatch):
 
 
 @pytest.mark.parametrize(("on_this_node", "warned"), [("1", True), ("2", False)])
-def test_restarts_over_several_nodes_need_another_rendezvous(monkeypatch, capsys, on_this_node, warned):
-    monkeypatch.setattr(world_module, "meeting", lambda name, timeout: None)
+def test_restarts_over_several_nodes_need_another_rendezvous(monkeypatch, caplog, on_this_node, warned):
+    monkeypatch.setattr(world_module, "rendezvous_store", lambda name, timeout: None)
     monkeypatch.setattr(world_module.dist, "init_process_group", lambda *_, **__: None)
     environment = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": on_this_node}
     environment |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_MAX_RESTARTS": "3"}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     ProcessGroup.join(DeviceConfig(name="cpu"))
-    assert ("--rdzv-backend c10d --rdzv-endpoint HOST:PORT" in capsys.readouterr().out) == warned
+    assert ("--rdzv-backend c10d --rdzv-endpoint HOST:PORT" in caplog.text) == warned
 
 
 def test_alone_under_torchrun_the_group_is_left(monkeypatch):
@@ -172,14 +173,14 @@ def test_alone_under_torchrun_the_group_is_left(monkeypatch):
 
 def test_alone_everything_is_what_it_was():
     world = ProcessGroup.join(DeviceConfig(name="cpu"))
-    assert (world.rank, world.size, world.device, world.first) == (0, 1, CPU, True)
+    assert (world.rank, world.size, world.device, world.is_first) == (0, 1, CPU, True)
     values = [1.5, 2, -0.1]
     assert world.all_reduce_sum(values) == values
     assert world.all_reduce_sum(()) == []
     thing = object()
     assert world.gather(thing) == [thing]
     model = nn.Linear(2, 2)
-    assert world.wrap(model) is model
+    assert world.data_parallel(model) is model
     world.close()
 
 
@@ -190,14 +191,14 @@ def _broken() -> Iterator[int]:
 
 def _failure(world: ProcessGroup, items: Iterator[int]) -> str:
     try:
-        return f"nothing, but {world.next(items)}"
+        return f"nothing, but {world.next_item(items)}"
     except UserError as error:
         return str(error)
 
 
 def test_alone_the_next_item_or_its_own_error():
     world = ProcessGroup(0, 1, CPU)
-    assert world.next(iter([4, 5])) == 4
+    assert world.next_item(iter([4, 5])) == 4
     assert _failure(world, _broken()) == "decoding process 7 was killed"
 
 
@@ -208,11 +209,11 @@ def _process(rank: int, port: int, folder: Path) -> None:
     seen = {
         "rank": world.rank,
         "size": world.size,
-        "first": world.first,
+        "first": world.is_first,
         # In float32 the one would vanish beside 2 ** 40.
         "sum": world.all_reduce_sum([2.0**40 * rank, 1.0, 0.1, rank]),
         "nothing": world.all_reduce_sum([]),
-        "next": [world.next(iter([rank])), _failure(world, iter([rank]) if rank else _broken())],
+        "next": [world.next_item(iter([rank])), _failure(world, iter([rank]) if rank else _broken())],
         "gather": world.gather({f"utterance {rank}": "A" * (1 + 5000 * rank)}),
     }
     world.close()

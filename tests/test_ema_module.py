@@ -179,12 +179,12 @@ def test_reset_makes_the_teacher_the_student_of_now():
     [
         (
             nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)),
-            r"parameters .* do not match by name: 1\.bias, 1\.weight",
+            r"differ in names: 1\.bias, 1\.weight",
         ),
-        (nn.Sequential(nn.Linear(2, 2, bias=False)), r"parameters .* do not match by name: 0\.bias"),
+        (nn.Sequential(nn.Linear(2, 2, bias=False)), r"differ in names: 0\.bias"),
         (
             nn.Sequential(nn.Linear(2, 3)),
-            r"parameter 0\.weight has shape \(2, 2\) in the student and \(3, 2\)",
+            r"0\.weight has shape \(2, 2\) in the student and \(3, 2\)",
         ),
     ],
 )
@@ -192,14 +192,14 @@ def test_modules_that_do_not_match_are_an_error(other, message):
     student = nn.Sequential(nn.Linear(2, 2))
     with pytest.raises(ValueError, match=message):
         EmaTeacher(student, 60.0, module=other)
-    with pytest.raises(ValueError, match=r"match by name|has shape"):
+    with pytest.raises(ValueError, match=r"differ in names|has shape"):
         EmaTeacher(student, 60.0).follow(other)
 
 
 def test_buffers_that_do_not_match_are_an_error():
     student, other = Point(), Point()
     student.register_buffer("table", torch.zeros(2))
-    with pytest.raises(ValueError, match=r"buffers .* do not match by name: table"):
+    with pytest.raises(ValueError, match="differ in names: table"):
         EmaTeacher(student, 60.0, module=other)
 
 

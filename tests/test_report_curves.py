@@ -84,7 +84,7 @@ def test_a_broken_line_is_named(tmp_path, line) -> None:
     run = write_run(tmp_path / "run", [90.0])
     with (run / "log.jsonl").open("a") as file:
         file.write(line + "\n")
-    with pytest.raises(UserError, match=r"log.jsonl:4: is no line of a run's log"):
+    with pytest.raises(UserError, match=r"log.jsonl:4: not a line of a run's log"):
         read_curves(run)
 
 

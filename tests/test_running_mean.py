@@ -106,7 +106,7 @@ def test_windows_that_are_none():
     with pytest.raises(ValueError, match="different models"):
         window(other, state)
     larger = {"mean": {"theta": torch.zeros(4)}, "audio": 1.0}
-    with pytest.raises(ValueError, match=r"theta has shape \(4,\)"):
+    with pytest.raises(ValueError, match=r"theta .*\(4,\)"):
         window(larger, state)
     with pytest.raises(ValueError, match="cannot consume"):
         mean.update(-1.0)

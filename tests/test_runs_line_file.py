@@ -42,13 +42,13 @@ class FullDisk:
         return len(taken)
 
 
-def test_a_full_disk_loses_nothing_and_is_said_once(tmp_path, capsys):
+def test_a_full_disk_loses_nothing_and_is_said_once(tmp_path, caplog):
     file = LineFile(tmp_path / "log")
     file._file = disk = FullDisk(room=7)  # type: ignore[assignment]
     for number in range(3):
         file.write(f"line {number}")
         file.flush()
-    assert capsys.readouterr().out.count("cannot be written (No space left on device)") == 1
+    assert caplog.text.count("cannot be written (No space left on device)") == 1
     disk.room = 100
     file.flush()
     assert disk.written == b"line 0\nline 1\nline 2\n"

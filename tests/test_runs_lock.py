@@ -133,14 +133,14 @@ def test_a_lock_file_replaced_meanwhile_is_not_the_lock(tmp_path, monkeypatch):
     assert len(calls) == 2
 
 
-def test_no_locks_on_this_disk_is_a_warning(tmp_path, monkeypatch, capsys):
+def test_no_locks_on_this_disk_is_a_warning(tmp_path, monkeypatch, caplog):
     def refuse(file, operation):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(module.fcntl, "flock", refuse)
     with run_lock(tmp_path, WORLD):
         pass
-    assert "has no locks (No locks available)" in capsys.readouterr().out
+    assert "has no locks (No locks available)" in caplog.text
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path):

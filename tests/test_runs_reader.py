@@ -11,7 +11,7 @@ from support.logged_runs import STEP, UNLABELLED, write_lines, write_run
 
 from asr_emapl.errors import UserError
 from asr_emapl.report.run import read_runs
-from asr_emapl.runs.reader import PHASES, read_log, read_skipped, read_speed
+from asr_emapl.runs.reader import PHASES, read_log, read_skipped, read_speed, run_files
 
 GOOD = {**UNLABELLED, "step": 1, "hours": 1.0}
 TIMES = dict.fromkeys((*PHASES, "audio", "padded"), 1.0)
@@ -45,7 +45,7 @@ def test_an_entry_of_another_kind(tmp_path: Path, name: str, value: Any) -> None
         read_runs([("run", tmp_path)])
     except UserError as error:
         said = str(error)
-    assert not said or f"log.jsonl:2: is no line of a run's log ('{name}' is" in said
+    assert not said or ("log.jsonl:2: " in said and f"'{name}' is" in said)
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,10 @@ def test_lines_that_are_no_records(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "log.jsonl").write_bytes(json.dumps(GOOD).encode() + b"\n" + content)
     with pytest.raises(UserError, match=r"log\.jsonl:2"):
         read_log(tmp_path / "log.jsonl")
+
+
+def test_the_files_of_a_run(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-1.pt").write_text("")
+    assert {path.name for path in run_files(tmp_path)} >= {"log.jsonl", "config.yaml", "step-1.pt"}
+    assert run_files(tmp_path / "checkpoints" / "step-1.pt") == [tmp_path / "checkpoints" / "step-1.pt"]

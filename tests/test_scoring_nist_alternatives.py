@@ -11,7 +11,7 @@ from rapidfuzz.distance import Levenshtein
 
 from asr_emapl.errors import UserError
 from asr_emapl.scoring.nist.alternatives import Marked, best_wordings, first_wording, parse_marked
-from asr_emapl.storage.text_files import BrokenLineError
+from asr_emapl.storage import BrokenLineError
 
 WORDS = st.lists(st.sampled_from("ABC"), max_size=3).map(" ".join)
 TEXT = st.lists(st.lists(WORDS, min_size=1, max_size=3).map(tuple), max_size=4).map(tuple)

@@ -93,7 +93,7 @@ def test_findings_are_capped_at_twenty(tmp_path: Path) -> None:
     findings = str(error.value).split("\n")
     assert len(findings) == 21
     assert "no '(id)'" in findings[0]
-    assert findings[-1] == f"{path}: and 5 more"
+    assert "5 more" in findings[-1]
 
 
 def test_duplicates_in_plain_text(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.loopback import Loopback, loopback
 
+from asr_emapl import storage
 from asr_emapl.errors import UnreachableError
-from asr_emapl.storage import files as storage
 
 CONTENT = bytes(range(256)) * 4
 
@@ -122,7 +122,7 @@ def test_whatever_a_url_raises_is_an_oserror(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
     pytest.importorskip("aiohttp")
-    monkeypatch.setattr(storage, "_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("asr_emapl.storage.files._PAUSES_S", (0.0, 0.0))
     with loopback() as running:
         running.files["/a"] = CONTENT
         yield running

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr_emapl.errors import UserError
-from asr_emapl.storage.json_text import finite_number, number, parse_json, read_object
-from asr_emapl.storage.text_files import BrokenLineError
+from asr_emapl.storage import BrokenLineError, finite_number, number, parse_json, read_object
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

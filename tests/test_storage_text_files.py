@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from asr_emapl.errors import UserError
-from asr_emapl.storage import text_files
-from asr_emapl.storage.text_files import raw_lines, read_document, read_lines
+from asr_emapl.storage import raw_lines, read_document, read_lines, text_files
 
 
 @pytest.mark.parametrize(
@@ -81,7 +80,7 @@ def test_what_never_ends_is_not_read(tmp_path: Path) -> None:
 
 
 def test_a_pipe_of_the_shell_is_read() -> None:
-    code = "from asr_emapl.storage.text_files import read_lines; print(list(read_lines('/dev/stdin')))"
+    code = "from asr_emapl.storage import read_lines; print(list(read_lines('/dev/stdin')))"
     found = subprocess.run([sys.executable, "-c", code], input=b"a\nb\n", capture_output=True, check=True)
     assert found.stdout == b"[(1, 'a'), (2, 'b')]\n"
 
@@ -100,5 +99,5 @@ def test_a_line_has_a_limit_also_in_a_packed_file(tmp_path: Path, monkeypatch: p
 def test_blank_lines_have_a_limit(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "a.gz", "wb", compresslevel=1) as file:
         file.write(b"\n" * (text_files.MAX_BLANK_LINES + 1))
-    with pytest.raises(UserError, match=r"a\.gz: more than 1,000,000 blank lines"):
+    with pytest.raises(UserError, match=r"a\.gz: more than 1,000,000 empty lines"):
         list(raw_lines(tmp_path / "a.gz"))

@@ -128,7 +128,7 @@ def test_the_command_reads_a_run(corpus, tmp_path):
     run = tmp_path / "run"
     overrides = ("hours=0.006", "validation.every_hours=null", "optimizer.noise_every_steps=1")
     train(tiny_config(corpus, f"run_dir={run}", *overrides))
-    told = CliRunner().invoke(app, ["noise", str(run)])
+    told = CliRunner().invoke(app, ["gradient-noise", str(run)])
     assert told.exit_code == 0
     expected = read(steps(run), 6.0, 6.0)
     assert f"{expected.share:.3f}" in told.output

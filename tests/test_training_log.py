@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -327,3 +328,15 @@ def test_many_skipped_steps_are_few_lines_and_one_total():
     assert all("(9 other steps since the last warning)" in line for line in lines[1:])
     steps.step(100, True, GOOD, now=100.0)
     assert "100 of 101 steps were skipped" in (steps.total() or "")
+
+
+def test_without_tensorboard_all_else_is_written_and_the_package_is_named_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    log = RunLog(tmp_path, total_hours=1.0, every_seconds=0.0)
+    for step in (1, 2):
+        log.step(step, step / 10, True, result(), {})
+    log.validation(2, 0.2, {"teacher/dev": 12.5})
+    log.close()
+    assert len(lines(tmp_path)) == 3
+    assert not (tmp_path / "tensorboard").exists()
+    assert capsys.readouterr().out.count("pip install 'asr_emapl[tensorboard]'") == 1

@@ -17,12 +17,12 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from asr_emapl import storage
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.amplitude import amplitude_fault
 from asr_emapl.audio.joined_streams import holds_another_stream
 from asr_emapl.audio.source import Source
 from asr_emapl.errors import UnreachableError, UserError
-from asr_emapl.storage import files as storage
 
 if TYPE_CHECKING:
     import torch

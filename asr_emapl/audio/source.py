@@ -7,8 +7,8 @@ import zlib
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from asr_emapl import storage
 from asr_emapl.errors import UnreachableError, UserError
-from asr_emapl.storage import files as storage
 
 # What is longer is sought in instead of read: recordings of many minutes, of which an utterance is a part.
 _WHOLE_BYTES = 4 << 20

@@ -1,1 +1,1 @@
-"""Checkpoints: what is written, where, and when."""
+"""Checkpoints: their file format, which of them are kept, and saving in the background."""

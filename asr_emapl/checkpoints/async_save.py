@@ -1,4 +1,4 @@
-"""Checkpoints written while training goes on: copied at once, written by a thread, one at a time."""
+"""Write checkpoints in a thread while training continues; one at a time."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from typing import Any
 
 import torch
 
-from asr_emapl.checkpoints.files import State
+from asr_emapl.checkpoints.entries import State
 from asr_emapl.errors import UserError
 
 
 @dataclass
 class Saved:
-    """What became of one checkpoint, and what it cost in seconds of wall-clock.
+    """The result of a save, and its times in seconds of wall-clock.
 
-    Training stood still while it waited for the checkpoint before and while the state was copied, not while
-    it was written.
+    Training stands still during `wait_s` (for the save before) and `copy_s`, not during `write_s`.
     """
 
     step: int
@@ -33,41 +32,38 @@ class Saved:
 
 
 class Snapshot:
-    """Copies of a state in host memory that is kept from one copy to the next, page-locked for a GPU's.
-
-    The memory that it takes is that of one checkpoint.
-    """
+    """Copies a state into host memory that it reuses for the next copy; page-locked for GPU tensors."""
 
     def __init__(self) -> None:
         self._memory: dict[tuple[Any, ...], torch.Tensor] = {}
 
     def take(self, state: State) -> State:
-        """The state with tensors of its own, which hold until the next call."""
+        """Copy the state; the copy is valid until the next call."""
         before, self._memory = self._memory, {}
         copied = self._copy(state, (), before)
         if any(tensor.is_pinned() for tensor in self._memory.values()):
             torch.cuda.synchronize()
         return copied
 
-    def _copy(self, value: Any, place: tuple[Any, ...], before: dict[tuple[Any, ...], torch.Tensor]) -> Any:
+    def _copy(self, value: Any, key: tuple[Any, ...], before: dict[tuple[Any, ...], torch.Tensor]) -> Any:
         if isinstance(value, dict):
-            return {key: self._copy(item, (*place, key), before) for key, item in value.items()}
+            return {name: self._copy(item, (*key, name), before) for name, item in value.items()}
         if isinstance(value, list | tuple):
-            return type(value)(self._copy(item, (*place, i), before) for i, item in enumerate(value))
+            return type(value)(self._copy(item, (*key, i), before) for i, item in enumerate(value))
         if not isinstance(value, torch.Tensor):
             return value
-        own = before.get(place)
+        own = before.get(key)
         if own is None or (own.shape, own.dtype) != (value.shape, value.dtype):
             own = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
-        self._memory[place] = own
+        self._memory[key] = own
         return own.copy_(value.detach(), non_blocking=value.is_cuda)
 
 
 class BackgroundSave:
-    """Saves in a thread.
+    """Writes states in a thread.
 
     Args:
-        report: called with each `Saved`, in the thread that calls the methods here.
+        report: called with each `Saved`, in the thread that calls the methods.
     """
 
     def __init__(self, report: Callable[[Saved], None]) -> None:
@@ -75,13 +71,13 @@ class BackgroundSave:
         self._snapshot = Snapshot()
         self._thread: threading.Thread | None = None
         self._saved: Saved | None = None
-        self._fault: BaseException | None = None
+        self._error: BaseException | None = None
 
     def start(self, step: int, state: State, write: Callable[[State], Path]) -> None:
-        """Copy the state and have `write` called with the copy; waits first for the checkpoint before.
+        """Wait for the save before, copy the state, and start `write` with the copy.
 
         Raises:
-            Exception: whatever the write before raised, unless it was an OSError: that is reported.
+            Exception: that of the save before, unless it is an OSError, which is reported.
         """
         saved, began = Saved(step), time.monotonic()
         self.finish()
@@ -100,21 +96,21 @@ class BackgroundSave:
         except OSError as error:
             saved.failure = error
         except BaseException as error:
-            self._fault = error
+            self._error = error
         saved.write_s = time.monotonic() - began
 
     def poll(self) -> None:
-        """Report what has been written, without waiting."""
+        """Report a save that has ended, without waiting."""
         if self._thread is not None and not self._thread.is_alive():
             self.finish()
 
     def wait(self) -> None:
-        """Until nothing is being written; from any thread."""
+        """Wait until the save has ended; any thread may call it."""
         if self._thread is not None:
             self._thread.join()
 
     def finish(self) -> Saved | None:
-        """Wait for what is being written and report it; returns the last of all.
+        """Wait until the save has ended and report it; returns the last one, None if there was none.
 
         Raises:
             Exception: as `start`.
@@ -122,25 +118,24 @@ class BackgroundSave:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-            if self._fault is not None:
-                fault, self._fault = self._fault, None
-                raise fault
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
             assert self._saved is not None
             self._report(self._saved)
         return self._saved
 
-    def last(self) -> Path:
-        """Where the last checkpoint of a run lies, once it is there.
+    def last(self) -> Path | None:
+        """Wait for the last checkpoint; returns its path, None if none was started.
 
         Raises:
             UserError: it could not be written.
         """
         saved = self.finish()
-        assert saved is not None
-        if saved.path is None:
+        if saved is not None and saved.path is None:
             reason = saved.failure.strerror if saved.failure else "interrupted"
             raise UserError(
-                f"the run's last checkpoint, of step {saved.step}, could not be written ({reason}): "
-                "mend that and give the same command again, which goes on from the one before"
+                f"the last checkpoint, of step {saved.step}, could not be written ({reason}); fix that and "
+                "rerun the same command to resume from the one before"
             )
-        return saved.path
+        return None if saved is None else saved.path

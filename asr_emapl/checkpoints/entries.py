@@ -1,13 +1,13 @@
-"""What a checkpoint has to hold: whether each entry is there and of its kind, checked once, when it is read.
+"""Types and shapes of a checkpoint's entries, checked once when it is loaded.
 
-A file that torch can load may still hold anything. What uses it after this check needs no check of its own,
-but for what depends on the run: whether the weights fit the model (`checkpoint.fitting`).
+A file that torch can load may contain anything. After this check, only what depends on the run can be wrong:
+whether the weights fit the model (`files.fitting`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -19,19 +19,19 @@ State = dict[str, Any]
 
 _Check = Callable[[Any, str], None]
 
-# More than any config holds. They bound the time that lists take which hold the same list many times over.
-_MOST_VALUES = 100_000
-_DEEPEST = 32
+# More than a config has. They bound the time for lists that contain the same list many times.
+_MAX_VALUES = 100_000
+_MAX_DEPTH = 32
 
 
 def require_entries(state: Any) -> State:
-    """The state, if it has what decoding needs and each of its entries is of the right kind.
+    """Check that a state has the entries that decoding needs, and that all entries have the right type.
 
     Raises:
-        ValueError: an entry is missing or is something else; says which, and what it should be.
+        ValueError: an entry is missing or has another type; the message names it.
     """
-    _require(isinstance(state, dict), "it", "a mapping of entries")
-    _require_names(state, _TO_DECODE)
+    _mapping(state, "it")
+    _require_names(state, ["student", "teacher", "tokenizer", "config"])
     for name, check in _ENTRIES.items():
         if name in state:
             check(state[name], name)
@@ -39,7 +39,7 @@ def require_entries(state: Any) -> State:
 
 
 def require_run_entries(state: State) -> None:
-    """Refuse a state, checked before, that lacks an entry without which a run does not resume.
+    """Check that a state from `require_entries` has all entries that a resume needs.
 
     Raises:
         ValueError: an entry is missing.
@@ -47,87 +47,83 @@ def require_run_entries(state: State) -> None:
     _require_names(state, [name for name in _ENTRIES if name != "kept"])
 
 
-def _require(holds: bool, place: str, wanted: str) -> None:
-    if not holds:
-        raise ValueError(f"{place} is not {wanted}")
-
-
-def _require_names(state: Mapping[str, Any], names: list[str]) -> None:
+def _require_names(state: Mapping[str, Any], names: Sequence[str]) -> None:
     missing = [name for name in names if name not in state]
     if missing:
         raise ValueError(f"entry {', '.join(missing)} is missing")
 
 
-def _fields(checks: Mapping[str, _Check]) -> _Check:
+def _require(is_valid: bool, place: str, expected: str) -> None:
+    if not is_valid:
+        raise ValueError(f"{place} is not {expected}")
+
+
+def _is(expected: str, is_valid: Callable[[Any], bool]) -> _Check:
+    return lambda value, place: _require(is_valid(value), place, expected)
+
+
+def _has(checks: Mapping[str, _Check]) -> _Check:
     """A mapping with at least these fields."""
 
     def check(value: Any, place: str) -> None:
-        _require(isinstance(value, dict), place, "a mapping")
-        for name, of_field in checks.items():
+        _mapping(value, place)
+        for name, check_field in checks.items():
             if name not in value:
                 raise ValueError(f"{place}.{name} is missing")
-            of_field(value[name], f"{place}.{name}")
+            check_field(value[name], f"{place}.{name}")
 
     return check
 
 
-def _number(value: Any, place: str) -> None:
-    _require(type(value) in (int, float) and not math.isnan(value), place, "a number")
+def _list_of(check_item: _Check) -> _Check:
+    def check(value: Any, place: str) -> None:
+        _require(isinstance(value, list), place, "a list")
+        for item in value:
+            check_item(item, place)
+
+    return check
 
 
-def _amount(value: Any, place: str) -> None:
-    _require(type(value) in (int, float) and 0.0 <= value < math.inf, place, "a number of at least 0")
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and not math.isnan(value)
 
 
-def _positive(value: Any, place: str) -> None:
-    _require(type(value) in (int, float) and 0.0 < value < math.inf, place, "a positive number")
-
-
-def _count(value: Any, place: str) -> None:
-    _require(type(value) is int and value >= 0, place, "a whole number of at least 0")
-
-
-def _text(value: Any, place: str) -> None:
-    _require(isinstance(value, str), place, "a text")
-
-
-def _flag(value: Any, place: str) -> None:
-    _require(type(value) is bool, place, "true or false")
-
-
-def _mapping(value: Any, place: str) -> None:
-    _require(isinstance(value, dict), place, "a mapping")
+_number = _is("a number", _is_number)
+_amount = _is("a number of at least 0", lambda value: _is_number(value) and 0.0 <= value < math.inf)
+_positive = _is("a positive number", lambda value: _is_number(value) and 0.0 < value < math.inf)
+_count = _is("a whole number of at least 0", lambda value: type(value) is int and value >= 0)
+_text = _is("a text", lambda value: isinstance(value, str))
+_flag = _is("true or false", lambda value: type(value) is bool)
+_mapping = _is("a mapping", lambda value: isinstance(value, dict))
 
 
 def _weights(value: Any, place: str) -> None:
     _mapping(value, place)
     for name, weight in value.items():
-        _require(isinstance(name, str), place, "a mapping of names")
-        # What a module's get_extra_state returned is its own affair.
+        _text(name, f"a name in {place}")
+        # The type of a module's get_extra_state is its own choice.
         _require(isinstance(weight, Tensor) or name.endswith("_extra_state"), f"{place}.{name}", "a tensor")
 
 
 def _running_mean(value: Any, place: str) -> None:
-    if value != {}:  # of a run that keeps none
-        _fields({"mean": _weights, "audio": _amount})(value, place)
+    if value != {}:  # {}: the run has none
+        _has({"mean": _weights, "audio": _amount})(value, place)
 
 
 def _optimizer(value: Any, place: str) -> None:
-    _fields({"state": _mapping})(value, place)
+    _has({"state": _mapping})(value, place)
     for index, moments in value["state"].items():
-        _require(type(index) is int, f"{place}.state", "a mapping of the numbers of parameters")
+        _require(type(index) is int, f"{place}.state", "a mapping of parameter numbers")
         _mapping(moments, f"{place}.state.{index}")
         for name, moment in moments.items():
-            of_kind = isinstance(moment, Tensor) or type(moment) in (int, float)
-            _require(of_kind, f"{place}.state.{index}.{name}", "a tensor or a number")
+            is_valid = isinstance(moment, Tensor) or type(moment) in (int, float)
+            _require(is_valid, f"{place}.state.{index}.{name}", "a tensor or a number")
 
 
 def _contents(value: Any, place: str) -> None:
-    _fields({"labelled": lambda hashes, place: None})(value, place)  # what every run learns from
+    _has({"labelled": _list_of(_text)})(value, place)  # every run has labelled audio
     for kind, hashes in value.items():
-        _require(isinstance(hashes, list), f"{place}.{kind}", "a list of hashes")
-        for found in hashes:
-            _text(found, f"{place}.{kind}")
+        _list_of(_text)(hashes, f"{place}.{kind}")
 
 
 def _position(value: Any, place: str) -> None:
@@ -136,17 +132,11 @@ def _position(value: Any, place: str) -> None:
     try:
         position = DataCursor.from_state(value)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{place} is not a place in the data ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{place} is not a data cursor ({type(error).__name__}: {error})") from error
     for corpus in (*position.labelled.corpora, *position.unlabelled.corpora):
         for field in fields(corpus):
             if field.type == "int":
                 _count(getattr(corpus, field.name), f"{place}.{field.name}")
-
-
-def _steps(value: Any, place: str) -> None:
-    _require(isinstance(value, list), place, "a list of steps")
-    for step in value:
-        _count(step, place)
 
 
 def _step_or_none(value: Any, place: str) -> None:
@@ -156,19 +146,19 @@ def _step_or_none(value: Any, place: str) -> None:
 
 def _config(value: Any, place: str) -> None:
     _plain_values(value, place)
-    model = _fields({"target": _text, "options": _mapping})
-    _fields({"model": model, "optimizer": _fields({"name": _text})})(value, place)
+    model = _has({"target": _text, "options": _mapping})
+    _has({"model": model, "optimizer": _has({"name": _text})})(value, place)
 
 
 def _plain_values(value: Any, place: str) -> list[Any]:
     """All numbers, texts and Nones in nested mappings and lists, if these contain nothing else."""
     found: list[Any] = []
     pending = [(value, 0)]
-    for _ in range(_MOST_VALUES):
+    for _ in range(_MAX_VALUES):
         if not pending:
             return found
         item, depth = pending.pop()
-        _require(depth <= _DEEPEST, place, f"nested in at most {_DEEPEST} levels")
+        _require(depth <= _MAX_DEPTH, place, f"nested in at most {_MAX_DEPTH} levels")
         if isinstance(item, dict):
             _require(all(isinstance(key, str) for key in item), place, "a mapping of names")
             pending += [(part, depth + 1) for part in item.values()]
@@ -177,15 +167,15 @@ def _plain_values(value: Any, place: str) -> list[Any]:
         else:
             _require(item is None or type(item) in (bool, int, float, str), place, "plain data")
             found.append(item)
-    raise ValueError(f"{place} holds more than {_MOST_VALUES} values")
+    raise ValueError(f"{place} has more than {_MAX_VALUES} values")
 
 
 _ENTRIES: dict[str, _Check] = {
     "student": _weights,
-    "teacher": _fields({"module": _weights, "audio": _amount}),
+    "teacher": _has({"module": _weights, "audio": _amount}),
     "optimizer": _optimizer,
     "running_mean": _running_mean,
-    "clock": _fields({"samples": _count, "sample_rate_hz": _positive}),
+    "clock": _has({"samples": _count, "sample_rate_hz": _positive}),
     "position": _position,
     "contents": _contents,
     "step": _count,
@@ -194,7 +184,6 @@ _ENTRIES: dict[str, _Check] = {
     "log_lines": _count,
     "tokenizer": _mapping,
     "config": _config,
-    # Of checkpoints in a run's folder: which of them stay.
-    "kept": _fields({"best": _step_or_none, "rate": _number, "for_good": _steps}),
+    # Which checkpoints are kept; only in a run directory.
+    "kept": _has({"best": _step_or_none, "rate": _number, "for_good": _list_of(_count)}),
 }
-_TO_DECODE = ["student", "teacher", "tokenizer", "config"]

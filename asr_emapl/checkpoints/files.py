@@ -1,8 +1,8 @@
-"""Checkpoints: files that are whole or not there, and are checked before anything in them is used.
+"""The checkpoint format: files that are complete or absent, and checked before their content is used.
 
-A checkpoint holds the whole run (student, teacher, optimizer, clock, place in the data, tokenizer, config) as
-tensors and primitives alone, and loads with `weights_only=True`. torch.save makes a zip archive with a CRC-32
-of every record in it. torch does not look at these when it loads; `load` does, before anything is unpickled.
+A checkpoint has the whole run (student, teacher, optimizer, clock, data cursor, tokenizer, config) as tensors
+and primitives, and loads with `weights_only=True`. torch.save writes a zip archive with a CRC-32 per record.
+torch ignores these when it loads; `load` checks them before anything is unpickled.
 """
 
 from __future__ import annotations
@@ -18,33 +18,32 @@ import torch
 from asr_emapl.checkpoints.entries import State, require_entries, require_run_entries
 from asr_emapl.errors import UserError
 from asr_emapl.running_mean import window
-from asr_emapl.storage.files import publish
-from asr_emapl.storage.outputs import writing
+from asr_emapl.storage import publish, writing
 from asr_emapl.text.tokenizer import Tokenizer, tokenizer_from_state
 
 
 def save(path: Path, state: State) -> None:
-    """Write `state` to `path` in one piece: whoever finds the name finds all of it, on the disk.
+    """Write a checkpoint atomically.
 
     Raises:
-        OSError: it cannot be written (the disk is full, for one); what was there under the name still is.
+        OSError: it cannot be written; the file that was there is unchanged.
     """
     try:
-        with publish(str(path)) as file:
+        with publish(path) as file:
             torch.save(state, file)
     except RuntimeError as error:
-        # torch's archive writer complains of its position once a write has failed.
+        # torch's archive writer raises its own error after a write has failed.
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
 
 
 def load(path: Path) -> State:
-    """Read a checkpoint onto the CPU.
+    """Load a checkpoint onto the CPU.
 
     Raises:
-        UserError: the file is absent, torn, damaged (a checksum differs), or not a checkpoint of this
-            toolkit: an entry is missing or of the wrong kind.
+        UserError: the file is missing, incomplete, damaged (a checksum differs), or not a checkpoint of this
+            package: an entry is missing or has the wrong type.
     """
     try:
         if not path.is_file():
@@ -53,24 +52,24 @@ def load(path: Path) -> State:
             if archive.testzip() is not None:
                 raise zipfile.BadZipFile("checksum")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch muses on the pickle protocol of garbage
+            warnings.simplefilter("ignore")  # about the pickle protocol of a damaged file
             state = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
-    # Garbage makes torch's unpickler stumble in its own way each time: IndexError, KeyError, UnicodeError ...
-    # What it says is left out: it may be nothing, or the advice to load without weights_only.
+    # torch's unpickler fails with any exception on a damaged file: IndexError, KeyError, UnicodeError ... Its
+    # message is omitted, because it is empty or advises to load without weights_only.
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) else None
-        reason = reason or f"torn, or no checkpoint: {type(error).__name__}"
+        reason = reason or f"incomplete, or not a checkpoint: {type(error).__name__}"
         raise UserError(f"checkpoint {path} cannot be read ({reason})") from error
     try:
         return require_entries(state)
     except ValueError as error:
-        raise UserError(f"{path} is no asr_emapl checkpoint ({error})") from error
+        raise UserError(f"{path} is not an asr_emapl checkpoint ({error})") from error
 
 
 def require_resumable(path: Path, state: State) -> None:
-    """Refuse a checkpoint that `load` read from `path` and that lacks what only a resume needs.
+    """Check that a checkpoint, loaded from `path`, has the entries that a resume needs.
 
     Raises:
         UserError: an entry is missing.
@@ -85,7 +84,7 @@ def require_resumable(path: Path, state: State) -> None:
 
 
 def read_tokenizer(path: Path, state: State) -> Tokenizer:
-    """The tokenizer inside a checkpoint that `load` read from `path`.
+    """The tokenizer of a checkpoint, loaded from `path`.
 
     Raises:
         UserError: it is damaged.
@@ -98,7 +97,7 @@ def read_tokenizer(path: Path, state: State) -> Tokenizer:
 
 @contextmanager
 def fitting(path: Path, target: str) -> Iterator[None]:
-    """Within it, what a checkpoint holds is loaded into a model and its optimizer.
+    """Context in which a checkpoint's states are loaded into a model and its optimizer.
 
     Raises:
         UserError: names, shapes or dtypes differ.
@@ -107,7 +106,7 @@ def fitting(path: Path, target: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    # torch raises RuntimeError; a model may have a load_state_dict of its own.
+    # Any exception, because a model may have its own load_state_dict.
     except Exception as error:
         raise UserError(
             f"checkpoint {path} does not fit model {target} with these options "
@@ -116,18 +115,23 @@ def fitting(path: Path, target: str) -> Iterator[None]:
 
 
 def average(start: Path | None, end: Path, out: Path) -> float:
-    """Write `end` with the student's mean since `start` (None: since the run's beginning) as its teacher.
+    """Write the checkpoint `end` with the student's mean since `start` as its teacher.
+
+    Args:
+        start: None: the beginning of the run.
 
     Returns:
         Hours of audio in the window.
 
     Raises:
-        UserError: a checkpoint cannot be read or has no running mean, or there is no window between them.
+        UserError: a checkpoint cannot be read, has no running mean, or `end` is not after `start`.
     """
     last = load(end)
     later = _running_mean(end, last)
-    nothing = {"mean": {name: torch.zeros_like(m) for name, m in later["mean"].items()}, "audio": 0.0}
-    earlier = nothing if start is None else _running_mean(start, load(start))
+    if start is None:
+        earlier = {"mean": {name: torch.zeros_like(m) for name, m in later["mean"].items()}, "audio": 0.0}
+    else:
+        earlier = _running_mean(start, load(start))
     try:
         weights = window(earlier, later)
     except ValueError as error:
@@ -136,8 +140,8 @@ def average(start: Path | None, end: Path, out: Path) -> float:
     with fitting(end, last["config"]["model"]["target"]):
         for name, weight in weights.items():
             if name not in student or student[name].shape != weight.shape:
-                raise ValueError(f"running mean of {name}: the student has no such weight of its shape")
-    # Buffers, which have no mean, are the student's.
+                raise ValueError(f"running mean of {name}: the student has no weight of that name and shape")
+    # Buffers have no mean and are the student's.
     last["teacher"] |= {"module": {**student, **weights}, "pending": 0.0}
     with writing(out):
         save(out, last)
@@ -146,5 +150,5 @@ def average(start: Path | None, end: Path, out: Path) -> float:
 
 def _running_mean(path: Path, state: State) -> State:
     if not state.get("running_mean"):
-        raise UserError(f"checkpoint {path} has no running mean: train with checkpoint.running_mean=true")
+        raise UserError(f"checkpoint {path} has no running mean; train with checkpoint.running_mean=true")
     return state["running_mean"]

@@ -1,69 +1,206 @@
-"""Saves a run while it trains, and keeps the best of what was saved."""
+"""The checkpoints of one run: saved while it trains; the newest, the best and those for good are kept."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+import contextlib
+import math
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from asr_emapl.checkpoints.async_save import BackgroundSave, Saved
-from asr_emapl.checkpoints.files import State
-from asr_emapl.checkpoints.folder import CheckpointFolder
-from asr_emapl.distributed.fsdp import gather
+from asr_emapl.checkpoints.files import State, load, save
+from asr_emapl.distributed.fsdp import gather_state
 from asr_emapl.distributed.process_group import ProcessGroup
+from asr_emapl.errors import UserError
+from asr_emapl.settings import PositiveCount, PositiveHours
+from asr_emapl.storage import replace_link
+
+# Other files (step-final.pt, step-000000004-average.pt) belong to the user.
+_NAME = re.compile(r"step-([0-9]{9,})\.pt")
+
+Found = tuple[Path, State, list[str]]
+"""A checkpoint's path and state, and why newer ones cannot be read."""
+
+
+@dataclass
+class CheckpointConfig:
+    """When a run saves checkpoints, and which ones it keeps."""
+
+    every_hours: PositiveHours | None = 1.0
+    """Hours of audio between checkpoints; null: only at the end."""
+    keep: PositiveCount = 2
+    """Newest checkpoints to keep."""
+    best_by: str | None = "mean"
+    """Also keep the checkpoint with the lowest WER of the teacher on this validation split; mean: on average
+    over all splits; null: none."""
+    keep_every_hours: PositiveHours | None = None
+    """Keep one checkpoint every so many hours of audio; null: none."""
+    running_mean: bool = False
+    """Save the mean of all weights so far (float64), for `asr-emapl average`."""
+
+    def require(self, splits: Collection[str]) -> None:
+        """Refuse a `best_by` that is none of the validation splits.
+
+        Raises:
+            UserError: it is not.
+        """
+        if self.best_by not in (None, "mean", *splits):
+            names = ", ".join(["null", "mean", *splits])
+            raise UserError(f"checkpoint.best_by {self.best_by!r} is none of {names}")
+
+    def selection_wer(self, rates: Mapping[str, float], splits: Collection[str]) -> float | None:
+        """Of the rates by "model/split", the teacher's by which the best is chosen.
+
+        None if there is none, or not for all of the splits over which the mean is to be taken.
+        """
+        if self.best_by != "mean" or "mean" in splits:
+            return rates.get(f"teacher/{self.best_by}")
+        teacher = [rates[f"teacher/{split}"] for split in splits if f"teacher/{split}" in rates]
+        return sum(teacher) / len(teacher) if splits and len(teacher) == len(splits) else None
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Path of the checkpoint of a step."""
+    return folder / f"step-{step:09d}.pt"
+
+
+def checkpoint_paths(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, oldest first; other files are ignored."""
+    found = ((_NAME.fullmatch(path.name), path) for path in folder.glob("step-*.pt"))
+    return [path for _, path in sorted((int(n[1]), path) for n, path in found if n and path.is_file())]
+
+
+def newest_checkpoint(folder: Path) -> Found | None:
+    """Load the newest checkpoint of a folder that can be read; None if there are no checkpoints.
+
+    Raises:
+        UserError: there are checkpoints, but none of them can be read.
+    """
+    problems: list[str] = []
+    for path in reversed(checkpoint_paths(folder)):
+        try:
+            return path, load(path), problems
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError(f"no checkpoint in {folder} can be read: {'; '.join(problems)}")
+    return None
 
 
 class CheckpointManager:
-    """Called by all processes at the same points of the run; process 0 writes.
+    """Saves a run's checkpoints. All processes call it at the same points; process 0 writes.
+
+    `best.pt` links to the best checkpoint. Which ones are kept is part of each checkpoint ("kept").
 
     Args:
-        selection_wer: of the rates of a validation, the one by which the best is chosen, if there is one.
-        step: whose checkpoint the run goes on from; 0: none.
-        report: called with what became of each checkpoint.
+        splits: names of the validation splits.
+        report: called with the result of each save.
+
+    Attributes:
+        step: of the last checkpoint; 0 if there is none.
     """
 
     def __init__(
         self,
-        checkpoints: CheckpointFolder,
-        selection_wer: Callable[[dict[str, float]], float | None],
-        world: ProcessGroup,
-        step: int,
+        folder: Path,
+        config: CheckpointConfig,
+        splits: Collection[str],
+        group: ProcessGroup,
         report: Callable[[Saved], None],
     ) -> None:
-        self.checkpoints, self.selection_wer, self.world, self.step = checkpoints, selection_wer, world, step
+        self.folder, self.config, self.splits, self.group = folder, config, splits, group
+        self.step = 0
+        self._kept: State = {"best": None, "rate": math.inf, "for_good": []}
+        self._lowest = math.inf
         self._saving = BackgroundSave(report)
         self.wait, self.poll = self._saving.wait, self._saving.poll
 
-    def save(self, step: int, state: State, rate: float | None, *, for_good: bool) -> None:
-        """Copy the state, and write it while training goes on; see `CheckpointFolder.write`."""
-        self.step = step
-        state = gather(state, keep=self.world.first)
-        if self.world.first:
-            write = functools.partial(self.checkpoints.write, step, rate=rate, for_good=for_good)
-            self._saving.start(step, state, write)
+    def restore(self) -> Found | None:
+        """Load the newest checkpoint, and keep those that were kept when it was written."""
+        found = newest_checkpoint(self.folder)
+        if found is not None:
+            self.step = found[1]["step"]
+            self._kept = dict(found[1].get("kept", self._kept))
+            # A later best one has replaced it, and cannot be read.
+            best = self._kept["best"]
+            if best is not None and not checkpoint_path(self.folder, best).exists():
+                self._kept |= {"best": None, "rate": math.inf}
+            self._lowest = self._kept["rate"]
+        return found
 
-    def keep_best(self, step: int, rates: dict[str, float], save: Callable[[float | None], None]) -> None:
-        """Keep the checkpoint of a step as the best if its selection_wer rate is the lowest so far.
+    def save(self, step: int, state: State, rate: float | None = None, *, for_good: bool = False) -> None:
+        """Copy the state, and write it in the background.
 
         Args:
-            rates: of the validation at this step, by "model/split".
-            save: called with the selection_wer rate, on all processes, if the checkpoint is not there.
+            rate: WER by which the best is chosen, if it was measured at this step.
+            for_good: never remove this checkpoint.
         """
-        rate = self.selection_wer(rates)
-        best = self.world.first and self.checkpoints.record_if_best(rate)
-        last = self._saving.finish() if best else None
-        absent = self.step != step or (last is not None and last.failure is not None)
-        if self.world.all_reduce_sum([float(best and absent)])[0] > 0.0:
+        self.step = step
+        state = gather_state(state, keep=self.group.is_first)
+        if self.group.is_first:
+            self._saving.start(step, state, lambda copy: self._write(step, copy, rate, for_good))
+
+    def keep_best(self, step: int, rates: dict[str, float], save: Callable[[float | None], None]) -> None:
+        """Keep the checkpoint of a step as the best if its selection WER is the lowest so far.
+
+        Args:
+            rates: WER of the validation at this step, by "model/split".
+            save: called with the selection WER, on all processes, if the checkpoint was not written.
+        """
+        rate = self.config.selection_wer(rates, self.splits)
+        is_best = self.group.is_first and self.record_if_best(rate)
+        last = self._saving.finish() if is_best else None
+        is_missing = self.step != step or (last is not None and last.failure is not None)
+        if self.group.all_reduce_sum([float(is_best and is_missing)])[0] > 0.0:
             save(rate)
-        elif best and rate is not None:
-            self.checkpoints.choose(step, rate)
+        elif is_best:
+            # The next checkpoint stores which one is best: a run that resumes from this one calls it again.
+            self._kept |= {"best": step, "rate": rate}
+            self._remove_others(checkpoint_path(self.folder, step))
+
+    def record_if_best(self, rate: float | None) -> bool:
+        """Record a WER if it is lower than all before, and return whether it is; NaN never is."""
+        if rate is None or not rate < self._lowest:
+            return False
+        self._lowest = rate
+        return True
 
     def last(self) -> Path | None:
-        """Where the last checkpoint lies, once it is there; None on processes other than the first.
+        """Path of the last checkpoint, once it is written; None if there is none, or on other processes.
 
         Raises:
             UserError: it could not be written.
         """
-        if not self.world.first:
+        if not self.group.is_first or self.step == 0:
             return None
-        return self._saving.last() if self._saving.finish() else self.checkpoints.path(self.step)
+        return self._saving.last() or checkpoint_path(self.folder, self.step)
+
+    def _write(self, step: int, state: State, rate: float | None, for_good: bool) -> Path:
+        """Write a checkpoint, and only then remove those no longer kept."""
+        kept = dict(self._kept)
+        if rate is not None and rate < kept["rate"]:
+            kept |= {"best": step, "rate": rate}
+        if for_good:
+            kept["for_good"] = [*kept["for_good"], step]
+        path = checkpoint_path(self.folder, step)
+        save(path, state | {"kept": kept})
+        self._kept = kept
+        self._remove_others(path)
+        return path
+
+    def _remove_others(self, newest: Path) -> None:
+        """Link the best checkpoint, and remove those no longer kept."""
+        paths = checkpoint_paths(self.folder)
+        # Later ones could not be read when the run resumed.
+        until = paths.index(newest) + 1
+        steps = {*self._kept["for_good"], *({self._kept["best"]} - {None})}
+        stay = {newest, *paths[max(0, until - self.config.keep) : until]}
+        stay |= {checkpoint_path(self.folder, step) for step in steps}
+        if self._kept["best"] is not None:
+            with contextlib.suppress(OSError):  # some file systems have no links
+                replace_link(self.folder / "best.pt", checkpoint_path(self.folder, self._kept["best"]).name)
+        for other in paths:
+            if other not in stay:
+                other.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The command line: each command is a few lines that call the library. torch comes in where needed."""
+"""The command line: each command is a few lines that call the library. Commands import torch when needed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from typing import Annotated, NoReturn
 
 import typer
@@ -13,7 +14,7 @@ import typer
 from asr_emapl import __version__
 from asr_emapl.cli import data, decoding, prepare, report, scoring, settings, training
 from asr_emapl.errors import UserError
-from asr_emapl.terminal import warn
+from asr_emapl.terminal import print_log, warn
 
 app = typer.Typer(
     help="Semi-supervised speech recognition whose training does not change with the batch size.",
@@ -33,19 +34,20 @@ for room in (data, settings, training, decoding, scoring, report):
 
 
 def main() -> None:
-    """Entry point: an error that the user can fix is one line and exit status 2.
+    """Entry point. Errors that the user can fix, a full disk included, are one line and exit status 2.
 
-    So are a full disk and full memory. A reader of the output that ends first (`| head`) is exit status 1.
+    If the reader of the output ends first (`| head`), the exit status is 1.
     """
     _prepare_streams()
-    # As Ctrl-C does, so that what is half-written is removed; training stops in its own way.
+    print_log()
+    # An exception, so that partial files are removed. Training handles the signal itself.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    threading.excepthook = _tell_of_thread
+    threading.excepthook = _print_thread_error
     try:
         try:
             app()
         finally:
-            # At the interpreter's end it would be too late to say why the output cannot be written.
+            # When the interpreter ends, an error of the output could no longer be reported.
             sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
@@ -56,7 +58,7 @@ def main() -> None:
         _discard_output()
         _fail(f"{error.filename or 'the output'}: {error.strerror or error}")
     except MemoryError:
-        _fail("there is not enough memory for this input")
+        _fail("not enough memory for this input")
     except KeyboardInterrupt:
         warn("interrupted")
         sys.exit(130)
@@ -67,20 +69,18 @@ def _fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def _tell_of_thread(arguments: threading.ExceptHookArgs) -> None:
-    """TensorBoard, for one, stops where the disk is full: one line, because the run goes on without it."""
+def _print_thread_error(arguments: threading.ExceptHookArgs) -> None:
+    """Print an OSError as a warning: TensorBoard's thread ends if the disk is full, and the run continues."""
     error = arguments.exc_value
     if isinstance(error, OSError):
-        print(
-            f"warning: {error.filename or 'a background thread'}: {error.strerror or error}", file=sys.stderr
-        )
+        warn(f"warning: {error.filename or 'a background thread'}: {error.strerror or error}")
     else:
         threading.__excepthook__(arguments)
 
 
 def _prepare_streams() -> None:
-    """Have output that a terminal's encoding lacks escaped, and closed streams lead nowhere."""
-    # In the order of their numbers: a file that a command opens would get the number of a closed stream.
+    """Escape characters that the terminal's encoding lacks, and open closed streams on the null device."""
+    # In the order of their descriptors, because an opened file gets the first free one.
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
@@ -90,14 +90,12 @@ def _prepare_streams() -> None:
 
 
 def _discard_output() -> None:
-    """Nothing more can be written: without this, the interpreter would complain of the rest at its end."""
-    try:
-        descriptor = sys.stdout.fileno()
-    except (OSError, ValueError):
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
+    """Discard buffered output that cannot be written, so that the interpreter ends without a second error."""
+    with suppress(OSError, ValueError):
+        output = sys.stdout.fileno()
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, output)
+        os.close(null)
 
 
 @app.callback(invoke_without_command=True)

@@ -10,10 +10,9 @@ from typing import Annotated
 
 import typer
 
-from asr_emapl.cli.options import count, non_negative, positive, workers_option
-from asr_emapl.cli.trust import TrustOption
+from asr_emapl.cli.options import TrustOption, count, non_negative, positive, workers_option
 from asr_emapl.errors import UserError
-from asr_emapl.storage.outputs import check_outputs
+from asr_emapl.storage import check_outputs
 from asr_emapl.terminal import say, say_written, warn
 
 commands = typer.Typer()

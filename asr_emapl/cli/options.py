@@ -1,19 +1,25 @@
-"""Options that are numbers: what is not finite, or beyond all use, is refused before a command runs.
+"""Option types that several commands share. Numbers are checked before a command runs.
 
-Each function returns what `Annotated` takes for an option with that help. typer's own min and max let nan
-through, and its floats may be infinite.
+typer's own min and max accept nan, and its floats can be infinite.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-# Of seconds it is thirty years; no weight, size or bonus comes near it.
+# In seconds it is thirty years; weights, sizes and bonuses are far smaller.
 _MAX_NUMBER = 1e9
+
+TrustOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Package whose code a checkpoint or config may run by naming a model in it; may be repeated."
+    ),
+]
 
 
 def finite(help: str, **settings: Any) -> Any:
@@ -32,23 +38,22 @@ def positive(help: str, **settings: Any) -> Any:
 
 
 def seed_option(help: str) -> Any:
-    """A seed of random numbers: from 0 to 2**63 - 1."""
+    """A seed of random numbers, from 0 to 2**63 - 1."""
     return typer.Option(min=0, max=2**63 - 1, metavar="<int>", help=help)
 
 
 def workers_option(help: str) -> Any:
-    """Threads or processes, from 1 to 1024."""
+    """A number of threads or processes, from 1 to 1024."""
     return typer.Option(min=1, max=1024, help=help)
 
 
 def count(help: str, least: int = 0) -> Any:
-    """How many to draw, show or make: from `least` to a million: more would fill the memory."""
+    """A count, from `least` to a million; more would fill the memory."""
     return typer.Option(min=least, max=1_000_000, help=help)
 
 
 def _number(help: str, is_valid: Callable[[float], bool], valid: str, settings: dict[str, Any]) -> Any:
-    # The default comes as a float.
-    def parse(text: str | float) -> float:
+    def parse(text: str | float) -> float:  # the default is a float
         try:
             number = float(text)
         except ValueError:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asr_emapl.cli.options import count
+from asr_emapl.cli.options import TrustOption, count
 from asr_emapl.cli.scoring import labelled
-from asr_emapl.cli.trust import TrustOption
 from asr_emapl.errors import UserError
-from asr_emapl.storage.outputs import check_outputs, run_files
+from asr_emapl.runs.reader import run_files
+from asr_emapl.storage import check_outputs
 from asr_emapl.terminal import print_table, say, warn
 
 if TYPE_CHECKING:

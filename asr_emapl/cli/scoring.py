@@ -11,7 +11,8 @@ import typer
 
 from asr_emapl.cli.options import count, seed_option
 from asr_emapl.errors import UserError
-from asr_emapl.storage.outputs import check_outputs, run_files
+from asr_emapl.runs.reader import run_files
+from asr_emapl.storage import check_outputs
 from asr_emapl.terminal import put, say, say_written
 
 commands = typer.Typer()

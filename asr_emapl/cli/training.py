@@ -1,4 +1,4 @@
-"""Commands around a run: train, average, scale, noise, check-model."""
+"""Commands for runs: train, average, scale, gradient-noise, check-model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from asr_emapl.cli.options import non_negative, positive
 from asr_emapl.errors import UserError
-from asr_emapl.storage.outputs import check_outputs
+from asr_emapl.storage import check_outputs
 from asr_emapl.terminal import print_table, say, say_written
 
 commands = typer.Typer()
@@ -19,7 +19,7 @@ commands = typer.Typer()
 @commands.command()
 def train(
     config: Annotated[Path, typer.Option(help="YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, over the file.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, overrides the file.")] = None,
     allow_changes: Annotated[
         bool,
         typer.Option(
@@ -28,7 +28,9 @@ def train(
         ),
     ] = False,
 ) -> None:
-    """Train, or go on with a run whose directory has checkpoints. Under torchrun: on all its processes.
+    """Start or resume training; under torchrun, on all its processes.
+
+    Rerun the same command to resume.
 
     Example: `asr-emapl train --config conf/mini.yaml run_dir=runs/mini hours=20`
 
@@ -46,12 +48,12 @@ def train(
 def average(
     end: Annotated[Path, typer.Option(help="Checkpoint where the window ends.")],
     out: Annotated[Path, typer.Option(help="Checkpoint to write; its teacher is the average.")],
-    start: Annotated[Path | None, typer.Option(help="Where it begins (default: with the mean).")] = None,
+    start: Annotated[Path | None, typer.Option(help="Checkpoint where it begins (default: the run).")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """Average the student between two checkpoints of a run, afterwards.
+    """Average the student between two checkpoints of a run.
 
-    The run needs checkpoint.running_mean=true, and checkpoint.keep as large as the window is to reach back.
+    The run needs checkpoint.running_mean=true, and checkpoint.keep large enough for the window.
 
     Example: `asr-emapl average --start step-000004000.pt --end step-000005000.pt --out average.pt`
     """
@@ -59,20 +61,20 @@ def average(
 
     check_outputs([out], [end, start], overwrite=overwrite)
     hours = run(start, end, out)
-    say_written(out, f"{out}: the student's mean over {hours:.3f} h of audio, as the teacher")
+    say_written(out, f"{out}: the teacher is the student's mean over {hours:.3f} h of audio")
 
 
 @commands.command()
 def scale(
     config: Annotated[Path, typer.Option(help="YAML file of a run.")],
-    batch_seconds: Annotated[float, positive("The batch to scale to, in seconds of audio over all ranks.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, over the file.")] = None,
+    batch_seconds: Annotated[float, positive("Batch to scale to, in seconds of audio over all ranks.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, overrides the file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Show what another batch does to every hyper-parameter, before anything runs.
+    """Show how another batch changes each hyper-parameter, before anything runs.
 
-    kappa is measured on the training manifests: the mean unpadded audio of a step at this batch over that at
-    the reference batch. If a manifest is missing, kappa is nominal, that is by padded seconds.
+    kappa is measured on the training manifests: the mean unpadded audio of a step at this batch divided by
+    that at the reference batch. If a manifest is missing, kappa is the ratio of padded seconds.
 
     Example: `asr-emapl scale --config conf/mini.yaml --batch-seconds 480`
     """
@@ -91,19 +93,19 @@ def scale(
         say(f"warning: {warning}")
 
 
-@commands.command()
-def noise(
+@commands.command("gradient-noise")
+def gradient_noise(
     run: Annotated[Path, typer.Argument(help="Run directory, trained with optimizer.noise_every_steps.")],
     from_hours: Annotated[
         float | None,
-        non_negative("Hours of audio to leave out at the beginning.", show_default="the warm-up"),
+        non_negative("Hours of audio to ignore at the beginning.", show_default="the warm-up"),
     ] = None,
 ) -> None:
-    """How much of the gradient is noise, and so how far the batch can still grow.
+    """Measure how much of the gradient is noise, which tells how much larger the batch can be.
 
-    The share of noise is a mean over equal parts of the audio after the warm-up, with a 95 % interval.
+    The noise share is a mean over equal parts of the audio after the warm-up, with a 95 % interval.
 
-    Example: `asr-emapl noise runs/mini --from-hours 20`
+    Example: `asr-emapl gradient-noise runs/mini --from-hours 20`
     """
     from asr_emapl.config import load_config
     from asr_emapl.training.build import build_batches
@@ -120,23 +122,26 @@ def noise(
     is_of_run = config.optimizer.audio_per_step == "nominal"
     kappas = [step["kappa"] for step in steps[-1:] if "kappa" in step and is_of_run]
     reading = read(steps, seconds, seconds / kappas[0] if kappas else config.batch.reference_seconds)
-    batch, reference = f"at {reading.batch_seconds:g} s a step", f"at {reading.reference_seconds:g} s a step"
+    scale = f"{reading.noise_scale_seconds:.4g} s"
+    interval = "unknown: too few steps"
+    if reading.interval is not None:
+        interval = "{:.3f} to {:.3f}".format(*reading.interval)
     rows = [
-        ["noise in the gradient's mean square", f"{reading.share:.3f}", batch],
-        ["95 % interval", _interval_in_words(reading.interval), f"from {begin:g} h of audio on"],
         [
-            "batch at which noise and gradient are equal",
-            f"{reading.noise_scale_seconds:.4g} s",
-            "noise scale",
+            "noise in the gradient's mean square",
+            f"{reading.share:.3f}",
+            f"at {seconds:g} s per step",
         ],
-        ["optimizer.noise_share", f"{reading.reference_share:.3f}", reference],
+        ["95 % interval", interval, f"from {begin:g} h of audio"],
+        ["batch at which noise and gradient are equal", scale, "noise scale"],
+        [
+            "optimizer.noise_share",
+            f"{reading.reference_share:.3f}",
+            f"at {reading.reference_seconds:g} s per step",
+        ],
         ["measured steps", f"{reading.steps}", ""],
     ]
     print_table(["", "", ""], rows)
-
-
-def _interval_in_words(interval: tuple[float, float] | None) -> str:
-    return "unknown: too few steps" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
 
 
 @commands.command("check-model")
@@ -144,13 +149,12 @@ def check_model(
     target: Annotated[str, typer.Argument(help="package.module:Class")],
     options: Annotated[list[str] | None, typer.Argument(help="Constructor options, key=value.")] = None,
 ) -> None:
-    """Run what a model of your own has to satisfy: lengths, padding, gradients, a teacher.
+    """Check a model of your own: lengths, padding, gradients, teacher.
 
     Example: `asr-emapl check-model my_pkg.my_model:MyModel dim=256`
     """
     from asr_emapl.checks.conformance import check
-    from asr_emapl.storage.json_text import parse_json
-    from asr_emapl.storage.text_files import BrokenLineError
+    from asr_emapl.storage import BrokenLineError, parse_json
 
     values: dict[str, Any] = {}
     for option in options or []:

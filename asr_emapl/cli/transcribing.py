@@ -23,7 +23,7 @@ from asr_emapl.decoding.long_audio import MIN_SECONDS, Segment, Transcript, tran
 from asr_emapl.decoding.recognizer import Recognizer
 from asr_emapl.decoding.transcript_formats import FORMATS
 from asr_emapl.errors import UserError
-from asr_emapl.storage.outputs import write
+from asr_emapl.storage import write
 from asr_emapl.terminal import put, visible, warn
 
 _STDIN = "-"

@@ -16,6 +16,7 @@ from typing import TypeVar
 from torch.utils.data import DataLoader
 
 from asr_emapl.processes import kill
+from asr_emapl.torch_private import shut_down_workers
 
 T = TypeVar("T")
 
@@ -117,7 +118,7 @@ def watched(loader: DataLoader[T], desk: WorkerProgress) -> Generator[T, None, N
         late = threading.Timer(PATIENCE_S, kill, [processes])
         late.start()
         try:
-            items._shutdown_workers()  # type: ignore[attr-defined]
+            shut_down_workers(items)
         finally:
             late.cancel()
             kill(processes)

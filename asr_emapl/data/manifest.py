@@ -24,17 +24,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from asr_emapl import storage
 from asr_emapl.audio import MAX_SECONDS, SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe
 from asr_emapl.audio.source import ByteRange, Source
 from asr_emapl.data.ids import derived_ids
 from asr_emapl.data.lhotse_cuts import from_cut, is_cut
 from asr_emapl.errors import UnreachableError, UserError
-from asr_emapl.storage import files as storage
-from asr_emapl.storage import json_text
-from asr_emapl.storage.outputs import check_outputs, writing
-from asr_emapl.storage.partial_file import sync
-from asr_emapl.storage.text_files import raw_lines
+from asr_emapl.storage import check_outputs, json_text, raw_lines, writing
+from asr_emapl.storage.atomic import sync
 from asr_emapl.text.normalise import outside
 
 _Place = TypeVar("_Place", str, Path, str | Path)

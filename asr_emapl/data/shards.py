@@ -25,14 +25,13 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import soundfile
 
+from asr_emapl import storage
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import open_audio, read_audio
 from asr_emapl.audio.source import ByteRange
 from asr_emapl.data.manifest import Utterance, read_manifest, write_manifest
 from asr_emapl.errors import UnreachableError, UserError
-from asr_emapl.storage import files as storage
-from asr_emapl.storage.json_text import read_object
-from asr_emapl.storage.outputs import check_outputs
+from asr_emapl.storage import check_outputs, read_object
 
 # libsndfile's names for format and coding of a recoded file, and its ending.
 _ENCODINGS = {"flac": ("FLAC", "PCM_16", "flac"), "opus": ("OGG", "OPUS", "opus")}

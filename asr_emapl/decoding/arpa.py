@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from asr_emapl.errors import UserError
-from asr_emapl.storage.text_files import unpacked
+from asr_emapl.storage import unpacked
 
 MAX_WORD_BYTES = 1_000
 """Longer words are damage; KenLM and other readers have fixed buffers."""

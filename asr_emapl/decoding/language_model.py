@@ -20,9 +20,7 @@ from pathlib import Path
 from asr_emapl.decoding.beam import token_name
 from asr_emapl.decoding.ngram import load_kenlm
 from asr_emapl.errors import UserError
-from asr_emapl.storage.files import publish
-from asr_emapl.storage.outputs import writing
-from asr_emapl.storage.text_files import read_lines
+from asr_emapl.storage import publish, read_lines, writing
 from asr_emapl.text.tokenizer import Tokenizer
 
 _ORDERS = range(2, 6)  # what kaldingram makes

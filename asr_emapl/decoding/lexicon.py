@@ -7,7 +7,7 @@ from pathlib import Path
 
 from asr_emapl.decoding.arpa import MAX_WORD_BYTES
 from asr_emapl.errors import UserError
-from asr_emapl.storage.text_files import read_lines
+from asr_emapl.storage import read_lines
 from asr_emapl.text.tokenizer import Tokenizer
 
 # What language models write for beginning, end and unknown words.

@@ -18,7 +18,7 @@ import numpy as np
 from asr_emapl.decoding.arpa import check_language_model
 from asr_emapl.decoding.automaton import Floats, Integers
 from asr_emapl.errors import UserError
-from asr_emapl.storage.text_files import unpacked
+from asr_emapl.storage import unpacked
 
 _LEAST = -100.0  # KenLM's own score of words where the model has none for unknown ones
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from asr_emapl.audio.features import LogMel
 from asr_emapl.checkpoints.files import State, fitting, load, read_tokenizer
-from asr_emapl.checkpoints.folder import CheckpointFolder
+from asr_emapl.checkpoints.manager import newest_checkpoint
 from asr_emapl.config import config_from_dict
 from asr_emapl.data.loader import LeftOut
 from asr_emapl.data.manifest import Utterance
@@ -104,7 +104,7 @@ def _read(path: Path) -> tuple[Path, State, list[str]]:
         raise UserError(f"checkpoint {path} cannot be read ({error.strerror})") from error
     if not is_run:
         return path, load(path), []
-    found = CheckpointFolder(path / "checkpoints", 1).newest()
+    found = newest_checkpoint(path / "checkpoints")
     if found is None:
         raise UserError(f"run directory {path} holds no checkpoint; has it trained?")
     return found

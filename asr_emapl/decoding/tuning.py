@@ -13,8 +13,7 @@ from asr_emapl.decoding.beam import BeamConfig, BeamSearch
 from asr_emapl.errors import UserError
 from asr_emapl.plotting import COLOURS, check_ending, new_figure, write_plot
 from asr_emapl.scoring import score
-from asr_emapl.storage.json_text import read_object
-from asr_emapl.storage.outputs import write
+from asr_emapl.storage import read_object, write
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "tokenizer": str,

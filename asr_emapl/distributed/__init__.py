@@ -1,1 +1,1 @@
-"""Many processes: process group, sharding, heartbeats, preemption."""
+"""Several processes: process group, sharding, heartbeat, preemption."""

@@ -1,11 +1,13 @@
-"""Who holds up a run of several processes: found by a thread in each, said once, and all of them ended.
+"""Detect stalled or dead ranks and abort the job.
 
-A process that waits for another in a collective operation cannot tell for whom, nor be told that it waits in
-vain. The threads can: they speak through the key-value store where the processes met, whatever the backend.
+A process in a collective operation cannot tell which other process it waits for. A thread in each process
+can: the threads exchange their status through the rendezvous store, with any backend.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import socket
 import sys
@@ -19,45 +21,47 @@ from typing import NamedTuple
 
 import torch.distributed as dist
 
-from asr_emapl.distributed.process_group import ProcessGroup, meeting
+from asr_emapl.distributed.process_group import ProcessGroup, rendezvous_store
 from asr_emapl.errors import UserError
-from asr_emapl.terminal import warn
 
-# A process whose thread stands in one of these, or in what it calls outside of the package, waits for others.
-_WAITS = ("/torch/distributed/", "/asr_emapl/distributed/process_group.py")
-# So does one in a backward pass on CPUs. GPUs exchange gradients without their hosts, which wait for that
-# later, in `ProcessGroup.read`.
-_CPU_WAITS = (*_WAITS, "/torch/autograd/graph.py")
-# Without a beat for so long, or for half of the timeout if that is shorter, a process is taken for gone.
+_logger = logging.getLogger(__name__)
+# A process waits for others if its innermost frame among these and those of the package is one of these.
+_COLLECTIVES = ("/torch/distributed/", "/asr_emapl/distributed/process_group.py")
+# On CPUs it also waits during a backward pass. A GPU exchanges gradients without its host, which waits for it
+# later, in `ProcessGroup.to_list`.
+_CPU_COLLECTIVES = (*_COLLECTIVES, "/torch/autograd/graph.py")
+# A process without a heartbeat for this time, or for half of the timeout if shorter, is taken for dead.
 _SILENCE_S = 60.0
-# What a process whose store is gone has to end by itself.
-_FAREWELL_S = 5.0
+# Time for a process to end by itself after its store is gone.
+_GRACE_S = 5.0
 
 
 class RankStatus(NamedTuple):
-    """What a process last let the others know of itself."""
+    """The last status that a process published."""
 
-    beats: int  # grows for as long as the process itself is alive
-    place: int  # grows as its training goes on, at the same points on all processes
-    waits: int  # 1: in a collective operation
-    who: str
-    where: str
+    beats: int  # grows as long as the process is alive
+    progress: int  # grows as its training advances, at the same points on all processes
+    is_waiting: bool  # in a collective operation
+    name: str
+    position: str
 
 
 class Heartbeat:
-    """Ends this process when another one has failed or holds up all for longer than a timeout.
+    """End this process if another one fails, or if one stalls for longer than a timeout.
 
-    Used as a context around the run; does nothing for a process alone.
+    Used as a context around the run. A single process has no heartbeat.
 
     Args:
-        timeout_s: without progress on any process; 0: none.
-        before_exit: called before this process is ended from the thread; may be set later.
+        timeout_s: time without progress on any process; 0: no limit.
+
+    Attributes:
+        before_exit: called before the thread ends this process.
     """
 
-    def __init__(self, world: ProcessGroup, timeout_s: float) -> None:
-        self.world, self.timeout_s = world, timeout_s
+    def __init__(self, group: ProcessGroup, timeout_s: float) -> None:
+        self.group, self.timeout_s = group, timeout_s
         self.before_exit: Callable[[], None] = lambda: None
-        self._what, self._place, self._since = "setting up", 0, time.monotonic()
+        self._what, self._progress, self._since = "setting up", 0, time.monotonic()
         self._beats = 0
         self._earlier: dict[int, RankStatus] = {}
         self._next_beats: int | None = None
@@ -66,131 +70,129 @@ class Heartbeat:
         self._store: dist.Store | None = None
         self._thread: threading.Thread | None = None
         self._main = threading.get_ident()
-        self._waits_in = _WAITS if world.device.type == "cuda" else _CPU_WAITS
-        self._who = f"process {world.rank} ({socket.gethostname()}, pid {os.getpid()})"
+        self._collectives = _COLLECTIVES if group.device.type == "cuda" else _CPU_COLLECTIVES
+        self._name = f"process {group.rank} ({socket.gethostname()}, pid {os.getpid()})"
 
-    # For the training's own thread.
+    # Called by the main thread.
 
     def at(self, what: str) -> None:
-        """Training has come to a point that all processes come to, in the same order."""
-        self._what, self._place, self._since = what, self._place + 1, time.monotonic()
+        """Record that training reached a point that all processes reach in the same order."""
+        self._what, self._progress, self._since = what, self._progress + 1, time.monotonic()
 
     def tick(self) -> None:
-        """Still at the same point, and still at work."""
+        """Record that the process still works at the same point."""
         self._since = time.monotonic()
 
     def __enter__(self) -> Heartbeat:
-        if self.world.size > 1:
-            # A connection of its own: the other one may be waiting.
-            self._store = meeting("watch", timedelta(seconds=300))
-            self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
+        if self.group.size > 1:
+            # A separate connection, because the main thread may be waiting in the other one.
+            self._store = rendezvous_store("heartbeat", timedelta(seconds=300))
+            self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
             self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """An error is let through on the process that has it first; the others end without a word."""
+        """Report an error on the process that has it first; the other processes end silently."""
         self._over.set()
         if self._thread is None:
             return
-        # A thread that speaks to the store while the interpreter ends aborts the process.
+        # A thread that uses the store while the interpreter ends aborts the process.
         self._thread.join(timeout=10.0)
         if error is None:
             return
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        first = self._first_to_say(f"{self._who}: {text}")
-        if self.world.device.type == "cuda":
-            self._end_at_once(error if first else None)
-        if not first:
+        is_first = self._publish_failure(f"{self._name}: {text}")
+        if self.group.device.type == "cuda":
+            # End at once: destroying NCCL's process group would wait for operations of the other processes.
+            if is_first and isinstance(error, UserError):
+                _logger.error("%s", error)
+            elif is_first:
+                traceback.print_exception(error)
+            self._exit(1 if is_first and not isinstance(error, UserError) else 2)
+        if not is_first:
             raise SystemExit(2) from None
 
-    def _end_at_once(self, error: BaseException | None) -> None:
-        """End this process with its error told: NCCL, in parting, would wait for what others never do."""
-        if isinstance(error, UserError):
-            warn(f"error: {error}")
-        elif error is not None:
-            traceback.print_exception(error)
-        self._exit(2 if error is None or isinstance(error, UserError) else 1)
+    # Called by the heartbeat thread.
 
-    # For the thread.
-
-    def _watch(self) -> None:
+    def _run(self) -> None:
         pause = min(1.0, self.timeout_s / 10.0) if self.timeout_s else 1.0
         try:
             while not self._over.wait(pause):
                 self._beat()
         except RuntimeError:
-            # The store went with the process that held it. With gloo the training's own thread hears of it.
-            if not self._over.wait(_FAREWELL_S):
-                self._end("the process where all had met (process 0, or torchrun) is gone", 1)
+            # The process with the store has ended. With gloo, the main thread gets an error as well.
+            if not self._over.wait(_GRACE_S):
+                self._abort("the process with the rendezvous store (process 0, or torchrun) has ended", 1)
 
     def _beat(self) -> None:
-        """Say that this process is alive, and look whether the others are."""
+        """Publish this process's status and check the others'."""
         assert self._store is not None
         self._beats += 1
-        self._store.set(str(self.world.rank), "\n".join(map(str, self._sign())))
+        self._store.set(str(self.group.rank), json.dumps(self._status()))
         if self._store.check(["failed"]):
-            self._end("", 2)
+            self._abort("", 2)
         if not self.timeout_s:
             return
-        self._listen_to_the_next()
-        still = time.monotonic() - self._since
-        if still < self.timeout_s / 2.0:
+        self._check_next_rank()
+        stalled = time.monotonic() - self._since
+        if stalled < self.timeout_s / 2.0:
             self._earlier = {}
         elif not self._earlier:
-            self._earlier = self._signs()
-        elif still >= self.timeout_s:
-            self._end(diagnosis(self._earlier, self._signs(), self.timeout_s, self.world.size), 1)
+            self._earlier = self._statuses()
+        elif stalled >= self.timeout_s:
+            self._abort(diagnosis(self._earlier, self._statuses(), self.timeout_s, self.group.size), 1)
 
-    def _listen_to_the_next(self) -> None:
-        """Each process listens to one other, long before all have stood still for the whole timeout."""
-        sign, now = self._sign_of((self.world.rank + 1) % self.world.size), time.monotonic()
-        if sign is None or sign.beats != self._next_beats:
-            self._next_beats, self._next_since = None if sign is None else sign.beats, now
+    def _check_next_rank(self) -> None:
+        """Abort if the next rank is dead, long before all processes have stalled for the timeout."""
+        status, now = self._status_of((self.group.rank + 1) % self.group.size), time.monotonic()
+        if status is None or status.beats != self._next_beats:
+            self._next_beats, self._next_since = None if status is None else status.beats, now
             return
         limit = min(self.timeout_s / 2.0, _SILENCE_S)
         if now - self._next_since >= limit:
-            self._end(_unheard(sign.who, limit), 1)
+            self._abort(_no_heartbeat(status.name, limit), 1)
 
-    def _sign(self) -> RankStatus:
+    def _status(self) -> RankStatus:
         frame = sys._current_frames().get(self._main)
-        where = "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        while frame is not None and not any(
-            part in frame.f_code.co_filename for part in (*self._waits_in, "/asr_emapl/")
-        ):
+        line = "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        is_waiting = False
+        while frame is not None:
+            file = frame.f_code.co_filename
+            is_waiting = any(part in file for part in self._collectives)
+            if is_waiting or "/asr_emapl/" in file:
+                break
             frame = frame.f_back
-        waits = frame is not None and any(part in frame.f_code.co_filename for part in self._waits_in)
-        return RankStatus(self._beats, self._place, int(waits), self._who, f"{self._what} ({where})")
+        return RankStatus(self._beats, self._progress, is_waiting, self._name, f"{self._what} ({line})")
 
-    def _signs(self) -> dict[int, RankStatus]:
-        signs = {rank: self._sign_of(rank) for rank in range(self.world.size)}
-        return {rank: sign for rank, sign in signs.items() if sign is not None}
+    def _statuses(self) -> dict[int, RankStatus]:
+        statuses = {rank: self._status_of(rank) for rank in range(self.group.size)}
+        return {rank: status for rank, status in statuses.items() if status is not None}
 
-    def _sign_of(self, rank: int) -> RankStatus | None:
-        """The last that a process let the others know; None: nothing yet."""
+    def _status_of(self, rank: int) -> RankStatus | None:
+        """The last status of a process; None if it has not published one."""
         assert self._store is not None
         if not self._store.check([str(rank)]):
             return None
-        beats, place, waits, who, where = self._store.get(str(rank)).decode().split("\n")
-        return RankStatus(int(beats), int(place), int(waits), who, where)
+        return RankStatus(*json.loads(self._store.get(str(rank))))
 
-    def _first_to_say(self, text: str) -> bool:
-        """Whether nobody has said before why the run fails; if the store is gone, nobody will know."""
+    def _publish_failure(self, text: str) -> bool:
+        """Publish why the run fails; returns whether this process is the first, True if the store is gone."""
         assert self._store is not None
         try:
-            # Two processes never have the same text: each begins with its own name.
-            mine = f"{self.world.rank}: {text}"
+            # The rank makes the text different on each process.
+            mine = f"{self.group.rank}: {text}"
             return self._store.compare_set("failed", "", mine).decode() == mine
         except RuntimeError:
             return True
 
-    def _end(self, text: str, status: int) -> None:
-        """End this process, whose own thread may wait for ever."""
+    def _abort(self, text: str, status: int) -> None:
+        """End this process, whose main thread may wait forever."""
         if self._over.is_set():
             return
-        if text and self._first_to_say(text):
-            warn(f"error: {text}")
+        if text and self._publish_failure(text):
+            _logger.error(text)
         self._exit(status)
 
     def _exit(self, status: int) -> None:
@@ -201,22 +203,19 @@ class Heartbeat:
 
 
 def diagnosis(earlier: dict[int, RankStatus], now: dict[int, RankStatus], timeout_s: float, size: int) -> str:
-    """Which process holds up the others, from their signs at two times: a line."""
-    unheard = [f"process {rank}" for rank in range(size) if rank not in now]
-    silent = unheard + [
-        s.who for rank, s in now.items() if rank in earlier and earlier[rank].beats == s.beats
-    ]
-    if silent:
-        return _unheard(", ".join(silent), timeout_s / 2.0)
-    first = min(sign.place for sign in now.values())
-    behind = [sign for sign in now.values() if sign.place == first]
-    working = [sign for sign in behind if not sign.waits]
+    """Which process stalls the job, from the statuses at two times; one line."""
+    dead = [f"process {rank}" for rank in range(size) if rank not in now]
+    dead += [s.name for rank, s in now.items() if rank in earlier and earlier[rank].beats == s.beats]
+    if dead:
+        return _no_heartbeat(", ".join(dead), timeout_s / 2.0)
+    least = min(status.progress for status in now.values())
+    behind = [status for status in now.values() if status.progress == least]
+    working = [status for status in behind if not status.is_waiting]
+    positions = "; ".join(f"{status.name}: {status.position}" for status in working or behind)
     if len(behind) == size and len(working) in (0, size):
-        stand = "; ".join(f"{sign.who}: {sign.where}" for sign in behind)
-        return f"no process has moved for {timeout_s:g} s (device.timeout_seconds): {stand}"
-    stand = "; ".join(f"{sign.who}: {sign.where}" for sign in working or behind)
-    return f"no progress for {timeout_s:g} s (device.timeout_seconds): the others wait for {stand}"
+        return f"no process made progress for {timeout_s:g} s (device.timeout_seconds): {positions}"
+    return f"no progress for {timeout_s:g} s (device.timeout_seconds): others wait for {positions}"
 
 
-def _unheard(who: str, seconds: float) -> str:
-    return f"no sign of {who} for {seconds:g} s: stopped, or its machine is gone"
+def _no_heartbeat(names: str, seconds: float) -> str:
+    return f"no heartbeat of {names} for {seconds:g} s: it has stopped, or its machine is down"

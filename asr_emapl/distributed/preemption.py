@@ -1,10 +1,10 @@
-"""Graceful shutdown on SIGTERM and Ctrl-C: the run is saved, and all processes end together."""
+"""Graceful shutdown on SIGTERM and SIGINT: the run is saved, and all processes end together."""
 
 from __future__ import annotations
 
 import os
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from asr_emapl.distributed.process_group import ProcessGroup
@@ -14,17 +14,17 @@ _NOTE = b"SIGINT: saving, then ending; a second SIGINT ends this process at once
 
 
 class StopRequest:
-    """While this context lasts, SIGTERM and the first SIGINT are remembered and end nothing.
+    """Record SIGTERM and the first SIGINT during the context, instead of ending the process.
 
-    A second SIGINT ends the process at once, even where it waits for another process. After a signal, SIGTERM
-    stays ignored when the context ends, since the process is then about to end by itself.
+    A second SIGINT ends the process at once, even during a collective operation. After a signal, SIGTERM
+    stays ignored when the context ends, because the process is about to end.
 
     Attributes:
-        signal: that was received, on any process; known once `made` returned True.
+        signal: the signal that any process has received, once `poll` has returned True.
     """
 
-    def __init__(self, world: ProcessGroup) -> None:
-        self.world = world
+    def __init__(self, group: ProcessGroup) -> None:
+        self.group = group
         self.signal: signal.Signals | None = None
         self._received: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
@@ -33,28 +33,23 @@ class StopRequest:
         self._previous = {number: signal.signal(number, self._receive) for number in _SIGNALS}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous.items():
-            # A launcher that ends a job may send SIGTERM again while this process, already saved, is ending.
-            ends = number == signal.SIGTERM and self._received is not None
-            signal.signal(number, signal.SIG_IGN if ends else handler)
+            # A launcher may repeat SIGTERM while this process, already saved, is ending.
+            is_ending = number == signal.SIGTERM and self._received is not None
+            signal.signal(number, signal.SIG_IGN if is_ending else handler)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         if self._received is None:
             self._received = signal.Signals(signum)
         if signum == signal.SIGINT:
-            # Python's own handler would run only when a collective operation has returned.
+            # A Python handler would run only after a collective operation has returned.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-            if self.world.first:
-                os.write(2, _NOTE)  # a signal may come in the middle of a print, which would then fail
+            if self.group.is_first:
+                os.write(2, _NOTE)  # not print, which fails if the signal interrupts another print
 
-    def made(self) -> bool:
-        """Whether a signal reached any process; called by all processes at the same point of the run."""
-        counts = self.world.all_reduce_sum([float(self._received is number) for number in _SIGNALS])
-        for number, count in zip(_SIGNALS, counts, strict=True):
-            if count > 0.0:
-                self.signal = number
-                return True
-        return False
+    def poll(self) -> bool:
+        """Return whether any process has received a signal; all processes call it at the same point."""
+        counts = self.group.all_reduce_sum([float(self._received is number) for number in _SIGNALS])
+        self.signal = next((n for n, count in zip(_SIGNALS, counts, strict=True) if count), self.signal)
+        return any(counts)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from asr_emapl.errors import UserError
 from asr_emapl.plotting import COLOURS, check_ending, new_figure, write_plot
 from asr_emapl.runs.reader import read_log
-from asr_emapl.storage.json_text import number
+from asr_emapl.storage import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

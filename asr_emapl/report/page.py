@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UserError, require_package
 from asr_emapl.plotting import COLOURS
 from asr_emapl.report.chart import draw
 from asr_emapl.report.charts import chart_groups
@@ -17,7 +17,7 @@ from asr_emapl.report.settings import scaled, settings
 from asr_emapl.report.usage import table
 from asr_emapl.report.utterances import worst
 from asr_emapl.scoring.alignment_html import ALIGNMENT_CSS, alignment_html
-from asr_emapl.storage.outputs import write
+from asr_emapl.storage import write
 
 
 def write_page(runs: Sequence[Run], out: Path, decoded: Decoded | None = None, *, count: int = 20) -> None:
@@ -35,7 +35,9 @@ def write_page(runs: Sequence[Run], out: Path, decoded: Decoded | None = None, *
 
 
 def check_ending(out: Path) -> None:
-    """Before anything is decoded: UserError if the name does not end in .html."""
+    """Before anything is decoded: UserError if the name does not end in .html, or a package is missing."""
+    for package in ("matplotlib", "jinja2"):
+        require_package(package, "report")
     if out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"{out}: name a page that ends in .html")
 

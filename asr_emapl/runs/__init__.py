@@ -1,1 +1,1 @@
-"""The run directory: its files, written and read in one place."""
+"""The files of a run directory: lock, logs, list of skipped audio."""

@@ -1,12 +1,11 @@
-"""A text file that grows by lines, cut back where a run goes on, and patient with a full disk."""
+"""A text file that grows by lines. It is truncated when a run resumes, and survives a full disk."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
-from asr_emapl.terminal import say
-
-# Lines that gather before they are written.
+_logger = logging.getLogger(__name__)
 _BUFFER_BYTES = 1 << 13
 
 
@@ -14,46 +13,46 @@ class LineFile:
     """Appends lines to a file.
 
     Args:
-        lines: to keep of what the file holds; None: all.
+        lines: number of lines of the existing file to keep; None: all.
     """
 
     def __init__(self, path: Path, lines: int | None = None) -> None:
         self.path = path
         self._pending = bytearray()
-        self._warned = False
-        self.lines = 0 if lines is None else _cut(path, lines)
+        self._has_failed = False
+        self.lines = 0 if lines is None else _truncate(path, lines)
         self._file = path.open("ab", buffering=0)
 
     def write(self, line: str) -> None:
-        """Add a line; it is on its way to the disk after `flush`."""
+        """Append a line to the buffer; `flush` writes it."""
         self._pending += line.encode() + b"\n"
         self.lines += 1
-        if len(self._pending) >= _BUFFER_BYTES and not self._warned:
+        if len(self._pending) >= _BUFFER_BYTES and not self._has_failed:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is pending; where that fails, say so once and keep it for the next time."""
+        """Write the buffer. If that fails, warn once and keep the lines for the next call."""
         try:
             while self._pending:
                 del self._pending[: self._file.write(self._pending)]
         except OSError as error:
-            if not self._warned:
-                say(
-                    f"warning: {self.path} cannot be written ({error.strerror}): its lines wait in memory "
-                    "until it can; training goes on"
+            if not self._has_failed:
+                _logger.warning(
+                    "%s cannot be written (%s); training continues, with its lines in memory until it can",
+                    *(self.path, error.strerror),
                 )
-            self._warned = True
+            self._has_failed = True
             return
-        self._warned = False
+        self._has_failed = False
 
     def close(self) -> None:
-        """No more is to come."""
+        """Flush and close the file."""
         self.flush()
         self._file.close()
 
 
-def _cut(path: Path, lines: int) -> int:
-    """Cut a file off after its first `lines` lines; returns how many it has then."""
+def _truncate(path: Path, lines: int) -> int:
+    """Truncate a file after its first `lines` complete lines; returns their number."""
     if not path.exists():
         return 0
     with path.open("r+b") as file:

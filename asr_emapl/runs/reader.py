@@ -1,4 +1,4 @@
-"""Reading what a run wrote of itself, while it may still be writing. Imports no torch."""
+"""Names and readers of the files in a run directory, which a run may still be writing. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,52 +6,64 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from asr_emapl.errors import UserError
-from asr_emapl.storage.json_text import finite_number, number, parse_object
-from asr_emapl.storage.text_files import BrokenLineError, read_lines
+from asr_emapl.storage import BrokenLineError, finite_number, number, parse_lines, parse_object, read_lines
 
-# data: waiting for the next batch; features: computing them and copying to the device; teacher: labels;
-# student: forward and backward; communication: what the backward pass did not hide, and waiting for other
-# processes; optimizer: clipping, the optimizer's step and the teacher's average.
+CONFIG, LOG, SPEED, SKIPPED = "config.yaml", "log.jsonl", "speed.jsonl", "skipped.jsonl"
+CHECKPOINTS = "checkpoints"
+
 PHASES = ("data", "features", "teacher", "student", "communication", "optimizer")
+"""Parts of a step's time, in their order.
+
+data: waiting for the next batch. features: log-mel and the copy to the device. teacher: pseudo-labels.
+student: forward and backward. communication: what the backward pass does not hide, and waiting for other
+processes. optimizer: clipping, the optimizer's step, the teacher's update.
+"""
+
+
+def run_files(path: Path) -> list[Path]:
+    """The files of a run directory that commands read; of any other path, the path itself."""
+    if not path.is_dir():
+        return [path]
+    return [*(path / name for name in (CONFIG, LOG, SPEED, SKIPPED)), *path.glob(f"{CHECKPOINTS}/*.pt")]
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of log.jsonl; what follows the last line's end is not whole yet, and left out.
+    """Read the records of log.jsonl, without an incomplete last line.
 
-    A record has what its event always has, and entries of their kind: no reader has to ask again.
+    A record has the entries that its event requires, and all known entries have the right type.
 
     Raises:
-        UserError: the file cannot be read, or a line of it is broken.
+        UserError: the file cannot be read, or lines are invalid.
     """
     return _read(path, lambda record: ("event", *_REQUIRED.get(str(record.get("event")), ())))
 
 
 def read_speed(path: Path) -> list[dict[str, Any]]:
-    """The records of speed.jsonl, as `read_log`."""
+    """Read the records of speed.jsonl, as `read_log` does."""
     return _read(path, lambda record: ("hours",) if "hours_per_second" in record else ())
 
 
 def read_skipped(path: Path) -> list[dict[str, Any]]:
-    """The records of skipped.jsonl, as `read_log`."""
+    """Read the records of skipped.jsonl, as `read_log` does."""
     return _read(path, lambda record: ("id",))
 
 
 def _read(path: Path, required: Callable[[dict[str, Any]], tuple[str, ...]]) -> list[dict[str, Any]]:
-    records = []
-    for position, line in read_lines(path, complete=True, remedy=f"is {path.parent} a run directory?"):
+    def parse(line: str) -> dict[str, Any]:
         try:
             record = parse_object(line)
             for entry in required(record):
                 if entry not in record:
                     raise BrokenLineError(f"{entry!r} is missing")
-            for entry, is_kind in _KINDS.items():
-                if entry in record and not is_kind(record[entry]):
+            for entry, is_valid in _TYPES.items():
+                if entry in record and not is_valid(record[entry]):
                     raise BrokenLineError(f"{entry!r} is {str(record[entry])[:40]}")
         except BrokenLineError as error:
-            raise UserError(f"{path}:{position}: is no line of a run's log ({error})") from error
-        records.append(record)
-    return records
+            raise BrokenLineError(f"not a line of a run's log ({error})") from error
+        return record
+
+    lines = read_lines(path, complete=True, remedy=f"is {path.parent} a run directory?")
+    return [record for _, record in parse_lines(path, lines, parse)]
 
 
 def _is_text(value: object) -> bool:
@@ -62,8 +74,8 @@ def _is_number(value: object) -> bool:
     return finite_number(value) is not None
 
 
-def _is_measure(value: object) -> bool:
-    """A number, or null: the log writes it for NaN and infinities."""
+def _is_number_or_null(value: object) -> bool:
+    """A number, or null, which the log has for NaN and infinities."""
     return value is None or _is_number(value)
 
 
@@ -71,30 +83,23 @@ def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 
-def _are_counts(value: object) -> bool:
-    return isinstance(value, dict) and all(map(_is_count, value.values()))
-
-
-def _are_rates(value: object) -> bool:
-    """WERs, of which one against no words is infinite."""
-    return isinstance(value, dict) and all(number(rate) is not None for rate in value.values())
-
-
-def _are_numbers(value: object) -> bool:
-    return isinstance(value, dict) and all(map(_is_number, value.values()))
+def _are_all(is_valid: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, dict) and all(map(is_valid, value.values()))
 
 
 def _is_noise(value: object) -> bool:
-    return value is None or (isinstance(value, list) and len(value) == 2 and all(map(_is_measure, value)))
+    """Variance and mean square of the gradient, or null."""
+    return value is None or (
+        isinstance(value, list) and len(value) == 2 and all(map(_is_number_or_null, value))
+    )
 
 
 def _are_times(value: object) -> bool:
-    """Of each process: the seconds of every phase, and the seconds of audio and of padded audio."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(_are_numbers(times) and times.keys() >= {*PHASES, "audio", "padded"} for times in value)
-    )
+    """Per process: the seconds of each phase, of audio and of padded audio."""
+    entries, are_numbers = {*PHASES, "audio", "padded"}, _are_all(_is_number)
+    if not isinstance(value, list) or not value:
+        return False
+    return all(are_numbers(times) and times.keys() >= entries for times in value)
 
 
 _REQUIRED: dict[str, tuple[str, ...]] = {
@@ -102,17 +107,15 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "validation": ("hours", "wer"),
 }
 
-_KINDS: dict[str, Callable[[object], bool]] = {
+_MEASURES = ("loss", "gradient_norm", "lr", "rho", "kappa", "half_life_hours", "confidence", "nonempty")
+_TYPES: dict[str, Callable[[object], bool]] = {
     **dict.fromkeys(("event", "kind", "id"), _is_text),
-    "hours": _is_number,
-    "hours_per_second": _is_number,
+    **dict.fromkeys(("hours", "hours_per_second"), _is_number),
     **dict.fromkeys(("step", "utterances", "tokens"), _is_count),
-    **dict.fromkeys(
-        ("loss", "gradient_norm", "lr", "rho", "kappa", "half_life_hours", "confidence", "nonempty"),
-        _is_measure,
-    ),
-    "dropped": _are_counts,
-    "wer": _are_rates,
+    **dict.fromkeys(_MEASURES, _is_number_or_null),
+    "dropped": _are_all(_is_count),
+    # The WER against an empty reference is infinite.
+    "wer": _are_all(lambda rate: number(rate) is not None),
     "gradient_noise": _is_noise,
     "ranks": _are_times,
 }

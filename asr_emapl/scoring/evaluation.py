@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +24,8 @@ from asr_emapl.scoring.transcripts import Transcript, read_pair
 from asr_emapl.scoring.vocabulary import OutOfVocabulary, out_of_vocabulary, read_vocabulary
 from asr_emapl.scoring.wer import Score
 from asr_emapl.scoring.written_forms import hidden_differences
-from asr_emapl.terminal import warn
+
+_logger = logging.getLogger(__name__)
 
 MEASURES = {"words": "WER", "characters": "CER", "sentences": "SER"}
 """What is counted, and what its rate is called."""
@@ -186,8 +188,8 @@ def prepared(
         (transcript.text, texts[1][name]) for name, transcript in texts[0].items() if name in texts[1]
     )
     if alike:
-        warn(
-            f"warning: {reference}, {hypothesis}: {alike} utterances have words that look alike but differ "
+        _logger.warning(
+            f"{reference}, {hypothesis}: {alike} utterances have words that look alike but differ "
             "in Unicode (NFC and NFD, or invisible characters), which count as errors; use --normalise plain"
         )
     return texts
@@ -212,8 +214,8 @@ def _check_speakers(place: str, names: Sequence[str]) -> None:
             "reference, or leave the option out"
         )
     if len(names) > 1 and len({_speaker(name) for name in names}) == 1:
-        warn(
-            f"warning: {place}: --speaker-in-id: all {len(names)} ids begin with {_speaker(names[0])!r}, so "
+        _logger.warning(
+            f"{place}: --speaker-in-id: all {len(names)} ids begin with {_speaker(names[0])!r}, so "
             "there is only one speaker"
         )
 

@@ -15,7 +15,7 @@ from asr_emapl.scoring.alignment_text import alignment_text, pra
 from asr_emapl.scoring.bootstrap import Interval
 from asr_emapl.scoring.evaluation import MEASURES, Evaluation, Split
 from asr_emapl.scoring.wer import ErrorCounts, Score
-from asr_emapl.storage.outputs import write
+from asr_emapl.storage import write
 from asr_emapl.terminal import visible
 
 _CSV_COLUMNS = (

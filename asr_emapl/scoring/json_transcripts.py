@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from asr_emapl import storage
 from asr_emapl.data.ids import derived_ids
 from asr_emapl.data.lhotse_cuts import from_cut, is_cut
 from asr_emapl.scoring.nist.alternatives import Marked
-from asr_emapl.storage import files as storage
-from asr_emapl.storage.json_text import finite_number, parse_object
-from asr_emapl.storage.text_files import BrokenLineError, Line
+from asr_emapl.storage import BrokenLineError, Line, finite_number, parse_object
 
 Role = Literal["reference", "hypothesis"]
 

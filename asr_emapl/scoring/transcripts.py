@@ -17,6 +17,7 @@ Lines starting with `;;` are comments, but in JSON.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 
@@ -26,10 +27,9 @@ from asr_emapl.scoring.missing_ids import lines_without_ids
 from asr_emapl.scoring.nist import timed
 from asr_emapl.scoring.nist.alternatives import first_wording, parse_marked
 from asr_emapl.scoring.recognised_formats import COMMENT, TRN_LINE, named_format, sniffed_format
-from asr_emapl.storage.json_text import check_json_lines
-from asr_emapl.storage.outputs import write
-from asr_emapl.storage.text_files import BrokenLineError, Line, raise_broken, read_lines
-from asr_emapl.terminal import warn
+from asr_emapl.storage import BrokenLineError, Line, check_json_lines, raise_broken, read_lines, write
+
+_logger = logging.getLogger(__name__)
 
 Place = str | os.PathLike[str]
 
@@ -155,7 +155,7 @@ def _require_ids(path: Place, parsed: Sequence[tuple[int, str, Transcript]]) -> 
     remedy = "number the lines of reference and hypotheses alike: nl -ba -w1 FILE"
     if finding == "certain":
         raise UserError(f"{what}; put an id before each line, or {remedy}")
-    warn(f"warning: {what}? The first word of a line is taken for its id. If it is none, {remedy}")
+    _logger.warning(f"{what}? The first word of a line is taken for its id. If it is none, {remedy}")
 
 
 def _filled(path: Place, transcripts: dict[str, Transcript]) -> dict[str, Transcript]:

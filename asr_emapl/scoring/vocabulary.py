@@ -10,7 +10,7 @@ from typing import Any
 from asr_emapl.errors import UserError
 from asr_emapl.scoring.alignment import Alignment
 from asr_emapl.scoring.transcripts import read_transcripts
-from asr_emapl.storage.text_files import BrokenLineError, parse_lines, read_lines
+from asr_emapl.storage import BrokenLineError, parse_lines, read_lines
 
 _SHOWN_WORDS = 20
 

@@ -1,4 +1,4 @@
-"""JSON of users and of interrupted programs: whatever is wrong with it is one error, with its place."""
+"""Parse JSON that users or interrupted programs wrote; everything wrong with it is one kind of error."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 from asr_emapl.errors import UserError
 from asr_emapl.storage.text_files import BrokenLineError, Line, read_document
 
-# JSON can spell halves of surrogate pairs, which no file or terminal can hold.
+# JSON can contain halves of surrogate pairs, which UTF-8 cannot encode.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a text.
+    """Parse one JSON value.
 
     Raises:
-        BrokenLineError: it is not UTF-8 or not JSON, is nested too deep, or holds half of a surrogate pair.
+        BrokenLineError: it is not UTF-8 or not JSON, is nested too deep, or has half of a surrogate pair.
     """
     try:
         text = text if isinstance(text, str) else text.decode("utf-8")
@@ -33,21 +33,21 @@ def parse_json(text: str | bytes) -> Any:
     except ValueError:
         raise BrokenLineError("not JSON (a number of thousands of digits)") from None
     except RecursionError:
-        raise BrokenLineError("not JSON (brackets nested by the hundred)") from None
+        raise BrokenLineError("not JSON (hundreds of nested brackets)") from None
     if _SURROGATE.search(text):
         try:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError as error:
             half = error.object[error.start]
-            raise BrokenLineError(f"holds half of a surrogate pair, {half!r} (write it as UTF-8)") from None
+            raise BrokenLineError(f"half of a surrogate pair, {half!r} (write it as UTF-8)") from None
     return value
 
 
 def parse_object(text: str | bytes) -> dict[str, Any]:
-    """As `parse_json`, of a text that is an object, {...}.
+    """Parse a JSON object, {...}.
 
     Raises:
-        BrokenLineError: as `parse_json`, or it is another value.
+        BrokenLineError: as `parse_json`, or the value is not an object.
     """
     value = parse_json(text)
     if not isinstance(value, dict):
@@ -56,13 +56,13 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
 
 
 def read_object(place: str | Path, expected: str) -> dict[str, Any]:
-    """The object that a file holds.
+    """Read the JSON object in a file.
 
     Args:
-        expected: what the file should be, for the message: "what asr-emapl tune-lm writes".
+        expected: what the file should be, for the message: "the output of asr-emapl tune-lm".
 
     Raises:
-        UserError: the file cannot be read, or is not JSON, or holds no object.
+        UserError: the file cannot be read, is not JSON, or is not an object.
     """
     try:
         return parse_object(read_document(place, remedy=f"expected {expected}"))
@@ -71,10 +71,10 @@ def read_object(place: str | Path, expected: str) -> dict[str, Any]:
 
 
 def check_json_lines(place: str | Path, lines: Sequence[Line]) -> None:
-    """Refuse a JSON document where JSON lines are expected: an array, or an object over several lines.
+    """Refuse a JSON document where JSON lines are expected.
 
     Raises:
-        UserError: the first line begins an array, or holds nothing but an opening brace.
+        UserError: the first line begins an array, or is only an opening brace.
     """
     first = lines[0][1].strip() if lines else ""
     if first.startswith("["):
@@ -84,8 +84,8 @@ def check_json_lines(place: str | Path, lines: Sequence[Line]) -> None:
 
 
 def number(value: object) -> float | None:
-    """The number as a float, infinite if it is too large for one; None if it is no number."""
-    # bool is an int to Python, not to a reader of JSON.
+    """The number as a float, infinite if it is too large; None if the value is not a number."""
+    # bool is an int in Python, but not in JSON.
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -95,6 +95,6 @@ def number(value: object) -> float | None:
 
 
 def finite_number(value: object) -> float | None:
-    """The number as a float; None if it is no number, NaN, infinite, or too large for a float."""
+    """The number as a float; None if the value is not a number, NaN, infinite, or too large."""
     found = number(value)
     return found if found is not None and math.isfinite(found) else None

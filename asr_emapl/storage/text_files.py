@@ -1,8 +1,8 @@
-"""Text files by path or URL, read line by line: unpacked, decoded, and never more in memory than a line.
+"""Read text files by path or URL, line by line, unpacked and decoded.
 
-Every reader of lines in the toolkit goes through here, so that a pipe without a writer, a device, a packed
-file of blank lines or one line of gigabytes is an error everywhere and a hang nowhere. gzip and xz are
-recognised by their first bytes, whatever the file's name is.
+All readers of lines use this module, so that a pipe without a writer, a device, a packed file of blank lines
+or a line of gigabytes is an error and never hangs or fills the memory. gzip and xz are recognised by their
+first bytes.
 """
 
 from __future__ import annotations
@@ -19,59 +19,74 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
-from asr_emapl.errors import UnreachableError, UserError
-from asr_emapl.storage import files as storage
+from asr_emapl.errors import UnreachableError, UserError, listing
+from asr_emapl.storage import files
 
 Line = tuple[int, str]
-"""Its number from 1, and what is on it, without its end."""
+"""A line's number, from 1, and its text without the line end."""
 
 MAX_LINE_BYTES = 16 << 20
-"""No line of a manifest, transcript or language model comes near it."""
+"""Limit of a line; those of manifests, transcripts and language models are far shorter."""
 
 MAX_BLANK_LINES = 1_000_000
-"""One after another."""
+"""Limit of consecutive empty lines."""
 
 MAX_DOCUMENT_BYTES = 64 << 20
-"""Of a file that is read as a whole: a config, a tokenizer."""
+"""Limit of a file that is read as a whole: a config, a tokenizer."""
 
 _NAME, _CONVERT = "name a readable file", "convert the file (iconv -t UTF-8)"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _UNPACKERS: dict[bytes, Callable[[BinaryIO], object]] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open}
-_MAX_FINDINGS = 20  # an error lists at most so many broken lines
+# EOFError, LZMAError, zlib.error: a packed file is cut off or damaged. ValueError: a NUL in the path.
+_FAILURES = (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError)
+_MAX_FINDINGS = 20  # lines that one error lists
 
 _Parsed = TypeVar("_Parsed")
 
 
 class BrokenLineError(ValueError):
-    """What is wrong with one line."""
+    """A line is invalid; the message says why."""
 
 
 def raw_lines(place: str | Path, *, complete: bool = False, remedy: str = "") -> Iterator[tuple[int, bytes]]:
-    """The lines of a path or URL that are not blank: their numbers from 1, and their bytes without the end.
+    """Yield number (from 1) and bytes of each line that is not empty, without the line end.
 
-    A byte order mark and CRLF are removed. Only line feeds end lines: other characters that Unicode calls
-    line separators occur in transcripts.
+    A byte order mark is removed. Only LF and CRLF end a line, because Unicode's other line separators occur
+    in transcripts.
 
     Args:
-        complete: leave out a last line without a line feed, which may still be written.
-        remedy: what to do about a file that cannot be read, for the message; "": what fits any.
+        complete: leave out a last line without a line feed, which a program may still be writing.
+        remedy: what to do if the file cannot be read, for the message.
 
     Raises:
-        UserError: the file cannot be read or unpacked; a line is longer than `MAX_LINE_BYTES`; more than
-            `MAX_BLANK_LINES` blank lines follow each other.
+        UserError: the file cannot be read or unpacked, a line is longer than `MAX_LINE_BYTES`, or more than
+            `MAX_BLANK_LINES` empty lines follow each other.
     """
+    empty = 0
     try:
         with unpacked(place) as file:
-            yield from _numbered(place, file, complete)
-    except UnreachableError:
-        raise
-    # EOFError, LZMAError, zlib.error: half of a packed file, or a damaged one. ValueError: a NUL in the path.
-    except (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError) as error:
+            for number in count(1):
+                line = file.readline(MAX_LINE_BYTES + 1)
+                if not line or (complete and not line.endswith(b"\n")):
+                    return
+                if len(line) > MAX_LINE_BYTES:
+                    size = MAX_LINE_BYTES >> 20
+                    raise UserError(f"{place}:{number}: a line of more than {size} MiB; is it a text file?")
+                if number == 1:
+                    line = line.removeprefix(_BYTE_ORDER_MARK)
+                if line.strip():
+                    empty = 0
+                    yield number, line.rstrip(b"\r\n")
+                elif (empty := empty + 1) > MAX_BLANK_LINES:
+                    raise UserError(
+                        f"{place}: more than {MAX_BLANK_LINES:,} empty lines; is it the right file?"
+                    )
+    except _FAILURES as error:
         raise _unreadable(place, error, remedy) from error
 
 
 def read_lines(place: str | Path, *, complete: bool = False, remedy: str = "") -> Iterator[Line]:
-    """As `raw_lines`, decoded.
+    """Yield the lines of `raw_lines` as text.
 
     Raises:
         UserError: as `raw_lines`, or a line is not UTF-8.
@@ -86,7 +101,7 @@ def read_lines(place: str | Path, *, complete: bool = False, remedy: str = "") -
 
 
 def read_document(place: str | Path, *, max_bytes: int = MAX_DOCUMENT_BYTES, remedy: str = "") -> str:
-    """The whole text of a path or URL, unpacked, without a byte order mark.
+    """Read the whole text of a path or URL, unpacked, without a byte order mark.
 
     Raises:
         UserError: the file cannot be read, is not UTF-8, or is longer than `max_bytes`.
@@ -94,9 +109,7 @@ def read_document(place: str | Path, *, max_bytes: int = MAX_DOCUMENT_BYTES, rem
     try:
         with unpacked(place) as file:
             content = file.read(max_bytes + 1)
-    except UnreachableError:
-        raise
-    except (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError) as error:
+    except _FAILURES as error:
         raise _unreadable(place, error, remedy) from error
     if len(content) > max_bytes:
         raise UserError(f"{place}: longer than {max_bytes >> 20} MiB; is it the right file?")
@@ -110,10 +123,10 @@ def read_document(place: str | Path, *, max_bytes: int = MAX_DOCUMENT_BYTES, rem
 def parse_lines(
     place: str | Path, lines: Iterable[Line], parse: Callable[[str], _Parsed]
 ) -> list[tuple[int, _Parsed]]:
-    """What `parse` makes of each line, with its number.
+    """Parse each line; returns the line numbers and values.
 
     Raises:
-        UserError: `parse` raised BrokenLineError; a line `place:number: what` for each.
+        UserError: `parse` raised BrokenLineError; the message has `place:number: what` for each such line.
     """
     parsed: list[tuple[int, _Parsed]] = []
     broken: list[Line] = []
@@ -127,26 +140,24 @@ def parse_lines(
 
 
 def raise_broken(place: str | Path, broken: list[Line]) -> None:
-    """A UserError that lists the findings, the first twenty of them; nothing if there are none."""
-    if not broken:
-        return
-    findings = [f"{place}:{number}: {what}" for number, what in broken]
-    more = len(findings) - _MAX_FINDINGS
-    tail = [f"{place}: and {more} more"] if more > 0 else []
-    raise UserError("\n".join(findings[:_MAX_FINDINGS] + tail))
+    """Raise a UserError that lists the first twenty findings, if there are any."""
+    if broken:
+        raise UserError(
+            listing([f"{place}:{number}: {what}" for number, what in broken], _MAX_FINDINGS, "\n")
+        )
 
 
 @contextmanager
 def unpacked(place: str | Path) -> Iterator[BinaryIO]:
-    """The file at a path or URL, unpacked while it is read if it begins as gzip or xz does.
+    """Open the file at a path or URL; gzip and xz are unpacked while it is read.
 
     Raises:
-        OSError: it cannot be read; also while it is read, as EOFError, LZMAError and zlib.error are.
+        OSError, EOFError, LZMAError, zlib.error: it cannot be read or unpacked, also later in the block.
     """
-    if storage.is_url(place):
-        packed: BinaryIO = io.BufferedReader(io.BytesIO(storage.read(str(place))))
+    if files.is_url(place):
+        packed: BinaryIO = io.BufferedReader(io.BytesIO(files.read(str(place))))
     else:
-        packed = storage.open_file(place, pipe=True)
+        packed = files.open_file(place, pipe=True)
     with packed:
         head = cast(io.BufferedReader, packed).peek(8)
         for magic, unpack in _UNPACKERS.items():
@@ -157,25 +168,9 @@ def unpacked(place: str | Path) -> Iterator[BinaryIO]:
         yield packed
 
 
-def _numbered(place: str | Path, file: BinaryIO, complete: bool) -> Iterator[tuple[int, bytes]]:
-    blank = 0
-    for number in count(1):
-        line = file.readline(MAX_LINE_BYTES + 1)
-        if not line or (complete and not line.endswith(b"\n")):
-            return
-        if len(line) > MAX_LINE_BYTES:
-            size = MAX_LINE_BYTES >> 20
-            raise UserError(f"{place}:{number}: a line of more than {size} MiB; is it a text file?")
-        if number == 1:
-            line = line.removeprefix(_BYTE_ORDER_MARK)
-        if line.strip():
-            blank = 0
-            yield number, line.rstrip(b"\r\n")
-        elif (blank := blank + 1) > MAX_BLANK_LINES:
-            raise UserError(f"{place}: more than {MAX_BLANK_LINES:,} blank lines; is it the right file?")
-
-
 def _unreadable(place: str | Path, error: Exception, remedy: str) -> UserError:
+    if isinstance(error, UnreachableError):
+        return error
     absent = os.strerror(errno.ENOENT) if isinstance(error, FileNotFoundError) else None
     reason = absent or getattr(error, "strerror", None) or str(error) or type(error).__name__
     return UserError(f"{place}: cannot be read ({reason}); {remedy or _NAME}")

@@ -1,6 +1,6 @@
-"""YAML of configs. An alias repeats what it stands for: a few hundred bytes can say more than a memory holds.
+"""Parse the YAML of configs, with a limit on its size after aliases are expanded.
 
-So the size of a text's values is counted, with every alias written out, before anything is made of them.
+An alias repeats a value, so that a few hundred bytes can expand to more than the memory holds.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ MAX_DEPTH = 64
 
 
 class _TooLargeError(ValueError):
-    """More values, or levels, than a config has."""
+    """More values or levels than a config has."""
 
 
 def read_yaml(place: str | Path, remedy: str = "") -> Any:
-    """The value of a YAML file.
+    """Read the value of a YAML file.
 
     Raises:
         UserError: the file cannot be read, or `parse_yaml` refuses it.
@@ -37,15 +37,14 @@ def read_yaml(place: str | Path, remedy: str = "") -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text.
+    """Parse a YAML text.
 
     Raises:
-        ValueError: it is not YAML, or too large or too deep, aliases written out.
+        ValueError: it is not YAML, or it is too large or too deep with its aliases expanded.
     """
     loader: Any = None
     try:
-        # Its reader refuses control characters at once.
-        loader = yaml.SafeLoader(text)
+        loader = yaml.SafeLoader(text)  # raises for control characters
         node = loader.get_single_node()
         _require_bounded(node, _below_node)
         return None if node is None else loader.construct_document(node)
@@ -53,7 +52,7 @@ def parse_yaml(text: str) -> Any:
         raise
     except RecursionError as error:
         raise ValueError("not YAML: brackets nested too deep") from error
-    # ValueError: a date or a number that is none; TypeError: a list as a key; the others: tags' wrong values.
+    # ValueError: an invalid date or number; TypeError: a list as a key; the others: wrong values of tags.
     except (yaml.YAMLError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
         raise ValueError(f"not YAML: {' '.join(str(error).split())}") from error
     finally:
@@ -62,7 +61,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def require_bounded(value: object) -> None:
-    """Refuse dicts and lists that are too large or too deep, with what occurs several times counted as often.
+    """Refuse dicts and lists that are too large or too deep; an object that occurs twice counts twice.
 
     Raises:
         ValueError: they are, or contain themselves.
@@ -71,7 +70,7 @@ def require_bounded(value: object) -> None:
 
 
 def _require_bounded(root: Any, below: Callable[[Any], Iterable[Any]]) -> None:
-    # id -> values in it, levels of it. What is held by `root` stays alive, so ids are unique.
+    # id -> number of values and of levels. `root` keeps all items alive, so ids are unique.
     known: dict[int, tuple[int, int]] = {}
 
     def measured(item: Any, depth: int) -> tuple[int, int]:
@@ -82,7 +81,7 @@ def _require_bounded(root: Any, below: Callable[[Any], Iterable[Any]]) -> None:
             size, levels = 1 + sum(s for s, _ in parts), 1 + max((n for _, n in parts), default=0)
             if size > MAX_VALUES or levels > MAX_DEPTH:
                 raise _TooLargeError(
-                    f"more than {MAX_VALUES:,} values or {MAX_DEPTH} levels, with aliases written out"
+                    f"more than {MAX_VALUES:,} values or {MAX_DEPTH} levels, with aliases expanded"
                 )
             known[id(item)] = (size, levels)
         return known[id(item)]

@@ -28,8 +28,7 @@ from typing import Any
 import sentencepiece
 
 from asr_emapl.errors import UserError
-from asr_emapl.storage.json_text import read_object
-from asr_emapl.storage.outputs import write
+from asr_emapl.storage import read_object, write
 from asr_emapl.text.normalise import ALPHABET
 
 BLANK = 0

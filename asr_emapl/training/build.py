@@ -105,7 +105,7 @@ def build_step(
     """The train step with CTC on transcripts and, with a strategy, CTC on pseudo-labels.
 
     Args:
-        student: as `ProcessGroup.wrap` returned it.
+        student: as `ProcessGroup.data_parallel` returned it.
         limits: for pseudo-labels.
     """
     phases = Phases(world.device)

@@ -21,6 +21,7 @@ from torch import Tensor
 from asr_emapl.errors import UserError
 from asr_emapl.scaling import scale_noise_share
 from asr_emapl.scoring.student_t import student_quantile
+from asr_emapl.torch_private import foreach_norm
 
 # Equal parts of the audio that a reading is the mean of, and the measured steps that each has at least.
 _PARTS, _STEPS_OF_A_PART = 10, 5
@@ -59,7 +60,7 @@ def square_norm(gradients: Iterable[Tensor | None]) -> float:
     present = [g for g in gradients if g is not None]
     if not present:
         return 0.0
-    return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(present)))) ** 2
+    return float(torch.linalg.vector_norm(torch.stack(foreach_norm(present)))) ** 2
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ with that of an uninterrupted one digit for digit. Times go to speed.jsonl.
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -18,15 +20,14 @@ from asr_emapl.pseudo_labels.quality import pseudo_label_quality
 from asr_emapl.runs.line_file import LineFile
 from asr_emapl.runs.reader import read_log
 from asr_emapl.scaling import StepHyperparameters
-from asr_emapl.storage.json_text import parse_object
-from asr_emapl.storage.text_files import raw_lines
-from asr_emapl.terminal import say
+from asr_emapl.storage import parse_object, raw_lines
 from asr_emapl.training.step import StepResult
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
+_logger = logging.getLogger(__name__)
 # By split, why utterances were left out of a validation, by id.
 LeftOut = Mapping[str, Mapping[str, str]]
 # Hyper-parameters of a step that the log keeps.
@@ -63,13 +64,19 @@ class RunLog:
         self._skipped = SkippedSteps(every_seconds)
         if not active:
             return
-        from torch.utils.tensorboard import SummaryWriter  # slow to import
-
         folder.mkdir(parents=True, exist_ok=True)
         self._file = LineFile(folder / "log.jsonl", lines)
         self.lines = self._file.lines
         self._speed = LineFile(folder / "speed.jsonl")
-        self._board: SummaryWriter | None = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._board: SummaryWriter | None = None
+        if importlib.util.find_spec("tensorboard") is None:
+            self.say(
+                "no TensorBoard events: tensorboard is not installed; pip install 'asr_emapl[tensorboard]'"
+            )
+            return
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def step(
         self, step: int, hours: float, labelled: bool, result: StepResult, used: StepHyperparameters
@@ -198,7 +205,7 @@ class RunLog:
     def say(self, text: str) -> None:
         """A line for whoever watches."""
         if self.active:
-            say(text)
+            _logger.info("%s", text)
 
     def flush(self) -> None:
         """Everything so far onto the disk; before a checkpoint counts the lines."""

@@ -100,7 +100,7 @@ class CtcObjective:
     """CTC (Graves et al. 2006) on labels of a strategy.
 
     Args:
-        student: as `ProcessGroup.wrap` returned it.
+        student: as `ProcessGroup.data_parallel` returned it.
         strategy: makes the labels: `Transcripts`, or a strategy of pseudo-labels.
         limits: for pseudo-labels; None: the labels are transcripts.
         bf16: run the student's forward pass in bfloat16 where autocast does.
@@ -185,7 +185,7 @@ class CtcObjective:
         pseudo = self.limits is not None
         if not queued:
             return Prepared([], confidence=0.0 if pseudo else None, nonempty=0 if pseudo else None)
-        numbers = self.world.read(torch.cat([one.labels.numbers() for one in queued], dim=1))
+        numbers = self.world.to_list(torch.cat([one.labels.numbers() for one in queued], dim=1))
         targets, dropped, start = [], Counter[str](), 0
         for one in queued:
             end = start + len(one.frames)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.runs.reader import PHASES
+from asr_emapl.torch_private import queue_backward_callback
 
 T = TypeVar("T")
 
@@ -66,7 +67,7 @@ class Phases:
         """
 
         def queue(gradient: Tensor) -> None:
-            torch.autograd.Variable._execution_engine.queue_callback(lambda: self.mark(phase))
+            queue_backward_callback(lambda: self.mark(phase))
 
         loss.register_hook(queue)
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.data.loader import StepBatch
-from asr_emapl.distributed.fsdp import whole
+from asr_emapl.distributed.fsdp import full_tensor
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.pseudo_labels.filters import REASONS
 from asr_emapl.pseudo_labels.quality import LabelCounts
+from asr_emapl.torch_private import foreach_add_
 from asr_emapl.training.gradient_noise import GradientNoise, estimate, square_norm
 from asr_emapl.training.objectives import Objective, Prepared, Targets
 from asr_emapl.training.phases import Phases
@@ -44,7 +45,7 @@ class TrainStep:
     """Moves student, optimizer and teacher on by one global batch.
 
     Args:
-        student: as `ProcessGroup.wrap` returned it.
+        student: as `ProcessGroup.data_parallel` returned it.
         labelled: objective of labelled audio.
         unlabelled: objective of pseudo-labelled audio; None: a supervised run.
         clip_norm: threshold on the norm of the global gradient, already scaled; None: no clipping.
@@ -82,7 +83,7 @@ class TrainStep:
         """
         objective = self.labelled if batch.labelled else self.unlabelled
         assert objective is not None
-        passes = self.world.passes(len(batch.micro_batches))
+        passes = self.world.forward_passes(len(batch.micro_batches))
         self.phases.mark("communication")  # since the data came: until every rank had its own
         prepared = objective.prepare(batch.micro_batches, passes)
         counts = self._count(prepared, undecodable=len(batch.skipped))
@@ -125,7 +126,7 @@ class TrainStep:
         for i, targets in enumerate(work):
             # Ranks exchange gradients once, with the last micro-batch of each.
             last = i == len(work) - 1
-            with contextlib.nullcontext() if last else self.world.unsynced(self.student):
+            with contextlib.nullcontext() if last else self.world.no_sync(self.student):
                 loss = objective.loss(targets)
                 # DDP averages over ranks; the loss is a sum over the global batch by its global count.
                 mean = loss * (self.world.size / utterances)
@@ -147,14 +148,14 @@ class TrainStep:
         sums = [torch.zeros_like(p) for p in parameters]
         touched = [False] * len(parameters)
         for targets in work:
-            with self.world.unsynced(self.student):
+            with self.world.no_sync(self.student):
                 loss = objective.loss(targets)
                 (loss / utterances).backward()
             total += loss.detach()
             touched = [before or p.grad is not None for before, p in zip(touched, parameters, strict=True)]
             gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
             parts.append((square_norm(gradients), len(targets.counts)))
-            torch._foreach_add_(sums, gradients)
+            foreach_add_(sums, gradients)
             self.optimizer.zero_grad(set_to_none=True)
         self.phases.mark("student")
         self.world.all_reduce_tensors(sums)
@@ -171,8 +172,8 @@ class TrainStep:
         Both come from the device together: nothing has waited for the backward pass until here.
         """
         limit = math.inf if self.clip_norm is None else self.clip_norm
-        norm = whole(torch.nn.utils.clip_grad_norm_(self.student.parameters(), limit))
-        loss, gradient_norm = self.world.read(torch.stack([total, norm.double()]))
+        norm = full_tensor(torch.nn.utils.clip_grad_norm_(self.student.parameters(), limit))
+        loss, gradient_norm = self.world.to_list(torch.stack([total, norm.double()]))
         return self.world.all_reduce_sum([loss])[0] / utterances, gradient_norm
 
 

@@ -14,12 +14,11 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import draw_seed
 from asr_emapl.audio.features import LogMel
 from asr_emapl.checkpoints import files as checkpoint
-from asr_emapl.checkpoints.folder import CheckpointFolder
 from asr_emapl.checkpoints.manager import CheckpointManager
 from asr_emapl.config import RunConfig, config_to_dict
 from asr_emapl.data.loader import StepBatch, steps
 from asr_emapl.data.mixture import DataCursor
-from asr_emapl.distributed.fsdp import divide, load_optimizer
+from asr_emapl.distributed.fsdp import load_optimizer, shard_state
 from asr_emapl.distributed.heartbeat import Heartbeat
 from asr_emapl.distributed.preemption import StopRequest
 from asr_emapl.distributed.process_group import ProcessGroup
@@ -32,6 +31,7 @@ from asr_emapl.pseudo_labels.dropout import require_dropout_switch, switch_dropo
 from asr_emapl.pseudo_labels.strategies import build_strategy
 from asr_emapl.running_mean import RunningMean
 from asr_emapl.runs.lock import run_lock
+from asr_emapl.runs.skipped import SkippedList
 from asr_emapl.scaling import AudioClock, BatchNormMomenta, StepHyperparameters, rescale_optimizer_state
 from asr_emapl.scaling.range import warnings
 from asr_emapl.training import resume
@@ -45,7 +45,6 @@ from asr_emapl.training.build import (
 from asr_emapl.training.corpora import Corpora
 from asr_emapl.training.hyperparameters import build_optimizer
 from asr_emapl.training.log import RunLog, logged_validation
-from asr_emapl.training.skipped import SkippedList
 from asr_emapl.training.validation import Validator
 
 # Steps after which the processes say what their time went to.
@@ -87,7 +86,6 @@ class Trainer:
         self.config, self.world, self.watch = config, world, watch
         self.allow_changes = allow_changes
         self.folder = Path(config.run_dir)
-        self.checkpoints = CheckpointFolder(self.folder / "checkpoints", config.checkpoint.keep)
         self.stop = StopRequest(world)
         self.clock, self.step, self.position = AudioClock(SAMPLE_RATE_HZ), 0, DataCursor()
         self.notes: list[str] = []
@@ -96,6 +94,13 @@ class Trainer:
         self.validation_due = False
         self._read()
         self._build()
+        self.saving = CheckpointManager(
+            self.folder / "checkpoints",
+            config.checkpoint,
+            self.corpora.validation,
+            world,
+            report=lambda saved: self.log.saved(saved),
+        )
         self._open(self._restore())
 
     def _read(self) -> None:
@@ -124,8 +129,8 @@ class Trainer:
         torch.manual_seed(config.seed)
         model = build()
         require_dropout_switch(model, config.pseudo_labels, config.model.target)
-        follower = world.place(build_twin(model, build, config.seed).requires_grad_(False), bf16=bf16)
-        self.student = world.wrap(world.place(model, bf16=bf16))
+        follower = world.to_device(build_twin(model, build, config.seed).requires_grad_(False), bf16=bf16)
+        self.student = world.data_parallel(world.to_device(model, bf16=bf16))
         self.optimizer = build_optimizer(model, config.optimizer.name, self.plan.optimizer.at(self.kappa)[0])
         try:
             self.teacher = EmaTeacher(model, self.plan.half_life, follower, order=config.teacher.order)
@@ -162,13 +167,11 @@ class Trainer:
         lines = log_lines + (rates is not None)
         try:
             self.log = RunLog(
-                self.folder, active=world.first, lines=lines, step=self.step, total_hours=config.hours
+                self.folder, active=world.is_first, lines=lines, step=self.step, total_hours=config.hours
             )
             self.skipped = SkippedList(self.folder, world, config.data.max_skipped_share, keep=log_lines > 0)
         except OSError as error:
             raise UserError(f"run_dir {self.folder} cannot be written ({error.strerror})") from error
-        selection_wer = functools.partial(config.checkpoint.selection_wer, splits=splits)
-        self.saving = CheckpointManager(self.checkpoints, selection_wer, world, self.step, self.log.saved)
         self.watch.before_exit = self.saving.wait
         data = (self.features, self.tokenizer, splits)
         self.validator = Validator(world, *data, config.device, self.watch, self.stop)
@@ -183,9 +186,8 @@ class Trainer:
         self._announce()
         if self.clock.hours >= config.hours and not self.validation_due:
             self.log.say(f"{self.folder} has had its {config.hours:g} h of audio: nothing to do")
-            newest = self.checkpoints.paths()
-            return newest[-1] if newest else None
-        if self.world.first:
+            return self.saving.last()
+        if self.world.is_first:
             resume.write_configs(self.folder, self.resumed, config)
         try:
             with self.stop:
@@ -219,10 +221,10 @@ class Trainer:
             while self.clock.hours < until and not stop:
                 before = self.clock.samples
                 self.watch.at(f"reading audio for step {self.step + 1}")
-                batch = self.world.next(batches)
+                batch = self.world.next_item(batches)
                 self.watch.at(f"training, step {self.step + 1}")
                 self._train_on(batch)
-                stop = self._keep(before, stop=self.stop.made())
+                stop = self._keep(before, stop=self.stop.poll())
         return stop
 
     def _keep(self, before: int, *, stop: bool) -> bool:
@@ -264,7 +266,7 @@ class Trainer:
         self.log.step(self.step, self.clock.hours, batch.labelled, result, now)
         if self.step % TIMED_STEPS == 0 or self.clock.hours >= self.config.hours:
             self.log.phases(self.step, self.clock.hours, self.world.gather(self.train_step.phases.take()))
-        self.skipped.step(batch.skipped, result)
+        self.skipped.step(batch.skipped, read=result.seen, skipped=result.dropped["undecodable"])
         self.guard.step(self.step, batch.labelled, result, result.taken)
 
     def _prepare_student(self) -> None:
@@ -367,12 +369,11 @@ class Trainer:
 
     def _restore(self) -> int:
         """Go on from the run's own newest checkpoint, or from `init.checkpoint`; returns the log's lines."""
-        found = self.checkpoints.newest()
+        found = self.saving.restore()
         if found is not None:
             path, state, problems = found
             self.notes += [f"{problem}: taking the one before" for problem in problems]
             self._load(state, path, whole=True)
-            self.checkpoints.go_on_from(state)
             self.validation_due = bool(state.get("validation_due"))
             return int(state["log_lines"])
         init = self.config.init
@@ -387,8 +388,8 @@ class Trainer:
         )
         student = unwrap(self.student)
         with checkpoint.fitting(path, self.config.model.target):
-            student.load_state_dict(divide(state["student"], student.state_dict()))
-            self.teacher.load_state_dict(divide(state["teacher"], self.teacher.state_dict()))
+            student.load_state_dict(shard_state(state["student"], student.state_dict()))
+            self.teacher.load_state_dict(shard_state(state["teacher"], self.teacher.state_dict()))
         if not whole:
             self.teacher.flush()
             self.teacher.audio = 0.0
@@ -396,7 +397,7 @@ class Trainer:
         with checkpoint.fitting(path, self.config.model.target):
             load_optimizer(self.optimizer, state["optimizer"])
             if self.mean is not None and state["running_mean"]:
-                self.mean.load_state_dict(divide(state["running_mean"], self.mean.state_dict()))
+                self.mean.load_state_dict(shard_state(state["running_mean"], self.mean.state_dict()))
         self.kappa = state["kappa"]
         self.clock.load_state_dict(state["clock"])
         self.position = DataCursor.from_state(state["position"])

@@ -101,6 +101,6 @@ class Validator:
                 texts |= {h.id: h.text for h in greedy_hypotheses(batch, self.tokenizer)}
                 self.watch.tick()
                 # All processes have equally many batches, and so come here equally often.
-                if self.stop.made():
+                if self.stop.poll():
                     break
         return texts

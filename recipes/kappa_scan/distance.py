@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from asr_emapl.report.curves import Curve, read_curves
-from asr_emapl.storage.outputs import write
+from asr_emapl.storage import write
 
 REFERENCE = "reference"
 

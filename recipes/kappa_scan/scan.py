@@ -22,7 +22,7 @@ import torch
 from distance import REFERENCE, compare, print_tables, spread
 from picture import draw_scan
 
-from asr_emapl.checkpoints.folder import CheckpointFolder
+from asr_emapl.checkpoints.manager import checkpoint_paths
 from asr_emapl.config import RunConfig, load_config
 from asr_emapl.errors import UserError
 from asr_emapl.training.gradient_noise import read
@@ -142,7 +142,7 @@ class Scan:
 
 def newest(run: Path) -> Path:
     """A run's last checkpoint."""
-    return CheckpointFolder(run / "checkpoints", 1).paths()[-1]
+    return checkpoint_paths(run / "checkpoints")[-1]
 
 
 class Devices:

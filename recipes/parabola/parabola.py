@@ -21,7 +21,7 @@ from adaptive import Quadratics
 from noisy_parabola import Array, Parabola, average, sample_noise, scale_momentum, student
 
 from asr_emapl.processes import serve_parent
-from asr_emapl.storage.outputs import write
+from asr_emapl.storage import write
 
 
 @dataclass(frozen=True)

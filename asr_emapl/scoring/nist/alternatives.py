@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 
 from asr_emapl.errors import UserError
-from asr_emapl.storage.text_files import BrokenLineError
+from asr_emapl.storage import BrokenLineError
 
 Part = tuple[str, ...]
 """Wordings of a stretch, one or several; "" is no word."""

@@ -23,7 +23,7 @@ from asr_emapl.audio import MAX_SECONDS
 from asr_emapl.errors import UserError
 from asr_emapl.scoring.nist.alternatives import parse_marked
 from asr_emapl.scoring.recognised_formats import COMMENT
-from asr_emapl.storage.text_files import BrokenLineError, Line, parse_lines
+from asr_emapl.storage import BrokenLineError, Line, parse_lines
 
 _IGNORED = ("IGNORE_TIME_SEGMENT_IN_SCORING", "IGNORETIMESEGMENTINSCORING")
 _BEGIN, _OR, _END = "<ALT_BEGIN>", "<ALT>", "<ALT_END>"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from asr_emapl.storage.partial_file import is_standard_output, replace_link, whole_file
+from asr_emapl.storage.atomic import is_standard_output, publish, replace_link
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch):
 
 
 def put(path: Path, content: bytes) -> None:
-    with whole_file(path) as file:
+    with publish(path) as file:
         file.write(content)
 
 
@@ -50,7 +50,7 @@ def test_an_error_in_the_block_leaves_the_old_file_and_nothing_else(tmp_path, er
     path.write_bytes(b"as it was")
 
     def interrupted() -> None:
-        with whole_file(path) as file:
+        with publish(path) as file:
             file.write(b"half")
             raise error
 
@@ -120,8 +120,8 @@ def test_standard_output_gets_it_in_the_order_of_printing(tmp_path, name, into):
     """A file behind it is not opened anew, which would write over what is there."""
     (tmp_path / "link").symlink_to("/dev/stdout")
     program = (
-        "from pathlib import Path\nfrom asr_emapl.storage.partial_file import whole_file\n"
-        f"print('before')\nwith whole_file(Path({name!r})) as file: file.write(b'content\\n')\nprint('after')"
+        "from pathlib import Path\nfrom asr_emapl.storage.atomic import publish\n"
+        f"print('before')\nwith publish(Path({name!r})) as file: file.write(b'content\\n')\nprint('after')"
     )
     with (tmp_path / "out").open("wb") as out:
         out.write(b"earlier\n")
@@ -171,8 +171,8 @@ def test_a_name_as_long_as_names_may_be(tmp_path):
 WRITER = """
 import sys
 from pathlib import Path
-from asr_emapl.storage.partial_file import whole_file
-with whole_file(Path(sys.argv[1])) as file:
+from asr_emapl.storage.atomic import publish
+with publish(Path(sys.argv[1])) as file:
     file.write(sys.argv[2].encode())
     file.flush()
     print("writing", flush=True)

@@ -1,0 +1,23 @@
+"""Files by path or URL: read by ranges or lines, written atomically (`publish`), checked before the work."""
+
+from asr_emapl.storage.atomic import Place, publish, replace_link, sync, write, writing
+from asr_emapl.storage.files import close_files, is_url, join, open_file, read, remove, size, split
+from asr_emapl.storage.json_text import (
+    check_json_lines,
+    finite_number,
+    number,
+    parse_json,
+    parse_object,
+    read_object,
+)
+from asr_emapl.storage.outputs import check_outputs
+from asr_emapl.storage.text_files import (
+    BrokenLineError,
+    Line,
+    parse_lines,
+    raise_broken,
+    raw_lines,
+    read_document,
+    read_lines,
+    unpacked,
+)

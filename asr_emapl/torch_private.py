@@ -1,0 +1,49 @@
+"""The private APIs of torch that the package uses; its tests fail if torch changes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def queue_backward_callback(callback: Callable[[], None]) -> None:
+    """Call `callback` when the current backward pass ends; only within one, in the order of the calls."""
+    torch.autograd.Variable._execution_engine.queue_callback(callback)
+
+
+def shut_down_workers(iterator: Any) -> None:
+    """End the worker processes of a DataLoader's iterator."""
+    iterator._shutdown_workers()
+
+
+def foreach_copy_(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copy each source into its target, in few kernels."""
+    torch._foreach_copy_(targets, sources)
+
+
+def foreach_lerp_(targets: list[Tensor], sources: list[Tensor], weight: float) -> None:
+    """Move each target by `weight` towards its source, in few kernels."""
+    torch._foreach_lerp_(targets, sources, weight)
+
+
+def foreach_add_(targets: list[Tensor], others: list[Tensor]) -> None:
+    """Add each tensor to its target, in few kernels."""
+    torch._foreach_add_(targets, others)
+
+
+def foreach_norm(tensors: list[Tensor]) -> list[Tensor]:
+    """The 2-norm of each tensor, in few kernels."""
+    return list(torch._foreach_norm(tensors))
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """The module that torch.compile has wrapped; another module as it is."""
+    return getattr(module, "_orig_mod", module)
+
+
+def own_entries(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A module's own dicts of parameters and of submodules, by name."""
+    return module._parameters, module._modules

@@ -1,0 +1,28 @@
+"""Messages of errors."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from asr_emapl.errors import UserError, listing, require_package
+
+
+@pytest.mark.parametrize(
+    ("items", "limit", "text"),
+    [([], 2, ""), (["a"], 2, "a"), (["a", "b"], 2, "a, b"), (["a", "b", "c", "d"], 2, "a, b and 2 more")],
+)
+def test_listing(items, limit, text):
+    assert listing(items, limit) == text
+
+
+def test_a_listing_with_one_item_per_line():
+    assert listing(["a", "b", "c"], 2, "\n") == "a\nb\nand 1 more"
+
+
+def test_a_package_that_is_not_installed_is_named_with_its_extra(monkeypatch):
+    require_package("pytest", "dev")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match=r"^matplotlib is not installed; pip install 'asr_emapl\[report\]'"):
+        require_package("matplotlib", "report")
