@@ -161,7 +161,6 @@ WRONG_INSIDE: list[tuple[list[Any], Any]] = [
     (["config", "model", "target"], ["a"]),
     (["config", "model", "options", "dim"], torch.zeros(3)),
     (["config", "model", "options", "dim"], torch.float16),
-    (["config", "model", "options", "dim"], "${oc.env:HOME}"),
     (["config", "model", "options", 3], 4),
 ]
 

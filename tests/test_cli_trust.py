@@ -159,15 +159,6 @@ def test_a_callable_that_is_no_model_is_never_called(root, tmp_path, command, co
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize("reference", ["${oc.env:HOME}", "a ${hours}", "${oc.decode:x}"])
-def test_options_of_a_checkpoint_are_plain_data(root, tmp_path, reference):
-    """OmegaConf would look them up, in the environment of whoever decodes."""
-    run = forged(root, tmp_path, "their_models.small:Model", {"width": reference})
-    told = fail(*commands(root, run, tmp_path)["decode"], "--trust", "their_models")
-    assert "references" in told
-    assert "step-" in told
-
-
 def test_a_model_that_does_not_fit_its_checkpoint_is_one_line(root, tmp_path):
     run = forged(root, tmp_path, "their_models.small:Model", {"width": 7})
     for command in ("decode", "transcribe", "tune-lm", "report"):

@@ -557,7 +557,7 @@ def test_other_errors_in_a_decoding_process_stay_what_they_are(utterances):
 def perturbed(utterances: list[Utterance], rank: int = 0, world_size: int = 1) -> StepDataset:
     """Faster, slower and noisy."""
     made = dataset(utterances, rank=rank, world_size=world_size)
-    noise = Noise(NoiseConfig(share=0.7), utterances)
+    noise = Noise(NoiseConfig(p=0.7), utterances)
     made.perturb = Perturbation(speed=Speed(SpeedConfig([0.8, 1.0, 1.25])), noise=noise)
     return made
 

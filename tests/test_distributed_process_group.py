@@ -81,18 +81,6 @@ def test_devices_that_are_not_there(gpus, name, count):
         choose_device(name)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "", "BF16"])
-def test_an_unknown_precision(precision):
-    with pytest.raises(UserError, match=r"device\.precision"):
-        ProcessGroup.join(DeviceConfig(name="cpu", precision=precision))
-
-
-@pytest.mark.parametrize("sharding", ["half", "", "Full"])
-def test_an_unknown_sharding(sharding):
-    with pytest.raises(UserError, match=r"device\.sharding .* is neither none nor full"):
-        ProcessGroup.join(DeviceConfig(name="cpu", sharding=sharding))
-
-
 def test_one_process_has_nothing_to_shard():
     world = ProcessGroup.join(DeviceConfig(name="cpu", sharding="full"))
     model = nn.Linear(2, 2)

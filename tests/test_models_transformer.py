@@ -254,10 +254,8 @@ def test_half_precision_weights() -> None:
 def test_parameters_of_the_published_model() -> None:
     with torch.device("meta"):
         model = TransformerCtc(29, 80, dim=768, heads=4, layers=36, feedforward=3072)
-        default = TransformerCtc(29)
     count = sum(p.numel() for p in model.parameters())
     assert 250e6 < count < 260e6
-    assert sum(p.numel() for p in default.parameters()) == count
 
 
 @pytest.mark.parametrize(

@@ -79,9 +79,8 @@ def test_the_interval_is_closed_at_now_and_open_at_since():
     assert not AudioClock(samples=hour).passed(1.0, hour)
 
 
-@pytest.mark.parametrize("every", [0.0, -1.0])
-def test_no_interval_never_passes(every):
-    assert not AudioClock(samples=10**12).passed(every, 0)
+def test_no_interval_never_passes():
+    assert not AudioClock(samples=10**12).passed(None, 0)
 
 
 @given(st.integers(0, 10**15), STEPS)

@@ -334,7 +334,7 @@ def test_without_tensorboard_all_else_is_written_and_the_package_is_named_once(t
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     log = RunLog(tmp_path, total_hours=1.0, every_seconds=0.0)
     for step in (1, 2):
-        log.step(step, step / 10, True, result(), {})
+        log.step(step, step / 10, True, result(), used())
     log.validation(2, 0.2, {"teacher/dev": 12.5})
     log.close()
     assert len(lines(tmp_path)) == 3
