@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,24 +19,24 @@ def shut_down_workers(iterator: Any) -> None:
     iterator._shutdown_workers()
 
 
-def foreach_copy_(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+def foreach_copy_(targets: list[Tensor], sources: list[Tensor]) -> None:
     """Copy each source into its target, in few kernels."""
     torch._foreach_copy_(targets, sources)
 
 
-def foreach_lerp_(targets: Sequence[Tensor], sources: Sequence[Tensor], weight: float) -> None:
+def foreach_lerp_(targets: list[Tensor], sources: list[Tensor], weight: float) -> None:
     """Move each target by `weight` towards its source, in few kernels."""
     torch._foreach_lerp_(targets, sources, weight)
 
 
-def foreach_add_(targets: Sequence[Tensor], others: Sequence[Tensor]) -> None:
+def foreach_add_(targets: list[Tensor], others: list[Tensor]) -> None:
     """Add each tensor to its target, in few kernels."""
     torch._foreach_add_(targets, others)
 
 
-def foreach_norm(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+def foreach_norm(tensors: list[Tensor]) -> list[Tensor]:
     """The 2-norm of each tensor, in few kernels."""
-    return torch._foreach_norm(tensors)
+    return list(torch._foreach_norm(tensors))
 
 
 def uncompiled(module: nn.Module) -> nn.Module:

@@ -16,7 +16,7 @@ from support.runs import finish, launch, losses, read_log
 from support.tiny import make_corpus, tiny_config
 
 from asr_emapl.checkpoints import files as checkpoint
-from asr_emapl.checkpoints import folder as checkpoint_folder
+from asr_emapl.checkpoints import manager as checkpoint_manager
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.decoding.recognizer import Recognizer
 from asr_emapl.errors import UserError
@@ -417,7 +417,7 @@ def test_a_torn_checkpoint_is_passed_over_and_said_so(corpus, tmp_path, capsys):
 
 def test_a_full_disk_is_a_warning_and_the_run_the_same(corpus, tmp_path, capsys, monkeypatch):
     train(tiny_config(corpus, f"run_dir={tmp_path / 'whole'}", "hours=0.025"))
-    calls, save = [], checkpoint_folder.save
+    calls, save = [], checkpoint_manager.save
 
     def sometimes(path, state):
         calls.append(path)
@@ -425,7 +425,7 @@ def test_a_full_disk_is_a_warning_and_the_run_the_same(corpus, tmp_path, capsys,
             raise OSError(28, "No space left on device")
         save(path, state)
 
-    monkeypatch.setattr(checkpoint_folder, "save", sometimes)
+    monkeypatch.setattr(checkpoint_manager, "save", sometimes)
     capsys.readouterr()
     last = train(tiny_config(corpus, f"run_dir={tmp_path / 'full'}", "hours=0.025"))
     told = capsys.readouterr().out
@@ -442,7 +442,7 @@ def test_a_run_without_its_last_checkpoint_is_no_success(corpus, tmp_path, monke
     def full(path, state):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint_folder, "save", full)
+    monkeypatch.setattr(checkpoint_manager, "save", full)
     with pytest.raises(UserError, match=r"last checkpoint, of step .* \(No space left"):
         train(tiny_config(corpus, f"run_dir={tmp_path}", "hours=0.004", "validation.every_hours=0"))
     assert list((tmp_path / "checkpoints").glob("*")) == []

@@ -12,7 +12,7 @@ from support.runs import finish, launch, read_log
 from support.tiny import make_corpus, tiny_config
 
 from asr_emapl.checkpoints import files as checkpoint
-from asr_emapl.checkpoints import folder as checkpoint_folder
+from asr_emapl.checkpoints import manager as checkpoint_manager
 from asr_emapl.training import validation
 from asr_emapl.training.log import logged_validation
 from asr_emapl.training.trainer import train
@@ -68,13 +68,13 @@ def at_batch(monkeypatch: pytest.MonkeyPatch, number: int, act) -> None:
 @pytest.fixture
 def written(monkeypatch) -> list[str]:
     """Names of the checkpoints that are written, in their order."""
-    names, save = [], checkpoint_folder.save
+    names, save = [], checkpoint_manager.save
 
     def noted(path, state):
         names.append(path.name)
         save(path, state)
 
-    monkeypatch.setattr(checkpoint_folder, "save", noted)
+    monkeypatch.setattr(checkpoint_manager, "save", noted)
     return names
 
 

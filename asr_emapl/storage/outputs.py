@@ -48,7 +48,9 @@ def check_outputs(
         if is_replaced:
             existing[_identity(place)] = output
             replaced.append(str(output))
-    for read in filter(None, inputs):
+    for read in inputs:
+        if not read:
+            continue
         place = _local(read)
         known = first.get(place) if is_url(place) else existing.get(_identity(place))
         if known is not None:
