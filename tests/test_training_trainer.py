@@ -180,7 +180,7 @@ def test_too_much_undecodable_audio_ends_the_run_with_a_line(tmp_path):
     run = launch(tmp_path, tmp_path / "run", "data.workers=1", processes=2)
     output, _ = run.communicate(timeout=240)
     assert run.returncode != 0
-    assert "could not be decoded, more than data.max_skipped_share=0.01 admits" in output
+    assert "data.max_skipped_share=0.01" in output
     assert "Trainer" not in output  # no traceback but torchrun's own
     assert len((tmp_path / "run" / "skipped.jsonl").read_text().splitlines()) == 15
 
@@ -544,7 +544,7 @@ def test_a_checkpoint_of_another_optimizer_is_refused(corpus, tmp_path):
     run = f"run_dir={tmp_path / 'run'}"
     seed = train(tiny_config(corpus, run, "hours=0.002", "validation.every_hours=0"))
     for overrides in ((run,), (f"run_dir={tmp_path / 'new'}", f"init.checkpoint={seed}")):
-        with pytest.raises(UserError, match=r"optimizer\.name=adamw, not adam: keep it"):
+        with pytest.raises(UserError, match=r"optimizer\.name=adamw, not adam;"):
             train(tiny_config(corpus, *overrides, "hours=0.004", "optimizer.name=adam"))
 
 
