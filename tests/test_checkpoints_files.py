@@ -1,4 +1,4 @@
-"""Checkpoints: a name stands for a whole file, and whatever is wrong with one is a line to read."""
+"""Checkpoint files are complete or absent, and each kind of damage is one line."""
 
 from __future__ import annotations
 
@@ -218,13 +218,13 @@ def test_a_write_that_fails_in_mid_file_is_an_os_error(tmp_path):
 def test_other_files_of_torch_are_refused(scratch):
     for content in ({"model": torch.zeros(2)}, [1, 2], torch.zeros(3), {1: 2}, None):
         scratch.write_bytes(serialised(content))
-        assert "no asr_emapl checkpoint" in refusal(scratch)
+        assert "not an asr_emapl checkpoint" in refusal(scratch)
 
 
 @pytest.mark.parametrize("key", ["student", "teacher", "tokenizer", "config"])
 def test_a_checkpoint_lacks_nothing(scratch, key):
     scratch.write_bytes(serialised({k: v for k, v in state().items() if k != key}))
-    assert "no asr_emapl checkpoint" in refusal(scratch)
+    assert "not an asr_emapl checkpoint" in refusal(scratch)
 
 
 def test_a_zip_of_something_else_is_refused(scratch):

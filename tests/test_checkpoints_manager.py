@@ -1,4 +1,4 @@
-"""Which checkpoints stay: the newest, the best, and those for good; over restarts and failures."""
+"""The newest checkpoints, the best, and those for good are kept, over restarts and failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The teacher's memory: it is audio and nothing else."""
+"""The teacher's memory depends on audio alone."""
 
 from __future__ import annotations
 
