@@ -16,8 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asr_emapl.checkpoints import files as checkpoint
-from asr_emapl.checkpoints.files import load, save
-from asr_emapl.checkpoints.manager import newest_checkpoint
+from asr_emapl.checkpoints.files import load, newest_checkpoint, save
 from asr_emapl.errors import UserError
 
 
