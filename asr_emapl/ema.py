@@ -92,7 +92,7 @@ class EmaTeacher:
         order: str = "post",
     ) -> None:
         if order not in ORDERS:
-            raise ValueError(f"order {order!r} is none of {', '.join(ORDERS)}")
+            raise ValueError(f"order {order!r} is invalid; use {', '.join(ORDERS)}")
         self.order, self._half_life = order, half_life
         self.audio = 0.0
         # Audio that no update has applied yet, in half-lives.

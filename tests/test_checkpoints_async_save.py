@@ -1,4 +1,4 @@
-"""Saving beside training: the copy holds still, one write at a time, failures reported."""
+"""Saving in the background: the copy does not change, one write at a time, failures reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Entries of a checkpoint that are missing or something else: one line, whoever reads it."""
+"""Missing or wrong entries of a checkpoint are one line, in each command that reads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: a name stands for a whole file, and whatever is wrong with one is a line to read."""
+"""Checkpoint files are complete or absent, and each kind of damage is one line."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asr_emapl.checkpoints import files as checkpoint
-from asr_emapl.checkpoints.files import load, save
-from asr_emapl.checkpoints.manager import newest_checkpoint
+from asr_emapl.checkpoints.files import load, newest_checkpoint, save
 from asr_emapl.errors import UserError
 
 

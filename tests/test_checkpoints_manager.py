@@ -1,4 +1,4 @@
-"""Which checkpoints stay: the newest, the best, and those for good; over restarts and failures."""
+"""The newest checkpoints, the best, and those for good are kept, over restarts and failures."""
 
 from __future__ import annotations
 
@@ -11,14 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr_emapl.checkpoints import manager as module
-from asr_emapl.checkpoints.files import load, save
-from asr_emapl.checkpoints.manager import (
-    CheckpointConfig,
-    CheckpointManager,
-    checkpoint_path,
-    checkpoint_paths,
-    newest_checkpoint,
-)
+from asr_emapl.checkpoints.files import checkpoint_path, checkpoint_paths, load, newest_checkpoint, save
+from asr_emapl.checkpoints.manager import CheckpointConfig, CheckpointManager
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.errors import UserError
 

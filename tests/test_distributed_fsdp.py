@@ -1,4 +1,4 @@
-"""Sharded models in a process group of one: the same as whole ones, cut up and made whole again."""
+"""Sharded models in a process group of one equal whole ones; states are gathered and sharded again."""
 
 from __future__ import annotations
 

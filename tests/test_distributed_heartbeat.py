@@ -1,4 +1,4 @@
-"""Whom a run waits for, from what the processes say of themselves."""
+"""The heartbeat names the stalled or dead rank and ends the other processes."""
 
 from __future__ import annotations
 

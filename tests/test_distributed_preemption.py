@@ -1,4 +1,4 @@
-"""SIGTERM and the first Ctrl-C are requests; a second Ctrl-C ends the process at once."""
+"""SIGTERM and the first Ctrl-C request a stop; a second Ctrl-C ends the process at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Devices by name; sums and gathers, alone and over two processes."""
+"""Devices by name; collective operations of one process and of two."""
 
 from __future__ import annotations
 

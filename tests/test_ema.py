@@ -1,4 +1,4 @@
-"""The teacher's memory: it is audio and nothing else."""
+"""The teacher's memory depends on audio alone."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_forgotten_first_half_is_an_error(order):
 
 
 def test_an_unknown_order_is_named():
-    with pytest.raises(ValueError, match="'after' is none of post, pre, midpoint"):
+    with pytest.raises(ValueError, match="'after' is invalid; use post, pre, midpoint"):
         EmaTeacher(Point(), 60.0, order="after")
 
 

@@ -1,4 +1,4 @@
-"""The teacher's module: its weights fp32 and its own, whatever the student is wrapped in; its state."""
+"""The teacher's module: fp32 weights of its own, wrappers of the student, state."""
 
 from __future__ import annotations
 

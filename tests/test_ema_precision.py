@@ -1,4 +1,4 @@
-"""The teacher's arithmetic: in fp32 as in fp64, however little of the student a single step takes in."""
+"""The teacher's arithmetic in fp32 agrees with fp64, also for small updates."""
 
 from __future__ import annotations
 

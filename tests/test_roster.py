@@ -1,4 +1,4 @@
-"""What a module holds, by identity."""
+"""A module's parameters and submodules by identity."""
 
 from __future__ import annotations
 

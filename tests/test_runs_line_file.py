@@ -1,4 +1,4 @@
-"""Lines appended, cut back on resume, and kept while the disk is full."""
+"""Lines are appended, truncated when a run resumes, and kept while the disk is full."""
 
 from __future__ import annotations
 

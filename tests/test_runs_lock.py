@@ -1,4 +1,4 @@
-"""One run at a time in a run directory; the others are told who holds it, and change nothing."""
+"""Only one run at a time uses a run directory; others name the process and change nothing."""
 
 from __future__ import annotations
 

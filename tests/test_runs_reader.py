@@ -1,4 +1,4 @@
-"""Logs of runs: what is read is what a run writes, and a broken line is named."""
+"""A run's logs are read as they were written, and an invalid line is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The list of skipped audio: written once an utterance, gone on with, and the share that stops a run."""
+"""The list of skipped audio: one line per utterance, continued on resume, with a limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, on full disks and for killed processes; devices and pipes stay."""
+"""Atomic writes: complete or absent on full disks and for killed processes; devices and pipes stay."""
 
 from __future__ import annotations
 

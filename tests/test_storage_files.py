@@ -1,4 +1,4 @@
-"""Storage: a path and a URL read alike, and what is published appears whole or not at all."""
+"""Paths and URLs are read in the same way, and published files appear complete or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON: a value, or one error that says what is wrong."""
+"""JSON is parsed, or one error says what is wrong."""
 
 from __future__ import annotations
 

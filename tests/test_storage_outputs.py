@@ -1,4 +1,4 @@
-"""Outputs: never an input, never two of one name, refused before the work, told in one line when it fails."""
+"""Outputs are checked before the work: never an input, never two of one name, one line for an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text files: read line by line, and a clear error for whatever would hang, fill the memory or be garbled."""
+"""Text files are read line by line; files that would hang or fill the memory are errors."""
 
 from __future__ import annotations
 

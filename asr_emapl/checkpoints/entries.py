@@ -84,6 +84,15 @@ def _list_of(check_item: _Check) -> _Check:
     return check
 
 
+def _dict_of(check_item: _Check) -> _Check:
+    def check(value: Any, place: str) -> None:
+        _mapping(value, place)
+        for name, item in value.items():
+            check_item(item, f"{place}.{name}")
+
+    return check
+
+
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and not math.isnan(value)
 
@@ -97,12 +106,16 @@ _flag = _is("true or false", lambda value: type(value) is bool)
 _mapping = _is("a mapping", lambda value: isinstance(value, dict))
 
 
+_tensor = _is("a tensor", lambda value: isinstance(value, Tensor))
+_moment = _is("a tensor or a number", lambda v: isinstance(v, Tensor) or type(v) in (int, float))
+
+
 def _weights(value: Any, place: str) -> None:
     _mapping(value, place)
     for name, weight in value.items():
         _text(name, f"a name in {place}")
-        # The type of a module's get_extra_state is its own choice.
-        _require(isinstance(weight, Tensor) or name.endswith("_extra_state"), f"{place}.{name}", "a tensor")
+        if not name.endswith("_extra_state"):  # of get_extra_state, which may return anything
+            _tensor(weight, f"{place}.{name}")
 
 
 def _running_mean(value: Any, place: str) -> None:
@@ -111,19 +124,13 @@ def _running_mean(value: Any, place: str) -> None:
 
 
 def _optimizer(value: Any, place: str) -> None:
-    _has({"state": _mapping})(value, place)
-    for index, moments in value["state"].items():
-        _require(type(index) is int, f"{place}.state", "a mapping of parameter numbers")
-        _mapping(moments, f"{place}.state.{index}")
-        for name, moment in moments.items():
-            is_valid = isinstance(moment, Tensor) or type(moment) in (int, float)
-            _require(is_valid, f"{place}.state.{index}.{name}", "a tensor or a number")
+    _has({"state": _dict_of(_dict_of(_moment))})(value, place)
+    _require(all(type(i) is int for i in value["state"]), f"{place}.state", "a mapping of parameter numbers")
 
 
 def _contents(value: Any, place: str) -> None:
-    _has({"labelled": _list_of(_text)})(value, place)  # every run has labelled audio
-    for kind, hashes in value.items():
-        _list_of(_text)(hashes, f"{place}.{kind}")
+    _dict_of(_list_of(_text))(value, place)
+    _require_names(value, ["labelled"])  # every run has labelled audio
 
 
 def _position(value: Any, place: str) -> None:

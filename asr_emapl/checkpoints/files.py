@@ -7,6 +7,7 @@ torch ignores these when it loads; `load` checks them before anything is unpickl
 
 from __future__ import annotations
 
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -20,6 +21,12 @@ from asr_emapl.errors import UserError
 from asr_emapl.running_mean import window
 from asr_emapl.storage import publish, writing
 from asr_emapl.text.tokenizer import Tokenizer, tokenizer_from_state
+
+# Other files (step-final.pt, step-000000004-average.pt) belong to the user.
+_NAME = re.compile(r"step-([0-9]{9,})\.pt")
+
+Found = tuple[Path, State, list[str]]
+"""A checkpoint's path and state, and why newer ones cannot be read."""
 
 
 def save(path: Path, state: State) -> None:
@@ -66,6 +73,34 @@ def load(path: Path) -> State:
         return require_entries(state)
     except ValueError as error:
         raise UserError(f"{path} is not an asr_emapl checkpoint ({error})") from error
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Path of the checkpoint of a step."""
+    return folder / f"step-{step:09d}.pt"
+
+
+def checkpoint_paths(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, oldest first; other files are ignored."""
+    found = ((_NAME.fullmatch(path.name), path) for path in folder.glob("step-*.pt"))
+    return [path for _, path in sorted((int(n[1]), path) for n, path in found if n and path.is_file())]
+
+
+def newest_checkpoint(folder: Path) -> Found | None:
+    """Load the newest checkpoint of a folder that can be read; None if there are no checkpoints.
+
+    Raises:
+        UserError: there are checkpoints, but none of them can be read.
+    """
+    problems: list[str] = []
+    for path in reversed(checkpoint_paths(folder)):
+        try:
+            return path, load(path), problems
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError(f"no checkpoint in {folder} can be read: {'; '.join(problems)}")
+    return None
 
 
 def require_resumable(path: Path, state: State) -> None:

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from asr_emapl.checkpoints.async_save import BackgroundSave, Saved
-from asr_emapl.checkpoints.files import State, load, save
-from asr_emapl.distributed.fsdp import gather_state
+from asr_emapl.checkpoints.files import (
+    Found,
+    State,
+    checkpoint_path,
+    checkpoint_paths,
+    newest_checkpoint,
+    save,
+)
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.errors import UserError
 from asr_emapl.settings import PositiveCount, PositiveHours
 from asr_emapl.storage import replace_link
-
-# Other files (step-final.pt, step-000000004-average.pt) belong to the user.
-_NAME = re.compile(r"step-([0-9]{9,})\.pt")
-
-Found = tuple[Path, State, list[str]]
-"""A checkpoint's path and state, and why newer ones cannot be read."""
 
 
 @dataclass
@@ -59,34 +58,6 @@ class CheckpointConfig:
             return rates.get(f"teacher/{self.best_by}")
         teacher = [rates[f"teacher/{split}"] for split in splits if f"teacher/{split}" in rates]
         return sum(teacher) / len(teacher) if splits and len(teacher) == len(splits) else None
-
-
-def checkpoint_path(folder: Path, step: int) -> Path:
-    """Path of the checkpoint of a step."""
-    return folder / f"step-{step:09d}.pt"
-
-
-def checkpoint_paths(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, oldest first; other files are ignored."""
-    found = ((_NAME.fullmatch(path.name), path) for path in folder.glob("step-*.pt"))
-    return [path for _, path in sorted((int(n[1]), path) for n, path in found if n and path.is_file())]
-
-
-def newest_checkpoint(folder: Path) -> Found | None:
-    """Load the newest checkpoint of a folder that can be read; None if there are no checkpoints.
-
-    Raises:
-        UserError: there are checkpoints, but none of them can be read.
-    """
-    problems: list[str] = []
-    for path in reversed(checkpoint_paths(folder)):
-        try:
-            return path, load(path), problems
-        except UserError as error:
-            problems.append(str(error))
-    if problems:
-        raise UserError(f"no checkpoint in {folder} can be read: {'; '.join(problems)}")
-    return None
 
 
 class CheckpointManager:
@@ -138,7 +109,10 @@ class CheckpointManager:
             for_good: never remove this checkpoint.
         """
         self.step = step
-        state = gather_state(state, keep=self.group.is_first)
+        if self.group.sharded:
+            from asr_emapl.distributed.fsdp import gather_state  # DTensor is slow to import
+
+            state = gather_state(state, keep=self.group.is_first)
         if self.group.is_first:
             self._saving.start(step, state, lambda copy: self._write(step, copy, rate, for_good))
 

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from asr_emapl.audio.features import LogMel
-from asr_emapl.checkpoints.files import State, fitting, load, read_tokenizer
-from asr_emapl.checkpoints.manager import newest_checkpoint
+from asr_emapl.checkpoints.files import State, fitting, load, newest_checkpoint, read_tokenizer
 from asr_emapl.config import config_from_dict
 from asr_emapl.data.loader import LeftOut
 from asr_emapl.data.manifest import Utterance

@@ -38,8 +38,8 @@ class LineFile:
         except OSError as error:
             if not self._has_failed:
                 _logger.warning(
-                    "%s cannot be written (%s); training continues, with its lines in memory until it can",
-                    *(self.path, error.strerror),
+                    f"{self.path} cannot be written ({error.strerror}); training continues, and keeps its "
+                    "lines in memory until it can"
                 )
             self._has_failed = True
             return

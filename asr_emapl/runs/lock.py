@@ -62,8 +62,13 @@ class _RunLock:
         except OSError as error:
             raise UserError(f"run_dir {folder} cannot be written ({error.strerror})") from error
         # A forked child shares the lock and can outlive this process.
-        close = weakref.WeakMethod(self.close)
-        os.register_at_fork(after_in_child=lambda: (close() or (lambda: None))())
+        reference = weakref.ref(self)
+
+        def close() -> None:
+            if (lock := reference()) is not None:
+                lock.close()
+
+        os.register_at_fork(after_in_child=close)
 
     def _acquire(self) -> int:
         """Open and lock the file; returns its descriptor."""
@@ -95,8 +100,8 @@ class _RunLock:
                 os.close(file)
                 raise
             _logger.warning(
-                "the file system of run_dir %s has no locks (%s); make sure that no other run uses it",
-                *(self._path.parent, error.strerror),
+                f"the file system of run_dir {self._path.parent} has no locks ({error.strerror}); make sure "
+                "that no other run uses it"
             )
             return True
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import os
 import re
 import stat
@@ -73,10 +74,10 @@ def publish(place: Place) -> Iterator[BinaryIO]:
             target = Path(os.path.realpath(path)) if path.is_symlink() else path
             _remove_leftovers(str(target.parent))
             partial, descriptor = _create(target)
-        with os.fdopen(descriptor, "wb", _BUFFER_BYTES) as file:
+        with cast(io.BufferedWriter, os.fdopen(descriptor, "wb", _BUFFER_BYTES)) as file:
             try:
-                yield file
-                sync(file)
+                yield cast(BinaryIO, file)
+                sync(cast(BinaryIO, file))
             except BaseException:
                 file.raw.close()  # type: ignore[attr-defined] # without a flush, which could fail as well
                 raise

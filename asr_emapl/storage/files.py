@@ -2,7 +2,7 @@
 
 Local files are read by system calls, URLs (s3://, gs://, https://, memory://) by fsspec, imported at the
 first URL. All failures are OSErrors: FileNotFoundError if the server says that there is no such file,
-UnreachableError if the server cannot be asked.
+UnreachableError if the server does not answer.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ import torch
 from distance import REFERENCE, compare, print_tables, spread
 from picture import draw_scan
 
-from asr_emapl.checkpoints.manager import checkpoint_paths
+from asr_emapl.checkpoints.files import checkpoint_paths
 from asr_emapl.config import RunConfig, load_config
 from asr_emapl.errors import UserError
 from asr_emapl.training.gradient_noise import read
