@@ -90,7 +90,7 @@ for arguments in (["--help"], ["train", "--help"], ["--version"], ["score", sys.
         main()
     except SystemExit as exit_:
         assert not exit_.code, exit_.code
-heavy = {"torch", "torchaudio", "numpy", "matplotlib", "tensorboard", "pydantic"} & sys.modules.keys()
+heavy = {"torch", "torchaudio", "numpy", "matplotlib", "tensorboard"} & sys.modules.keys()
 print("loaded:", sorted(heavy))
 """
     shown = process("-c", script, str(tmp_path / "a.trn"))

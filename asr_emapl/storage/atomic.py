@@ -79,7 +79,7 @@ def publish(place: Place) -> Iterator[BinaryIO]:
                 yield cast(BinaryIO, file)
                 sync(cast(BinaryIO, file))
             except BaseException:
-                file.raw.close()  # type: ignore[attr-defined] # without a flush, which could fail as well
+                file.raw.close()  # without a flush, which could fail as well
                 raise
             if partial is not None:
                 if fcntl is None:
