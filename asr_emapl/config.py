@@ -21,12 +21,12 @@ from asr_emapl.data.batch_plan import BatchConfig
 from asr_emapl.data.loader import DataConfig
 from asr_emapl.distributed.process_group import DeviceConfig
 from asr_emapl.errors import UserError
+from asr_emapl.hyperparameters import OptimizerConfig, ScheduleConfig, TeacherConfig
 from asr_emapl.models.contract import ModelConfig
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.settings import Hours, PositiveHours, allowed, describe, group_of
 from asr_emapl.storage import write
 from asr_emapl.storage.yaml_text import parse_yaml, read_yaml, require_bounded
-from asr_emapl.training.hyperparameters import OptimizerConfig, ScheduleConfig, TeacherConfig
 
 
 @dataclass

@@ -18,8 +18,8 @@ from asr_emapl.config import RunConfig
 from asr_emapl.data.batch_plan import BatchConfig
 from asr_emapl.data.loader import DataConfig
 from asr_emapl.errors import UserError
+from asr_emapl.hyperparameters import OptimizerConfig, ScheduleConfig, TeacherConfig
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
-from asr_emapl.training.hyperparameters import OptimizerConfig, ScheduleConfig, TeacherConfig
 
 BATCH = st.floats(0.5, 50_000.0)
 

@@ -13,8 +13,8 @@ from torch.distributed.tensor import DTensor
 
 from asr_emapl.distributed.fsdp import full_tensor, gather_state, load_optimizer, shard, shard_state
 from asr_emapl.ema import EmaTeacher
+from asr_emapl.hyperparameters import OptimizerConfig, build_optimizer
 from asr_emapl.models.transformer import TransformerCtc
-from asr_emapl.training.hyperparameters import OptimizerConfig, build_optimizer
 
 CPU = torch.device("cpu")
 

@@ -24,6 +24,7 @@ from asr_emapl.distributed.preemption import StopRequest
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher, unwrap
 from asr_emapl.errors import UserError
+from asr_emapl.hyperparameters import build_optimizer
 from asr_emapl.models.contract import build_model, build_twin
 from asr_emapl.models.target import USERS_OWN
 from asr_emapl.pseudo_labels.collapse import CollapseGuard
@@ -43,7 +44,6 @@ from asr_emapl.training.build import (
     require_measurable_noise,
 )
 from asr_emapl.training.corpora import Corpora
-from asr_emapl.training.hyperparameters import build_optimizer
 from asr_emapl.training.log import RunLog, logged_validation
 from asr_emapl.training.validation import Validator
 

@@ -10,10 +10,10 @@ from torch import nn
 
 from asr_emapl.config import RunConfig
 from asr_emapl.errors import UserError
+from asr_emapl.hyperparameters import OptimizerConfig, TeacherConfig
+from asr_emapl.hyperparameters import build_optimizer as build
 from asr_emapl.scaling import momentum, scale_hyperparameters
 from asr_emapl.training.build import build_plan, nominal_step_audio
-from asr_emapl.training.hyperparameters import OptimizerConfig, TeacherConfig
-from asr_emapl.training.hyperparameters import build_optimizer as build
 
 
 def build_optimizer(model, config, kappa):
