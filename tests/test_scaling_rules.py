@@ -581,5 +581,5 @@ def test_the_rules_and_the_teacher_need_nothing_but_torch():
     assert done.returncode == 0, done.stderr
     ours = done.stdout.split()
     assert "asr_emapl.ema" in ours
-    teacher = ("asr_emapl.ema", "asr_emapl.roster")
+    teacher = ("asr_emapl.ema", "asr_emapl.roster", "asr_emapl.torch_private")
     assert all(name in teacher or name.startswith("asr_emapl.scaling") for name in ours)

@@ -79,7 +79,7 @@ def test_what_is_outside_a_range_is_refused_by_its_key(plain, setting, value):
         ("schedule.shape=cosin", "schedule.shape: 'cosin' is not one of cosine, linear"),
         ("optimizer.lrr=1", "optimizer.lrr: not a setting; did you mean 'optimizer.lr'?"),
         ("checkpoint.keep=0", "checkpoint.keep: 0 is not an integer (at least 1"),
-        ("validation.every_hours=null", "validation.every_hours: 0 is not a number (above 0"),
+        ("validation.every_hours=0", "validation.every_hours: 0 is not a number (above 0"),
         ("batch.seconds=fast", "batch.seconds: 'fast' is not a number (above 0, at most 1e+09) or auto"),
         ("batch.progressive=[[1,60],[2,-5]]", "batch.progressive[1][1]: -5 is not a list of"),
         ("batch.progressive=[[1]]", "batch.progressive[0]: [1] is not a list of"),

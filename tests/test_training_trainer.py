@@ -524,7 +524,7 @@ def test_auto_batch_is_what_the_devices_hold(corpus, tmp_path, capsys):
         (["teacher.schedule=linear"], "teacher.schedule: 'linear'"),
         (["pseudo_labels.strategy=magic"], "magic"),
         (["batch.seconds=-1"], "batch.seconds"),
-        (["batch.progressive=[[1]]"], "batch.progressive[0]: [1] is not"),
+        (["batch.progressive=[[1]]"], r"batch.progressive\[0\]: \[1\] is not"),
         (["batch.progressive=[[2,12],[1,24]]"], "batch.progressive: 1 h does not come after 2 h"),
         (["device.name=tpu"], "tpu"),
         (["device.precision=fp8"], "fp8"),
