@@ -56,7 +56,7 @@ class OptimizerConfig:
     """Share of noise in the mean square of the gradient at the reference batch. 1: the published square-root
     rule; less: lr grows faster than sqrt(kappa). See scaling.gradient_noise."""
     noise_every_steps: PositiveCount | None = None
-    """Measure that share every so many steps, for `asr-emapl gradient-noise`; null: never."""
+    """Steps between measurements of that share, for `asr-emapl gradient-noise`; null: never."""
     audio_per_step: Literal["nominal", "actual"] = "nominal"
     """Audio that kappa is taken from: nominal, the mean audio of a step at this batch; actual, that of each
     step. The loss is a mean over utterances: with actual, a step with fewer utterances counts less."""

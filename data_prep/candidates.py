@@ -177,7 +177,7 @@ def _spelled(candidate: Candidate, spelling: Preset) -> tuple[str | None, list[s
 
 
 def _channel_faults(candidate: Candidate, channels: int) -> Sequence[str]:
-    """What is wrong with the channel that a candidate asks of a file of so many."""
+    """What is wrong with the channel of a candidate, in a file of `channels`."""
     channel = candidate.channel
     if channel is None or channel < channels or (channels == 1 and candidate.may_be_mono):
         return []

@@ -20,7 +20,7 @@ FILES = ("wav.scp", "segments", "text", "utt2spk")
 def read_data_dir(folder: Path) -> list[Candidate]:
     """The utterances of a Kaldi data directory, in the order of segments (or of wav.scp without it).
 
-    Fields are parted by blanks or tabs. Relative paths are taken from the current folder, as Kaldi takes
+    Fields are separated by spaces or tabs. Relative paths are taken from the current folder, as Kaldi takes
     them. Without `text` the utterances are unlabelled. Commands in wav.scp ("... |") are never run. A channel
     that `segments` (fifth field, from 0) or `reco2file_and_channel` (A, B or 1, 2) states is the one that is
     read.

@@ -63,7 +63,7 @@ class _Part:
 def download(destination: Path, parts: Sequence[str]) -> dict[str, Path]:
     """Fetch official parts from OpenSLR to destination/LibriSpeech/<part>.
 
-    A broken transfer goes on where it broke off. A part's folder appears under its name only when the archive
+    A broken transfer resumes where it stopped. A part's folder appears under its name only when the archive
     has the official MD5 and what came out of it is whole: the official number of utterances, each with a
     transcript, audio of the length that its header says, and neither without the other. A part that is there
     is left alone if it is whole (its files have the sizes that were noted when it was verified), else it is

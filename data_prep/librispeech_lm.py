@@ -22,7 +22,7 @@ CHECKSUMS = {
 
 
 def download(destination: Path, name: str) -> Path:
-    """Have the language model at destination/<name>.arpa.gz, verified; a broken transfer goes on.
+    """Have the language model at destination/<name>.arpa.gz, verified; a broken transfer resumes.
 
     Raises:
         UserError: no language model of that name; a failed transfer; the file cannot be written.

@@ -169,7 +169,7 @@ def download(
     if speakers_file.exists() and not read_document(speakers_file).startswith(SPEAKERS_HEADER):
         raise UserError(f"{speakers_file} is of another corpus: give the rendered one a folder of its own")
     if pending:
-        engine_paths()  # the missing package is told here once, not by every worker
+        engine_paths()  # reports a missing package once, not in every worker
         write(speakers_file, _speakers_table(corpus_parts))
         with writing(root):
             _render_parts(root, pending, marker, seed, workers or os.cpu_count() or 1)

@@ -22,8 +22,9 @@ class Row:
 def read_table(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     """The rows of a table whose first line names its columns.
 
-    A file named *.csv is parted by commas, and a cell may be quoted as spreadsheets do it, line feeds and
-    all. Any other is parted by tabs, and a quotation mark is a letter like others: sentences have stray ones.
+    A file named *.csv is separated by commas, and a cell may be quoted as spreadsheets do, line feeds and
+    all. Any other file is separated by tabs, and a quotation mark is an ordinary character: sentences have
+    stray ones.
 
     Args:
         path: the file, UTF-8.
@@ -43,10 +44,10 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         names = [name.strip() for name in next(reader, [])]
         missing = [column for column in columns if column not in names]
         if missing:
-            parted = "commas" if is_csv else "tabs"
+            separator = "commas" if is_csv else "tabs"
             raise UserError(
                 f"{path}: no column {', '.join(missing)} among {names} (name it in the first line, and part "
-                f"the columns by {parted})"
+                f"the columns by {separator})"
             )
         first = reader.line_num
         for cells in reader:

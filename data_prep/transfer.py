@@ -95,7 +95,7 @@ def _transfer(url: str, partial: Path) -> None:
             break
         time.sleep(_FIRST_PAUSE_S * 2**fruitless)
     raise UserError(
-        f"{url}: cannot be fetched: {error} (check the network, then download again: it goes on after the "
+        f"{url}: cannot be fetched: {error} (check the network, then download again: it resumes after the "
         f"{_size(partial)} bytes that are there)"
     )
 

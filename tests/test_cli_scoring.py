@@ -72,7 +72,7 @@ def test_the_table_shows_the_same(scored):
     shown = succeed("score", scored / "ref.jsonl", scored / "hyp.trn", "--resamples", "0").splitlines()
     head, *table = shown[:4]
     assert head.split() == ["%", "errors", "sub", "del", "ins", "N"]
-    assert shown[4:] == ["", "normalisation: none: texts as they are, words parted by white space"]
+    assert shown[4:] == ["", "normalisation: none: texts as they are, words separated by whitespace"]
     for line, name, theirs, rate in (
         (table[0], "WER", WORDS, WORDS.wer),
         (table[1], "CER", CHARACTERS, CHARACTERS.cer),

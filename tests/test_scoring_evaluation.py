@@ -138,7 +138,7 @@ def test_lines(pair: list[str]) -> None:
     ]
     assert table[1].split() == ["7", "125.00", "128.57", "100.00", "0", "4", "1", "4", "2"]
     assert any(line.startswith("SAT -> SIT") for line in shown)
-    assert shown[-1] == "normalisation: none: texts as they are, words parted by white space"
+    assert shown[-1] == "normalisation: none: texts as they are, words separated by whitespace"
 
 
 def test_lines_without_what_is_not_known(tmp_path: Path) -> None:

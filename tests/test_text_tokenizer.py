@@ -101,7 +101,7 @@ def test_letter_labels_are_the_alphabet_in_order() -> None:
     [
         ("", "empty"),
         ("ABCA", "'A' more than once"),
-        ("A\n", "words are parted"),
+        ("A\n", "separate words by"),
         ("A\x1b", "cannot be written"),
         ("A\ud800", "cannot be written"),
         ("AB" * 1_000_000, "'A', 'B' more than once"),

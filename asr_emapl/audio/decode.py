@@ -52,7 +52,7 @@ def probe(audio: str | Path | Source) -> tuple[float, int, int]:
 
 
 def probe_whole(path: str | Path) -> tuple[float, int, int]:
-    """As `probe`, of a file that goes on to where its header says.
+    """As `probe`, for a file that is as long as its header says.
 
     A broken copy shows at its end: the last sample is decoded, and the size that a WAV file states is
     compared with its own. That costs no more than the header does. A format that states no length (Ogg, most
@@ -299,7 +299,7 @@ def _resampled(
     import torch
 
     divisor = math.gcd(rate, SAMPLE_RATE_HZ)
-    down, up = rate // divisor, SAMPLE_RATE_HZ // divisor  # so many frames in make so many samples out
+    down, up = rate // divisor, SAMPLE_RATE_HZ // divisor  # `down` frames in give `up` samples out
     # torchaudio's filter reaches 6 zero crossings, at 0.99 of the lower Nyquist frequency, to either side.
     margin = math.ceil((6 / 0.99 * max(1.0, rate / SAMPLE_RATE_HZ) + 1) / down)
     silence = np.zeros(margin * down, dtype=np.float32)

@@ -13,7 +13,7 @@ _SLACK_BYTES, _SLACK_SHARE = 4096, 0.01
 
 
 def holds_another_stream(path: str | Path) -> bool:
-    """Whether an MP3 file goes on after the end that it states, or an Ogg file ends with another stream.
+    """Whether an MP3 file continues after its stated end, or an Ogg file ends with a second stream.
 
     Only a few kilobytes at both ends are read. MP3 files that state no size are decoded to their end, so
     nothing is lost of these. FLAC states no size in bytes: joined FLAC files are not recognised.

@@ -25,7 +25,7 @@ _THRESHOLD, _LOWER_THRESHOLD = 0.5, 0.35
 _CUT_COST = 4.0
 # What an utterance below min_seconds costs; more than anything else can.
 _TOO_SHORT_COST = 1e6
-# Of so many frames, 0.26 s, the best is the one that may be cut at.
+# Each block of this many frames (0.26 s) has one candidate for a cut: its best frame.
 _CANDIDATE_FRAMES = 8
 _SMOOTHING_FRAMES = 7
 

@@ -35,7 +35,7 @@ class CheckpointConfig:
     """Also keep the checkpoint with the lowest WER of the teacher on this validation split; mean: on average
     over all splits; null: none."""
     keep_every_hours: PositiveHours | None = None
-    """Keep one checkpoint every so many hours of audio; null: none."""
+    """Hours of audio between checkpoints that are kept for good; null: none."""
     running_mean: bool = False
     """Save the mean of all weights so far (float64), for `asr-emapl average`."""
 

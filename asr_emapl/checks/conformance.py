@@ -26,10 +26,10 @@ LEAST_FRAMES = 18
 """Frames of 0.2 s, the shortest utterance that data.min_seconds admits unless told otherwise."""
 
 TOLERANCE = 1e-4
-"""Log-probabilities may differ by so much where they have to be equal: other shapes, other kernels."""
+"""Tolerance of log-probabilities that must be equal: other shapes may use other kernels."""
 
 _SEED = 0  # of what the model's constructor draws
-_SHOWN_NAMES = 5  # a finding names at most so many parameters
+_SHOWN_NAMES = 5  # parameters that a finding names
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def shard(
     shard_mib: Annotated[float, positive("A shard ends with the file that fills it to this.")] = 512.0,
     workers: Annotated[int, workers_option("Files read and encoded at the same time.")] = 2,
 ) -> None:
-    """Pack a manifest's audio into tar files, of which a run reads ranges of bytes. The same again goes on.
+    """Pack a manifest's audio into tar files that are read by byte range. Rerun to resume.
 
     Example: `asr-emapl shard data/train.jsonl --out s3://bucket/train --codec flac`
     """

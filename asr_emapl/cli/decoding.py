@@ -307,5 +307,5 @@ def _numbers(option: str, text: str) -> list[float]:
     except ValueError:
         numbers = []
     if not numbers or not all(map(math.isfinite, numbers)):
-        raise UserError(f"{option} {text!r}: numbers parted by commas, as in 0,0.5,1")
+        raise UserError(f"{option} {text!r}: write numbers separated by commas, for example 0,0.5,1")
     return numbers

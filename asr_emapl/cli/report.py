@@ -1,8 +1,9 @@
-"""The command report: what runs came to."""
+"""The command report: time, audio and results of runs."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,24 +28,22 @@ def report(
     runs: Annotated[list[str], typer.Argument(help="Run directories, each as label=path or path.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, run by run.")] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Page to write too (.html), with curves; it needs nothing beside it.")
+        Path | None, typer.Option(help="Also write a self-contained page (.html) with curves.")
     ] = None,
-    figures: Annotated[
-        Path | None, typer.Option(help="Folder for the page's curves as PNG and SVG, for papers.")
-    ] = None,
+    figures: Annotated[Path | None, typer.Option(help="Folder for the curves as PNG and SVG files.")] = None,
     manifest: Annotated[
-        str | None, typer.Option(help="Utterances with transcripts: for those that went worst.")
+        str | None, typer.Option(help="Transcribed utterances, for the comparison and the worst ones.")
     ] = None,
     hypotheses: Annotated[
-        list[Path] | None, typer.Option(help="Of the manifest, from decode: once for each run, in order.")
+        list[Path] | None, typer.Option(help="Output of decode on the manifest; once per run, in order.")
     ] = None,
-    decode: Annotated[bool, typer.Option("--decode", help="Or transcribe it with each run.")] = False,
+    decode: Annotated[bool, typer.Option("--decode", help="Transcribe it with each run instead.")] = False,
     model: Annotated[str, typer.Option(help="With --decode: teacher or student.")] = "teacher",
     device: Annotated[str, typer.Option(help="With --decode: auto, cpu, cuda, cuda:N.")] = "auto",
-    worst: Annotated[int, count("At most so many utterances, with audio.")] = 20,
+    worst: Annotated[int, count("Number of worst utterances to show, with audio.")] = 20,
     trust: TrustOption = None,
 ) -> None:
-    """What the time and audio of runs went to, what to change first; --out: a page, --figures: its curves.
+    """Report where time and audio went and what to change first; --out writes a page, --figures its curves.
 
     Example: `asr-emapl report runs/mini`
 
@@ -55,27 +54,22 @@ def report(
 
     if out is None and (manifest or hypotheses or decode):
         raise UserError("--manifest, --hypotheses and --decode are for the page: name it with --out")
-    named = [labelled(run) for run in runs]
-    found = read_runs(named)
-    drawn: list[Path] = []
+    found = read_runs([labelled(run) for run in runs])
     for run in found:
         if run.usage is None and out is None and figures is None:
             raise no_times(run.folder)
-    pictures: list[Path] = []
-    if figures is not None:
-        from asr_emapl.report.figures import figure_files, write_figures
-
-        pictures = figure_files(found, figures)
-    read = [file for _, folder in named for file in run_files(folder)]
-    check_outputs([*([out] if out else []), *pictures], [*read, manifest, *(hypotheses or [])])
+    _check(found, out, figures, [manifest, *(hypotheses or [])])
+    written: list[Path] = []
     if out is not None:
-        from asr_emapl.report.page import check_ending, write_page
+        from asr_emapl.report.page import write_page
 
-        check_ending(out)
         decoded = _decoded(found, manifest, hypotheses or [], model if decode else None, device, trust or [])
         write_page(found, out, decoded, count=worst)
+        written.append(out)
     if figures is not None:
-        drawn = write_figures(found, figures)
+        from asr_emapl.report.figures import write_figures
+
+        written += write_figures(found, figures)
     usages = {run.label: run.usage for run in found if run.usage is not None}
     if as_json:
         print(json.dumps({label: as_record(usage) for label, usage in usages.items()}, indent=2))
@@ -84,10 +78,25 @@ def report(
         print_table(*table(usages))
     for label, usage in usages.items():
         say(f"{label}: {usage.advice()}")
-    if out is not None:
-        say(str(out))
-    for path in drawn:
+    for path in written:
         say(str(path))
+
+
+def _check(
+    runs: list[Run], out: Path | None, figures: Path | None, read: Sequence[str | Path | None]
+) -> None:
+    """Refuse outputs before any work: an ending that is not .html, or a file that the command reads."""
+    outputs: list[Path] = []
+    if out is not None:
+        from asr_emapl.report.page import check_ending
+
+        check_ending(out)
+        outputs.append(out)
+    if figures is not None:
+        from asr_emapl.report.figures import figure_files
+
+        outputs += figure_files(runs, figures)
+    check_outputs(outputs, [*(file for run in runs for file in run_files(run.folder)), *read])
 
 
 def _decoded(

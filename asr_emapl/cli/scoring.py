@@ -69,7 +69,7 @@ def score(
         list[Path] | None,
         typer.Option(help="Write alignments, as .txt, .html or .pra; can be repeated."),
     ] = None,
-    confusions: Annotated[int, count("Show so many confusions of each sort.")] = 0,
+    confusions: Annotated[int, count("Number of confusions of each kind to show.")] = 0,
     vocabulary: Annotated[
         list[str] | None,
         typer.Option(help="Word list or training manifest: show what it lacks; can be repeated."),

@@ -29,7 +29,7 @@ from asr_emapl.settings import Count, PositiveCount, PositiveSeconds, Share
 
 # Sizes that are tried to make the groups of a chunk equal; each halves what the last one still lacks.
 _TRIALS = 5
-# Where so many times `multiple` utterances fit, less than a twentieth of a group is given up for even shares.
+# Groups of at least this many times `multiple` utterances are rounded to it: that costs less than 5 %.
 _PLENTY = 10
 
 

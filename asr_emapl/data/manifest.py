@@ -38,7 +38,7 @@ from asr_emapl.text.normalise import outside
 _Place = TypeVar("_Place", str, Path, str | Path)
 _MAX_LINES = 20
 """Findings that an error report lists before it only counts the rest."""
-# libsndfile reads files of at most so many channels.
+# Largest number of channels that libsndfile reads.
 _MAX_CHANNELS = 1024
 
 

@@ -145,7 +145,7 @@ class Mixture:
     def _adopt(self, at: MixtureCursor) -> MixtureCursor:
         """Positions for other corpora or weights than they were made with: nothing is made up for.
 
-        Corpora are told by their place: those at the end of the list may come and go.
+        Corpora are identified by their position: those at the end of the list may be added or removed.
         """
         if at.weights == self.weights:
             return at

@@ -91,7 +91,7 @@ def find_recordings(sources: Sequence[Path]) -> list[Recording]:
 
 
 def cut_recordings(recordings: Sequence[Recording], config: SegmentConfig, workers: int = 1) -> Iterator[Cut]:
-    """Cut each recording, in the order given; one that cannot be read has a `fault`, and the rest goes on.
+    """Cut each recording, in the order given; one that cannot be read gets a `fault` and the others continue.
 
     Args:
         workers: processes; 1: this one.

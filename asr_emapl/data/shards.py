@@ -81,7 +81,7 @@ def pack(
         manifest: path or URL.
         out: folder for shards and manifest: a path, or a URL that can be written to.
         config: how to pack.
-        say: is told of each shard, in a line.
+        say: called with one line per shard.
 
     Raises:
         UserError: the manifest is wrong; audio in it cannot be read; `out` has a manifest of that name
@@ -107,7 +107,7 @@ def pack(
         raise
     except OSError as error:
         raise UserError(
-            f"{out}: cannot be written: {error} (mend that and run the same again: it goes on)"
+            f"{out}: cannot be written: {error} (fix that, then rerun the same command to resume)"
         ) from error
     return Packed(target, len(utterances), [shards.place(i) for i in range(shards.count)])
 

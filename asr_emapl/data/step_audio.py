@@ -1,4 +1,4 @@
-"""The unpadded audio of a step, on average: how much a batch of so many padded seconds really has."""
+"""Mean unpadded audio of a step, for a batch stated in padded seconds."""
 
 from __future__ import annotations
 

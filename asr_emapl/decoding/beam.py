@@ -171,7 +171,7 @@ class BeamSearch:
             beam.moved(rows, np.full(len(beam), BLANK), frame),
             beam.moved(again, beam.labels[again], frame),
         ).merged(nodes, labels)
-        # What is worse than so many candidates, all different, is not among the best.
+        # A hypothesis that is worse than `beam` distinct candidates cannot be among the best.
         width = self.config.beam
         cutoff = -np.inf if len(kept) < width else np.partition(kept.scores, -width)[-width]
         inside, across = self._inside(beam, frame, cutoff), self._across(beam, frame, cutoff)

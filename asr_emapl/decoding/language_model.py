@@ -128,7 +128,7 @@ def sentences(texts: Iterable[Path], tokenizer: Tokenizer | None) -> Iterator[st
 
 
 def perplexity(arpa: Path, lines: Iterable[str]) -> Perplexity:
-    """Of lines of words (or tokens) parted by spaces. What the model does not know is counted apart.
+    """Of lines of words (or tokens) separated by spaces. Unknown words are counted separately.
 
     Raises:
         UserError: KenLM is not installed, or the model cannot be read.

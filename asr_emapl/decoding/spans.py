@@ -51,7 +51,7 @@ class Timed:
     confidence: float
 
     def shifted(self, seconds: float) -> Timed:
-        """The same, so much later."""
+        """The same span, `seconds` later."""
         return Timed(self.text, self.begin + seconds, self.end + seconds, self.confidence)
 
 
@@ -106,7 +106,7 @@ def timed_tokens(spans: TokenSpans, surfaces: Sequence[str], frame_seconds: floa
 
 
 def words(tokens: Sequence[Timed]) -> list[Timed]:
-    """Words out of tokens, parted by the spaces in these."""
+    """Words from tokens, which contain the spaces between words."""
     found: list[Timed] = []
     is_open = False
     for token in tokens:

@@ -23,7 +23,7 @@ _INK, _GRID = "#444444", "#e4e4e4"
 _VARIABLES = {_INK: "--ink-2", _GRID: "--grid"} | {c.lower(): f"--run-{i}" for i, c in enumerate(COLOURS)}
 # Width and height in inches, letters in points: shown 17 to 25 rem wide, and up to 40.
 _SMALL, _LARGE = (3.8, 2.4, 11.5), (4.8, 3.1, 10.5)
-_SPARSE = 40  # a curve of at most so many points shows them, each with its value
+_SPARSE = 40  # largest number of points that are drawn with their values
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Chart:
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
     def summary(self) -> str:
-        """What a reader who does not see the chart is told: where each line ends."""
+        """Text alternative of the chart: where each line ends."""
         ends = [f"{line.name}: {_told(*line.points[-1], self.unit)}" for line in self.lines]
         return f"{self.title} over hours of audio. At the end, " + "; ".join(ends)
 

@@ -26,7 +26,7 @@ MARKS = (("", ""), ("o", "\u25cf "), ("s", "\u25a0 "), ("^", "\u25b2 "))
 """Each time the palette begins anew, the next of these goes with it, on curves and before labels."""
 
 _STYLES = {"teacher": "-", "student": "--"}
-_SPARSE = 12  # a curve of at most so many points shows them
+_SPARSE = 12  # largest number of points that are drawn as dots
 _PANEL_INCHES = 3.6
 _LETTER_INCHES = 0.11
 _LINE_SHARE = 0.065  # of a panel's height: what a label's line takes

@@ -28,6 +28,6 @@ class BatchNormMomenta:
         return len(self._layers)
 
     def scale(self, kappa: float, passes: int) -> None:
-        """Set the momenta for a step of `kappa` reference steps in so many forward passes on this process."""
+        """Set the momenta for a step of `kappa` reference steps, made in `passes` forward passes."""
         for layer, momentum in self._layers:
             layer.momentum = scale_batch_norm_momentum(momentum, kappa / max(1, passes))

@@ -1,4 +1,4 @@
-"""Progressive Scaling (Busbridge et al. 2023, Algorithm 1): a batch that grows as training goes on.
+"""Progressive Scaling (Busbridge et al. 2023, Algorithm 1): a batch that grows during training.
 
 Early in training the gradient changes too fast for a large batch to stand for many small ones. A run may
 begin at the batch it was tuned at and take a larger one once that has passed. Hyper-parameters always follow

@@ -29,7 +29,7 @@ from asr_emapl.scoring.student_t import difference_ends, rate_ends
 LEVEL = 0.95
 
 FEW_UNITS = 100
-"""Below so many utterances or speakers an interval is Student's, not the bootstrap's."""
+"""With fewer utterances or speakers, an interval uses Student's t instead of the bootstrap."""
 
 Values = NDArray[np.float64]
 
@@ -94,7 +94,7 @@ def intervals(
     """The interval of each rate; None where there is nothing to draw from: one unit.
 
     Args:
-        quotients: name -> errors and lengths, a number an utterance each.
+        quotients: name -> errors and lengths, one number per utterance each.
         clusters, resamples, seed: as `resampled_sums` takes them; all rates are of the same draws.
 
     Raises:
@@ -131,7 +131,7 @@ def difference(
     Both systems are taken on the same draws (Bisani and Ney 2004).
 
     Args:
-        first, second: errors of the systems, a number an utterance.
+        first, second: errors of the systems, one number per utterance.
         lengths: words of the references.
         clusters, resamples, seed: as `resampled_sums` takes them.
 

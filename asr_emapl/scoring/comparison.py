@@ -26,10 +26,10 @@ _FEW_SPEAKERS = 20
 class Comparison:
     """Two systems on the same references.
 
-    One is called better only if the interval (by speaker where speakers are known) leaves out 0 and the
-    matched-pairs test agrees. With known speakers, two systems that are as good are told apart in about 5 of
-    100 corpora, or fewer: in 6 to 7 at 8 speakers, for which the interval is Student's. The test alone, and
-    the interval by utterance, take the errors of one speaker for independent and claim more than that.
+    One is called better only if the interval (by speaker where speakers are known) excludes 0 and the
+    matched-pairs test agrees. With known speakers, equally good systems are called different in at most about
+    5 of 100 corpora; with 8 speakers, where the interval is Student's, in 6 to 7. The test alone and the
+    interval by utterance treat the errors of one speaker as independent, and give more false claims.
 
     Attributes:
         names: of the first and of the second.

@@ -34,7 +34,7 @@ class Confusions:
 
 
 def confusions(alignments: Iterable[Alignment], most: int) -> Confusions:
-    """The `most` most frequent of each sort."""
+    """The `most` most frequent ones of each kind."""
     substituted: Counter[tuple[str, str]] = Counter()
     deleted: Counter[str] = Counter()
     inserted: Counter[str] = Counter()

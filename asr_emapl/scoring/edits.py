@@ -3,7 +3,7 @@
 Of equally short alignments the one is taken that rapidfuzz's `Levenshtein.editops` finds, the same that jiwer
 reports: so substitutions, deletions and insertions agree with jiwer's, not the errors alone. Those of sclite
 differ, since it weighs errors: `asr_emapl.scoring.nist.sclite`.
-Words are parted by any white space; characters are counted over the words joined by single spaces.
+Words are separated by whitespace; characters are counted over the words joined by single spaces.
 """
 
 from __future__ import annotations

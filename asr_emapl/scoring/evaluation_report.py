@@ -35,7 +35,7 @@ def evaluation_lines(evaluation: Evaluation, by: Sequence[str], most: int) -> It
     Args:
         evaluation: what to show.
         by: which breakdowns to add: "speaker", "duration".
-        most: how many confusions of each sort to show.
+        most: number of confusions of each kind to show.
     """
     total = evaluation.total
     yield from _rates(evaluation)

@@ -9,7 +9,7 @@ from asr_emapl.errors import UserError
 from asr_emapl.text.normalise import PRESETS
 
 _SPELLINGS = {
-    "none": "none: texts as they are, words parted by white space",
+    "none": "none: texts as they are, words separated by whitespace",
     "jiwer": "jiwer's wer_standardize: small letters, English contractions spelled out, [tags] dropped",
     "whisper-english": "Whisper's English normaliser, as the package whisper-normalizer has it",
     "whisper-basic": "Whisper's basic normaliser for any language, as the package whisper-normalizer has it",

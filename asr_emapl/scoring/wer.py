@@ -20,7 +20,7 @@ from asr_emapl.errors import UserError
 from asr_emapl.scoring.edits import Counts, character_edits, word_edits
 from asr_emapl.scoring.written_forms import are_alike
 
-_SHOWN_IDS = 10  # an error lists at most so many ids of each sort
+_SHOWN_IDS = 10  # ids of each kind that an error lists
 _ID_LETTERS = 200
 
 

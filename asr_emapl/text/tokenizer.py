@@ -42,7 +42,7 @@ SENTENCEPIECE_TYPES = ("unigram", "bpe")
 
 _MAX_SENTENCE_BYTES = 1 << 20  # SentencePiece skips longer texts without a word; its own default is 4,192
 _TRAINING_THREADS = 16  # fixed: the sums of the unigram training, hence the pieces, may depend on it
-_SHOWN_LETTERS = 20  # an error names at most so many letters
+_SHOWN = 20  # characters that an error names
 
 
 class Tokenizer(ABC):
@@ -140,16 +140,16 @@ class CharacterTokenizer(Tokenizer):
             raise UserError("the alphabet of the letter tokenizer is empty: name its letters")
         if repeated:
             raise UserError(
-                f"the alphabet {alphabet[:100]!r} has {_quoted(repeated[:_SHOWN_LETTERS])} more than once: "
+                f"the alphabet {alphabet[:100]!r} has {_quoted(repeated[:_SHOWN])} more than once: "
                 "drop the repeats"
             )
         if other_spaces:
             raise UserError(
-                f"the alphabet {alphabet[:100]!r} has {_quoted(other_spaces)}: words are parted by ' ' only"
+                f"the alphabet {alphabet[:100]!r} has {_quoted(other_spaces)}: separate words by ' ' only"
             )
         if unwritable:
             raise UserError(
-                f"the alphabet {alphabet[:100]!r} has {_quoted(unwritable[:_SHOWN_LETTERS])}, which cannot "
+                f"the alphabet {alphabet[:100]!r} has {_quoted(unwritable[:_SHOWN])}, which cannot "
                 "be written as text: drop them"
             )
         self.alphabet = alphabet
@@ -342,10 +342,10 @@ def _quoted(letters: Iterable[str]) -> str:
 
 def _unknown_letters(text: str, unknown: set[str]) -> UserError:
     named = sorted(unknown)
-    more = f" and {len(named) - _SHOWN_LETTERS} more" if len(named) > _SHOWN_LETTERS else ""
+    more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
     shown = text if len(text) <= 60 else text[:57] + "..."
     return UserError(
-        f"letters outside the tokenizer's alphabet: {_quoted(named[:_SHOWN_LETTERS])}{more} in {shown!r}: "
+        f"letters outside the tokenizer's alphabet: {_quoted(named[:_SHOWN])}{more} in {shown!r}: "
         "normalise the text, or make a tokenizer that has them"
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import nn
 
@@ -10,7 +12,10 @@ from asr_emapl.config import RunConfig
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.errors import UserError
+from asr_emapl.models.contract import build_model, build_twin
+from asr_emapl.models.target import USERS_OWN
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
+from asr_emapl.pseudo_labels.dropout import require_dropout_switch
 from asr_emapl.pseudo_labels.strategies import Strategy, Transcripts
 from asr_emapl.scaling import BatchSchedule, ScalingPlan, StepAudio, momentum
 from asr_emapl.text.tokenizer import Tokenizer, load_tokenizer
@@ -88,6 +93,27 @@ def require_measurable_noise(config: RunConfig, world_size: int) -> None:
             "optimizer.noise_every_steps: gradient noise needs whole gradients, which no process has with "
             "device.sharding=full; set it to null, or sharding to none"
         )
+
+
+def build_models(config: RunConfig, world: ProcessGroup, vocabulary_size: int) -> tuple[nn.Module, nn.Module]:
+    """Student and the module of its teacher, with equal weights, on the device of this process.
+
+    Raises:
+        UserError: the model cannot be built, or has no switch for the dropout that the config asks for.
+    """
+    bf16 = config.device.precision == "bf16"
+    build = functools.partial(
+        build_model,
+        config.model,
+        vocabulary_size=vocabulary_size,
+        mel_bands=config.features.mel_bands,
+        trust=USERS_OWN,
+    )
+    torch.manual_seed(config.seed)
+    student = build()
+    require_dropout_switch(student, config.pseudo_labels, config.model.target)
+    twin = build_twin(student, build, config.seed).requires_grad_(False)
+    return world.to_device(student, bf16=bf16), world.to_device(twin, bf16=bf16)
 
 
 def build_step(

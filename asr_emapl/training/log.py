@@ -187,7 +187,7 @@ class RunLog:
         if saved.failure is not None:
             self.say(
                 f"warning: {name} could not be written ({saved.failure.strerror or saved.failure}): the one "
-                "before stays, training goes on"
+                "before stays and training continues"
             )
             return
         still = saved.wait_s + saved.copy_s

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,8 @@ from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher, unwrap
 from asr_emapl.errors import UserError
 from asr_emapl.hyperparameters import build_optimizer
-from asr_emapl.models.contract import build_model, build_twin
-from asr_emapl.models.target import USERS_OWN
 from asr_emapl.pseudo_labels.collapse import CollapseGuard
-from asr_emapl.pseudo_labels.dropout import require_dropout_switch, switch_dropout
+from asr_emapl.pseudo_labels.dropout import switch_dropout
 from asr_emapl.pseudo_labels.strategies import build_strategy
 from asr_emapl.running_mean import RunningMean
 from asr_emapl.runs.lock import run_lock
@@ -37,6 +34,7 @@ from asr_emapl.scaling import AudioClock, BatchNormMomenta, StepHyperparameters,
 from asr_emapl.scaling.range import warnings
 from asr_emapl.training import resume
 from asr_emapl.training.build import (
+    build_models,
     build_plan,
     build_step,
     nominal_step_audio,
@@ -119,18 +117,8 @@ class Trainer:
         """Student, teacher, optimizer, and the step that moves them."""
         config, world = self.config, self.world
         bf16 = config.device.precision == "bf16"
-        build = functools.partial(
-            build_model,
-            config.model,
-            vocabulary_size=self.tokenizer.vocabulary_size,
-            mel_bands=config.features.mel_bands,
-            trust=USERS_OWN,
-        )
-        torch.manual_seed(config.seed)
-        model = build()
-        require_dropout_switch(model, config.pseudo_labels, config.model.target)
-        follower = world.to_device(build_twin(model, build, config.seed).requires_grad_(False), bf16=bf16)
-        self.student = world.data_parallel(world.to_device(model, bf16=bf16))
+        model, follower = build_models(config, world, self.tokenizer.vocabulary_size)
+        self.student = world.data_parallel(model)
         self.optimizer = build_optimizer(model, config.optimizer.name, self.plan.optimizer.at(self.kappa)[0])
         try:
             self.teacher = EmaTeacher(model, self.plan.half_life, follower, order=config.teacher.order)

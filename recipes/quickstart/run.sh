@@ -11,7 +11,7 @@ usage: bash recipes/quickstart/run.sh [options] [-- key=value ...]
   --exp DIR     where everything goes (default: exp/quickstart in the repository root)
   -- key=value  over conf/quickstart.yaml
 
-Renders the corpus, trains a seed on the transcribed part, then goes on from it twice with the same amount of
+Renders the corpus, trains a seed on the transcribed part, then continues from it twice with the same amount of
 audio (supervised alone; with pseudo-labels of the EMA teacher), scores both and prints the table. What is done
 already is not done again: delete DIR to start over.
 HELP

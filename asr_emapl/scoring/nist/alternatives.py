@@ -3,7 +3,8 @@
 `{ a / b }` is either wording, `@` no word, `(word)` a word that may be left out. Spaces around the marks may
 be absent, and alternatives may hold alternatives. What is scored is the wording, on both sides, that aligns
 best by sclite's weights: a substitution costs 4, a deletion or an insertion 3, and 2 where the word may be
-left out. Such a word, left out, is no error and no word of the reference (sclite -D counts it as correct).
+left out. A word that is left out counts neither as an error nor as a reference word (sclite -D counts it as
+correct).
 """
 
 from __future__ import annotations
