@@ -108,7 +108,7 @@ def test_decode_with_options_that_contradict(project, lm, tmp_path):
     assert "beam of 1000000" in fail(*common, "--beam", 1_000_000)
     assert not (tmp_path / "h").exists()
     for weights in ("0;1", "0,nan", "inf", ""):
-        assert "parted by commas" in fail(
+        assert "separated by commas" in fail(
             "tune-lm", *common[1:5], "--out", tmp_path / "o.json", "--lm", lm, "--weights", weights
         )
 
