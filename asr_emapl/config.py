@@ -24,7 +24,7 @@ from asr_emapl.errors import UserError
 from asr_emapl.hyperparameters import OptimizerConfig, ScheduleConfig, TeacherConfig
 from asr_emapl.models.contract import ModelConfig
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
-from asr_emapl.settings import Hours, PositiveHours, allowed, describe, group_of
+from asr_emapl.settings import Hours, PositiveHours, Text, allowed, allowed_item, describe, group_of
 from asr_emapl.storage import write
 from asr_emapl.storage.yaml_text import parse_yaml, read_yaml, require_bounded
 
@@ -33,7 +33,7 @@ from asr_emapl.storage.yaml_text import parse_yaml, read_yaml, require_bounded
 class InitConfig:
     """What the run starts from."""
 
-    checkpoint: str | None = None
+    checkpoint: Text | None = None
     """A checkpoint; null: random weights."""
     keep: Literal["run", "weights"] = "run"
     """run: continue with its clock, optimizer and position in the data; weights: only its weights."""
@@ -51,13 +51,13 @@ class IntervalConfig:
 class RunConfig:
     """Everything that a run depends on. Times in hours of audio consumed over all ranks."""
 
-    run_dir: str = "runs/run"
+    run_dir: Text = "runs/run"
     """Run directory; rerun with the same one to resume."""
     seed: Annotated[int, Ge(-(2**63)), Le(2**63 - 1)] = 0
     """Seed of weights, order and augmentation."""
     hours: Hours = 10.0
     """Hours of audio to train for."""
-    tokenizer: str | None = None
+    tokenizer: Text | None = None
     """File that `asr-emapl tokenizer` wrote; required for training."""
     data: DataConfig = field(default_factory=DataConfig)
     features: FeatureConfig = field(default_factory=FeatureConfig)
@@ -84,7 +84,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     values = read_yaml(path)
     values = _require_mapping({} if values is None else values, f"config {path}")
-    _validated(values, f"config {path}")
+    config = _validated(values, f"config {path}")
     for override in overrides:
         place = f"override {override!r}"
         key, equals, text = override.partition("=")
@@ -97,8 +97,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         for part in reversed(key.split(".")):
             value = {part: value}
         values = _merged(values, value)
-        _validated(values, place)
-    return _validated(values, f"config {path}")
+        config = _validated(values, place)
+    return config
 
 
 def config_from_dict(values: dict[str, Any], place: str) -> RunConfig:
@@ -186,7 +186,7 @@ def _explain(error: ValidationError) -> str:
     """The first wrong value: its key, what it is, and what is allowed."""
     first = error.errors(include_url=False, include_context=False)[0]
     known = {setting.key: setting.allowed for setting in describe(RunConfig)}
-    key, groups = "", ("a group of settings",)
+    key = ""
     for part in first["loc"]:
         if isinstance(part, int):
             key += f"[{part}]"
@@ -195,12 +195,11 @@ def _explain(error: ValidationError) -> str:
         elif known.get(key) == "a mapping":
             key = f"{key}.{part}"
     base = key.partition("[")[0]
-    expected = known.get(base) or (groups[0] if base in _groups() else "text")
-    shown = " ".join(str(first["input"]).split()) if isinstance(first["input"], str) else repr(first["input"])
-    if first["input"] is None:
-        shown = "null"
-    elif isinstance(first["input"], str):
-        shown = repr(shown)
+    expected = known.get(base) or ("a group of settings" if base in _groups() else "text")
+    for _ in range(key.count("[")):
+        expected = allowed_item(expected)
+    value = first["input"]
+    shown = "null" if value is None else repr(" ".join(value.split()) if isinstance(value, str) else value)
     return f"{key}: {shown[:80]} is not {expected}"
 
 

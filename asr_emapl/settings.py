@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 import types
 import typing
@@ -21,6 +22,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt
 
+Text = Annotated[str, Len(1)]
 Hours = Annotated[float, Ge(0.0), Le(1e9)]
 PositiveHours = Annotated[float, Gt(0.0), Le(1e9)]
 PositiveSeconds = Annotated[float, Gt(0.0), Le(1e9)]
@@ -31,6 +33,7 @@ PositiveWeight = Annotated[float, Gt(0.0), Le(1e9)]
 Count = Annotated[int, Ge(0), Le(2**31)]
 PositiveCount = Annotated[int, Ge(1), Le(2**31)]
 
+_PLURALS = {"a number": "numbers", "text": "texts", "a list": "lists"}
 _BOUNDS = ((Ge, "ge", "at least"), (Gt, "gt", "above"), (Le, "le", "at most"), (Lt, "lt", "below"))
 
 
@@ -74,20 +77,32 @@ def allowed(hint: Any) -> str:
         length = [bound.min_length for bound in hint.__metadata__ if isinstance(bound, Len)]
         text = allowed(hint.__origin__)
         if length:
-            text = text.replace("a list of", f"a list of {length[0]}", 1)
+            text = text.replace("a list of", f"a list of {length[0]}", 1).replace("text", "text (not empty)")
         return f"{text} ({', '.join(bounds)})" if bounds else text
     if origin in (typing.Union, types.UnionType):
         return " or ".join(allowed(part) for part in arguments)
     if origin is Literal:
         return arguments[0] if len(arguments) == 1 else "one of " + ", ".join(map(str, arguments))
     if origin is list:
-        return "a list of " + allowed(arguments[0]).replace("a number", "numbers").replace("text", "texts")
+        return "a list of " + _swapped(allowed(arguments[0]), _PLURALS)
     if origin is dict:
         return "a mapping"
     if is_dataclass(hint):
         return "a group of settings"
     words = {float: "a number", int: "an integer", str: "text", bool: "true or false", type(None): "null"}
     return words.get(hint, "a value")
+
+
+def allowed_item(text: str) -> str:
+    """The values of an item, from `allowed` of its list."""
+    return _swapped(re.sub(r"^a list of (\d+ )?", "", text), {many: one for one, many in _PLURALS.items()})
+
+
+def _swapped(text: str, words: dict[str, str]) -> str:
+    for old, new in words.items():
+        if text.startswith(old):
+            return new + text.removeprefix(old)
+    return text
 
 
 def _default(field: Field[Any]) -> str:

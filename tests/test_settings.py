@@ -26,7 +26,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def override(setting: Setting, value: str) -> str:
     """Of a number. The groups of perturb are null by default: a key in them is set within a mapping."""
-    if setting.allowed.startswith("a list of a list"):
+    if setting.allowed.startswith("a list of lists"):
         value = f"[[{value}, 1]]"
     elif setting.allowed.startswith("a list of 2"):
         value = f"[{value}, 0.5]"
@@ -72,7 +72,7 @@ def test_what_is_outside_a_range_is_refused_by_its_key(plain, setting, value):
             "optimizer.clip_norm: -1 is not a number (above 0, at most 1e+09) or null",
         ),
         ("optimizer.clip_norm=0", "optimizer.clip_norm: 0 is not a number (above 0"),
-        ("optimizer.betas=[0.9,1]", "optimizer.betas[1]: 1 is not a list of 2 numbers (at least 0, below 1)"),
+        ("optimizer.betas=[0.9,1]", "optimizer.betas[1]: 1 is not a number (at least 0, below 1)"),
         ("optimizer.betas=[0.9]", "optimizer.betas: [0.9] is not a list of 2 numbers"),
         ("optimizer.lr=true", "optimizer.lr: true is not a number"),
         ("optimizer.name=lion", "optimizer.name: 'lion' is not one of adamw, adam, sgd"),
@@ -81,9 +81,11 @@ def test_what_is_outside_a_range_is_refused_by_its_key(plain, setting, value):
         ("checkpoint.keep=0", "checkpoint.keep: 0 is not an integer (at least 1"),
         ("validation.every_hours=0", "validation.every_hours: 0 is not a number (above 0"),
         ("batch.seconds=fast", "batch.seconds: 'fast' is not a number (above 0, at most 1e+09) or auto"),
-        ("batch.progressive=[[1,60],[2,-5]]", "batch.progressive[1][1]: -5 is not a list of"),
-        ("batch.progressive=[[1]]", "batch.progressive[0]: [1] is not a list of"),
+        ("batch.progressive=[[1,60],[2,-5]]", "batch.progressive[1][1]: -5 is not a number (at least 0"),
+        ("batch.progressive=[[1]]", "batch.progressive[0]: [1] is not a list of 2 numbers"),
         ("data.validation=[a]", "data.validation: ['a'] is not a mapping"),
+        ("tokenizer=''", "tokenizer: '' is not text (not empty) or null"),
+        ("data.labelled=[[a]]", "data.labelled[0]: ['a'] is not text"),
         ("hours=null", "hours: null is not a number"),
         ("model=3", "model: 3 is not a group of settings"),
     ],

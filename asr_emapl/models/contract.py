@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from asr_emapl.errors import UserError
 from asr_emapl.models.failure import blaming
 from asr_emapl.models.target import NO_TRUST, Trust, resolve
+from asr_emapl.settings import Text
 
 
 @runtime_checkable
@@ -42,7 +43,7 @@ class CtcModel(Protocol):
 class ModelConfig:
     """The acoustic model."""
 
-    target: str = "asr_emapl.models.transformer:TransformerCtc"
+    target: Text = "asr_emapl.models.transformer:TransformerCtc"
     """Import path of the class, package.module:Class."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of its constructor."""
