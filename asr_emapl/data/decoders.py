@@ -112,13 +112,15 @@ def watched(loader: DataLoader[T], desk: WorkerProgress) -> Generator[T, None, N
                 raise DeadDecoderError(process, desk.last_note(process.pid or 0)) from error
         raise
     finally:
-        # Left to the garbage collector, torch's loader may close its queues before it says good-bye through
-        # them. A process that reads from a dead disk hears nothing, and ignores the SIGTERM that torch sends
-        # in the end: the interpreter would wait for it.
+        # If the garbage collector shuts the loader down, its queues may be closed before the workers are told
+        # to end. A worker that reads from a dead disk does not react, and ignores the SIGTERM that torch sends
+        # last: the interpreter would wait for it.
         late = threading.Timer(PATIENCE_S, kill, [processes])
         late.start()
         try:
             shut_down_workers(items)
         finally:
             late.cancel()
+            # Two threads must not reap the same process: one of them would take it for alive.
+            late.join()
             kill(processes)
