@@ -113,7 +113,7 @@ def watched(loader: DataLoader[T], desk: WorkerProgress) -> Generator[T, None, N
         raise
     finally:
         # If the garbage collector shuts the loader down, its queues may be closed before the workers are told
-        # to end. A worker that reads from a dead disk does not react, and ignores the SIGTERM that torch sends
+        # to end. A worker that reads from a dead disk does not react and ignores SIGTERM, which torch sends
         # last: the interpreter would wait for it.
         late = threading.Timer(PATIENCE_S, kill, [processes])
         late.start()
