@@ -6,9 +6,11 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asr_emapl.ema import CosineHalfLife, EmaTeacher
 from asr_emapl.scaling import (
     BatchSchedule,
     ReferenceOptimizer,
@@ -99,6 +101,20 @@ def test_schedules_are_read_in_the_middle_of_the_step():
     assert now.lr == pytest.approx(0.5 * 1e-3)
     growing = plan(half_life=lambda seconds: 3600.0 + seconds).at(1.0)
     assert growing.half_life_seconds == pytest.approx(7200.0 + 30.0)
+
+
+@given(st.floats(1.0, 600.0), st.floats(0.0, 9.0), st.sampled_from(["actual", "nominal"]))
+def test_the_teacher_moves_by_the_rho_of_the_plan(audio, hours, counted):
+    """The log has the plan's rho; the teacher is given the plan's half-life and audio."""
+    over_run = plan(120.0, half_life=CosineHalfLife(0.99, 60.0, 36_000.0), teacher_audio_per_step=counted)
+    now = over_run.at(hours, audio)
+    student = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(student.weight)
+    teacher = EmaTeacher(student, over_run.half_life)
+    torch.nn.init.ones_(student.weight)
+    teacher.update(now.teacher_audio, now.clock_seconds)
+    teacher.flush()
+    assert teacher.module.weight.item() == pytest.approx(1.0 - now.rho, rel=1e-4, abs=1e-7)
 
 
 def test_rule_none_scales_the_teacher_only():
