@@ -1,4 +1,4 @@
-"""How far a gradient's mean square falls with the batch, and the clipping threshold that goes with it."""
+"""Gradient noise: its estimate, how a mean square falls with the batch, and the clipping threshold."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_emapl.scaling import scale_clip_norm, scale_noise_share
-from asr_emapl.scaling.gradient_noise import gain
+from asr_emapl.scaling.gradient_noise import estimate_noise, gain, square_norm
 
 KAPPA = st.floats(0.01, 100.0)
 SHARE = st.floats(0.0, 1.0)
@@ -90,3 +90,53 @@ def test_kappa_has_to_be_positive_and_finite(kappa):
     for scale in (gain, scale_noise_share, scale_clip_norm):
         with pytest.raises(ValueError, match="kappa must be positive and finite"):
             scale(0.5, kappa)
+
+
+# The estimate from one batch.
+
+
+@pytest.mark.parametrize("counts", [[4, 4], [1, 3], [2, 2, 2, 2], [5, 1, 2]])
+@pytest.mark.parametrize("noise", [0.0, 0.3, 3.0])
+def test_the_variance_of_gradients_with_known_noise(counts, noise):
+    generator = torch.Generator().manual_seed(0)
+    dim, trials, n = 20, 4000, sum(counts)
+    signal = torch.randn(dim, generator=generator)
+    each = signal + noise * torch.randn(trials, n, dim, generator=generator)
+    parts = torch.stack([p.sum(1) / n for p in each.split(counts, dim=1)], 1)
+    found = [
+        estimate_noise(
+            list(zip(p.square().sum(-1).tolist(), counts, strict=True)), p.sum(0).square().sum().item()
+        )
+        for p in parts
+    ]
+    variance = sum(f.variance for f in found) / trials
+    mean_square = sum(f.mean_square for f in found) / trials
+    true = dim * noise**2 / n
+    assert variance == pytest.approx(true, rel=0.05, abs=1e-5)
+    assert mean_square == pytest.approx(signal.square().sum().item() + true, rel=0.05)
+
+
+@given(st.lists(st.floats(0.0, 1e3), min_size=2, max_size=6))
+def test_parts_that_agree_have_no_noise(direction):
+    """Equal shares of one vector: nothing differs, so nothing is noise."""
+    n = len(direction)
+    vector = torch.tensor(direction, dtype=torch.float64)
+    square = vector.square().sum().item()
+    found = estimate_noise([(square / n**2, 1)] * n, square)
+    assert found.variance == pytest.approx(0.0, abs=1e-9 * max(1.0, square))
+
+
+def test_what_cannot_be_estimated():
+    assert estimate_noise([], 1.0) is None
+    assert estimate_noise([(1.0, 4)], 1.0) is None
+    assert estimate_noise([(1.0, 4), (0.0, 0)], 1.0) is None
+    assert estimate_noise([(1.0, 2), (math.inf, 2)], 1.0) is None
+    assert estimate_noise([(1.0, 2), (1.0, 2)], math.nan) is None
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=5))
+def test_the_square_norm_of_gradients(sizes):
+    gradients = [torch.randn(size) for size in sizes]
+    expected = torch.cat(gradients).square().sum().item()
+    assert square_norm(gradients) == pytest.approx(expected, rel=1e-5, abs=1e-12)

@@ -107,39 +107,23 @@ def gradient_noise(
 
     Example: `asr-emapl gradient-noise runs/mini --from-hours 20`
     """
-    from asr_emapl.config import load_config
-    from asr_emapl.training.build import build_batches
-    from asr_emapl.training.gradient_noise import read
-    from asr_emapl.training.log import read_steps
+    from asr_emapl.checks.gradient_noise import read_gradient_noise
 
-    config = load_config(run / "config.yaml")
-    begin = config.schedule.warmup_hours if from_hours is None else from_hours
-    steps = [step for step in read_steps(run) if step["hours"] >= begin]
-    if config.batch.progressive or config.batch.seconds == "auto":
-        raise UserError(f"{run}: noise is read from a run with one batch, batch.seconds")
-    seconds = build_batches(config, 1).first
-    # kappa of the run counts unpadded audio; with audio_per_step=actual the log has that of single steps.
-    is_of_run = config.optimizer.audio_per_step == "nominal"
-    kappas = [step["kappa"] for step in steps[-1:] if "kappa" in step and is_of_run]
-    reading = read(steps, seconds, seconds / kappas[0] if kappas else config.batch.reference_seconds)
-    scale = f"{reading.noise_scale_seconds:.4g} s"
+    noise, begin = read_gradient_noise(run, from_hours)
     interval = "unknown: too few steps"
-    if reading.interval is not None:
-        interval = "{:.3f} to {:.3f}".format(*reading.interval)
+    if noise.interval is not None:
+        interval = f"{noise.interval[0]:.3f} to {noise.interval[1]:.3f}"
+    batch, reference = noise.batch_seconds, noise.reference_seconds
     rows = [
+        ["share of noise in the squared gradient", f"{noise.share:.3f}", f"at {batch:g} s per step"],
+        ["95 % interval", interval, f"from {begin:g} h of audio on"],
         [
-            "noise in the gradient's mean square",
-            f"{reading.share:.3f}",
-            f"at {seconds:g} s per step",
+            "gradient noise scale",
+            f"{noise.noise_scale_seconds:.4g} s",
+            "batch with as much noise as gradient",
         ],
-        ["95 % interval", interval, f"from {begin:g} h of audio"],
-        ["batch at which noise and gradient are equal", scale, "noise scale"],
-        [
-            "optimizer.noise_share",
-            f"{reading.reference_share:.3f}",
-            f"at {reading.reference_seconds:g} s per step",
-        ],
-        ["measured steps", f"{reading.steps}", ""],
+        ["optimizer.noise_share", f"{noise.reference_share:.3f}", f"at {reference:g} s per step"],
+        ["measured steps", f"{noise.steps}", ""],
     ]
     print_table(["", "", ""], rows)
 

@@ -1,16 +1,24 @@
-"""The noise of gradients: how far their mean square falls when the batch grows by kappa.
+"""Gradient noise: its estimate from one step, and how the mean square of a gradient falls with the batch.
 
-kappa = batch / reference batch. The gradient g of a mean loss is the true gradient plus noise whose variance
-goes as 1 / batch. With s the noise's share in the mean of g ** 2 at the reference batch (`noise_share`), the
-mean of g ** 2 at kappa is s / kappa + (1 - s) of what it was: 1 / kappa where noise dominates (s = 1, as the
-square-root rules assume), unchanged where the gradient does (s = 0).
+kappa = batch / reference batch. The gradient g of a mean loss is the true gradient plus noise of a variance
+proportional to 1 / batch. With s the share of noise in the mean of g ** 2 at the reference batch
+(`noise_share`), the mean of g ** 2 at kappa is s / kappa + (1 - s) times as large: 1 / kappa times if noise
+dominates (s = 1, as the square-root rules assume), unchanged if the gradient does (s = 0).
+
+The gradients of a step's micro-batches differ by their noise alone, so their norms give an estimate of it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from asr_emapl.scaling.averages import require_kappa
+from asr_emapl.torch_private import foreach_norm
 
 
 def gain(noise_share: float, kappa: float) -> float:
@@ -19,7 +27,7 @@ def gain(noise_share: float, kappa: float) -> float:
     Between 1 and kappa; the gain ratio of AdaScale (Johnson et al. 2020, from memory).
 
     Raises:
-        ValueError: a share outside [0, 1] or kappa not positive.
+        ValueError: the share is outside [0, 1], or kappa is not positive.
     """
     require_kappa(kappa)
     if not 0.0 <= noise_share <= 1.0:
@@ -30,12 +38,12 @@ def gain(noise_share: float, kappa: float) -> float:
 def scale_noise_share(noise_share: float, kappa: float) -> float:
     """The noise's share in the mean of g ** 2 at kappa: s / (s + (1 - s) kappa). Derived.
 
-    To restate a share that was measured at another batch, and to compose rules: after scaling by k1, this is
-    the share at which to scale by k2. With the gradient noise scale N = tr(Sigma) / |G| ** 2 (McCandlish et
-    al. 2018, from memory) in the unit of the batch B, the share is N / (N + B).
+    Restates a share that was measured at another batch, and composes rules: after scaling by k1, scale by k2
+    with this share. With the gradient noise scale N = tr(Sigma) / |G| ** 2 (McCandlish et al. 2018, from
+    memory) in the unit of the batch B, the share is N / (N + B).
 
     Raises:
-        ValueError: a share outside [0, 1] or kappa not positive.
+        ValueError: the share is outside [0, 1], or kappa is not positive.
     """
     return noise_share * gain(noise_share, kappa) / kappa
 
@@ -43,17 +51,48 @@ def scale_noise_share(noise_share: float, kappa: float) -> float:
 def scale_clip_norm(clip_norm: float, kappa: float, *, noise_share: float = 1.0) -> float:
     """Gradient-clipping threshold at kappa: C / sqrt(gain), by default C / sqrt(kappa). Derived.
 
-    The norm of a noise-dominated gradient shrinks by sqrt(kappa), so a threshold that stays where it was
-    clips another share of the steps: it depends on the batch as much as rho does. Where the gradient
-    dominates (noise_share 0) its norm stays, and C with it. Limits: the norm is taken to follow its mean
-    square, as in many dimensions; with heavy tails the share of clipped steps moves nevertheless.
+    The norm of a noise-dominated gradient shrinks by sqrt(kappa), so a constant threshold would clip a
+    different share of the steps. Where the gradient dominates (noise_share 0), its norm and C do not change.
+    Limits: the norm is assumed to follow its mean square, as in many dimensions; with heavy tails the share
+    of clipped steps changes nevertheless.
 
     Args:
         clip_norm: threshold on the norm of the mean gradient at the reference batch; 0 stays 0.
-        kappa: batch / reference batch.
-        noise_share: the noise's share in the mean square of that norm, at the reference batch.
 
     Raises:
-        ValueError: a share outside [0, 1] or kappa not positive.
+        ValueError: the share is outside [0, 1], or kappa is not positive.
     """
     return clip_norm / math.sqrt(gain(noise_share, kappa))
+
+
+@dataclass(frozen=True)
+class GradientNoise:
+    """The variance of a batch's mean gradient, summed over parameters (trace), and its squared norm."""
+
+    variance: float
+    mean_square: float
+
+
+def estimate_noise(parts: Sequence[tuple[float, int]], mean_square: float) -> GradientNoise | None:
+    """Unbiased estimate from a batch in p parts; None if p < 2 or a value is not finite.
+
+    Examples have independent gradients of variance V around the true one, G. Part i has n_i of the n examples
+    and contributes g_i, the sum of their gradients divided by n. So E |g_i| ** 2 = (n_i / n) ** 2 |G| ** 2 +
+    n_i V / n ** 2, and for the whole E |g| ** 2 = |G| ** 2 + V / n. Elimination of G gives V / n =
+    (sum_i n / n_i |g_i| ** 2 - |g| ** 2) / (p - 1).
+
+    Args:
+        parts: |g_i| ** 2 and n_i of each part.
+        mean_square: |g| ** 2.
+    """
+    nonempty = [(square, count) for square, count in parts if count]
+    if len(nonempty) < 2 or not all(math.isfinite(x) for x in (mean_square, *(s for s, _ in parts))):
+        return None
+    n = sum(count for _, count in nonempty)
+    spread = sum(n / count * square for square, count in nonempty) - mean_square
+    return GradientNoise(spread / (len(nonempty) - 1), mean_square)
+
+
+def square_norm(gradients: list[Tensor]) -> float:
+    """The squared norm of all gradients together."""
+    return float(torch.linalg.vector_norm(torch.stack(foreach_norm(gradients)))) ** 2

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from asr_emapl.checkpoints.async_save import Saved
 from asr_emapl.pseudo_labels.quality import pseudo_label_quality
 from asr_emapl.runs.line_file import LineFile
-from asr_emapl.runs.reader import read_log
 from asr_emapl.scaling import StepHyperparameters
 from asr_emapl.storage import parse_object, raw_lines
 from asr_emapl.training.step import StepResult
@@ -241,15 +240,6 @@ class RunLog:
 def _add(board: SummaryWriter, scalars: dict[str, float], step: int) -> None:
     for name, value in scalars.items():
         board.add_scalar(name, value, step)
-
-
-def read_steps(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run's steps; a last line that is not whole yet is left out.
-
-    Raises:
-        UserError: the folder has no log, or a line of it is broken.
-    """
-    return [record for record in read_log(folder / "log.jsonl") if record.get("event") == "step"]
 
 
 def logged_validation(folder: Path, lines: int, step: int) -> dict[str, float] | None:

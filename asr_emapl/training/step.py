@@ -18,8 +18,8 @@ from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.pseudo_labels.filters import REASONS
 from asr_emapl.pseudo_labels.quality import LabelCounts
+from asr_emapl.scaling.gradient_noise import GradientNoise, estimate_noise, square_norm
 from asr_emapl.torch_private import foreach_add_
-from asr_emapl.training.gradient_noise import GradientNoise, estimate, square_norm
 from asr_emapl.training.objectives import Objective, Prepared, Targets
 from asr_emapl.training.phases import Phases
 
@@ -105,7 +105,7 @@ class TrainStep:
             self.optimizer.step()
             self.teacher.update(seconds, at_seconds)
         self.phases.mark("optimizer")
-        noise = estimate([s for s, _ in parts], [n for _, n in parts], norm**2) if parts else None
+        noise = estimate_noise(parts, norm**2)
         return StepResult(**vars(counts), loss=loss, gradient_norm=norm, taken=finite, noise=noise)
 
     def _count(self, prepared: Prepared, undecodable: int) -> LabelCounts:

@@ -23,10 +23,10 @@ from distance import REFERENCE, compare, print_tables, spread
 from picture import draw_scan
 
 from asr_emapl.checkpoints.files import checkpoint_paths
+from asr_emapl.checks.gradient_noise import summarise_noise
 from asr_emapl.config import RunConfig, load_config
 from asr_emapl.errors import UserError
-from asr_emapl.training.gradient_noise import read
-from asr_emapl.training.log import read_steps
+from asr_emapl.runs.reader import read_log
 
 # Points on each curve.
 VALIDATIONS = 8
@@ -192,8 +192,10 @@ def train(run: Run, devices: Devices, config: Path, overrides: Sequence[str]) ->
 def measured_noise(runs: Sequence[Run], config: RunConfig) -> float:
     """The share of noise in the gradient at the reference batch, from the runs with pseudo-labels."""
     seconds = config.batch.reference_seconds
-    steps = [step for run in runs if run.name.startswith("ema") for step in read_steps(run.folder)]
-    return read(steps, seconds, seconds).share
+    steps = [
+        step for run in runs if run.name.startswith("ema") for step in read_log(run.folder / "log.jsonl")
+    ]
+    return summarise_noise(steps, seconds, seconds).share
 
 
 def report(references: Sequence[Run], others: Sequence[Run]) -> None:
