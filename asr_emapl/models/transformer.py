@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from asr_emapl.models.attention import attend
-from asr_emapl.models.cpu import dropout
+from asr_emapl.models.cpu import attend, dropout
 
 FRAME_SECONDS = 0.01
 
@@ -69,11 +68,11 @@ class TransformerCtc(nn.Module):
         for name, value in {"layers": layers, "kernel": kernel, "stride": stride}.items():
             if not 1 <= value <= _MOST:
                 raise ValueError(f"{name} must be 1 to {_MOST:,}, not {value}")
-        for name, share in {
+        for name, p in {
             "frontend_dropout": frontend_dropout,
             "attention_dropout": attention_dropout,
         }.items():
-            _require_share(name, share or 0.0)
+            _require_probability(name, p or 0.0)
         if convolution < 0 or (convolution and convolution % 2 == 0):
             raise ValueError(f"convolution {convolution} must be odd, to be centred on its frame, or 0")
         self.frontend = ConvFrontEnd(mel_bands, dim, kernel, stride, frontend_dropout)
@@ -114,11 +113,11 @@ class TransformerCtc(nn.Module):
             dropout, layerdrop: in [0, 1]; None: unchanged.
         """
         if layerdrop is not None:
-            _require_share("layerdrop", layerdrop)
+            _require_probability("layerdrop", layerdrop)
             self.layerdrop = layerdrop
         if dropout is None:
             return
-        _require_share("dropout", dropout)
+        _require_probability("dropout", dropout)
         attention = dropout if self.attention_dropout is None else self.attention_dropout
         for layer in self.layers:
             cast(TransformerLayer, layer).set_dropout(dropout, attention)
@@ -231,8 +230,8 @@ class TransformerLayer(nn.Module):
         batch, frames, dim = x_BTD.shape
         heads_3BHTd = self.qkv(x_BTD).view(batch, frames, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         query, key, value = heads_3BHTd.unbind(0)
-        share = self.attention_dropout if self.training else 0.0
-        attended = attend(query, key, value, valid_BT, share)
+        p = self.attention_dropout if self.training else 0.0
+        attended = attend(query, key, value, valid_BT, p)
         return self.out_proj(attended.transpose(1, 2).reshape(batch, frames, dim))
 
     def _feedforward(self, x_BTD: Tensor, valid_BT: Tensor) -> Tensor:
@@ -270,6 +269,6 @@ def _hold(x_BTD: Tensor, layer: nn.Module) -> Tensor:
     return x_BTD + 0.0 * torch.stack([p.sum() for p in layer.parameters()]).sum().to(x_BTD.dtype)
 
 
-def _require_share(name: str, value: float) -> None:
+def _require_probability(name: str, value: float) -> None:
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{name} {value} lies outside [0, 1]")
