@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from torch import nn
 
 from asr_emapl.audio.features import FeatureConfig, LogMel
 from asr_emapl.data.manifest import Utterance
-from asr_emapl.decoding.transcribe import Hypothesis, posteriors, transcribe
+from asr_emapl.decoding import transcribe as transcribe_module
+from asr_emapl.decoding.transcribe import Hypothesis, greedy_hypotheses, posteriors, transcribe
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.text.tokenizer import CharacterTokenizer
 
@@ -50,7 +52,7 @@ def run(
     model: nn.Module, utterances: list[Utterance], max_seconds: float = 5.0, **options
 ) -> list[Hypothesis]:
     cpu = torch.device("cpu")
-    batches = posteriors(model, FEATURES, utterances, device=cpu, max_seconds=max_seconds, **options)
+    batches = posteriors([model], FEATURES, utterances, device=cpu, max_seconds=max_seconds, **options)
     return list(transcribe(batches, CharacterTokenizer()))
 
 
@@ -115,7 +117,7 @@ def test_mode_is_restored(model, utterances, training) -> None:
 
 def test_mode_is_restored_when_left_early_or_broken(model, utterances) -> None:
     model.train()
-    batches = posteriors(model, FEATURES, utterances, device=torch.device("cpu"), max_seconds=0.1)
+    batches = posteriors([model], FEATURES, utterances, device=torch.device("cpu"), max_seconds=0.1)
     walk = transcribe(batches, CharacterTokenizer())
     next(walk)
     assert not model.training
@@ -125,6 +127,24 @@ def test_mode_is_restored_when_left_early_or_broken(model, utterances) -> None:
     with pytest.raises(Exception, match=r"gone\.wav"):
         run(model, [missing])
     assert model.training
+
+
+def test_several_models_hear_the_same_audio_decoded_once(model, utterances, monkeypatch) -> None:
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.output.weight.neg_()
+    alone = [run(one, utterances) for one in (model, other)]
+    read, count = transcribe_module.collate, []
+    monkeypatch.setattr(transcribe_module, "collate", lambda *a: count.append(1) or read(*a))
+    cpu = torch.device("cpu")
+    batches = list(posteriors([model, other], FEATURES, utterances, device=cpu, max_seconds=5.0))
+    assert len(count) == len(batches)
+    together = [[], []]
+    for batch in batches:
+        for found, one in zip(together, batch, strict=True):
+            found += greedy_hypotheses(one, CharacterTokenizer())
+    assert together == alone
+    assert [h.text for h in alone[0]] != [h.text for h in alone[1]]
 
 
 def test_nothing_to_transcribe(model) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,14 +75,21 @@ class Recognizer:
         Raises:
             UserError: an utterance cannot be decoded, and `left_out` is None.
         """
-        return transcribe(self.posteriors(utterances, max_seconds, left_out), self.tokenizer)
+        return transcribe(self._batches(utterances, max_seconds, left_out), self.tokenizer)
 
     def posteriors(
         self, utterances: Sequence[Utterance], max_seconds: float = 120.0, left_out: LeftOut | None = None
     ) -> Generator[Posteriors, None, None]:
-        """What the model makes of utterances, in the order and the batches of `__call__`."""
+        """Log-probabilities of the utterances, in the order and the batches of `__call__`."""
+        with closing(self._batches(utterances, max_seconds, left_out)) as batches:
+            for (batch,) in batches:
+                yield batch
+
+    def _batches(
+        self, utterances: Sequence[Utterance], max_seconds: float, left_out: LeftOut | None
+    ) -> Generator[list[Posteriors], None, None]:
         return posteriors(
-            self.model,
+            [self.model],
             self.features,
             utterances,
             device=self.device,

@@ -53,7 +53,7 @@ class Posteriors:
 
 
 def posteriors(
-    model: nn.Module,
+    models: Sequence[nn.Module],
     features: LogMel,
     utterances: Sequence[Utterance],
     *,
@@ -63,15 +63,16 @@ def posteriors(
     rank: int = 0,
     world_size: int = 1,
     left_out: LeftOut | None = None,
-) -> Generator[Posteriors, None, None]:
-    """Log-probabilities, longest utterance first; each batch holds at most `max_seconds` of padded audio.
+) -> Generator[list[Posteriors], None, None]:
+    """Log-probabilities of each model, longest utterance first; audio is decoded once for all models.
 
-    An utterance longer than that is a batch of its own. The model is put into eval mode and left in the
-    mode it came in. Of several processes each decodes its share of the batches, all equally many, as a model
-    that is sharded over them needs it: some batches are then decoded twice.
+    A batch has at most `max_seconds` of padded audio; a longer utterance is a batch of its own. The models
+    are put into eval mode and restored to their mode. With several processes, each decodes its share of the
+    batches, all equally many, as sharded models need it: some batches are then decoded twice.
 
     Args:
-        left_out: called with each utterance that cannot be decoded; no batch holds it. A batch may be empty.
+        left_out: called with each utterance that cannot be decoded; no batch contains it. A batch may be
+            empty.
 
     Raises:
         UserError: an utterance cannot be decoded, and `left_out` is None.
@@ -79,23 +80,28 @@ def posteriors(
     """
     ordered = sorted(utterances, key=lambda u: (-u.samples, u.id))
     limit = max(round(max_seconds * SAMPLE_RATE_HZ), max((u.samples for u in ordered), default=0))
-    was_training = model.training
-    model.eval()
+    modes = [model.training for model in models]
+    for model in models:
+        model.eval()
     try:
         groups = micro_batches([u.samples for u in ordered], limit)
         for turn in range(0, len(groups), world_size):
             group = [ordered[i] for i in groups[(turn + rank) % len(groups)]]
             batch = collate(group, left_out)
-            if not batch.ids:  # the pass is made all the same, with silence
+            if not batch.ids:  # sharded models make the pass all the same, with silence
                 batch.waveforms_BN, batch.samples_B = _silence(group[0].samples)
             batch = batch.to(device)
-            # Not in inference mode: what a sharded model gathers there is of no use outside.
+            found, rows = [], len(batch.ids)
+            # Not inference mode: what a sharded model gathers there cannot be used outside.
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                log_probs_BTV, lengths_B = model(*features(batch.waveforms_BN, batch.samples_B))
-            rows = len(batch.ids)
-            yield Posteriors(batch.ids, log_probs_BTV[:rows].float(), lengths_B[:rows])
+                inputs = features(batch.waveforms_BN, batch.samples_B)
+                for model in models:
+                    log_probs_BTV, lengths_B = model(*inputs)
+                    found.append(Posteriors(batch.ids, log_probs_BTV[:rows].float(), lengths_B[:rows]))
+            yield found
     finally:
-        model.train(was_training)
+        for model, was_training in zip(models, modes, strict=True):
+            model.train(was_training)
 
 
 def _silence(samples: int) -> tuple[Tensor, Tensor]:
@@ -103,10 +109,12 @@ def _silence(samples: int) -> tuple[Tensor, Tensor]:
     return torch.zeros(1, samples), torch.tensor([samples])
 
 
-def transcribe(batches: Generator[Posteriors, None, None], tokenizer: Tokenizer) -> Iterator[Hypothesis]:
-    """Greedy hypotheses without times, in the order and the batches of `posteriors`."""
-    with closing(batches):  # the model's mode is restored at once
-        for batch in batches:
+def transcribe(
+    batches: Generator[list[Posteriors], None, None], tokenizer: Tokenizer
+) -> Iterator[Hypothesis]:
+    """Greedy hypotheses of one model without times, in the order and the batches of `posteriors`."""
+    with closing(batches):  # restores the model's mode at once
+        for (batch,) in batches:
             yield from greedy_hypotheses(batch, tokenizer)
 
 

@@ -60,7 +60,7 @@ class Validator:
         found = Validation()
         for split, utterances in self.splits.items():
             left_out: _Texts = {}
-            texts = {name: self._decoded(name, models[name], split, left_out) for name in models}
+            texts = self._decode(models, split, left_out)
             if self.stop.signal is not None:
                 return None
             self.watch.at("gathering hypotheses")
@@ -75,18 +75,18 @@ class Validator:
                 found.rates[f"{name}/{split}"] = 100.0 * score(references, kept).words.rate
         return found
 
-    def _decoded(self, name: str, model: nn.Module, split: str, left_out: _Texts) -> _Texts:
-        """This process's hypotheses by id, incomplete where a stop was requested; adds to `left_out`."""
-        texts: _Texts = {}
+    def _decode(self, models: Mapping[str, nn.Module], split: str, left_out: _Texts) -> dict[str, _Texts]:
+        """Hypotheses of this process by model and id, incomplete after a stop request; adds to `left_out`."""
+        texts: dict[str, _Texts] = {name: {} for name in models}
         if self.stop.signal is not None:
             return texts
 
         def note(utterance: Utterance, error: UserError) -> None:
             left_out[utterance.id] = str(error)
 
-        self.watch.at(f"validating {name} on {split}")
+        self.watch.at(f"validating on {split}")
         batches = posteriors(
-            model,
+            list(models.values()),
             self.features,
             self.splits[split],
             device=self.world.device,
@@ -96,11 +96,12 @@ class Validator:
             world_size=self.world.size,
             left_out=note,
         )
-        with closing(batches):  # the model's mode is restored at once
-            for batch in batches:
-                texts |= {h.id: h.text for h in greedy_hypotheses(batch, self.tokenizer)}
+        with closing(batches):  # restores the models' modes at once
+            for of_models in batches:
+                for name, batch in zip(models, of_models, strict=True):
+                    texts[name] |= {h.id: h.text for h in greedy_hypotheses(batch, self.tokenizer)}
                 self.watch.tick()
-                # All processes have equally many batches, and so come here equally often.
+                # All processes have equally many batches, and so arrive here equally often.
                 if self.stop.poll():
                     break
         return texts
