@@ -65,7 +65,7 @@ def test_a_server_without_ranges_starts_over(server: Loopback, tmp_path: Path) -
 
 def test_a_server_without_ranges_that_always_breaks_off_is_given_up(server: Loopback, tmp_path: Path) -> None:
     server.has_ranges, server.cut_after = False, 3000
-    with pytest.raises(UserError, match=r"broke off .*goes on after the 3000 bytes"):
+    with pytest.raises(UserError, match=r"broke off .*resumes after the 3000 bytes"):
         fetch(f"{server.url}/a.tar", tmp_path / "a.tar", MD5)
     assert len(server.requests) == 1 + transfer._ATTEMPTS
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar.partial"]
