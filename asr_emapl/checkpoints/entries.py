@@ -20,6 +20,7 @@ State = dict[str, Any]
 _Check = Callable[[Any, str], None]
 
 # More than a config has. They bound the time for lists that contain the same list many times.
+_MAX_NUMBER = 2**63 - 1
 _MAX_VALUES = 100_000
 _MAX_DEPTH = 32
 
@@ -94,20 +95,21 @@ def _dict_of(check_item: _Check) -> _Check:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and not math.isnan(value)
+    """Whether arithmetic with it cannot overflow: Python's integers may exceed a float."""
+    return type(value) in (int, float) and (-_MAX_NUMBER <= value <= _MAX_NUMBER)
 
 
-_number = _is("a number", _is_number)
-_amount = _is("a number of at least 0", lambda value: _is_number(value) and 0.0 <= value < math.inf)
-_positive = _is("a positive number", lambda value: _is_number(value) and 0.0 < value < math.inf)
-_count = _is("a whole number of at least 0", lambda value: type(value) is int and value >= 0)
+_number = _is("a number", lambda value: _is_number(value) or (type(value) is float and math.isinf(value)))
+_amount = _is("a number of at least 0", lambda value: _is_number(value) and value >= 0.0)
+_positive = _is("a positive number", lambda value: _is_number(value) and value > 0.0)
+_count = _is("a whole number of at least 0", lambda v: type(v) is int and 0 <= v <= _MAX_NUMBER)
 _text = _is("a text", lambda value: isinstance(value, str))
 _flag = _is("true or false", lambda value: type(value) is bool)
 _mapping = _is("a mapping", lambda value: isinstance(value, dict))
 
 
 _tensor = _is("a tensor", lambda value: isinstance(value, Tensor))
-_moment = _is("a tensor or a number", lambda v: isinstance(v, Tensor) or type(v) in (int, float))
+_moment = _is("a tensor or a number", lambda v: isinstance(v, Tensor) or type(v) is float or _is_number(v))
 
 
 def _weights(value: Any, place: str) -> None:
