@@ -214,6 +214,12 @@ def test_a_write_that_fails_in_mid_file_is_an_os_error(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_name_that_is_taken_by_a_pipe_is_refused_and_waits_for_nobody(tmp_path):
+    os.mkfifo(tmp_path / "step-000000001.pt")
+    with pytest.raises(OSError, match="not a file"):
+        checkpoint.save(tmp_path / "step-000000001.pt", {})
+
+
 def test_other_files_of_torch_are_refused(scratch):
     for content in ({"model": torch.zeros(2)}, [1, 2], torch.zeros(3), {1: 2}, None):
         scratch.write_bytes(serialised(content))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -262,10 +263,16 @@ def test_parameters_of_the_published_model() -> None:
     ("options", "said"),
     [
         ({"norm": "batch"}, "norm 'batch'"),
+        ({"max_shift_seconds": -1.0}, "max_shift_seconds"),
+        ({"max_shift_seconds": math.nan}, "max_shift_seconds"),
+        ({"heads": 2.0}, "heads"),
+        ({"feedforward": -1}, "feedforward"),
+        ({"layers": True}, "layers"),
+        ({"convolution": "15"}, "convolution"),
         ({"heads": 3}, "dim 16"),
         ({"dim": 15, "heads": 3}, "dim 15"),
         ({"convolution": 4}, "convolution 4 must be odd"),
-        ({"convolution": -1}, "convolution -1"),
+        ({"convolution": -1}, "convolution .*-1"),
         ({"stride": 0}, "stride must be 1 to 10,000"),
         ({"kernel": 0}, "kernel must be 1 to 10,000"),
         ({"layers": 0}, "layers must be 1 to 10,000"),

@@ -7,6 +7,7 @@ torch ignores these when it loads; `load` checks them before anything is unpickl
 
 from __future__ import annotations
 
+import errno
 import re
 import warnings
 import zipfile
@@ -33,8 +34,11 @@ def save(path: Path, state: State) -> None:
     """Write a checkpoint atomically.
 
     Raises:
-        OSError: it cannot be written; the file that was there is unchanged.
+        OSError: it cannot be written, or its name is taken by something that is not a file; what was there
+            is unchanged.
     """
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "its name is taken by something that is not a file", str(path))
     try:
         with publish(path) as file:
             torch.save(state, file)

@@ -224,7 +224,10 @@ def tune_lm(
     chosen = tuning.best(points)
     config = replace(config, tokenizer=recognizer.tokenizer.fingerprint)
     tuning.write_config(out, config, chosen)
-    tuning.draw(points, picture)
+    try:
+        tuning.draw(points, picture)
+    except UserError as error:
+        warn(f"warning: {error}")  # the weights, which are the result, are written
     say_written(
         out, f"{out}: weight {chosen.lm_weight:g}, bonus {chosen.word_bonus:g}, WER {chosen.wer:.2f} %"
     )

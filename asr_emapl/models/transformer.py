@@ -61,6 +61,13 @@ class TransformerCtc(nn.Module):
         max_shift_seconds: float = 30.0,
     ) -> None:
         super().__init__()
+        sizes = {"dim": dim, "heads": heads, "layers": layers, "feedforward": feedforward}
+        sizes |= {"kernel": kernel, "stride": stride, "convolution": convolution}
+        for name, value in sizes.items():
+            if type(value) is not int or value < 0:
+                raise ValueError(f"{name} must be a whole number of at least 0, not {value!r}")
+        if not 0.0 <= max_shift_seconds < math.inf:
+            raise ValueError(f"max_shift_seconds must be at least 0 and finite, not {max_shift_seconds}")
         if norm not in ("post", "pre"):
             raise ValueError(f"norm {norm!r} is neither 'post' nor 'pre'")
         if heads < 1 or dim < 1 or dim % heads or dim % 2:
@@ -72,8 +79,8 @@ class TransformerCtc(nn.Module):
             "frontend_dropout": frontend_dropout,
             "attention_dropout": attention_dropout,
         }.items():
-            _require_probability(name, p or 0.0)
-        if convolution < 0 or (convolution and convolution % 2 == 0):
+            _require_probability(name, 0.0 if p is None else p)
+        if convolution and convolution % 2 == 0:
             raise ValueError(f"convolution {convolution} must be odd, to be centred on its frame, or 0")
         self.frontend = ConvFrontEnd(mel_bands, dim, kernel, stride, frontend_dropout)
         self.positions = Positions(dim, stride * FRAME_SECONDS, max_shift_seconds)
