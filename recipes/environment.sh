@@ -16,7 +16,7 @@ _emapl_fail() {
 # build it is found and cannot be loaded. From /, since the repository root as the current directory would make
 # the package importable without being installed.
 _emapl_works() {
-    (cd / && "$1" -c 'import asr_emapl.cli, torch, torchaudio, soundfile, sentencepiece, jiwer, omegaconf,\
+    (cd / && "$1" -c 'import asr_emapl.cli, torch, torchaudio, soundfile, sentencepiece, jiwer, pydantic,\
  tensorboard, matplotlib' && [[ -x "$(_emapl_bin "$1")/asr-emapl" ]]) >/dev/null 2>&1
 }
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+import re
+import sys
 from configparser import ConfigParser
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-SETUP = Path(__file__).resolve().parents[1] / "setup.cfg"
+ROOT = Path(__file__).resolve().parents[1]
+SETUP = ROOT / "setup.cfg"
 
 
 def parse(lines: str) -> dict[str, Requirement]:
@@ -62,3 +67,46 @@ def test_heavy_packages_are_extras(name):
 def test_what_is_installed_here_is_what_is_required():
     for name, requirement in requirements().items():
         assert requirement.specifier.contains(version(name).partition("+")[0], prereleases=True), name
+
+
+# Modules that come with a required package, as its documentation says.
+COME_WITH = {"triton": "torch", "markupsafe": "jinja2"}
+
+
+def imported(source: str) -> set[str]:
+    """The top-level modules that a Python source imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found - set(sys.stdlib_module_names) - {"asr_emapl", "data_prep"}
+
+
+def environment_imports() -> str:
+    """The imports by which recipes/environment.sh tells whether an installation is complete."""
+    script = (ROOT / "recipes" / "environment.sh").read_text().replace("\\\n", "")
+    (line,) = re.findall(r"-c '(import asr_emapl\.cli[^']*)'", script)
+    return line
+
+
+def distributions_of(module: str) -> set[str]:
+    """The names of the packages that may bring a module."""
+    names = packages_distributions().get(module, [module])
+    return {canonicalize_name(COME_WITH.get(module, name)) for name in names}
+
+
+def test_every_imported_package_is_required():
+    """A package that an older version required may still be installed where the tests run, and hide this."""
+    sources = {ROOT / "recipes" / "environment.sh": environment_imports()}
+    for room in ("asr_emapl", "data_prep", "recipes"):
+        sources |= {path: path.read_text() for path in (ROOT / room).rglob("*.py")}
+    required = {canonicalize_name(name) for name in all_requirements()}
+    missing = [
+        f"{path.relative_to(ROOT)}: {module}"
+        for path, source in sources.items()
+        for module in imported(source)
+        if not path.with_name(f"{module}.py").exists() and not required & distributions_of(module)
+    ]
+    assert not missing
