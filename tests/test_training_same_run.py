@@ -72,8 +72,8 @@ def test_a_sharded_run_is_the_run_of_one_process(corpus, tmp_path):
 def test_all_gpus_make_the_run_of_one_cpu(corpus, tmp_path, sharding):
     """By NCCL between GPUs and gloo between their hosts; within what their arithmetic differs by."""
     processes = torch.cuda.device_count()
-    if processes < 2:
-        pytest.skip("needs two CUDA devices: one process has nothing to exchange")
+    if processes < 2 and sharding == "full":
+        pytest.skip("needs two CUDA devices: one process has nothing to share out")
     # Augmentation and layerdrop are drawn on the CPU; TF32 would round more than the runs may differ.
     here = ("device.name=cuda", f"device.sharding={sharding}", "device.max_seconds=6")
     exact = {"NVIDIA_TF32_OVERRIDE": "0"}
