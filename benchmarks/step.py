@@ -23,7 +23,7 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.features import LogMel
 from asr_emapl.data.loader import MicroBatch, StepBatch
 from asr_emapl.data.mixture import DataCursor
-from asr_emapl.distributed.process_group import ProcessGroup
+from asr_emapl.distributed.process_group import ProcessGroup, leave_out_cudnn_attention
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
@@ -36,7 +36,7 @@ from asr_emapl.training.step import TrainStep
 MODELS: dict[str, tuple[dict[str, Any], float, float]] = {
     "quickstart": ({"dim": 144, "layers": 3, "norm": "pre", "convolution": 15}, 12.0, 3.0),
     "mini": ({"dim": 192, "layers": 4, "norm": "pre", "convolution": 31}, 40.0, 13.0),
-    "paper": ({}, 290.0, 14.5),
+    "paper": ({"dim": 768, "layers": 36, "heads": 4}, 290.0, 14.5),
 }
 CHARACTERS_PER_SECOND = 14
 
@@ -99,6 +99,7 @@ def main() -> None:
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(0)
     device = torch.device(chosen.device)
+    leave_out_cudnn_attention()
     options, seconds, each = MODELS[chosen.model]
     step = build(options, device, chosen.bf16)
     labelled, unlabelled = batch(seconds, each, True), batch(seconds, each, False)

@@ -33,7 +33,7 @@ from asr_emapl.audio.features import LogMel
 from asr_emapl.data.batch_plan import BatchPlan, Indices
 from asr_emapl.data.loader import MicroBatch, StepBatch
 from asr_emapl.data.mixture import DataCursor
-from asr_emapl.distributed.process_group import ProcessGroup
+from asr_emapl.distributed.process_group import ProcessGroup, leave_out_cudnn_attention
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import ConvFrontEnd, Positions, TransformerCtc
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
@@ -179,6 +179,7 @@ class PlainStep:
 
     def __call__(self, waveforms_BN: Tensor, samples_B: Tensor, texts: list[list[int]]) -> float:
         """One optimizer step; returns the loss."""
+        torch.backends.cuda.enable_cudnn_sdp(True)  # torch's default
         waveforms_BN, samples_B = waveforms_BN.to(self.device), samples_B.to(self.device)
         features_BTF, frames_B = self.features(waveforms_BN, samples_B)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
@@ -215,6 +216,7 @@ class OurStep:
 
     def __call__(self, waveforms_BN: Tensor, samples_B: Tensor, texts: list[list[int]]) -> float:
         """One optimizer step; returns the loss."""
+        leave_out_cudnn_attention()
         micro = MicroBatch([str(i) for i in range(len(texts))], waveforms_BN, samples_B, texts)
         return self.step(StepBatch(True, [micro], int(samples_B.sum()), DataCursor())).loss
 

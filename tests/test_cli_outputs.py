@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -142,7 +143,9 @@ def test_a_full_disk_is_one_line(project, tmp_path, name):
     out = tmp_path / f"out{command.ending}"
     out.symlink_to("/dev/full")
     before = contents(project)
-    assert f"{out.name}: cannot be written (No space left on device)" in fail(*command.writing(out))
+    # A checkpoint is renamed into its place, which a device may not lose.
+    reason = "not a file" if name == "average" else "No space left on device"
+    assert re.search(rf"{out.name}: cannot be written \(.*{reason}\)", fail(*command.writing(out)))
     assert contents(project) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, "project"]
 

@@ -51,6 +51,16 @@ def test_devices_that_are_there(gpus):
     assert choose_device("cuda:1") == torch.device("cuda:1")
 
 
+def test_no_attention_kernel_plans_anew_for_each_shape():
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    try:
+        choose_device("cpu")
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+
+
 @pytest.mark.parametrize(
     "name",
     [

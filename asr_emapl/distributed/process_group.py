@@ -47,9 +47,12 @@ class DeviceConfig:
 def choose_device(name: str) -> torch.device:
     """The device that a config or a command names; auto: CUDA if available, otherwise the CPU.
 
+    Makes this process ready for batches of any shape on it.
+
     Raises:
         UserError: the name is invalid, or there is no such device.
     """
+    leave_out_cudnn_attention()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d{1,4})?", name):
@@ -60,6 +63,15 @@ def choose_device(name: str) -> torch.device:
             f"device {name}: there are {torch.cuda.device_count()} CUDA devices here; use auto or cpu"
         )
     return device
+
+
+def leave_out_cudnn_attention() -> None:
+    """Keep `scaled_dot_product_attention` of any model in this process from choosing cuDNN's kernels.
+
+    torch prefers them on Hopper GPUs. They plan anew for each shape, which takes longer than a training step,
+    and hardly two batches of utterances have the same shape.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def rendezvous_store(prefix: str, timeout: timedelta) -> dist.Store:
