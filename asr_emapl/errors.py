@@ -31,10 +31,17 @@ def require_package(name: str, extra: str) -> None:
         raise UserError(f"{name} is not installed; pip install 'asr_emapl[{extra}]'")
 
 
-def listing(items: Sequence[str], limit: int, separator: str = ", ") -> str:
-    """The first `limit` items as "a, b and 3 more"; one item per line where the separator is a newline."""
-    more = len(items) - limit
-    shown = separator.join(items[:limit])
-    if more <= 0:
-        return shown
-    return f"{shown}{separator if separator.isspace() else ' '}and {more} more"
+def listing(items: Sequence[str], limit: int) -> str:
+    """The first `limit` items, and how many more there are: "a, b and 3 more"."""
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more
+
+
+def list_findings(findings: Sequence[str], limit: int = 20, total: int | None = None) -> str:
+    """The first `limit` findings, one per line, and a line "... and 3 more".
+
+    Args:
+        total: number of findings if `findings` has only the first of them.
+    """
+    more = (len(findings) if total is None else total) - limit
+    return "\n".join([*findings[:limit], *([f"... and {more} more"] if more > 0 else [])])

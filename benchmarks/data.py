@@ -34,7 +34,8 @@ from asr_emapl.audio.noise import Noise, NoiseConfig
 from asr_emapl.audio.perturb import Perturbation
 from asr_emapl.audio.speed import Speed, SpeedConfig
 from asr_emapl.data.batch_plan import BatchConfig
-from asr_emapl.data.loader import Corpus, StepDataset, steps
+from asr_emapl.data.corpus import Corpus
+from asr_emapl.data.loader import StepDataset, steps
 from asr_emapl.data.manifest import Utterance, read_manifest
 from asr_emapl.data.mixture import DataCursor, DataPlan, Mixture
 

@@ -14,8 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from asr_emapl.data.manifest import report
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UserError, list_findings
 from asr_emapl.storage import publish, read_object
 from data_prep.transfer import fetch
 
@@ -102,7 +101,7 @@ def _install(archive: Archive, destination: Path, verify: Callable[[Path], list[
         if not findings:
             _note_sizes(target)
             return target
-        _logger.warning(f"{target}: not whole, put back from the archive:\n{report(findings)}")
+        _logger.warning(f"{target}: not whole, put back from the archive:\n{list_findings(findings)}")
     destination.mkdir(parents=True, exist_ok=True)
     path = destination / archive.url.rsplit("/", 1)[1]
     fetch(archive.url, path, archive.md5)
@@ -135,7 +134,7 @@ def _demand_whole(folder: Path, path: Path, verify: Callable[[Path], list[str]])
     findings = verify(folder)
     if findings:
         head = f"{path}: what came out of it is not whole (remove what is surplus, then download again):"
-        raise UserError(report([head, *findings], _MAX_LINES))
+        raise UserError(list_findings([head, *findings], _MAX_LINES))
 
 
 def _put_back(extracted: Path, target: Path) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe_whole
-from asr_emapl.data.manifest import Utterance, report
-from asr_emapl.errors import UserError
+from asr_emapl.data.manifest import Utterance
+from asr_emapl.errors import UserError, list_findings
 from asr_emapl.text.normalise import PRESETS, Preset
 
 MAX_LINES = 50
@@ -124,8 +124,8 @@ def settle(part: str, found: Checked, leave_out: bool) -> list[str]:
         return [f"{part}: {note}" for note in found.notes]
     if not leave_out:
         head = f"{part}: {len(found.findings)} faults (mend them, or --leave-out these utterances):"
-        raise UserError(report([head, *found.findings], MAX_LINES))
-    left_out = report([f"{part}: left out {len(found.findings)}:", *found.findings], 6)
+        raise UserError(list_findings([head, *found.findings], MAX_LINES))
+    left_out = list_findings([f"{part}: left out {len(found.findings)}:", *found.findings], 6)
     return [left_out, *(f"{part}: {note}" for note in found.notes)]
 
 

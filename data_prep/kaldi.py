@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from asr_emapl.data.manifest import report
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UserError, list_findings
 from asr_emapl.storage import read_lines
 from data_prep.candidates import MAX_LINES, Candidate
 
@@ -56,7 +55,7 @@ def read_data_dir(folder: Path) -> list[Candidate]:
             if key not in texts
         ]
     if findings:
-        raise UserError(report(findings, MAX_LINES))
+        raise UserError(list_findings(findings, MAX_LINES))
     return [
         replace(
             stretch,

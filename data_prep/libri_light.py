@@ -12,8 +12,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from asr_emapl.data.manifest import Utterance, report, write_manifests
-from asr_emapl.errors import UserError
+from asr_emapl.data.manifest import Utterance, write_manifests
+from asr_emapl.errors import UserError, list_findings
 from asr_emapl.storage import read_object
 from data_prep.archive import Archive, demand_known, install
 from data_prep.candidates import MAX_LINES, Prepared, probe_all
@@ -104,9 +104,9 @@ def prepare(
         speech, faults, part_notes = _read_part(folder, use_voice_activity, workers)
         if faults and not leave_out:
             head = f"{part}: {len(faults)} files with faults (mend them, or --leave-out these):"
-            raise UserError(report([head, *faults], MAX_LINES))
+            raise UserError(list_findings([head, *faults], MAX_LINES))
         if faults:
-            notes.append(report([f"{part}: left out {len(faults)} files:", *faults], 6))
+            notes.append(list_findings([f"{part}: left out {len(faults)} files:", *faults], 6))
         utterances = [
             utterance
             for path, stretches in speech.items()

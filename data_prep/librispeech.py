@@ -16,8 +16,8 @@ from pathlib import Path
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import probe_whole
-from asr_emapl.data.manifest import Utterance, report, write_manifests
-from asr_emapl.errors import UserError
+from asr_emapl.data.manifest import Utterance, write_manifests
+from asr_emapl.errors import UserError, list_findings
 from asr_emapl.storage import read_lines
 from asr_emapl.text.normalise import ALPHABET, librispeech, outside
 from data_prep.archive import Archive, demand_known, install
@@ -143,7 +143,7 @@ def _read_parts(folders: dict[str, Path], workers: int) -> dict[str, list[Uttera
                 if other != utterance.audio:
                     findings.append(f"{utterance.audio}: its id is that of {other} too (remove one of them)")
     if findings:
-        raise UserError(report(findings, _MAX_LINES))
+        raise UserError(list_findings(findings, _MAX_LINES))
     return found
 
 
@@ -168,7 +168,7 @@ def _part_folders(source: Path, destination: Path, parts: Sequence[str] | None) 
     if absent:
         remedy = f"download it, or choose among: {', '.join(there) or '(there is none)'}"
         lines = [f"{root}: no part named {part!r} ({remedy})" for part in absent]
-        raise UserError(report(lines, _MAX_LINES))
+        raise UserError(list_findings(lines, _MAX_LINES))
     return {part: root / part for part in parts}
 
 

@@ -26,16 +26,14 @@ from asr_emapl.audio.perturb import Perturbation
 from asr_emapl.audio.speed import Speed, SpeedConfig
 from asr_emapl.data import decoders
 from asr_emapl.data.batch_plan import BatchPlan, fill
+from asr_emapl.data.corpus import Corpus
 from asr_emapl.data.loader import (
     STEPS_AHEAD,
-    Corpus,
-    DataConfig,
     MicroBatch,
     StepBatch,
     StepDataset,
     collate,
     steps,
-    within_limits,
 )
 from asr_emapl.data.manifest import Utterance
 from asr_emapl.data.mixture import DataCursor, DataPlan, GlobalBatch, Mixture
@@ -309,27 +307,6 @@ def test_a_step_hands_out_the_pinned_copies_of_all_its_tensors(utterances, monke
 def test_pinned_memory(utterances):
     step = dataset(utterances)[global_batches(utterances, 1)[0]].pin_memory()
     assert all(micro.waveforms_BN.is_pinned() for micro in step.micro_batches)
-
-
-# Limits.
-
-
-@pytest.mark.parametrize(
-    ("duration", "kept"),
-    [(0.1999, False), (0.2, True), (1.0, True), (36.0, True), (36.0001, False)],
-)
-def test_limits_admit_what_lies_on_them(duration, kept):
-    u = Utterance("a", "a.wav", duration)
-    assert within_limits([u], DataConfig()) == ([u] if kept else [])
-
-
-def test_limits_keep_the_order():
-    seconds = [3.0, 0.1, 1.0, 9.0, 2.0]
-    chosen = within_limits(
-        [Utterance(str(s), "a.wav", s) for s in seconds], DataConfig(min_seconds=1.0, max_seconds=3.0)
-    )
-    assert [u.duration for u in chosen] == [3.0, 1.0, 2.0]
-    assert within_limits([], DataConfig()) == []
 
 
 # Steps.

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_emapl.audio.source import ByteRange
-from asr_emapl.data.manifest import Utterance, read_manifest, report, verify, write_manifest, write_manifests
+from asr_emapl.data.manifest import Utterance, read_manifest, verify, write_manifest, write_manifests
 from asr_emapl.errors import UserError
 from asr_emapl.text.normalise import ALPHABET
 
@@ -149,7 +149,7 @@ def test_ids_of_lines_without_one_do_not_depend_on_their_order(order: list[dict[
 
 def test_the_same_stretch_twice_without_an_id_is_refused(tmp_path: Path) -> None:
     path = lines(tmp_path / "m.jsonl", NAMELESS[0], {**NAMELESS[0], "text": "A"})
-    with pytest.raises(UserError, match="'a-0' stands on line 1 too"):
+    with pytest.raises(UserError, match="'a-0' is on line 1 too"):
         read_manifest(path)
 
 
@@ -193,7 +193,7 @@ def test_unicode_line_separators_do_not_split_a_line(tmp_path: Path) -> None:
         (None, "not a JSON object"),
         ({**GOOD, "audio": None}, "audio is missing"),
         ({**GOOD, "audio": 3}, "audio is not a string"),
-        ({**GOOD, "audio": "a\0b"}, "audio is blank or holds a NUL"),
+        ({**GOOD, "audio": "a\0b"}, "audio is blank or has a NUL"),
         ({**GOOD, "audio": ""}, "audio is blank"),
         ({**GOOD, "id": " "}, "id is blank"),
         ({**GOOD, "id": 7}, "id is not a string"),
@@ -236,7 +236,7 @@ def test_all_faults_are_listed_in_the_order_of_lines(tmp_path: Path) -> None:
     path = lines(tmp_path / "m.jsonl", {"id": 1, "audio": 2}, b"{", GOOD, {**GOOD, "duration": 0})
     found = faults(path)
     assert [line.split(": ")[0] for line in found] == [f"{path}:{number}" for number in (1, 1, 1, 2, 4, 4)]
-    assert "id 'a' stands on line 3 too" in found[-1]
+    assert "id 'a' is on line 3 too" in found[-1]
 
 
 def test_faults_beyond_twenty_are_counted(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_absent_empty_and_unreadable_manifests(tmp_path: Path) -> None:
     )
     for content in (b"", b"\n\r\n", b"\xef\xbb\xbf"):
         (tmp_path / "empty.jsonl").write_bytes(content)
-        assert "the manifest holds no utterances" in faults(tmp_path / "empty.jsonl")[0]
+        assert "the manifest has no utterances" in faults(tmp_path / "empty.jsonl")[0]
     assert "cannot be read" in faults(tmp_path)[0]
     assert "cannot be read" in faults(Path("nul\0.jsonl"))[0]
 
@@ -301,7 +301,7 @@ def test_garbage_raises_nothing_but_user_errors(
         ([Utterance("a", "/a", 1.0), Utterance("a", "/b", 1.0)], "utterance 'a': id is there twice"),
         ([Utterance("a", "/a", math.nan)], "utterance 'a': duration is nan"),
         ([Utterance("a", "/a", 0.0)], "utterance 'a': duration is 0.0"),
-        ([Utterance("a", "/a\udcff", 1.0)], "utterance 'a': audio holds half of a surrogate"),
+        ([Utterance("a", "/a\udcff", 1.0)], "utterance 'a': audio has half of a surrogate"),
         ([Utterance("", "/a", 1.0)], "utterance '': id is blank"),
     ],
 )
@@ -392,8 +392,3 @@ def test_verify_names_each_finding(tmp_path: Path) -> None:
         assert fault in finding
         assert finding.endswith(")"), "the remedy is missing"
     assert len(verify(utterances, None)) == len(expected) - 1
-
-
-def test_report_counts_what_it_leaves_out() -> None:
-    assert report(["a", "b", "c"], 2) == "a\nb\n... and 1 more"
-    assert report(["a", "b"], 2) == "a\nb"

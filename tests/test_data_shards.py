@@ -26,7 +26,8 @@ from asr_emapl import storage
 from asr_emapl.audio.decode import probe, read_audio
 from asr_emapl.audio.features import FrameCount
 from asr_emapl.data.batch_plan import BatchPlan
-from asr_emapl.data.loader import Corpus, StepBatch, StepDataset, steps
+from asr_emapl.data.corpus import Corpus
+from asr_emapl.data.loader import StepBatch, StepDataset, steps
 from asr_emapl.data.manifest import Utterance, read_manifest, verify, write_manifest
 from asr_emapl.data.mixture import DataCursor, DataPlan, Mixture
 from asr_emapl.data.shards import CODECS, ShardConfig, pack

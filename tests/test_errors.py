@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from asr_emapl.errors import UserError, listing, require_package
+from asr_emapl.errors import UserError, list_findings, listing, require_package
 
 
 @pytest.mark.parametrize(
@@ -17,8 +17,10 @@ def test_listing(items, limit, text):
     assert listing(items, limit) == text
 
 
-def test_a_listing_with_one_item_per_line():
-    assert listing(["a", "b", "c"], 2, "\n") == "a\nb\nand 1 more"
+def test_findings_are_one_per_line():
+    assert list_findings(["a", "b", "c"], 2) == "a\nb\n... and 1 more"
+    assert list_findings(["a", "b"], 2) == "a\nb"
+    assert list_findings(["a", "b"], 2, total=12) == "a\nb\n... and 10 more"
 
 
 def test_a_package_that_is_not_installed_is_named_with_its_extra(monkeypatch):

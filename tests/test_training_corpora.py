@@ -14,6 +14,7 @@ from asr_emapl.data.mixture import DataCursor
 from asr_emapl.errors import UserError
 from asr_emapl.text.tokenizer import CharacterTokenizer
 from asr_emapl.training.corpora import Corpora
+from asr_emapl.training.selection import MixtureSpec, TrainingAudio
 
 
 def notes(root: Path) -> list[str]:
@@ -75,7 +76,7 @@ def test_what_is_slowed_down_still_fits_the_device(tmp_path: Path, seconds: floa
     corpora = perturbed(tmp_path, *overrides)
     assert {"u0", "u1"} <= {u.id for u in corpora.labelled.utterances} <= {"u0", "u1", "u2", "u3"}
     config = tiny_config(tmp_path, *overrides)
-    step = corpora.dataset(config, 0, 1)[corpora.plan(config, 6.0).next(DataCursor())]
+    step = corpora.dataset(config, 0, 1)[corpora.audio.plan(config, 6.0).next(DataCursor())]
     assert all(m.waveforms_BN.numel() <= seconds * 16_000 for m in step.micro_batches)
 
 
@@ -88,9 +89,9 @@ def blended(root: Path, *overrides: str) -> Corpora:
 
 def test_manifests_are_one_corpus_unless_they_are_weighed(tmp_path: Path) -> None:
     corpora = blended(tmp_path, "data.unlabelled_weights=[1,3]")
-    assert (corpora.blended["labelled"].sizes, corpora.blended["labelled"].weights) == ([20], [1.0])
-    assert corpora.blended["unlabelled"].sizes == [16, 4]
-    plan = corpora.plan(tiny_config(tmp_path, "pseudo_labels.strategy=ema"), 6.0)
+    assert corpora.audio.mixtures["labelled"] == MixtureSpec([20], [1.0])
+    assert corpora.audio.mixtures["unlabelled"].sizes == [16, 4]
+    plan = corpora.audio.plan(tiny_config(tmp_path, "pseudo_labels.strategy=ema"), 6.0)
     at, seen = DataCursor(), [0, 0]
     for _ in range(80):
         step = plan.next(at)
@@ -106,7 +107,7 @@ def test_a_temperature_weighs_by_hours(tmp_path: Path, temperature: float, power
     hours = [
         sum(u.duration for u in corpora.labelled.utterances[part]) for part in (slice(16), slice(16, 20))
     ]
-    weights = corpora.blended["labelled"].weights
+    weights = corpora.audio.mixtures["labelled"].weights
     assert weights[0] / weights[1] == pytest.approx((hours[0] / hours[1]) ** power, rel=1e-6)
 
 
@@ -143,3 +144,16 @@ def test_unlabelled_manifests_that_no_strategy_uses_are_told(tmp_path):
     ]
     assert [len(notes) for notes in told] == [1, 0, 0]
     assert "pseudo_labels.strategy is none" in told[0][0]
+
+
+def test_limits_admit_what_is_on_them(tmp_path: Path) -> None:
+    make_corpus(tmp_path)
+    seconds = [3.0, 0.1999, 0.2, 9.0, 36.0, 36.0001, 1.0]
+    write_manifest(tmp_path / "labelled.jsonl", [Utterance(str(s), "/a.wav", s) for s in seconds])
+    config = tiny_config(tmp_path, "device.max_seconds=100", "batch.seconds=100")
+    audio = TrainingAudio.select(config, 1)
+    assert [u.duration for u in audio.utterances["labelled"]] == [3.0, 0.2, 9.0, 36.0, 1.0]
+    assert audio.notes[0].startswith("data.labelled: 2 of 7 utterances (0.01 h) left out")
+    config = tiny_config(tmp_path, "batch.seconds=100", "data.min_seconds=37", "data.max_seconds=40")
+    with pytest.raises(UserError, match=r"data\.labelled: no utterance is between 37 and "):
+        TrainingAudio.select(config, 1)

@@ -21,8 +21,8 @@ from asr_emapl.data.manifest import read_manifest
 from asr_emapl.decoding.recognizer import Recognizer
 from asr_emapl.errors import UserError
 from asr_emapl.report.usage import read_usage
-from asr_emapl.training.corpora import Corpora
 from asr_emapl.training.phases import PHASES
+from asr_emapl.training.selection import TrainingAudio
 from asr_emapl.training.trainer import train
 
 TESTS = Path(__file__).parent
@@ -248,7 +248,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(corpus, tmp_path, workers):
 
 def step_audio(config):
     """kappa as the run has it: by the mean unpadded audio of a step."""
-    return Corpora.measure(config, 1)
+    return TrainingAudio.measure(config, 1)
 
 
 def test_what_is_nominal_and_what_goes_by_the_step(corpus, tmp_path):

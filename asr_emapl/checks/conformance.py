@@ -5,7 +5,7 @@ Axes: B utterances, T feature frames, F mel bands, T' output frames, V tokens (b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asr_emapl.ema import EmaTeacher
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UserError, listing
 from asr_emapl.models.contract import ModelConfig, build_model, build_twin
 from asr_emapl.models.failure import described
 from asr_emapl.models.target import USERS_OWN
@@ -210,9 +210,9 @@ def _gradients(subject: _Subject) -> str:
         return "no parameter requires a gradient"
     absent = [name for name, gradient in trained if gradient is None]
     if absent:
-        return f"the CTC loss does not reach {_names(absent)}"
+        return f"the CTC loss does not reach {listing(absent, _SHOWN_NAMES)}"
     broken = [name for name, g in trained if g is not None and not g.isfinite().all()]
-    return f"NaN or infinite gradient in {_names(broken)}" if broken else ""
+    return f"NaN or infinite gradient in {listing(broken, _SHOWN_NAMES)}" if broken else ""
 
 
 def _teacher(subject: _Subject) -> str:
@@ -385,9 +385,3 @@ def _silent(model: nn.Module) -> set[str]:
 
 def _distance(a: Tensor, b: Tensor) -> float:
     return (a - b).abs().max().item()
-
-
-def _names(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
-    return ", ".join(names[:_SHOWN_NAMES]) + more

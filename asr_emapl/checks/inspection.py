@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.data.batch_plan import BatchConfig
 from asr_emapl.data.manifest import Utterance, verify
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UserError, listing
 from asr_emapl.text.tokenizer import Tokenizer
 
 MAX_EXAMPLES = 5
@@ -235,11 +235,10 @@ def _letter_findings(placed: list[_Placed], demands: Requirements) -> list[Findi
         strange = [p for p in known if pattern.search(p.text)]
         known = [p for p in known if not pattern.search(p.text)]
         counts = Counter(letter for p in strange for letter in pattern.findall(p.text))
-        shown = ", ".join(f"{letter!r} ({n})" for letter, n in counts.most_common(_MAX_LETTERS))
-        more = f" and {len(counts) - _MAX_LETTERS} more" if len(counts) > _MAX_LETTERS else ""
+        shown = listing([f"{letter!r} ({n})" for letter, n in counts.most_common()], _MAX_LETTERS)
         findings.append(
             _finding(
-                f"{_utterances(strange)} letters outside the alphabet: {shown}{more}",
+                f"{_utterances(strange)} letters outside the alphabet: {shown}",
                 _names(strange),
                 "normalise the text, or make a tokenizer that has them and name it with --tokenizer",
             )

@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass, replace
 
 from asr_emapl.config import RunConfig
-from asr_emapl.data.manifest import read_manifest
+from asr_emapl.data.manifest import open_manifest
 from asr_emapl.errors import UserError
 from asr_emapl.scaling import BatchSchedule, ReferenceOptimizer, StepAudio, momentum
 from asr_emapl.scaling.range import ScaledBatch, count, momentum_text, number, value_text, warnings
 from asr_emapl.training.build import build_plan, nominal_step_audio
-from asr_emapl.training.corpora import manifests_present
+from asr_emapl.training.selection import manifests_present
 
 _LINEAR = {
     "lr": "kappa lr",
@@ -95,7 +95,7 @@ def epoch_hours(config: RunConfig) -> float:
     Raises:
         UserError: a manifest cannot be read.
     """
-    return sum(u.duration for path in manifests_present(config) for u in read_manifest(path)) / 3600.0
+    return sum(float(open_manifest(path).seconds.sum()) for path in manifests_present(config)) / 3600.0
 
 
 def at_batch(config: RunConfig, batch_seconds: float) -> RunConfig:

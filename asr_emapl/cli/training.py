@@ -80,10 +80,10 @@ def scale(
     """
     from asr_emapl.checks.scale import at_batch, epoch_hours, scale_table
     from asr_emapl.config import load_config
-    from asr_emapl.training.corpora import Corpora
+    from asr_emapl.training.selection import TrainingAudio
 
     run = load_config(config, overrides or [])
-    steps = Corpora.measure(at_batch(run, batch_seconds), world_size=1)
+    steps = TrainingAudio.measure(at_batch(run, batch_seconds), world_size=1)
     rows, warnings = scale_table(run, batch_seconds, steps, epoch_hours(run))
     if as_json:
         print(json.dumps({"rows": [vars(row) for row in rows], "warnings": warnings}, indent=2))

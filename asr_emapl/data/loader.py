@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated
 
-import numpy as np
 import torch
 from annotated_types import Ge, Le
 from torch import Tensor
@@ -20,6 +19,7 @@ from asr_emapl.audio.augment import SpecAugment, draw_seed
 from asr_emapl.audio.decode import read_audio
 from asr_emapl.audio.features import FrameCount
 from asr_emapl.audio.perturb import Perturbation
+from asr_emapl.data.corpus import Corpus
 from asr_emapl.data.decoders import DeadDecoderError, WorkerProgress, watched
 from asr_emapl.data.manifest import Utterance
 from asr_emapl.data.micro_batches import micro_batches
@@ -122,26 +122,13 @@ class StepBatch:
     after: DataCursor
     # Of this rank.
     skipped: list[Skipped] = field(default_factory=list)
-    # Why a server could not be reached, by which the step is not complete; an error of a decoding process
-    # would arrive with its traceback as text.
+    # Why a server or a manifest could not be read, so that the step is incomplete; an error of a decoding
+    # process would arrive with its traceback as text.
     unreachable: str = ""
 
     def pin_memory(self) -> StepBatch:
         """The same in page-locked memory; see `MicroBatch.pin_memory`."""
         return replace(self, micro_batches=[micro.pin_memory() for micro in self.micro_batches])
-
-
-@dataclass
-class Corpus:
-    """Utterances with their targets (None: none are known, or none may be used)."""
-
-    utterances: Sequence[Utterance]
-    targets: Sequence[list[int]] | None
-
-    @property
-    def samples(self) -> Indices:
-        """Length of each utterance, in samples."""
-        return np.array([u.samples for u in self.utterances], dtype=np.int64)
 
 
 class StepDataset(Dataset[StepBatch]):
@@ -177,12 +164,12 @@ class StepDataset(Dataset[StepBatch]):
         """The rank's part of `batch`, without what cannot be decoded: that is in `skipped`."""
         corpus = self.corpora[batch.labelled]
         assert corpus is not None
-        heard = [self._longest(corpus.utterances[i], batch) for i in batch.indices]
         made = StepBatch(batch.labelled, [], batch.samples, batch.after)
-        parts = micro_batches(
-            heard, self.max_samples, groups=batch.groups, world_size=self.world_size, rank=self.rank
-        )
         try:
+            heard = [self._longest(corpus, i, batch) for i in batch.indices.tolist()]
+            parts = micro_batches(
+                heard, self.max_samples, groups=batch.groups, world_size=self.world_size, rank=self.rank
+            )
             for part in parts:
                 micro = self._micro_batch(batch, batch.indices[part], made.skipped)
                 if micro is not None:
@@ -193,17 +180,19 @@ class StepDataset(Dataset[StepBatch]):
             self.desk.note(batch.labelled, -1)
         return made
 
-    def _longest(self, utterance: Utterance, batch: GlobalBatch) -> int:
+    def _longest(self, corpus: Corpus, row: int, batch: GlobalBatch) -> int:
         """Samples of the longest that is heard of an utterance, as planned: micro-batches depend on it."""
+        samples = int(corpus.samples[row])
         if self.perturb is None:
-            return utterance.samples
-        student = self.perturb.samples(utterance.samples, self.seed, utterance.id, batch.epoch)
-        return student if batch.labelled else max(student, utterance.samples)
+            return samples
+        student = self.perturb.samples(samples, self.seed, corpus.utterances[row].id, batch.epoch)
+        return student if batch.labelled else max(student, samples)
 
     def _micro_batch(self, batch: GlobalBatch, indices: Indices, skipped: list[Skipped]) -> MicroBatch | None:
         corpus = self.corpora[batch.labelled]
         assert corpus is not None
         rows: list[int] = []
+        ids: list[str] = []
         clean: list[Tensor] = []
         student: list[Tensor] = []
         for i in indices.tolist():
@@ -219,11 +208,11 @@ class StepDataset(Dataset[StepBatch]):
                 skipped.append(Skipped(u.id, u.audio, str(error), batch.epoch))
                 continue
             rows.append(i)
+            ids.append(u.id)
             clean.append(waveform)
             student.append(perturbed)
         if not rows:
             return None
-        ids = [corpus.utterances[i].id for i in rows]
         micro = _padded(ids, student if batch.labelled else clean)
         if self.perturb is not None and not batch.labelled:
             heard = _padded(ids, student)
@@ -343,8 +332,3 @@ def _begin(desk: WorkerProgress, worker: int) -> None:
     assert info is not None
     assert isinstance(info.dataset, StepDataset)
     info.dataset.desk = desk
-
-
-def within_limits(utterances: Sequence[Utterance], config: DataConfig) -> list[Utterance]:
-    """The utterances that `min_seconds` and `max_seconds` admit."""
-    return [u for u in utterances if config.min_seconds <= u.duration <= config.max_seconds]

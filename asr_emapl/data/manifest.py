@@ -1,122 +1,287 @@
-"""The manifest: one JSON object a line, one utterance an object.
+"""Manifests: files of one utterance per line (`asr_emapl.data.utterance`), read lazily and written.
 
-    {"id": "84-121123-0000", "audio": "84-121123-0000.flac", "duration": 2.085, "text": "GO", "speaker": "84"}
-
-`text` and `speaker` may be absent, `offset` (seconds into the file) is 0 unless given. `channel` (0 for the
-first) selects one channel of the file; without it, channels are averaged. Where `audio` is a
-shard, which holds many audio files, `byte_range` says which bytes of it are the file, and their checksum:
-
-    "audio": "dev-000000.tar", "byte_range": {"start": 512, "length": 52016, "crc32": 1394829}
-
-Manifests and audio may lie at URLs, any that fsspec can read. The names that NeMo's manifests use are read
-too: `audio_filepath` for `audio`, `utt_id` for `id`; an utterance without an id is named after its audio
-(`asr_emapl.data.ids`). So are lhotse's cuts (`asr_emapl.data.lhotse_cuts`), and all of it compressed by gzip.
-Other fields are ignored.
+Manifests and audio may be at URLs that fsspec can read. Manifests may be compressed by gzip or xz. An
+utterance without an id is named after its audio (`asr_emapl.data.ids`).
 """
 
 from __future__ import annotations
 
 import json
+import sys
+import zlib
+from array import array
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from hashlib import blake2b
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast, overload
+
+import numpy as np
 
 from asr_emapl import storage
-from asr_emapl.audio import MAX_SECONDS, SAMPLE_RATE_HZ
+from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe
-from asr_emapl.audio.source import ByteRange, Source
+from asr_emapl.audio.source import ByteRange
 from asr_emapl.data.ids import derived_ids
-from asr_emapl.data.lhotse_cuts import from_cut, is_cut
-from asr_emapl.errors import UnreachableError, UserError
-from asr_emapl.storage import check_outputs, json_text, raw_lines, writing
+from asr_emapl.data.manifest_index import (
+    Columns,
+    IndexHeader,
+    indexing,
+    load_index,
+    save_index,
+    source_state,
+)
+from asr_emapl.data.utterance import Record, Utterance, faults, has_text, parse_line
+from asr_emapl.errors import UnreachableError, UserError, list_findings
+from asr_emapl.storage import check_outputs, json_text, writing
 from asr_emapl.storage.atomic import sync
 from asr_emapl.text.normalise import outside
 
 _Place = TypeVar("_Place", str, Path, str | Path)
-_MAX_LINES = 20
-"""Findings that an error report lists before it only counts the rest."""
-# Largest number of channels that libsndfile reads.
-_MAX_CHANNELS = 1024
+# Lines without a transcript that an index remembers: what one error lists.
+_LISTED = 20
+# Smaller manifests are read in a second or two, and need no index beside them.
+_INDEXED_BYTES = 16 << 20
+_REMEDY = "name a manifest, or write it with asr-emapl prepare"
+_TEXT_MISSING = "text is missing (add the transcript, or use the manifest as unlabelled)"
 
 
-@dataclass(frozen=True, slots=True)
-class Utterance:
-    """One stretch of speech in one audio file.
+class Manifest(Sequence[Utterance]):
+    """The utterances of a manifest in the order of its lines, each parsed when it is asked for.
 
     Attributes:
-        id: unique within its manifest.
-        audio: path or URL of the audio file or shard; a path is absolute once read from a manifest.
-        duration: seconds.
-        text: the transcript, or None for unlabelled audio.
-        speaker: who speaks, if known.
-        offset: where in the file the stretch begins, seconds.
-        byte_range: where in a shard the file lies; None: `audio` is the file itself.
-        channel: of the file, counted from 0; None: the mean of all channels.
+        seconds: duration of each utterance, float64 [utterances].
+        samples: length of each at 16 kHz, int64 [utterances].
+        id_hashes: a hash of each id, uint64 [utterances].
+
+    Raises:
+        UnreachableError: on access, the line is not the one that was opened.
     """
 
-    id: str
-    audio: str
-    duration: float
-    text: str | None = None
-    speaker: str | None = None
-    offset: float = 0.0
-    byte_range: ByteRange | None = None
-    channel: int | None = None
+    def __init__(
+        self, path: str | Path, columns: Columns, ids: list[str] | None, lines: Sequence[bytes] | None
+    ) -> None:
+        self.path, self.folder = path, storage.split(path)[0]
+        self.seconds, self.samples, self.id_hashes = (
+            columns[name] for name in ("seconds", "samples", "id_hash")
+        )
+        self._columns, self._ids = columns, ids
+        # None: they are read from the file.
+        self._lines = lines
 
-    @property
-    def source(self) -> Source:
-        """Where the bytes of the file are, and which channel of it is meant."""
-        return Source(self.audio, self.byte_range, self.id, self.channel)
+    def __len__(self) -> int:
+        return len(self.samples)
 
-    @property
-    def samples(self) -> int:
-        """Length in samples at 16 kHz."""
-        return round(self.duration * SAMPLE_RATE_HZ)
+    @overload
+    def __getitem__(self, row: int) -> Utterance: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[Utterance]: ...
+    def __getitem__(self, row: int | slice) -> Utterance | list[Utterance]:
+        if isinstance(row, slice):
+            return [self[i] for i in range(*row.indices(len(self)))]
+        row = range(len(self))[row]
+        record = parse_line(self._line(row))
+        if self._ids is not None:
+            record["id"] = self._ids[row] or record["id"]
+        return Utterance.of(record, self.folder)
+
+    def _line(self, row: int) -> bytes:
+        if self._lines is not None:
+            return self._lines[row]
+        start, length, crc32 = (int(self._columns[name][row]) for name in ("start", "length", "crc32"))
+        try:
+            line = storage.read(str(self.path), start, length)
+        except OSError as error:
+            raise UnreachableError(f"{self.path}: cannot be read ({error.strerror or error})") from error
+        if zlib.crc32(line) != crc32:
+            raise UnreachableError(
+                f"{self.path}: has changed since it was opened (at byte {start}); start again, and delete "
+                f"{self.path}.index if it has the date of the manifest before"
+            )
+        return line
 
 
-def read_manifest(path: str | Path, *, require_text: bool = False) -> list[Utterance]:
-    """The utterances of a manifest, in the order of its lines.
+def open_manifest(path: str | Path, *, require_text: bool = False) -> Manifest:
+    """Open a manifest through its index, which is made if the manifest is large and has none.
 
-    Relative audio paths are taken from the manifest's own folder (or URL). The audio itself is not looked at:
-    `verify` does that. Blank lines, a byte order mark and Windows line ends are passed over.
+    A file that is small, compressed or at a URL needs no index: its lines are kept in memory.
 
     Args:
-        path: the manifest, or its URL.
+        path: the manifest, or its URL. Relative audio paths are taken from its own folder (or URL).
         require_text: whether an utterance without a transcript (or with a blank one) is an error.
 
     Raises:
-        UserError: the file is absent, unreadable or empty; or lines of it are wrong, and then the message has
-            one line `path:line: what (remedy)` for each of them.
+        UserError: the file is missing, unreadable or empty, or lines of it are wrong. The message has one
+            line `path:line: what (remedy)` for each wrong line.
     """
-    path = path if storage.is_url(path) else Path(path)
-    faults: list[tuple[int, str]] = []
-    records: list[tuple[int, dict[str, object]]] = []
-    for number, line in raw_lines(path, remedy="name a manifest, or write it with asr-emapl prepare"):
-        if not records and not faults:
-            json_text.check_json_lines(path, [(number, line.decode("utf-8", "replace"))])
-        try:
-            records.append((number, _record(line)))
-        except ValueError as error:
-            faults.append((number, str(error)))
-    if not records and not faults:
-        raise UserError(f"{path}: the manifest holds no utterances (write it again with data_prep)")
-    folder = storage.split(path)[0]
-    _derive_ids([record for _, record in records], folder)
+    local = None if storage.is_url(path) else Path(path)
+    if local is None or not _is_indexed(local):
+        return _Scan(path, keeps_lines=True, require_text=require_text).manifest()
+    storage.close_files()  # a descriptor of a manifest that this one has replaced
+    with indexing(local):
+        found = load_index(local)
+        if found is None:
+            before = source_state(local)
+            scan = _Scan(local, keeps_lines=False, require_text=require_text)
+            if source_state(local) == before:
+                save_index(local, scan.header(before), scan.columns, scan.ids)
+                found = load_index(local)
+            if found is None:
+                return scan.manifest()
+    header, columns, ids = found
+    if require_text and header.without_text:
+        raise _error(local, [(n, _TEXT_MISSING) for n in header.without_text_lines], header.without_text)
+    return Manifest(local, columns, ids, None)
 
-    first_seen: dict[str, int] = {}
-    for number, record in records:
-        faults.extend((number, fault) for fault in _faults(record, require_text))
+
+def read_manifest(path: str | Path, *, require_text: bool = False) -> list[Utterance]:
+    """All utterances of a manifest, in memory; no index is made. See `open_manifest`."""
+    return list(_Scan(path, keeps_lines=True, require_text=require_text).manifest())
+
+
+def _is_indexed(path: Path) -> bool:
+    """Whether a manifest is large, and its lines can be read by their offsets."""
+    try:
+        if not path.is_file() or path.stat().st_size < _INDEXED_BYTES:
+            return False
+        with storage.open_file(path) as file:
+            return not file.read(6).startswith(storage.PACKED)
+    except (OSError, ValueError):
+        return False  # for the reader to report
+
+
+class _Scan:
+    """One pass over the lines of a manifest, which checks all of them.
+
+    Raises:
+        UserError: see `open_manifest`.
+    """
+
+    def __init__(self, path: str | Path, *, keeps_lines: bool, require_text: bool) -> None:
+        self.path, self.folder = path, storage.split(path)[0]
+        self.lines: list[bytes] | None = [] if keeps_lines else None
+        # Of utterances without a transcript: how many there are, and the numbers of the first lines.
+        self._without_text, self._without_text_lines = 0, array("Q")
+        self._faults: list[tuple[int, str]] = []
+        # Row and number of the first line after each gap of lines without a record.
+        self._gaps: list[tuple[int, int]] = []
+        # Rows of records without an id, with the audio and offset that name them.
+        self._nameless: dict[int, tuple[str, float]] = {}
+        self.ids: list[str] | None = None
+        self.columns: Columns = {name: np.frombuffer(v, v.typecode) for name, v in self._read().items()}
+        if self._nameless:
+            self._derive_ids()
+        self._find_repeated_ids()
+        if require_text:
+            self._faults += [(number, _TEXT_MISSING) for number in self._without_text_lines]
+        if self._faults:
+            hidden = self._without_text - len(self._without_text_lines) if require_text else 0
+            raise _error(path, self._faults, len(self._faults) + hidden)
+
+    def header(self, source: tuple[int, int]) -> IndexHeader:
+        """The header of the manifest's index."""
+        return IndexHeader(
+            len(self.columns["samples"]), source, self._without_text, list(self._without_text_lines)
+        )
+
+    def manifest(self) -> Manifest:
+        """The manifest, its columns in memory."""
+        return Manifest(self.path, self.columns, self.ids, self.lines)
+
+    def _read(self) -> dict[str, array[float] | array[int]]:
+        names = {"seconds": "d", "samples": "q", "id_hash": "Q", "start": "Q", "length": "I", "crc32": "I"}
+        columns: dict[str, array[Any]] = {name: array(code) for name, code in names.items()}
+        row, expected = 0, 1
+        for number, start, line in storage.placed_lines(self.path, remedy=_REMEDY):
+            if not row and not self._faults:
+                json_text.check_json_lines(self.path, [(number, line.decode("utf-8", "replace"))])
+            try:
+                record = parse_line(line)
+            except ValueError as error:
+                self._faults.append((number, str(error)))
+                continue
+            if number != expected:
+                self._gaps.append((row, number))
+            row, expected = row + 1, number + 1
+            values = (*self._values(row - 1, number, record), start, len(line), zlib.crc32(line))
+            for column, value in zip(columns.values(), values, strict=True):
+                column.append(value)
+            if self.lines is not None:
+                self.lines.append(line)
+        if not row and not self._faults:
+            raise UserError(f"{self.path}: the manifest has no utterances (write it again with data_prep)")
+        return columns
+
+    def _values(self, row: int, number: int, record: Record) -> tuple[float, int, int]:
+        """Seconds, samples and hashed id of a record; what is wrong with it is noted."""
         id_ = record["id"]
-        if isinstance(id_, str) and first_seen.setdefault(id_, number) != number:
-            faults.append((number, f"id {id_!r} stands on line {first_seen[id_]} too (make ids unique)"))
-    if faults:
-        # A stable sort: several faults of one line stay in the order of the fields.
-        faults.sort(key=lambda fault: fault[0])
-        raise UserError(report([f"{path}:{number}: {fault}" for number, fault in faults]))
-    return [_utterance(record, folder) for _, record in records]
+        if id_ is None and isinstance(record["audio"], str):
+            place = storage.join(self.folder, record["audio"])
+            self._nameless[row] = place, _offset(record)
+            record = {**record, "id": place}
+        found = [(number, fault) for fault in faults(record)]
+        self._faults += found
+        if not has_text(record):
+            self._without_text += 1
+            if len(self._without_text_lines) < _LISTED:
+                self._without_text_lines.append(number)
+        seconds = 0.0 if found else float(cast(float, record["duration"]))
+        return seconds, round(seconds * SAMPLE_RATE_HZ), _hash(id_) if isinstance(id_, str) else 0
+
+    def _derive_ids(self) -> None:
+        """Give each record without an id one that its audio determines."""
+        self.ids = [""] * len(self.columns["samples"])
+        derived = derived_ids(list(self._nameless.values()))
+        for row, id_ in zip(self._nameless, derived, strict=True):
+            self.ids[row] = id_
+            self.columns["id_hash"][row] = _hash(id_)
+
+    def _find_repeated_ids(self) -> None:
+        ordered = np.sort(self.columns["id_hash"])
+        repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+        if not len(repeated):
+            return
+        # Rows of equal hashes, of which few are not of equal ids.
+        first_seen: dict[object, int] = {}
+        for row in np.flatnonzero(np.isin(self.columns["id_hash"], repeated)).tolist():
+            number, id_ = self._number(row), self._id(row)
+            if isinstance(id_, str) and first_seen.setdefault(id_, number) != number:
+                where = f"id {id_!r} is on line {first_seen[id_]} too"
+                self._faults.append((number, f"{where} (make ids unique)"))
+
+    def _id(self, row: int) -> object:
+        if self.ids is not None and self.ids[row]:
+            return self.ids[row]
+        start, length = (int(self.columns[name][row]) for name in ("start", "length"))
+        line = self.lines[row] if self.lines is not None else storage.read(str(self.path), start, length)
+        return parse_line(line)["id"]
+
+    def _number(self, row: int) -> int:
+        """The line number of a row."""
+        at = bisect_right(self._gaps, (row, sys.maxsize)) - 1
+        first_row, first_number = self._gaps[at] if at >= 0 else (0, 1)
+        return first_number + row - first_row
+
+
+def _offset(record: Record) -> float:
+    """The offset in seconds, 0 where a file can have none such: `faults` reports that."""
+    seconds = json_text.number(record["offset"])
+    return seconds if seconds is not None and 0.0 <= seconds < 1e12 else 0.0
+
+
+def _hash(id_: str) -> int:
+    return int.from_bytes(blake2b(id_.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def _error(path: str | Path, found: list[tuple[int, str]], total: int) -> UserError:
+    """Lists what is wrong with the lines of a manifest; `total` also counts what is not in `found`."""
+    # A stable sort: the faults of one line stay in the order of its fields.
+    ordered = sorted(found, key=lambda fault: fault[0])
+    texts = [f"{path}:{number}: {fault}" for number, fault in ordered]
+    return UserError(list_findings(texts, total=total))
 
 
 def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
@@ -147,6 +312,38 @@ def write_manifests(manifests: Mapping[_Place, Sequence[Utterance]]) -> None:
             file = stack.enter_context(storage.publish(str(path)))
             file.write(content)
             sync(file)
+
+
+def _serialise(path: str | Path, utterances: Sequence[Utterance]) -> bytes:
+    """The content of a manifest; UserError lists the utterances that could not be read back."""
+    if not utterances:
+        raise UserError(f"{path}: there are no utterances to write (check the corpus and the filter on it)")
+    folder = storage.split(path)[0]
+    lines: list[str] = []
+    findings: list[str] = []
+    ids: set[str] = set()
+    for utterance in utterances:
+        record: dict[str, object] = asdict(utterance)
+        found = list(faults(record))
+        if utterance.id in ids:
+            found.append("id is there twice (make ids unique)")
+        ids.add(utterance.id)
+        findings.extend(f"{path}: utterance {utterance.id!r}: {fault}" for fault in found)
+        if not found:
+            record["audio"] = _audio_as_written(utterance, folder)
+            kept = {k: v for k, v in record.items() if v is not None and (k != "offset" or v != 0)}
+            lines.append(json.dumps(kept, ensure_ascii=False, allow_nan=False))
+    if findings:
+        raise UserError(list_findings(findings))
+    return ("\n".join(lines) + "\n").encode("utf-8")
+
+
+def _audio_as_written(utterance: Utterance, folder: str) -> str:
+    """As `write_manifest` says; `folder` is the manifest's."""
+    of_audio, name = storage.split(utterance.audio)
+    if utterance.byte_range is not None and of_audio == folder:
+        return name
+    return storage.join(of_audio, name)
 
 
 def verify(utterances: Iterable[Utterance], alphabet: str | None) -> list[str]:
@@ -180,149 +377,9 @@ def verify(utterances: Iterable[Utterance], alphabet: str | None) -> list[str]:
     return findings
 
 
-def report(findings: Sequence[str], limit: int = _MAX_LINES) -> str:
-    """The findings, one a line: the first `limit` of them, then how many more there are."""
-    lines = list(findings[:limit])
-    if len(findings) > limit:
-        lines.append(f"... and {len(findings) - limit} more")
-    return "\n".join(lines)
-
-
 def _file(utterance: Utterance) -> tuple[str, ByteRange | None]:
     """What the utterances of one recording have in common."""
     return utterance.audio, utterance.byte_range
-
-
-def _record(line: bytes) -> dict[str, object]:
-    """The fields of Utterance on a line, None where absent, NeMo's names replaced. ValueError: a bad line."""
-    fields = json_text.parse_object(line)
-    if is_cut(fields):
-        fields = from_cut(fields)
-    names = ("id", "audio", "duration", "text", "speaker", "offset", "byte_range", "channel")
-    record = {name: fields.get(name) for name in names}
-    for name, nemo in (("id", "utt_id"), ("audio", "audio_filepath")):
-        if record[name] is None:
-            record[name] = fields.get(nemo)
-    return record
-
-
-def _derive_ids(records: Sequence[dict[str, object]], folder: str) -> None:
-    """Give each record without an id one that its audio determines; `folder` is the manifest's."""
-    nameless = [r for r in records if r["id"] is None and isinstance(r["audio"], str)]
-    stretches = [
-        (storage.join(folder, str(record["audio"])), _finite(json_text.number(record["offset"])))
-        for record in nameless
-    ]
-    for record, id_ in zip(nameless, derived_ids(stretches), strict=True):
-        record["id"] = id_
-
-
-def _finite(seconds: float | None) -> float:
-    """An offset, 0 where there is none that a file can have: `_faults` reports that."""
-    return seconds if seconds is not None and 0.0 <= seconds < 1e12 else 0.0
-
-
-def _faults(record: Mapping[str, object], require_text: bool = False) -> Iterator[str]:
-    """What keeps a record from being an Utterance, each with its remedy."""
-    for field in ("id", "audio", "text", "speaker"):
-        value = record[field]
-        if value is None:
-            if field in ("id", "audio"):
-                yield f"{field} is missing (add it)"
-        elif not isinstance(value, str):
-            yield f"{field} is not a string (put it in quotes)"
-        elif not _is_unicode(value):
-            yield f"{field} holds half of a surrogate pair (write it as UTF-8)"
-        elif field in ("id", "audio") and (not value.strip() or "\0" in value):
-            yield f"{field} is blank or holds a NUL (give a name)"
-    text = record["text"]
-    if require_text and (text is None or (isinstance(text, str) and not text.strip())):
-        yield "text is missing (add the transcript, or use the manifest as unlabelled)"
-
-    duration, offset = json_text.number(record["duration"]), json_text.number(record["offset"])
-    if record["duration"] is None:
-        yield "duration is missing (add the seconds of audio)"
-    elif duration is None:
-        yield "duration is not a number (give seconds)"
-    elif not (0.0 < duration <= MAX_SECONDS and round(duration * SAMPLE_RATE_HZ) > 0):
-        yield f"duration is {duration} s (give seconds, above 0 and at most {MAX_SECONDS:g})"
-    if record["offset"] is not None and offset is None:
-        yield "offset is not a number (give seconds)"
-    elif offset is not None and not 0 <= offset <= MAX_SECONDS:
-        yield f"offset is {offset} s (give seconds, from 0 to {MAX_SECONDS:g})"
-    if record["byte_range"] is not None and _byte_range(record["byte_range"]) is None:
-        yield "byte_range is not {start, length, crc32} in whole numbers (pack the audio again)"
-    channel = record["channel"]
-    if channel is not None and (type(channel) is not int or not 0 <= channel < _MAX_CHANNELS):
-        yield "channel is not a whole number from 0 on (give the channel, 0 for the first)"
-
-
-def _byte_range(value: object) -> ByteRange | None:
-    """The object as a range, None if it is none."""
-    names = ("start", "length", "crc32")
-    if not isinstance(value, dict) or any(type(value.get(name)) is not int for name in names):
-        return None
-    found = ByteRange(*(value[name] for name in names))
-    # Beyond 2**63 no file reaches.
-    fits = 0 <= found.start < 2**63 and 0 < found.length < 2**63 and 0 <= found.crc32 < 2**32
-    return found if fits else None
-
-
-def _is_unicode(value: str) -> bool:
-    """Whether it can be stored as UTF-8: JSON's escapes can spell what cannot."""
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _utterance(record: Mapping[str, object], folder: str) -> Utterance:
-    """The utterance of a record in which `_faults` found nothing; `folder` is the manifest's."""
-    audio = str(record["audio"])
-    text, speaker = record["text"], record["speaker"]
-    return Utterance(
-        id=str(record["id"]),
-        audio=storage.join(folder, audio),
-        duration=json_text.number(record["duration"]) or 0.0,
-        text=None if text is None else str(text),
-        speaker=None if speaker is None else str(speaker),
-        offset=json_text.number(record["offset"]) or 0.0,
-        byte_range=_byte_range(record["byte_range"]),
-        channel=record["channel"] if isinstance(record["channel"], int) else None,
-    )
-
-
-def _serialise(path: str | Path, utterances: Sequence[Utterance]) -> bytes:
-    """The content of a manifest; UserError lists the utterances that could not be read back."""
-    if not utterances:
-        raise UserError(f"{path}: there are no utterances to write (check the corpus and the filter on it)")
-    folder = storage.split(path)[0]
-    lines: list[str] = []
-    findings: list[str] = []
-    ids: set[str] = set()
-    for utterance in utterances:
-        record: dict[str, object] = asdict(utterance)
-        faults = list(_faults(record))
-        if utterance.id in ids:
-            faults.append("id is there twice (make ids unique)")
-        ids.add(utterance.id)
-        findings.extend(f"{path}: utterance {utterance.id!r}: {fault}" for fault in faults)
-        if not faults:
-            record["audio"] = _audio_as_written(utterance, folder)
-            kept = {k: v for k, v in record.items() if v is not None and (k != "offset" or v != 0)}
-            lines.append(json.dumps(kept, ensure_ascii=False, allow_nan=False))
-    if findings:
-        raise UserError(report(findings))
-    return ("\n".join(lines) + "\n").encode("utf-8")
-
-
-def _audio_as_written(utterance: Utterance, folder: str) -> str:
-    """As `write_manifest` says; `folder` is the manifest's."""
-    of_audio, name = storage.split(utterance.audio)
-    if utterance.byte_range is not None and of_audio == folder:
-        return name
-    return storage.join(of_audio, name)
 
 
 def _length_fault(utterance: Utterance, length: float, is_shared: bool) -> str | None:

@@ -17,8 +17,8 @@ from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe, read_blocks
 from asr_emapl.audio.segmentation import SegmentConfig, segment
 from asr_emapl.audio.source import ByteRange, Source
 from asr_emapl.audio.voice_activity import FRAME_SECONDS, Detector, VoiceActivity
-from asr_emapl.data.manifest import Utterance, read_manifest, report
-from asr_emapl.errors import UnreachableError, UserError
+from asr_emapl.data.manifest import Utterance, read_manifest
+from asr_emapl.errors import UnreachableError, UserError, list_findings
 from asr_emapl.processes import kill, serve_parent
 
 _MANIFEST_ENDINGS = (".jsonl", ".json")
@@ -86,7 +86,7 @@ def find_recordings(sources: Sequence[Path]) -> list[Recording]:
         if first.setdefault(r.id, r) is not r
     ]
     if findings:
-        raise UserError(report(findings))
+        raise UserError(list_findings(findings))
     return recordings
 
 

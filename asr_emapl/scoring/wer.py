@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UserError, listing
 from asr_emapl.scoring.edits import Counts, character_edits, word_edits
 from asr_emapl.scoring.written_forms import are_alike
 
@@ -175,8 +175,7 @@ def _mismatch(missing: list[str], extra: list[str], references: int) -> UserErro
 
 
 def _listed(ids: list[str]) -> str:
-    more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
-    return ", ".join(_told(id_) for id_ in ids[:_SHOWN_IDS]) + more
+    return listing([_told(id_) for id_ in ids], _SHOWN_IDS)
 
 
 def _told(id_: str) -> str:

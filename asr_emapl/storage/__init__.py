@@ -12,9 +12,11 @@ from asr_emapl.storage.json_text import (
 )
 from asr_emapl.storage.outputs import check_outputs
 from asr_emapl.storage.text_files import (
+    PACKED,
     BrokenLineError,
     Line,
     parse_lines,
+    placed_lines,
     raise_broken,
     raw_lines,
     read_document,

@@ -19,7 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
-from asr_emapl.errors import UnreachableError, UserError, listing
+from asr_emapl.errors import UnreachableError, UserError, list_findings
 from asr_emapl.storage import files
 
 Line = tuple[int, str]
@@ -37,9 +37,11 @@ MAX_DOCUMENT_BYTES = 64 << 20
 _NAME, _CONVERT = "name a readable file", "convert the file (iconv -t UTF-8)"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _UNPACKERS: dict[bytes, Callable[[BinaryIO], object]] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open}
+PACKED = tuple(_UNPACKERS)
+"""First bytes of files that are unpacked while they are read."""
+
 # EOFError, LZMAError, zlib.error: a packed file is cut off or damaged. ValueError: a NUL in the path.
 _FAILURES = (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError)
-_MAX_FINDINGS = 20  # lines that one error lists
 
 _Parsed = TypeVar("_Parsed")
 
@@ -62,21 +64,34 @@ def raw_lines(place: str | Path, *, complete: bool = False, remedy: str = "") ->
         UserError: the file cannot be read or unpacked, a line is longer than `MAX_LINE_BYTES`, or more than
             `MAX_BLANK_LINES` empty lines follow each other.
     """
-    empty = 0
+    for number, _, line in placed_lines(place, complete=complete, remedy=remedy):
+        yield number, line
+
+
+def placed_lines(
+    place: str | Path, *, complete: bool = False, remedy: str = ""
+) -> Iterator[tuple[int, int, bytes]]:
+    """Yield number, offset in the (unpacked) file and bytes of each line of `raw_lines`.
+
+    Raises:
+        UserError: as `raw_lines`.
+    """
+    empty = start = 0
     try:
         with unpacked(place) as file:
             for number in count(1):
                 line = file.readline(MAX_LINE_BYTES + 1)
+                begin, start = start, start + len(line)
                 if not line or (complete and not line.endswith(b"\n")):
                     return
                 if len(line) > MAX_LINE_BYTES:
                     size = MAX_LINE_BYTES >> 20
                     raise UserError(f"{place}:{number}: a line of more than {size} MiB; is it a text file?")
-                if number == 1:
-                    line = line.removeprefix(_BYTE_ORDER_MARK)
+                if number == 1 and line.startswith(_BYTE_ORDER_MARK):
+                    begin, line = len(_BYTE_ORDER_MARK), line[len(_BYTE_ORDER_MARK) :]
                 if line.strip():
                     empty = 0
-                    yield number, line.rstrip(b"\r\n")
+                    yield number, begin, line.rstrip(b"\r\n")
                 elif (empty := empty + 1) > MAX_BLANK_LINES:
                     raise UserError(
                         f"{place}: more than {MAX_BLANK_LINES:,} empty lines; is it the right file?"
@@ -142,9 +157,7 @@ def parse_lines(
 def raise_broken(place: str | Path, broken: list[Line]) -> None:
     """Raise a UserError that lists the first twenty findings, if there are any."""
     if broken:
-        raise UserError(
-            listing([f"{place}:{number}: {what}" for number, what in broken], _MAX_FINDINGS, "\n")
-        )
+        raise UserError(list_findings([f"{place}:{number}: {what}" for number, what in broken]))
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from typing import Any
 
 import sentencepiece
 
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UserError, listing
 from asr_emapl.storage import read_object, write
 from asr_emapl.text.normalise import ALPHABET
 
@@ -341,11 +341,10 @@ def _quoted(letters: Iterable[str]) -> str:
 
 
 def _unknown_letters(text: str, unknown: set[str]) -> UserError:
-    named = sorted(unknown)
-    more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
+    named = [repr(letter) for letter in sorted(unknown)]
     shown = text if len(text) <= 60 else text[:57] + "..."
     return UserError(
-        f"letters outside the tokenizer's alphabet: {_quoted(named[:_SHOWN])}{more} in {shown!r}: "
+        f"letters outside the tokenizer's alphabet: {listing(named, _SHOWN)} in {shown!r}: "
         "normalise the text, or make a tokenizer that has them"
     )
 

@@ -46,7 +46,7 @@ def build_batches(config: RunConfig, world_size: int) -> BatchSchedule:
 
 
 def nominal_step_audio(config: RunConfig, world_size: int) -> StepAudio:
-    """Audio of steps without the corpora: the padded seconds. A run measures it (`Corpora.step_audio`).
+    """Audio of steps without the corpora: the padded seconds. A run measures it (`TrainingAudio.step_audio`).
 
     Raises:
         UserError: as `build_batches`, or batch.reference_seconds gives no kappa.

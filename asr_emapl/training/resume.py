@@ -9,11 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from asr_emapl.checkpoints.files import State, read_tokenizer, require_resumable
 from asr_emapl.config import RunConfig, config_from_dict, config_to_dict, write_config
-from asr_emapl.data.manifest import Utterance
+from asr_emapl.data.manifest import Manifest
 from asr_emapl.data.mixture import DataCursor
 from asr_emapl.errors import UserError
 from asr_emapl.runs.reader import CONFIG
@@ -80,24 +78,25 @@ def _text(value: Any) -> str:
     return "absent" if value is _ABSENT else json.dumps(value, default=repr)
 
 
-def contents(manifests: Sequence[Sequence[Utterance]], *, apart: bool) -> list[str]:
+def contents(manifests: Sequence[Manifest], *, apart: bool) -> list[str]:
     """Hashes of ids and lengths in their order: one per manifest if `apart`, otherwise one for all.
 
-    Paths of the audio, texts and speakers are not hashed.
+    Paths of the audio, texts and speakers are not hashed. The hash of several manifests does not depend on
+    how the utterances are divided among them.
     """
     return [_content([m]) for m in manifests] if apart else [_content(manifests)]
 
 
-def _content(manifests: Sequence[Sequence[Utterance]]) -> str:
-    """The hash of a corpus, which does not depend on how it is divided into manifests."""
-    ids, lengths = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
-    for utterances in manifests:
-        for start in range(0, len(utterances), _CHUNK):
-            chunk = utterances[start : start + _CHUNK]
-            # An id has no NUL.
-            ids.update("".join(f"{u.id}\0" for u in chunk).encode())
-            lengths.update(np.array([u.samples for u in chunk], dtype="<i8").tobytes())
-    return ids.hexdigest() + lengths.hexdigest()
+def _content(manifests: Sequence[Manifest]) -> str:
+    digests = []
+    for name in ("id_hashes", "samples"):
+        digest = hashlib.blake2b(digest_size=16)
+        for manifest in manifests:
+            values = getattr(manifest, name)
+            for start in range(0, len(values), _CHUNK):
+                digest.update(values[start : start + _CHUNK].tobytes())
+        digests.append(digest.hexdigest())
+    return "".join(digests)
 
 
 def require_contents(

@@ -109,7 +109,7 @@ class Trainer:
         build_plan(config, nominal_step_audio(config, world.size))
         self.corpora = Corpora.read(config, self.tokenizer, world.size)
         config.checkpoint.require(self.corpora.validation)
-        self.plan = build_plan(config, self.corpora.step_audio(config, world.size))
+        self.plan = build_plan(config, self.corpora.audio.step_audio(config, world.size))
         # kappa that the optimizer's state was gathered at.
         self.kappa = self.plan.steps.kappa()
 
@@ -143,12 +143,12 @@ class Trainer:
         config, world, splits = self.config, self.world, self.corpora.validation
         self.position, self.contents, notes = resume.require_contents(
             self.resumed.get("contents", {}),
-            self.corpora.contents,
+            self.corpora.audio.contents,
             self.position,
             allowed=self.allow_changes,
         )
         self.notes += self.corpora.notes + notes
-        self.guard = CollapseGuard(**self.corpora.sizes)
+        self.guard = CollapseGuard(**self.corpora.audio.sizes)
         rates = logged_validation(self.folder, log_lines, self.step) if self.validation_due else None
         rates = world.gather(rates)[0]
         self.validation_due = self.validation_due and rates is None
@@ -199,7 +199,7 @@ class Trainer:
         with contextlib.closing(
             steps(
                 self.corpora.dataset(config, self.world.rank, self.world.size),
-                self.corpora.plan(config, self.plan.steps.batches.seconds(self.clock.hours)),
+                self.corpora.audio.plan(config, self.plan.steps.batches.seconds(self.clock.hours)),
                 self.position,
                 workers=config.data.workers,
                 pin_memory=self.world.device.type == "cuda",

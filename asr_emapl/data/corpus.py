@@ -1,0 +1,83 @@
+"""A corpus: utterances of one or several manifests, with their lengths and targets."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import overload
+
+import numpy as np
+
+from asr_emapl.data.manifest import Manifest
+from asr_emapl.data.permutation import Indices
+from asr_emapl.data.utterance import Utterance
+
+
+class TokenTable(Sequence[list[int]]):
+    """The tokens of each utterance, in one array: 4 bytes per token."""
+
+    def __init__(self, targets: Iterable[list[int]]) -> None:
+        # The ends of all, then the tokens: two arrays, whatever the number of utterances.
+        ends, pieces = [0], []
+        for tokens in targets:
+            pieces.append(np.array(tokens, dtype=np.int32))
+            ends.append(ends[-1] + len(tokens))
+        self._ends = np.array(ends, dtype=np.int64)
+        self._tokens = np.concatenate(pieces) if pieces else np.zeros(0, np.int32)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, row: int) -> list[int]: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[list[int]]: ...
+    def __getitem__(self, row: int | slice) -> list[int] | list[list[int]]:
+        if isinstance(row, slice):
+            return [self[i] for i in range(*row.indices(len(self)))]
+        row = range(len(self))[row]
+        return self._tokens[self._ends[row] : self._ends[row + 1]].tolist()
+
+
+class Selection(Sequence[Utterance]):
+    """Rows of manifests, one manifest after the other.
+
+    Args:
+        parts: manifests, each with its rows; None: all of them.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Manifest, Indices | None]]) -> None:
+        self._parts = parts
+        lengths = [m.samples if rows is None else m.samples[rows] for m, rows in parts]
+        self._ends = list(accumulate(len(part) for part in lengths))
+        # One manifest with all of its rows is mapped, not copied: the processes of a host share it.
+        self.samples: Indices = lengths[0] if len(lengths) == 1 else np.concatenate(lengths)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @overload
+    def __getitem__(self, row: int) -> Utterance: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[Utterance]: ...
+    def __getitem__(self, row: int | slice) -> Utterance | list[Utterance]:
+        if isinstance(row, slice):
+            return [self[i] for i in range(*row.indices(len(self)))]
+        row = range(len(self))[row]
+        part = bisect_right(self._ends, row)
+        manifest, rows = self._parts[part]
+        row -= self._ends[part - 1] if part else 0
+        return manifest[row if rows is None else int(rows[row])]
+
+
+class Corpus:
+    """Utterances with their lengths in samples, [utterances], and targets (None: unknown or unused)."""
+
+    def __init__(self, utterances: Sequence[Utterance], targets: Sequence[list[int]] | None) -> None:
+        self.utterances, self.targets = utterances, targets
+        self.samples: Indices = (
+            utterances.samples
+            if isinstance(utterances, Selection)
+            else np.array([u.samples for u in utterances], dtype=np.int64)
+        )

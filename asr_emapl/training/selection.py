@@ -1,0 +1,182 @@
+"""Which utterances a run learns from, and the order of its steps. No text and no audio is read for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from asr_emapl.audio import SAMPLE_RATE_HZ
+from asr_emapl.audio.augment import draw_seed
+from asr_emapl.config import RunConfig
+from asr_emapl.data.corpus import Selection
+from asr_emapl.data.loader import DataConfig
+from asr_emapl.data.manifest import Manifest, open_manifest
+from asr_emapl.data.mixture import DataPlan, Mixture
+from asr_emapl.data.permutation import Indices
+from asr_emapl.data.step_audio import mean_step_audio
+from asr_emapl.errors import UserError
+from asr_emapl.scaling import StepAudio
+from asr_emapl.training.build import build_batches
+from asr_emapl.training.resume import Contents, contents
+
+KINDS = ("labelled", "unlabelled")
+
+
+@dataclass(frozen=True)
+class MixtureSpec:
+    """The corpora of one kind: utterances and weight in audio of each."""
+
+    sizes: list[int]
+    weights: list[float]
+
+
+@dataclass
+class TrainingAudio:
+    """The utterances within the limits, by kind ("labelled", "unlabelled").
+
+    Attributes:
+        contents: hashes of each corpus before the limits; see `training.resume`.
+        notes: what was left out.
+    """
+
+    utterances: dict[str, Selection] = field(default_factory=dict)
+    mixtures: dict[str, MixtureSpec] = field(default_factory=dict)
+    contents: Contents = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @staticmethod
+    def select(config: RunConfig, world_size: int, with_text: tuple[str, ...] = ()) -> TrainingAudio:
+        """Open the manifests that the config names, the unlabelled ones only if they are used.
+
+        Args:
+            with_text: kinds of which each utterance needs a transcript.
+
+        Raises:
+            UserError: a manifest is wrong, none is named, nothing is within the limits, or weights are wrong.
+        """
+        found = TrainingAudio()
+        limit = min(config.data.max_seconds, _fitting(config), build_batches(config, world_size).smallest)
+        for kind, paths in used_manifests(config).items():
+            if not paths:
+                raise UserError(f"data.{kind} names no manifest")
+            manifests = [open_manifest(path, require_text=kind in with_text) for path in paths]
+            parts = []
+            for path, manifest in zip(paths, manifests, strict=True):
+                key = f"data.{kind}" + (f", {path}" if len(paths) > 1 else "")
+                parts.append((manifest, _within(manifest, key, config.data, limit, found.notes)))
+            found.utterances[kind] = Selection(parts)
+            found.mixtures[kind] = _mixture(kind, parts, config.data)
+            found.contents[kind] = contents(manifests, apart=len(found.mixtures[kind].sizes) > 1)
+        return found
+
+    @staticmethod
+    def measure(config: RunConfig, world_size: int) -> StepAudio | None:
+        """Audio of steps, from the lengths of the corpora alone; None if a manifest does not exist yet.
+
+        Raises:
+            UserError: a manifest that is there cannot be read, or has nothing that fits the batch.
+        """
+        if not manifests_present(config):
+            return None
+        return TrainingAudio.select(config, world_size).step_audio(config, world_size)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Utterances of one pass over each kind."""
+        return {kind: len(self.utterances.get(kind, ())) for kind in KINDS}
+
+    def plan(self, config: RunConfig, batch_seconds: float) -> DataPlan:
+        """The order of global batches of `batch_seconds`."""
+        batch_samples = round(batch_seconds * SAMPLE_RATE_HZ)
+
+        def mixture(kind: str) -> Mixture:
+            spec = self.mixtures[kind]
+            parts = np.split(self.utterances[kind].samples, np.cumsum(spec.sizes[:-1]))
+            seeds = [draw_seed(config.seed, kind, *([i] if i else [])) for i in range(len(parts))]
+            plans = [
+                config.batch.plan(samples, batch_samples, seed)
+                for samples, seed in zip(parts, seeds, strict=True)
+            ]
+            return Mixture(plans, spec.weights)
+
+        return DataPlan(
+            mixture("labelled"),
+            mixture("unlabelled") if "unlabelled" in self.mixtures else None,
+            config.pseudo_labels.unlabelled_per_labelled,
+            round(config.pseudo_labels.start_hours * 3600 * SAMPLE_RATE_HZ),
+        )
+
+    def step_audio(self, config: RunConfig, world_size: int) -> StepAudio:
+        """Mean audio of a step at each batch, measured on these corpora. The same on every rank.
+
+        Raises:
+            UserError: no utterance fits the reference batch.
+        """
+        batches, reference = build_batches(config, world_size), float(config.batch.reference_seconds)
+        plan = self.plan(config, batches.smallest)
+        try:
+            audio = {s: mean_step_audio(plan, s) for s in {reference, *batches.all}}
+        except ValueError as error:
+            raise UserError(f"batch.reference_seconds: {error}; raise it to tell kappa") from error
+        return StepAudio(batches, reference, audio)
+
+
+def used_manifests(config: RunConfig) -> dict[str, list[str]]:
+    """The manifests that the run learns from, by kind."""
+    used = {"labelled": config.data.labelled}
+    if config.pseudo_labels.strategy != "none":
+        used["unlabelled"] = config.data.unlabelled
+    return used
+
+
+def manifests_present(config: RunConfig) -> list[str]:
+    """The manifests that the run learns from; none if one of them does not exist yet."""
+    paths = [path for kind in used_manifests(config).values() for path in kind]
+    return paths if all(Path(path).is_file() for path in paths) else []
+
+
+def _fitting(config: RunConfig) -> float:
+    """Seconds of the longest utterance that fits the device, slowed down as it may be."""
+    speed = config.perturb.speed
+    slowest = float(min(speed.factors)) if speed and speed.factors else 1.0
+    if slowest >= 1.0:
+        return config.device.max_seconds
+    # Two samples are for rounding.
+    return (config.device.max_seconds - 2 / SAMPLE_RATE_HZ) * slowest
+
+
+def _within(
+    manifest: Manifest, key: str, config: DataConfig, limit: float, notes: list[str]
+) -> Indices | None:
+    """Rows within the limits of length; None: all."""
+    seconds = manifest.seconds
+    is_within = (seconds >= config.min_seconds) & (seconds <= limit)
+    kept = int(is_within.sum())
+    if kept == len(manifest):
+        return None
+    if not kept:
+        raise UserError(f"{key}: no utterance is between {config.min_seconds:g} and {limit:g} s long")
+    hours = float(seconds[~is_within].sum()) / 3600.0
+    notes.append(
+        f"{key}: {len(manifest) - kept} of {len(manifest)} utterances ({hours:.2f} h) left out: shorter than "
+        f"{config.min_seconds:g} s or longer than {limit:g} s"
+    )
+    return np.flatnonzero(is_within)
+
+
+def _mixture(kind: str, parts: list[tuple[Manifest, Indices | None]], config: DataConfig) -> MixtureSpec:
+    """One corpus of all manifests; or each its own, where weights or a temperature are given."""
+    weights = config.labelled_weights if kind == "labelled" else config.unlabelled_weights
+    sizes = [len(manifest) if rows is None else len(rows) for manifest, rows in parts]
+    if weights and config.temperature is not None:
+        raise UserError(f"data.temperature and data.{kind}_weights: give one of them")
+    if config.temperature is not None:
+        lengths = [m.seconds if rows is None else m.seconds[rows] for m, rows in parts]
+        return MixtureSpec(sizes, [float(s.sum() / 3600.0) ** (1.0 / config.temperature) for s in lengths])
+    if not weights:
+        return MixtureSpec([sum(sizes)], [1.0])
+    if len(weights) != len(sizes):
+        raise UserError(f"data.{kind}_weights: {len(sizes)} manifests need as many weights, not {weights}")
+    return MixtureSpec(sizes, list(weights))
