@@ -3,9 +3,9 @@
     python benchmarks/manifests.py --millions 10 --folder /tmp/manifests    # 1.2 GB and 0.4 GB there
 
 The manifest is made first, with paths and lengths like those of Libri-Light. Then each line is a new process:
-one indexes it, one opens it, two plan batches of 290 s (of the first pass, and in the middle of the tenth, as a
-resume does), and one does all that a run does before its first batch. The last column is the largest memory of
-the process, with all that it imports and with mapped pages, which the processes of a host share.
+one indexes it, one opens it, two plan batches of 290 s (of the first pass, and in the middle of the tenth, as
+a resume does), and one does all that a run does before its first batch. The last column is the largest memory
+of the process, with all that it imports and with mapped pages, which the processes of a host share.
 """
 
 from __future__ import annotations
