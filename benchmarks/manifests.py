@@ -32,6 +32,13 @@ def write(path: Path, count: int) -> None:
             file.write(json.dumps(record | {"duration": round(rng.uniform(1.4, 24.5), 3)}) + "\n")
 
 
+def imports(path: Path) -> str:
+    """Import all that a run imports, torch above all."""
+    import asr_emapl.training.trainer
+
+    return f"{asr_emapl.training.trainer.__name__:33s}"
+
+
 def open_it(path: Path) -> str:
     """Open the manifest, through its index if there is one."""
     from asr_emapl.data.manifest import open_manifest
@@ -91,6 +98,7 @@ def main() -> None:
         "plan": (plan, 0),
         "resume": (plan, 9),
         "run": (train,),
+        "imports": (imports,),
     }
     for name, (action, *arguments) in actions.items():
         with multiprocessing.get_context("spawn").Pool(1) as pool:

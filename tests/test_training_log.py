@@ -61,7 +61,6 @@ def test_every_metric_of_a_step_is_in_its_line(tmp_path):
     log.step(1, 0.25, True, result(dropped=Counter(unalignable=2)), used(lr=1e-3, rho=0.5))
     log.step(2, 0.5, False, result(confidence=0.75, nonempty=0.5, taken=False), used(lr=1e-3))
     log.validation(2, 0.5, {"student/dev": 31.25, "teacher/dev": 30.0})
-    log.event("note", text="caf\u00e9", count=3)
     log.close()
     assert lines(tmp_path) == [
         {
@@ -103,9 +102,8 @@ def test_every_metric_of_a_step_is_in_its_line(tmp_path):
             "hours": 0.5,
             "wer": {"student/dev": 31.25, "teacher/dev": 30.0},
         },
-        {"event": "note", "text": "caf\u00e9", "count": 3},
     ]
-    assert log.lines == 4
+    assert log.lines == 3
 
 
 def test_floats_come_back_digit_for_digit(tmp_path):
@@ -123,13 +121,11 @@ def test_what_json_does_not_have_becomes_null(tmp_path, value):
     broken = StepResult(1, 1, loss=value, gradient_norm=value, confidence=value, nonempty=0.5, taken=False)
     log.step(1, 0.1, False, broken, used(lr=value))
     log.validation(1, 0.1, {"student/dev": value, "teacher/dev": 5.0})
-    log.event("note", one=value, several=[value, 1.0], nested={"a": [{"b": value}]})
     log.close()
-    step, validation, note = lines(tmp_path)
+    step, validation = lines(tmp_path)
     assert [step[k] for k in ("loss", "gradient_norm", "confidence", "lr")] == [None] * 4
     assert step["nonempty"] == 0.5
     assert validation["wer"] == {"student/dev": None, "teacher/dev": 5.0}
-    assert note == {"event": "note", "one": None, "several": [None, 1.0], "nested": {"a": [{"b": None}]}}
 
 
 def _write(folder: Path, steps: range, *, lines: int = 0) -> RunLog:
@@ -179,7 +175,6 @@ def test_an_inactive_log_writes_nothing(tmp_path, capsys):
     for step in range(3):
         log.step(step, step / 10, False, result(confidence=0.5, nonempty=0.5), used(lr=1.0))
     log.validation(3, 0.3, {"student/dev": 1.0})
-    log.event("note", text="x")
     log.say("hello")
     log.flush()
     log.close()

@@ -432,7 +432,7 @@ def test_a_full_disk_is_a_warning_and_the_run_the_same(corpus, tmp_path, capsys,
     capsys.readouterr()
     last = train(tiny_config(corpus, f"run_dir={tmp_path / 'full'}", "hours=0.025"))
     told = capsys.readouterr().out
-    assert told.count("could not be written (No space left on device): the one before stays") == 2
+    assert told.count("could not be written (No space left on device); the previous one is kept") == 2
     assert (tmp_path / "full" / "log.jsonl").read_text() == (tmp_path / "whole" / "log.jsonl").read_text()
     assert checkpoint.load(last)["step"] == len(losses(tmp_path / "full"))
     speed = [json.loads(line) for line in (tmp_path / "full" / "speed.jsonl").read_text().splitlines()]

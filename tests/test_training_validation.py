@@ -13,8 +13,8 @@ from support.tiny import make_corpus, tiny_config
 
 from asr_emapl.checkpoints import files as checkpoint
 from asr_emapl.checkpoints import manager as checkpoint_manager
+from asr_emapl.runs.reader import logged_validation
 from asr_emapl.training import validation
-from asr_emapl.training.log import logged_validation
 from asr_emapl.training.trainer import train
 
 # Validations at .005 h, .01 h, and at the end.

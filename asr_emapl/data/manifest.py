@@ -7,6 +7,7 @@ utterance without an id is named after its audio (`asr_emapl.data.ids`).
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import zlib
 from array import array
@@ -40,6 +41,7 @@ from asr_emapl.storage import check_outputs, json_text, writing
 from asr_emapl.storage.atomic import sync
 from asr_emapl.text.normalise import outside
 
+_logger = logging.getLogger(__name__)
 _Place = TypeVar("_Place", str, Path, str | Path)
 # Lines without a transcript that an index remembers: what one error lists.
 _LISTED = 20
@@ -124,6 +126,7 @@ def open_manifest(path: str | Path, *, require_text: bool = False) -> Manifest:
     with indexing(local):
         found = load_index(local)
         if found is None:
+            _logger.info("indexing %s (once, about 10 s per million utterances)", local)
             before = source_state(local)
             scan = _Scan(local, keeps_lines=False, require_text=require_text)
             if source_state(local) == before:

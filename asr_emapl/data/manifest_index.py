@@ -1,10 +1,11 @@
 """The index of a manifest: lengths, hashed ids and byte offsets of its utterances, mapped into memory.
 
-It is beside the manifest (`train.jsonl.index`) and made anew when the manifest has changed. With it, millions
-of utterances are opened in a second, and the processes of a host share the memory.
+It is written beside the manifest (`train.jsonl.index`), and again when the manifest has changed. It opens
+millions of utterances in a second, and the processes of a host share its memory.
 
-The file: a line of JSON (`IndexHeader`) padded to 4,096 bytes, then each of `COLUMNS` as one array
-[utterances], then the ids of a manifest that has none, as UTF-8 with their ends as one more array.
+The file has a line of JSON (`IndexHeader`) padded to 4,096 bytes, then each of `COLUMNS` as one array
+[utterances]. If utterances have no id, it also has the ends of the derived ids as an array [utterances], and
+the ids themselves as UTF-8.
 """
 
 from __future__ import annotations
@@ -75,9 +76,7 @@ def source_state(manifest: Path) -> tuple[int, int]:
 
 
 def load_index(manifest: Path) -> tuple[IndexHeader, Columns, list[str] | None] | None:
-    """Header, columns [count] mapped into memory, and ids that the manifest lacks; None if there is no index
-    of the manifest as it is now.
-    """
+    """Load header, mapped columns [count] and derived ids; None if there is no index of the file as it is."""
     path = index_path(manifest)
     try:
         with storage.open_file(path) as file:
@@ -102,7 +101,7 @@ def load_index(manifest: Path) -> tuple[IndexHeader, Columns, list[str] | None] 
 
 
 def save_index(manifest: Path, header: IndexHeader, columns: Columns, ids: list[str] | None) -> None:
-    """Write the index of a manifest, or log why it cannot be written: the run does not depend on it."""
+    """Write the index of a manifest. If that fails, log a warning: the index only saves time."""
     encoded = "".join(ids or ()).encode("utf-8")
     arrays = [columns[name].astype(dtype, copy=False) for name, dtype in COLUMNS.items()]
     if encoded:
@@ -128,9 +127,9 @@ def save_index(manifest: Path, header: IndexHeader, columns: Columns, ids: list[
 
 @contextmanager
 def indexing(manifest: Path) -> Iterator[None]:
-    """Let one process of a host index a manifest while the others wait for it."""
+    """Let one process per host index a manifest while the others wait."""
     with storage.open_file(manifest) as file:
-        with suppress(OSError):  # a file system without locks: all of them index it
+        with suppress(OSError):  # a file system without locks: each process indexes it
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -153,7 +152,7 @@ def _header(file: BinaryIO) -> IndexHeader | None:
 
 
 def _checksum(file: BinaryIO) -> int:
-    """CRC-32 of the rest of a file; read and not mapped, so that it does not count as memory."""
+    """CRC-32 of the rest of a file, which is read and not mapped, so that it does not take memory."""
     crc = 0
     while piece := file.read(_CHUNK_BYTES):
         crc = zlib.crc32(piece, crc)

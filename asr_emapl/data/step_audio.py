@@ -11,8 +11,8 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.data.batch_plan import BatchPlan
 from asr_emapl.data.mixture import DataPlan, Mixture
 
-# Chapters that are looked at in each corpus: random parts of it, so that a few stand for all.
-_CHAPTERS = 4
+# Chunks of each corpus that are planned: random parts of it, so that a few represent all.
+_CHUNKS = 4
 
 
 def mean_step_audio(mix: DataPlan, batch_seconds: float) -> float:
@@ -38,8 +38,9 @@ def mean_step_audio(mix: DataPlan, batch_seconds: float) -> float:
 def _mean_over_blend(blend: Mixture, batch_samples: int) -> float:
     audio = steps = 0.0
     for plan, weight in zip(blend.plans, blend.weights, strict=True):
-        fitting = plan.samples[plan.samples <= batch_samples]
-        if len(fitting):
+        is_fitting = plan.samples <= batch_samples
+        if is_fitting.any():
+            fitting = plan.samples if is_fitting.all() else plan.samples[is_fitting]
             measured = replace(
                 plan, samples=fitting, batch_samples=batch_samples, seed=0, curriculum_epochs=0
             )
@@ -61,5 +62,5 @@ def _mean(plan: BatchPlan) -> float:
 
 
 def _places(chunks: int) -> Iterator[tuple[int, int]]:
-    for i in range(_CHAPTERS):
+    for i in range(_CHUNKS):
         yield divmod(i, chunks)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from asr_emapl.storage import BrokenLineError, finite_number, number, parse_lines, parse_object, read_lines
+from asr_emapl.storage import (
+    BrokenLineError,
+    finite_number,
+    number,
+    parse_lines,
+    parse_object,
+    raw_lines,
+    read_lines,
+)
 
 CONFIG, LOG, SPEED, SKIPPED = "config.yaml", "log.jsonl", "speed.jsonl", "skipped.jsonl"
 CHECKPOINTS = "checkpoints"
@@ -46,6 +55,26 @@ def read_speed(path: Path) -> list[dict[str, Any]]:
 def read_skipped(path: Path) -> list[dict[str, Any]]:
     """Read the records of skipped.jsonl, as `read_log` does."""
     return _read(path, lambda record: ("id",))
+
+
+def logged_validation(folder: Path, lines: int, step: int) -> dict[str, float] | None:
+    """The WERs of the validation of `step`, if the line after the first `lines` lines of the log has it.
+
+    A killed process may have left that line incomplete.
+
+    Raises:
+        UserError: the log is not a regular file, or cannot be read.
+    """
+    path = folder / LOG
+    written = raw_lines(path, complete=True) if path.exists() else iter(())
+    line = next((line for number, line in written if number > lines), b"")
+    try:
+        record = parse_object(line)
+        if (record["event"], record["step"]) != ("validation", step):
+            return None
+        return {name: math.nan if rate is None else float(rate) for name, rate in record["wer"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 def _read(path: Path, required: Callable[[dict[str, Any]], tuple[str, ...]]) -> list[dict[str, Any]]:

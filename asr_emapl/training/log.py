@@ -1,7 +1,7 @@
-"""What a run says of itself: log.jsonl (exact), speed.jsonl (wall-clock), TensorBoard, and lines to read.
+"""The log of a run: log.jsonl (metrics), speed.jsonl (wall-clock times), TensorBoard, and terminal lines.
 
-log.jsonl holds nothing that depends on the machine's mood, so that the log of a resumed run can be compared
-with that of an uninterrupted one digit for digit. Times go to speed.jsonl.
+log.jsonl does not depend on the speed of the machine, so that the log of a resumed run equals that of an
+uninterrupted one digit for digit.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +18,6 @@ from asr_emapl.checkpoints.async_save import Saved
 from asr_emapl.pseudo_labels.quality import pseudo_label_quality
 from asr_emapl.runs.line_file import LineFile
 from asr_emapl.scaling import StepHyperparameters
-from asr_emapl.storage import parse_object, raw_lines
 from asr_emapl.training.step import StepResult
 
 if TYPE_CHECKING:
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
 
 
 _logger = logging.getLogger(__name__)
-# By split, why utterances were left out of a validation, by id.
+# Why utterances were left out of a validation, by split and id.
 LeftOut = Mapping[str, Mapping[str, str]]
 # Hyper-parameters of a step that the log keeps.
 _HYPERPARAMETERS = ("lr", "rho", "kappa", "half_life_hours")
@@ -36,13 +34,13 @@ _NAMED = 3
 
 
 class RunLog:
-    """Writes a run's metrics; on a process that is not the first, does nothing.
+    """Writes a run's metrics; does nothing on processes other than the first.
 
     Args:
         folder: the run directory.
-        lines: lines of log.jsonl to keep; what a killed run wrote after its last checkpoint is cut off.
-        total_hours: of audio, for the time left.
-        every_seconds: of wall-clock between lines on the terminal.
+        lines: lines of log.jsonl to keep; later ones, which a killed run wrote, are removed.
+        total_hours: audio of the whole run, for the remaining time.
+        every_seconds: wall-clock time between terminal lines.
     """
 
     def __init__(
@@ -59,7 +57,7 @@ class RunLog:
         self.total_hours, self.every_seconds = total_hours, every_seconds
         self._since: tuple[float, float] | None = None
         self._recent: list[tuple[bool, StepResult]] = []
-        self._told: set[tuple[str, str]] = set()
+        self._named: set[tuple[str, str]] = set()
         self._skipped = SkippedSteps(every_seconds)
         if not active:
             return
@@ -111,24 +109,22 @@ class RunLog:
         if self._since is None:
             self._since = (now, hours)
         elif now - self._since[0] >= self.every_seconds:
-            self._tell(step, hours, now, extra)
+            self._report(step, hours, now - self._since[0], hours - self._since[1], extra)
+            self._since, self._recent = (now, hours), []
 
-    def _tell(self, step: int, hours: float, now: float, extra: dict[str, float]) -> None:
-        assert self._since is not None
-        then, hours_then = self._since
-        speed = (hours - hours_then) / (now - then)
-        left = (self.total_hours - hours) / speed if speed > 0.0 else float("inf")
+    def _report(
+        self, step: int, hours: float, seconds: float, audio_hours: float, extra: dict[str, float]
+    ) -> None:
+        """Print and plot the speed since the last line, and losses and label quality of the steps since."""
+        speed = audio_hours / seconds
         scalars = {"speed/hours_per_second": speed, **{f"schedule/{k}": v for k, v in extra.items()}}
-        parts = [
-            f"{hours:7.3f}/{self.total_hours:g} h",
-            f"{speed * 3600:5.0f} x real time",
-            f"ETA {_clock(left)}",
-        ]
+        parts = [f"{hours:7.3f}/{self.total_hours:g} h", f"{speed * 3600:5.0f} x real time"]
+        parts.append(f"ETA {_duration((self.total_hours - hours) / speed) if speed > 0.0 else '?'}")
         for kind, chosen in (("labelled", True), ("unlabelled", False)):
             results = [r for labelled, r in self._recent if labelled is chosen]
-            count = sum(r.utterances for r in results)
             if not results:
                 continue
+            count = sum(r.utterances for r in results)
             loss = sum(r.loss * r.utterances for r in results) / max(1, count)
             parts.append(f"{kind} loss {loss:.2f}")
             scalars[f"loss/{kind}"] = loss
@@ -137,21 +133,17 @@ class RunLog:
                 parts.append(f"non-empty labels {100 * quality['nonempty']:.0f} %")
                 scalars |= {f"pseudo_labels/{name}": value for name, value in quality.items()}
         self.say(", ".join(parts))
-        self._plot(lambda board: _add(board, scalars, step))
-        self._speed.write(json.dumps({"step": step, "hours": hours, "hours_per_second": speed}))
-        self._speed.flush()
-        self._since, self._recent = (now, hours), []
+        self._plot_scalars(step, scalars)
+        self._write_speed({"step": step, "hours": hours, "hours_per_second": speed})
 
     def phases(self, step: int, hours: float, ranks: list[dict[str, float]]) -> None:
-        """What each process's time went to since the last call; see `Phases.take`."""
-        if self.active:
-            self._speed.write(json.dumps({"step": step, "hours": hours, "ranks": ranks}))
-            self._speed.flush()
+        """Log where the time of each process went since the last call; see `Phases.take`."""
+        self._write_speed({"step": step, "hours": hours, "ranks": ranks})
 
     def validation(
         self, step: int, hours: float, rates: dict[str, float], left_out: LeftOut | None = None
     ) -> None:
-        """WER by "model/split", in percent; by split, why utterances were left out of it, by id."""
+        """Log WERs in percent by "model/split", and the utterances left out of them."""
         if not self.active:
             return
         left_out = left_out or {}
@@ -159,61 +151,51 @@ class RunLog:
         if left_out:
             record["left_out"] = {split: len(lost) for split, lost in left_out.items()}
         self._write(record)
-        self._tell_left_out(left_out)
-        scalars = {f"wer/{name}": rate for name, rate in rates.items()}
-        self._plot(lambda board: _add(board, scalars, step))
+        self._name_left_out(left_out)
+        self._plot_scalars(step, {f"wer/{name}": rate for name, rate in rates.items()})
         parts = [f"{name} {rate:.1f}" for name, rate in rates.items()]
         parts += [f"left out of {split}: {len(lost)}" for split, lost in left_out.items()]
         self.say(f"{hours:7.3f}/{self.total_hours:g} h  WER " + ", ".join(parts))
         self._file.flush()
         self._since = None
 
-    def _tell_left_out(self, left_out: LeftOut) -> None:
-        """Name utterances when they are left out for the first time."""
+    def _name_left_out(self, left_out: LeftOut) -> None:
+        """Warn of utterances that are left out for the first time."""
         for split, lost in left_out.items():
-            new = [(id_, why) for id_, why in lost.items() if (split, id_) not in self._told]
-            self._told |= {(split, id_) for id_, _ in new}
+            new = [(id_, why) for id_, why in lost.items() if (split, id_) not in self._named]
+            self._named |= {(split, id_) for id_, _ in new}
             for id_, why in new[:_NAMED]:
                 self.say(f"warning: validation split {split}: utterance {id_} is left out of the WER: {why}")
             if len(new) > _NAMED:
                 self.say(f"warning: validation split {split}: {len(new) - _NAMED} more are left out")
 
     def saved(self, saved: Saved) -> None:
-        """What became of a checkpoint: its size and times, or a warning that there is none."""
+        """Report the size and the times of a checkpoint, or warn that it could not be written."""
         if not self.active:
             return
         name = f"checkpoint of step {saved.step}"
         if saved.failure is not None:
-            self.say(
-                f"warning: {name} could not be written ({saved.failure.strerror or saved.failure}): the one "
-                "before stays and training continues"
-            )
+            reason = saved.failure.strerror or saved.failure
+            self.say(f"warning: {name} could not be written ({reason}); the previous one is kept")
             return
-        still = saved.wait_s + saved.copy_s
-        self.say(f"{name}: {saved.bytes / 1e6:.1f} MB in {saved.write_s:.2f} s, standing still {still:.2f} s")
+        paused = saved.wait_s + saved.copy_s
+        self.say(f"{name}: {saved.bytes / 1e6:.1f} MB in {saved.write_s:.2f} s, paused for {paused:.2f} s")
         fields = ("step", "bytes", "wait_s", "copy_s", "write_s")
-        record = {field: getattr(saved, field) for field in fields}
-        self._speed.write(json.dumps({"event": "checkpoint"} | record))
-        self._speed.flush()
-
-    def event(self, event: str, **fields: Any) -> None:
-        """Anything else worth keeping."""
-        if self.active:
-            self._write({"event": event, **fields})
+        self._write_speed({"event": "checkpoint"} | {field: getattr(saved, field) for field in fields})
 
     def say(self, text: str) -> None:
-        """A line for whoever watches."""
+        """Print a line on the terminal."""
         if self.active:
             _logger.info("%s", text)
 
     def flush(self) -> None:
-        """Everything so far onto the disk; before a checkpoint counts the lines."""
+        """Write everything to the disk; call it before a checkpoint records `lines`."""
         if self.active:
             self._file.flush()
             self._plot(lambda board: board.flush())
 
     def close(self) -> None:
-        """No more is to come."""
+        """Report the number of skipped steps and close all files."""
         if self.active:
             skipped = self._skipped.total()
             if skipped is not None:
@@ -223,92 +205,69 @@ class RunLog:
             self._plot(lambda board: board.close())
 
     def _write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(_strict(record), allow_nan=False))
+        # NaN and infinities, which JSON lacks, become null.
+        strict = json.loads(json.dumps(record), parse_constant=lambda name: None)
+        self._file.write(json.dumps(strict, allow_nan=False))
         self.lines = self._file.lines
 
+    def _write_speed(self, record: dict[str, Any]) -> None:
+        if self.active:
+            self._speed.write(json.dumps(record))
+            self._speed.flush()
+
+    def _plot_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        def add(board: SummaryWriter) -> None:
+            for name, value in scalars.items():
+                board.add_scalar(name, value, step)
+
+        self._plot(add)
+
     def _plot(self, act: Callable[[SummaryWriter], None]) -> None:
-        """To TensorBoard, which is given up where its file cannot be written: the log has it all."""
+        """Write to TensorBoard, or stop using it if its file cannot be written: log.jsonl has it all."""
         if self._board is None:
             return
         try:
             act(self._board)
         except OSError as error:
             self._board = None
-            self.say(f"warning: no more goes to TensorBoard until the next start ({error.strerror})")
+            self.say(f"warning: TensorBoard gets no more data until the run is restarted ({error.strerror})")
 
 
-def _add(board: SummaryWriter, scalars: dict[str, float], step: int) -> None:
-    for name, value in scalars.items():
-        board.add_scalar(name, value, step)
-
-
-def logged_validation(folder: Path, lines: int, step: int) -> dict[str, float] | None:
-    """The rates of the validation of `step`, if the line after the log's first `lines` lines has it.
-
-    A process that was killed may have left that line in pieces.
-
-    Raises:
-        UserError: the log is not a regular file, or cannot be read.
-    """
-    path = folder / "log.jsonl"
-    written = raw_lines(path, complete=True) if path.exists() else iter(())
-    line = next((line for number, line in written if number > lines), b"")
-    try:
-        record = parse_object(line)
-        if (record["event"], record["step"]) != ("validation", step):
-            return None
-        return {name: math.nan if rate is None else float(rate) for name, rate in record["wer"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return None
-
-
-def _strict(value: Any) -> Any:
-    """Without NaN and infinities, which JSON does not have: null instead."""
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _clock(seconds: float) -> str:
-    if math.isinf(seconds):
-        return "?"
+def _duration(seconds: float) -> str:
     minutes, seconds_left = divmod(round(max(0.0, seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds_left:02d}"
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds_left:02d}"
 
 
 class SkippedSteps:
-    """Counts steps that moved nothing; at most one line about them in `every_seconds`."""
+    """Counts the steps that changed no weight, with at most one warning in `every_seconds`."""
 
     def __init__(self, every_seconds: float) -> None:
         self.every_seconds = every_seconds
-        self.steps = self.skipped = self._untold = 0
-        self._told_at: float | None = None
+        self.steps = self.skipped = self._unreported = 0
+        self._named_at: float | None = None
 
     def step(self, number: int, labelled: bool, result: StepResult, now: float) -> str | None:
-        """Count a step; the line to print about it, if it was skipped and one is due.
+        """Count a step; returns a warning if it was skipped and one is due.
 
         Args:
-            now: seconds on a clock that only goes forward.
+            now: seconds of a monotonic clock.
         """
         self.steps += 1
         if result.taken:
             return None
         self.skipped += 1
-        if self._told_at is not None and now - self._told_at < self.every_seconds:
-            self._untold += 1
+        if self._named_at is not None and now - self._named_at < self.every_seconds:
+            self._unreported += 1
             return None
-        others = f" ({self._untold} other steps since the last warning)" if self._untold else ""
-        self._told_at, self._untold = now, 0
+        others = f" ({self._unreported} other steps since the last warning)" if self._unreported else ""
+        self._named_at, self._unreported = now, 0
         return f"warning: step {number} was skipped: {_why(labelled, result)}{others}"
 
     def total(self) -> str | None:
-        """The line to print at the end; None if no step was skipped."""
+        """The warning at the end of a run; None if no step was skipped."""
         if not self.skipped:
             return None
-        return f"warning: {self.skipped} of {self.steps} steps were skipped; asr-emapl report says why"
+        return f"warning: {self.skipped} of {self.steps} steps were skipped; asr-emapl report shows why"
 
 
 def _why(labelled: bool, result: StepResult) -> str:

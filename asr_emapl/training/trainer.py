@@ -1,4 +1,4 @@
-"""A run from its config to its last checkpoint: set up, go on where it stopped, step, validate, save."""
+"""A run from its config to its last checkpoint: build or resume, train, validate, save."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from asr_emapl.pseudo_labels.dropout import switch_dropout
 from asr_emapl.pseudo_labels.strategies import build_strategy
 from asr_emapl.running_mean import RunningMean
 from asr_emapl.runs.lock import run_lock
+from asr_emapl.runs.reader import logged_validation
 from asr_emapl.runs.skipped import SkippedList
 from asr_emapl.scaling import AudioClock, BatchNormMomenta, StepHyperparameters, rescale_optimizer_state
 from asr_emapl.scaling.range import warnings
@@ -42,18 +43,18 @@ from asr_emapl.training.build import (
     require_measurable_noise,
 )
 from asr_emapl.training.corpora import Corpora
-from asr_emapl.training.log import RunLog, logged_validation
+from asr_emapl.training.log import RunLog
 from asr_emapl.training.validation import Validator
 
-# Steps after which the processes say what their time went to.
+# Steps between the records of where the time of each process went.
 TIMED_STEPS = 50
 
 
 def train(config: RunConfig, *, allow_changes: bool = False) -> Path | None:
-    """Run, or go on with, the training that `config` describes; in each of torchrun's processes.
+    """Start or resume the training that `config` describes; called in each process of torchrun.
 
     Args:
-        allow_changes: go on with another seed, other features, another tokenizer or other data than before.
+        allow_changes: resume with another seed, other features, another tokenizer or other data than before.
 
     Returns:
         The last checkpoint; None on processes other than the first.
@@ -68,7 +69,7 @@ def train(config: RunConfig, *, allow_changes: bool = False) -> Path | None:
             run_lock(Path(config.run_dir), world),
         ):
             last = Trainer(config, world, watch, allow_changes=allow_changes).run()
-            gc.collect()  # DDP's threads end before the process group that they speak through
+            gc.collect()  # DDP's threads have to end before the process group that they use
             world.barrier()
         return last
     finally:
@@ -88,7 +89,7 @@ class Trainer:
         self.clock, self.step, self.position = AudioClock(SAMPLE_RATE_HZ), 0, DataCursor()
         self.notes: list[str] = []
         self.resumed: dict[str, Any] = {}  # entries of the checkpoint that the run resumes from
-        # Whether the validation of the last step, after which the run was saved, is still to be made.
+        # Whether the run was saved after its last step, but not yet validated.
         self.validation_due = False
         self._read()
         self._build()
@@ -139,7 +140,7 @@ class Trainer:
         )
 
     def _open(self, log_lines: int) -> None:
-        """The run directory: log, checkpoints, validation; `log_lines` lines of the log are kept."""
+        """Open the run directory: log, checkpoints, validation; keep `log_lines` lines of the log."""
         config, world, splits = self.config, self.world, self.corpora.validation
         self.position, self.contents, notes = resume.require_contents(
             self.resumed.get("contents", {}),
@@ -173,7 +174,7 @@ class Trainer:
         config = self.config
         self._announce()
         if self.clock.hours >= config.hours and not self.validation_due:
-            self.log.say(f"{self.folder} has had its {config.hours:g} h of audio: nothing to do")
+            self.log.say(f"{self.folder} already trained for {config.hours:g} h; nothing to do")
             return self.saving.last()
         if self.world.is_first:
             resume.write_configs(self.folder, self.resumed, config)
@@ -228,7 +229,7 @@ class Trainer:
         return stop or self._validate()
 
     def _enter_stage(self) -> None:
-        """Report a change of batch; `_apply` makes it."""
+        """Report a change of the batch, which `_apply` carries out."""
         hours = self.clock.hours
         if self.plan.optimizer.audio_per_step == "nominal" and self.plan.steps.kappa(hours) != self.kappa:
             self.log.say(f"from {hours:.3f} h on: {self._describe_batch()}")
@@ -286,7 +287,7 @@ class Trainer:
         self.train_step.clip_norm = now.clip_norm
 
     def _validate(self) -> bool:
-        """WER of student and teacher on every validation split, if it is due; True if a signal ended it."""
+        """Log the WERs of both models if they are due; returns whether a signal stopped the validation."""
         if not self.validation_due:
             return False
         found = self.validator({"student": unwrap(self.student), "teacher": self.teacher.module})
@@ -294,8 +295,8 @@ class Trainer:
             if self.saving.step != self.step:
                 self._save()
             return True
-        # Whatever is saved is the state before the line of the validation: a run that goes on from there
-        # finds the line in the log, or validates again.
+        # A checkpoint has the state before the line of the validation. A run that resumes from it finds the
+        # line in the log, or validates again.
         self.saving.keep_best(self.step, found.rates, self._save)
         self.log.validation(self.step, self.clock.hours, found.rates, found.left_out)
         self.validation_due = False
@@ -314,8 +315,8 @@ class Trainer:
         )
         if len(self.batch_norm) and config.optimizer.rule == "full":
             self.log.say(
-                f"batch norm: the momentum of {len(self.batch_norm)} layers is taken for that of a "
-                "reference step, and scaled as the teacher's"
+                f"batch norm: the momentum of {len(self.batch_norm)} layers is that of a reference step, and "
+                "is scaled as the teacher's"
             )
         self._warn_outside_range()
 
@@ -356,7 +357,7 @@ class Trainer:
         self.saving.save(self.step, state, rate, for_good=for_good)
 
     def _restore(self) -> int:
-        """Go on from the run's own newest checkpoint, or from `init.checkpoint`; returns the log's lines."""
+        """Resume from the newest checkpoint, or start from `init.checkpoint`; returns lines of the log."""
         found = self.saving.restore()
         if found is not None:
             path, state, problems = found
