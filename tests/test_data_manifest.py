@@ -380,7 +380,7 @@ def test_verify_names_each_finding(tmp_path: Path) -> None:
     expected = {
         "absent": "no such audio file",
         "undecodable": "not decodable",
-        "letters": "letters outside the alphabet: '7\u00c9'",
+        "letters": "characters outside the alphabet: '7\u00c9'",
         "short": "1.00 s long, but 0.90 s in the manifest",
         "long": "1.00 s long, but the manifest goes to 1.10 s",
         "past the end": "1.00 s long, but the manifest goes to 1.10 s",

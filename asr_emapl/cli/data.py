@@ -25,7 +25,7 @@ def tokenizer(
     size: Annotated[int, count("Vocabulary size with the blank (unigram, bpe).", least=3)] = 1024,
     manifest: Annotated[list[Path] | None, typer.Option(help="Texts to train on; may be repeated.")] = None,
 ) -> None:
-    """Make the tokenizer: letters, or SentencePiece trained on the transcripts of manifests.
+    """Make a tokenizer: characters, or SentencePiece trained on the transcripts of manifests.
 
     Example: `asr-emapl tokenizer --kind unigram --size 256 --manifest data/train.jsonl --out data/bpe.json`
     """
@@ -42,7 +42,7 @@ def tokenizer(
         texts = [u.text or "" for path in manifest for u in read_manifest(path, require_text=True)]
         made = SentencePieceTokenizer.train(texts, size, kind)
     else:
-        raise UserError(f"--kind {kind!r} is none of letters, unigram, bpe")
+        raise UserError(f"--kind {kind!r} is not one of characters, unigram, bpe")
     save_tokenizer(out, made)
     say_written(out, f"{out}: {made!r}")
 
@@ -54,12 +54,12 @@ def shard(
         str, typer.Option(help="Folder for shards and manifest: path, or URL that fsspec can write.")
     ],
     codec: Annotated[
-        str, typer.Option(help="as-is; or flac or opus, which cut utterances out, at 16 kHz, mono.")
+        str, typer.Option(help="as-is; flac or opus cut out each utterance, at 16 kHz mono.")
     ] = "as-is",
-    shard_mib: Annotated[float, positive("A shard ends with the file that fills it to this.")] = 512.0,
-    workers: Annotated[int, workers_option("Files read and encoded at the same time.")] = 2,
+    shard_mib: Annotated[float, positive("A shard ends with the file that reaches this size.")] = 512.0,
+    workers: Annotated[int, workers_option("Files to read and encode in parallel.")] = 2,
 ) -> None:
-    """Pack a manifest's audio into tar files that are read by byte range. Rerun to resume.
+    """Pack the audio of a manifest into tar files that are read by byte range. Rerun to resume.
 
     Example: `asr-emapl shard data/train.jsonl --out s3://bucket/train --codec flac`
     """
@@ -73,16 +73,16 @@ def shard(
 def inspect(
     manifests: Annotated[list[Path], typer.Argument(help="Manifests, for example of train and dev.")],
     config: Annotated[Path | None, typer.Option(help="YAML of a run: its limits, batch, model.")] = None,
-    batch_seconds: Annotated[float | None, positive("In place of the config's batch.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="In place of the config's, or of letters.")] = None,
-    png: Annotated[Path | None, typer.Option(help="Picture of the lengths to write.")] = None,
-    audio: Annotated[bool, typer.Option("--audio", help="Open the headers of the audio too.")] = False,
+    batch_seconds: Annotated[float | None, positive("Instead of the config's batch.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Instead of the config's, or of characters.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Plot of the lengths to write.")] = None,
+    audio: Annotated[bool, typer.Option("--audio", help="Also read the headers of the audio files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     trust: TrustOption = None,
 ) -> None:
-    """What manifests hold, how they fill batches, and what to fix before training on them.
+    """Report what is in manifests, how they fill batches, and what to fix before training on them.
 
-    Transcripts too short for CTC are looked for if --config names a model.
+    With --config, also report transcripts that are too long for CTC at the frame rate of its model.
 
     Example: `asr-emapl inspect data/train.jsonl data/dev-clean.jsonl --config conf/mini.yaml`
     """
@@ -96,7 +96,7 @@ def inspect(
     if png is not None:
         check_outputs([png], [*manifests, config, tokenizer])
     demands = read_requirements(config, tokenizer, batch_seconds, trust or ())
-    # Hundreds of thousands of objects, none of them garbage: looking for it would take a third of the time.
+    # Garbage collection would take a third of the time and find nothing.
     gc.disable()
     try:
         read = {str(path): read_manifest(path) for path in manifests}
@@ -117,16 +117,16 @@ def inspect(
 def segment(
     sources: Annotated[list[Path], typer.Argument(help="Audio files, folders of them, manifests.")],
     out: Annotated[Path, typer.Option(help="Manifest to write.")],
-    min_seconds: Annotated[float, non_negative("Leave out what makes less than this.")] = 1.0,
-    target_seconds: Annotated[float, positive("Cut what is longer, to about this length.")] = 12.0,
-    max_seconds: Annotated[float, positive("No utterance is longer.")] = 24.0,
+    min_seconds: Annotated[float, non_negative("Leave out shorter pieces.")] = 1.0,
+    target_seconds: Annotated[float, positive("Cut longer pieces to about this length.")] = 12.0,
+    max_seconds: Annotated[float, positive("Maximum length of an utterance.")] = 24.0,
     pause_seconds: Annotated[float, non_negative("A longer pause always ends an utterance.")] = 1.0,
     edge_seconds: Annotated[float, non_negative("Silence to keep before and after speech.")] = 0.2,
-    workers: Annotated[int, workers_option("Processes, each with one recording at a time.")] = 1,
+    workers: Annotated[int, workers_option("Processes; each cuts one recording at a time.")] = 1,
 ) -> None:
-    """Cut long recordings into utterances where nobody speaks; the audio stays as it is.
+    """Cut long recordings into utterances at pauses. The audio files are not changed.
 
-    Exits with 1 if some recordings could not be read; the manifest then holds the others.
+    Exits with 1 if some recordings could not be read; the manifest then has the others.
 
     Example: `asr-emapl segment talks/ --out data/talks.jsonl --workers 8`
     """

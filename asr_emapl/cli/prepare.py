@@ -1,4 +1,4 @@
-"""`asr-emapl prepare CORPUS`: a corpus on disk, verified, to manifests."""
+"""`asr-emapl prepare CORPUS`: verify a corpus on disk and write manifests."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ commands = typer.Typer()
 
 @commands.command("librispeech")
 def prepare_librispeech(
-    data: Annotated[Path, typer.Option(help="Folder that holds LibriSpeech/<part>/<speaker>/<chapter>/.")],
+    data: Annotated[Path, typer.Option(help="Folder that contains LibriSpeech/<part>/<speaker>/<chapter>/.")],
     out: Annotated[Path, typer.Option(help="Folder for <part>.jsonl.")],
-    parts: Annotated[str, typer.Option(help="Comma-separated; all that are there if empty.")] = "",
-    download: Annotated[bool, typer.Option(help="Download the parts that are absent or broken.")] = False,
+    parts: Annotated[str, typer.Option(help="Comma-separated; empty: all that exist.")] = "",
+    download: Annotated[bool, typer.Option(help="Download the parts that are missing or damaged.")] = False,
 ) -> None:
     """Verify LibriSpeech's layout (audio against transcripts, headers, alphabet) and write manifests.
 
@@ -57,16 +57,18 @@ def prepare_librispeech_lm(
 
 @commands.command("libri-light")
 def prepare_libri_light(
-    data: Annotated[Path, typer.Option(help="Folder that holds small/, medium/, large/.")],
+    data: Annotated[Path, typer.Option(help="Folder that contains small/, medium/, large/.")],
     out: Annotated[Path, typer.Option(help="Folder for <part>.jsonl.")],
-    parts: Annotated[str, typer.Option(help="Comma-separated; all that are there if empty.")] = "",
-    max_seconds: Annotated[float, positive("The longest segment.")] = 20.0,
+    parts: Annotated[str, typer.Option(help="Comma-separated; empty: all that exist.")] = "",
+    max_seconds: Annotated[float, positive("Maximum length of a segment.")] = 20.0,
     min_seconds: Annotated[float, positive("Shorter segments are left out.")] = 1.0,
-    voice_activity: Annotated[bool, typer.Option(help="Cut where the corpus's json says is silence.")] = True,
-    leave_out: Annotated[bool, typer.Option(help="Leave files with faults out, and list them.")] = False,
-    download: Annotated[bool, typer.Option(help="Download the parts that are absent or broken.")] = False,
+    voice_activity: Annotated[
+        bool, typer.Option(help="Cut at silence, as given by the corpus's JSON files.")
+    ] = True,
+    leave_out: Annotated[bool, typer.Option(help="Leave out files with errors, and list them.")] = False,
+    download: Annotated[bool, typer.Option(help="Download the parts that are missing or damaged.")] = False,
 ) -> None:
-    """Verify Libri-Light (unlabelled) and write manifests of segments; the audio stays as it is.
+    """Verify Libri-Light (unlabelled) and write manifests of segments. The audio files are not changed.
 
     Example: `asr-emapl prepare libri-light --data corpora/libri-light --out data --parts small`
     """
@@ -96,8 +98,8 @@ def prepare_common_voice(
     out: Annotated[Path, typer.Option(help="Folder for <split>.jsonl.")],
     splits: Annotated[str, typer.Option(help="Comma-separated names of .tsv files.")] = "train,dev,test",
     text: Annotated[str, typer.Option(help="common-voice (English), words, plain.")] = "common-voice",
-    leave_out: Annotated[bool, typer.Option(help="Leave clips with faults out, and list them.")] = False,
-    download: Annotated[bool, typer.Option(help="Say where the corpus is to be had.")] = False,
+    leave_out: Annotated[bool, typer.Option(help="Leave out clips with errors, and list them.")] = False,
+    download: Annotated[bool, typer.Option(help="Print where to download the corpus.")] = False,
 ) -> None:
     """Verify Common Voice (clips against sentences) and write manifests.
 
@@ -113,16 +115,18 @@ def prepare_common_voice(
 
 @commands.command("folder")
 def prepare_folder(
-    data: Annotated[Path, typer.Option(help="Folder of audio, searched; or a Kaldi data directory.")],
+    data: Annotated[
+        Path, typer.Option(help="Folder of audio, searched recursively; or a Kaldi data directory.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for <name>.jsonl.")],
-    name: Annotated[str, typer.Option(help="Of the manifest; the folder's if empty.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the manifest; empty: the folder's name.")] = "",
     table: Annotated[
         Path | None, typer.Option(help="CSV or TSV with the columns path, text (and id, speaker).")
     ] = None,
     text: Annotated[
         str, typer.Option(help="librispeech, common-voice (drops punctuation), words, plain.")
     ] = "librispeech",
-    leave_out: Annotated[bool, typer.Option(help="Leave files with faults out, and list them.")] = False,
+    leave_out: Annotated[bool, typer.Option(help="Leave out files with errors, and list them.")] = False,
 ) -> None:
     """Verify a folder of audio, with .txt beside the files, a table, Kaldi's files, or no transcripts.
 
@@ -143,7 +147,7 @@ def _print_prepared(prepared: Prepared) -> None:
 @commands.command("rendered")
 def prepare_rendered(
     out: Annotated[Path, typer.Option(help="Folder for the audio and <part>.jsonl.")],
-    seed: Annotated[int, seed_option("Of speakers, sentences, rooms and noise.")] = 0,
+    seed: Annotated[int, seed_option("Seed of speakers, sentences, rooms and noise.")] = 0,
 ) -> None:
     """Render the quickstart's corpus (speech synthesis, about an hour) and write its manifests.
 

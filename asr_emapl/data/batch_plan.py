@@ -116,10 +116,9 @@ class BatchPlan:
         """The batches of chunk `number` of pass `epoch`, in order; each of its utterances once.
 
         Args:
-            earlier: what was consumed of the chunk at other batches, as (batch_samples, samples consumed)
-            in
-                the order of consumption. Those utterances are left out, so that each comes once in a pass
-                even where the batch changes within it.
+            earlier: what was consumed of the chunk at other batches, in order, as (batch_samples, samples).
+                Those utterances are left out, so that each comes once in a pass even if the batch changes
+                within it.
         """
         by_length = epoch < self.curriculum_epochs
         members = self._members(epoch, number, by_length)
@@ -171,7 +170,7 @@ class BatchPlan:
     def _cut(self, ordered: Indices, limit: int) -> list[Indices]:
         """Groups of utterances ordered by length: as few as possible, and about equally large.
 
-        Filled to the brim they would leave a last one with the rest, a step of another size.
+        If each were filled, the last one would have only the rest, a step of another size.
         """
         lengths = self.samples[ordered].tolist()
         ends = fill(lengths, limit, self.multiple)

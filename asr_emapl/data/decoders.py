@@ -1,4 +1,4 @@
-"""The processes that decode ahead: what each of them reads, and what to say when one dies."""
+"""The decoding processes: what each of them is reading, and the error message if one dies."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from asr_emapl.torch_private import shut_down_workers
 
 T = TypeVar("T")
 
-# What decoding processes have to end by themselves once nothing more is wanted from them.
+# Seconds that decoding processes have to end by themselves.
 PATIENCE_S = 5.0
 
-# Why a signal may have ended a process that only decodes, and what helps.
+# Why a signal may have ended a decoding process, and what to do.
 _REMEDIES = {
-    signal.SIGKILL: "out of memory, if nobody killed it: lower data.workers, or the batch",
+    signal.SIGKILL: "probably out of memory: lower data.workers, or the batch",
     signal.SIGBUS: "shared memory is full: enlarge /dev/shm, or lower data.workers",
     signal.SIGSEGV: "the file may be damaged: leave it out, or convert it again",
 }
@@ -33,36 +33,36 @@ _REMEDIES = {
 
 @dataclass(frozen=True)
 class Reading:
-    """What a process is at: an utterance, by its place in the labelled or unlabelled corpus."""
+    """The utterance that a process is decoding, by its index in the labelled or unlabelled corpus."""
 
     labelled: bool
     index: int
 
 
 class WorkerProgress:
-    """Memory where each decoding process notes what it reads; it outlives them.
+    """Shared memory in which each decoding process notes what it is reading; it outlives the processes.
 
     Args:
-        processes: how many there are.
+        processes: their number.
     """
 
     def __init__(self, processes: int) -> None:
-        # Of each: its process id, labelled or not, the utterance; -1: none.
+        # For each process: its id, whether the utterance is labelled, the utterance (-1: none).
         self._notes = RawArray("q", [0, 0, -1] * processes)
         self._place = 0
 
     def take(self, process: int) -> None:
-        """Called in decoding process number `process`, before it begins."""
+        """Register this process as decoding process number `process`."""
         self._place = 3 * process
         self._notes[self._place] = os.getpid()
 
     def note(self, labelled: bool, index: int) -> None:
-        """This process begins to decode an utterance; index -1: it is done with its step."""
+        """Note that this process starts to decode an utterance; index -1: it has finished its step."""
         self._notes[self._place + 1] = labelled
         self._notes[self._place + 2] = index
 
     def last_note(self, pid: int) -> Reading | None:
-        """What the process with this id was at."""
+        """What the process with this id was decoding; None: nothing."""
         for at in range(0, len(self._notes), 3):
             if self._notes[at] == pid and self._notes[at + 2] >= 0:
                 return Reading(bool(self._notes[at + 1]), self._notes[at + 2])
@@ -70,7 +70,7 @@ class WorkerProgress:
 
 
 class DeadDecoderError(Exception):
-    """A decoding process ended. `at` is what it was decoding, if anything."""
+    """A decoding process ended. `at` is what it was decoding, or None."""
 
     def __init__(self, process: BaseProcess, at: Reading | None) -> None:
         code = process.exitcode or 0
@@ -85,25 +85,25 @@ class DeadDecoderError(Exception):
 
 
 def watched(loader: DataLoader[T], desk: WorkerProgress) -> Generator[T, None, None]:
-    """The loader's items. Its processes are its own as long as the iterator lives, and end with it.
+    """Yield the items of a loader; its processes end with this iterator.
 
-    Those that do not end within `PATIENCE_S` are killed.
+    Processes that do not end within `PATIENCE_S` are killed.
 
     Raises:
-        DeadDecoderError: one of them ended; it is noticed within seconds of when its item is due.
+        DeadDecoderError: a process ended. It is noticed within seconds after its item is due.
     """
     others = set(multiprocessing.active_children())
     handler = signal.getsignal(signal.SIGCHLD)
     items = iter(loader)
     processes = [p for p in multiprocessing.active_children() if p not in others]
     if threading.current_thread() is threading.main_thread():
-        # torch's own would raise wherever the trainer happens to be, in the middle of a step.
+        # torch's handler would raise in the middle of a training step.
         signal.signal(signal.SIGCHLD, handler)
     try:
         yield from items
-    # OSError, EOFError: what a process had ready went with it.
+    # OSError, EOFError: the items that the process had ready are lost.
     except (RuntimeError, OSError, EOFError) as error:
-        # One that is dying counts: it closes its connections, then its sentinel, and is gone only after that.
+        # A process that ends closes its connections, then its sentinel, and is alive until after that.
         dying = wait([p.sentinel for p in processes], timeout=10.0)
         for process in processes:
             if process.sentinel in dying:
@@ -121,6 +121,6 @@ def watched(loader: DataLoader[T], desk: WorkerProgress) -> Generator[T, None, N
             shut_down_workers(items)
         finally:
             late.cancel()
-            # Two threads must not reap the same process: one of them would take it for alive.
+            # If two threads reaped the same process, one of them would see it as alive.
             late.join()
             kill(processes)

@@ -1,4 +1,4 @@
-"""Ids of utterances that a manifest gives none: functions of the audio, not of the order of the lines."""
+"""Ids for utterances without one: they depend on the audio, not on the order of the lines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def derived_ids(stretches: Sequence[tuple[str, float]]) -> list[str]:
         common = len(_common_beginning(folders))
         names = {path: "/".join(path.split("/")[common:]) for path in paths}
         bare = {path: _without_ending(name) for path, name in names.items()}
-        # a.wav beside a.flac: the ending tells them apart.
+        # a.wav beside a.flac: the ids need the endings.
         names = bare if len(set(bare.values())) == len(paths) else names
     return [
         f"{names[path]}-{round(1000 * offset)}" if offset > 0.0 or shared[path] > 1 else names[path]
@@ -36,7 +36,7 @@ def _without_ending(name: str) -> str:
 
 
 def _common_beginning(folders: Sequence[list[str]]) -> list[str]:
-    # Of sorted sequences, what the first and the last have in common all have.
+    # What the first and the last of sorted sequences have in common, all of them have.
     first, last = min(folders), max(folders)
     count = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), None)
     return list(first[: min(len(first), len(last)) if count is None else count])

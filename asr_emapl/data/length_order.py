@@ -1,6 +1,6 @@
 """Which utterances may share a group: a random order by length in which padding stays within a bound.
 
-A group holds utterances of nearly the same length. Sorted by length alone, the same utterances would share a
+A group has utterances of nearly the same length. Sorted by length alone, the same utterances would share a
 group in every pass, and the steps of different passes would not be independent, which the SDE behind the
 scaling rule assumes. So each utterance is moved up or down in the sorted order by a random distance first.
 The distance is chosen where it costs least: far where many utterances have the same length, little where few
@@ -53,5 +53,5 @@ def _log_span(lengths: NDArray[np.float64], in_group: NDArray[np.float64]) -> ND
     here = np.arange(len(lengths))
     half = in_group / 2.0
     first, end = (here - half).astype(np.int64).clip(0, last), (here + half).astype(np.int64).clip(0, last)
-    # At either end of the order half a group stands for a whole one.
+    # At either end of the order, half a group represents a whole one.
     return np.log(lengths[first] / lengths[end]) * in_group / np.maximum(end - first, 1)

@@ -1,4 +1,4 @@
-"""From global batches to what one rank trains on: decoded, padded, augmentation drawn, in micro-batches."""
+"""From global batches to the micro-batches of one rank: decoded, padded, with augmentation drawn."""
 
 from __future__ import annotations
 
@@ -57,18 +57,17 @@ class DataConfig:
     """Share of undecodable audio that stops the run; less is skipped and listed."""
 
 
-# Steps that each decoding process is ahead by at most.
+# Steps that each decoding process prepares in advance at most.
 STEPS_AHEAD = 4
 
 
 @dataclass
 class MicroBatch:
-    """What one forward pass takes. Axes: B utterances, N samples, T frames, F mel bands.
+    """The input of one forward pass. Axes: B utterances, N samples, T frames, F mel bands.
 
-    `student_BN` is what the student hears where that differs from what the teacher hears: the perturbed
-    waveforms of an unlabelled micro-batch. It doubles what is copied to the device, waveforms, and nothing
-    else: features are made of one, then of the other. A labelled one has no teacher, so that perturbed
-    waveforms take the place of the clean ones. The masks are the student's.
+    `student_BN` has the perturbed waveforms of an unlabelled micro-batch, for the student; the teacher gets
+    the clean `waveforms_BN`. A labelled micro-batch has no teacher, and its `waveforms_BN` are perturbed. The
+    masks (`keep_BF`, `keep_BT`) are the student's.
     """
 
     ids: list[str]
@@ -99,7 +98,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Skipped:
-    """An utterance that was left out of a step since its audio cannot be decoded."""
+    """An utterance that was left out of a step because its audio cannot be decoded."""
 
     id: str
     audio: str
@@ -109,18 +108,18 @@ class Skipped:
 
 @dataclass
 class StepBatch:
-    """One rank's share of one optimizer step, and what is known of the whole.
+    """One rank's share of one optimizer step.
 
-    `samples` and `after` are those of the plan: skipped audio counts, and perturbed audio counts as long as
-    it was, so that the clock and the place to resume at do not depend on what a disk has lost since.
+    `samples` and `after` are those of the plan: skipped audio counts, and perturbed audio counts with its
+    original length. So the clock and the position to resume at do not depend on unreadable files.
     """
 
     labelled: bool
     micro_batches: list[MicroBatch]
-    # Of all ranks: unpadded audio in samples, and where the data stand once the step is done.
+    # For all ranks: unpadded audio in samples, and the position after the step.
     samples: int
     after: DataCursor
-    # Of this rank.
+    # For this rank.
     skipped: list[Skipped] = field(default_factory=list)
     # Why a server or a manifest could not be read, so that the step is incomplete; an error of a decoding
     # process would arrive with its traceback as text.
@@ -136,10 +135,10 @@ class StepDataset(Dataset[StepBatch]):
 
     Args:
         max_samples: padded samples of a micro-batch at most, for the teacher and for the student.
-        perturb: of the student's waveforms; None: it hears what the teacher hears.
+        perturb: of the student's waveforms; None: they are the teacher's.
     """
 
-    # Where a decoding process notes what it reads.
+    # Where a decoding process notes what it is reading.
     desk: WorkerProgress | None = None
 
     def __init__(
@@ -161,7 +160,7 @@ class StepDataset(Dataset[StepBatch]):
         self.rank, self.world_size = rank, world_size
 
     def __getitem__(self, batch: GlobalBatch) -> StepBatch:
-        """The rank's part of `batch`, without what cannot be decoded: that is in `skipped`."""
+        """The rank's share of `batch`; utterances that cannot be decoded are in `skipped`."""
         corpus = self.corpora[batch.labelled]
         assert corpus is not None
         made = StepBatch(batch.labelled, [], batch.samples, batch.after)
@@ -181,7 +180,7 @@ class StepDataset(Dataset[StepBatch]):
         return made
 
     def _longest(self, corpus: Corpus, row: int, batch: GlobalBatch) -> int:
-        """Samples of the longest that is heard of an utterance, as planned: micro-batches depend on it."""
+        """Samples of the longest version of an utterance, as planned, on which micro-batches depend."""
         samples = int(corpus.samples[row])
         if self.perturb is None:
             return samples
@@ -226,12 +225,12 @@ class StepDataset(Dataset[StepBatch]):
         return micro
 
 
-# Told of an utterance that is left out of a result, and why.
+# Called with an utterance that is left out of a result, and the reason.
 LeftOut = Callable[[Utterance, UserError], None]
 
 
 def collate(utterances: Sequence[Utterance], left_out: LeftOut | None = None) -> MicroBatch:
-    """Decode and pad. The true length counts where it differs from the manifest's.
+    """Decode and pad. The true length counts if it differs from the manifest's.
 
     Args:
         left_out: called with each utterance that cannot be decoded, which the batch then lacks.
@@ -268,7 +267,7 @@ def _pad(rows: list[Tensor]) -> Tensor:
 
 
 class _Requests:
-    """Endless global batches from a position on, in the form of a torch sampler."""
+    """Endless global batches from a position on, as a torch sampler."""
 
     def __init__(self, plan: DataPlan, start: DataCursor) -> None:
         self.plan, self.start = plan, start
@@ -284,12 +283,12 @@ class _Requests:
 def steps(
     dataset: StepDataset, plan: DataPlan, start: DataCursor, *, workers: int, pin_memory: bool
 ) -> Generator[StepBatch, None, None]:
-    """Endless steps from `start` on; the same ones with any number of decoding processes.
+    """Yield endless steps from `start` on; they do not depend on the number of decoding processes.
 
-    Close it when enough are taken: its processes end then.
+    Close the generator to end its processes.
 
-    Decoded and not yet handed over are at most workers x STEPS_AHEAD steps of this rank's share: 64 kB for
-    each padded second, twice that for unlabelled audio that is perturbed.
+    At most workers x STEPS_AHEAD steps of this rank are decoded in advance: 64 kB per padded second, twice
+    that for perturbed unlabelled audio.
 
     Raises:
         UserError: a decoding process died; names what it was decoding.
@@ -323,8 +322,8 @@ def steps(
 def _begin(desk: WorkerProgress, worker: int) -> None:
     """Prepare a decoding process.
 
-    Ctrl-C, and a scheduler that stops a job, signal the whole process group: the trainer then saves and
-    ends its workers; workers that died first would break the step that it is in.
+    Ctrl-C and schedulers signal the whole process group. The trainer then saves and ends its workers; if
+    these died first, its current step would fail.
     """
     serve_parent(signal.SIGTERM, signal.SIGINT)
     desk.take(worker)

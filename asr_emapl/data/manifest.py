@@ -288,7 +288,7 @@ def _error(path: str | Path, found: list[tuple[int, str]], total: int) -> UserEr
 
 
 def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
-    """Write a manifest that `read_manifest` reads back; whoever looks sees the old file or the whole new one.
+    """Write a manifest that `read_manifest` reads back. It replaces an older file atomically.
 
     Audio paths are written absolute; only a shard in the manifest's own folder goes by its name, so that the
     folder can be moved. Missing folders are made.
@@ -350,12 +350,12 @@ def _audio_as_written(utterance: Utterance, folder: str) -> str:
 
 
 def verify(utterances: Iterable[Utterance], alphabet: str | None) -> list[str]:
-    """What is wrong with the audio and the transcripts, one line a finding; empty if all is well.
+    """What is wrong with the audio and the transcripts, one line per finding.
 
-    Looked for: audio that is absent or whose header cannot be decoded; a duration more than 0.05 s off the
-    header's; letters outside `alphabet` (None: any letter will do). Only headers are read, each file's once,
-    but in a shard all that `Source.open` checks. Where several utterances share a file, or one begins inside
-    it, they only have to end within it.
+    Finds audio that is missing or whose header cannot be decoded, durations more than 0.05 s off the
+    header's, and characters outside `alphabet` (None: any character is allowed). Only headers are read, once
+    per file, and for shards what `Source.open` checks. If several utterances share a file, or one begins
+    inside it, they only have to end within it.
     """
     utterances = list(utterances)
     shares = Counter(_file(utterance) for utterance in utterances)
@@ -374,14 +374,16 @@ def verify(utterances: Iterable[Utterance], alphabet: str | None) -> list[str]:
         fault = length if isinstance(length, str) else _length_fault(utterance, length, shares[file] > 1)
         if fault is not None:
             findings.append(f"{utterance.id}: {fault}")
-        letters = "" if alphabet is None else outside(utterance.text or "", alphabet)
-        if letters:
-            findings.append(f"{utterance.id}: letters outside the alphabet: {letters!r} (normalise the text)")
+        unknown = "" if alphabet is None else outside(utterance.text or "", alphabet)
+        if unknown:
+            findings.append(
+                f"{utterance.id}: characters outside the alphabet: {unknown!r} (normalise the text)"
+            )
     return findings
 
 
 def _file(utterance: Utterance) -> tuple[str, ByteRange | None]:
-    """What the utterances of one recording have in common."""
+    """What identifies the audio file of an utterance."""
     return utterance.audio, utterance.byte_range
 
 

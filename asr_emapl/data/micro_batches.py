@@ -1,4 +1,4 @@
-"""A global batch divided into micro-batches that fit a device's memory, in equal parts over ranks."""
+"""Divides a global batch into micro-batches that fit the memory of a device, equally among ranks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.data.batch_plan import fill
 from asr_emapl.data.permutation import Indices
 
-# Bisections for the size at which micro-batches are equal: what is left is below a thousandth of the largest.
+# Bisection steps for the size of equal micro-batches: the error is below a thousandth of the largest.
 _TRIALS = 10
 
 
@@ -22,19 +22,19 @@ def micro_batches(
     world_size: int = 1,
     rank: int = 0,
 ) -> list[Indices]:
-    """Positions, within a global batch, of each micro-batch of one rank, longest utterance first.
+    """Positions in a global batch of each micro-batch of one rank, longest utterance first.
 
-    Groups that fit the memory and can be shared out evenly are the micro-batches. Otherwise utterances are
-    sorted by length and cut into micro-batches of about equal padded audio: the same number on each rank,
-    where there are enough utterances, and at least one per group, since several groups in one would be padded
-    to the longest. Micro-batches are dealt to the ranks in turn and back (0 1 2 2 1 0 0 1 ...) from the
-    longest utterances to the shortest. The first rank differs from batch to batch, by its audio: otherwise
-    the same rank would always have the longest.
+    The groups are the micro-batches if they fit the memory and can be divided evenly among ranks. Otherwise,
+    utterances are sorted by length and cut into micro-batches of about equal padded audio: the same number on
+    each rank, if there are enough utterances, and at least one per group, because several groups in one
+    micro-batch would be padded to the longest utterance. Micro-batches go to the ranks forwards and backwards
+    (0 1 2 2 1 0 0 1 ...), from the longest utterances to the shortest. The first rank depends on the audio of
+    the batch; otherwise the same rank would always have the longest utterances.
 
     Args:
         lengths: of the utterances, in samples, in any order.
         max_samples: padded samples of a micro-batch at most.
-        groups: utterances in each group of about the same length, one group after the other; none: one group.
+        groups: number of utterances in each group of similar length; empty: one group.
 
     Raises:
         ValueError: one utterance alone is longer than `max_samples`.
@@ -54,14 +54,14 @@ def micro_batches(
     return [
         part
         for turn, part in enumerate(parts)
-        if (_to_and_fro(turn, world_size) + begins) % world_size == rank
+        if (_forwards_and_backwards(turn, world_size) + begins) % world_size == rank
     ]
 
 
 def _whole_groups(
     lengths: Indices, max_samples: int, groups: Sequence[int], world_size: int
 ) -> list[Indices]:
-    """The groups, the longest utterances first; none if they do not fit or cannot be shared out."""
+    """The groups, longest utterances first; empty if they do not fit or cannot be divided evenly."""
     if not groups or len(groups) % world_size:
         return []
     parts = np.split(np.arange(len(lengths)), np.cumsum(groups)[:-1])
@@ -72,7 +72,7 @@ def _whole_groups(
 
 
 def _equal_parts(lengths: Indices, max_samples: int, at_least: int, world_size: int) -> list[Indices]:
-    """Consecutive parts of the utterances sorted by length, as many as memory, groups and ranks ask for."""
+    """Consecutive parts of the utterances sorted by length, as many as memory, groups and ranks require."""
     order = np.argsort(-lengths, kind="stable")
     ordered = lengths[order].tolist()
     count = max(at_least, len(fill(ordered, max_samples)))
@@ -80,13 +80,13 @@ def _equal_parts(lengths: Indices, max_samples: int, at_least: int, world_size: 
     return np.split(order, ends[:-1])
 
 
-def _to_and_fro(turn: int, world_size: int) -> int:
-    there = turn % (2 * world_size)
-    return there if there < world_size else 2 * world_size - 1 - there
+def _forwards_and_backwards(turn: int, world_size: int) -> int:
+    place = turn % (2 * world_size)
+    return place if place < world_size else 2 * world_size - 1 - place
 
 
 def _equal_ends(ordered: list[int], count: int, limit: int) -> list[int]:
-    """Where at most `count` parts end whose largest is as small as possible, in padded samples."""
+    """The ends of at most `count` parts, whose largest has as few padded samples as possible."""
     if count >= len(ordered):
         return list(range(1, len(ordered) + 1))
     ends, enough, too_small = fill(ordered, limit), limit, max(ordered[0], sum(ordered) // count) - 1

@@ -1,7 +1,7 @@
-"""The order of steps over several corpora, labelled and not: by their shares in the audio consumed.
+"""The order of steps over several labelled and unlabelled corpora, by their shares of the audio consumed.
 
-Each step is of one kind (as in slimIPL) and of one corpus; it is the turn of whichever is behind its share,
-so the order is a function of the audio consumed alone and a resume needs a `DataCursor` and nothing else.
+Each step has one kind of audio (as in slimIPL), from one corpus: the one that is furthest behind its share.
+So the order depends only on the audio consumed, and a resume needs only a `DataCursor`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from asr_emapl.data.permutation import Indices
 
 @dataclass(frozen=True)
 class CorpusCursor:
-    """Where a corpus's reader stands.
+    """The position in one corpus.
 
     Attributes:
         epoch, chunk: the pass, and the part of it.
-        samples: audio of that chunk consumed at the present batch.
-        total: of all passes.
-        base: of it, what was consumed before the corpora had their present weights.
-        batch: padded samples of the batch that `samples` was consumed at.
+        samples: audio of that chunk consumed at the current batch.
+        total: audio of all passes consumed.
+        base: the part of `total` consumed before the corpora had their current weights.
+        batch: padded samples of the batch at which `samples` was consumed.
         earlier: what was consumed of the chunk at other batches before, as (batch, samples).
     """
 
@@ -39,7 +39,7 @@ class CorpusCursor:
     earlier: tuple[tuple[int, int], ...] = ()
 
     def at_batch(self, batch: int) -> CorpusCursor:
-        """The same place for a plan of another batch: the rest of the chunk is what comes next."""
+        """The same position in a plan with another batch: the rest of the chunk comes next."""
         if batch == self.batch:
             return self
         if self.batch is None or self.samples == 0:
@@ -47,18 +47,18 @@ class CorpusCursor:
         return replace(self, samples=0, batch=batch, earlier=(*self.earlier, (self.batch, self.samples)))
 
     def next_pass(self) -> CorpusCursor:
-        """Where the next pass over the corpus begins."""
+        """The beginning of the next pass over the corpus."""
         return replace(self, epoch=self.epoch + 1, chunk=0, samples=0, earlier=())
 
     @staticmethod
     def from_state(state: dict[str, Any]) -> CorpusCursor:
-        """From plain numbers, as `dataclasses.asdict` gives them."""
+        """From plain numbers, as `dataclasses.asdict` returns them."""
         return CorpusCursor(**state | {"earlier": tuple((b, s) for b, s in state["earlier"])})
 
 
 @dataclass(frozen=True)
 class MixtureCursor:
-    """Where the readers of all corpora of one kind stand, and the weights that were in force."""
+    """The positions in all corpora of one kind, and their weights."""
 
     corpora: tuple[CorpusCursor, ...] = ()
     weights: tuple[float, ...] = ()
@@ -71,11 +71,11 @@ class MixtureCursor:
 
 @dataclass(frozen=True)
 class DataCursor:
-    """Where the mix of both kinds stands, after a number of steps. All that a resume needs."""
+    """The position in all corpora after a number of steps: all that a resume needs."""
 
     labelled: MixtureCursor = MixtureCursor()
     unlabelled: MixtureCursor = MixtureCursor()
-    # Audio of either kind consumed before pseudo-labels began; the ratio counts from there.
+    # Audio of each kind consumed before pseudo-labels began; the ratio counts from there.
     labelled_before: int = 0
     unlabelled_before: int = 0
 
@@ -87,21 +87,24 @@ class DataCursor:
     def from_state(state: dict[str, Any]) -> DataCursor:
         """The inverse of `state_dict`."""
 
-        def blend(values: dict[str, Any]) -> MixtureCursor:
+        def mixture(values: dict[str, Any]) -> MixtureCursor:
             return MixtureCursor(
                 tuple(CorpusCursor.from_state(p) for p in values["corpora"]), tuple(values["weights"])
             )
 
         before = int(state["labelled_before"]), int(state["unlabelled_before"])
-        return DataCursor(blend(state["labelled"]), blend(state["unlabelled"]), *before)
+        return DataCursor(mixture(state["labelled"]), mixture(state["unlabelled"]), *before)
 
 
 @dataclass(frozen=True)
 class GlobalBatch:
-    """One optimizer step's utterances over all ranks.
+    """The utterances of one optimizer step on all ranks.
 
-    `groups` are the numbers of utterances of about the same length, one group after the other; `epoch` is the
-    pass over their own corpus, `samples` their unpadded audio.
+    Attributes:
+        groups: number of utterances in each group of similar length, one group after the other.
+        epoch: the pass over their corpus.
+        samples: their unpadded audio.
+        after: the position after the step.
     """
 
     labelled: bool
@@ -113,14 +116,14 @@ class GlobalBatch:
 
 
 class Mixture:
-    """Several corpora of one kind, each with passes of its own, by their weights in audio.
+    """Several corpora of one kind, each with its own passes, mixed by weights in audio.
 
     Args:
-        plans: over each corpus.
-        weights: of any sum; None: equal.
+        plans: one per corpus.
+        weights: with any sum; None: equal.
 
     Raises:
-        ValueError: not one positive weight a plan.
+        ValueError: there is not one positive weight per plan.
     """
 
     def __init__(self, plans: Sequence[BatchPlan], weights: Sequence[float] | None = None) -> None:
@@ -130,11 +133,11 @@ class Mixture:
             raise ValueError(f"{len(plans)} corpora need as many positive weights, not {list(self.weights)}")
         # Indices count through the corpora one after the other.
         self._first = np.cumsum([0, *(len(plan.samples) for plan in plans)])
-        # Two chunks at most of each are in use at a time; each is a few arrays.
-        self._chapter = lru_cache(maxsize=2 * len(plans))(self._read)
+        # At most two chunks of each corpus are in use at a time.
+        self._chunk = lru_cache(maxsize=2 * len(plans))(self._read)
 
     def next(self, at: MixtureCursor) -> tuple[Indices, tuple[int, ...], int, MixtureCursor]:
-        """The batch that follows `at`, its groups, the pass it belongs to, and the position after it."""
+        """The batch at `at`, its groups, the pass it belongs to, and the position after it."""
         at = self._adopt(at)
         behind = [(p.total - p.base) / w for p, w in zip(at.corpora, self.weights, strict=True)]
         which = behind.index(min(behind))
@@ -143,9 +146,9 @@ class Mixture:
         return indices + self._first[which], groups, after.epoch, MixtureCursor(corpora, self.weights)
 
     def _adopt(self, at: MixtureCursor) -> MixtureCursor:
-        """Positions for other corpora or weights than they were made with: nothing is made up for.
+        """Positions for these weights; audio consumed at other weights does not count for the shares.
 
-        Corpora are identified by their position: those at the end of the list may be added or removed.
+        Corpora are identified by their place in the list; the last ones may be added or removed.
         """
         if at.weights == self.weights:
             return at
@@ -158,12 +161,12 @@ class Mixture:
             # The position was made with a larger corpus or a smaller pool.
             at = at.next_pass()
         at = at.at_batch(self.plans[which].batch_samples)
-        chunk = self._chapter(which, at.epoch, at.chunk, at.earlier)
+        chunk = self._chunk(which, at.epoch, at.chunk, at.earlier)
         index = chunk.index_at(at.samples)
         if index == len(chunk.batches):
             epoch, number = divmod(at.chunk + 1, self.plans[which].chunks)
             at = replace(at, epoch=at.epoch + epoch, chunk=number, samples=0, earlier=())
-            chunk, index = self._chapter(which, at.epoch, at.chunk, ()), 0
+            chunk, index = self._chunk(which, at.epoch, at.chunk, ()), 0
         before = int(chunk.consumed[index - 1]) if index else 0
         after = int(chunk.consumed[index])
         moved = replace(at, samples=after, total=at.total + after - before)
@@ -174,12 +177,12 @@ class Mixture:
 
 
 class DataPlan:
-    """Labelled and unlabelled global batches in turn, by their ratio in audio.
+    """Labelled and unlabelled global batches, by their ratio in audio.
 
     Args:
-        labelled, unlabelled: plans over the two kinds; no unlabelled one: a supervised run.
-        unlabelled_per_labelled: ratio in audio, once pseudo-labels have begun.
-        start_samples: audio consumed before they begin.
+        labelled, unlabelled: the corpora; unlabelled None: a supervised run.
+        unlabelled_per_labelled: ratio in audio after pseudo-labels have begun.
+        start_samples: audio consumed before pseudo-labels begin.
     """
 
     def __init__(
@@ -195,20 +198,20 @@ class DataPlan:
 
     @property
     def has_unlabelled(self) -> bool:
-        """Whether there are pseudo-labels to come."""
+        """Whether the plan has unlabelled batches."""
         return self.unlabelled is not None
 
     def next(self, at: DataCursor) -> GlobalBatch:
-        """The global batch that follows `at`."""
+        """The global batch at `at`."""
         if self.unlabelled is not None and self._wants_unlabelled(at):
-            indices, groups, epoch, blend = self.unlabelled.next(at.unlabelled)
-            samples = blend.total - at.unlabelled.total
-            return GlobalBatch(False, indices, groups, epoch, samples, replace(at, unlabelled=blend))
-        indices, groups, epoch, blend = self.labelled.next(at.labelled)
-        samples = blend.total - at.labelled.total
-        moved = replace(at, labelled=blend)
-        if not self.has_unlabelled or blend.total + at.unlabelled.total <= self.start_samples:
-            moved = replace(moved, labelled_before=blend.total, unlabelled_before=at.unlabelled.total)
+            indices, groups, epoch, mixture = self.unlabelled.next(at.unlabelled)
+            samples = mixture.total - at.unlabelled.total
+            return GlobalBatch(False, indices, groups, epoch, samples, replace(at, unlabelled=mixture))
+        indices, groups, epoch, mixture = self.labelled.next(at.labelled)
+        samples = mixture.total - at.labelled.total
+        moved = replace(at, labelled=mixture)
+        if not self.has_unlabelled or mixture.total + at.unlabelled.total <= self.start_samples:
+            moved = replace(moved, labelled_before=mixture.total, unlabelled_before=at.unlabelled.total)
         return GlobalBatch(True, indices, groups, epoch, samples, moved)
 
     def _wants_unlabelled(self, at: DataCursor) -> bool:

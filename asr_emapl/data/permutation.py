@@ -1,4 +1,4 @@
-"""A random order of any number of things, of which any part can be had without the rest."""
+"""A pseudo-random permutation of any size, any part of which can be computed alone."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _ROUNDS = 6
 
 
 class FeistelPermutation:
-    """A pseudo-random permutation of 0 ... count - 1 in no memory: a Feistel network.
+    """A pseudo-random permutation of 0 ... count - 1 that needs no memory: a Feistel network.
 
-    Two halves of the bits of an index are mixed into one another round by round, which can be undone, so no
-    two indices meet (Luby and Rackoff 1988). What falls outside the range, of a domain at most four times as
-    large, is sent through again until it falls inside (Black and Rogaway 2002, cycle walking).
+    Each round mixes one half of the bits of an index into the other, which is invertible, so that no two
+    indices collide (Luby and Rackoff 1988). The domain is at most four times as large as the range; an index
+    outside the range is permuted again until it is inside (cycle walking, Black and Rogaway 2002).
 
     Args:
-        count: how many things.
-        seed: integers, of any size, that name the order.
+        count: size of the permutation.
+        seed: integers of any size.
     """
 
     def __init__(self, count: int, *seed: int) -> None:
@@ -30,7 +30,7 @@ class FeistelPermutation:
         self._keys = words[:_ROUNDS], words[_ROUNDS:] | np.uint64(1)
 
     def __call__(self, positions: Indices) -> Indices:
-        """What stands at these positions of the order, [n] of [n]."""
+        """The elements [n] at these positions [n] of the permutation."""
         x = self._mix(positions.astype(np.uint64))
         outside = np.flatnonzero(x >= self.count)
         while len(outside):
@@ -41,7 +41,7 @@ class FeistelPermutation:
     def _mix(self, x: NDArray[np.uint64]) -> NDArray[np.uint64]:
         left, right = x >> self._bits, x & self._mask
         for addend, factor in zip(*self._keys, strict=True):
-            # A product's high bits depend on all bits of its factor.
+            # The high bits of a product depend on all bits of its factors.
             hashed = (right + addend) * factor
             hashed = (hashed ^ (hashed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
             left, right = right, left ^ ((hashed >> np.uint64(33)) & self._mask)

@@ -1,4 +1,4 @@
-"""Long recordings to a manifest of utterances: offsets into the original files, which stay as they are."""
+"""Cut long recordings into utterances: offsets into the original files, which are not changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from asr_emapl.errors import UnreachableError, UserError, list_findings
 from asr_emapl.processes import kill, serve_parent
 
 _MANIFEST_ENDINGS = (".jsonl", ".json")
-# Of what libsndfile decodes, what recordings come in.
+# Formats of recordings that libsndfile decodes.
 _AUDIO_ENDINGS = (
     *(".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3"),
     *(".aif", ".aiff", ".au", ".caf", ".rf64", ".w64", ".sph"),
@@ -31,7 +31,7 @@ _AUDIO_ENDINGS = (
 
 @dataclass(frozen=True)
 class Recording:
-    """What is to be cut: a file, or the stretch of one that a manifest names (seconds)."""
+    """A file to cut, or the part of a file that a manifest names (seconds)."""
 
     id: str
     audio: str
@@ -43,18 +43,18 @@ class Recording:
 
     @property
     def source(self) -> Source:
-        """Where its bytes are, and which channel is meant."""
+        """Where its bytes are, and which channel is used."""
         return Source(self.audio, self.byte_range, self.id, self.channel)
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What became of a recording.
+    """The result for one recording.
 
     Attributes:
         utterances: in their order; empty if there is no speech.
         seconds: length of the recording.
-        lost_seconds: of speech, too little of it between two pauses to make an utterance.
+        lost_seconds: speech between pauses that is too short for an utterance.
         fault: why it could not be read, or None.
     """
 
@@ -67,11 +67,11 @@ class Cut:
 def find_recordings(sources: Sequence[Path]) -> list[Recording]:
     """The recordings of audio files, folders (with all below them) and manifests, in the order given.
 
-    A file is called by its name without the ending, or by its path below the folder with - for /; an
-    utterance of a manifest keeps its id and its speaker. A file that is named twice is taken once.
+    The id of a file is its name without the ending, or its path below the folder with - for /. An utterance
+    of a manifest keeps its id and its speaker. A file that is named twice is used once.
 
     Raises:
-        UserError: a source is absent or unreadable, a folder holds no audio, or two recordings have one id.
+        UserError: a source is missing or unreadable, a folder has no audio, or two recordings share an id.
     """
     unique: dict[Hashable, Recording] = {}
     for source in sources:
@@ -80,7 +80,7 @@ def find_recordings(sources: Sequence[Path]) -> list[Recording]:
     recordings = list(unique.values())
     first: dict[str, Recording] = {}
     findings = [
-        f"{r.audio}: would be called {r.id!r}, as {first[r.id].audio} is "
+        f"{r.audio}: would get the id {r.id!r} of {first[r.id].audio} "
         "(rename it, or name a folder above both)"
         for r in recordings
         if first.setdefault(r.id, r) is not r
@@ -103,23 +103,21 @@ def cut_recordings(recordings: Sequence[Recording], config: SegmentConfig, worke
     if min(workers, len(recordings)) <= 1:
         yield from (cut_recording(recording, config, detector) for recording in recordings)
         return
-    # Spawned: a fork would inherit locks of the threads that numpy and torch keep.
+    # Spawned, because a fork would inherit locks of numpy's and torch's threads.
     context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     with ProcessPoolExecutor(min(workers, len(recordings)), context, _begin) as pool:
         try:
             yield from pool.map(partial(_cut_in_worker, config=config), recordings)
         except BrokenProcessPool as error:
-            raise UserError(
-                "a worker process died, most likely for want of memory (take fewer --workers)"
-            ) from error
-        # Interrupted, or closed early: a recording that is being cut may take minutes.
+            raise UserError("a worker process died, probably out of memory (use fewer --workers)") from error
+        # Interrupted or closed early: the recordings in work may take minutes.
         except BaseException:
             kill(set(multiprocessing.active_children()) - others)
             raise
 
 
 def cut_recording(recording: Recording, config: SegmentConfig, detector: Detector) -> Cut:
-    """The utterances of one recording, each called <recording>-<begin>-<end>, in milliseconds of the file."""
+    """The utterances of one recording, with ids <recording>-<begin>-<end> in milliseconds of the file."""
     try:
         length = probe(recording.source)[0]
         blocks = read_blocks(recording.source, offset=recording.offset, duration=recording.duration)
@@ -131,12 +129,12 @@ def cut_recording(recording: Recording, config: SegmentConfig, detector: Detecto
     end = length if recording.duration is None else min(length, recording.offset + recording.duration)
     utterances = [_utterance(recording, span, end) for span in segments.spans]
     if len(utterances) == 1:
-        utterances = [_told_from_whole(utterances[0], length)]
+        utterances = [_distinct_from_whole(utterances[0], length)]
     return Cut(utterances, end - recording.offset, segments.lost_frames * FRAME_SECONDS)
 
 
 def summary(cuts: Sequence[Cut]) -> str:
-    """What became of the recordings, in a line."""
+    """The results of all recordings in one line."""
     lengths = [u.duration for cut in cuts for u in cut.utterances]
     hours = sum(cut.seconds for cut in cuts) / 3600.0
     faults = sum(cut.fault is not None for cut in cuts)
@@ -164,10 +162,10 @@ def _utterance(recording: Recording, span: tuple[int, int], end_seconds: float) 
     )
 
 
-def _told_from_whole(utterance: Utterance, length: float) -> Utterance:
-    """The one utterance of a file, where it is a part that begins at 0, without its first sample.
+def _distinct_from_whole(utterance: Utterance, length: float) -> Utterance:
+    """The only utterance of a file, without its first sample if it begins at 0 and is not the whole file.
 
-    By a manifest's rules (`verify`) an utterance at offset 0 that shares its file with no other is all of it.
+    In a manifest, an utterance at offset 0 that shares its file with no other is the whole file (`verify`).
     """
     if utterance.offset > 0.0 or utterance.duration >= length - LENGTH_TOLERANCE_S:
         return utterance
@@ -182,18 +180,18 @@ def _recordings(source: Path) -> Iterator[Recording]:
     elif source.is_dir():
         files = _audio_below(source)
         if not files:
-            raise UserError(f"{source}: holds no audio files (name the folder that does)")
+            raise UserError(f"{source}: has no audio files (name a folder that has)")
         for path in files:
             name = "-".join(path.relative_to(source).with_suffix("").parts)
             yield Recording(name, str(path.absolute()))
     elif source.is_file():
         yield Recording(source.stem, str(source.absolute()))
     else:
-        raise UserError(f"{source}: no such file or folder (mend the path)")
+        raise UserError(f"{source}: no such file or folder (correct the path)")
 
 
 def _audio_below(folder: Path) -> list[Path]:
-    """Its audio files, sorted; those whose names begin with a dot are some program's own."""
+    """The audio files of a folder, sorted, without hidden files."""
 
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename}: cannot be listed: {error.strerror} (check its permissions)")
@@ -208,12 +206,12 @@ def _audio_below(folder: Path) -> list[Path]:
 
 @cache
 def _detector() -> VoiceActivity:
-    """One a worker process: loading the network takes longer than a short file."""
+    """One per worker process, because loading the network takes longer than a short file."""
     return VoiceActivity()
 
 
 def _begin() -> None:
-    """Prepare a worker process. Resampling is torch's, which is not loaded yet."""
+    """Prepare a worker process, before torch is loaded for resampling."""
     os.environ["OMP_NUM_THREADS"] = "1"
     serve_parent(signal.SIGINT)
 

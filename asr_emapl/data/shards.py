@@ -1,10 +1,10 @@
-"""Shards: the audio of a manifest in few large tar files, of which a reader takes ranges of bytes.
+"""Shards: the audio of a manifest in a few large tar files, read by byte ranges.
 
-A tar is uncompressed: its members are audio files as they would be alone, and any tar program lists and
-extracts them. The manifest beside the shards says where in which of them each utterance lies, so that reading
-in any order takes one seek, or one request to a server, and no file for each utterance.
+A tar file is not compressed: its members are complete audio files, and any tar program lists and extracts
+them. The manifest beside the shards has the shard and the byte range of each utterance. So reading in any
+order takes one seek, or one request to a server, per utterance.
 
-Order and durations are those of the manifest that was packed: so is the plan of batches.
+The order and the durations, and so the batch plan, are those of the original manifest.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from asr_emapl.data.manifest import Utterance, read_manifest, write_manifest
 from asr_emapl.errors import UnreachableError, UserError
 from asr_emapl.storage import check_outputs, read_object
 
-# libsndfile's names for format and coding of a recoded file, and its ending.
+# libsndfile's names for the format and coding of a re-encoded file, and its ending.
 _ENCODINGS = {"flac": ("FLAC", "PCM_16", "flac"), "opus": ("OGG", "OPUS", "opus")}
 CODECS = ("as-is", *_ENCODINGS)
 # A tar consists of blocks, and ends with two that are zero.
@@ -44,13 +44,13 @@ _BLOCK_BYTES = 512
 class ShardConfig:
     """How audio is packed.
 
-    `as-is` leaves files as they are, and a recording of several utterances whole. `flac` and `opus` cut each
-    utterance out and make it 16 kHz, mono: flac with 16 bits a sample; opus with loss, in a fifth of flac's
-    bytes, encoded at some 30 times real time a core.
+    `as-is` copies files, and a recording of several utterances as a whole. `flac` and `opus` cut out each
+    utterance and convert it to 16 kHz mono: flac with 16 bits per sample; opus is lossy, a fifth of the size
+    of flac, and encodes at about 30 times real time per core.
     """
 
     codec: str = "as-is"
-    # A shard ends with the file that fills it to this.
+    # A shard ends with the file that reaches this size.
     mib: float = 512.0
     # Files that are read and encoded at the same time.
     workers: int = 2
@@ -58,7 +58,7 @@ class ShardConfig:
 
 @dataclass(frozen=True)
 class Packed:
-    """The manifest that was written, and the shards beside it."""
+    """The written manifest, and the shards beside it."""
 
     manifest: str
     utterances: int
@@ -73,9 +73,9 @@ def pack(
 ) -> Packed:
     """Pack the audio of a manifest NAME.jsonl as NAME-000000.tar and so on, and write NAME.jsonl beside them.
 
-    A shard appears under its name when it is whole, the manifest after the last of them. After an
-    interruption, the same call goes on behind the last whole shard; the config has to be what it was, and so
-    has the manifest up to there. Samples beyond -1..1 are cut off there by recoding.
+    A shard appears under its name when it is complete, and the manifest after the last shard. After an
+    interruption, the same call resumes after the last complete shard; the config and the manifest up to there
+    must not have changed. Re-encoding clips samples at -1 and 1.
 
     Args:
         manifest: path or URL.
@@ -84,9 +84,9 @@ def pack(
         say: called with one line per shard.
 
     Raises:
-        UserError: the manifest is wrong; audio in it cannot be read; `out` has a manifest of that name
-            already, or a part of another packing, or shards that the manifest reads; `out` cannot be written;
-            the config is out of range.
+        UserError: the manifest is wrong; its audio cannot be read; `out` already has a manifest of that name,
+            or shards of another packing, or shards that the manifest reads; `out` cannot be written; the
+            config is out of range.
     """
     config = config or ShardConfig()
     _check(config)
@@ -97,9 +97,9 @@ def pack(
     shards = _Shards(out, PurePath(name).stem, utterances, config, say)
     try:
         if storage.size(target) is not None:
-            raise UserError(f"{target}: is there already (name another folder, or remove it to pack again)")
+            raise UserError(f"{target}: exists already (name another folder, or remove it to pack again)")
         check_outputs(shards.existing(), {u.audio for u in utterances})
-        shards.go_on()
+        shards.resume()
         shards.pack_rest()
         write_manifest(target, shards.packed())
         shards.forget(0)
@@ -114,18 +114,18 @@ def pack(
 
 def _check(config: ShardConfig) -> None:
     if config.codec not in CODECS:
-        raise UserError(f"codec {config.codec!r} is none of {', '.join(CODECS)}")
+        raise UserError(f"codec {config.codec!r} is not one of {', '.join(CODECS)}")
     if not config.mib > 0:
-        raise UserError(f"shards of {config.mib} MiB cannot be filled (give a size > 0)")
+        raise UserError(f"shards of {config.mib} MiB are impossible (give a size > 0)")
     if config.workers < 1:
-        raise UserError(f"{config.workers} workers pack nothing (give 1 or more)")
+        raise UserError(f"{config.workers} workers are too few (give 1 or more)")
 
 
 class _Shards:
-    """The shards of one manifest: how many there are, and where in them the first utterances lie.
+    """The shards of one manifest: their number, and the places of the utterances packed so far.
 
-    Beside each shard, while they are being written, a hidden record says what is in it and from what it was
-    made: shard and record together are what an interrupted packing goes on behind.
+    Until all are written, each shard has a hidden record beside it, with its content and what it was made
+    from. An interrupted packing resumes after the last shard that has one.
     """
 
     def __init__(
@@ -139,11 +139,11 @@ class _Shards:
         self._folder, self._stem, self._say = folder, stem, say
         self._utterances, self._config = utterances, config
         self.count = 0
-        # Tells the config and the utterances so far from any others.
+        # A hash of the config and the utterances so far.
         self._made_from = f"{config.codec} {config.mib}"
-        # Number of the shard, and range in it, of each utterance so far.
+        # Shard and byte range of each utterance so far.
         self._entries: list[tuple[int, ByteRange]] = []
-        # Of each utterance, the first with the same file: where files stay whole, that packs it for all.
+        # For each utterance, the first with the same file, which is packed once if files stay whole.
         first: dict[object, int] = {}
         whole = config.codec == "as-is"
         self._origins = [
@@ -155,14 +155,14 @@ class _Shards:
         return storage.join(self._folder, f"{self._stem}-{shard:06d}.tar")
 
     def existing(self) -> list[str]:
-        """The shards that are there, up to the first that is not."""
+        """The existing shards, up to the first missing one."""
         places: list[str] = []
         while storage.size(place := self.place(len(places))) is not None:
             places.append(place)
         return places
 
-    def go_on(self) -> None:
-        """Take over the whole shards that an interrupted packing left."""
+    def resume(self) -> None:
+        """Keep the complete shards of an interrupted packing."""
         while (record := self._read_record(self.count)) is not None:
             place = self.place(self.count)
             made_from = self._made_from_next(len(record["entries"]))
@@ -176,11 +176,11 @@ class _Shards:
             self._entries += [(shard, ByteRange(*part)) for shard, *part in record["entries"]]
             self._made_from = made_from
             self.count += 1
-            self._say(f"{place}: was there")
+            self._say(f"{place}: exists already")
         self.forget(self.count)
 
     def pack_rest(self) -> None:
-        """Pack the utterances that are in no shard yet."""
+        """Pack the remaining utterances."""
         rest = range(len(self._entries), len(self._utterances))
         files = [self._utterances[i] for i in rest if self._origins[i] == i]
         with closing(_encoded(files, self._config)) as encoded:
@@ -188,7 +188,7 @@ class _Shards:
                 self._pack_one(encoded)
 
     def packed(self) -> list[Utterance]:
-        """All utterances, where they lie now."""
+        """All utterances, with their places in the shards."""
         whole = self._config.codec == "as-is"
         return [
             replace(u, audio=self.place(shard), byte_range=part)
@@ -198,7 +198,7 @@ class _Shards:
         ]
 
     def forget(self, start: int) -> None:
-        """Remove the records from shard `start` on, the last one first: they stay without a gap."""
+        """Remove the records from shard `start` on, the last one first, so that no gap is left."""
         end = start
         while storage.size(self._record(end)) is not None:
             end += 1
@@ -218,10 +218,10 @@ class _Shards:
             file.write(json.dumps(record).encode())
         self.count += 1
         line = f"{place}: {len(made)} utterances, {length / 2**20:.1f} MiB"
-        self._say(line + (f"; cut off at -1..1: {clipped} of them" if clipped else ""))
+        self._say(line + (f"; {clipped} of them clipped at -1..1" if clipped else ""))
 
     def _fill(self, tar: BinaryIO, encoded: Iterator[_File]) -> tuple[list[tuple[int, ByteRange]], int]:
-        """Write one shard; returns what is added to the entries, and how many files were clipped."""
+        """Write one shard; returns the new entries and the number of clipped files."""
         done, limit = len(self._entries), self._config.mib * 2**20
         made: list[tuple[int, ByteRange]] = []
         clipped = 0
@@ -234,7 +234,7 @@ class _Shards:
                 break
             file = next(encoded)
             clipped += file.clipped
-            # A slash would make a folder.
+            # A slash would create a folder.
             member = tarfile.TarInfo(f"{self._utterances[i].id.replace('/', '_')}.{file.ending}")
             made.append((self.count, _add(tar, member, file.content)))
         tar.write(bytes(2 * _BLOCK_BYTES))
@@ -254,7 +254,7 @@ class _Shards:
         return record
 
     def _made_from_next(self, count: int) -> str:
-        """`_made_from` once the next `count` utterances are packed too."""
+        """`_made_from` after the next `count` utterances."""
         digest = hashlib.sha256(self._made_from.encode())
         done = len(self._entries)
         for utterance in self._utterances[done : done + count]:
@@ -263,7 +263,7 @@ class _Shards:
 
 
 def _is_record(record: dict[str, Any]) -> bool:
-    """Whether it has what `_Shards` writes down of a shard."""
+    """Whether it has the entries of a record."""
     entries = record.get("entries")
     return (
         isinstance(record.get("made_from"), str)
@@ -284,7 +284,7 @@ def _add(tar: BinaryIO, member: tarfile.TarInfo, content: bytes) -> ByteRange:
 
 
 class _File(NamedTuple):
-    """An audio file as it is packed. `clipped`: samples beyond -1..1 were cut off."""
+    """An audio file to pack. `clipped`: samples were clipped at -1 or 1."""
 
     content: bytes
     ending: str
@@ -292,7 +292,7 @@ class _File(NamedTuple):
 
 
 def _encoded(utterances: Sequence[Utterance], config: ShardConfig) -> Generator[_File, None, None]:
-    """The file of each utterance, in order, a few of them ahead."""
+    """Yield the file of each utterance in order; a few are encoded ahead."""
     with ThreadPoolExecutor(config.workers) as pool:
         ahead: deque[Future[_File]] = deque()
         try:
@@ -308,7 +308,7 @@ def _encoded(utterances: Sequence[Utterance], config: ShardConfig) -> Generator[
 
 
 def _encode(utterance: Utterance, codec: str) -> _File:
-    """The whole file that the utterance is in; recoded, the utterance alone. UserError: no such audio."""
+    """The whole file of the utterance, or only the utterance if re-encoded. UserError: it cannot be read."""
     source = utterance.source
     if codec == "as-is":
         try:
@@ -317,12 +317,12 @@ def _encode(utterance: Utterance, codec: str) -> _File:
             raise
         except OSError as error:
             raise UserError(
-                f"{source}: cannot be read: {error} (mend the path, or fetch the file)"
+                f"{source}: cannot be read: {error} (correct the path, or fetch the file)"
             ) from error
         with open_audio(io.BytesIO(content), source) as file:
             return _File(content, "wav" if file.format == "WAVEX" else file.format.lower(), False)
     samples = read_audio(source, offset=utterance.offset, duration=utterance.duration).numpy()
-    # libsndfile would scale by 32,767: 16-bit audio would not come back as it was.
+    # libsndfile would scale by 32,767, which changes 16-bit audio.
     pcm = np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
     format_, coding, ending = _ENCODINGS[codec]
     encoded = io.BytesIO()

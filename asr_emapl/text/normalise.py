@@ -1,7 +1,7 @@
-"""Text as the recogniser is to write it: one function a corpus, and the table of them, `PRESETS`.
+"""Text as the recognizer should write it: one function per kind of corpus, and `PRESETS`, the table of them.
 
-What a function cannot spell (digits, signs that are spoken) it leaves as it is, for the preset's `strange` to
-report: nothing is guessed, and nothing is lost in silence. Each function applied twice changes nothing more.
+A function does not change what it cannot spell out (digits, symbols that are read aloud); the preset's
+`strange` reports it. Each function is idempotent.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ from dataclasses import dataclass
 from functools import partial
 
 ALPHABET = " 'ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-"""All that the official LibriSpeech transcripts are written with: blank, apostrophe, 26 capitals."""
+"""All that the official LibriSpeech transcripts are written with: space, apostrophe, A-Z."""
 
-# Left and right single quotation mark, and the apostrophe that Unicode counts among the letters.
+# Left and right single quotation mark, and the apostrophe that Unicode classifies as a letter.
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc", "'"))
-# Others that stand for it in text typed by many hands: high-reversed and low quote, prime, grave, acute,
-# modifier letters, full width.
+# Others that people type instead: high-reversed quote, prime, grave, acute, modifier letters, full width.
 _LOOSE_APOSTROPHES = str.maketrans(dict.fromkeys("\u201b\u2032`\u00b4\u02b9\u02bb\u02c8\uff07", "'"))
 _SPOKEN = frozenset("%&@#*/\\\u00a7\u2030")
-"""Punctuation, by Unicode's reckoning, that is read aloud."""
+"""Characters that Unicode classifies as punctuation and that are read aloud."""
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]"
 )
-"""Soft hyphen, joiners, zero-width blanks, marks of direction, variation selectors, byte order mark."""
-# Letters that Unicode does not take for a Latin letter with a mark.
+"""Soft hyphen, joiners, zero-width spaces, direction marks, variation selectors, byte order mark."""
+# Letters that Unicode does not decompose into a Latin letter and a mark.
 _LATIN = str.maketrans(
     {
         "\u00c6": "AE",
@@ -40,7 +39,7 @@ _LATIN = str.maketrans(
         "\u0131": "I",
     }
 )
-# Words that begin with an apostrophe and not with a quotation.
+# Words that begin with an apostrophe, not with a quotation mark.
 _ELISIONS = frozenset(
     ("BOUT", "CAUSE", "EM", "ER", "IM", "N", "NEATH", "ROUND", "TIL", "TIS", "TWAS", "TWERE", "TWILL")
 )
@@ -48,11 +47,11 @@ _ELISIONS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """How a corpus spells: what normalises its text, and what of a normal text cannot be learnt from.
+    """How the text of a corpus is normalised, and which characters are not allowed afterwards.
 
     Attributes:
-        normalise: text to normal text.
-        strange: the letters of a normal text that should not be in it, each once; empty if all is well.
+        normalise: text to normalised text.
+        strange: the characters of a normalised text that should not be in it, each once; empty if none.
         stated: what is done to a text, in words.
     """
 
@@ -62,67 +61,66 @@ class Preset:
 
 
 def librispeech(text: str) -> str:
-    """Text in LibriSpeech's spelling: capitals, straight apostrophes, single blanks, none at the ends.
+    """Text in LibriSpeech's spelling: capitals, straight apostrophes, single spaces, none at the ends.
 
-    Nothing else is touched: digits, punctuation and accents stay, so that `outside` can report them
-    instead of their being lost in silence. Applying it twice changes nothing more.
+    Digits, punctuation and accents stay, so that `outside` can report them.
     """
-    # Capitals first: that of U+0149 is a curly apostrophe and N.
+    # Capitals first: the capital of U+0149 is a curly apostrophe and N.
     return " ".join(text.upper().translate(_APOSTROPHES).split())
 
 
 def plain(text: str) -> str:
-    """Any language as it is written: composed (NFC), nothing invisible, single blanks, none at the ends."""
+    """Any language as it is written: NFC, no invisible characters, single spaces, none at the ends."""
     return " ".join(_INVISIBLE.sub("", unicodedata.normalize("NFC", text)).split())
 
 
 def words(text: str) -> str:
-    """Any language in capitals, without punctuation: what `common_voice` does, but for the Latin letters.
+    """Any language in capitals, without punctuation: as `common_voice`, but accents and other letters stay.
 
-    Compatibility forms are resolved (NFKC: ligatures, full width). Hyphens, dashes and other punctuation part
-    words; quotation marks go, apostrophes stay (`_apostrophes` tells them apart). Digits, symbols, and
-    punctuation that is spoken (% & @) stay for `strange` to report.
+    Compatibility forms are resolved (NFKC: ligatures, full width). Hyphens, dashes and other punctuation
+    separate words. Quotation marks are removed, apostrophes stay (see `_apostrophes`). Digits, symbols, and
+    punctuation that is read aloud (% & @) stay, and `strange` reports them.
     """
-    return _apostrophes(_letters(text))
+    return _apostrophes(_capitals(text))
 
 
 def common_voice(text: str) -> str:
     """English as Common Voice's speakers were shown it, in LibriSpeech's alphabet.
 
-    As `words`, but accents are dropped (CAFE) and letters like AE spelled out.
+    As `words`, but accents are removed (CAFE) and letters such as AE are spelled out.
     """
-    text = unicodedata.normalize("NFD", _letters(text))
+    text = unicodedata.normalize("NFD", _capitals(text))
     text = "".join(letter for letter in text if not unicodedata.combining(letter))
     return _apostrophes(text.translate(_LATIN))
 
 
 def outside(text: str, alphabet: str) -> str:
-    """The letters of `text` that `alphabet` lacks, each once, sorted by code point; empty if none."""
+    """The characters of `text` that are not in `alphabet`, each once, sorted by code point."""
     return "".join(sorted(set(text) - set(alphabet)))
 
 
 def _unspelled(text: str) -> str:
-    """What of a text is neither a letter or its mark nor blank or apostrophe: digits, symbols, signs."""
+    """The characters that are not letters, marks, spaces or apostrophes: digits and symbols."""
     return "".join(sorted(c for c in set(text) - {" ", "'"} if unicodedata.category(c)[0] not in "LM"))
 
 
-def _letters(text: str) -> str:
-    """Capitals, straight apostrophes, and blanks for whatever parts words."""
+def _capitals(text: str) -> str:
+    """Capitals, straight apostrophes, and spaces for everything that separates words."""
     text = _INVISIBLE.sub("", text).translate(_APOSTROPHES).translate(_LOOSE_APOSTROPHES)
-    # Twice: capitals may decompose what was composed.
+    # Twice, because capitals may decompose what was composed.
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).upper())
     text = _INVISIBLE.sub("", text).translate(_APOSTROPHES).translate(_LOOSE_APOSTROPHES)
-    return "".join(" " if _parts_words(letter) else letter for letter in text)
+    return "".join(" " if _separates_words(letter) else letter for letter in text)
 
 
-def _parts_words(letter: str) -> bool:
+def _separates_words(letter: str) -> bool:
     return letter.isspace() or (
         unicodedata.category(letter)[0] == "P" and letter != "'" and letter not in _SPOKEN
     )
 
 
 def _apostrophes(text: str) -> str:
-    """The words of `text` without the single quotation marks around them, joined by single blanks.
+    """The words of `text` without the single quotation marks around them, joined by single spaces.
 
     An apostrophe inside a word stays. One before a word stays if the word is a known elision ('TWAS), one
     after it if the word ends in S or IN (the boys', goin'), unless a quotation is open.
@@ -148,13 +146,15 @@ def _apostrophes(text: str) -> str:
 _in_alphabet = partial(outside, alphabet=ALPHABET)
 
 PRESETS = {
-    "librispeech": Preset(librispeech, _in_alphabet, "capitals, straight apostrophes, single blanks"),
+    "librispeech": Preset(librispeech, _in_alphabet, "capitals, straight apostrophes, single spaces"),
     "common-voice": Preset(
-        common_voice, _in_alphabet, "as words, and without accents, letters like \u00c6 as AE"
+        common_voice, _in_alphabet, "as words, without accents, letters such as \u00c6 as AE"
     ),
     "words": Preset(
-        words, _unspelled, "capitals, no punctuation but apostrophes, hyphens part words, compatibility forms"
+        words,
+        _unspelled,
+        "capitals, no punctuation but apostrophes, hyphens separate words, compatibility forms",
     ),
-    "plain": Preset(plain, lambda _: "", "composed (NFC), nothing invisible, single blanks"),
+    "plain": Preset(plain, lambda _: "", "NFC, no invisible characters, single spaces"),
 }
-"""What a command may be told with --text, by name."""
+"""The values of --text, by name."""

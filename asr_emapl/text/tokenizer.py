@@ -1,11 +1,11 @@
-"""Text to CTC labels and back: letters or SentencePiece.
+"""Text to CTC labels and back: characters or SentencePiece.
 
-Label 0 is the CTC blank in every tokenizer; the tokenizer's own symbols follow from 1 on. A tokenizer is a
-value: `state_dict()` holds all of it in primitives (it travels inside every checkpoint), `fingerprint` is the
-hash of that content. Two models are comparable label by label only if their fingerprints agree.
+Label 0 is the CTC blank in every tokenizer; the symbols of the tokenizer are labels 1, 2, ... `state_dict()`
+returns the whole tokenizer in primitives, which every checkpoint contains, and `fingerprint` is its hash. The
+labels of two models can be compared only if their fingerprints are equal.
 
-Nothing here maps a text silently onto something else: a letter that the tokenizer does not know is an error
-(normalise the text first, or widen the alphabet), so the unknown piece is never a training target.
+A character that the tokenizer does not know is an error (normalise the text, or extend the alphabet), so the
+unknown piece is never a training target.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ BLANK = 0
 """The label of the CTC blank, in every tokenizer."""
 
 SENTENCEPIECE_SPACE = "\u2581"
-"""What SentencePiece writes for a space inside its pieces; a text must not contain it."""
+"""What SentencePiece writes for a space in its pieces. A text must not contain it."""
 
 SENTENCEPIECE_TYPES = ("unigram", "bpe")
-"""The SentencePiece models whose size is what was asked for, and which know every letter of their text."""
+"""The SentencePiece models that have the requested size and encode every character of their texts."""
 
-_MAX_SENTENCE_BYTES = 1 << 20  # SentencePiece skips longer texts without a word; its own default is 4,192
-_TRAINING_THREADS = 16  # fixed: the sums of the unigram training, hence the pieces, may depend on it
+_MAX_SENTENCE_BYTES = 1 << 20  # SentencePiece silently skips longer texts; its default is 4,192
+_TRAINING_THREADS = 16  # fixed, because the pieces of the unigram training may depend on it
 _SHOWN = 20  # characters that an error names
 
 
 class Tokenizer(ABC):
-    """What turns a transcript into CTC labels and labels into a transcript."""
+    """Converts transcripts to CTC labels and back."""
 
     blank: int = BLANK
 
@@ -60,7 +60,7 @@ class Tokenizer(ABC):
         """The labels of a normalised text, each in [1, vocabulary_size); spaces are collapsed and stripped.
 
         Raises:
-            UserError: the text has letters outside the alphabet; the message names them.
+            UserError: the text has characters outside the alphabet; the message names them.
         """
 
     @abstractmethod
@@ -68,15 +68,15 @@ class Tokenizer(ABC):
         """The text of labels whose repeats are already collapsed (blanks are dropped); single spaces.
 
         Raises:
-            UserError: a label lies outside [0, vocabulary_size), so it stems from another tokenizer.
+            UserError: a label is outside [0, vocabulary_size): it is from another tokenizer.
         """
 
     @cached_property
     def surfaces(self) -> list[str]:
-        """What each label [vocabulary_size] adds to a text, a space where it parts words.
+        """The text of each label, [vocabulary_size], with a space where it separates words.
 
-        Joined for the labels of a path, and with single spaces, they are what `decode` gives. The blank and
-        the unknown piece add nothing.
+        Joined for the labels of a path, with single spaces, they are what `decode` returns. The blank and the
+        unknown piece are empty.
         """
         return self._surfaces()
 
@@ -86,7 +86,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def _content(self) -> dict[str, Any]:
-        """`kind` and all that the tokenizer is made from, in primitives."""
+        """`kind` and everything that defines the tokenizer, in primitives."""
 
     def state_dict(self) -> dict[str, Any]:
         """The whole tokenizer in primitives, for a checkpoint or a JSON file; see `tokenizer_from_state`."""
@@ -94,7 +94,7 @@ class Tokenizer(ABC):
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 (hex) of the content: equal if and only if the tokenizers are."""
+        """SHA-256 (hex) of the content: equal if and only if the tokenizers are equal."""
         canonical = json.dumps(self._content(), sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
@@ -121,23 +121,27 @@ class Tokenizer(ABC):
 
 
 class CharacterTokenizer(Tokenizer):
-    """One label a letter: label i + 1 is `alphabet[i]`; the space is the word boundary.
+    """One label per character: label i + 1 is `alphabet[i]`; the space separates words.
 
     Args:
-        alphabet: the letters, each once. The order is the order of the labels.
+        alphabet: the characters, each once, in the order of their labels.
 
     Raises:
-        UserError: the alphabet is empty, repeats a letter, or has a control character, a surrogate, or
-            another whitespace than the space.
+        UserError: the alphabet is empty, repeats a character, or has a control character, a surrogate, or
+            whitespace other than the space.
     """
 
     def __init__(self, alphabet: str = ALPHABET) -> None:
-        repeated = sorted(letter for letter, count in Counter(alphabet).items() if count > 1)
-        other_spaces = sorted({letter for letter in alphabet if letter.isspace() and letter != " "})
-        # Control characters and halves of surrogate pairs, which no file or terminal takes as text.
-        unwritable = sorted({letter for letter in alphabet if unicodedata.category(letter) in ("Cc", "Cs")})
+        repeated = sorted(character for character, count in Counter(alphabet).items() if count > 1)
+        other_spaces = sorted(
+            {character for character in alphabet if character.isspace() and character != " "}
+        )
+        # Control characters and halves of surrogate pairs cannot be written as text.
+        unwritable = sorted(
+            {character for character in alphabet if unicodedata.category(character) in ("Cc", "Cs")}
+        )
         if not alphabet:
-            raise UserError("the alphabet of the letter tokenizer is empty: name its letters")
+            raise UserError("the alphabet of the character tokenizer is empty: name its characters")
         if repeated:
             raise UserError(
                 f"the alphabet {alphabet[:100]!r} has {_quoted(repeated[:_SHOWN])} more than once: "
@@ -153,7 +157,7 @@ class CharacterTokenizer(Tokenizer):
                 "be written as text: drop them"
             )
         self.alphabet = alphabet
-        self._label_of = {letter: label for label, letter in enumerate(alphabet, start=BLANK + 1)}
+        self._label_of = {character: label for label, character in enumerate(alphabet, start=BLANK + 1)}
 
     @property
     def vocabulary_size(self) -> int:
@@ -161,9 +165,9 @@ class CharacterTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         try:
-            return [self._label_of[letter] for letter in _single_spaced(text)]
+            return [self._label_of[character] for character in _single_spaced(text)]
         except KeyError:
-            raise _unknown_letters(text, set(text) - set(self.alphabet)) from None
+            raise _unknown_characters(text, set(text) - set(self.alphabet)) from None
 
     def decode(self, ids: Sequence[int]) -> str:
         self._check_labels(ids)
@@ -206,7 +210,7 @@ class SentencePieceTokenizer(Tokenizer):
         """Train on normalised texts, in memory. The same texts in the same order give the same tokenizer.
 
         Args:
-            texts: transcripts; every letter that occurs in them becomes encodable.
+            texts: transcripts; every character in them can be encoded afterwards.
             vocabulary_size: number of labels, the blank and the never-emitted unknown piece included.
             model_type: "unigram" or "bpe".
 
@@ -237,7 +241,7 @@ class SentencePieceTokenizer(Tokenizer):
                 pad_id=-1,
                 bos_id=-1,
                 eos_id=-1,
-                character_coverage=1.0,  # every letter: there are no unknown ones afterwards
+                character_coverage=1.0,  # every character: none is unknown afterwards
                 normalization_rule_name="identity",  # normalising is asr_emapl.text.normalise's work
                 max_sentence_length=_MAX_SENTENCE_BYTES,
                 num_threads=_TRAINING_THREADS,
@@ -253,19 +257,19 @@ class SentencePieceTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         if SENTENCEPIECE_SPACE in text:  # would come back as a space
-            raise _unknown_letters(text, {SENTENCEPIECE_SPACE})
+            raise _unknown_characters(text, {SENTENCEPIECE_SPACE})
         pieces: list[int] = self._processor.encode(_single_spaced(text))
         if self._unknown in pieces:
             surfaces = self._processor.encode(_single_spaced(text), out_type=str)
             unknown = {
                 surface for piece, surface in zip(pieces, surfaces, strict=True) if piece == self._unknown
             }
-            raise _unknown_letters(text, set("".join(unknown)) - {SENTENCEPIECE_SPACE})
+            raise _unknown_characters(text, set("".join(unknown)) - {SENTENCEPIECE_SPACE})
         return [piece + 1 for piece in pieces]
 
     def decode(self, ids: Sequence[int]) -> str:
         self._check_labels(ids)
-        # The unknown piece, which no target holds, would come out as a mark that is no text.
+        # The unknown piece is in no target; SentencePiece would write a mark for it.
         pieces = [label - 1 for label in ids if label not in (BLANK, self._unknown + 1)]
         return _single_spaced(self._processor.decode(pieces))
 
@@ -332,19 +336,19 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
 
 
 def _single_spaced(text: str) -> str:
-    # Split at the space only: a tab or a newline is a letter outside the alphabet, and an error.
+    # Split at the space only: a tab or a newline is a character outside the alphabet, and an error.
     return " ".join(word for word in text.split(" ") if word)
 
 
-def _quoted(letters: Iterable[str]) -> str:
-    return ", ".join(repr(letter) for letter in letters)
+def _quoted(characters: Iterable[str]) -> str:
+    return ", ".join(map(repr, characters))
 
 
-def _unknown_letters(text: str, unknown: set[str]) -> UserError:
-    named = [repr(letter) for letter in sorted(unknown)]
+def _unknown_characters(text: str, unknown: set[str]) -> UserError:
+    named = [repr(character) for character in sorted(unknown)]
     shown = text if len(text) <= 60 else text[:57] + "..."
     return UserError(
-        f"letters outside the tokenizer's alphabet: {listing(named, _SHOWN)} in {shown!r}: "
+        f"characters outside the tokenizer's alphabet: {listing(named, _SHOWN)} in {shown!r}: "
         "normalise the text, or make a tokenizer that has them"
     )
 
@@ -359,7 +363,7 @@ def _text_entry(state: dict[str, Any], key: str) -> str:
 
 
 def _training_error(vocabulary_size: int, message: str) -> UserError:
-    """SentencePiece's complaint in this module's terms: its sizes leave the blank out, ours count it."""
+    """SentencePiece's error in the terms of this module: its sizes do not count the blank, ours do."""
     if highest := re.search(r"Vocabulary size too high .* <= (\d+)", message):
         return UserError(
             f"a vocabulary of {vocabulary_size} is too large for these texts: "
@@ -367,7 +371,7 @@ def _training_error(vocabulary_size: int, message: str) -> UserError:
         )
     if lowest := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return UserError(
-            f"a vocabulary of {vocabulary_size} is too small for the letters of these texts: "
+            f"a vocabulary of {vocabulary_size} is too small for the characters of these texts: "
             f"SentencePiece needs at least {int(lowest[1]) + 1} (the blank included)"
         )
     return UserError(
