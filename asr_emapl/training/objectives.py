@@ -1,4 +1,4 @@
-"""What a micro-batch teaches: an objective prepares targets, and gives their loss.
+"""Objectives, which prepare the targets of micro-batches and return their loss.
 
 Axes: B utterances, T feature frames, F mel bands, S tokens, V labels.
 """
@@ -27,7 +27,7 @@ from asr_emapl.training.phases import Phases
 
 @dataclass(frozen=True)
 class Targets:
-    """What the student learns from one micro-batch: only utterances that are trained on.
+    """What the student learns from one micro-batch; has only the utterances that are trained on.
 
     Attributes:
         features_BTF: augmented features, on the device.
@@ -57,10 +57,10 @@ class Targets:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The targets of this rank's micro-batches, and what was counted on the way.
+    """The targets of the micro-batches of this rank, and counts.
 
     Attributes:
-        targets: of the micro-batches that have an utterance to train on.
+        targets: one per micro-batch that has an utterance to train on.
         dropped: utterances not trained on, by reason.
         confidence: sum over the pseudo-labels, dropped ones included; None for transcripts.
         nonempty: number of pseudo-labels that are not empty; None for transcripts.
@@ -81,18 +81,18 @@ class Prepared:
 
 
 class Objective(Protocol):
-    """A part of training with a loss of its own. The step divides its sum by the global count."""
+    """A part of training with its own loss. The step divides the sum by the global count."""
 
     def prepare(self, micro_batches: Sequence[MicroBatch], passes: int) -> Prepared:
-        """Targets of this rank's micro-batches; `passes`: how many all ranks prepare at least."""
+        """Targets of the micro-batches of this rank; each rank prepares at least `passes` of them."""
         ...
 
     def nothing(self) -> Targets:
-        """Targets without an utterance, for a rank that takes part in a reduction only."""
+        """Targets without an utterance, for a rank that only takes part in a reduction."""
         ...
 
     def loss(self, targets: Targets) -> Tensor:
-        """Sum of the losses of the utterances, a scalar with its graph."""
+        """Sum of the losses of the utterances, a scalar with its autograd graph."""
         ...
 
 
@@ -103,7 +103,7 @@ class CtcObjective:
         student: as `ProcessGroup.data_parallel` returned it.
         strategy: makes the labels: `Transcripts`, or a strategy of pseudo-labels.
         limits: for pseudo-labels; None: the labels are transcripts.
-        bf16: run the student's forward pass in bfloat16 where autocast does.
+        bf16: run the student's forward pass with autocast to bfloat16.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class CtcObjective:
         """See `Objective.prepare`. Waits for the device once, for the numbers of all labels."""
         queued = [self._queue(micro) for micro in micro_batches]
         if self.world.sharded and self.limits is not None:
-            # The weights of a sharded teacher are gathered by all ranks equally often.
+            # All ranks gather the weights of a sharded teacher equally often.
             for _ in range(passes - len(queued)):
                 nothing = self.nothing()
                 self.strategy.labels(LabelRequest([], nothing.features_BTF, nothing.lengths_B, []))
@@ -145,7 +145,7 @@ class CtcObjective:
             log_probs_BTV, _ = self.student(targets.features_BTF, targets.lengths_B)
         if not targets.counts:
             return 0.0 * log_probs_BTV.sum()
-        # int64 tokens select torch's own kernel, for texts of any length; int32 may select cuDNN's. It takes
+        # int64 tokens select torch's kernel, for texts of any length; int32 may select cuDNN's. It needs
         # lengths on the CPU, so nothing waits for the student.
         return F.ctc_loss(
             log_probs_BTV.float().transpose(0, 1),
@@ -157,7 +157,7 @@ class CtcObjective:
         )
 
     def _queue(self, micro: MicroBatch) -> _Queued:
-        """Labels from clean features, and the student's features, queued on the device."""
+        """Queue the labels from clean features, and the student's features, on the device."""
         there = micro.to(self.world.device)
         features_BTF, lengths_B = self.features(there.waveforms_BN, there.samples_B)
         if self.limits is not None:
@@ -181,7 +181,7 @@ class CtcObjective:
         return _Queued(features_BTF, lengths_B, tuple(frames.tolist()), tuple(seconds), labels)
 
     def _filter(self, queued: Sequence[_Queued]) -> Prepared:
-        """Keep the utterances that are trained on; the only wait for the labels."""
+        """Keep the utterances that are trained on. The only place that waits for the labels."""
         pseudo = self.limits is not None
         if not queued:
             return Prepared([], confidence=0.0 if pseudo else None, nonempty=0 if pseudo else None)
@@ -218,7 +218,7 @@ class _Queued:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on `device`; from CPU to GPU through page-locked memory, so that nothing waits."""
+    """The tensor on `device`; page-locked if it is copied to a GPU, so that nothing waits."""
     if tensor.device.type == "cpu" and device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

@@ -1,7 +1,7 @@
 """Where the time of training steps goes, and how much of their audio is padding; measured without waiting.
 
-On a GPU a mark is an event in its queue, read long after it has passed: times are those of the GPU, with what
-it stood idle for. On a CPU a mark is a look at the clock.
+On a GPU, a mark is an event in its queue, which is read much later: times are those of the GPU, idle time
+included. On a CPU, a mark reads the clock.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class _Micro(Protocol):
     samples_B: Tensor
 
 
-# Marks that are kept before those which the device has passed are added up.
+# Marks to keep before those that the device has passed are added up.
 _MOST_MARKS = 1000
 
 
 class Phases:
-    """Sums of seconds by phase, of this process, since they were last taken."""
+    """Seconds by phase of this process since the last `take`."""
 
     def __init__(self, device: torch.device) -> None:
         self.on_gpu = device.type == "cuda"
@@ -42,10 +42,10 @@ class Phases:
         self._steps, self._samples, self._padded = 0, 0, 0
 
     def waiting(self, batches: Iterator[T]) -> Iterator[T]:
-        """The same items, without end; the time until each of them comes is "data".
+        """Yield endless items; the time until each arrives is "data".
 
-        What lies between the last mark of a step and the wait for the next (a validation, a checkpoint)
-        counts nowhere.
+        The time between the last mark of a step and the wait for the next step (a validation, a checkpoint)
+        is not counted.
         """
         while True:
             self._begin()
@@ -60,10 +60,10 @@ class Phases:
             self._read(wait=False)
 
     def mark_backward(self, loss: Tensor, phase: str) -> None:
-        """Have the backward pass of `loss` mark the end of its own work.
+        """Have the backward pass of `loss` mark its end, without DDP's wait for other processes.
 
-        Callbacks run in the order in which they were queued, this one from the pass's first moment: so before
-        that in which DDP waits for the other processes.
+        Callbacks run in the order in which they were queued. This one is queued when the pass begins, before
+        the one in which DDP waits.
         """
 
         def queue(gradient: Tensor) -> None:
@@ -72,12 +72,12 @@ class Phases:
         loss.register_hook(queue)
 
     def count(self, micro: _Micro) -> None:
-        """Enter a micro-batch's audio; where its lengths lie on the CPU."""
+        """Count the audio of a micro-batch, whose lengths are on the CPU."""
         self._samples += int(micro.samples_B.sum())
         self._padded += micro.waveforms_BN.numel()
 
     def take(self) -> dict[str, float]:
-        """The sums since the last call: seconds by phase, steps, seconds of audio and of padded audio."""
+        """Seconds by phase, steps, seconds of audio and of padded audio since the last call."""
         self._read(wait=True)
         taken = {**self._seconds, "steps": float(self._steps)}
         taken |= {"audio": self._samples / SAMPLE_RATE_HZ, "padded": self._padded / SAMPLE_RATE_HZ}
@@ -96,7 +96,7 @@ class Phases:
         return event
 
     def _read(self, *, wait: bool) -> None:
-        """Add up the marks so far, if the device has come past the last of them or is to be waited for."""
+        """Add up the marks so far if the device has passed the last one, or after waiting for it."""
         if len(self._marks) < 2:
             return
         last = self._marks[-1][1]

@@ -9,6 +9,7 @@ import numpy as np
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import draw_seed
+from asr_emapl.checkpoints.resume import Contents, contents
 from asr_emapl.config import RunConfig
 from asr_emapl.data.corpus import Selection
 from asr_emapl.data.loader import DataConfig
@@ -19,7 +20,6 @@ from asr_emapl.data.step_audio import mean_step_audio
 from asr_emapl.errors import UserError
 from asr_emapl.scaling import StepAudio
 from asr_emapl.training.build import build_batches
-from asr_emapl.training.resume import Contents, contents
 
 KINDS = ("labelled", "unlabelled")
 
@@ -37,7 +37,7 @@ class TrainingAudio:
     """The utterances within the limits, by kind ("labelled", "unlabelled").
 
     Attributes:
-        contents: hashes of each corpus before the limits; see `training.resume`.
+        contents: hashes of each corpus before the limits; see `checkpoints.resume`.
         notes: what was left out.
     """
 

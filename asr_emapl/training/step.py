@@ -1,4 +1,4 @@
-"""One optimizer step, as the algorithm reads: targets, count, forward and backward, clip, step, teacher."""
+"""One optimizer step: targets, count over ranks, forward and backward, clip, optimizer, teacher."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class StepResult(LabelCounts):
         loss: mean over the utterances trained on.
         gradient_norm: before clipping.
         taken: whether the optimizer and the teacher moved.
-        noise: of the gradient, if it was asked for and could be measured.
+        noise: of the gradient, if requested and measurable.
     """
 
     loss: float = 0.0
@@ -42,7 +42,7 @@ class StepResult(LabelCounts):
 
 
 class TrainStep:
-    """Moves student, optimizer and teacher on by one global batch.
+    """Updates student, optimizer and teacher with one global batch.
 
     Args:
         student: as `ProcessGroup.data_parallel` returned it.
@@ -84,7 +84,7 @@ class TrainStep:
         objective = self.labelled if batch.labelled else self.unlabelled
         assert objective is not None
         passes = self.world.forward_passes(len(batch.micro_batches))
-        self.phases.mark("communication")  # since the data came: until every rank had its own
+        self.phases.mark("communication")  # since the data arrived: waiting for other ranks
         prepared = objective.prepare(batch.micro_batches, passes)
         counts = self._count(prepared, undecodable=len(batch.skipped))
         self.phases.mark("communication")

@@ -13,6 +13,7 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import draw_seed
 from asr_emapl.audio.features import LogMel
 from asr_emapl.checkpoints import files as checkpoint
+from asr_emapl.checkpoints import resume
 from asr_emapl.checkpoints.manager import CheckpointManager
 from asr_emapl.config import RunConfig, config_to_dict
 from asr_emapl.data.loader import StepBatch, steps
@@ -33,7 +34,6 @@ from asr_emapl.runs.reader import logged_validation
 from asr_emapl.runs.skipped import SkippedList
 from asr_emapl.scaling import AudioClock, BatchNormMomenta, StepHyperparameters, rescale_optimizer_state
 from asr_emapl.scaling.range import warnings
-from asr_emapl.training import resume
 from asr_emapl.training.build import (
     build_models,
     build_plan,

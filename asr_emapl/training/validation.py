@@ -23,12 +23,12 @@ _Texts = dict[str, str]
 
 @dataclass
 class Validation:
-    """What a validation found, the same on every process.
+    """The result of a validation, the same on every process.
 
     Attributes:
-        rates: WER in percent by "model/split", of the utterances that could be decoded; a split without any
-            has no rate.
-        left_out: by split, why utterances could not be decoded, by id; without splits that are whole.
+        rates: WER in percent by "model/split" over the utterances that could be decoded; a split without such
+            utterances has no rate.
+        left_out: why utterances could not be decoded, by split and id.
     """
 
     rates: dict[str, float] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Validation:
 
 
 class Validator:
-    """Decodes the validation splits with a run's models; each process takes its share of the batches."""
+    """Decodes the validation splits with the models of a run; each process decodes a share of the batches."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Validator:
         self.device, self.watch, self.stop = device, watch, stop
 
     def __call__(self, models: Mapping[str, nn.Module]) -> Validation | None:
-        """The rates of the models by name; None where a stop was requested before all was decoded.
+        """The WERs of the models by name; None if a stop was requested before all was decoded.
 
         Raises:
             UnreachableError: a server with audio cannot be reached.
@@ -101,7 +101,7 @@ class Validator:
                 for name, batch in zip(models, of_models, strict=True):
                     texts[name] |= {h.id: h.text for h in greedy_hypotheses(batch, self.tokenizer)}
                 self.watch.tick()
-                # All processes have equally many batches, and so arrive here equally often.
+                # All processes have the same number of batches, so they get here equally often.
                 if self.stop.poll():
                     break
         return texts

@@ -1,4 +1,4 @@
-"""Differences between a checkpoint and the run that resumes from it: reported, and some of them refused."""
+"""Compare a checkpoint with the run that resumes from it: report differences, and refuse some of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from asr_emapl.runs.reader import CONFIG
 from asr_emapl.text.tokenizer import Tokenizer
 
 _CHUNK = 65_536  # utterances that are hashed at a time
-# Changes that are refused; the first also where only the weights are loaded.
+# Refused changes; the first also if only the weights are loaded.
 _REFUSED_WITH_WEIGHTS = ("features",)
 _REFUSED = (*_REFUSED_WITH_WEIGHTS, "seed", "batch.reference_seconds")
 _REMEDY = "restore what has changed, use another run_dir, or accept the changes with --allow-changes"
@@ -34,10 +34,10 @@ def require_settings(
 
     Args:
         whole: the run resumes from the checkpoint; otherwise it loads only the weights.
-        allowed: refuse no change of settings.
+        allowed: accept all changes of settings.
 
     Returns:
-        A line per setting that differs; with weights alone, per change that is allowed.
+        One line per setting that differs; if only the weights are loaded, per accepted change.
 
     Raises:
         UserError: features or tokenizer differ; or, in a run that resumes, the seed, the reference batch or
@@ -107,12 +107,12 @@ def require_contents(
     Corpora are compared by their index; the last ones of a list may be added or removed.
 
     Args:
-        before: of the checkpoint.
-        allowed: refuse nothing.
+        before: contents in the checkpoint.
+        allowed: accept all changes.
 
     Returns:
-        The cursor, in which a changed corpus starts a new pass; the contents for the next checkpoint, which
-        keeps those of a kind that is not used now; and a line per kind that has changed.
+        The cursor, in which a changed corpus starts a new pass; the contents for the next checkpoint, with
+        those of a kind that is not used now; and one line per kind that has changed.
 
     Raises:
         UserError: a corpus has changed.
@@ -136,7 +136,7 @@ def require_contents(
 
 
 def write_configs(folder: Path, state: State, config: RunConfig) -> None:
-    """Write config.yaml, and beside it the config before the checkpoint, if it differs.
+    """Write config.yaml and, if it differs, the config of the checkpoint beside it.
 
     Args:
         state: "config" and "step" of the checkpoint, or empty. The step is part of the file's name.
