@@ -5,16 +5,16 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import overload
 
 import numpy as np
 
+from asr_emapl.data.lazy_sequence import LazySequence
 from asr_emapl.data.manifest import Manifest
 from asr_emapl.data.permutation import Indices
 from asr_emapl.data.utterance import Utterance
 
 
-class TokenTable(Sequence[list[int]]):
+class TokenTable(LazySequence[list[int]]):
     """The tokens of each utterance, in one array: 4 bytes per token."""
 
     def __init__(self, targets: Iterable[list[int]]) -> None:
@@ -29,18 +29,12 @@ class TokenTable(Sequence[list[int]]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    @overload
-    def __getitem__(self, row: int) -> list[int]: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[list[int]]: ...
-    def __getitem__(self, row: int | slice) -> list[int] | list[list[int]]:
-        if isinstance(row, slice):
-            return [self[i] for i in range(*row.indices(len(self)))]
-        row = range(len(self))[row]
+    def item(self, row: int) -> list[int]:
+        """The tokens of an utterance."""
         return self._tokens[self._ends[row] : self._ends[row + 1]].tolist()
 
 
-class Selection(Sequence[Utterance]):
+class Selection(LazySequence[Utterance]):
     """Rows of manifests, one manifest after the other.
 
     Args:
@@ -57,14 +51,8 @@ class Selection(Sequence[Utterance]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    @overload
-    def __getitem__(self, row: int) -> Utterance: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[Utterance]: ...
-    def __getitem__(self, row: int | slice) -> Utterance | list[Utterance]:
-        if isinstance(row, slice):
-            return [self[i] for i in range(*row.indices(len(self)))]
-        row = range(len(self))[row]
+    def item(self, row: int) -> Utterance:
+        """An utterance, read from its manifest."""
         part = bisect_right(self._ends, row)
         manifest, rows = self._parts[part]
         row -= self._ends[part - 1] if part else 0

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, TypeVar, cast, overload
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe
 from asr_emapl.audio.source import ByteRange
 from asr_emapl.data.ids import derived_ids
+from asr_emapl.data.lazy_sequence import LazySequence
 from asr_emapl.data.manifest_index import (
     Columns,
     IndexHeader,
@@ -51,7 +52,7 @@ _REMEDY = "name a manifest, or write it with asr-emapl prepare"
 _TEXT_MISSING = "text is missing (add the transcript, or use the manifest as unlabelled)"
 
 
-class Manifest(Sequence[Utterance]):
+class Manifest(LazySequence[Utterance]):
     """The utterances of a manifest in the order of its lines, each parsed when it is asked for.
 
     Attributes:
@@ -77,14 +78,8 @@ class Manifest(Sequence[Utterance]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    @overload
-    def __getitem__(self, row: int) -> Utterance: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[Utterance]: ...
-    def __getitem__(self, row: int | slice) -> Utterance | list[Utterance]:
-        if isinstance(row, slice):
-            return [self[i] for i in range(*row.indices(len(self)))]
-        row = range(len(self))[row]
+    def item(self, row: int) -> Utterance:
+        """The utterance of a line."""
         record = parse_line(self._line(row))
         if self._ids is not None:
             record["id"] = self._ids[row] or record["id"]
