@@ -326,10 +326,6 @@ def test_random_state_is_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_many_names_are_cut_short() -> None:
-    assert conformance._names("abcdefg") == "a, b, c, d, e and 2 more"
-
-
 def test_a_model_that_cannot_be_built() -> None:
     with pytest.raises(UserError, match="nowhere"):
         check("nowhere.at_all:Model", {})

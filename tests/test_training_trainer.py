@@ -516,7 +516,7 @@ def test_auto_batch_is_what_the_devices_hold(corpus, tmp_path, capsys):
     [
         (["tokenizer=null"], "asr-emapl tokenizer"),
         (["data.labelled=[]"], "data.labelled names no manifest"),
-        (["data.min_seconds=50"], "no utterance lies between"),
+        (["data.min_seconds=50"], "no utterance is between"),
         (["teacher.rho=0.9"], "one of teacher.half_life_hours and teacher.rho"),
         (["teacher.audio_per_step=padded"], "teacher.audio_per_step: 'padded'"),
         (["optimizer.audio_per_step=padded"], "optimizer.audio_per_step: 'padded'"),
