@@ -123,7 +123,7 @@ def test_what_goes_wrong_is_one_line_and_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match="text: holds no words"):
         build_arpa([text], out, NgramConfig(), None)
     text.write_text("ADA\nada\n")
-    with pytest.raises(UserError, match=r"text:2: letters outside"):
+    with pytest.raises(UserError, match=r"text:2: characters outside"):
         build_arpa([text], out, NgramConfig(prune=0.0), CharacterTokenizer())
     with pytest.raises(UserError, match="--prune 1e-08: a model of tokens cannot be pruned"):
         build_arpa([text], out, NgramConfig(), CharacterTokenizer())
@@ -145,3 +145,10 @@ def test_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"kaldingram is not installed: pip install 'asr_emapl\[lm\]'"):
         build_arpa([tmp_path / "text"], tmp_path / "lm.arpa", NgramConfig(), None)
+
+
+def test_a_word_that_no_reader_accepts_is_refused_before_anything_is_written(tmp_path):
+    (tmp_path / "text").write_text(f"A B\nA {'W' * 1001}\n" * 20)
+    with pytest.raises(UserError, match=r"text:2: a word of more than 1,000 bytes"):
+        build_arpa([tmp_path / "text"], tmp_path / "out" / "lm.arpa", NgramConfig(2), None)
+    assert not (tmp_path / "out" / "lm.arpa").exists()

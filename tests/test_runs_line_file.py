@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from asr_emapl.runs.line_file import LineFile
@@ -52,3 +54,10 @@ def test_a_full_disk_loses_nothing_and_is_said_once(tmp_path, caplog):
     disk.room = 100
     file.flush()
     assert disk.written == b"line 0\nline 1\nline 2\n"
+
+
+def test_a_pipe_under_its_name_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "log.jsonl")
+    for lines in (None, 3):
+        with pytest.raises(OSError, match="not a file"):
+            LineFile(tmp_path / "log.jsonl", lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -91,3 +92,10 @@ def test_what_failed_long_ago_is_forgotten(tmp_path):
     for _ in range(30):
         skipped.step([one("a")], **counts(WINDOW // 5, 20))
         skipped.step([], **counts(WINDOW))
+
+
+def test_a_pipe_under_its_name_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "skipped.jsonl")
+    for keep in (False, True):
+        with pytest.raises(OSError, match="not a file"):
+            SkippedList(tmp_path, ALONE, 0.01, keep=keep)

@@ -7,7 +7,6 @@ torch ignores these when it loads; `load` checks them before anything is unpickl
 
 from __future__ import annotations
 
-import errno
 import re
 import warnings
 import zipfile
@@ -20,7 +19,7 @@ import torch
 from asr_emapl.checkpoints.entries import State, require_entries, require_run_entries
 from asr_emapl.errors import UserError
 from asr_emapl.running_mean import window
-from asr_emapl.storage import publish, writing
+from asr_emapl.storage import publish, require_file, writing
 from asr_emapl.text.tokenizer import Tokenizer, tokenizer_from_state
 
 # Other files (step-final.pt, step-000000004-average.pt) belong to the user.
@@ -37,8 +36,7 @@ def save(path: Path, state: State) -> None:
         OSError: it cannot be written, or its name is taken by something that is not a file; what was there
             is unchanged.
     """
-    if path.exists() and not path.is_file():
-        raise FileExistsError(errno.EEXIST, "its name is taken by something that is not a file", str(path))
+    require_file(path)
     try:
         with publish(path) as file:
             torch.save(state, file)

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from asr_emapl.decoding.arpa import MAX_WORD_BYTES
 from asr_emapl.decoding.beam import token_name
 from asr_emapl.decoding.ngram import load_kenlm
 from asr_emapl.errors import UserError
@@ -116,11 +117,15 @@ def sentences(texts: Iterable[Path], tokenizer: Tokenizer | None) -> Iterator[st
     """The lines of texts that are not empty, with single spaces; as tokens if there is a tokenizer.
 
     Raises:
-        UserError: a text cannot be read, or has letters that the tokenizer does not know.
+        UserError: a text cannot be read, or has characters that the tokenizer does not know or a word that no
+            reader of language models accepts.
     """
     for path in texts:
         for number, line in read_lines(path):
-            sentence = " ".join(line.split())
+            words = line.split()
+            if max((len(word.encode()) for word in words), default=0) > MAX_WORD_BYTES:
+                raise UserError(f"{path}:{number}: a word of more than {MAX_WORD_BYTES:,} bytes; is it text?")
+            sentence = " ".join(words)
             try:
                 yield sentence if tokenizer is None else _as_tokens(sentence, tokenizer)
             except UserError as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from asr_emapl.storage import require_file
+
 _logger = logging.getLogger(__name__)
 _BUFFER_BYTES = 1 << 13
 
@@ -14,10 +16,14 @@ class LineFile:
 
     Args:
         lines: number of lines of the existing file to keep; None: all.
+
+    Raises:
+        OSError: the file cannot be opened, or is not a regular file.
     """
 
     def __init__(self, path: Path, lines: int | None = None) -> None:
         self.path = path
+        require_file(path)
         self._pending = bytearray()
         self._has_failed = False
         self.lines = 0 if lines is None else _truncate(path, lines)

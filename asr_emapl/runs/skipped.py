@@ -12,6 +12,7 @@ from asr_emapl.data.loader import Skipped
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.errors import UserError
 from asr_emapl.runs.reader import SKIPPED, read_skipped
+from asr_emapl.storage import require_file
 
 WINDOW = 10_000
 """Utterances, over all processes, of which the skipped fraction is taken; notices a disk that fails late."""
@@ -37,6 +38,7 @@ class SkippedList:
     def __init__(self, folder: Path, group: ProcessGroup, max_share: float, *, keep: bool) -> None:
         self.group, self.max_share = group, max_share
         self.path = folder / SKIPPED
+        require_file(self.path)
         self._recent: deque[tuple[int, int]] = deque()
         self._read = self._skipped = 0
         self._listed = _listed_ids(self.path) if keep and group.is_first else set()

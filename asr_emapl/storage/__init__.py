@@ -1,7 +1,17 @@
 """Files by path or URL: read by ranges or lines, written atomically (`publish`), checked before the work."""
 
 from asr_emapl.storage.atomic import Place, publish, replace_link, sync, write, writing
-from asr_emapl.storage.files import close_files, is_url, join, open_file, read, remove, size, split
+from asr_emapl.storage.files import (
+    close_files,
+    is_url,
+    join,
+    open_file,
+    read,
+    remove,
+    require_file,
+    size,
+    split,
+)
 from asr_emapl.storage.json_text import (
     check_json_lines,
     finite_number,

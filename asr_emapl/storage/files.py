@@ -86,6 +86,16 @@ def open_file(path: str | Path, *, pipe: bool = False) -> BinaryIO:
     return os.fdopen(_open_descriptor(path, pipe), "rb")
 
 
+def require_file(path: Path) -> None:
+    """Check that nothing but a file has this name, before it is opened for writing.
+
+    Raises:
+        OSError: it is a folder, a device or a pipe, which would wait for its reader.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EEXIST, "its name is taken by something that is not a file", str(path))
+
+
 def close_files() -> None:
     """Close the open local files, so that the next read sees a file that was replaced."""
     _descriptor.cache_clear()

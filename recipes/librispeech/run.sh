@@ -30,12 +30,13 @@ goes on. slurm.sbatch beside this file runs stage 3 as a job that is queued agai
 HELP
 }
 
-fail() { printf 'error: %s\n' "$1" >&2; exit 2; }
 say() { printf '== stage %s: %s\n' "$1" "$2"; }
 runs() { ((stage <= $1 && $1 <= stop_stage)); }
 
 here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 root=$(CDPATH='' cd -- "$here/../.." && pwd)
+# shellcheck source=recipes/common.sh
+source "$root/recipes/common.sh"
 data='' config=conf/mini.yaml stage=0 stop_stage=5 exp=$root/exp/librispeech nproc=1 nnodes=1 rdzv='' pieces='' max_restarts=0
 overrides=()
 while (($# > 0)); do
@@ -101,26 +102,16 @@ for_each() {
         done
     done
 }
-# Runs a launcher so that SIGTERM, SIGUSR1 and Ctrl-C reach the processes that train, until they have saved; then
-# this script ends with the launcher's status. They ignore what comes before they are ready to save.
+# Runs a launcher. If a signal stops it, this script ends with its status once it has saved.
 train() {
-    local launcher status=0 stopped='' mark=${EMAPL_STOPPED:-}
-    (trap '' TERM USR1 INT && exec "$@") &
-    launcher=$!
-    trap 'stopped=1' TERM USR1 INT
-    wait "$launcher" || status=$?
-    while [[ -n $stopped ]] && kill -0 "$launcher" 2>/dev/null; do
-        if [[ $1 == torchrun ]]; then pkill -TERM -P "$launcher"; else kill -TERM "$launcher"; fi || true
-        sleep 1 || true
-    done
-    if [[ -n $stopped ]]; then
-        status=0
-        wait "$launcher" || status=$?
-        # slurm.sbatch asks; on other nodes than its own the folder is not there.
-        [[ -z $mark || ! -d ${mark%/*} ]] || : >"$mark"
+    local status=0
+    start "$@"
+    finish "$!" || status=$?
+    if [[ -n $was_stopped ]]; then
+        # For slurm.sbatch; on other nodes than its own the folder does not exist.
+        [[ -z ${EMAPL_STOPPED:-} || ! -d ${EMAPL_STOPPED%/*} ]] || : >"$EMAPL_STOPPED"
         exit "$status"
     fi
-    trap - TERM USR1 INT
     return "$status"
 }
 decode() {

@@ -17,11 +17,12 @@ already is not done again: delete DIR to start over.
 HELP
 }
 
-fail() { printf 'error: %s\n' "$1" >&2; exit 2; }
 say() { printf '== %s\n' "$1"; }
 
 here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 root=$(CDPATH='' cd -- "$here/../.." && pwd)
+# shellcheck source=recipes/common.sh
+source "$root/recipes/common.sh"
 seed=0 exp=$root/exp/quickstart systems=(baseline ema) overrides=()
 while (($# > 0)); do
     case $1 in
@@ -45,7 +46,7 @@ runs=runs/seed-$seed
 mkdir -p -- "$runs"
 config=$here/conf/quickstart.yaml
 # Where the seed ends and pseudo-labels begin is one number, in the config.
-start=$("$PYTHON" - "$config" ${overrides[@]+"${overrides[@]}"} <<'PYTHON'
+start_hours=$("$PYTHON" - "$config" ${overrides[@]+"${overrides[@]}"} <<'PYTHON'
 import sys
 from pathlib import Path
 from asr_emapl.config import load_config
@@ -57,41 +58,50 @@ except UserError as error:
 PYTHON
 ) || exit 2
 
-train() { asr-emapl train --config "$config" ${overrides[@]+"${overrides[@]}"} seed="$seed" run_dir="$runs/$1" "${@:2}"; }
+train() { start asr-emapl train --config "$config" ${overrides[@]+"${overrides[@]}"} seed="$seed" run_dir="$runs/$1" "${@:2}"; }
 strategy() { case $1 in baseline) echo none ;; *) echo "$1" ;; esac; }
+# Waits for trainers. If a signal stops them, they have saved, and this script ends.
+wait_for() {
+    finish "$@" || true
+    [[ -z $was_stopped ]] || { echo "stopped; rerun the same command to resume" >&2; exit 130; }
+}
 
 say "corpus: rendered speech, in $exp/data"
 # Settings were chosen on the corpora of seeds 0 and 1, words on that of 3 too; what is reported is another one.
 asr-emapl prepare rendered --out data --seed 4
-asr-emapl tokenizer --out data/characters.json
+[[ -s data/characters.json ]] || asr-emapl tokenizer --out data/characters.json
 
-say "seed: supervised, $start h of audio"
-train seed hours="$start"
-checkpoint=$(find "$runs/seed/checkpoints" -regex '.*/step-[0-9]*\.pt' | sort | tail -n 1)
+say "seed: supervised, $start_hours h of audio"
+train seed hours="$start_hours"
+wait_for "$!"
+((status_of[$!] == 0)) || exit "${status_of[$!]}"
+checkpoint=$(newest_checkpoint "$runs/seed")
 
 say "from the seed on, side by side: ${systems[*]} (logs in $exp/$runs/<name>.log; the EMA run is shown)"
 processes=()
 for system in "${systems[@]}"; do
-    : >"$runs/$system.log" # there before tail looks for it
+    : >"$runs/$system.log" # exists before tail opens it
     train "$system" init.checkpoint="$checkpoint" pseudo_labels.strategy="$(strategy "$system")" \
-        >>"$runs/$system.log" 2>&1 &
+        >>"$runs/$system.log" 2>&1
     processes+=($!)
 done
-trap 'kill "${processes[@]}" 2>/dev/null || true' EXIT
 tail -n +1 -f --pid="${processes[1]}" "$runs/ema.log" &
+wait_for "${processes[@]}"
 for i in "${!processes[@]}"; do
-    wait "${processes[$i]}" || fail "the ${systems[$i]} run failed: $(tail -n 1 "$runs/${systems[$i]}.log")"
+    ((status_of[${processes[i]}] == 0)) || fail "the ${systems[i]} run failed: $(tail -n 1 "$runs/${systems[i]}.log")"
 done
-trap - EXIT
 
 say "decode and score dev-clean and dev-other"
 for system in seed "${systems[@]}"; do
+    checkpoint=$(newest_checkpoint "$runs/$system")
     for model in student teacher; do
         for part in dev-clean dev-other; do
             name=$runs/$system/$part.$model
-            asr-emapl decode --checkpoint "$runs/$system" --model "$model" --manifest "data/$part.jsonl" \
-                --out "$name.jsonl" --overwrite >/dev/null
-            asr-emapl score --json "data/$part.jsonl" "$name.jsonl" >"$name.json"
+            is_current "$name.jsonl" "$checkpoint" "data/$part.jsonl" ||
+                asr-emapl decode --checkpoint "$runs/$system" --model "$model" --manifest "data/$part.jsonl" \
+                    --out "$name.jsonl" --overwrite
+            is_current "$name.json" "$name.jsonl" ||
+                asr-emapl score --json "data/$part.jsonl" "$name.jsonl" >"$name.json"
         done
     done
 done
@@ -99,3 +109,7 @@ curves=()
 for system in "${systems[@]}"; do curves+=("$system=$runs/$system"); done
 asr-emapl plot "${curves[@]}" --out "$runs/curves.png"
 "$PYTHON" "$here/table.py" "$runs"
+example=$(find data -path "*dev-clean*" -name "*.flac" | sort | sed -n 1p)
+suggest "asr-emapl report ${curves[*]} --out report.html --manifest data/dev-other.jsonl --decode" \
+    "asr-emapl transcribe $example --checkpoint $runs/ema" \
+    "asr-emapl scale --config $runs/ema/config.yaml --batch-seconds 96"

@@ -1,0 +1,69 @@
+# Functions of the recipes; sourced after environment.sh.
+# shellcheck shell=bash
+
+# Print one line and exit with status 2.
+fail() { printf 'error: %s\n' "$1" >&2; exit 2; }
+
+# is_current FILE INPUT...: whether FILE exists and is newer than all inputs.
+is_current() {
+    local file=$1 input
+    shift
+    [[ -s $file ]] || return 1
+    for input in "$@"; do [[ $file -nt $input ]] || return 1; done
+}
+
+# newest_checkpoint RUN: the file of the last step.
+newest_checkpoint() { find "$1/checkpoints" -regex '.*/step-[0-9]*\.pt' | sort | tail -n 1; }
+
+# Processes of torchrun by id, whose children get the signals: it would end with status 1 itself.
+declare -A torchruns=()
+
+# start COMMAND...: run in the background, as $!. It gets SIGTERM when this script dies, also by kill -9 (torchrun
+# gets SIGHUP, which it passes on).
+start() {
+    local signal=TERM tether=()
+    [[ $1 != torchrun ]] || signal=HUP
+    if command -v setpriv >/dev/null; then tether=(setpriv --pdeathsig "$signal" --); fi
+    # A subshell that is replaced by the command, so that this script is its parent.
+    (trap '' TERM USR1 INT && exec ${tether[@]+"${tether[@]}"} "$@") &
+    [[ $1 != torchrun ]] || torchruns[$!]=1
+}
+
+# finish PID...: wait for processes of `start`. SIGTERM, SIGUSR1 and Ctrl-C are passed on to them until they have
+# saved and ended; then `was_stopped` is 1. `status_of` has their statuses; returns the first that is not 0.
+declare -A status_of=()
+finish() {
+    local pid status=0 code
+    was_stopped=''
+    trap 'was_stopped=1' TERM USR1 INT
+    for pid in "$@"; do
+        code=0
+        wait "$pid" || code=$?
+        while kill -0 "$pid" 2>/dev/null; do
+            # They ignore what arrives before they are ready to save.
+            [[ -z $was_stopped ]] || pass_on "$@"
+            sleep 1 || true
+            code=0
+        done
+        ((code <= 128)) || { code=0; wait "$pid" || code=$?; }
+        status_of[$pid]=$code
+        ((status != 0)) || status=$code
+    done
+    trap - TERM USR1 INT
+    return "$status"
+}
+
+pass_on() {
+    local pid
+    for pid in "$@"; do
+        if [[ -n ${torchruns[$pid]:-} ]]; then pkill -TERM -P "$pid"; else kill -TERM "$pid"; fi 2>/dev/null || true
+    done
+}
+
+# suggest COMMAND...: print commands to continue with, that can be pasted as they are.
+suggest() {
+    printf '\nTo continue, from any folder:\n\n'
+    [[ $PYTHON != "$root"/.venv/* ]] || printf '    source %q\n' "$root/.venv/bin/activate"
+    printf '    cd %q\n' "$PWD"
+    printf '    %s\n' "$@"
+}

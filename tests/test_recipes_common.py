@@ -1,0 +1,130 @@
+"""Functions that the recipes share: processes that end with the script, files that are current."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+COMMON = Path(__file__).resolve().parents[1] / "recipes" / "common.sh"
+# A trainer that saves when it gets SIGTERM.
+TRAINER = """import pathlib, signal, sys, time
+log = pathlib.Path(sys.argv[1])
+def save(*_):
+    time.sleep(0.3)
+    log.write_text("ready saved")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+log.write_text("ready")
+time.sleep(60)
+"""
+
+
+def script(body: str, *arguments: object) -> subprocess.Popen[str]:
+    text = f"set -euo pipefail\nsource {COMMON}\n{body}"
+    command = ["bash", "-c", text, "script", *map(str, arguments)]
+    environment = os.environ | {"PYTHON": sys.executable}
+    return subprocess.Popen(
+        command, text=True, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def result(body: str, *arguments: object) -> tuple[int, str]:
+    process = script(body, *arguments)
+    output, _ = process.communicate(timeout=60)
+    return process.returncode, output.strip()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert condition()
+
+
+@pytest.fixture
+def trainer(tmp_path) -> Path:
+    (tmp_path / "trainer.py").write_text(TRAINER)
+    return tmp_path / "trainer.py"
+
+
+def said(path: Path) -> list[str]:
+    return path.read_text().split() if path.exists() else []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_stopped_script_waits_until_all_its_processes_have_saved(tmp_path, trainer, number):
+    body = """start "$PYTHON" "$1" "$2"; one=$!
+    start "$PYTHON" "$1" "$3"
+    finish "$one" "$!"
+    echo "stopped=$was_stopped"
+    """
+    process = script(body, trainer, tmp_path / "one", tmp_path / "two")
+    until(lambda: said(tmp_path / "one") == said(tmp_path / "two") == ["ready"])
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert output.strip() == "stopped=1"
+    assert said(tmp_path / "one") == said(tmp_path / "two") == ["ready", "saved"]
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv of util-linux")
+def test_a_killed_script_takes_its_processes_with_it(tmp_path, trainer):
+    process = script('start "$PYTHON" "$1" "$2"; finish "$!"', trainer, tmp_path / "one")
+    until(lambda: said(tmp_path / "one") == ["ready"])
+    process.kill()
+    until(lambda: said(tmp_path / "one") == ["ready", "saved"])
+    process.communicate()
+
+
+def test_statuses_are_those_of_the_processes():
+    body = """start bash -c 'sleep 0.2; exit 3'; one=$!
+    start true; two=$!
+    finish "$one" "$two" || echo "failed with $?"
+    echo "${status_of[$one]} ${status_of[$two]} [$was_stopped]"
+    """
+    assert result(body) == (0, "failed with 3\n3 0 []")
+
+
+def test_a_process_that_was_killed_has_its_status():
+    status, output = result("start bash -c 'kill -9 $$'; finish $! || echo $?")
+    assert (status, output.splitlines()[-1]) == (0, "137")
+
+
+def test_a_file_is_current_if_it_is_newer_than_its_inputs(tmp_path):
+    for age, name in enumerate(["new", "middle", "old"]):
+        (tmp_path / name).write_text("x")
+        os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
+    (tmp_path / "empty").touch()
+
+    def is_current(*names: str) -> bool:
+        return result('is_current "$@"', *(tmp_path / name for name in names))[0] == 0
+
+    assert is_current("new", "old", "middle")
+    assert not is_current("middle", "old", "new")
+    assert not is_current("middle", "middle")
+    assert not is_current("empty", "old")
+    assert not is_current("missing", "old")
+
+
+def test_the_newest_checkpoint_is_that_of_the_last_step(tmp_path):
+    folder = tmp_path / "a run" / "checkpoints"
+    folder.mkdir(parents=True)
+    for name in ("step-000000009.pt", "step-000000010.pt", "best.pt", "step-000000011.pt.partial"):
+        (folder / name).touch()
+    assert result('newest_checkpoint "$1"', tmp_path / "a run") == (0, str(folder / "step-000000010.pt"))
+
+
+def test_suggested_commands_can_be_pasted(tmp_path):
+    place = tmp_path / "with space"
+    place.mkdir()
+    _, text = result('root=/nowhere PYTHON=python; cd "$1"; suggest "echo here: \\$PWD"', place)
+    commands = "\n".join(line for line in text.splitlines() if line.startswith("    "))
+    done = subprocess.run(["bash", "-c", commands], capture_output=True, text=True, cwd="/", check=True)
+    assert done.stdout == f"here: {place}\n"
