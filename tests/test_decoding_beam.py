@@ -283,6 +283,8 @@ def test_weights_of_another_tokenizer_are_refused():
         ({"lm_weight": math.nan}, "weight of nan"),
         ({"lm_weight": -1.0}, "weight of -1"),
         ({"word_bonus": math.inf}, "bonus of inf"),
+        ({"word_bonus": -(10**29)}, r"bonus of -1e\+29"),
+        ({"lm_weight": 10**29}, r"weight of 1e\+29"),
     ],
 )
 def test_wrong_options(options, what):

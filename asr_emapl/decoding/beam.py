@@ -28,6 +28,9 @@ from asr_emapl.text.tokenizer import BLANK, SENTENCEPIECE_SPACE, Tokenizer
 MAX_BEAM = 10_000
 """Hypotheses that a search keeps at most; each frame compares this many times the number of labels."""
 
+MAX_WEIGHT = 1_000_000
+"""Limit of the language model's weight and, in nats, of the word bonus."""
+
 _LN_10 = math.log(10.0)  # KenLM's logarithms have base 10
 
 
@@ -39,8 +42,8 @@ class BeamConfig:
         beam: hypotheses that are kept from frame to frame, 1 to `MAX_BEAM`.
         lm: language model file; "": none.
         lexicon: file of the words that may be written, as `read_words` reads it; "": any text.
-        lm_weight: weight of the language model, 0 or more.
-        word_bonus: added for each word, in nats; negative: a penalty.
+        lm_weight: weight of the language model, 0 to `MAX_WEIGHT`.
+        word_bonus: added for each word, in nats, at most `MAX_WEIGHT`; negative: a penalty.
         tokenizer: fingerprint of the tokenizer that the weights were chosen for; "": not known.
 
     Raises:
@@ -57,10 +60,10 @@ class BeamConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.beam <= MAX_BEAM:
             raise UserError(f"a beam of {self.beam}: choose 1 to {MAX_BEAM:,} hypotheses, 100 for example")
-        if not 0.0 <= self.lm_weight < math.inf:
-            raise UserError(f"a language model weight of {self.lm_weight:g}: choose a number of 0 or more")
-        if not math.isfinite(self.word_bonus):
-            raise UserError(f"a word bonus of {self.word_bonus:g}: choose a finite number")
+        if not 0.0 <= self.lm_weight <= MAX_WEIGHT:
+            raise UserError(f"a language model weight of {self.lm_weight:g}: choose 0 to {MAX_WEIGHT:,}")
+        if not abs(self.word_bonus) <= MAX_WEIGHT:
+            raise UserError(f"a word bonus of {self.word_bonus:g}: choose {-MAX_WEIGHT:,} to {MAX_WEIGHT:,}")
         for name in ("lm", "lexicon"):
             path = getattr(self, name)
             if path and not Path(path).is_file():
