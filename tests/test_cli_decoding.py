@@ -12,8 +12,9 @@ from click.testing import Result
 from support.tiny import CONFIG, make_corpus
 from typer.testing import CliRunner
 
-from asr_emapl.cli import app, transcribing
+from asr_emapl.cli import app
 from asr_emapl.data.manifest import read_manifest
+from asr_emapl.decoding import audio_files
 from asr_emapl.errors import UserError
 
 needs_extra = pytest.mark.skipif(
@@ -170,7 +171,7 @@ def test_transcribe_without_a_detector_says_so(project, tmp_path, monkeypatch):
     def absent():
         raise UserError("silero-vad is not installed: pip install 'asr_emapl[segment]'")
 
-    monkeypatch.setattr(transcribing, "VoiceActivity", absent)
+    monkeypatch.setattr(audio_files, "VoiceActivity", absent)
     waves = [soundfile.read(u.audio)[0] for u in read_manifest(project / "labelled.jsonl")[:4]]
     long = tmp_path / "long.wav"
     soundfile.write(long, [x for wave in waves for x in wave], 16_000)
@@ -185,9 +186,9 @@ def test_transcribe_without_a_detector_says_so(project, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["a.wav", "--format", "doc"], "none of text, json, srt, vtt"),
+        (["a.wav", "--format", "doc"], "not one of text, json, srt, vtt"),
         (["a.wav", "b.wav", "--format", "srt"], "name a folder with --out"),
-        (["x/a.wav", "y/a.flac", "--out", "o"], "as x/a.wav is"),
+        (["x/a.wav", "y/a.flac", "--out", "o"], "that of x/a.wav"),
         (["a.wav", "--max-seconds", "0.5"], "--max-seconds 0.5"),
     ],
 )

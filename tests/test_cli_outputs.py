@@ -19,7 +19,6 @@ from support.logged_runs import write_lines, write_run
 from support.tiny import CONFIG, make_corpus
 
 from asr_emapl.audio.voice_activity import LevelOnly
-from asr_emapl.cli import transcribing
 from asr_emapl.data import recordings
 from asr_emapl.data.manifest import read_manifest
 
@@ -300,17 +299,6 @@ def test_an_error_about_a_name_cannot_act(tmp_path):
     told = fail("inspect", tmp_path / f"{EVIL}.jsonl")
     assert SHOWN in told
     assert "\x1b" not in told
-
-
-def test_a_name_that_rich_takes_for_markup_on_the_bar(monkeypatch, capsys):
-    """As on a terminal, where the bar is drawn."""
-    console = transcribing.Console
-    monkeypatch.setattr(transcribing, "Console", lambda **options: console(force_terminal=True, **options))
-    with transcribing.Terminal(2.0) as terminal:
-        terminal.at("[red]\x1b]0;title\x07.wav", 1.0)
-    told = capsys.readouterr().err
-    assert r"[red]\x1b]0;title\x07.wav" in told
-    assert "\x1b]0;" not in told
 
 
 def test_transcripts_for_programs_are_exact(project):

@@ -65,6 +65,7 @@ def decode(
     from asr_emapl.data.manifest import read_manifest
     from asr_emapl.decoding.beam import BeamConfig
     from asr_emapl.decoding.tuning import read_config
+    from asr_emapl.progress import Progress
     from asr_emapl.scoring.transcripts import write_hypotheses
 
     given = {
@@ -84,12 +85,18 @@ def decode(
     check_outputs([out], read, overwrite=overwrite)
     recognizer = _recognizer(checkpoint, model, device, trust)
     left_out = LeftOutList()
-    if config is None:
-        texts = {h.id: h.text for h in recognizer(utterances, max_seconds, left_out)}
+    search = _search(recognizer.tokenizer, config) if config else None
+    if search is None:
+        found = ((h.id, h.text) for h in recognizer(utterances, max_seconds, left_out))
     else:
-        search = _search(recognizer.tokenizer, config)
         batches = recognizer.posteriors(utterances, max_seconds, left_out)
-        texts = {id_: search.text(x_TV) for batch in batches for id_, x_TV in batch.each()}
+        found = ((id_, search.text(x_TV)) for batch in batches for id_, x_TV in batch.each())
+    seconds = {u.id: u.duration for u in utterances}
+    with Progress(f"decoding {Path(manifest).stem}", sum(seconds.values())) as progress:
+        texts = {}
+        for id_, text in found:
+            texts[id_] = text
+            progress.advance(seconds[id_])
     left_out.require_some(utterances)
     write_hypotheses(out, {u.id: texts[u.id] for u in utterances if u.id in texts})
     say_written(out, f"{out}: {len(texts)} utterances")
@@ -116,16 +123,16 @@ def transcribe(
 
     Example: `asr-emapl transcribe talk.flac --checkpoint runs/mini --format srt --out subtitles`
     """
-    from asr_emapl.cli.transcribing import check_requests, transcribe_all
+    from asr_emapl.decoding.audio_files import plan_jobs, transcribe_files
     from asr_emapl.decoding.tuning import read_config
 
-    requests = check_requests(files, form, out, max_seconds)
+    jobs = plan_jobs(files, form, out, max_seconds)
     config = read_config(lm_config) if lm_config else None
-    targets = [request.target for request in requests if request.target is not None]
+    targets = [job.target for job in jobs if job.target is not None]
     check_outputs(targets, [*files, lm_config, *_model_files(checkpoint, config)], overwrite=overwrite)
     recognizer = _recognizer(checkpoint, model, device, trust)
     search = _search(recognizer.tokenizer, config) if config else None
-    faults = transcribe_all(requests, recognizer, search, form, max_seconds)
+    faults = transcribe_files(jobs, recognizer, search, form, max_seconds)
     for fault in faults:
         warn(f"left out: {fault}")
     if faults:

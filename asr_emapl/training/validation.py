@@ -15,6 +15,7 @@ from asr_emapl.distributed.heartbeat import Heartbeat
 from asr_emapl.distributed.preemption import StopRequest
 from asr_emapl.distributed.process_group import DeviceConfig, ProcessGroup
 from asr_emapl.errors import UserError
+from asr_emapl.progress import Progress
 from asr_emapl.scoring.wer import score
 from asr_emapl.text.tokenizer import Tokenizer
 
@@ -96,10 +97,15 @@ class Validator:
             world_size=self.world.size,
             left_out=note,
         )
-        with closing(batches):  # restores the models' modes at once
+        seconds = {u.id: u.duration for u in self.splits[split]}
+        progress = Progress(
+            f"validating on {split}", sum(seconds.values()) / self.world.size, is_shown=self.world.is_first
+        )
+        with closing(batches), progress:  # closing restores the models' modes at once
             for of_models in batches:
                 for name, batch in zip(models, of_models, strict=True):
                     texts[name] |= {h.id: h.text for h in greedy_hypotheses(batch, self.tokenizer)}
+                progress.advance(sum(seconds[id_] for id_ in of_models[0].ids))
                 self.watch.tick()
                 # All processes have the same number of batches, so they get here equally often.
                 if self.stop.poll():

@@ -1,0 +1,89 @@
+"""Progress of work on audio: a bar on a terminal, otherwise a line every 30 seconds; on standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.text import Text
+
+from asr_emapl.terminal import put, visible, warn
+
+_NAME_CHARACTERS = 30  # of a file's name, from its end
+
+
+class Progress:
+    """Shows seconds of audio done, speed and remaining time.
+
+    Args:
+        label: what is done, as in "decoding dev-clean".
+        total: seconds of audio.
+        every_seconds: time between lines where there is no terminal. Work that takes less prints none.
+        is_shown: False: nothing is printed; for all but one of several processes.
+    """
+
+    def __init__(
+        self, label: str, total: float = 0.0, every_seconds: float = 30.0, *, is_shown: bool = True
+    ) -> None:
+        self.label, self.total, self.every_seconds, self.is_shown = label, total, every_seconds, is_shown
+        self.done = 0.0
+        self._console = Console(stderr=True)
+        self._bar = Bar(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.completed:.0f} of {task.total:.0f} s"),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not (self._console.is_terminal and is_shown),
+            redirect_stdout=False,
+            transient=True,
+        )
+        self._task = self._bar.add_task(label, total=total, speed="")
+        self._start = self._last = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        self._start = self._last = time.monotonic()
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def expect(self, total: float) -> None:
+        """Set the seconds of audio, which may be known only after some work."""
+        self.total = total
+        self._bar.update(self._task, total=total)
+
+    def at(self, name: str) -> None:
+        """Name the file in work."""
+        shown = visible(name.rpartition("/")[2][-_NAME_CHARACTERS:], keep="")
+        self._bar.update(self._task, description=f"{self.label} {shown}".strip())
+
+    def advance(self, seconds: float) -> None:
+        """Count seconds of audio that are done."""
+        self.done += seconds
+        now = time.monotonic()
+        speed = self.done / max(now - self._start, 1e-9)
+        self._bar.update(self._task, completed=self.done, speed=f"{speed:.0f} x real time")
+        is_due = self.is_shown and now - self._last >= self.every_seconds
+        if is_due and not self._console.is_terminal:
+            self._last = now
+            left = max(0.0, self.total - self.done) / max(speed, 1e-9)
+            warn(
+                f"{self.label}: {self.done:.0f} of {self.total:.0f} s of audio, {speed:.0f} x real time, "
+                f"{left / 60:.0f} min left"
+            )
+
+    def print(self, text: str) -> None:
+        """Print to standard output, above the bar if both are on one terminal."""
+        if self._console.is_terminal and sys.stdout.isatty():
+            self._console.print(Text(visible(text)), end="", soft_wrap=True)
+        else:
+            put(text)
