@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from asr_emapl import cli
 from asr_emapl.checks import conformance
-from asr_emapl.checks.conformance import Finding, check
+from asr_emapl.checks.conformance import CheckResult, check
 from asr_emapl.errors import UserError
 
 TRANSFORMER = "asr_emapl.models.transformer:TransformerCtc"
@@ -247,7 +247,7 @@ class LayersUnseeded(Sound):
         self.seed = self.steps = getattr(self, "steps", 0) + 1
 
 
-def checked(model: type[nn.Module]) -> list[Finding]:
+def checked(model: type[nn.Module]) -> list[CheckResult]:
     return check(f"{__name__}:{model.__name__}", {})
 
 

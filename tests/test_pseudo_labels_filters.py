@@ -9,12 +9,12 @@ import torch
 
 from asr_emapl.ctc import greedy
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
-from asr_emapl.pseudo_labels.filters import REASONS, Candidate, reason_to_drop
+from asr_emapl.pseudo_labels.filters import REASONS, LabelCandidate, reason_to_drop
 
 
 def rejection(tokens: int, confidence: float, seconds: float, limits: PseudoLabelConfig) -> str | None:
     """Of a label that CTC can align."""
-    return reason_to_drop(Candidate(tokens, tokens, 10_000, seconds, confidence), limits)
+    return reason_to_drop(LabelCandidate(tokens, tokens, 10_000, seconds, confidence), limits)
 
 
 LIMITS = PseudoLabelConfig(min_confidence=0.75, min_tokens_per_second=2.0, max_tokens_per_second=20.0)
@@ -64,13 +64,13 @@ def test_by_default_only_empty_labels_are_rejected() -> None:
 
 @pytest.mark.parametrize("limits", [None, LIMITS])
 def test_a_label_must_fit_into_the_frames(limits):
-    assert reason_to_drop(Candidate(10, 12, 12, 1.0, 0.9), limits) is None
-    assert reason_to_drop(Candidate(10, 12, 11, 1.0, 0.9), limits) == "unalignable"
+    assert reason_to_drop(LabelCandidate(10, 12, 12, 1.0, 0.9), limits) is None
+    assert reason_to_drop(LabelCandidate(10, 12, 11, 1.0, 0.9), limits) == "unalignable"
 
 
 def test_a_transcript_is_trusted_even_if_it_is_empty_or_long():
-    assert reason_to_drop(Candidate(0, 0, 0, 1.0, math.nan), None) is None
-    assert reason_to_drop(Candidate(500, 500, 500, 1.0, 0.0), None) is None
+    assert reason_to_drop(LabelCandidate(0, 0, 0, 1.0, math.nan), None) is None
+    assert reason_to_drop(LabelCandidate(500, 500, 500, 1.0, 0.0), None) is None
 
 
 def test_each_reason_says_what_is_wrong_and_what_to_do():

@@ -31,7 +31,7 @@ class NoiseConfig:
     """Lowest and highest signal-to-noise ratio in dB over the whole utterance, drawn uniformly between."""
 
 
-class Recording(Protocol):
+class SoundSource(Protocol):
     """Where a sound is found; a manifest's line is one. Offset and duration in seconds."""
 
     @property
@@ -49,7 +49,7 @@ class Noise:
         UserError: no recordings, or the lowest SNR is above the highest.
     """
 
-    def __init__(self, config: NoiseConfig, recordings: Sequence[Recording]) -> None:
+    def __init__(self, config: NoiseConfig, recordings: Sequence[SoundSource]) -> None:
         if not recordings:
             raise UserError("perturb.noise.manifests name no recording")
         lowest, highest = config.snr_db
@@ -75,7 +75,7 @@ class Noise:
         return waveform + noise * (power / noise_power * 10.0 ** (-snr_db / 10.0)) ** 0.5
 
 
-def _stretch(recording: Recording, samples: int, at: float) -> Tensor:
+def _stretch(recording: SoundSource, samples: int, at: float) -> Tensor:
     """[samples] of a recording, of which the start is drawn: `at` from 0 to 1; a short one is repeated."""
     spare = recording.duration - samples / SAMPLE_RATE_HZ
     if spare > 0.0:

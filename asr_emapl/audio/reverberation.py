@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from asr_emapl.audio.decode import read_audio
-from asr_emapl.audio.noise import Recording, mean_square
+from asr_emapl.audio.noise import SoundSource, mean_square
 from asr_emapl.errors import UserError
 from asr_emapl.settings import Share
 
@@ -32,7 +32,7 @@ class Reverberation:
         UserError: no impulse responses.
     """
 
-    def __init__(self, config: ReverberationConfig, responses: Sequence[Recording]) -> None:
+    def __init__(self, config: ReverberationConfig, responses: Sequence[SoundSource]) -> None:
         if not responses:
             raise UserError("perturb.reverberation.manifests name no impulse response")
         self.p, self.responses = config.p, responses

@@ -33,7 +33,7 @@ _SHOWN_NAMES = 5  # parameters that a finding names
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """The outcome of one check. The detail of a failed one says what is wrong and what to do, in one line."""
 
     name: str
@@ -76,7 +76,7 @@ class _Check:
 
 def check(
     target: str, options: dict[str, Any], *, vocabulary_size: int = 29, mel_bands: int = 80
-) -> list[Finding]:
+) -> list[CheckResult]:
     """Build the model at "package.module:Class" and run all checks on it, on the CPU.
 
     A check whose outcome would mean nothing because another one failed is left out; the finding of the failed
@@ -108,8 +108,8 @@ def _stir(model: nn.Module) -> None:
             parameter.add_(0.01 * torch.randn_like(parameter))
 
 
-def _run(subject: _Subject) -> list[Finding]:
-    findings: list[Finding] = []
+def _run(subject: _Subject) -> list[CheckResult]:
+    findings: list[CheckResult] = []
     blocked: dict[str, list[str]] = {}
     for check in CHECKS:
         culprits = [name for name in check.needs if name in blocked]
@@ -124,22 +124,22 @@ def _run(subject: _Subject) -> list[Finding]:
     return [_with_blocked(finding, blocked.get(finding.name, [])) for finding in findings]
 
 
-def _find(check: _Check, subject: _Subject) -> Finding:
+def _find(check: _Check, subject: _Subject) -> CheckResult:
     if check.method and not hasattr(subject.model, check.method):
-        return Finding(check.name, True, "the model has none; it is optional")
+        return CheckResult(check.name, True, "the model has none; it is optional")
     try:
         wrong = check.run(subject)
     except UserError as error:
         wrong = str(error)
     except (Exception, SystemExit) as error:
         wrong = described(error, type(subject.model).__module__)
-    return Finding(check.name, not wrong, f"{wrong}; {check.remedy}" if wrong else "")
+    return CheckResult(check.name, not wrong, f"{wrong}; {check.remedy}" if wrong else "")
 
 
-def _with_blocked(finding: Finding, blocked: list[str]) -> Finding:
+def _with_blocked(finding: CheckResult, blocked: list[str]) -> CheckResult:
     if not blocked:
         return finding
-    return Finding(
+    return CheckResult(
         finding.name, finding.passed, f"{finding.detail} (until then not judged: {', '.join(blocked)})"
     )
 

@@ -51,7 +51,7 @@ REASONS = {
 
 
 @dataclass(frozen=True)
-class Candidate:
+class LabelCandidate:
     """What a filter knows of one utterance and its label.
 
     Attributes:
@@ -69,7 +69,7 @@ class Candidate:
     confidence: float = 1.0
 
 
-def reason_to_drop(candidate: Candidate, limits: PseudoLabelConfig | None) -> str | None:
+def reason_to_drop(candidate: LabelCandidate, limits: PseudoLabelConfig | None) -> str | None:
     """The reason not to train on an utterance, a key of `REASONS`; None: train on it.
 
     Args:

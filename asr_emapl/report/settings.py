@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Setting:
+class SettingRow:
     """A key of the config with its value in each run, "" where a run has none."""
 
     key: str
@@ -39,11 +39,11 @@ class Scaled:
     note: str = ""
 
 
-def settings(runs: Sequence[Run]) -> list[Setting]:
+def settings(runs: Sequence[Run]) -> list[SettingRow]:
     """Every key that a run has, in the order of the config; none where no run has a config.yaml."""
     flat = [dict(_flat(run.config or {})) for run in runs]
     keys = dict.fromkeys(key for values in flat for key in values)
-    return [Setting(key, [values.get(key, "") for values in flat]) for key in keys]
+    return [SettingRow(key, [values.get(key, "") for values in flat]) for key in keys]
 
 
 def scaled(run: Run) -> Scaled | None:

@@ -20,7 +20,7 @@ from asr_emapl.data.loader import MicroBatch
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import unwrap
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
-from asr_emapl.pseudo_labels.filters import Candidate, reason_to_drop
+from asr_emapl.pseudo_labels.filters import LabelCandidate, reason_to_drop
 from asr_emapl.pseudo_labels.strategies import LabelRequest, Labels, Strategy
 from asr_emapl.training.phases import Phases
 
@@ -56,7 +56,7 @@ class Targets:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedTargets:
     """The targets of the micro-batches of this rank, and counts.
 
     Attributes:
@@ -83,7 +83,7 @@ class Prepared:
 class Objective(Protocol):
     """A part of training with its own loss. The step divides the sum by the global count."""
 
-    def prepare(self, micro_batches: Sequence[MicroBatch], passes: int) -> Prepared:
+    def prepare(self, micro_batches: Sequence[MicroBatch], passes: int) -> PreparedTargets:
         """Targets of the micro-batches of this rank; each rank prepares at least `passes` of them."""
         ...
 
@@ -120,7 +120,7 @@ class CtcObjective:
         self.world, self.features, self.student, self.strategy = world, features, student, strategy
         self.limits, self.phases, self.bf16 = limits, phases, bf16
 
-    def prepare(self, micro_batches: Sequence[MicroBatch], passes: int) -> Prepared:
+    def prepare(self, micro_batches: Sequence[MicroBatch], passes: int) -> PreparedTargets:
         """See `Objective.prepare`. Waits for the device once, for the numbers of all labels."""
         queued = [self._queue(micro) for micro in micro_batches]
         if self.world.sharded and self.limits is not None:
@@ -180,18 +180,20 @@ class CtcObjective:
         self.phases.count(micro)
         return _Queued(features_BTF, lengths_B, tuple(frames.tolist()), tuple(seconds), labels)
 
-    def _filter(self, queued: Sequence[_Queued]) -> Prepared:
+    def _filter(self, queued: Sequence[_Queued]) -> PreparedTargets:
         """Keep the utterances that are trained on. The only place that waits for the labels."""
         pseudo = self.limits is not None
         if not queued:
-            return Prepared([], confidence=0.0 if pseudo else None, nonempty=0 if pseudo else None)
+            return PreparedTargets([], confidence=0.0 if pseudo else None, nonempty=0 if pseudo else None)
         numbers = self.world.to_list(torch.cat([one.labels.numbers() for one in queued], dim=1))
         targets, dropped, start = [], Counter[str](), 0
         for one in queued:
             end = start + len(one.frames)
             counts, needed, confidences = (row[start:end] for row in numbers)
             columns = (counts, needed, one.frames, one.seconds, confidences)
-            reasons = [reason_to_drop(Candidate(*row), self.limits) for row in zip(*columns, strict=True)]
+            reasons = [
+                reason_to_drop(LabelCandidate(*row), self.limits) for row in zip(*columns, strict=True)
+            ]
             dropped.update(reason for reason in reasons if reason is not None)
             kept = [row for row, reason in enumerate(reasons) if reason is None]
             if kept:
@@ -202,8 +204,8 @@ class CtcObjective:
                 targets.append(whole if len(kept) == len(reasons) else whole.take(kept))
             start = end
         if not pseudo:
-            return Prepared(targets, dropped)
-        return Prepared(targets, dropped, sum(numbers[2]), sum(count > 0 for count in numbers[0]))
+            return PreparedTargets(targets, dropped)
+        return PreparedTargets(targets, dropped, sum(numbers[2]), sum(count > 0 for count in numbers[0]))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from asr_emapl.pseudo_labels.filters import REASONS
 from asr_emapl.pseudo_labels.quality import LabelCounts
 from asr_emapl.scaling.gradient_noise import GradientNoise, estimate_noise, square_norm
 from asr_emapl.torch_private import foreach_add_
-from asr_emapl.training.objectives import Objective, Prepared, Targets
+from asr_emapl.training.objectives import Objective, PreparedTargets, Targets
 from asr_emapl.training.phases import Phases
 
 
@@ -108,7 +108,7 @@ class TrainStep:
         noise = estimate_noise(parts, norm**2)
         return StepResult(**vars(counts), loss=loss, gradient_norm=norm, taken=finite, noise=noise)
 
-    def _count(self, prepared: Prepared, undecodable: int) -> LabelCounts:
+    def _count(self, prepared: PreparedTargets, undecodable: int) -> LabelCounts:
         """Sums over ranks, before the backward pass: the loss is divided by the global count."""
         dropped = prepared.dropped + Counter(undecodable=undecodable)
         mine = [prepared.utterances, prepared.tokens, prepared.confidence or 0.0, prepared.nonempty or 0.0]

@@ -31,7 +31,7 @@ _TAG = re.compile(r"(?<!\\);\S*")
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class StmSegment:
     """A line of an stm file; times in seconds. `text` may hold alternatives; None: not to be scored."""
 
     recording: str
@@ -53,7 +53,7 @@ class TimedWord:
     word: str
 
 
-def parse_stm(place: str | Path, lines: Sequence[Line]) -> list[Segment]:
+def parse_stm(place: str | Path, lines: Sequence[Line]) -> list[StmSegment]:
     """The segments of an stm file.
 
     Raises:
@@ -90,7 +90,7 @@ def parse_ctm(place: str | Path, lines: Sequence[Line]) -> list[TimedWord]:
     return words
 
 
-def segment_ids(segments: Sequence[Segment]) -> list[str]:
+def segment_ids(segments: Sequence[StmSegment]) -> list[str]:
     """A recording's name where it is one segment, else with the channel and the times in milliseconds.
 
     Segments of the same times, of two speakers at once, are numbered from the second one on.
@@ -122,7 +122,7 @@ def texts_of_recordings(words: Sequence[TimedWord]) -> dict[str, str]:
     return {name: " ".join(spoken) for name, spoken in said.items()}
 
 
-def texts_of_segments(segments: Sequence[Segment], words: Sequence[TimedWord]) -> dict[str, str]:
+def texts_of_segments(segments: Sequence[StmSegment], words: Sequence[TimedWord]) -> dict[str, str]:
     """What is said in each segment, as sclite cuts it.
 
     Of the segments of a recording and channel, in the order of their beginnings, each takes the words that
@@ -133,7 +133,7 @@ def texts_of_segments(segments: Sequence[Segment], words: Sequence[TimedWord]) -
     spoken: dict[tuple[str, str], list[TimedWord]] = defaultdict(list)
     for word in words:
         spoken[_key(word)].append(word)
-    placed: dict[tuple[str, str], list[tuple[Segment, str]]] = defaultdict(list)
+    placed: dict[tuple[str, str], list[tuple[StmSegment, str]]] = defaultdict(list)
     for segment, name in zip(segments, segment_ids(segments), strict=True):
         placed[_key(segment)].append((segment, name))
     said: dict[str, str] = {}
@@ -155,7 +155,7 @@ def texts_of_segments(segments: Sequence[Segment], words: Sequence[TimedWord]) -
     return said
 
 
-def _key(entry: Segment | TimedWord) -> tuple[str, str]:
+def _key(entry: StmSegment | TimedWord) -> tuple[str, str]:
     return entry.recording.casefold(), entry.channel.casefold()
 
 
@@ -175,7 +175,7 @@ def _content(lines: Sequence[Line]) -> list[Line]:
     return [(number, line) for number, line in lines if not line.lstrip().startswith(COMMENT)]
 
 
-def _segment(line: str) -> Segment:
+def _segment(line: str) -> StmSegment:
     fields = line.split(maxsplit=5)
     if len(fields) < 5:
         raise BrokenLineError("no stm line: recording, channel, speaker, begin, end and words are expected")
@@ -187,10 +187,10 @@ def _segment(line: str) -> Segment:
     if text.startswith("<"):
         text = text.partition(" ")[2].strip()
     if any(mark in text.upper() for mark in _IGNORED):
-        return Segment(recording, channel, speaker, begin, end, None)
+        return StmSegment(recording, channel, speaker, begin, end, None)
     text = untagged(text)
     parse_marked(text)
-    return Segment(recording, channel, speaker, begin, end, text)
+    return StmSegment(recording, channel, speaker, begin, end, text)
 
 
 def _word(line: str) -> TimedWord:
