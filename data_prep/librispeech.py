@@ -99,7 +99,7 @@ def prepare(
 
     Verified over all parts before anything is written: every transcript has its audio and every audio file
     its transcript; every header can be decoded and says 16 kHz, mono, and a length that is there; no
-    transcript is empty or, once normalised, holds letters outside `ALPHABET`; ids begin with their folder's
+    transcript is empty or, once normalised, has characters outside `ALPHABET`; ids begin with their folder's
     speaker and chapter and are unique over all parts. Manifests are sorted by id and appear all together.
 
     Args:
@@ -243,7 +243,7 @@ def _read_transcripts(path: Path, findings: list[str]) -> dict[str, str | None]:
                 f"{path}:{number}: {id_} has an empty transcript (add it, or remove line and audio)"
             )
         elif letters:
-            findings.append(f"{path}:{number}: letters outside the alphabet: {letters!r} (spell them out)")
+            findings.append(f"{path}:{number}: characters outside the alphabet: {letters!r} (spell them out)")
         texts.setdefault(id_, text if text and not letters else None)
     return texts
 

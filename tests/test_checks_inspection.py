@@ -57,7 +57,7 @@ def test_nothing_is_found_in_what_is_right():
 
 def test_letters_outside_the_alphabet_are_counted():
     found = one(changed(text="CAF\u00c9 7 \u00c9T\u00c9\t" + TEXT[:20]))
-    assert found.problem.startswith("1 utterance has letters outside the alphabet: '\u00c9' (3), ")
+    assert found.problem.startswith("1 utterance has characters outside the alphabet: '\u00c9' (3), ")
     assert "'7' (1)" in found.problem
     assert "'\\t' (1)" in found.problem
     assert found.examples == ["u3"]
@@ -162,7 +162,7 @@ def test_what_ctc_cannot_align_is_asked_of_known_letters_alone():
 
     demands = dataclasses.replace(DEMANDS, alignable=alignable)
     letters, ctc = findings(changed(text="7" * 40), demands=demands)
-    assert "letters" in letters.problem
+    assert "characters" in letters.problem
     assert ctc.problem.startswith("1 utterance has more tokens than the model has frames")
     assert ctc.examples == ["u5"]
     assert asked == [u.id for u in good() if u.id != "u3"]

@@ -103,7 +103,7 @@ def test_decode_with_options_that_contradict(project, lm, tmp_path):
         assert f"{option} is for beam search; give a --beam" in fail(*common, option, value)
     for option in ("--lm-weight", "--word-bonus"):
         assert f"{option} has no effect without a language model" in fail(*common, "--beam", 5, option, 1)
-    assert "leave --beam out" in fail(*common, "--beam", 5, "--lm-config", tmp_path / "lm.json")
+    assert "leave out --beam" in fail(*common, "--beam", 5, "--lm-config", tmp_path / "lm.json")
     assert "leave --lm-weight out" in fail(*common, "--lm-weight", 5, "--lm-config", tmp_path / "lm.json")
     assert "give a --lexicon" in fail(*common, "--beam", 5, "--lm", project / "lm.arpa")
     assert "beam of 1000000" in fail(*common, "--beam", 1_000_000)

@@ -157,7 +157,7 @@ def test_one_report_of_all_that_is_wrong(corpus: Path, tmp_path: Path) -> None:
         "5-3-0001.flac: not decodable",
         "5-3-0002.flac: 8000 Hz, 1 channels",
         "5-3.trans.txt:4: 5-3-0003 has an empty transcript",
-        "5-3.trans.txt:5: letters outside the alphabet: '\u00c9'",
+        "5-3.trans.txt:5: characters outside the alphabet: '\u00c9'",
         "5-3-0005.flac: 16000 Hz, 2 channels",
         "5-3.trans.txt:9: second transcript of 5-3-0006",
         "5-3-0099.flac: has no transcript",

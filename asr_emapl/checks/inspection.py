@@ -22,7 +22,7 @@ from asr_emapl.text.tokenizer import Tokenizer
 MAX_EXAMPLES = 5
 """Ids that a finding names."""
 
-_MAX_LETTERS = 20
+_MAX_CHARACTERS = 20
 _BIN_SECONDS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0, 1800.0, 3600.0)
 _MAX_BINS = 20
 # Read speech stays within half of this and twice this around its median; transcripts of other audio do not.
@@ -130,7 +130,7 @@ def inspect_manifests(manifests: Mapping[str, Sequence[Utterance]], demands: Req
     ]
     findings = [
         *_text_findings(placed),
-        *_letter_findings(placed, demands),
+        *_character_findings(placed, demands),
         *_length_findings(placed, demands),
         *_rate_findings(placed),
         *_duplicates(placed),
@@ -225,20 +225,20 @@ def _text_findings(placed: list[_Placed]) -> list[Finding]:
     return findings
 
 
-def _letter_findings(placed: list[_Placed], demands: Requirements) -> list[Finding]:
-    """Letters that the tokenizer refuses; and of the other transcripts, those that CTC cannot align."""
+def _character_findings(placed: list[_Placed], demands: Requirements) -> list[Finding]:
+    """Characters that the tokenizer does not know, and other transcripts that CTC cannot align."""
     known = [p for p in placed if p.utterance.text is not None]
     findings = []
-    letters = _unknown(known, demands.tokenizer)
-    if letters:
-        pattern = re.compile(f"[{re.escape(''.join(sorted(letters)))}]")
+    unknown = _unknown(known, demands.tokenizer)
+    if unknown:
+        pattern = re.compile(f"[{re.escape(''.join(sorted(unknown)))}]")
         strange = [p for p in known if pattern.search(p.text)]
         known = [p for p in known if not pattern.search(p.text)]
-        counts = Counter(letter for p in strange for letter in pattern.findall(p.text))
-        shown = listing([f"{letter!r} ({n})" for letter, n in counts.most_common()], _MAX_LETTERS)
+        counts = Counter(c for p in strange for c in pattern.findall(p.text))
+        shown = listing([f"{c!r} ({n})" for c, n in counts.most_common()], _MAX_CHARACTERS)
         findings.append(
             _finding(
-                f"{_utterances(strange)} letters outside the alphabet: {shown}",
+                f"{_utterances(strange)} characters outside the alphabet: {shown}",
                 _names(strange),
                 "normalise the text, or make a tokenizer that has them and name it with --tokenizer",
             )

@@ -1,4 +1,4 @@
-"""Commands that recognise, and those for their language models: decode, transcribe, lm, tune-lm."""
+"""Commands for recognition and language models: decode, transcribe, lm, tune-lm."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 commands = typer.Typer()
 
-_Checkpoint = Annotated[Path, typer.Option(help="A run's checkpoint, or its run directory (the newest).")]
+_Checkpoint = Annotated[Path, typer.Option(help="A checkpoint, or a run directory for its newest one.")]
 _Model = Annotated[str, typer.Option(help="teacher or student.")]
 _Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
-_Lm = Annotated[str, typer.Option(help="Language model, ARPA or KenLM's binary.")]
+_Lm = Annotated[str, typer.Option(help="Language model (ARPA or KenLM binary).")]
 _Lexicon = Annotated[
     str,
-    typer.Option(help="Words that may be written: a list, or an ARPA file. Without it, --lm is of tokens."),
+    typer.Option(help="Allowed words: a list, or an ARPA file. Without it, --lm is a model of tokens."),
 ]
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 
@@ -44,20 +44,20 @@ def decode(
     model: _Model = "teacher",
     device: _Device = "auto",
     max_seconds: Annotated[float, non_negative("Padded seconds of audio in one batch.")] = 120.0,
-    beam: Annotated[int, typer.Option(help="Hypotheses of a beam search; 0: greedy.")] = 0,
+    beam: Annotated[int, typer.Option(help="Number of hypotheses of the beam search; 0: greedy.")] = 0,
     lm: _Lm = "",
     lexicon: _Lexicon = "",
     lm_weight: Annotated[float | None, finite("Weight of the language model.", show_default="1.0")] = None,
     word_bonus: Annotated[float | None, finite("Score of each word, in nats.", show_default="0.0")] = None,
     lm_config: Annotated[
-        Path | None, typer.Option(help="What tune-lm wrote, in place of the five above.")
+        Path | None, typer.Option(help="Output of tune-lm, instead of the five options above.")
     ] = None,
     overwrite: _Overwrite = False,
     trust: TrustOption = None,
 ) -> None:
     """Transcribe a manifest with a checkpoint, greedily or by beam search.
 
-    Exits with 1 if some audio could not be decoded: it has no hypothesis; the others are written.
+    Exits with 1 if some audio could not be decoded; the hypotheses of the rest are written.
 
     Example: `asr-emapl decode --checkpoint runs/mini --manifest data/dev-clean.jsonl --out hyp.jsonl`
     """
@@ -106,20 +106,20 @@ def decode(
 
 @commands.command()
 def transcribe(
-    files: Annotated[list[str], typer.Argument(help="Audio that libsndfile reads; - is standard input.")],
+    files: Annotated[list[str], typer.Argument(help="Audio files; - is standard input.")],
     checkpoint: _Checkpoint,
     form: Annotated[str, typer.Option("--format", help="text, json, srt or vtt.")] = "text",
-    out: Annotated[Path | None, typer.Option(help="Folder for a file each, in place of printing.")] = None,
-    lm_config: Annotated[Path | None, typer.Option(help="Beam search as tune-lm wrote it down.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the transcripts (default: print).")] = None,
+    lm_config: Annotated[Path | None, typer.Option(help="Output of tune-lm: use its beam search.")] = None,
     model: _Model = "teacher",
     device: _Device = "auto",
-    max_seconds: Annotated[float, positive("Longer audio is cut where nobody speaks.")] = 24.0,
+    max_seconds: Annotated[float, positive("Longer audio is cut at pauses.")] = 24.0,
     overwrite: _Overwrite = False,
     trust: TrustOption = None,
 ) -> None:
-    """Transcribe audio files of any length, with times in all formats but text.
+    """Transcribe audio files of any length; all formats but text have times.
 
-    Exits with 1 if some files could not be read; the others are transcribed all the same.
+    Exits with 1 if some files could not be read; the others are transcribed.
 
     Example: `asr-emapl transcribe talk.flac --checkpoint runs/mini --format srt --out subtitles`
     """
@@ -141,22 +141,24 @@ def transcribe(
 
 @commands.command("lm")
 def language_model(
-    text: Annotated[list[Path], typer.Option(help="A sentence a line, plain, .gz or .xz; may be repeated.")],
+    text: Annotated[
+        list[Path], typer.Option(help="Text, one sentence per line (also .gz, .xz); repeatable.")
+    ],
     out: Annotated[Path, typer.Option(help="Language model to write (.arpa).")],
-    order: Annotated[int, typer.Option(help="Words (or tokens) that an n-gram has at most.")] = 3,
+    order: Annotated[int, typer.Option(help="Maximum number of words (or tokens) in an n-gram.")] = 3,
     prune: Annotated[
         float | None,
         non_negative(
-            "Leave out n-grams that change perplexity relatively by less; 0: none.",
+            "Leave out n-grams whose removal changes perplexity by a smaller fraction; 0: none.",
             show_default="1e-8, of tokens 0",
         ),
     ] = None,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Make it one of tokens, for searches without a lexicon.")
+        Path | None, typer.Option(help="Make a model of tokens, for beam search without a lexicon.")
     ] = None,
-    held_out: Annotated[Path | None, typer.Option(help="Text to tell the perplexity of.")] = None,
+    held_out: Annotated[Path | None, typer.Option(help="Text to compute the perplexity of.")] = None,
 ) -> None:
-    """Build an n-gram language model from text as it is (spell it as the transcripts are).
+    """Build an n-gram language model from text, which must be spelled like the transcripts.
 
     Example: `asr-emapl lm --text lm-text.txt.xz --out 3gram.arpa`
     """
@@ -167,14 +169,14 @@ def language_model(
     tokens = load_tokenizer(tokenizer) if tokenizer else None
     if prune is None:
         prune = NgramConfig.prune if tokens is None else 0.0
-    # Before the model is built, which can take hours: a text that cannot be read is an error at once.
+    # Read before the model is built, which can take hours, so that an unreadable text is an error at once.
     unseen = list(sentences([held_out], tokens)) if held_out else []
     built = build_arpa(text, out, NgramConfig(order, prune), tokens)
     say(f"{out}: {order}-gram of {built.lines} lines")
     if built.impossible:
         warn(
-            f"warning: {built.impossible} n-grams have no probability, since the text says too few different "
-            f"things for this order: lower --order {order}, or take more text"
+            f"warning: {built.impossible} n-grams have no probability, because the text is too short or too "
+            f"uniform for this order: lower --order {order}, or add text"
         )
     if held_out:
         p = perplexity(out, unseen)
@@ -185,24 +187,24 @@ def language_model(
 def tune_lm(
     checkpoint: _Checkpoint,
     manifest: Annotated[
-        str, typer.Option(help="Transcribed utterances, not those to be scored: path or URL.")
+        str, typer.Option(help="Transcribed utterances that are not used for scoring: path or URL.")
     ],
     lm: _Lm,
-    out: Annotated[Path, typer.Option(help="Best weights (JSON), for --lm-config; a .png beside it.")],
+    out: Annotated[Path, typer.Option(help="Best weights (JSON) for --lm-config; also a .png.")],
     lexicon: _Lexicon = "",
-    beam: Annotated[int, typer.Option(help="Hypotheses of the search.")] = 50,
+    beam: Annotated[int, typer.Option(help="Number of hypotheses of the beam search.")] = 50,
     weights: Annotated[
-        str, typer.Option(help="Of the language model, comma-separated.")
+        str, typer.Option(help="Language model weights to try, comma-separated.")
     ] = "0,0.25,0.5,1,1.5,2",
-    bonuses: Annotated[str, typer.Option(help="For each word, comma-separated.")] = "-2,0,2,4",
+    bonuses: Annotated[str, typer.Option(help="Word bonuses to try, comma-separated.")] = "-2,0,2,4",
     model: _Model = "teacher",
     device: _Device = "auto",
     max_seconds: Annotated[float, non_negative("Padded seconds of audio in one batch.")] = 120.0,
     trust: TrustOption = None,
 ) -> None:
-    """Choose language model weight and word bonus by the WER of a grid on held-out speech.
+    """Choose language model weight and word bonus by WER on held-out speech, over a grid.
 
-    Exits with 1 if some audio could not be decoded: the WER is that of the others.
+    Exits with 1 if some audio could not be decoded; the WER is that of the rest.
 
     Example: `asr-emapl tune-lm --checkpoint runs/mini --manifest data/dev-clean.jsonl --lm 3gram.arpa \\
     --lexicon 3gram.arpa --out lm.json`
@@ -215,7 +217,7 @@ def tune_lm(
     lm_weights, word_bonuses = _numbers("--weights", weights), _numbers("--bonuses", bonuses)
     utterances = read_manifest(manifest, require_text=True)
     config = BeamConfig(beam, lm, lexicon)
-    check_outputs([out])  # a place without a name has no picture beside it
+    check_outputs([out])  # a place without a name can have no plot beside it
     picture = out.with_suffix(".png")
     check_outputs([out, picture], [manifest, *_model_files(checkpoint, config), *_audio(utterances)])
     recognizer = _recognizer(checkpoint, model, device, trust)
@@ -234,12 +236,12 @@ def tune_lm(
     try:
         tuning.draw(points, picture)
     except UserError as error:
-        warn(f"warning: {error}")  # the weights, which are the result, are written
+        warn(f"warning: {error}")  # the weights are written
     say_written(
         out, f"{out}: weight {chosen.lm_weight:g}, bonus {chosen.word_bonus:g}, WER {chosen.wer:.2f} %"
     )
     if chosen.lm_weight == 0.0:
-        warn(f"warning: {lm} did not help at any weight: is it of such texts, spelled so?")
+        warn(f"warning: {lm} did not help at any weight: is its text of this kind, with this spelling?")
     if left_out.tell():
         raise typer.Exit(1)
 
@@ -261,12 +263,12 @@ def _print_grid(points: list[GridPoint], weights: list[float], bonuses: list[flo
 
 
 def _model_files(checkpoint: Path, config: BeamConfig | None) -> list[Path | str]:
-    """What a recognizer and its search are read from."""
+    """The files of a recognizer and its beam search."""
     return [*run_files(checkpoint), *([config.lm, config.lexicon] if config else [])]
 
 
 def _audio(utterances: Iterable[Utterance]) -> set[str]:
-    """Files that hold the utterances."""
+    """The audio files of the utterances."""
     return {utterance.audio for utterance in utterances}
 
 
@@ -275,7 +277,7 @@ def _recognizer(checkpoint: Path, model: str, device: str, trust: list[str] | No
 
     recognizer = Recognizer.load(checkpoint, model, device, trust or ())
     for problem in recognizer.problems:
-        warn(f"warning: {problem}: taking the one before")
+        warn(f"warning: {problem}: using the previous one")
     return recognizer
 
 
@@ -286,7 +288,7 @@ def _require_what_belongs_together(given: Sequence[str], lm_config: Path | None)
         given: names of the options that are set.
     """
     if lm_config is not None and given:
-        raise UserError(f"--lm-config {lm_config} states {given[0]} too; leave {', '.join(given)} out")
+        raise UserError(f"--lm-config {lm_config} also sets {given[0]}; leave out {', '.join(given)}")
     if given and "--beam" not in given:
         raise UserError(f"{given[0]} is for beam search; give a --beam, 100 for example")
     for name in ("--lm-weight", "--word-bonus"):
@@ -301,11 +303,11 @@ def _search(tokenizer: Tokenizer, config: BeamConfig) -> BeamSearch:
     if search.strange:
         warn(
             f"warning: {config.lexicon}: {len(search.strange)} words that the tokenizer cannot spell, "
-            f"such as {search.strange[0]!r}, are never written"
+            f"such as {search.strange[0]!r}, are ignored"
         )
     if config.lexicon and search.unknown:
         warn(
-            f"warning: {config.lm}: does not know {len(search.unknown)} words of the lexicon, "
+            f"warning: {config.lm}: lacks {len(search.unknown)} words of the lexicon, "
             f"such as {search.unknown[0]!r}"
         )
     return search

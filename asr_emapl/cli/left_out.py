@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class LeftOutList:
-    """Called with each of them and why; see `asr_emapl.decoding.transcribe.posteriors`."""
+    """A callback for `asr_emapl.decoding.transcribe.posteriors`."""
 
     def __init__(self) -> None:
         self.reasons: dict[str, str] = {}
@@ -22,7 +22,7 @@ class LeftOutList:
         self.reasons[utterance.id] = str(error)
 
     def require_some(self, utterances: Sequence[Utterance]) -> None:
-        """Refuse to go on if nothing could be decoded.
+        """Refuse to continue if nothing could be decoded.
 
         Raises:
             UserError: all of the utterances are left out.
@@ -32,7 +32,7 @@ class LeftOutList:
             raise UserError(f"none of {len(utterances)} utterances could be decoded; the first: {first}")
 
     def tell(self) -> int:
-        """List them on standard error, then how many there are; returns that."""
+        """List the utterances on standard error; returns their number."""
         for id_, reason in self.reasons.items():
             warn(f"left out: {id_}: {reason}")
         if self.reasons:

@@ -26,18 +26,21 @@ commands = typer.Typer()
 @commands.command()
 def report(
     runs: Annotated[list[str], typer.Argument(help="Run directories, each as label=path or path.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, run by run.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Also write a self-contained page (.html) with curves.")
     ] = None,
     figures: Annotated[Path | None, typer.Option(help="Folder for the curves as PNG and SVG files.")] = None,
     manifest: Annotated[
-        str | None, typer.Option(help="Transcribed utterances, for the comparison and the worst ones.")
+        str | None,
+        typer.Option(help="Transcribed utterances, to compare the runs on."),
     ] = None,
     hypotheses: Annotated[
         list[Path] | None, typer.Option(help="Output of decode on the manifest; once per run, in order.")
     ] = None,
-    decode: Annotated[bool, typer.Option("--decode", help="Transcribe it with each run instead.")] = False,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Or transcribe the manifest with each run.")
+    ] = False,
     model: Annotated[str, typer.Option(help="With --decode: teacher or student.")] = "teacher",
     device: Annotated[str, typer.Option(help="With --decode: auto, cpu, cuda, cuda:N.")] = "auto",
     worst: Annotated[int, count("Number of worst utterances to show, with audio.")] = 20,
@@ -53,7 +56,7 @@ def report(
     from asr_emapl.report.usage import as_record, no_times, table
 
     if out is None and (manifest or hypotheses or decode):
-        raise UserError("--manifest, --hypotheses and --decode are for the page: name it with --out")
+        raise UserError("--manifest, --hypotheses and --decode need a page: add --out")
     found = read_runs([labelled(run) for run in runs])
     for run in found:
         if run.usage is None and out is None and figures is None:
@@ -107,7 +110,7 @@ def _decoded(
     device: str,
     trust: list[str],
 ) -> Decoded | None:
-    """What each run made of the manifest: from files, or by `model` of its last checkpoint."""
+    """The hypotheses of each run: from files, or by `model` of its last checkpoint."""
     if manifest is None:
         if files or model is not None:
             raise UserError("--hypotheses and --decode need --manifest, with the transcripts and the audio")
@@ -117,9 +120,9 @@ def _decoded(
     from asr_emapl.scoring.transcripts import read_transcripts
 
     if bool(files) == (model is not None):
-        raise UserError("--manifest: say either what was made of it, --hypotheses, or --decode")
+        raise UserError("--manifest: give either --hypotheses or --decode")
     if files and len(files) != len(runs):
-        raise UserError(f"{len(files)} --hypotheses for {len(runs)} runs: give one for each, in their order")
+        raise UserError(f"{len(files)} --hypotheses for {len(runs)} runs: give one per run, in their order")
     utterances = read_manifest(manifest, require_text=True)
     name = Path(manifest).name
     if model is None:

@@ -1,4 +1,4 @@
-"""Commands on what models wrote: score, compare, plot."""
+"""Commands on hypotheses and runs: score, compare, plot."""
 
 from __future__ import annotations
 
@@ -19,32 +19,31 @@ commands = typer.Typer()
 
 
 class Breakdown(str, Enum):
-    """What scores can be split by."""
+    """How to break down scores."""
 
     speaker = "speaker"
     duration = "duration"
 
 
 class Weights(str, Enum):
-    """What errors cost when words are aligned."""
+    """Weights of errors in the alignment of words."""
 
     levenshtein = "levenshtein"
     sclite = "sclite"
 
 
-AllowMissing = Annotated[
-    bool, typer.Option(help="Count absent hypotheses as empty and pass over extra ones.")
-]
+AllowMissing = Annotated[bool, typer.Option(help="Count missing hypotheses as empty and ignore extra ones.")]
 Normalise = Annotated[
     str,
     typer.Option(
-        help="What is done to all sides: none, librispeech, common-voice, words, plain, jiwer, "
+        help="Normalisation of all texts: none, librispeech, common-voice, words, plain, jiwer, "
         "whisper-english, whisper-basic."
     ),
 ]
-SpeakerInId = Annotated[bool, typer.Option(help="The speaker is what an id has before its first - or _.")]
+SpeakerInId = Annotated[bool, typer.Option(help="The part of an id before its first - or _ is the speaker.")]
 WeightsOption = Annotated[
-    Weights, typer.Option("--weights", help="As few errors as can be (jiwer's counts), or as sclite weighs.")
+    Weights,
+    typer.Option("--weights", help="levenshtein: fewest errors, as jiwer; sclite: its weights."),
 ]
 
 
@@ -54,8 +53,8 @@ def score(
         list[str],
         typer.Argument(
             metavar="REF HYP [REF HYP]...",
-            help="References and hypotheses, a pair a split: manifests (JSONL; NeMo's, lhotse's), trn, stm, "
-            "ctm, or text ('id words').",
+            help="References and hypotheses, one pair per split: manifests (JSONL; NeMo's, lhotse's), trn, "
+            "stm, ctm, or text ('id words').",
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
@@ -72,12 +71,12 @@ def score(
     confusions: Annotated[int, count("Number of confusions of each kind to show.")] = 0,
     vocabulary: Annotated[
         list[str] | None,
-        typer.Option(help="Word list or training manifest: show what it lacks; can be repeated."),
+        typer.Option(help="Word list or training manifest: report words not in it; repeatable."),
     ] = None,
-    resamples: Annotated[int, count("Of the bootstrap; 0: no intervals.")] = 1000,
-    seed: Annotated[int, seed_option("Of the bootstrap.")] = 0,
+    resamples: Annotated[int, count("Resamples of the bootstrap; 0: no intervals.")] = 1000,
+    seed: Annotated[int, seed_option("Seed of the bootstrap.")] = 0,
 ) -> None:
-    """Word, character and sentence error rates with their counts and intervals, over all and split by split.
+    """Report word, character and sentence error rates with counts and intervals, in total and per split.
 
     Example: `asr-emapl score data/dev-clean.jsonl dev-clean.hyp.jsonl --by speaker --alignments errors.html`
     """
@@ -86,9 +85,9 @@ def score(
     from asr_emapl.scoring.normalisation import normalisation
 
     if as_json and as_csv:
-        raise UserError("--json and --csv: take one of them")
+        raise UserError("--json and --csv: give one of them")
     if as_csv and (confusions or vocabulary):
-        raise UserError("--csv has one kind of rows: --confusions and --vocabulary are for tables and --json")
+        raise UserError("--csv has no rows for --confusions and --vocabulary; leave them out, or use --json")
     for place in alignments or []:
         report.check_alignments(place)
     check_outputs(alignments or [], [*files, *(vocabulary or [])])
@@ -107,7 +106,7 @@ def score(
 
 @commands.command()
 def compare(
-    reference: Annotated[str, typer.Argument(help="In any format that `score` reads.")],
+    reference: Annotated[str, typer.Argument(help="References, in any format that `score` reads.")],
     first: Annotated[str, typer.Argument(help="Hypotheses of one system.")],
     second: Annotated[str, typer.Argument(help="Hypotheses of the other.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -115,10 +114,10 @@ def compare(
     normalise: Normalise = "none",
     speaker_in_id: SpeakerInId = False,
     weights: WeightsOption = Weights.levenshtein,
-    resamples: Annotated[int, count("Of the paired bootstrap.", least=1)] = 1000,
-    seed: Annotated[int, seed_option("Of the paired bootstrap.")] = 0,
+    resamples: Annotated[int, count("Resamples of the paired bootstrap.", least=1)] = 1000,
+    seed: Annotated[int, seed_option("Seed of the paired bootstrap.")] = 0,
 ) -> None:
-    """Whether one system is better than another: interval of the difference, matched-pairs test, verdict.
+    """Test whether one system is better than another: interval of the difference and matched-pairs test.
 
     Example: `asr-emapl compare data/dev-clean.jsonl baseline.jsonl ema.jsonl`
     """
@@ -138,9 +137,9 @@ def compare(
 @commands.command()
 def plot(
     runs: Annotated[list[str], typer.Argument(help="Run directories, each as label=path or path.")],
-    out: Annotated[Path, typer.Option(help="Picture to write; its ending says the format.")],
+    out: Annotated[Path, typer.Option(help="Image to write; its ending gives the format.")],
 ) -> None:
-    """Draw WER over hours of audio, a panel a split, a line a run and model.
+    """Plot WER over hours of audio: one panel per split, one line per run and model.
 
     Example: `asr-emapl plot baseline=runs/baseline ema=runs/ema --out curves.png`
     """
@@ -153,7 +152,7 @@ def plot(
 
 
 def labelled(run: str) -> tuple[str, Path]:
-    """A run as it was named: label=path, or a path whose last part is its label."""
+    """Label and path of a run, from label=path or from a path whose last part is the label."""
     label, equals, path = run.partition("=")
     if not equals or Path(run).is_dir():
         return Path(run).name, Path(run)
