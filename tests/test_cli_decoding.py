@@ -104,7 +104,7 @@ def test_decode_with_options_that_contradict(project, lm, tmp_path):
     for option in ("--lm-weight", "--word-bonus"):
         assert f"{option} has no effect without a language model" in fail(*common, "--beam", 5, option, 1)
     assert "leave out --beam" in fail(*common, "--beam", 5, "--lm-config", tmp_path / "lm.json")
-    assert "leave --lm-weight out" in fail(*common, "--lm-weight", 5, "--lm-config", tmp_path / "lm.json")
+    assert "leave out --lm-weight" in fail(*common, "--lm-weight", 5, "--lm-config", tmp_path / "lm.json")
     assert "give a --lexicon" in fail(*common, "--beam", 5, "--lm", project / "lm.arpa")
     assert "beam of 1000000" in fail(*common, "--beam", 1_000_000)
     assert not (tmp_path / "h").exists()

@@ -108,7 +108,7 @@ def test_score_writes_and_prints_what_is_asked_for(scored, tmp_path):
     assert rows[0].startswith("group,name,measure,rate,")
     assert sum(row.startswith("split,") for row in rows) == 6
     assert "--csv has no rows for" in fail("score", *pair, "--csv", "--confusions", 2)
-    assert "take one of them" in fail("score", *pair, "--csv", "--json")
+    assert "give one of them" in fail("score", *pair, "--csv", "--json")
     assert "errors.docx: name a file" in fail("score", *pair, "--alignments", tmp_path / "errors.docx")
     assert "'shout' is not known" in fail("score", *pair, "--normalise", "shout")
     assert "3 files: name a hypothesis" in fail("score", *pair, pair[0])
