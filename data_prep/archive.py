@@ -111,7 +111,7 @@ def _install(archive: Archive, destination: Path, verify: Callable[[Path], list[
         extract(path, scratch)
         extracted = scratch / archive.folder
         if not extracted.is_dir():
-            raise UserError(f"{path}: holds no {archive.folder} (delete the archive and download again)")
+            raise UserError(f"{path}: has no {archive.folder} (delete the archive and download again)")
         if is_there:
             _put_back(extracted, target)
         _demand_whole(target if is_there else extracted, path, verify)
@@ -150,7 +150,7 @@ def _put_back(extracted: Path, target: Path) -> None:
 def _extract_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
     parts = PurePosixPath(member.name).parts
     if member.name.startswith("/") or ".." in parts:
-        raise tarfile.TarError(f"{member.name!r} would lie outside")
+        raise tarfile.TarError(f"{member.name!r} would be outside")
     target = folder.joinpath(*parts)
     if member.isdir():
         target.mkdir(parents=True, exist_ok=True)

@@ -123,7 +123,7 @@ def settle(part: str, found: Checked, leave_out: bool) -> list[str]:
     if not found.findings:
         return [f"{part}: {note}" for note in found.notes]
     if not leave_out:
-        head = f"{part}: {len(found.findings)} faults (mend them, or --leave-out these utterances):"
+        head = f"{part}: {len(found.findings)} faults (fix them, or --leave-out these utterances):"
         raise UserError(list_findings([head, *found.findings], MAX_LINES))
     left_out = list_findings([f"{part}: left out {len(found.findings)}:", *found.findings], 6)
     return [left_out, *(f"{part}: {note}" for note in found.notes)]
@@ -172,7 +172,7 @@ def _spelled(candidate: Candidate, spelling: Preset) -> tuple[str | None, list[s
     if not text:
         return text, ["an empty transcript (add it)"]
     if strange:
-        return text, [f"its text holds {strange!r} (spell it out, or choose another --text)"]
+        return text, [f"its text has {strange!r} (spell it out, or choose another --text)"]
     return text, []
 
 

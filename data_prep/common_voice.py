@@ -53,7 +53,7 @@ def prepare(
     """
     source, destination = Path(source), Path(destination)
     if not (source / "clips").is_dir():
-        raise UserError(f"{source}: holds no clips/ (name the folder of one language, like cv-corpus/en)")
+        raise UserError(f"{source}: has no clips/ (name the folder of one language, like cv-corpus/en)")
     spelling = preset(text)
     paths = {split: destination / f"{split}.jsonl" for split in dict.fromkeys(splits)}
     check_outputs(list(paths.values()), [source / f"{split}.tsv" for split in paths])

@@ -121,7 +121,7 @@ def _keyed(path: Path, findings: list[str], *, may_be_empty: bool = False) -> di
         place = f"{path}:{number}"
         key, *rest = line.split(maxsplit=1)
         if key in keyed:
-            findings.append(f"{place}: {key} stands at {keyed[key][0]} too (remove one of them)")
+            findings.append(f"{place}: {key} is at {keyed[key][0]} too (remove one of them)")
         elif not rest and not may_be_empty:
             findings.append(f"{place}: {key} and nothing else (complete the line)")
         else:

@@ -55,7 +55,7 @@ def download(destination: Path, parts: Sequence[str], *, workers: int = 2) -> di
         jsons = {str(path.with_suffix(".flac")) for path in folder.rglob("*.json")}
         faults += [f"{path}: has no audio (download again)" for path in sorted(jsons - set(facts))]
         faults += [f"{path}: has no json (download again)" for path in sorted(set(facts) - jsons)]
-        return faults or ([] if facts else [f"{folder}: holds no audio (download again)"])
+        return faults or ([] if facts else [f"{folder}: has no audio (download again)"])
 
     return {
         part: install(Archive(f"{_URL}/{part}.tar", _MD5[part], part), Path(destination), findings)
@@ -103,7 +103,7 @@ def prepare(
     for part, folder in folders.items():
         speech, faults, part_notes = _read_part(folder, use_voice_activity, workers)
         if faults and not leave_out:
-            head = f"{part}: {len(faults)} files with faults (mend them, or --leave-out these):"
+            head = f"{part}: {len(faults)} files with faults (fix them, or --leave-out these):"
             raise UserError(list_findings([head, *faults], MAX_LINES))
         if faults:
             notes.append(list_findings([f"{part}: left out {len(faults)} files:", *faults], 6))

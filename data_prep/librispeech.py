@@ -161,7 +161,7 @@ def _part_folders(source: Path, destination: Path, parts: Sequence[str] | None) 
         ]
     if not parts:
         raise UserError(
-            f"{root}: holds no folder that could be a part (name the one above train-clean-100 etc.)"
+            f"{root}: has no folder that could be a part (name the one above train-clean-100 etc.)"
         )
     there = [folder.name for folder in _folders(root)]
     absent = [part for part in parts if part not in there]
@@ -194,7 +194,7 @@ def _read_part(folder: Path, pool: Executor) -> _Part:
             )
     part.utterances.sort(key=lambda utterance: utterance.id)
     if not candidates and not part.findings:
-        part.findings.append(f"{folder}: holds no utterances (remove the folder, or download the part again)")
+        part.findings.append(f"{folder}: has no utterances (remove the folder, or download the part again)")
     return part
 
 

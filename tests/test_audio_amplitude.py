@@ -66,7 +66,7 @@ def test_features_overflow_not_far_beyond():
 
 @pytest.mark.parametrize("read", [read_audio, lambda path: list(read_blocks(path))])
 def test_files_are_refused_by_name_and_integers_stored_as_floats_are_not(tmp_path, read):
-    with pytest.raises(UserError, match=r"loud\.wav: holds samples of amplitude 1e\+18.*convert the file"):
+    with pytest.raises(UserError, match=r"loud\.wav: has samples of amplitude 1e\+18.*convert the file"):
         read(write(tmp_path / "loud.wav", 1e18))
     read(write(tmp_path / "int32.wav", 2.0**31))
 
@@ -93,4 +93,4 @@ def test_a_validation_file_that_is_too_loud_is_named(tmp_path, capsys):
     content = (tmp_path / "dev.jsonl").read_text().replace("dev-01.flac", "loud.wav")
     (tmp_path / "dev.jsonl").write_text(content)
     train(tiny_config(tmp_path, "hours=0.003"))
-    assert "loud.wav: holds samples of amplitude" in capsys.readouterr().out
+    assert "loud.wav: has samples of amplitude" in capsys.readouterr().out

@@ -116,7 +116,7 @@ def test_non_finite_samples_are_refused(tmp_path: Path, bad: float) -> None:
     samples = sine(0.1, SAMPLE_RATE_HZ)
     samples[700] = bad
     soundfile.write(path, samples, SAMPLE_RATE_HZ, subtype="FLOAT")
-    with pytest.raises(UserError, match=r"a\.wav: holds NaN"):
+    with pytest.raises(UserError, match=r"a\.wav: has NaN"):
         read_audio(path)
     # Outside the stretch that is read, they do no harm.
     assert len(read_audio(path, offset=0.05)) == 800
@@ -136,7 +136,7 @@ def test_what_is_no_audio_is_named(tmp_path: Path) -> None:
         tmp_path: "is a folder",
         text: "not decodable",
         nothing: "0 bytes",
-        empty: "holds no samples",
+        empty: "has no samples",
         raw: "not decodable",
     }
     for path, fault in cases.items():
@@ -256,7 +256,7 @@ def test_blocks_of_what_is_broken(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.flac: (ends|decoding failed)"):
         list(blocks)
     soundfile.write(tmp_path / "nan.wav", np.full(800, math.nan), SAMPLE_RATE_HZ, subtype="FLOAT")
-    with pytest.raises(UserError, match=r"nan\.wav: holds NaN"):
+    with pytest.raises(UserError, match=r"nan\.wav: has NaN"):
         list(read_blocks(tmp_path / "nan.wav"))
     with pytest.raises(UserError, match=r"a\.flac: 2\.00 s long"):
         list(read_blocks(path, offset=1.0, duration=5.0))
@@ -278,7 +278,7 @@ def test_headers_are_read_without_torch(tmp_path: Path) -> None:
 @pytest.mark.skipif(CORPUS is None, reason="ASR_EMAPL_LIBRISPEECH names no folder with LibriSpeech/")
 def test_real_speech_is_as_long_as_its_header_says() -> None:
     paths = sorted(Path(str(CORPUS)).glob("LibriSpeech/*/*/*/*.flac"))[:20]
-    assert paths, "the folder holds no LibriSpeech/<part>/<speaker>/<chapter>/*.flac"
+    assert paths, "the folder has no LibriSpeech/<part>/<speaker>/<chapter>/*.flac"
     for path in paths:
         waveform = read_audio(path)
         assert len(waveform) == round(probe(path)[0] * SAMPLE_RATE_HZ)

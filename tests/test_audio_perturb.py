@@ -63,5 +63,5 @@ def test_a_recording_that_is_all_but_silent_is_refused_and_not_amplified_beyond_
     soundfile.write(path, np.full(1600, 1e-40), 16_000, subtype="FLOAT")
     silent = [Utterance("silent", str(path), 0.1)]
     perturbation = Perturbation(noise=Noise(NoiseConfig(p=1.0, snr_db=[-20.0, -20.0]), silent))
-    with pytest.raises(UserError, match=r"perturbed waveform holds NaN.*perturb\.noise\.manifests"):
+    with pytest.raises(UserError, match=r"perturbed waveform has NaN.*perturb\.noise\.manifests"):
         perturbation(WAVEFORM, 3, "a", 2)

@@ -23,7 +23,7 @@ TEXT = "TWELVE WORDS OF TEXT THAT ANYONE COULD READ IN SECONDS"
 
 
 def good(count: int = 30, prefix: str = "u") -> list[Utterance]:
-    """Utterances with nothing to fix: about 14 letters a second."""
+    """Utterances with nothing to fix: about 14 characters per second."""
     rng = np.random.default_rng(ord(prefix))
     return [
         Utterance(

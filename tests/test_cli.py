@@ -442,7 +442,7 @@ def test_decode_says_which_checkpoints_it_passed_over(project, tmp_path):
 
 
 def test_decode_with_a_run_directory_that_has_not_trained(project, tmp_path):
-    assert "holds no checkpoint" in _decode(project, tmp_path / "hyp.jsonl", checkpoint=tmp_path)
+    assert "has no checkpoint" in _decode(project, tmp_path / "hyp.jsonl", checkpoint=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -24,7 +24,7 @@ def test_prepare_folder(tmp_path):
     folder = ["prepare", "folder", "--data", tmp_path / "talks", "--out", tmp_path, "--text", "common-voice"]
     outcome = call(*folder)
     assert (outcome.status, outcome.out) == (2, "")
-    assert "b.wav: its text holds '1489'" in outcome.err
+    assert "b.wav: its text has '1489'" in outcome.err
     outcome = call(*folder, "--leave-out", "--name", "mine")
     assert (outcome.status, outcome.out) == (0, f"mine: {tmp_path}/mine.jsonl\n")
     assert "mine: left out 1:" in outcome.err

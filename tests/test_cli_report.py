@@ -61,7 +61,7 @@ def test_the_page_comes_with_the_table(timed, tmp_path):
 
 
 def test_without_times_there_is_the_page(run, tmp_path):
-    assert "holds no times yet" in refused(run)
+    assert "has no times yet" in refused(run)
     out = tmp_path / "page.html"
     assert report(run, "--out", out).exit_code == 0
     assert "Time and audio" not in out.read_text()
@@ -89,7 +89,7 @@ def test_what_is_asked_for_wrongly(run, manifest, tmp_path):
     assert "either" in refused(run, *out, "--manifest", manifest)
     assert "either" in refused(run, *out, "--manifest", manifest, "--decode", *some)
     assert "2 --hypotheses for 1 runs" in refused(run, *out, "--manifest", manifest, *some, *some)
-    assert "holds no checkpoint" in refused(run, *out, "--manifest", manifest, "--decode")
+    assert "has no checkpoint" in refused(run, *out, "--manifest", manifest, "--decode")
     assert "--out" in refused(run, "--manifest", manifest, *some)
     assert not (tmp_path / "page.html").exists()
 

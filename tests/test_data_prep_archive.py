@@ -144,7 +144,7 @@ def test_an_incomplete_archive_gets_no_name(server: Loopback, tmp_path: Path) ->
         install(offer(server), tmp_path, Verifier())
     assert [path.name for path in tmp_path.iterdir()] == ["part.tar.gz"]
     server.files["/part.tar.gz"] = tar({"Corpus/other/a.txt": b"one"})
-    with pytest.raises(UserError, match="holds no Corpus/part"):
+    with pytest.raises(UserError, match="has no Corpus/part"):
         install(offer(server), tmp_path, Verifier())
 
 

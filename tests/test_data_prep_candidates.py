@@ -41,9 +41,9 @@ def test_all_faults_of_an_utterance_stand_on_one_line(tmp_path: Path) -> None:
         Candidate("a", audio, "t:2", "7 caf\u00e9s", fault="odd (look)"),
     ]
     one, two = check(stated, preset("librispeech"), 1).findings
-    assert one == f"t:1: {audio}: no such audio file (mend the path, or fetch the file)"
+    assert one == f"t:1: {audio}: no such audio file (correct the path, or fetch the file)"
     for fault in (
-        "t:2: its text holds '7\u00c9'",
+        "t:2: its text has '7\u00c9'",
         "odd (look)",
         "no such audio file",
         "id 'a' is that of t:1",

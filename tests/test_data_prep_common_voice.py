@@ -71,13 +71,13 @@ def test_faults_are_reported_or_left_out_and_counted(corpus: Path, tmp_path: Pat
     with pytest.raises(UserError) as error:
         prepare(corpus, tmp_path / "out", ["dev", "train"])
     head, *found = str(error.value).split("\n")
-    assert head == "train: 6 faults (mend them, or --leave-out these utterances):"
+    assert head == "train: 6 faults (fix them, or --leave-out these utterances):"
     expected = {
         3: "absent.mp3: no such audio file",
         4: "empty.mp3: 0 bytes",
         5: "cut.mp3: breaks off",
         6: "an empty transcript",
-        7: "its text holds '1489'",
+        7: "its text has '1489'",
         8: f"id 'cv_en_0' is that of {corpus / 'train.tsv'}:2 too",
     }
     for line, (number, fault) in zip(found, expected.items(), strict=True):
@@ -108,7 +108,7 @@ def test_other_languages_have_a_preset(corpus: Path, tmp_path: Path) -> None:
 def test_what_is_not_there_is_named(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"validated\.tsv: no such split \(choose among: dev, test, train\)"):
         prepare(corpus, tmp_path / "out", ["dev", "validated"])
-    with pytest.raises(UserError, match="holds no clips/"):
+    with pytest.raises(UserError, match="has no clips/"):
         prepare(corpus.parent, tmp_path / "out")
     (corpus / "dev.tsv").write_text(HEAD.replace("\t", "  ") + "\n")
     with pytest.raises(UserError, match=r"no column path, sentence among .*part the columns by tabs"):

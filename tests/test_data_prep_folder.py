@@ -67,14 +67,14 @@ def test_one_report_of_all_that_is_wrong(talks: Path, tmp_path: Path) -> None:
         "alone.wav": "has no text file beside it",
         "cut.wav": "breaks off before its header says",
         "empty.flac": "0 bytes",
-        "no-samples.wav": "holds no samples",
+        "no-samples.wav": "has no samples",
         "blank.wav": "an empty transcript",
         "latin.wav": "not UTF-8",
-        "digits.wav": "its text holds ',7'",
+        "digits.wav": "its text has ',7'",
         "b.wav": f"id 'b' is that of {talks / 'b.flac'} too",
     }
     head, *found = faults(talks, tmp_path / "out")
-    assert "8 faults (mend them, or --leave-out" in head
+    assert "8 faults (fix them, or --leave-out" in head
     assert len(found) == len(expected)
     for name, fault in expected.items():
         (line,) = [line for line in found if line.startswith(f"{talks / name}: ")]

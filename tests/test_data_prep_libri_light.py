@@ -133,7 +133,7 @@ def test_bad_json_is_reported_or_left_out(
     with pytest.raises(UserError) as error:
         prepare(corpus, tmp_path / "out")
     head, line = str(error.value).split("\n")
-    assert head == "small: 1 files with faults (mend them, or --leave-out these):"
+    assert head == "small: 1 files with faults (fix them, or --leave-out these):"
     assert fault in line
     assert line.endswith(")"), "the remedy is missing"
     assert not (tmp_path / "out").exists()

@@ -172,7 +172,7 @@ def test_one_report_of_all_that_is_wrong(corpus: Path, tmp_path: Path) -> None:
         "6-1-0000.flac: breaks off before its header says",
         "6-2.trans.txt: empty, for 2 audio files",
         "6-3-0000.flac: 0 bytes",
-        "empty: holds no utterances",
+        "empty: has no utterances",
     ]
     found = report_of(corpus, tmp_path / "out")
     for fault in expected:
@@ -208,8 +208,8 @@ def test_absent_parts_are_named(corpus: Path, tmp_path: Path, part: str) -> None
 
 def test_sources_without_parts(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
-    assert "holds no folder that could be a part" in report_of(tmp_path / "bare", tmp_path / "out")[0]
-    assert "holds no folder that could be a part" in report_of(corpus, tmp_path / "out", [])[0]
+    assert "has no folder that could be a part" in report_of(tmp_path / "bare", tmp_path / "out")[0]
+    assert "has no folder that could be a part" in report_of(corpus, tmp_path / "out", [])[0]
     assert "absent: no such folder" in report_of(tmp_path / "absent", tmp_path / "out")[0]
     with pytest.raises(ValueError, match="workers"):
         prepare(corpus, tmp_path / "out", workers=0)
@@ -343,6 +343,6 @@ def test_the_real_corpus_is_whole(tmp_path: Path) -> None:
     manifests = prepare(Path(str(CORPUS)), tmp_path)
     for path in manifests.values():
         utterances = read_manifest(path, require_text=True)
-        # Read aloud, no utterance is longer than 36 s, and nobody says over 40 letters a second.
+        # Read aloud, no utterance is longer than 36 s, and nobody says over 40 characters per second.
         assert all(0 < utterance.duration < 36 for utterance in utterances)
         assert all(len(utterance.text or "") < 40 * utterance.duration for utterance in utterances)

@@ -120,7 +120,7 @@ def test_perplexity_by_hand_and_unknown_words_apart(tmp_path):
 def test_what_goes_wrong_is_one_line_and_leaves_nothing(tmp_path):
     text, out = tmp_path / "text", tmp_path / "lm.arpa"
     text.write_text("\n \n")
-    with pytest.raises(UserError, match="text: holds no words"):
+    with pytest.raises(UserError, match="text: has no words"):
         build_arpa([text], out, NgramConfig(), None)
     text.write_text("ADA\nada\n")
     with pytest.raises(UserError, match=r"text:2: characters outside"):

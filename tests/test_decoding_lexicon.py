@@ -49,9 +49,9 @@ def test_words_of_a_file(tmp_path, content, words):
 @pytest.mark.parametrize(
     ("name", "content", "what"),
     [
-        ("empty", b"", "holds no words"),
-        ("blank", b"\n \n", "holds no words"),
-        ("arpa", b"\\data\\\n\n\\1-grams:\n-1\t<s>\n\\end\\\n", "holds no words"),
+        ("empty", b"", "has no words"),
+        ("blank", b"\n \n", "has no words"),
+        ("arpa", b"\\data\\\n\n\\1-grams:\n-1\t<s>\n\\end\\\n", "has no words"),
         ("latin", b"CAF\xc9\n", "not UTF-8"),
         ("broken.gz", gzip.compress(b"ADA\n" * 1000, mtime=0)[:-10], "cannot be read"),
     ],

@@ -24,7 +24,7 @@ class NoLengths(nn.Module):
 
 
 class NoModule:
-    """Keeps the contract, but holds no parameters that torch knows of."""
+    """Keeps the contract, but has no parameters that torch knows of."""
 
     def __init__(self, vocabulary_size: int, mel_bands: int) -> None:
         pass

@@ -54,7 +54,7 @@ def test_what_the_time_went_to_where_it_was_measured(tmp_path):
 
 def test_runs_are_told_apart_by_their_labels(tmp_path):
     run = write_run(tmp_path / "run", [40.0])
-    with pytest.raises(UserError, match=r"2 runs are called 'run': tell them apart with LABEL=DIRECTORY"):
+    with pytest.raises(UserError, match=r"2 runs are called 'run': name them with LABEL=DIRECTORY"):
         read_runs([("run", run), ("other", run), ("run", tmp_path / "absent")])
     with pytest.raises(UserError, match="no runs"):
         read_runs([])

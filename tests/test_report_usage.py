@@ -77,7 +77,7 @@ def test_a_run_that_went_on_with_fewer_processes(tmp_path):
 def test_a_run_without_times_yet(tmp_path, lines):
     (tmp_path / "log.jsonl").write_text("")
     (tmp_path / "speed.jsonl").write_text(lines)
-    with pytest.raises(UserError, match="holds no times yet"):
+    with pytest.raises(UserError, match="has no times yet"):
         read_usage(tmp_path)
 
 
@@ -97,8 +97,8 @@ def test_no_run_directory(tmp_path):
         ({"shares": {"optimizer": 0.5}}, "batch.seconds"),
         *(({"dropped": {reason: 100}}, entry.remedy) for reason, entry in REASONS.items()),
         ({"steps": 100, "broken_steps": 20}, "optimizer.lr"),
-        ({}, "nothing stands out"),
-        ({"shares": {"data": 0.05}, "padding": 0.05, "dropped": {"empty": 5}}, "nothing stands out"),
+        ({}, "nothing is unusual"),
+        ({"shares": {"data": 0.05}, "padding": 0.05, "dropped": {"empty": 5}}, "nothing is unusual"),
         # The largest loss comes first.
         ({"shares": {"data": 0.1}, "padding": 0.3}, "batch.shuffle_padding"),
         # Who waits for the slowest is told of the slowest.

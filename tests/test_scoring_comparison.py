@@ -196,7 +196,7 @@ def test_json_and_lines() -> None:
 
 
 def test_what_cannot_be_compared() -> None:
-    with pytest.raises(UserError, match="hold no words"):
+    with pytest.raises(UserError, match="have no words"):
         compare({"u": Wording("")}, {"u": "A"}, {"u": ""}, ("a", "b"), ScoringConfig())
     with pytest.raises(UserError, match="1 of 1 references have no hypothesis: u"):
         compare({"u": Wording("A")}, {"u": "A"}, {}, ("a", "b"), ScoringConfig())

@@ -22,5 +22,5 @@ def amplitude_fault(samples: NDArray[np.float32]) -> str | None:
     if peak <= MAX_AMPLITUDE:
         return None
     if not np.isfinite(peak):
-        return "holds NaN or infinite samples"
-    return f"holds samples of amplitude {peak:.3g}, more than {MAX_AMPLITUDE:g} times full scale"
+        return "has NaN or infinite samples"
+    return f"has samples of amplitude {peak:.3g}, more than {MAX_AMPLITUDE:g} times full scale"

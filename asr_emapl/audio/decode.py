@@ -41,7 +41,7 @@ def probe(audio: str | Path | Source) -> tuple[float, int, int]:
     """Duration (seconds), sample rate (Hz) and number of channels, from the header only.
 
     Raises:
-        UserError: the file is absent, is no audio that can be decoded, or holds no samples; or a shard does
+        UserError: the file is absent, is no audio that can be decoded, or has no samples; or a shard does
             not hold it any more; or several MP3 or Ogg files were joined to one, of which only the first
             would be decoded.
     """
@@ -71,7 +71,7 @@ def probe_whole(path: str | Path) -> tuple[float, int, int]:
             is_whole = False
         if not is_whole:
             raise UserError(
-                f"{path}: breaks off before its header says (a broken copy: fetch the file again)"
+                f"{path}: breaks off before its header says (a broken copy: download the file again)"
             )
         return file.frames / file.samplerate, file.samplerate, file.channels
 
@@ -123,7 +123,7 @@ def read_audio(
     if len(x_TC) == 0 or frames - len(x_TC) > LENGTH_TOLERANCE_S * rate:
         raise UserError(
             f"{source}: ends {(frames - len(x_TC)) / rate:.2f} s before its header says "
-            "(a broken copy: fetch the file again)"
+            "(a broken copy: download the file again)"
         )
     waveform = torch.from_numpy(_mono(source, x_TC))
     return waveform if rate == sample_rate else _resample(source, waveform, rate, sample_rate)
@@ -155,7 +155,7 @@ def open_audio(file: str | BinaryIO, source: Source) -> soundfile.SoundFile:
     """The file, or the bytes, of `source`, opened.
 
     Raises:
-        UserError: it cannot be decoded, or holds no samples by its header.
+        UserError: it cannot be decoded, or has no samples by its header.
     """
     try:
         opened = soundfile.SoundFile(file)
@@ -166,7 +166,7 @@ def open_audio(file: str | BinaryIO, source: Source) -> soundfile.SoundFile:
         raise UserError(f"{source}: not decodable: {error} (convert it to FLAC or WAV)") from error
     if opened.samplerate > 0 and 0 < opened.frames < _UNSTATED_FRAMES:
         return opened
-    fault = "holds no samples" if opened.frames <= 0 else "its header does not state the length"
+    fault = "has no samples" if opened.frames <= 0 else "its header does not state the length"
     opened.close()
     raise UserError(f"{source}: {fault} (leave it out, or encode it again)")
 
@@ -207,7 +207,7 @@ def _open(source: Source) -> Iterator[soundfile.SoundFile]:
     except UnreachableError:
         raise
     except FileNotFoundError:
-        raise UserError(f"{source}: no such audio file (mend the path, or fetch the file)") from None
+        raise UserError(f"{source}: no such audio file (correct the path, or fetch the file)") from None
     # ValueError: a NUL in the path.
     except (OSError, ValueError) as error:
         raise UserError(f"{source}: cannot be read: {error} (name a readable file)") from error
@@ -264,7 +264,7 @@ def _decoded(
     if left == frames or left > LENGTH_TOLERANCE_S * file.samplerate:
         raise UserError(
             f"{source}: ends {left / file.samplerate:.2f} s before its header says "
-            "(a broken copy: fetch the file again)"
+            "(a broken copy: download the file again)"
         )
 
 

@@ -162,7 +162,7 @@ def _cut_cost(activity: Activity, island: Span) -> Floats:
     first, last = island
     kernel = np.full(_SMOOTHING_FRAMES, 1.0 / _SMOOTHING_FRAMES)
     half = _SMOOTHING_FRAMES // 2
-    # Padded with what stands at the ends: the island's edges are no silence to prefer.
+    # Padded with what is at the ends: the island's edges are no silence to prefer.
     speech = np.convolve(np.pad(activity.speech[first:last], half, mode="edge"), kernel, mode="valid")
     level = activity.level_db[first:last]
     quiet, loud = np.percentile(level, [5, 95])

@@ -146,7 +146,7 @@ def with_audio(inspection: Inspection, manifests: Mapping[str, Sequence[Utteranc
         _finding(
             f"audio files that contradict {name}: {len(lines)}",
             lines,
-            "fetch them again, or mend the manifest",
+            "fetch them again, or fix the manifest",
         )
         for name, lines in faults.items()
         if lines
@@ -297,8 +297,8 @@ def _rate_findings(placed: list[_Placed]) -> list[Finding]:
     worst = sorted(np.flatnonzero(odd).tolist(), key=lambda i: -distance[i])
     return [
         _finding(
-            f"{_utterances(worst)} a speaking rate below {slow:.1f} or above {fast:.1f} letters a second "
-            f"(the median is {median:.1f})",
+            f"{_utterances(worst)} a speaking rate below {slow:.1f} or above {fast:.1f} characters per "
+            f"second (the median is {median:.1f})",
             [f"{spoken[i].name} ({letters[i] / seconds[i]:.1f})" for i in worst[:MAX_EXAMPLES]],
             "listen to them: text and audio may not belong together, or one of them is cut off",
         )

@@ -385,7 +385,7 @@ def _file(utterance: Utterance) -> tuple[str, ByteRange | None]:
 def _length_fault(utterance: Utterance, length: float, is_shared: bool) -> str | None:
     """How the utterance's duration contradicts the `length` (seconds) of its file, or None."""
     end = utterance.offset + utterance.duration
-    remedy = "(correct the manifest, or fetch the file again)"
+    remedy = "(correct the manifest, or download the file again)"
     if end > length + LENGTH_TOLERANCE_S:
         return f"{utterance.audio}: {length:.2f} s long, but the manifest goes to {end:.2f} s {remedy}"
     if utterance.offset == 0 and not is_shared and end < length - LENGTH_TOLERANCE_S:

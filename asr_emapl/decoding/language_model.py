@@ -90,7 +90,7 @@ def build_arpa(texts: Sequence[Path], out: Path, config: NgramConfig, tokenizer:
                 file.write(sentence + "\n")
                 count += 1
         if not count:
-            raise UserError(f"{texts[0]}: holds no words")
+            raise UserError(f"{texts[0]}: has no words")
         _run("train", "--ngram-order", str(config.order), "--text", str(plain), "--lm", str(whole))
         if config.prune:
             limit = f"{config.prune:g}"

@@ -21,7 +21,7 @@ def read_words(path: Path) -> list[str]:
     pronunciations or counts do as well.
 
     Raises:
-        UserError: the file cannot be read, or holds no words.
+        UserError: the file cannot be read, or has no words.
     """
     lines = (line for _, line in read_lines(path))
     first = next(lines, "")
@@ -30,7 +30,7 @@ def read_words(path: Path) -> list[str]:
     if any(len(word) > MAX_WORD_BYTES for word in words):
         raise UserError(f"{path}: has a word of more than {MAX_WORD_BYTES:,} characters; is it a lexicon?")
     if not words:
-        raise UserError(f"{path}: holds no words (one a line, or an ARPA language model)")
+        raise UserError(f"{path}: has no words (one a line, or an ARPA language model)")
     return list(words)
 
 

@@ -113,5 +113,5 @@ def _read(path: Path) -> tuple[Path, State, list[str]]:
         return path, load(path), []
     found = newest_checkpoint(path / "checkpoints")
     if found is None:
-        raise UserError(f"run directory {path} holds no checkpoint; has it trained?")
+        raise UserError(f"run directory {path} has no checkpoint; has it trained?")
     return found

@@ -278,4 +278,4 @@ def _hold(x_BTD: Tensor, layer: nn.Module) -> Tensor:
 
 def _require_probability(name: str, value: float) -> None:
     if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name} {value} lies outside [0, 1]")
+        raise ValueError(f"{name} {value} is outside [0, 1]")

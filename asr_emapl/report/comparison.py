@@ -50,7 +50,7 @@ def standings(runs: Sequence[Run], decoded: Decoded) -> list[Standing]:
     """One for each run, in their order.
 
     Raises:
-        UserError: a run's hypotheses are not of these utterances; these hold no words.
+        UserError: a run's hypotheses are not of these utterances; these have no words.
     """
     references = {u.id: Wording(u.text or "", u.speaker, u.duration) for u in decoded.utterances}
     return [_standing(runs, decoded.hypotheses, number, references) for number in range(len(runs))]

@@ -36,13 +36,13 @@ def read_curves(run: Path) -> dict[str, Curve]:
     """The validations of a run, which may still be going on: "teacher/dev-clean" -> [(hours, WER in %)].
 
     Raises:
-        UserError: the run directory has no log.jsonl, a line of it is broken, or it holds no validation.
+        UserError: the run directory has no log.jsonl, a line of it is broken, or it has no validation.
     """
     path = run / "log.jsonl"
     curves = curves_of(read_log(path))
     if not curves:
         raise UserError(
-            f"{path}: holds no validation yet; name splits in data.validation, and wait for the first "
+            f"{path}: has no validation yet; name splits in data.validation, and wait for the first "
             "after validation.every_hours"
         )
     return curves

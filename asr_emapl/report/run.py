@@ -76,7 +76,7 @@ def read_runs(runs: Sequence[tuple[str, Path]]) -> list[Run]:
         raise UserError("there are no runs to report on: name run directories")
     for label, count in Counter(label for label, _ in runs).items():
         if count > 1:
-            raise UserError(f"{count} runs are called {label!r}: tell them apart with LABEL=DIRECTORY")
+            raise UserError(f"{count} runs are called {label!r}: name them with LABEL=DIRECTORY")
     return [_read_run(label, folder) for label, folder in runs]
 
 
@@ -96,7 +96,7 @@ def _read_config(folder: Path) -> dict[str, Any] | None:
         return None
     config = read_yaml(path)
     if not isinstance(config, dict):
-        raise UserError(f"{path}: holds no settings; is it the config.yaml that the run wrote?")
+        raise UserError(f"{path}: has no settings; is it the config.yaml that the run wrote?")
     return config
 
 

@@ -47,10 +47,10 @@ class Usage:
         return lost / max(1, self.utterances + lost)
 
     def advice(self) -> str:
-        """One line: what to change first, or that nothing stands out."""
+        """One line: what to change first, or that nothing is unusual."""
         found = [rule(self) for rule in _RULES]
         costly = max(found, key=lambda one: one[0])
-        return costly[1] if costly[0] > 0.0 else "nothing stands out"
+        return costly[1] if costly[0] > 0.0 else "nothing is unusual"
 
 
 def read_usage(run: Path) -> Usage:
@@ -67,7 +67,7 @@ def read_usage(run: Path) -> Usage:
 
 def no_times(run: Path) -> UserError:
     """What to raise where a run's usage is None."""
-    return UserError(f"{run / 'speed.jsonl'}: holds no times yet; wait for the run's first 50 steps")
+    return UserError(f"{run / 'speed.jsonl'}: has no times yet; wait for the run's first 50 steps")
 
 
 def usage_of(log: Iterable[Mapping[str, Any]], speed: Iterable[Mapping[str, Any]]) -> Usage | None:

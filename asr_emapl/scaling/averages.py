@@ -17,7 +17,7 @@ def scale_momentum(rho: float, kappa: float) -> float:
     """
     require_kappa(kappa)
     if not 0.0 <= rho <= 1.0:
-        raise ValueError(f"momentum {rho} lies outside [0, 1]")
+        raise ValueError(f"momentum {rho} is outside [0, 1]")
     return float(rho**kappa)
 
 
@@ -27,7 +27,7 @@ def half_life(rho: float, audio_per_step: float) -> float:
     Infinite for rho = 1, zero for rho = 0.
     """
     if not 0.0 <= rho <= 1.0:
-        raise ValueError(f"momentum {rho} lies outside [0, 1]")
+        raise ValueError(f"momentum {rho} is outside [0, 1]")
     if rho == 0.0:
         return 0.0
     return math.inf if rho == 1.0 else audio_per_step * math.log(2.0) / -math.log(rho)
@@ -67,7 +67,7 @@ def scale_batch_norm_momentum(m: float | None, kappa: float) -> float | None:
     if m is None:
         return None
     if not 0.0 <= m <= 1.0:
-        raise ValueError(f"batch-norm momentum {m} lies outside [0, 1]")
+        raise ValueError(f"batch-norm momentum {m} is outside [0, 1]")
     # 1 - (1 - m) ** kappa as it stands would lose the digits of a small m.
     return 1.0 if m == 1.0 else -math.expm1(kappa * math.log1p(-m))
 

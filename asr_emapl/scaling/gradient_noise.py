@@ -31,7 +31,7 @@ def gain(noise_share: float, kappa: float) -> float:
     """
     require_kappa(kappa)
     if not 0.0 <= noise_share <= 1.0:
-        raise ValueError(f"noise share {noise_share} lies outside [0, 1]")
+        raise ValueError(f"noise share {noise_share} is outside [0, 1]")
     return kappa / (noise_share + (1.0 - noise_share) * kappa)
 
 

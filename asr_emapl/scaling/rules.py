@@ -316,7 +316,7 @@ def _heavy_ball(group: Group, change: _Change) -> None:
         if memory is None:
             continue
         if not 0.0 <= memory < 1.0:
-            raise ValueError(f"{key} {memory} lies outside [0, 1), where it has no power form")
+            raise ValueError(f"{key} {memory} is outside [0, 1), where it has no power form")
         group[key] = _like(memory, memory**change.kappa)
         _times(group, _RATES, ((1.0 - float(memory) ** change.kappa) / (1.0 - float(memory))) ** power)
 
@@ -331,7 +331,7 @@ def _betas(betas: list[Any] | tuple[Any, ...], change: _Change) -> list[Any]:
     # The smallest first: it is the one that limits kappa, and an error should name that limit.
     for beta in sorted(map(float, betas)):
         if not 0.0 <= beta <= 1.0:
-            raise ValueError(f"beta {beta} lies outside [0, 1]")
+            raise ValueError(f"beta {beta} is outside [0, 1]")
         if change.beta_form == "linear":
             _require_linear(beta, change.kappa)
     if change.beta_form == "constant":

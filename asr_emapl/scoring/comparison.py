@@ -177,13 +177,13 @@ def compare(
             the matched-pairs test.
 
     Raises:
-        UserError: as `tally` and `resampled_sums`; or the references hold no words.
+        UserError: as `tally` and `resampled_sums`; or the references have no words.
     """
     a = _tally(references, first, names[0], config)
     b = _tally(references if second_references is None else second_references, second, names[1], config)
     scores = (a.score, b.score)
     if scores[0].words.reference_length == 0:
-        raise UserError("the references hold no words: there is nothing to compare by")
+        raise UserError("the references have no words: there is nothing to compare by")
     by_utterance, better = _difference(a, b, False, config)
     by_speaker = None
     if a.clusters is not None:

@@ -99,7 +99,7 @@ def read_pair(reference: Place, hypothesis: Place) -> tuple[dict[str, Wording], 
 
 
 def write_hypotheses(path: Place, hypotheses: Mapping[str, str]) -> None:
-    """Write id -> text as JSONL (`id`, `text`); a reader sees the old file or the new one, never a part.
+    """Write id -> text as JSONL (`id`, `text`); an older file is replaced atomically.
 
     Raises:
         UserError: the file cannot be written.

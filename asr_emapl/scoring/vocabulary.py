@@ -49,7 +49,7 @@ def read_vocabulary(places: Iterable[str], normalise: Callable[[str], str]) -> f
     """The words of word lists (one a line) and of the references of manifests (lines of JSON), all together.
 
     Raises:
-        UserError: a file cannot be read or is empty; a line of a list holds several words.
+        UserError: a file cannot be read or is empty; a line of a list has several words.
     """
     words: set[str] = set()
     for place in places:

@@ -314,7 +314,7 @@ def tokenizer_from_state(state: dict[str, Any]) -> Tokenizer:
 
 
 def save_tokenizer(path: str | os.PathLike[str], tokenizer: Tokenizer) -> None:
-    """Write the tokenizer as a JSON file; a reader sees the old file or the new one, never a part.
+    """Write the tokenizer as a JSON file; an older file is replaced atomically.
 
     Raises:
         UserError: the file cannot be written.
