@@ -117,12 +117,12 @@ def append(name: str, line: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (append("segments", "u1 r1 2 3"), "segments:4: u1 stands at"),
+        (append("segments", "u1 r1 2 3"), "segments:4: u1 is at"),
         (append("segments", "u4 r1 2"), "segments:4: 'r1 2' is no recording, start, end and channel"),
         (append("segments", "u4 r9 2 3"), "segments:4: recording r9 is not in wav.scp"),
         (append("segments", "u4 r1 0 1"), "segments:4: u4 has no line in text"),
         (append("text", "u4 hello"), "text:4: u4 has no audio"),
-        (append("text", "u1 hello"), "text:4: u1 stands at"),
+        (append("text", "u1 hello"), "text:4: u1 is at"),
         (append("wav.scp", "r3"), "wav.scp:3: r3 and nothing else"),
         (lambda data: append("wav.scp", f"r3 {data}/wav.scp:17")(data), "wav.scp:3: a place in an archive"),
         (lambda data: (data / "text").write_bytes(b"u1 \xff"), "text:1: not UTF-8"),

@@ -174,7 +174,7 @@ def test_a_rate_that_is_not_given_stays() -> None:
     model.set_dropout()
     assert ([layer.dropout for layer in model.layers], model.layerdrop) == ([0.0] * 3, 0.5)
     for rates in ({"dropout": 1.5}, {"layerdrop": -0.1}):
-        with pytest.raises(ValueError, match=r"lies outside \[0, 1\]"):
+        with pytest.raises(ValueError, match=r"is outside \[0, 1\]"):
             model.set_dropout(**rates)
 
 
@@ -277,10 +277,10 @@ def test_parameters_of_the_published_model() -> None:
         ({"kernel": 0}, "kernel must be 1 to 10,000"),
         ({"layers": 0}, "layers must be 1 to 10,000"),
         ({"layers": 10**20}, "layers must be 1 to 10,000"),
-        ({"dropout": 3.0}, "dropout 3.0 lies outside"),
-        ({"layerdrop": -0.1}, "layerdrop -0.1 lies outside"),
-        ({"frontend_dropout": 1.5}, "frontend_dropout 1.5 lies outside"),
-        ({"attention_dropout": float("nan")}, "attention_dropout nan lies outside"),
+        ({"dropout": 3.0}, "dropout 3.0 is outside"),
+        ({"layerdrop": -0.1}, "layerdrop -0.1 is outside"),
+        ({"frontend_dropout": 1.5}, "frontend_dropout 1.5 is outside"),
+        ({"attention_dropout": float("nan")}, "attention_dropout nan is outside"),
     ],
 )
 def test_options_that_do_not_fit(options: dict[str, Any], said: str) -> None:

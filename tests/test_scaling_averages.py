@@ -46,11 +46,11 @@ def test_momentum_of_the_literature():
 
 @pytest.mark.parametrize("rho", [-0.1, 1.0001, math.nan])
 def test_momentum_outside_its_range_is_an_error(rho):
-    with pytest.raises(ValueError, match=r"lies outside \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"is outside \[0, 1\]"):
         scale_momentum(rho, 2.0)
-    with pytest.raises(ValueError, match=r"lies outside \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"is outside \[0, 1\]"):
         half_life(rho, 2.0)
-    with pytest.raises(ValueError, match=r"batch-norm momentum .* lies outside \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"batch-norm momentum .* is outside \[0, 1\]"):
         scale_batch_norm_momentum(rho, 2.0)
 
 

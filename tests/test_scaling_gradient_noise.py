@@ -81,7 +81,7 @@ def test_a_share_outside_its_range_is_an_error(share):
         lambda: scale_noise_share(share, 2.0),
         lambda: scale_clip_norm(1.0, 2.0, noise_share=share),
     ):
-        with pytest.raises(ValueError, match=r"noise share .* lies outside \[0, 1\]"):
+        with pytest.raises(ValueError, match=r"noise share .* is outside \[0, 1\]"):
             scale()
 
 

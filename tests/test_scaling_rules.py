@@ -200,7 +200,7 @@ def test_sgd_in_power_form_by_its_numbers():
 
 @pytest.mark.parametrize("values", [{"momentum": 1.0}, {"momentum": -0.1}, {"dampening": 1.0}])
 def test_a_momentum_without_a_power_form_is_an_error(values):
-    with pytest.raises(ValueError, match=r"lies outside \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"is outside \[0, 1\)"):
         scale_hyperparameters("sgd", SGD | values, 2.0, momentum_form="power")
 
 
@@ -347,15 +347,15 @@ def test_an_unknown_word_is_an_error_for_every_optimizer(family):
         scale_hyperparameters(family, GROUPS[family], 2.0, beta_form="cubic")
     with pytest.raises(ValueError, match="'kept' is neither 'constant' nor 'power'"):
         scale_hyperparameters(family, GROUPS[family], 2.0, momentum_form="kept")
-    with pytest.raises(ValueError, match=r"noise share 2\.0 lies outside"):
+    with pytest.raises(ValueError, match=r"noise share 2\.0 is outside"):
         scale_hyperparameters("adam", ADAM, 2.0, noise_share=2.0)
 
 
 @pytest.mark.parametrize("beta", [-0.1, 1.1, math.nan])
 def test_a_beta_outside_its_range_is_an_error(beta):
-    with pytest.raises(ValueError, match=r"beta .* lies outside \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"beta .* is outside \[0, 1\]"):
         scale_hyperparameters("adam", ADAM | {"betas": (0.9, beta)}, 0.5)
-    with pytest.raises(ValueError, match=r"beta .* lies outside \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"beta .* is outside \[0, 1\]"):
         scale_hyperparameters("rmsprop", {"lr": 0.1, "alpha": beta}, 0.5)
 
 
