@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asr_emapl.checkpoints import files as checkpoint
-from asr_emapl.checkpoints.files import load, newest_checkpoint, save
+from asr_emapl.checkpoints.files import find, load, newest_checkpoint, save
 from asr_emapl.errors import UserError
 
 
@@ -258,3 +258,19 @@ def test_code_inside_a_checkpoint_is_not_run(tmp_path):
     # The trap works where it is allowed to.
     torch.load(path, weights_only=False)
     assert sprung.is_dir()
+
+
+def test_a_run_its_checkpoints_and_a_file_are_found(tmp_path):
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    for step in (3, 12):
+        save(checkpoint.checkpoint_path(folder, step), state(step))
+    assert [find(path)[1]["step"] for path in (folder.parent, folder)] == [12, 12]
+    assert find(checkpoint.checkpoint_path(folder, 3))[1]["step"] == 3
+    (folder / "step-000000013.pt").write_bytes(b"broken")
+    path, found, problems = find(folder.parent)
+    assert (path.name, found["step"], len(problems)) == ("step-000000012.pt", 12, 1)
+    with pytest.raises(UserError, match="has no checkpoint"):
+        find(tmp_path)
+    with pytest.raises(UserError, match="does not exist"):
+        find(tmp_path / "nowhere")

@@ -392,3 +392,13 @@ def test_verify_names_each_finding(tmp_path: Path) -> None:
         assert fault in finding
         assert finding.endswith(")"), "the remedy is missing"
     assert len(verify(utterances, None)) == len(expected) - 1
+
+
+def test_a_manifest_with_the_same_content_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    write_manifest(path, [Utterance("a", "/a.flac", 1.0)])
+    before = path.stat()
+    write_manifest(path, [Utterance("a", "/a.flac", 1.0)])
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+    write_manifest(path, [Utterance("b", "/a.flac", 1.0)])
+    assert read_manifest(path)[0].id == "b"

@@ -138,3 +138,14 @@ def test_no_text_leads_anywhere_without_trust(text):
 
 def test_a_long_path_is_cut_short():
     assert len(refusal("a." * 100_000 + ":B", USERS_OWN)) < 500
+
+
+def test_modules_of_the_current_folder_are_found_and_replace_none(tmp_path, monkeypatch):
+    """As for a console script, which has its own folder on the path and not the current one."""
+    (tmp_path / "my_lone_model.py").write_text("from torch import nn\nclass Lone(nn.Module): pass\n")
+    (tmp_path / "wave.py").write_text("raise SystemExit('not the standard library')\n")
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    monkeypatch.chdir(tmp_path)
+    assert resolve("my_lone_model:Lone", USERS_OWN).__name__ == "Lone"
+    assert "Wave" in refusal("wave:Wave_read", USERS_OWN)
+    del sys.modules["my_lone_model"]

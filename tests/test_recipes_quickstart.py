@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,35 @@ def test_a_few_steps_leave_a_table_a_picture_and_scores(tmp_path):
     assert "seed: 3" in config
     first = json.loads((runs / "ema" / "log.jsonl").read_text().splitlines()[0])
     assert first["hours"] > 0.01
+    suggested = done.stdout.partition("To continue, from any folder:")[2]
+    assert shlex.split(suggested.partition("cd ")[2].splitlines()[0]) == [str(exp)]
+    assert_commands_run(suggested, exp)
+    assert_commands_run(readme_commands().replace("seed-0", "seed-3"), exp)
+    # Decoding and scoring are not repeated.
+    before = {path: path.stat().st_mtime_ns for path in runs.glob("*/dev-*.json*")}
+    again = quickstart(exp, "--oracle", "--seed", "3", "--", *FEW_STEPS, timeout=400)
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in runs.glob("*/dev-*.json*")} == before
+
+
+def readme_commands() -> str:
+    """What the README says to run after the quickstart."""
+    return (
+        (ROOT / "README.md").read_text().partition("After the quickstart")[2].partition("`report` shows")[0]
+    )
+
+
+def assert_commands_run(text: str, exp: Path) -> None:
+    """Run the asr-emapl commands of a text in the folder of the quickstart."""
+    commands = [line.strip() for line in text.splitlines() if line.strip().startswith("asr-emapl ")]
+    assert len(commands) >= 3
+    audio = next((exp / "data").rglob("dev-clean/**/*.flac"))
+    for command in commands:
+        line = command.replace("asr-emapl", f"{sys.executable} -m asr_emapl").replace(
+            "talk.flac", shlex.quote(str(audio))
+        )
+        done = subprocess.run(["bash", "-c", line], cwd=exp, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,24 @@ def newest_checkpoint(folder: Path) -> Found | None:
     return None
 
 
+def find(path: Path) -> Found:
+    """Load a checkpoint file, or the newest one of a run directory or of its folder of checkpoints.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or the folder has none.
+    """
+    try:
+        if not path.is_dir():
+            return path, load(path), []
+        folder = path if checkpoint_paths(path) else path / "checkpoints"
+        found = newest_checkpoint(folder)
+    except OSError as error:
+        raise UserError(f"checkpoint {path} cannot be read ({error.strerror})") from error
+    if found is None:
+        raise UserError(f"{path}: has no checkpoint; name a run directory, its checkpoints/ or a file in it")
+    return found
+
+
 def require_resumable(path: Path, state: State) -> None:
     """Check that a checkpoint, loaded from `path`, has the entries that a resume needs.
 
@@ -163,12 +181,13 @@ def average(start: Path | None, end: Path, out: Path) -> float:
     Raises:
         UserError: a checkpoint cannot be read, has no running mean, or `end` is not after `start`.
     """
-    last = load(end)
+    end, last, _ = find(end)
     later = _running_mean(end, last)
     if start is None:
         earlier = {"mean": {name: torch.zeros_like(m) for name, m in later["mean"].items()}, "audio": 0.0}
     else:
-        earlier = _running_mean(start, load(start))
+        start, first, _ = find(start)
+        earlier = _running_mean(start, first)
     try:
         weights = window(earlier, later)
     except ValueError as error:

@@ -135,7 +135,7 @@ def _decoded(
     for run in runs:
         recognizer = Recognizer.load(run.folder, model, device, trust)
         for problem in recognizer.problems:
-            warn(f"warning: {problem}: taking the one before")
+            warn(f"warning: {problem}: using the previous one")
         texts.append({h.id: h.text for h in recognizer(utterances, left_out=left_out)})
     left_out.require_some(utterances)
     name = f"{name}, by the {model}"

@@ -299,6 +299,8 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
 def write_manifests(manifests: Mapping[_Place, Sequence[Utterance]]) -> None:
     """Write several manifests, all of them or none: no name appears before all contents are on disk.
 
+    A file that already has the content is not touched.
+
     Raises:
         UserError: as `write_manifest`.
     """
@@ -306,6 +308,8 @@ def write_manifests(manifests: Mapping[_Place, Sequence[Utterance]]) -> None:
     check_outputs(list(contents), {u.audio for utterances in manifests.values() for u in utterances})
     with ExitStack() as stack:
         for path, content in contents.items():
+            if _has_content(path, content):
+                continue  # the same time of change: what was made from it stays current
             stack.enter_context(writing(path))
             file = stack.enter_context(storage.publish(str(path)))
             file.write(content)
@@ -342,6 +346,15 @@ def _audio_as_written(utterance: Utterance, folder: str) -> str:
     if utterance.byte_range is not None and of_audio == folder:
         return name
     return storage.join(of_audio, name)
+
+
+def _has_content(path: str | Path, content: bytes) -> bool:
+    local = Path(path)
+    try:
+        is_same_size = not storage.is_url(path) and local.is_file() and local.stat().st_size == len(content)
+        return is_same_size and local.read_bytes() == content
+    except (OSError, ValueError):
+        return False
 
 
 def verify(utterances: Iterable[Utterance], alphabet: str | None) -> list[str]:

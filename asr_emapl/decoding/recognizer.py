@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from asr_emapl.audio.features import LogMel
-from asr_emapl.checkpoints.files import State, fitting, load, newest_checkpoint, read_tokenizer
+from asr_emapl.checkpoints.files import find, fitting, read_tokenizer
 from asr_emapl.config import config_from_dict
 from asr_emapl.data.loader import LeftOut
 from asr_emapl.data.manifest import Utterance
@@ -39,7 +39,7 @@ class Recognizer:
     def load(
         path: Path, which: str = "teacher", device: str = "auto", trust: Sequence[str] = ()
     ) -> Recognizer:
-        """From a checkpoint file, or from a run directory's newest one.
+        """Load a checkpoint file, or the newest one of a run directory.
 
         Args:
             trust: packages, besides asr_emapl, whose code may be run to build the model that it names.
@@ -50,7 +50,7 @@ class Recognizer:
         """
         if which not in ("teacher", "student"):
             raise UserError(f"--model {which!r} is neither teacher nor student")
-        path, state, problems = _read(path)
+        path, state, problems = find(path)
         config = config_from_dict(state["config"], f"the config in checkpoint {path}")
         tokenizer = read_tokenizer(path, state)
         where = choose_device(device)
@@ -101,17 +101,3 @@ class Recognizer:
     def frame_seconds(self) -> float:
         """Seconds of audio for each frame of the model's output."""
         return frame_seconds(self.model, self.features)
-
-
-def _read(path: Path) -> tuple[Path, State, list[str]]:
-    """The checkpoint that a path stands for, and what was wrong with newer ones."""
-    try:
-        is_run = path.is_dir()
-    except OSError as error:
-        raise UserError(f"checkpoint {path} cannot be read ({error.strerror})") from error
-    if not is_run:
-        return path, load(path), []
-    found = newest_checkpoint(path / "checkpoints")
-    if found is None:
-        raise UserError(f"run directory {path} has no checkpoint; has it trained?")
-    return found

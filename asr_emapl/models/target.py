@@ -8,8 +8,10 @@ nothing is imported but asr_emapl itself and the packages that the user trusts b
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 from torch import nn
@@ -98,12 +100,19 @@ def resolve(target: str, trust: Trust) -> type[nn.Module]:
 
 def _imported(target: str, module_name: str) -> ModuleType:
     with blaming(f"model.target {target!r} cannot be imported", module_name):
+        # The user's own modules may be in the current folder, which console scripts do not search. At the end
+        # of the path, they cannot replace installed modules.
+        here = str(Path.cwd())
+        if module_name.partition(".")[0] != _OWN_PACKAGE and here not in sys.path:
+            sys.path.append(here)
         try:
             return importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
                 raise
-            raise UserError(f"model.target {target!r}: {error}; is its folder on PYTHONPATH?") from error
+            raise UserError(
+                f"model.target {target!r}: {error}; is it in the current folder or on PYTHONPATH?"
+            ) from error
 
 
 def _is_module_name(name: str) -> bool:

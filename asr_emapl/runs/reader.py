@@ -30,9 +30,11 @@ processes. optimizer: clipping, the optimizer's step, the teacher's update.
 
 
 def run_files(path: Path) -> list[Path]:
-    """The files of a run directory that commands read; of any other path, the path itself."""
+    """The files of a run directory (or its checkpoints) that commands read; otherwise the path itself."""
     if not path.is_dir():
         return [path]
+    if path.name == CHECKPOINTS:
+        return [*path.glob("*.pt")]
     return [*(path / name for name in (CONFIG, LOG, SPEED, SKIPPED)), *path.glob(f"{CHECKPOINTS}/*.pt")]
 
 

@@ -311,6 +311,7 @@ class Trainer:
             f"{self.folder}: {parameters / 1e6:.2f} M parameters, "
             f"{self.world.size} x {self.world.device.type}, "
             f"{self._describe_batch()}, "
+            f"pseudo-labels: {config.pseudo_labels.strategy}, "
             f"teacher half-life {self.teacher.half_life / 3600:g} h, from {self.clock.hours:.3f} h of audio"
         )
         if len(self.batch_norm) and config.optimizer.rule == "full":
@@ -361,14 +362,15 @@ class Trainer:
         found = self.saving.restore()
         if found is not None:
             path, state, problems = found
-            self.notes += [f"{problem}: taking the one before" for problem in problems]
+            self.notes += [f"{problem}: using the previous one" for problem in problems]
             self._load(state, path, whole=True)
             self.validation_due = bool(state.get("validation_due"))
             return int(state["log_lines"])
         init = self.config.init
         if init.checkpoint is not None:
-            path = Path(init.checkpoint)
-            self._load(checkpoint.load(path), path, whole=init.keep == "run")
+            path, state, problems = checkpoint.find(Path(init.checkpoint))
+            self.notes += [f"{problem}: using the previous one" for problem in problems]
+            self._load(state, path, whole=init.keep == "run")
         return 0
 
     def _load(self, state: dict[str, Any], path: Path, *, whole: bool) -> None:

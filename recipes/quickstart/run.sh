@@ -75,13 +75,12 @@ say "seed: supervised, $start_hours h of audio"
 train seed hours="$start_hours"
 wait_for "$!"
 ((status_of[$!] == 0)) || exit "${status_of[$!]}"
-checkpoint=$(newest_checkpoint "$runs/seed")
 
 say "from the seed on, side by side: ${systems[*]} (logs in $exp/$runs/<name>.log; the EMA run is shown)"
 processes=()
 for system in "${systems[@]}"; do
     : >"$runs/$system.log" # exists before tail opens it
-    train "$system" init.checkpoint="$checkpoint" pseudo_labels.strategy="$(strategy "$system")" \
+    train "$system" init.checkpoint="$runs/seed" pseudo_labels.strategy="$(strategy "$system")" \
         >>"$runs/$system.log" 2>&1
     processes+=($!)
 done
