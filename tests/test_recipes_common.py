@@ -32,7 +32,13 @@ def script(body: str, *arguments: object) -> subprocess.Popen[str]:
     command = ["bash", "-c", text, "script", *map(str, arguments)]
     environment = os.environ | {"PYTHON": sys.executable}
     return subprocess.Popen(
-        command, text=True, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        text=True,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        # A shell cannot trap what it ignored from the start, as tests in the background do with SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
