@@ -1,4 +1,4 @@
-# Functions of the recipes; sourced after environment.sh.
+# Functions of the recipes, sourced first.
 # shellcheck shell=bash
 
 # Print one line and exit with status 2.

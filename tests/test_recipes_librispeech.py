@@ -57,7 +57,7 @@ def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     [
         (["--frobnicate"], "unknown option '--frobnicate'"),
         (["hours=3"], "unknown option 'hours=3'"),
-        (["--data"], "--data wants a value"),
+        (["--data"], "--data needs a value"),
         ([], "--data is missing"),
         (["--data", "nowhere"], "no folder LibriSpeech/"),
         (["--data", ".", "--stage", "6"], "not '6' to '5'"),
@@ -94,7 +94,7 @@ def test_wrong_overrides_and_absent_parts_are_one_line(tmp_path: Path) -> None:
     assert "optimizer.lrr" in wrong.stderr
     absent = run(*exp, cwd=tmp_path)
     assert (absent.returncode, len(absent.stderr.splitlines())) == (2, 1)
-    assert "train-clean-100 is absent" in absent.stderr
+    assert "train-clean-100 is missing" in absent.stderr
 
 
 def tiny_corpus(root: Path) -> dict[str, list[str]]:
@@ -158,7 +158,7 @@ def test_all_stages_on_real_speech(tmp_path: Path) -> None:
     again = run(*common, "--stage", "2", "--stop-stage", "3", "--", *TINY, cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "nothing to do" in again.stdout
-    assert "there already: kept" in again.stdout
+    assert "exists already" in again.stdout
     assert (run_dir / "log.jsonl").read_bytes() == before
 
     # Two processes under torchrun see the same batches.

@@ -206,7 +206,7 @@ def test_a_quick_run_leaves_tables_and_pictures(tmp_path: Path) -> None:
     ("arguments", "reason"),
     [
         (["--frobnicate"], "unknown option '--frobnicate'"),
-        (["--exp"], "--exp wants a value"),
+        (["--exp"], "--exp needs a value"),
         (["--seed", "one"], "--seed 'one'"),
         (["--sigma", "0"], "--sigma '0'"),
         (["--exp", "/dev/null/below"], "--exp '/dev/null/below'"),

@@ -1,33 +1,32 @@
 #!/usr/bin/env bash
-# Whether training is the same at every batch: with the rule, with parts of it, without.
+# Compare training at several batch sizes: with the rule, with parts of it, and without it.
 set -euo pipefail
 
 usage() {
     cat <<'HELP'
 usage: bash recipes/kappa_scan/run.sh [options] [-- key=value ...]
 
-  --config FILE   the run that is scanned (default: the quickstart's; its corpus is then rendered)
-  --hours H       of audio for every run after the seed that all start from (default 4)
-  --kappas LIST   batches over the config's reference batch (default 0.5,2,4,8)
-  --seeds N       runs at kappa 1, for the spread (default 3)
-  --repeats N     runs of every other kind (default 1)
-  --workers N     runs at a time (default: one a core, or one a GPU)
-  --exp DIR       where everything goes, and where paths in the config begin
+  --config FILE   config of the runs (default: the quickstart's; its corpus is then rendered)
+  --hours H       hours of audio of every run after the seed model (default 4)
+  --kappas LIST   batches relative to the config's reference batch (default 0.5,2,4,8)
+  --seeds N       number of runs at kappa 1, for the spread (default 3)
+  --repeats N     number of runs of every other kind (default 1)
+  --workers N     number of runs in parallel (default: one per core, or one per GPU)
+  --exp DIR       folder for everything that is written, and that paths in the config are relative to
                   (default: exp/kappa_scan in the repository root)
-  -- key=value    over the config
+  -- key=value    overrides the config
 
-Trains a seed on transcripts up to pseudo_labels.start_hours; from it, at constant learning rate, runs with
-pseudo-labels and supervised runs at every kappa: with the full rule, with the rule and the measured share of noise,
-with the optimizer's rule alone, and with nothing scaled; and a progressive run. Prints by how far the teacher's
-WER leaves that of kappa 1, beside the spread of seeds, and draws ema.png and supervised.png. What is done already
-is not done again.
+Trains a seed model on transcripts up to pseudo_labels.start_hours. From it, at a constant learning rate, trains with
+pseudo-labels and supervised at every kappa: with the full rule, with the rule and the measured share of noise, with
+the optimizer's rule alone, and with nothing scaled; and one progressive run. Prints how far the teacher's WER is from
+that at kappa 1, with the spread of seeds, and plots ema.png and supervised.png. Completed runs are not repeated.
 HELP
 }
 
-fail() { printf 'error: %s\n' "$1" >&2; exit 2; }
-
 here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 root=$(CDPATH='' cd -- "$here/../.." && pwd)
+# shellcheck source=recipes/common.sh
+source "$root/recipes/common.sh"
 quickstart=$root/recipes/quickstart/conf/quickstart.yaml
 config=$quickstart exp=$root/exp/kappa_scan overrides=() options=()
 while (($# > 0)); do
@@ -35,11 +34,11 @@ while (($# > 0)); do
         --help | -h) usage; exit 0 ;;
         --) shift; overrides=("$@"); break ;;
         --config | --exp)
-            (($# > 1)) || fail "$1 wants a value (see --help)"
+            (($# > 1)) || fail "$1 needs a value (see --help)"
             printf -v "${1#--}" '%s' "$2"
             shift 2 ;;
         --hours | --kappas | --seeds | --repeats | --workers)
-            (($# > 1)) || fail "$1 wants a value (see --help)"
+            (($# > 1)) || fail "$1 needs a value (see --help)"
             options+=("$1=$2")
             shift 2 ;;
         *) fail "unknown option '$1' (see --help; key=value goes after --)" ;;

@@ -1,32 +1,32 @@
 #!/usr/bin/env bash
-# LibriSpeech with an EMA teacher, from the corpus on disk to scores.
+# Train on LibriSpeech with an EMA teacher: from the corpus on disk to scores.
 set -euo pipefail
 
 usage() {
     cat <<'HELP'
 usage: bash recipes/librispeech/run.sh --data DIR [options] [-- key=value ...]
 
-  --data DIR        the folder that contains LibriSpeech/<part>/<speaker>/<chapter>/ (stages 0 and 1)
+  --data DIR        folder that contains LibriSpeech/<part>/<speaker>/<chapter>/ (stages 0 and 1)
   --config FILE     conf/mini.yaml (default), conf/emapl_100h_860h.yaml (for 8 GPUs), or your own
-  --stage N         first stage (default 0); each can be run again
+  --stage N         first stage (default 0); every stage can be repeated
   --stop-stage N    last stage (default 5)
-  --pieces N        a tokenizer of N SentencePiece (BPE) pieces, trained on the transcribed parts (default: letters)
-  --exp DIR         where the paths in the config begin (default: exp/librispeech in the repository root)
-  --nproc N         training processes on this machine, one a GPU (default 1)
-  --nnodes M        machines (default 1), or MIN:MAX; if more, run --stage 3 --stop-stage 3 on each, with the same
-  --rdzv HOST:PORT  address of one of them
-  --max-restarts N  how often training starts again from its last checkpoint when a process is lost (default 0)
-  -- key=value ...  over the config, the same for all stages: run_dir=runs/other teacher.half_life_hours=2
+  --pieces N        tokenizer of N SentencePiece (BPE) pieces, trained on the transcripts (default: characters)
+  --exp DIR         folder that paths in the config are relative to (default: exp/librispeech in the repository root)
+  --nproc N         training processes on this machine, one per GPU (default 1)
+  --nnodes M        number of machines (default 1), or MIN:MAX; run --stage 3 --stop-stage 3 on each of them, with the same
+  --rdzv HOST:PORT  address of one of the machines
+  --max-restarts N  restarts from the last checkpoint when a process is lost (default 0)
+  -- key=value ...  overrides the config, the same for all stages: run_dir=runs/other teacher.half_life_hours=2
 
-  0 environment, and whether DIR has the parts that the config names
+  0 check the environment, and that DIR has the parts that the config names
   1 verify these parts and write their manifests
-  2 make the tokenizer (letters or pieces), unless its file is there
-  3 train, or go on where training stopped
+  2 make the tokenizer, unless its file exists
+  3 start or resume training
   4 decode the validation parts with teacher and student
-  5 score: tables, JSON files, the curves as a picture
+  5 score: tables, JSON files, plot of the curves
 
-SIGTERM, SIGUSR1 and Ctrl-C end training at its next step: it saves, all ends with status 0, and the same command
-goes on. slurm.sbatch beside this file runs stage 3 as a job that is queued again before its time is over.
+SIGTERM, SIGUSR1 and Ctrl-C stop training at its next step: it saves a checkpoint and exits with status 0. Rerun the
+same command to resume. slurm.sbatch runs stage 3 as a job that requeues itself before its time limit.
 HELP
 }
 
@@ -44,7 +44,7 @@ while (($# > 0)); do
         --help | -h) usage; exit 0 ;;
         --) shift; overrides=("$@"); break ;;
         --data | --config | --stage | --stop-stage | --exp | --nproc | --nnodes | --rdzv | --pieces | --max-restarts)
-            (($# > 1)) || fail "$1 wants a value (see --help)"
+            (($# > 1)) || fail "$1 needs a value (see --help)"
             name=${1#--}
             printf -v "${name//-/_}" '%s' "$2" # --stop-stage into stop_stage, and so on
             shift 2 ;;
@@ -53,7 +53,7 @@ while (($# > 0)); do
 done
 [[ $stage$stop_stage =~ ^[0-5]{2}$ && $stage -le $stop_stage ]] || fail "stages 0 to 5, not '$stage' to '$stop_stage'"
 [[ $nproc.$nnodes =~ ^[1-9][0-9]*\.[1-9][0-9]*(:[1-9][0-9]*)?$ ]] ||
-    fail "--nproc '$nproc' --nnodes '$nnodes': not positive numbers"
+    fail "--nproc '$nproc' --nnodes '$nnodes': give positive numbers"
 [[ $max_restarts =~ ^[0-9]+$ ]] || fail "--max-restarts '$max_restarts': not a number"
 [[ $nnodes == 1 ]] || [[ $stage$stop_stage == 33 && -n $rdzv ]] || fail "--nnodes $nnodes: with stage 3 alone and --rdzv"
 [[ -f $config ]] || [[ ! -f $here/$config ]] || config=$here/$config
@@ -70,8 +70,8 @@ source "$root/recipes/environment.sh"
 mkdir -p -- "$exp"
 cd -- "$exp"
 
-# What the stages need of the config and the overrides, a line each: run_dir, tokenizer, the parts (those whose
-# manifests lie in data/), the transcribed manifests, the package of the model (the config is yours, so that its
+# What the stages need of the config and the overrides, one per line: run_dir, tokenizer, the parts (those whose
+# manifests are in data/), the transcribed manifests, the package of the model (the config is yours, so that its
 # checkpoints may import it), then name and manifest of every validation part.
 settings=$("$PYTHON" - "$config" ${overrides[@]+"${overrides[@]}"} <<'PYTHON'
 import sys
@@ -128,7 +128,7 @@ if runs 0; then
     echo "code $(git -C "$root" describe --always --dirty 2>/dev/null || echo 'not from a git repository')"
     "$PYTHON" -c 'import torch; print("torch", torch.__version__, "with", torch.cuda.device_count(), "GPUs")'
     for part in ${parts//,/ }; do
-        [[ -d $data/LibriSpeech/$part ]] || fail "$data/LibriSpeech/$part is absent (asr-emapl prepare can download it)"
+        [[ -d $data/LibriSpeech/$part ]] || fail "$data/LibriSpeech/$part is missing (asr-emapl prepare can download it)"
     done
 fi
 if runs 1; then
@@ -144,7 +144,7 @@ if runs 2; then
         for manifest in "${labelled[@]}"; do make+=(--manifest "$manifest"); done
     fi
     if [[ -f $tokenizer ]]; then
-        echo "there already: kept"
+        echo "exists already"
     else
         asr-emapl tokenizer --out "$tokenizer" ${make[@]+"${make[@]}"}
     fi
@@ -153,9 +153,9 @@ if runs 3; then
     say 3 "train $run_dir in $exp, $nnodes x $nproc processes"
     launch=(asr-emapl) meet=(--standalone)
     [[ $nnodes == 1 ]] || meet=(--rdzv-backend c10d --rdzv-endpoint "$rdzv" --rdzv-id "$run_dir")
-    # Else processes that are started again find the addresses of those before (pytorch issue 135712).
+    # Otherwise restarted processes find the addresses of the previous ones (pytorch issue 135712).
     export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
-    # With SIGTERM left to its processes, torchrun ends as they do, and not with status 1.
+    # If torchrun does not handle SIGTERM, it ends with the status of its processes, and not with 1.
     [[ $nnodes.$nproc.$max_restarts == 1.1.0 ]] ||
         launch=(torchrun --nnodes "$nnodes" --nproc-per-node "$nproc" --max-restarts "$max_restarts" "${meet[@]}"
             --signals-to-handle SIGHUP,SIGQUIT -m asr_emapl)

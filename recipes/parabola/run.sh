@@ -1,33 +1,33 @@
 #!/usr/bin/env bash
-# The noisy parabola: what the EMA Scaling Rule does to the average of one parameter, in under a minute.
+# The noisy parabola: the EMA Scaling Rule on the average of one parameter, in under a minute.
 set -euo pipefail
 
 usage() {
     cat <<'HELP'
 usage: bash recipes/parabola/run.sh [options]
 
-  --seed N   of the noise (default 0)
-  --sigma S  noise of a sample's gradient with Adam and Adagrad, where the gradient is 1 at most (default 10)
-  --quick    sizes too small to say anything, in seconds: to see that all runs
-  --exp DIR  where tables and pictures go (default: exp/parabola in the repository root)
+  --seed N   seed of the noise (default 0)
+  --sigma S  noise of a sample's gradient with Adam and Adagrad, whose gradient is at most 1 (default 10)
+  --quick    a run of seconds, too small for conclusions
+  --exp DIR  folder for tables and figures (default: exp/parabola in the repository root)
 
-SGD, Adam and Adagrad on noisy quadratics and the moving averages of their iterates, at 1 to 4096 samples a step,
-with the toolkit's own scaling rules and without. Prints the tables as Markdown; DIR gets results.json and, as PNG
-and SVG, trajectories, momentum, variance and adaptive.
+Runs SGD, Adam and Adagrad on noisy quadratics at 1 to 4096 samples per step, with and without the scaling rules, and
+averages their iterates. Prints tables as Markdown, and writes results.json and the figures trajectories, momentum,
+variance and adaptive as PNG and SVG.
 HELP
 }
 
-fail() { printf 'error: %s\n' "$1" >&2; exit 2; }
-
 here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 root=$(CDPATH='' cd -- "$here/../.." && pwd)
+# shellcheck source=recipes/common.sh
+source "$root/recipes/common.sh"
 seed=0 sigma=10 exp=$root/exp/parabola quick=()
 while (($# > 0)); do
     case $1 in
         --help | -h) usage; exit 0 ;;
         --quick) quick=(--quick); shift ;;
         --seed | --sigma | --exp)
-            (($# > 1)) || fail "$1 wants a value (see --help)"
+            (($# > 1)) || fail "$1 needs a value (see --help)"
             printf -v "${1#--}" '%s' "$2"
             shift 2 ;;
         *) fail "unknown option '$1' (see --help)" ;;

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# A few minutes of transcribed and an hour of untranscribed speech: what an EMA teacher makes of it.
+# Train on minutes of transcribed and an hour of untranscribed speech with an EMA teacher.
 set -euo pipefail
 
 usage() {
     cat <<'HELP'
 usage: bash recipes/quickstart/run.sh [options] [-- key=value ...]
 
-  --seed N      of the runs: weights, order, augmentation (default 0); the corpus stays the same
-  --oracle      also train on the true texts of the untranscribed audio: the upper bound
-  --exp DIR     where everything goes (default: exp/quickstart in the repository root)
-  -- key=value  over conf/quickstart.yaml
+  --seed N      seed of weights, order and augmentation (default 0); the corpus stays the same
+  --oracle      also train on the true texts of the untranscribed audio, as an upper bound
+  --exp DIR     folder for everything that is written (default: exp/quickstart in the repository root)
+  -- key=value  overrides conf/quickstart.yaml
 
-Renders the corpus, trains a seed on the transcribed part, then continues from it twice with the same amount of
-audio (supervised alone; with pseudo-labels of the EMA teacher), scores both and prints the table. What is done
-already is not done again: delete DIR to start over.
+Renders the corpus and trains a seed model on the transcribed part. Then continues from it twice with the same amount
+of audio (supervised; with pseudo-labels of the EMA teacher), scores both and prints the table. Rerun the same command
+to resume; what is complete is not repeated. Delete DIR to start over.
 HELP
 }
 
@@ -29,14 +29,14 @@ while (($# > 0)); do
         --help | -h) usage; exit 0 ;;
         --oracle) systems+=(oracle); shift ;;
         --seed | --exp)
-            (($# > 1)) || fail "$1 wants a value (see --help)"
+            (($# > 1)) || fail "$1 needs a value (see --help)"
             printf -v "${1#--}" '%s' "$2"
             shift 2 ;;
         --) shift; overrides=("$@"); break ;;
         *) fail "unknown option '$1' (see --help; key=value goes after --)" ;;
     esac
 done
-[[ $seed =~ ^[0-9]+$ ]] || fail "--seed '$seed': a number is wanted"
+[[ $seed =~ ^[0-9]+$ ]] || fail "--seed '$seed': give a number"
 
 # shellcheck source=recipes/environment.sh
 source "$root/recipes/environment.sh"
@@ -67,7 +67,7 @@ wait_for() {
 }
 
 say "corpus: rendered speech, in $exp/data"
-# Settings were chosen on the corpora of seeds 0 and 1, words on that of 3 too; what is reported is another one.
+# Settings were chosen on the corpora of seeds 0, 1 and 3; results are reported on another one.
 asr-emapl prepare rendered --out data --seed 4
 [[ -s data/characters.json ]] || asr-emapl tokenizer --out data/characters.json
 
