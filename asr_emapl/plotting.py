@@ -1,4 +1,4 @@
-"""What all pictures share: the colours, the figure, and how it is written. matplotlib is loaded to draw."""
+"""Colours, figures and files shared by all plots. matplotlib is imported when something is drawn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether log-mel features can be made of samples: the largest amplitude that audio may have."""
+"""The largest amplitude of audio from which log-mel features can be computed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""SpecAugment (Park et al. 2019) for the student: which bands and frames are kept, drawn per utterance.
+"""SpecAugment (Park et al. 2019) for the student: the bands and frames to keep, drawn per utterance.
 
-The draws are seeded by (seed, utterance, pass) and made where the audio is decoded, so that an utterance is
-augmented alike in any batch, on any rank, before and after a resume.
+The draws are seeded by (seed, utterance, pass), so that an utterance gets the same augmentation in any
+batch, on any rank, before and after a resume.
 """
 
 from __future__ import annotations

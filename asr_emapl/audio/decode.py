@@ -1,8 +1,8 @@
-"""Audio files to mono waveforms, and the facts in their headers.
+"""Decode audio files to mono waveforms, and read their headers.
 
-soundfile does the reading (FLAC, WAV, Ogg, MP3: whatever its libsndfile knows). torch is loaded on the first
-waveform and torchaudio on the first file of another sample rate, so that importing this module, and looking
-at headers, stays cheap.
+soundfile reads the files (FLAC, WAV, Ogg, MP3: all formats of its libsndfile). torch is loaded on the first
+waveform and torchaudio on the first file of another sample rate, so that importing this module
+and reading headers is fast.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files of several recordings copied one after another, of which decoders read only the first."""
+"""Detect files of several recordings joined to one, of which decoders read only the first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Noise from recordings, added to an utterance at a signal-to-noise ratio; drawn by a seed alone."""
+"""Add recorded noise to an utterance at a signal-to-noise ratio, drawn from a seed."""
 
 from __future__ import annotations
 

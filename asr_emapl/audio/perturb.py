@@ -1,7 +1,7 @@
-"""What the student hears instead of the clean waveform: another speed, then a room, then noise.
+"""Perturbation of the student's waveforms: speed, then reverberation, then noise.
 
-The teacher hears the clean one. Each draw is seeded by (run's seed, utterance, pass), so that an utterance
-is perturbed alike in any batch, on any rank, before and after a resume.
+The teacher gets the clean waveform. Each draw is seeded by (run's seed, utterance, pass), so that an
+utterance gets the same perturbation in any batch, on any rank, before and after a resume.
 """
 
 from __future__ import annotations

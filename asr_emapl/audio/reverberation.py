@@ -1,4 +1,4 @@
-"""Reverberation: an utterance convolved with a room's impulse response; drawn by a seed alone."""
+"""Reverberation: convolve an utterance with the impulse response of a room, drawn from a seed."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Cuts recordings into utterances: where nobody speaks, else where it hurts least.
+"""Cut recordings into utterances at pauses, or otherwise at the places of least cost.
 
-Speech is what a detector's probabilities say, with hysteresis. A pause longer than `pause_seconds` ends an
-utterance. What is then longer than the target is cut at the places that together cost least, by dynamic
-programming over a sum of what each cut and each utterance's distance from the target cost: the optimal
+Speech is detected by thresholds on a detector's probabilities, with hysteresis. A pause longer than
+`pause_seconds` ends an utterance. What is longer than the target is then cut at the places with the least
+total cost, which sums the costs of cuts and of each utterance's distance from the target, by dynamic
+programming: the optimal
 partitioning of Jackson et al. 2005 (doi 10.1109/LSP.2001.838216), with the longest utterance as the bound of
 its search. A cut costs little in a pause and most in the middle of a loud vowel.
 """

@@ -1,4 +1,4 @@
-"""Where the bytes of an audio file are: in a file of its own, at a URL, or in a shard beside many others."""
+"""Where the bytes of an audio file are: in a local file, at a URL, or in a shard with other files."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Where a recording has speech: its probability and the level, frame by frame, in memory of a block.
+"""Voice activity: probability of speech and level of each frame, computed block by block.
 
 The probabilities are Silero VAD's (Silero Team 2024, github.com/snakers4/silero-vad, MIT): a small recurrent
 network trained on speech in noise. Its weights come with the package `silero-vad`, in the extra `segment`, in
-the form that takes many frames in one call of ONNX Runtime.
+the form that processes many frames per call of ONNX Runtime.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What is asked before a run: scale, inspect, check-model."""
+"""Checks before a run: scale, inspect, check-model."""

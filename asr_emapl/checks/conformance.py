@@ -1,4 +1,4 @@
-"""What a model of your own has to satisfy, tried out: `asr-emapl check-model my_pkg.my_module:MyModel`.
+"""Test whether a model satisfies the contract: `asr-emapl check-model my_pkg.my_module:MyModel`.
 
 Axes: B utterances, T feature frames, F mel bands, T' output frames, V tokens (blank 0).
 """

@@ -1,4 +1,4 @@
-"""The share of noise in a run's gradients, from its log; `asr-emapl gradient-noise`."""
+"""The share of noise in a run's gradients, from its log: `asr-emapl gradient-noise`."""
 
 from __future__ import annotations
 

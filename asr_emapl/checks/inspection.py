@@ -1,4 +1,4 @@
-"""What is in manifests, and what is wrong with it for training. Pure functions; no audio is opened."""
+"""Report what is in manifests, and what is wrong with it for training. No audio is opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An inspection as a person reads it: tables and a numbered list in the terminal, lengths as a picture."""
+"""Print an inspection as tables and a numbered list, and plot the lengths."""
 
 from __future__ import annotations
 

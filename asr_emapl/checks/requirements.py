@@ -1,4 +1,4 @@
-"""What a run's config asks of its utterances, for `asr_emapl.checks.inspection`."""
+"""The requirements of a run's config on utterances, for `asr_emapl.checks.inspection`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What another batch does to a run, as a table to read before anything runs: `asr-emapl scale`."""
+"""Show what another batch changes in a run, as a table: `asr-emapl scale`."""
 
 from __future__ import annotations
 

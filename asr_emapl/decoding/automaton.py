@@ -1,4 +1,4 @@
-"""What a beam search may write next: any text, or the words of a lexicon in every spelling that labels allow.
+"""The texts that a beam search may write: any text, or the words of a lexicon in all spellings by labels.
 
 An automaton has numbered nodes; at node 0, the root, no word is open. A label leads from a node to another.
 Some labels complete a unit, which the language model scores, and count words, which earn the bonus.

@@ -1,8 +1,8 @@
 """N-gram language models from text: Kneser-Ney by kaldingram, pruned by relative entropy (Stolcke 1998).
 
-kaldingram, in the extra `lm`, is run as a command of its own, so that its memory (3 GB for a 3-gram of
-8 million words) is given back. Its count cutoffs are not offered: version 0.1.2 gives words that lose all
-their contexts by them no probability at all.
+kaldingram, in the extra `lm`, runs as a separate process, so that its memory (3 GB for a 3-gram of 8
+million words) is freed. Its count cutoffs are not offered, because version 0.1.2 gives no probability to
+words that lose all their contexts.
 """
 
 from __future__ import annotations

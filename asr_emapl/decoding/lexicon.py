@@ -1,4 +1,4 @@
-"""The words that a beam search may write, read from a list, an ARPA language model, or a Kaldi lexicon."""
+"""The words that a beam search may write: from a list, an ARPA language model, or a Kaldi lexicon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Audio files of any length to transcripts with times: long ones are cut where nobody speaks, and joined."""
+"""Transcribe audio of any length, with times: long files are cut at pauses."""
 
 from __future__ import annotations
 

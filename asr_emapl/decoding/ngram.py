@@ -1,4 +1,4 @@
-"""N-gram language models, read and asked by KenLM (Heafield 2011), in the extra `lm`.
+"""N-gram language models, read and queried by KenLM (Heafield 2011), in the extra `lm`.
 
 Axes: C candidates, U units (words, or tokens).
 """

@@ -1,4 +1,4 @@
-"""A trained model ready to transcribe, from a checkpoint alone: it carries tokenizer, features and model."""
+"""A trained model for transcription, loaded from a checkpoint with its tokenizer and features."""
 
 from __future__ import annotations
 

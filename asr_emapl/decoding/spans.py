@@ -1,4 +1,4 @@
-"""When each token and word was spoken, and how sure the model is of it.
+"""Times and confidences of tokens and words.
 
 Axes: B utterances, T frames (padded), V labels (blank included). A frame of the model's output stands for
 `frame_seconds` of audio; a token lasts as long as the frames that have it as their label. That is where the

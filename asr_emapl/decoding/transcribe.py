@@ -1,4 +1,4 @@
-"""Utterances in, texts out: batched decoding with any model that keeps the contract.
+"""Batched decoding of utterances with any model that satisfies the contract.
 
 Axes: B utterances, T frames (padded), V labels (blank included).
 """

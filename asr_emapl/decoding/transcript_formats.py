@@ -1,4 +1,4 @@
-"""Transcripts as files: text, JSON, and the subtitles SubRip (.srt) and WebVTT (.vtt)."""
+"""Formats of transcripts: text, JSON, and the subtitles SubRip (.srt) and WebVTT (.vtt)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Language model weight and word bonus by what WER they give on held-out speech: a grid, and its curve."""
+"""Choose language model weight and word bonus by WER on held-out speech, over a grid."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What runs came to, on a page that needs nothing beside it."""
+"""The report on runs, as a self-contained page."""

@@ -1,4 +1,4 @@
-"""One small chart as an SVG element that lies in the page and takes its colours from the page's style."""
+"""One chart as an SVG element that uses the colours of the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which charts a report has, and of what; a chart of which no run has logged anything is left out."""
+"""The charts of a report. A chart without logged values is left out."""
 
 from __future__ import annotations
 

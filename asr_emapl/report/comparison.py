@@ -1,4 +1,4 @@
-"""What runs made of the same utterances: their error rates with intervals, each against the first run."""
+"""Error rates of several runs on the same utterances, with intervals, compared with the first run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A report's charts as pictures for papers: a PNG and an SVG file for each group of them."""
+"""The charts of a report as figures for papers: a PNG and an SVG file per group."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page: everything of a report put into one HTML file that loads nothing from anywhere."""
+"""The report as one HTML file that loads nothing from elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run as a report sees it: its log, its speed, and its settings."""
+"""The data of a run that a report needs: log, speed and settings."""
 
 from __future__ import annotations
 

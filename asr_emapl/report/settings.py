@@ -1,4 +1,4 @@
-"""A run's settings as resolved, next to those of other runs, and what its batch made of them."""
+"""Settings of runs side by side, and the hyper-parameters that result from the batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run's time and audio went to, and what to change first; from its logs. Imports no torch."""
+"""Where the time and the audio of a run went, and what to change first. Imports no torch."""
 
 from __future__ import annotations
 

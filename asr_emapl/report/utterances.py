@@ -1,4 +1,4 @@
-"""The utterances that runs got most wrong, with what each made of them, to read and to listen to."""
+"""The utterances with the most errors, with the hypotheses of each run and the audio."""
 
 from __future__ import annotations
 

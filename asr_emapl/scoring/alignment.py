@@ -1,4 +1,4 @@
-"""Word by word, what a hypothesis made of its reference."""
+"""Word alignments of a hypothesis with its reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Alignments as a web page that needs nothing beside it: light and dark, readable without colours too."""
+"""Alignments as a self-contained web page, light and dark, readable without colours."""
 
 from __future__ import annotations
 

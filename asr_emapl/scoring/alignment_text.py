@@ -1,4 +1,4 @@
-"""Alignments as lines of text: wrapped for people, or unwrapped as sclite's .pra files have them."""
+"""Alignments as text: wrapped for people, or unwrapped as in sclite's .pra files."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""How far an error rate would move with other utterances, or with other speakers.
+"""Bootstrap intervals of error rates, over utterances or over speakers.
 
-Utterances (or speakers, with all that they say) are drawn with replacement, as many as there are, and the
-rate of the drawn corpus is its errors over its words: the quotient of sums, not a mean (Bisani and Ney 2004).
-The interval is that of percentiles.
+As many utterances (or speakers, with all their utterances) as there are in the corpus are drawn with
+replacement. The rate of the drawn corpus is the quotient of the sums of errors and words (Bisani and Ney
+2004). The interval is that of percentiles.
 
 Percentiles are too narrow for few units. With 40, 20, 10, 8, 5 and 3 speakers, whose rates are
 gamma-distributed (5 % on average, deviation 3.5 %) and who say 600 to 1,800 words each, intervals of 95 %
-hold the true rate in 93, 91, 87, 85, 79 and 70 of 100 corpora; BCa gains nothing. Below `FEW_UNITS` the
-interval is therefore Student's (`asr_emapl.scoring.student_t`), which holds it in 94, 93, 93, 93, 94 and 94.
+contain the true rate in 93, 91, 87, 85, 79 and 70 of 100 corpora; BCa is no better. Below `FEW_UNITS`, the
+interval is therefore Student's (`asr_emapl.scoring.student_t`): 94, 93, 93, 93, 94 and 94 of 100.
 For the difference of two systems that are as good, with effects of speakers, percentiles leave out 0 in 7, 8,
 11, 12, 15 and 26 of 100 corpora, Student's interval in 5, 6, 6, 7, 5 and 6.
 

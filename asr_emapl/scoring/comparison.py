@@ -1,4 +1,4 @@
-"""Which of two systems is better, and whether the corpus can tell."""
+"""Compare two systems: which one is better, and whether the difference is significant."""
 
 from __future__ import annotations
 

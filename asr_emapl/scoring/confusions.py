@@ -1,4 +1,4 @@
-"""Which words are taken for which, and which are lost or made up."""
+"""Counts of substituted, deleted and inserted words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that `asr-emapl score` says of one or more splits: rates, intervals, who and what they are made of."""
+"""The result of `asr-emapl score` for one or more splits: rates, intervals and breakdowns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An evaluation for people and for spreadsheets: tables, CSV, and files of alignments."""
+"""An evaluation as tables, CSV, and files of alignments."""
 
 from __future__ import annotations
 

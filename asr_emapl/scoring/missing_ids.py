@@ -1,7 +1,7 @@
-"""Whether lines of a text file begin with words where ids are expected: "THE CAT" is not CAT with id THE.
+"""Detect text files without ids: "THE CAT" is not CAT with id THE.
 
-Ids have digits or separators (1272-128104-0000, sp1_utt2, 17); words have neither. A file is suspected only
-if at least half of what its lines begin with are words of two letters or more.
+Ids have digits or separators (1272-128104-0000, sp1_utt2, 17); words have neither. A file is suspected
+only if at least half of its lines begin with a word of two letters or more.
 """
 
 from __future__ import annotations

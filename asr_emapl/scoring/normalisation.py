@@ -1,4 +1,4 @@
-"""What may be done to both sides before they are compared. Nothing is, unless asked for by name."""
+"""Normalisations of references and hypotheses before scoring, by name. The default is none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which format a file of transcripts has, by its name or by its content."""
+"""Detect the format of a file of transcripts by its name or content."""
 
 from __future__ import annotations
 

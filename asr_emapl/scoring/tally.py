@@ -1,4 +1,4 @@
-"""The error counts of every utterance of a corpus, and their sums by speaker and by duration."""
+"""Error counts of each utterance of a corpus, and their sums by speaker and by duration."""
 
 from __future__ import annotations
 

@@ -1,17 +1,17 @@
-"""Transcripts from the files that recognisers and corpora write, and hypotheses to such a file.
+"""Read transcripts in the formats of recognizers and corpora, and write hypotheses.
 
-UTF-8, gzip or not, by path or URL, one utterance a line:
+Files are UTF-8, optionally compressed by gzip, at a path or URL, with one utterance per line:
 
 - jsonl: `{"id": "1272-128104-0000", "text": "MISTER QUILTER"}`, with `speaker` and `duration` (seconds) if
   known: this package's manifests and hypotheses; `pred_text` in place of or beside `text` is a hypothesis.
   NeMo's manifests and results (ids come from `audio_filepath`) and lhotse's cuts too.
 - trn: `MISTER QUILTER (1272-128104-0000)`, as sclite reads.
-- stm and ctm, as `asr_emapl.scoring.nist.timed` says.
+- stm and ctm, see `asr_emapl.scoring.nist.timed`.
   In these three, `{ UM / UH / @ }` are alternatives and `(UM)` may be left out
   (`asr_emapl.scoring.nist.alternatives`).
 - plain: `1272-128104-0000 MISTER QUILTER`, LibriSpeech's trans.txt and Kaldi's text.
 
-Lines starting with `;;` are comments, but in JSON.
+Lines starting with `;;` are comments, except in JSON.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Words that a recogniser had never been shown, and how it fared with them."""
+"""Out-of-vocabulary words of references, and the error rate on them."""
 
 from __future__ import annotations
 

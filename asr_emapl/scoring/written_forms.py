@@ -1,4 +1,4 @@
-"""Characters that look alike and are not equal: decomposed letters (NFD) and invisible characters."""
+"""Characters that look equal but differ: decomposed letters (NFD) and invisible characters."""
 
 from __future__ import annotations
 

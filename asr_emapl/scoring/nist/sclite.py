@@ -1,10 +1,9 @@
 """Alignments as NIST's sclite makes them: a substitution costs 4, a deletion or an insertion 3.
 
-So sclite would rather have a deletion and an insertion with a word right between them than two substitutions,
-and may count an error more than needed. Of alignments that cost the same it takes the one that is found from
-the left by preferring, for each pair of words, a match or substitution to an insertion, and that to a
-deletion: not documented, but found so, and compared with sclite 2.10 in the tests. sclite folds case unless
-told -s; here case counts.
+So sclite prefers a deletion and an insertion around a correct word to two substitutions, and may count more
+errors than necessary. Among alignments of equal cost, it takes the one that, from the left, prefers a match
+or substitution to an insertion, and an insertion to a deletion. This is not documented; the tests compare it
+with sclite 2.10. sclite ignores case unless -s is given; here case counts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""NIST's time-marked formats: stm, stretches of recordings and what is said in them, and ctm, single words.
+"""NIST's time-marked formats: stm (segments of recordings with their texts) and ctm (single words).
 
     stm: talk 1 alice 12.30 17.85 <o,f0,female> AND SO IT BEGAN
     ctm: talk 1 12.41 0.22 AND 0.98
