@@ -1,8 +1,8 @@
 """Decode audio files to mono waveforms, and read their headers.
 
 soundfile reads the files (FLAC, WAV, Ogg, MP3: all formats of its libsndfile). torch is loaded on the first
-waveform and torchaudio on the first file of another sample rate, so that importing this module
-and reading headers is fast.
+waveform and torchaudio on the first file of another sample rate, so that importing this module and reading
+headers is fast.
 """
 
 from __future__ import annotations

@@ -2,10 +2,9 @@
 
 Speech is detected by thresholds on a detector's probabilities, with hysteresis. A pause longer than
 `pause_seconds` ends an utterance. What is longer than the target is then cut at the places with the least
-total cost, which sums the costs of cuts and of each utterance's distance from the target, by dynamic
-programming: the optimal
-partitioning of Jackson et al. 2005 (doi 10.1109/LSP.2001.838216), with the longest utterance as the bound of
-its search. A cut costs little in a pause and most in the middle of a loud vowel.
+total cost, which sums the costs of cuts and of each utterance's distance from the target. They are found by
+dynamic programming: the optimal partitioning of Jackson et al. 2005 (doi 10.1109/LSP.2001.838216), with the
+longest utterance as the bound of its search. A cut costs least in a pause and most in a loud vowel.
 """
 
 from __future__ import annotations

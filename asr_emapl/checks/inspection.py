@@ -34,7 +34,7 @@ _FEWEST_FOR_RATE = 20
 
 @dataclass(frozen=True)
 class Requirements:
-    """What a run asks of its utterances.
+    """The requirements of a run on its utterances.
 
     Attributes:
         tokenizer: knows the letters that a transcript may have.
@@ -55,7 +55,7 @@ class Requirements:
 
 @dataclass(frozen=True)
 class Contents:
-    """What one manifest holds.
+    """The content of one manifest.
 
     Attributes:
         manifest: its path.
@@ -83,7 +83,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to fix: what, for example in which utterances, and how."""
+    """Something to fix: the problem, example utterances, and the remedy."""
 
     problem: str
     examples: list[str]
@@ -106,7 +106,7 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """An utterance, the manifest that it stands in, and what to call it."""
+    """An utterance, its manifest, and its name in findings."""
 
     manifest: str
     utterance: Utterance
@@ -140,7 +140,7 @@ def inspect_manifests(manifests: Mapping[str, Sequence[Utterance]], demands: Req
 
 
 def with_audio(inspection: Inspection, manifests: Mapping[str, Sequence[Utterance]]) -> Inspection:
-    """The inspection with what `verify` finds in the headers of the audio files, each of which is opened."""
+    """The inspection with the findings of `verify` in the headers of the audio files."""
     faults = {name: verify(utterances, None) for name, utterances in manifests.items()}
     findings = [
         _finding(
@@ -200,7 +200,7 @@ def _plan(samples: NDArray[np.int64], demands: Requirements) -> tuple[int, float
 
 
 def _text_findings(placed: list[_Placed]) -> list[Finding]:
-    """Transcripts that are empty, or absent beside others."""
+    """Transcripts that are empty, or missing while others exist."""
     findings = []
     with_text = [p for p in placed if p.utterance.text is not None]
     empty = [p for p in with_text if not p.text.strip()]

@@ -20,7 +20,7 @@ _BINS = 160  # points of a curve over steps: more than a small chart has pixels 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run directory says.
+    """The content of a run directory.
 
     Attributes:
         label: what the run is called.
@@ -67,7 +67,7 @@ class Run:
 
 
 def read_runs(runs: Sequence[tuple[str, Path]]) -> list[Run]:
-    """Read (label, run directory) each.
+    """Read runs, given as (label, run directory).
 
     Raises:
         UserError: no runs, two of the same label; a run without a log, a broken log or config.
@@ -101,7 +101,7 @@ def _read_config(folder: Path) -> dict[str, Any] | None:
 
 
 def _binned(points: Curve) -> Curve:
-    """As many points, or the mean of the hours and of the values in each of equally wide bins of hours."""
+    """The points, or the means of hours and values in bins of equal width if there are too many."""
     if len(points) <= _BINS:
         return points
     first, last = points[0][0], points[-1][0]

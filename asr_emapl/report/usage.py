@@ -54,7 +54,7 @@ class Usage:
 
 
 def read_usage(run: Path) -> Usage:
-    """The usage of a run, which may still be going on; of a resumed one, of all its parts.
+    """The usage of a run, which may still be running; for a resumed one, of all its parts.
 
     Raises:
         UserError: no run directory, or one that has no times yet.
@@ -66,7 +66,7 @@ def read_usage(run: Path) -> Usage:
 
 
 def no_times(run: Path) -> UserError:
-    """What to raise where a run's usage is None."""
+    """The error to raise if the usage of a run is None."""
     return UserError(f"{run / 'speed.jsonl'}: has no times yet; wait for the run's first 50 steps")
 
 
@@ -110,12 +110,12 @@ def usage_of(log: Iterable[Mapping[str, Any]], speed: Iterable[Mapping[str, Any]
 
 
 def as_record(usage: Usage) -> dict[str, Any]:
-    """For JSON."""
+    """The usage as a JSON object."""
     return {**vars(usage), "dropped_share": usage.dropped_share, "advice": usage.advice()}
 
 
 def table(usages: Mapping[str, Usage]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of a table, a column a run."""
+    """Head and rows of a table with one column per run."""
     of = list(usages.values())
     rows = [["throughput, x real time", *(f"{u.speed:.0f}" for u in of)]]
     rows += [[f"time: {phase}", *(f"{u.shares[phase]:.1%}" for u in of)] for phase in PHASES]
@@ -140,7 +140,7 @@ def _seconds(times: Mapping[str, float]) -> float:
 
 
 def _work(times: Mapping[str, float]) -> float:
-    """What a process does by itself; while it communicates it waits for the slowest."""
+    """Seconds of a process without communication, in which it waits for the slowest."""
     return _seconds(times) - times["communication"]
 
 
