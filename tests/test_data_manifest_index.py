@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_emapl.data import manifest as module
+from asr_emapl.data.corpus import Corpus, Selection
 from asr_emapl.data.manifest import Manifest, Utterance, open_manifest, read_manifest, write_manifest
 from asr_emapl.data.manifest_index import COLUMNS, index_path
 from asr_emapl.errors import UnreachableError, UserError
@@ -177,7 +178,9 @@ def test_missing_transcripts_are_listed_from_the_index(path):
 
 def test_decoding_processes_read_it_too(path):
     opened = open_manifest(path)
-    assert pickle.loads(pickle.dumps(opened))[4] == utterances()[4]
+    again = pickle.loads(pickle.dumps(opened))
+    assert is_same(again, utterances())
+    assert isinstance(again.samples, np.memmap)
     with multiprocessing.get_context("fork").Pool(2) as pool:
         assert pool.map(opened.__getitem__, range(7)) == utterances()
 
@@ -190,3 +193,23 @@ def test_columns_are_as_the_file_format_says(path):
     assert (header["version"], header["count"], len(content)) == (1, 7, 4096 + 7 * row)
     seconds = np.frombuffer(content, "<f8", 7, 4096)
     assert seconds.tolist() == [u.duration for u in utterances()]
+
+
+def test_what_another_process_gets_does_not_grow_with_the_manifest(path):
+    sizes = []
+    for count in (10, 1000):
+        write_manifest(path, utterances(count))
+        corpus = Corpus(Selection([(open_manifest(path), None)]), None)
+        sizes.append(len(pickle.dumps(corpus)))
+        assert pickle.loads(pickle.dumps(corpus)).samples.tolist() == corpus.samples.tolist()
+    assert max(sizes) < min(sizes) + 100
+
+
+def test_another_process_notices_that_the_manifest_has_changed(path):
+    content = pickle.dumps(open_manifest(path))
+    write_manifest(path, utterances(9))
+    with pytest.raises(UnreachableError, match="has changed since"):
+        pickle.loads(content)
+    open_manifest(path)
+    with pytest.raises(UnreachableError, match="has changed since"):
+        pickle.loads(content)

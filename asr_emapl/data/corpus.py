@@ -48,6 +48,9 @@ class Selection(LazySequence[Utterance]):
         # One manifest with all of its rows is mapped, not copied: the processes of a host share it.
         self.samples: Indices = lengths[0] if len(lengths) == 1 else np.concatenate(lengths)
 
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return Selection, (self._parts,)  # decoding processes that are not forked map the lengths themselves
+
     def __len__(self) -> int:
         return len(self.samples)
 
@@ -63,9 +66,11 @@ class Corpus:
     """Utterances with their lengths in samples, [utterances], and targets (None: unknown or unused)."""
 
     def __init__(self, utterances: Sequence[Utterance], targets: Sequence[list[int]] | None) -> None:
+        if not isinstance(utterances, Selection):
+            self._samples = np.array([u.samples for u in utterances], dtype=np.int64)
         self.utterances, self.targets = utterances, targets
-        self.samples: Indices = (
-            utterances.samples
-            if isinstance(utterances, Selection)
-            else np.array([u.samples for u in utterances], dtype=np.int64)
-        )
+
+    @property
+    def samples(self) -> Indices:
+        """Length of each utterance, [utterances]."""
+        return self.utterances.samples if isinstance(self.utterances, Selection) else self._samples

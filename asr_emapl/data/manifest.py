@@ -75,6 +75,12 @@ class Manifest(LazySequence[Utterance]):
         # None: they are read from the file.
         self._lines = lines
 
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        """A process that gets the manifest opens its index instead of a copy of the columns."""
+        if isinstance(self.samples, np.memmap):
+            return _reopen, (self.path, len(self), int(self.id_hashes[-1]))
+        return Manifest, (self.path, self._columns, self._ids, self._lines)
+
     def __len__(self) -> int:
         return len(self.samples)
 
@@ -133,6 +139,13 @@ def open_manifest(path: str | Path, *, require_text: bool = False) -> Manifest:
     if require_text and header.without_text:
         raise _error(local, [(n, _TEXT_MISSING) for n in header.without_text_lines], header.without_text)
     return Manifest(local, columns, ids, None)
+
+
+def _reopen(path: Path, count: int, last: int) -> Manifest:
+    found = load_index(path)
+    if found is None or (len(found[1]["samples"]), int(found[1]["id_hash"][-1])) != (count, last):
+        raise UnreachableError(f"{path}: has changed since it was opened; start again")
+    return Manifest(path, found[1], found[2], None)
 
 
 def read_manifest(path: str | Path, *, require_text: bool = False) -> list[Utterance]:
