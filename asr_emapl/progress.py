@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -13,6 +12,7 @@ from rich.text import Text
 
 from asr_emapl.terminal import put, visible, warn
 
+_LINE_EVERY_S = 30.0  # shorter work prints no line
 _NAME_CHARACTERS = 30  # of a file's name, from its end
 
 
@@ -22,14 +22,11 @@ class Progress:
     Args:
         label: what is done, as in "decoding dev-clean".
         total: seconds of audio.
-        every_seconds: time between lines where there is no terminal. Work that takes less prints none.
         is_shown: False: nothing is printed; for all but one of several processes.
     """
 
-    def __init__(
-        self, label: str, total: float = 0.0, every_seconds: float = 30.0, *, is_shown: bool = True
-    ) -> None:
-        self.label, self.total, self.every_seconds, self.is_shown = label, total, every_seconds, is_shown
+    def __init__(self, label: str, total: float, *, is_shown: bool = True) -> None:
+        self.label, self.total, self.is_shown = label, total, is_shown
         self.done = 0.0
         self._console = Console(stderr=True)
         self._bar = Bar(
@@ -51,15 +48,8 @@ class Progress:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._bar.stop()
-
-    def expect(self, total: float) -> None:
-        """Set the seconds of audio, which may be known only after some work."""
-        self.total = total
-        self._bar.update(self._task, total=total)
 
     def at(self, name: str) -> None:
         """Name the file in work."""
@@ -72,7 +62,7 @@ class Progress:
         now = time.monotonic()
         speed = self.done / max(now - self._start, 1e-9)
         self._bar.update(self._task, completed=self.done, speed=f"{speed:.0f} x real time")
-        is_due = self.is_shown and now - self._last >= self.every_seconds
+        is_due = self.is_shown and now - self._last >= _LINE_EVERY_S
         if is_due and not self._console.is_terminal:
             self._last = now
             left = max(0.0, self.total - self.done) / max(speed, 1e-9)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # pairs, which cannot be printed.
 _ACTIVE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _LOGGERS = ("asr_emapl", "data_prep")
+RUN_LOGGER = "asr_emapl.run"
+"""Logger of the lines of a run, which are the output of its command."""
 
 
 def visible(text: str, keep: str = "\n\t") -> str:
@@ -49,15 +51,13 @@ def put(content: str) -> None:
 
 
 class _LogHandler(logging.Handler):
-    """Prints information to standard output, warnings and errors with their level to standard error."""
+    """Prints the lines of a run to standard output, and everything else to standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
         rank = os.environ.get("RANK", "0")
         where = "" if rank == "0" else f"[rank {rank}] "
-        if record.levelno <= logging.INFO:
-            say(f"{where}{record.getMessage()}")
-        else:
-            warn(f"{where}{record.levelname.lower()}: {record.getMessage()}")
+        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        (say if record.name == RUN_LOGGER else warn)(f"{where}{level}{record.getMessage()}")
 
 
 def print_log() -> None:

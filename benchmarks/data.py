@@ -36,8 +36,9 @@ from asr_emapl.audio.speed import Speed, SpeedConfig
 from asr_emapl.data.batch_plan import BatchConfig
 from asr_emapl.data.corpus import Corpus
 from asr_emapl.data.loader import StepDataset, steps
-from asr_emapl.data.manifest import Utterance, read_manifest
+from asr_emapl.data.manifest import read_manifest
 from asr_emapl.data.mixture import DataCursor, DataPlan, Mixture
+from asr_emapl.data.utterance import Utterance
 
 CPU = torch.device("cpu")
 BATCH_SECONDS = 200.0

@@ -28,11 +28,11 @@ if [[ ${1-} == --smoke ]]; then
     part throughput 240 "$python" throughput.py --device cpu --precisions bf16 --seconds 20 --rounds 1
     part average 120 "$python" ema.py --threads 1 --millions 38 --rounds 2
 else
-    part tests 200 "$python" -m pytest -q -ra -m gpu -n 4 -p no:cacheprovider ../tests
+    part tests 150 "$python" -m pytest -q -ra -m gpu -n 4 -p no:cacheprovider ../tests
     part step-paper 60 "$python" step.py --model paper --bf16 --rounds 15
-    part step-mini 60 "$python" step.py --model mini --bf16 --rounds 30
-    part step-mini-fp32 60 "$python" step.py --model mini --rounds 30
-    part throughput-paper 120 "$python" throughput.py --encoder paper --precisions bf16 --seconds 290 --rounds 9
+    part step-mini 45 "$python" step.py --model mini --bf16 --rounds 30
+    part step-mini-fp32 45 "$python" step.py --model mini --rounds 30
+    part throughput-paper 110 "$python" throughput.py --encoder paper --precisions bf16 --seconds 290 --rounds 9
     part throughput-small 60 "$python" throughput.py --encoder small --precisions bf16 --seconds 40 --rounds 9
     part average 90 "$python" ema.py --rounds 30
 fi

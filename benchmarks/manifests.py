@@ -1,6 +1,6 @@
 """Time and memory of opening a manifest of millions of utterances, and of planning and resuming over it.
 
-    python benchmarks/manifests.py --millions 10 --folder /tmp/manifests    # 1.2 GB and 0.4 GB there
+    python benchmarks/manifests.py --millions 10 --folder DIR    # writes 1.6 GB to DIR
 
 The manifest is made first, with paths and lengths like those of Libri-Light. Then each line is a new process:
 one indexes it, one opens it, two plan batches of 290 s (of the first pass, and in the middle of the tenth, as

@@ -23,8 +23,9 @@ from timing import seconds_of
 
 from asr_emapl import storage
 from asr_emapl.audio.decode import read_audio
-from asr_emapl.data.manifest import Utterance, read_manifest
+from asr_emapl.data.manifest import read_manifest
 from asr_emapl.data.shards import ShardConfig, pack
+from asr_emapl.data.utterance import Utterance
 
 CPU = torch.device("cpu")
 # By name: how to read an utterance, and which.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe_whole
-from asr_emapl.data.manifest import Utterance
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError, list_findings
 from asr_emapl.text.normalise import PRESETS, Preset
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from asr_emapl.data.manifest import write_manifests
+from asr_emapl.data.manifest_writer import write_manifests
 from asr_emapl.errors import UserError
 from asr_emapl.storage import check_outputs
 from data_prep.candidates import Candidate, Prepared, check, preset, settle

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from asr_emapl.data.manifest import write_manifest
+from asr_emapl.data.manifest_writer import write_manifest
 from asr_emapl.errors import UserError
 from asr_emapl.storage import check_outputs, read_lines
 from data_prep.candidates import Candidate, Prepared, check, preset, settle

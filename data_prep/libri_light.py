@@ -12,7 +12,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from asr_emapl.data.manifest import Utterance, write_manifests
+from asr_emapl.data.manifest_writer import write_manifests
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError, list_findings
 from asr_emapl.storage import read_object
 from data_prep.archive import Archive, demand_known, install

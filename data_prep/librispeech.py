@@ -16,7 +16,8 @@ from pathlib import Path
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import probe_whole
-from asr_emapl.data.manifest import Utterance, write_manifests
+from asr_emapl.data.manifest_writer import write_manifests
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError, list_findings
 from asr_emapl.storage import read_lines
 from asr_emapl.text.normalise import ALPHABET, librispeech, outside

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 # Before torch is imported. Processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,6 +18,16 @@ settings.register_profile("ci", deadline=None)
 settings.load_profile("ci")
 
 print_log()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a corpus of seconds, one for each test module."""
+    from support.tiny import make_corpus  # imports torch
+
+    root = tmp_path_factory.mktemp("tiny")
+    make_corpus(root)
+    return root
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 from asr_emapl.audio.noise import Noise, NoiseConfig
-from asr_emapl.data.manifest import Utterance
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
 
 

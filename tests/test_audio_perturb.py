@@ -12,7 +12,7 @@ from asr_emapl.audio.noise import Noise, NoiseConfig
 from asr_emapl.audio.perturb import Perturbation
 from asr_emapl.audio.reverberation import Reverberation, ReverberationConfig
 from asr_emapl.audio.speed import Speed, SpeedConfig
-from asr_emapl.data.manifest import Utterance
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
 
 WAVEFORM = 0.1 * torch.randn(4000, generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 from asr_emapl.audio.reverberation import Reverberation, ReverberationConfig, reverberate
-from asr_emapl.data.manifest import Utterance
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
 
 

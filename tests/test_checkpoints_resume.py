@@ -12,25 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.commands import call, fail
 from support.runs import losses, read_log
-from support.tiny import CONFIG, make_corpus, tiny_config
+from support.tiny import CONFIG, tiny_config
 
 from asr_emapl.checkpoints import files as checkpoint
 from asr_emapl.checkpoints.resume import contents, require_contents, require_settings
 from asr_emapl.config import config_to_dict
-from asr_emapl.data.manifest import Utterance, open_manifest, read_manifest, write_manifest
+from asr_emapl.data.manifest import open_manifest, read_manifest
+from asr_emapl.data.manifest_writer import write_manifest
 from asr_emapl.data.mixture import CorpusCursor, DataCursor, MixtureCursor
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
 from asr_emapl.text.tokenizer import CharacterTokenizer, save_tokenizer
 from asr_emapl.training.trainer import train
 
 FAST = ("validation.every_hours=null", "checkpoint.every_hours=null")
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    root = tmp_path_factory.mktemp("tiny")
-    make_corpus(root)
-    return root
 
 
 @pytest.fixture(scope="module")

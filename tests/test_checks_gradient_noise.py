@@ -6,20 +6,13 @@ import json
 
 import numpy as np
 import pytest
-from support.tiny import make_corpus, tiny_config
+from support.tiny import tiny_config
 from typer.testing import CliRunner
 
 from asr_emapl.checks.gradient_noise import NoiseSummary, summarise_noise
 from asr_emapl.cli import app
 from asr_emapl.errors import UserError
 from asr_emapl.training.trainer import train
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    root = tmp_path_factory.mktemp("tiny")
-    make_corpus(root)
-    return root
 
 
 def steps(run):

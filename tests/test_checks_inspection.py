@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from asr_emapl.audio.source import ByteRange
 from asr_emapl.checks.inspection import Contents, Finding, Requirements, inspect_manifests, with_audio
 from asr_emapl.data.batch_plan import BatchConfig
-from asr_emapl.data.manifest import Utterance
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.text.tokenizer import CharacterTokenizer, SentencePieceTokenizer
 
 DEMANDS = Requirements(CharacterTokenizer(), 0.2, 20.0, 60.0, BatchConfig())

@@ -16,7 +16,8 @@ from torch import nn
 
 from asr_emapl.checks.requirements import alignment, read_requirements
 from asr_emapl.ctc import alignable
-from asr_emapl.data.manifest import Utterance, write_manifest
+from asr_emapl.data.manifest_writer import write_manifest
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
 from asr_emapl.models.target import USERS_OWN
 from asr_emapl.text.tokenizer import CharacterTokenizer

@@ -10,7 +10,8 @@ from support.tiny import make_corpus, tiny_config
 from typer.testing import CliRunner
 
 from asr_emapl.cli import app
-from asr_emapl.data.manifest import Utterance, write_manifest
+from asr_emapl.data.manifest_writer import write_manifest
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
 from asr_emapl.training.trainer import train
 

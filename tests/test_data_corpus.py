@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr_emapl.data.corpus import Corpus, Selection, TokenTable
-from asr_emapl.data.manifest import Utterance, open_manifest, write_manifest
+from asr_emapl.data.manifest import open_manifest
+from asr_emapl.data.manifest_writer import write_manifest
+from asr_emapl.data.utterance import Utterance
 
 
 @given(st.lists(st.lists(st.integers(1, 2**31 - 1), max_size=5), max_size=5))

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr_emapl.data.lhotse_cuts import from_cut, is_cut
-from asr_emapl.data.manifest import Utterance, read_manifest
+from asr_emapl.data.manifest import read_manifest
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
 
 

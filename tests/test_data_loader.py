@@ -35,8 +35,8 @@ from asr_emapl.data.loader import (
     collate,
     steps,
 )
-from asr_emapl.data.manifest import Utterance
 from asr_emapl.data.mixture import DataCursor, DataPlan, GlobalBatch, Mixture
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
 
 SECOND = 16_000
@@ -602,3 +602,21 @@ def test_decoding_processes_change_nothing_of_what_the_student_hears(utterances)
         for w in (0, 2)
     )
     assert all(map(same_step, alone, several))
+
+
+def test_an_utterance_is_read_from_its_manifest_once_per_batch(utterances):
+    """Its id decides the speed of the student's audio, which has to be known before the batch is divided."""
+
+    class Counted(list):
+        reads: list[int] = []
+
+        def __getitem__(self, row):
+            self.reads.append(row)
+            return super().__getitem__(row)
+
+    made = perturbed(utterances)
+    for batch in global_batches(utterances, 4):
+        made.corpora[batch.labelled].utterances = Counted(utterances)
+        Counted.reads.clear()
+        assert made[batch].micro_batches
+        assert sorted(Counted.reads) == sorted(batch.indices.tolist())

@@ -16,7 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_emapl.audio.source import ByteRange
-from asr_emapl.data.manifest import Utterance, read_manifest, verify, write_manifest, write_manifests
+from asr_emapl.data.manifest import read_manifest
+from asr_emapl.data.manifest_writer import write_manifest, write_manifests
+from asr_emapl.data.utterance import Utterance
+from asr_emapl.data.verify import verify
 from asr_emapl.errors import UserError
 from asr_emapl.text.normalise import ALPHABET
 

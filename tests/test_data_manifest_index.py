@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from asr_emapl.data import manifest as module
 from asr_emapl.data.corpus import Corpus, Selection
-from asr_emapl.data.manifest import Manifest, Utterance, open_manifest, read_manifest, write_manifest
+from asr_emapl.data.manifest import Manifest, open_manifest, read_manifest
 from asr_emapl.data.manifest_index import COLUMNS, index_path
+from asr_emapl.data.manifest_writer import write_manifest
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UnreachableError, UserError
 
 
@@ -119,6 +121,17 @@ def test_a_damaged_index_is_made_again(path, at):
     index_path(path).write_bytes(content)
     assert is_same(open_manifest(path), utterances())
     assert is_same(open_manifest(path), utterances())
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"), [("without_text", 3), ("without_text_lines", [1]), ("id_bytes", 8)]
+)
+def test_a_header_that_lies_is_made_again(path, entry, value):
+    open_manifest(path)
+    content = index_path(path).read_bytes()
+    header = json.loads(content[:4096]) | {entry: value}
+    index_path(path).write_bytes(json.dumps(header).encode().ljust(4095) + b"\n" + content[4096:])
+    assert is_same(open_manifest(path, require_text=True), utterances())
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[" * 5000, b'{"count": -1}', b"\xff" * 5000])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.corpora import noise
 
-from asr_emapl.data.manifest import Utterance
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
 from data_prep import candidates
 from data_prep.candidates import Candidate, check, preset, settle

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from support.corpora import cut, noise
 
-from asr_emapl.data.manifest import Utterance, read_manifest
+from asr_emapl.data.manifest import read_manifest
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
 from data_prep import common_voice
 from data_prep.common_voice import prepare

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.corpora import cut, faults, noise, read
 
-from asr_emapl.data.manifest import Utterance
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
 from data_prep import folder
 from data_prep.folder import prepare

@@ -12,7 +12,7 @@ import soundfile
 from support.corpora import faults, noise, read, rows
 
 from asr_emapl.audio.decode import read_audio
-from asr_emapl.data.manifest import Utterance
+from asr_emapl.data.utterance import Utterance
 from data_prep.folder import prepare
 
 

@@ -17,7 +17,8 @@ from support.corpora import cut, noise
 from support.loopback import loopback
 
 from asr_emapl.audio.decode import read_audio
-from asr_emapl.data.manifest import read_manifest, verify
+from asr_emapl.data.manifest import read_manifest
+from asr_emapl.data.verify import verify
 from asr_emapl.errors import UserError
 from data_prep import libri_light, transfer
 from data_prep.libri_light import Stretch, download, prepare, segments

@@ -18,7 +18,8 @@ import soundfile
 from support.corpora import cut, noise
 from support.loopback import Loopback, loopback
 
-from asr_emapl.data.manifest import read_manifest, verify
+from asr_emapl.data.manifest import read_manifest
+from asr_emapl.data.verify import verify
 from asr_emapl.errors import UserError
 from asr_emapl.text.normalise import ALPHABET
 from data_prep import librispeech, transfer

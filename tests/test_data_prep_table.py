@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.corpora import faults, noise, read, rows
 
-from asr_emapl.data.manifest import Utterance
+from asr_emapl.data.utterance import Utterance
 from data_prep.folder import prepare
 
 

@@ -18,8 +18,11 @@ from test_cli import call, fail, succeed
 from asr_emapl.audio.segmentation import SegmentConfig
 from asr_emapl.audio.voice_activity import FRAME_SAMPLES, Activity
 from asr_emapl.data import recordings
-from asr_emapl.data.manifest import Utterance, read_manifest, verify, write_manifest
+from asr_emapl.data.manifest import read_manifest
+from asr_emapl.data.manifest_writer import write_manifest
 from asr_emapl.data.recordings import Cut, Recording, cut_recording, cut_recordings, find_recordings
+from asr_emapl.data.utterance import Utterance
+from asr_emapl.data.verify import verify
 from asr_emapl.errors import UserError
 
 CONFIG = SegmentConfig(min_seconds=0.5, target_seconds=2.0, max_seconds=4.0)

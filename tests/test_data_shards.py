@@ -28,9 +28,12 @@ from asr_emapl.audio.features import FrameCount
 from asr_emapl.data.batch_plan import BatchPlan
 from asr_emapl.data.corpus import Corpus
 from asr_emapl.data.loader import StepBatch, StepDataset, steps
-from asr_emapl.data.manifest import Utterance, read_manifest, verify, write_manifest
+from asr_emapl.data.manifest import read_manifest
+from asr_emapl.data.manifest_writer import write_manifest
 from asr_emapl.data.mixture import DataCursor, DataPlan, Mixture
 from asr_emapl.data.shards import CODECS, ShardConfig, pack
+from asr_emapl.data.utterance import Utterance
+from asr_emapl.data.verify import verify
 from asr_emapl.errors import UnreachableError, UserError
 
 SECOND = 16_000

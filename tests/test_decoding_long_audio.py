@@ -11,7 +11,7 @@ import torch
 
 from asr_emapl.audio.features import FeatureConfig, LogMel
 from asr_emapl.audio.voice_activity import LevelOnly
-from asr_emapl.data.manifest import Utterance
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.decoding import long_audio
 from asr_emapl.decoding.long_audio import transcribe_file
 from asr_emapl.decoding.recognizer import Recognizer

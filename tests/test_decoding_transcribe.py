@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from asr_emapl.audio.features import FeatureConfig, LogMel
-from asr_emapl.data.manifest import Utterance
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.decoding import transcribe as transcribe_module
 from asr_emapl.decoding.transcribe import Hypothesis, greedy_hypotheses, posteriors, transcribe
 from asr_emapl.models.transformer import TransformerCtc

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections.abc import Mapping
 from configparser import ConfigParser
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -91,9 +92,9 @@ def environment_imports() -> str:
     return line
 
 
-def distributions_of(module: str) -> set[str]:
+def distributions_of(module: str, installed: Mapping[str, list[str]]) -> set[str]:
     """The names of the packages that may bring a module."""
-    names = packages_distributions().get(module, [module])
+    names = installed.get(module, [module])
     return {canonicalize_name(COME_WITH.get(module, name)) for name in names}
 
 
@@ -103,10 +104,11 @@ def test_every_imported_package_is_required():
     for room in ("asr_emapl", "data_prep", "recipes"):
         sources |= {path: path.read_text() for path in (ROOT / room).rglob("*.py")}
     required = {canonicalize_name(name) for name in all_requirements()}
+    installed = packages_distributions()
     missing = [
         f"{path.relative_to(ROOT)}: {module}"
         for path, source in sources.items()
         for module in imported(source)
-        if not path.with_name(f"{module}.py").exists() and not required & distributions_of(module)
+        if not path.with_name(f"{module}.py").exists() and not required & distributions_of(module, installed)
     ]
     assert not missing

@@ -50,7 +50,6 @@ def test_short_work_prints_nothing(clock, capsys):
 
 
 def test_output_goes_to_standard_output(on_a_terminal, capsys):
-    with Progress("transcribing") as progress:
-        progress.expect(1.0)
+    with Progress("transcribing", 1.0) as progress:
         progress.print("A LINE\n")
     assert capsys.readouterr().out == "A LINE\n"

@@ -8,7 +8,9 @@ import pytest
 from support.runs import launch
 from support.tiny import make_corpus, tiny_config
 
-from asr_emapl.data.manifest import Utterance, read_manifest, write_manifest
+from asr_emapl.data.manifest import read_manifest
+from asr_emapl.data.manifest_writer import write_manifest
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
 from asr_emapl.pseudo_labels.collapse import (
     BARREN_STEPS,
@@ -112,13 +114,6 @@ def test_a_short_pass_without_a_finite_gradient_is_noticed_but_one_stumble_is_no
 
 
 # Whole runs.
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    root = tmp_path_factory.mktemp("tiny")
-    make_corpus(root)
-    return root
 
 
 def long_texts(root, folder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from asr_emapl.data.manifest import Utterance
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
 from asr_emapl.report.comparison import Decoded, standings
 from asr_emapl.report.run import Run

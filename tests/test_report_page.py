@@ -14,7 +14,7 @@ import pytest
 import soundfile
 from support.logged_runs import write_run
 
-from asr_emapl.data.manifest import Utterance
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
 from asr_emapl.report.comparison import Decoded
 from asr_emapl.report.page import render, write_page

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr_emapl.data.manifest import Utterance
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.report import utterances
 from asr_emapl.report.utterances import worst
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 import torch
 from support.runs import finish, launch
-from support.tiny import make_corpus
 
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.errors import UserError
@@ -24,13 +23,6 @@ from asr_emapl.runs import lock as module
 from asr_emapl.runs.lock import NAME, run_lock
 
 WORLD = ProcessGroup(0, 1, torch.device("cpu"))
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    root = tmp_path_factory.mktemp("tiny")
-    make_corpus(root)
-    return root
 
 
 def contents(folder: Path) -> dict[str, bytes]:

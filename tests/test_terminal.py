@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_emapl.terminal import print_table, put, say, say_written, visible, warn
+from asr_emapl.terminal import RUN_LOGGER, print_log, print_table, put, say, say_written, visible, warn
 
 EVIL = "[/x] \x1b[31m\x9b2J\x07\r\x7f\u202e\u2028\ud800 :smile: [bold]"
 ACTIVE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -68,3 +69,14 @@ def test_a_result_on_standard_output_is_not_mixed_with_words_about_it(capsys):
     assert capsys.readouterr() == ("", "written\n")
     say_written("out", "written")
     assert capsys.readouterr() == ("written\n", "")
+
+
+def test_only_the_lines_of_a_run_are_output(capsys):
+    """What the library says meanwhile must not get into the JSON of a command."""
+    print_log()
+    logging.getLogger(RUN_LOGGER).info("a line of the run")
+    logging.getLogger("asr_emapl.data.manifest").info("indexing")
+    logging.getLogger("asr_emapl.data.manifest").warning("damaged")
+    out, err = capsys.readouterr()
+    assert out == "a line of the run\n"
+    assert err == "indexing\nwarning: damaged\n"

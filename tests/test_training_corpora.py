@@ -9,8 +9,10 @@ import pytest
 import soundfile
 from support.tiny import make_corpus, tiny_config
 
-from asr_emapl.data.manifest import Utterance, read_manifest, write_manifest
+from asr_emapl.data.manifest import read_manifest
+from asr_emapl.data.manifest_writer import write_manifest
 from asr_emapl.data.mixture import DataCursor
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
 from asr_emapl.text.tokenizer import CharacterTokenizer
 from asr_emapl.training.corpora import Corpora

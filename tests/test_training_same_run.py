@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from support.runs import CLI, finish, launch, losses, read_log
-from support.tiny import make_corpus, tiny_config
+from support.tiny import tiny_config
 
 from asr_emapl.checkpoints import files as checkpoint
 from asr_emapl.data.batch_plan import BatchPlan
@@ -38,13 +38,6 @@ RUN = (
 SHORT = (*RUN, "hours=0.06", "pseudo_labels.start_hours=0.02")
 # A hundred steps of nine seconds or so, and some more.
 LONG = (*RUN, "hours=0.26", "pseudo_labels.start_hours=0.05")
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    root = tmp_path_factory.mktemp("tiny")
-    make_corpus(root)
-    return root
 
 
 def test_a_sharded_run_is_the_run_of_one_process(corpus, tmp_path):

@@ -28,13 +28,6 @@ from asr_emapl.training.trainer import train
 TESTS = Path(__file__).parent
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    root = tmp_path_factory.mktemp("tiny")
-    make_corpus(root)
-    return root
-
-
 EMA = ("pseudo_labels.strategy=ema", "pseudo_labels.start_hours=0.01")
 
 

@@ -23,13 +23,6 @@ SETTINGS = {"checkpoints due": HOURS, "only validations due": (*HOURS, "checkpoi
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    root = tmp_path_factory.mktemp("tiny")
-    make_corpus(root)
-    return root
-
-
-@pytest.fixture(scope="module")
 def whole(corpus, tmp_path_factory) -> dict[str, Path]:
     """Uninterrupted runs."""
     runs = {}

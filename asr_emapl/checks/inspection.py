@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.data.batch_plan import BatchConfig
-from asr_emapl.data.manifest import Utterance, verify
+from asr_emapl.data.utterance import Utterance
+from asr_emapl.data.verify import verify
 from asr_emapl.errors import UserError, listing
 from asr_emapl.text.tokenizer import Tokenizer
 

@@ -13,7 +13,7 @@ from asr_emapl.audio.features import FrameCount
 from asr_emapl.checks.inspection import Requirements
 from asr_emapl.config import RunConfig, load_config
 from asr_emapl.ctc import alignable
-from asr_emapl.data.manifest import Utterance
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
 from asr_emapl.models.contract import build_model
 from asr_emapl.models.target import NO_TRUST, Trust

@@ -134,7 +134,7 @@ def segment(
     from rich.progress import track
 
     from asr_emapl.audio.segmentation import SegmentConfig
-    from asr_emapl.data.manifest import write_manifest
+    from asr_emapl.data.manifest_writer import write_manifest
     from asr_emapl.data.recordings import cut_recordings, find_recordings, summary
 
     check_outputs([out], sources)

@@ -17,7 +17,8 @@ from asr_emapl.storage import check_outputs
 from asr_emapl.terminal import print_table, say, say_written, warn
 
 if TYPE_CHECKING:
-    from asr_emapl.data.manifest import Utterance
+    from asr_emapl.data.loader import LeftOut
+    from asr_emapl.data.utterance import Utterance
     from asr_emapl.decoding.beam import BeamConfig, BeamSearch
     from asr_emapl.decoding.recognizer import Recognizer
     from asr_emapl.decoding.tuning import GridPoint
@@ -63,38 +64,20 @@ def decode(
     """
     from asr_emapl.cli.left_out import LeftOutList
     from asr_emapl.data.manifest import read_manifest
-    from asr_emapl.decoding.beam import BeamConfig
-    from asr_emapl.decoding.tuning import read_config
     from asr_emapl.progress import Progress
     from asr_emapl.scoring.transcripts import write_hypotheses
 
-    given = {
-        "--beam": beam or None,
-        "--lm": lm or None,
-        "--lexicon": lexicon or None,
-        "--lm-weight": lm_weight,
-        "--word-bonus": word_bonus,
-    }
-    _require_what_belongs_together([name for name, value in given.items() if value is not None], lm_config)
-    config = read_config(lm_config) if lm_config else None
-    if beam:
-        weight, bonus = 1.0 if lm_weight is None else lm_weight, word_bonus or 0.0
-        config = BeamConfig(beam, lm, lexicon, weight, bonus)
+    config = _beam_config(beam, lm, lexicon, lm_weight, word_bonus, lm_config)
     utterances = read_manifest(manifest)
     read = [manifest, lm_config, *_model_files(checkpoint, config), *_audio(utterances)]
     check_outputs([out], read, overwrite=overwrite)
     recognizer = _recognizer(checkpoint, model, device, trust)
     left_out = LeftOutList()
     search = _search(recognizer.tokenizer, config) if config else None
-    if search is None:
-        found = ((h.id, h.text) for h in recognizer(utterances, max_seconds, left_out))
-    else:
-        batches = recognizer.posteriors(utterances, max_seconds, left_out)
-        found = ((id_, search.text(x_TV)) for batch in batches for id_, x_TV in batch.each())
     seconds = {u.id: u.duration for u in utterances}
+    texts = {}
     with Progress(f"decoding {Path(manifest).stem}", sum(seconds.values())) as progress:
-        texts = {}
-        for id_, text in found:
+        for id_, text in _texts(recognizer, search, utterances, max_seconds, left_out):
             texts[id_] = text
             progress.advance(seconds[id_])
     left_out.require_some(utterances)
@@ -279,6 +262,48 @@ def _recognizer(checkpoint: Path, model: str, device: str, trust: list[str] | No
     for problem in recognizer.problems:
         warn(f"warning: {problem}: using the previous one")
     return recognizer
+
+
+def _texts(
+    recognizer: Recognizer,
+    search: BeamSearch | None,
+    utterances: Sequence[Utterance],
+    max_seconds: float,
+    left_out: LeftOut,
+) -> Iterator[tuple[str, str]]:
+    """Id and text of each utterance that can be decoded, by the beam search or greedily."""
+    if search is None:
+        yield from ((h.id, h.text) for h in recognizer(utterances, max_seconds, left_out))
+        return
+    for batch in recognizer.posteriors(utterances, max_seconds, left_out):
+        yield from ((id_, search.text(x_TV)) for id_, x_TV in batch.each())
+
+
+def _beam_config(
+    beam: int,
+    lm: str,
+    lexicon: str,
+    lm_weight: float | None,
+    word_bonus: float | None,
+    lm_config: Path | None,
+) -> BeamConfig | None:
+    """The beam search of the options; None: greedy decoding."""
+    from asr_emapl.decoding.beam import BeamConfig
+    from asr_emapl.decoding.tuning import read_config
+
+    options = {
+        "--beam": beam or None,
+        "--lm": lm or None,
+        "--lexicon": lexicon or None,
+        "--lm-weight": lm_weight,
+        "--word-bonus": word_bonus,
+    }
+    _require_what_belongs_together([name for name, value in options.items() if value is not None], lm_config)
+    if lm_config is not None:
+        return read_config(lm_config)
+    if not beam:
+        return None
+    return BeamConfig(beam, lm, lexicon, 1.0 if lm_weight is None else lm_weight, word_bonus or 0.0)
 
 
 def _require_what_belongs_together(given: Sequence[str], lm_config: Path | None) -> None:

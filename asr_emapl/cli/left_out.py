@@ -9,7 +9,7 @@ from asr_emapl.errors import UserError
 from asr_emapl.terminal import warn
 
 if TYPE_CHECKING:
-    from asr_emapl.data.manifest import Utterance
+    from asr_emapl.data.utterance import Utterance
 
 
 class LeftOutList:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
@@ -15,16 +16,13 @@ from asr_emapl.data.utterance import Utterance
 
 
 class TokenTable(LazySequence[list[int]]):
-    """The tokens of each utterance, in one array: 4 bytes per token."""
+    """The tokens of each utterance, 4 bytes per token."""
 
     def __init__(self, targets: Iterable[list[int]]) -> None:
-        # The ends of all, then the tokens: two arrays, whatever the number of utterances.
-        ends, pieces = [0], []
+        self._ends, self._tokens = array("q", [0]), array("i")
         for tokens in targets:
-            pieces.append(np.array(tokens, dtype=np.int32))
-            ends.append(ends[-1] + len(tokens))
-        self._ends = np.array(ends, dtype=np.int64)
-        self._tokens = np.concatenate(pieces) if pieces else np.zeros(0, np.int32)
+            self._tokens.extend(tokens)
+            self._ends.append(len(self._tokens))
 
     def __len__(self) -> int:
         return len(self._ends) - 1

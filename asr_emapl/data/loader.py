@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from copy import copy
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Annotated
 
 import torch
@@ -21,10 +21,10 @@ from asr_emapl.audio.features import FrameCount
 from asr_emapl.audio.perturb import Perturbation
 from asr_emapl.data.corpus import Corpus
 from asr_emapl.data.decoders import DeadDecoderError, WorkerProgress, watched
-from asr_emapl.data.manifest import Utterance
 from asr_emapl.data.micro_batches import micro_batches
 from asr_emapl.data.mixture import DataCursor, DataPlan, GlobalBatch
 from asr_emapl.data.permutation import Indices
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UnreachableError, UserError
 from asr_emapl.processes import serve_parent
 from asr_emapl.settings import PositiveSeconds, PositiveWeight, Share
@@ -164,13 +164,15 @@ class StepDataset(Dataset[StepBatch]):
         corpus = self.corpora[batch.labelled]
         assert corpus is not None
         made = StepBatch(batch.labelled, [], batch.samples, batch.after)
+        # Each is read from its manifest once, though its id and its audio are wanted at different places.
+        utterance = cache(corpus.utterances.__getitem__)
         try:
-            heard = [self._longest(corpus, i, batch) for i in batch.indices.tolist()]
+            heard = [self._longest(row, utterance, batch) for row in batch.indices.tolist()]
             parts = micro_batches(
                 heard, self.max_samples, groups=batch.groups, world_size=self.world_size, rank=self.rank
             )
             for part in parts:
-                micro = self._micro_batch(batch, batch.indices[part], made.skipped)
+                micro = self._micro_batch(batch, batch.indices[part], utterance, made.skipped)
                 if micro is not None:
                     made.micro_batches.append(micro)
         except UnreachableError as error:
@@ -179,15 +181,23 @@ class StepDataset(Dataset[StepBatch]):
             self.desk.note(batch.labelled, -1)
         return made
 
-    def _longest(self, corpus: Corpus, row: int, batch: GlobalBatch) -> int:
+    def _longest(self, row: int, utterance: Callable[[int], Utterance], batch: GlobalBatch) -> int:
         """Samples of the longest version of an utterance, as planned, on which micro-batches depend."""
+        corpus = self.corpora[batch.labelled]
+        assert corpus is not None
         samples = int(corpus.samples[row])
         if self.perturb is None:
             return samples
-        student = self.perturb.samples(samples, self.seed, corpus.utterances[row].id, batch.epoch)
+        student = self.perturb.samples(samples, self.seed, utterance(row).id, batch.epoch)
         return student if batch.labelled else max(student, samples)
 
-    def _micro_batch(self, batch: GlobalBatch, indices: Indices, skipped: list[Skipped]) -> MicroBatch | None:
+    def _micro_batch(
+        self,
+        batch: GlobalBatch,
+        indices: Indices,
+        utterance: Callable[[int], Utterance],
+        skipped: list[Skipped],
+    ) -> MicroBatch | None:
         corpus = self.corpora[batch.labelled]
         assert corpus is not None
         rows: list[int] = []
@@ -195,7 +205,7 @@ class StepDataset(Dataset[StepBatch]):
         clean: list[Tensor] = []
         student: list[Tensor] = []
         for i in indices.tolist():
-            u = corpus.utterances[i]
+            u = utterance(i)
             if self.desk is not None:
                 self.desk.note(batch.labelled, i)
             try:

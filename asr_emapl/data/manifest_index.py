@@ -17,7 +17,8 @@ import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr_emapl import storage
+from asr_emapl.errors import UnreachableError
 
 _logger = logging.getLogger(__name__)
 _VERSION = 1
@@ -52,7 +54,7 @@ class IndexHeader:
         without_text: number of utterances without a transcript.
         without_text_lines: numbers of the first lines of them, for an error message.
         id_bytes: length of all ids; 0 if the manifest has ids.
-        crc32: of all that follows the header.
+        crc32: of the other entries and all that follows the header.
     """
 
     count: int
@@ -62,6 +64,15 @@ class IndexHeader:
     id_bytes: int = 0
     crc32: int = 0
     version: int = _VERSION
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index: columns [count], and derived ids ("" where the line has one; None: all lines have one)."""
+
+    header: IndexHeader
+    columns: Columns
+    ids: list[str] | None
 
 
 def index_path(manifest: Path) -> Path:
@@ -75,48 +86,72 @@ def source_state(manifest: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def load_index(manifest: Path) -> tuple[IndexHeader, Columns, list[str] | None] | None:
-    """Load header, mapped columns [count] and derived ids; None if there is no index of the file as it is."""
+def read_line(manifest: Path, columns: Columns, row: int) -> bytes:
+    """The line of an utterance.
+
+    Raises:
+        UnreachableError: it cannot be read, or is not the line that was indexed.
+    """
+    start, length, crc32 = (int(columns[name][row]) for name in ("start", "length", "crc32"))
+    try:
+        line = storage.read(str(manifest), start, length)
+    except OSError as error:
+        raise UnreachableError(f"{manifest}: cannot be read ({error.strerror or error})") from error
+    if zlib.crc32(line) != crc32:
+        raise UnreachableError(
+            f"{manifest}: has changed since it was opened (at byte {start}); start again, and delete "
+            f"{index_path(manifest)} if its manifest was replaced under the same time of change"
+        )
+    return line
+
+
+def load_index(manifest: Path) -> Index | None:
+    """Map the index of a manifest; None if there is no index of the file as it is."""
     path = index_path(manifest)
     try:
         with storage.open_file(path) as file:
-            header = _header(file)
+            header = _read_header(file)
             if header is None or header.source != source_state(manifest):
                 return None
-            if _checksum(file) != header.crc32:
+            if _checksum(header, file) != header.crc32:
                 _logger.warning("%s is damaged: indexing %s again", path, manifest)
                 return None
+            return _map(header, file)
     except OSError:
         return None
+
+
+def _map(header: IndexHeader, file: BinaryIO) -> Index:
     columns: Columns = {}
     end = _HEADER_BYTES
     for name, dtype in _layout(header).items():
-        columns[name] = np.memmap(path, dtype, "r", offset=end, shape=(header.count,))
+        # The open file, because another process may replace the one of this name.
+        columns[name] = np.memmap(file, dtype, "r", offset=end, shape=(header.count,))
         end += columns[name].nbytes
-    ids = None
-    if header.id_bytes:
-        text = storage.read(str(path), end, header.id_bytes).decode("utf-8")
-        ids = _split(text, columns.pop("id_end"))
-    return header, columns, ids
+    if not header.id_bytes:
+        return Index(header, columns, None)
+    file.seek(end)
+    text, ends = file.read(header.id_bytes).decode("utf-8"), columns.pop("id_end").tolist()
+    return Index(header, columns, [text[a:b] for a, b in pairwise([0, *ends])])
 
 
-def save_index(manifest: Path, header: IndexHeader, columns: Columns, ids: list[str] | None) -> None:
+def save_index(manifest: Path, index: Index) -> None:
     """Write the index of a manifest. If that fails, log a warning: the index only saves time."""
-    encoded = "".join(ids or ()).encode("utf-8")
-    arrays = [columns[name].astype(dtype, copy=False) for name, dtype in COLUMNS.items()]
+    encoded = "".join(index.ids or ()).encode("utf-8")
+    arrays = [index.columns[name].astype(dtype, copy=False) for name, dtype in COLUMNS.items()]
     if encoded:
-        arrays.append(np.cumsum([len(id_) for id_ in ids or ()], dtype="<u8"))
-    crc = 0
-    for array in arrays:
-        crc = zlib.crc32(array.view(np.uint8).data, crc)
-    crc = zlib.crc32(encoded, crc)
-    described = asdict(header) | {"id_bytes": len(encoded), "crc32": crc}
+        arrays.append(np.cumsum([len(id_) for id_ in index.ids or ()], dtype="<u8"))
+    parts: list[bytes | memoryview] = [*(array.view(np.uint8).data for array in arrays), encoded]
+    header = replace(index.header, id_bytes=len(encoded))
+    crc32 = _header_checksum(header)
+    for part in parts:
+        crc32 = zlib.crc32(part, crc32)
+    described = json.dumps(asdict(replace(header, crc32=crc32))).encode()
     try:
         with storage.publish(index_path(manifest)) as file:
-            file.write(json.dumps(described).encode().ljust(_HEADER_BYTES - 1) + b"\n")
-            for array in arrays:
-                file.write(array.view(np.uint8).data)
-            file.write(encoded)
+            file.write(described.ljust(_HEADER_BYTES - 1) + b"\n")
+            for part in parts:
+                file.write(part)
     except OSError as error:
         _logger.warning(
             "the index of %s cannot be written (%s); each start will read the whole manifest",
@@ -138,7 +173,7 @@ def _layout(header: IndexHeader) -> dict[str, str]:
     return COLUMNS | ({"id_end": "<u8"} if header.id_bytes else {})
 
 
-def _header(file: BinaryIO) -> IndexHeader | None:
+def _read_header(file: BinaryIO) -> IndexHeader | None:
     """The header of an index whose size fits it; None: of another version, or not an index."""
     try:
         fields = json.loads(file.read(_HEADER_BYTES))
@@ -151,14 +186,13 @@ def _header(file: BinaryIO) -> IndexHeader | None:
         return None
 
 
-def _checksum(file: BinaryIO) -> int:
-    """CRC-32 of the rest of a file, which is read and not mapped, so that it does not take memory."""
-    crc = 0
+def _header_checksum(header: IndexHeader) -> int:
+    return zlib.crc32(json.dumps(asdict(replace(header, crc32=0))).encode())
+
+
+def _checksum(header: IndexHeader, file: BinaryIO) -> int:
+    """CRC-32 of header and columns, which are read and not mapped, so that they do not take memory."""
+    crc32 = _header_checksum(header)
     while piece := file.read(_CHUNK_BYTES):
-        crc = zlib.crc32(piece, crc)
-    return crc
-
-
-def _split(text: str, ends: NDArray[Any]) -> list[str]:
-    starts = [0, *ends[:-1].tolist()]
-    return [text[a:b] for a, b in zip(starts, ends.tolist(), strict=True)]
+        crc32 = zlib.crc32(piece, crc32)
+    return crc32

@@ -17,7 +17,8 @@ from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe, read_blocks
 from asr_emapl.audio.segmentation import SegmentConfig, segment
 from asr_emapl.audio.source import ByteRange, Source
 from asr_emapl.audio.voice_activity import FRAME_SECONDS, Detector, VoiceActivity
-from asr_emapl.data.manifest import Utterance, read_manifest
+from asr_emapl.data.manifest import read_manifest
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UnreachableError, UserError, list_findings
 from asr_emapl.processes import kill, serve_parent
 

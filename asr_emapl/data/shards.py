@@ -29,7 +29,9 @@ from asr_emapl import storage
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import open_audio, read_audio
 from asr_emapl.audio.source import ByteRange
-from asr_emapl.data.manifest import Utterance, read_manifest, write_manifest
+from asr_emapl.data.manifest import read_manifest
+from asr_emapl.data.manifest_writer import write_manifest
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UnreachableError, UserError
 from asr_emapl.storage import check_outputs, read_object
 

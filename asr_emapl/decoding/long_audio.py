@@ -11,8 +11,8 @@ from torch import Tensor
 from asr_emapl.audio.decode import probe
 from asr_emapl.audio.segmentation import SegmentConfig
 from asr_emapl.audio.voice_activity import Detector
-from asr_emapl.data.manifest import Utterance
 from asr_emapl.data.recordings import Recording, cut_recording
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.decoding.recognizer import Recognizer
 from asr_emapl.decoding.spans import Timed
 from asr_emapl.decoding.transcribe import timed_hypotheses

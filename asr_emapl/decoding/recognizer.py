@@ -14,7 +14,7 @@ from asr_emapl.audio.features import LogMel
 from asr_emapl.checkpoints.files import find, fitting, read_tokenizer
 from asr_emapl.config import config_from_dict
 from asr_emapl.data.loader import LeftOut
-from asr_emapl.data.manifest import Utterance
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.decoding.spans import frame_seconds
 from asr_emapl.decoding.transcribe import Hypothesis, Posteriors, posteriors, transcribe
 from asr_emapl.distributed.process_group import choose_device

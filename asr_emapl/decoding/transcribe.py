@@ -16,8 +16,8 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.features import LogMel
 from asr_emapl.ctc import greedy
 from asr_emapl.data.loader import LeftOut, collate
-from asr_emapl.data.manifest import Utterance
 from asr_emapl.data.micro_batches import micro_batches
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.decoding.spans import Timed, timed_tokens, token_spans, words
 from asr_emapl.text.tokenizer import Tokenizer
 

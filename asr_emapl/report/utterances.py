@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from asr_emapl.data.manifest import Utterance
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UnreachableError, UserError
 from asr_emapl.scoring.alignment import Alignment, align
 

@@ -16,7 +16,8 @@ from asr_emapl.audio.speed import Speed
 from asr_emapl.config import RunConfig
 from asr_emapl.data.corpus import Corpus, TokenTable
 from asr_emapl.data.loader import StepDataset
-from asr_emapl.data.manifest import Utterance, read_manifest
+from asr_emapl.data.manifest import read_manifest
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UnreachableError, UserError, list_findings
 from asr_emapl.text.tokenizer import Tokenizer
 from asr_emapl.training.selection import TrainingAudio

@@ -18,13 +18,14 @@ from asr_emapl.checkpoints.async_save import Saved
 from asr_emapl.pseudo_labels.quality import pseudo_label_quality
 from asr_emapl.runs.line_file import LineFile
 from asr_emapl.scaling import StepHyperparameters
+from asr_emapl.terminal import RUN_LOGGER
 from asr_emapl.training.step import StepResult
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger(RUN_LOGGER)
 # Why utterances were left out of a validation, by split and id.
 LeftOut = Mapping[str, Mapping[str, str]]
 # Hyper-parameters of a step that the log keeps.

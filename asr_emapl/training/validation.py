@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from asr_emapl.audio.features import LogMel
-from asr_emapl.data.manifest import Utterance
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.decoding.transcribe import greedy_hypotheses, posteriors
 from asr_emapl.distributed.heartbeat import Heartbeat
 from asr_emapl.distributed.preemption import StopRequest

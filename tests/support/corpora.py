@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr_emapl.data.manifest import Utterance, read_manifest
+from asr_emapl.data.manifest import read_manifest
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
 from data_prep import folder
 from data_prep.candidates import Prepared
