@@ -607,16 +607,16 @@ def test_decoding_processes_change_nothing_of_what_the_student_hears(utterances)
 def test_an_utterance_is_read_from_its_manifest_once_per_batch(utterances):
     """Its id decides the speed of the student's audio, which has to be known before the batch is divided."""
 
-    class Counted(list):
-        reads: list[int] = []
+    reads: list[int] = []
 
+    class Counted(list):
         def __getitem__(self, row):
-            self.reads.append(row)
+            reads.append(row)
             return super().__getitem__(row)
 
     made = perturbed(utterances)
     for batch in global_batches(utterances, 4):
         made.corpora[batch.labelled].utterances = Counted(utterances)
-        Counted.reads.clear()
+        reads.clear()
         assert made[batch].micro_batches
-        assert sorted(Counted.reads) == sorted(batch.indices.tolist())
+        assert sorted(reads) == sorted(batch.indices.tolist())
