@@ -5,23 +5,18 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_emapl.audio.source import ByteRange
 from asr_emapl.data.manifest import read_manifest
-from asr_emapl.data.manifest_writer import write_manifest, write_manifests
+from asr_emapl.data.manifest_writer import write_manifest
 from asr_emapl.data.utterance import Utterance
-from asr_emapl.data.verify import verify
 from asr_emapl.errors import UserError
-from asr_emapl.text.normalise import ALPHABET
 
 GOOD = {"id": "a", "audio": "/corpus/a.flac", "duration": 1.5}
 
@@ -54,12 +49,6 @@ def faults(path: Path, **options: bool) -> list[str]:
     with pytest.raises(UserError) as error:
         read_manifest(path, **options)
     return str(error.value).split("\n")
-
-
-def flac(path: Path, seconds: float) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, np.zeros(round(seconds * 16000)), 16000)
-    return str(path)
 
 
 @settings(deadline=None)
@@ -295,113 +284,3 @@ def test_garbage_raises_nothing_but_user_errors(
         assert read_manifest(path, require_text=require_text) == utterances
         return
     assert message.startswith(f"{path}:")
-
-
-@pytest.mark.parametrize(
-    ("utterances", "fault"),
-    [
-        ([], "there are no utterances to write"),
-        ([Utterance("a", "/a", 1.0), Utterance("a", "/b", 1.0)], "utterance 'a': id is there twice"),
-        ([Utterance("a", "/a", math.nan)], "utterance 'a': duration is nan"),
-        ([Utterance("a", "/a", 0.0)], "utterance 'a': duration is 0.0"),
-        ([Utterance("a", "/a\udcff", 1.0)], "utterance 'a': audio has half of a surrogate"),
-        ([Utterance("", "/a", 1.0)], "utterance '': id is blank"),
-    ],
-)
-def test_what_could_not_be_read_back_is_not_written(
-    tmp_path: Path, utterances: list[Utterance], fault: str
-) -> None:
-    path = tmp_path / "m.jsonl"
-    path.write_text("as it was")
-    with pytest.raises(UserError) as error:
-        write_manifest(path, utterances)
-    assert str(error.value).startswith(f"{path}: {fault}")
-    assert path.read_text() == "as it was"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def fail_after(times: int, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, which from its call number `times` on finds the disk full."""
-    calls = 0
-
-    def failing(*args: object, **kwargs: object) -> object:
-        nonlocal calls
-        calls += 1
-        if calls > times:
-            raise OSError(28, "No space left on device", "disk")
-        return function(*args, **kwargs)
-
-    return failing
-
-
-def test_a_failed_write_leaves_all_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
-    paths[0].write_text("as it was")
-    monkeypatch.setattr("os.fsync", fail_after(1, lambda descriptor: None))
-    with pytest.raises(UserError, match=r"two\.jsonl: cannot be written \(No space left"):
-        write_manifests({path: [Utterance("a", "/a", 1.0)] for path in paths})
-    assert paths[0].read_text() == "as it was"
-    assert list(tmp_path.iterdir()) == paths[:1]
-
-
-def test_a_folder_in_the_way_leaves_all_as_it_was(tmp_path: Path) -> None:
-    (tmp_path / "two.jsonl").mkdir()
-    with pytest.raises(UserError, match=r"two\.jsonl: cannot be written \(Is a directory"):
-        write_manifests({tmp_path / f"{name}.jsonl": [Utterance("a", "/a", 1.0)] for name in ("one", "two")})
-    assert [path.name for path in tmp_path.iterdir()] == ["two.jsonl"]
-
-
-def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
-        write_manifest(tmp_path / "file" / "m.jsonl", [Utterance("a", "/a", 1.0)])
-
-
-def test_verify_finds_nothing_wrong_with_good_utterances(tmp_path: Path) -> None:
-    one, two = flac(tmp_path / "one.flac", 1.0), flac(tmp_path / "two.flac", 2.0)
-    utterances = [
-        Utterance("exact", one, 1.0, "DON'T GO"),
-        Utterance("first half", two, 1.0),
-        Utterance("second half", two, 1.0, "GO", offset=1.0),
-    ]
-    assert verify(utterances, ALPHABET) == []
-    assert verify([Utterance("within tolerance", one, 1.04)], None) == []
-
-
-def test_verify_names_each_finding(tmp_path: Path) -> None:
-    one = flac(tmp_path / "one.flac", 1.0)
-    text = tmp_path / "text.flac"
-    text.write_text("this is no FLAC")
-    utterances = [
-        Utterance("absent", str(tmp_path / "absent.flac"), 1.0),
-        Utterance("undecodable", str(text), 1.0),
-        Utterance("letters", flac(tmp_path / "b.flac", 1.0), 1.0, "CAF\u00c9 7"),
-        Utterance("short", flac(tmp_path / "c.flac", 1.0), 0.9, "GO"),
-        Utterance("long", one, 1.1, "GO"),
-        Utterance("past the end", flac(tmp_path / "d.flac", 1.0), 0.5, "GO", offset=0.6),
-    ]
-    expected = {
-        "absent": "no such audio file",
-        "undecodable": "not decodable",
-        "letters": "characters outside the alphabet: '7\u00c9'",
-        "short": "1.00 s long, but 0.90 s in the manifest",
-        "long": "1.00 s long, but the manifest goes to 1.10 s",
-        "past the end": "1.00 s long, but the manifest goes to 1.10 s",
-    }
-    findings = verify(utterances, ALPHABET)
-    assert len(findings) == len(expected)
-    for finding, (id_, fault) in zip(findings, expected.items(), strict=True):
-        assert finding.startswith(f"{id_}: ")
-        assert fault in finding
-        assert finding.endswith(")"), "the remedy is missing"
-    assert len(verify(utterances, None)) == len(expected) - 1
-
-
-def test_a_manifest_with_the_same_content_is_not_touched(tmp_path: Path) -> None:
-    path = tmp_path / "m.jsonl"
-    write_manifest(path, [Utterance("a", "/a.flac", 1.0)])
-    before = path.stat()
-    write_manifest(path, [Utterance("a", "/a.flac", 1.0)])
-    assert (path.stat().st_mtime_ns, path.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
-    write_manifest(path, [Utterance("b", "/a.flac", 1.0)])
-    assert read_manifest(path)[0].id == "b"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import Counter
 from itertools import pairwise
@@ -11,39 +10,24 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.train_steps import (
+    FEATURES,
+    FRAMES,
+    HALF_SECOND,
+    Given,
+    Parts,
+    labelled,
+    loss_alone,
+    micro,
+    unlabelled,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from asr_emapl.audio.features import FeatureConfig, LogMel
 from asr_emapl.ctc import alignable, frames_needed
-from asr_emapl.data.loader import MicroBatch, Skipped, StepBatch
-from asr_emapl.data.mixture import DataCursor
 from asr_emapl.distributed.process_group import ProcessGroup
-from asr_emapl.ema import EmaTeacher
-from asr_emapl.models.transformer import TransformerCtc
-from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.pseudo_labels.filters import REASONS
-from asr_emapl.pseudo_labels.strategies import LabelRequest, Labels, TeacherLabels
-from asr_emapl.training.build import build_step
-
-BANDS, VOCABULARY = 12, 6
-# 0.5 s: 48 frames of features, 16 of the model.
-HALF_SECOND, FRAMES = 8000, 16
-FEATURES = LogMel(FeatureConfig(mel_bands=BANDS))
-ALONE = ProcessGroup(0, 1, torch.device("cpu"))
-
-
-class Given:
-    """A strategy with an answer for each utterance, tokens and confidence; keeps what it was shown."""
-
-    def __init__(self, answers: dict[str, tuple[list[int], float]]) -> None:
-        self.answers = answers
-        self.seen: list[LabelRequest] = []
-
-    def labels(self, batch: LabelRequest) -> Labels:
-        self.seen.append(batch)
-        tokens, confidences = zip(*(self.answers[name] for name in batch.ids), strict=True)
-        return Labels.of(tokens, confidences)
+from asr_emapl.pseudo_labels.strategies import Labels
 
 
 class AmongOthers(ProcessGroup):
@@ -56,89 +40,6 @@ class AmongOthers(ProcessGroup):
 
     def all_reduce_sum(self, values):
         return [a + b for a, b in zip(values, self.others[len(values)], strict=True)]
-
-
-class Parts:
-    """Student, teacher, optimizer and the step over them; SGD at rate 1 shows the gradient itself."""
-
-    def __init__(
-        self,
-        strategy: Given | type[TeacherLabels] | None = None,
-        *,
-        world: ProcessGroup = ALONE,
-        clip_norm: float | None = None,
-        adam: bool = False,
-        half_life: float = 10.0,
-        **limits: float,
-    ) -> None:
-        torch.manual_seed(0)
-        self.student = TransformerCtc(
-            VOCABULARY, BANDS, dim=16, heads=2, layers=1, dropout=0.0, frontend_dropout=0.0
-        )
-        self.student.positions.max_shift_seconds = 0.0
-        self.teacher = EmaTeacher(self.student, half_life)
-        parameters = self.student.parameters()
-        self.optimizer: torch.optim.Optimizer = (
-            torch.optim.AdamW(parameters, 1e-2) if adam else torch.optim.SGD(parameters, 1.0)
-        )
-        self.step = build_step(
-            world,
-            FEATURES,
-            self.student,
-            self.teacher,
-            self.optimizer,
-            strategy(self.teacher) if isinstance(strategy, type) else strategy,
-            PseudoLabelConfig(**limits),
-            clip_norm=clip_norm,
-            bf16=False,
-        )
-
-    def weights(self) -> list[Tensor]:
-        return [p.detach().clone() for p in self.student.parameters()]
-
-    def state(self) -> dict[str, object]:
-        """Everything that a step moves."""
-        state = {
-            "student": self.student.state_dict(),
-            "teacher": self.teacher.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        return copy.deepcopy(state)
-
-    def applied(self, before: list[Tensor]) -> list[Tensor]:
-        return [a - b for a, b in zip(before, self.weights(), strict=True)]
-
-
-def micro(lengths: dict[str, int], targets: list[list[int]] | None) -> MicroBatch:
-    """Noise of the given samples, different for each name."""
-    waves = [
-        0.1 * torch.randn(n, generator=torch.Generator().manual_seed(ord(name)))
-        for name, n in lengths.items()
-    ]
-    padded = nn.utils.rnn.pad_sequence(waves, batch_first=True)
-    return MicroBatch(list(lengths), padded, torch.tensor(list(lengths.values())), targets)
-
-
-def labelled(*micros: MicroBatch, samples: int = 0) -> StepBatch:
-    return StepBatch(True, list(micros), samples or sum(int(m.samples_B.sum()) for m in micros), DataCursor())
-
-
-def unlabelled(*micros: MicroBatch) -> StepBatch:
-    batch = labelled(*micros)
-    return StepBatch(False, batch.micro_batches, batch.samples, batch.after)
-
-
-def loss_alone(model: nn.Module, of: MicroBatch, i: int, tokens: list[int]) -> Tensor:
-    """CTC of one utterance by itself, without padding or company, in float64."""
-    samples_B = of.samples_B[i : i + 1]
-    log_probs_BTV, lengths_B = model(*FEATURES(of.waveforms_BN[i : i + 1, : int(samples_B)], samples_B))
-    return F.ctc_loss(
-        log_probs_BTV.double().transpose(0, 1),
-        torch.tensor([tokens], dtype=torch.long),
-        lengths_B,
-        torch.tensor([len(tokens)]),
-        reduction="sum",
-    )
 
 
 def gradient(model: nn.Module, loss: Tensor) -> list[Tensor]:
@@ -366,138 +267,3 @@ def test_a_gradient_below_the_threshold_is_left_as_it_is():
     free.step(batch)
     clipped.step(batch)
     assert same(clipped.state(), free.state())
-
-
-# Pseudo-labels.
-
-
-def test_the_student_learns_the_labels_that_the_strategy_gave():
-    batch = micro({"a": 9000, "b": 7000}, [[5, 5, 5], [5]])  # the true targets, which are not to be used
-    given = {"a": ([1, 2, 3], 0.9), "b": ([4, 4], 0.5)}
-    strategy = Given(given)
-    parts = Parts(strategy)
-    losses = [loss_alone(parts.student, batch, i, given[n][0]) for i, n in enumerate("ab")]
-    expected = sum(losses) / 2
-    result = parts.step(unlabelled(batch))
-    assert result.loss == pytest.approx(expected.item(), rel=1e-5)
-    assert (result.utterances, result.tokens) == (2, 5)
-    assert result.confidence == pytest.approx(0.7)
-    assert result.nonempty == 1.0
-    assert strategy.seen[0].seconds == [9000 / 16_000, 7000 / 16_000]
-
-
-def test_every_rejection_is_counted_with_its_reason():
-    """Half a second each: 4 tokens are 8 a second."""
-    answers = {
-        "a": ([1, 2, 3, 4], 0.9),
-        "b": ([], 1.0),
-        "c": ([1, 2, 3, 4], 0.1),
-        "d": ([1], 0.9),
-        "e": ([1, 2] * 5, 0.9),
-        "f": ([1] * 9, 0.9),  # 8 repeats: 17 frames, and there are 16
-        "g": ([], 0.1),
-    }
-    strategy = Given(answers)
-    parts = Parts(strategy, min_confidence=0.5, min_tokens_per_second=4.0, max_tokens_per_second=18.0)
-    batch = micro(dict.fromkeys("abcd", HALF_SECOND), None)
-    rest = micro(dict.fromkeys("efg", HALF_SECOND), None)
-    expected = loss_alone(parts.student, batch, 0, [1, 2, 3, 4])
-    step = unlabelled(batch, rest)
-    step.skipped = [Skipped("x", "x.flac", "x.flac: not decodable", 0)]
-    result = parts.step(step)
-    reasons = {"unalignable": 1, "empty": 2, "low_confidence": 1, "too_few_tokens": 1, "too_many_tokens": 1}
-    assert result.dropped == reasons | {"undecodable": 1}
-    assert set(result.dropped) == set(REASONS)
-    assert result.utterances == 1
-    assert result.loss == pytest.approx(expected.item(), rel=1e-5)
-    # Of all that the strategy labelled, not of what passed.
-    assert result.confidence == pytest.approx(sum(sure for _, sure in answers.values()) / 7)
-    assert result.nonempty == pytest.approx(5 / 7)
-
-
-def test_masks_reach_the_student_and_nobody_else():
-    batch = micro({"a": 9000, "b": 6000}, None)
-    frames = FEATURES.frames(batch.samples_B)
-    batch.keep_BF = torch.ones(2, BANDS)
-    batch.keep_BF[0, 3:5] = 0.0
-    batch.keep_BT = torch.ones(2, int(frames.max()))
-    batch.keep_BT[1, 10:20] = 0.0
-    clean_BTF, _ = FEATURES(batch.waveforms_BN, batch.samples_B)
-    strategy = Given({"a": ([1], 1.0), "b": ([2], 1.0)})
-    parts = Parts(strategy)
-    heard: list[Tensor] = []
-    parts.student.register_forward_pre_hook(lambda module, inputs: heard.append(inputs[0].clone()))
-    parts.step(unlabelled(batch))
-    (shown,) = strategy.seen
-    assert torch.equal(shown.features, clean_BTF)
-    assert torch.equal(shown.lengths, frames)
-    (masked_BTF,) = heard
-    assert torch.equal(masked_BTF, clean_BTF * batch.keep_BF[:, None, :] * batch.keep_BT[:, :, None])
-    assert not masked_BTF[0, :, 3:5].any()
-    assert not masked_BTF[1, 10:20].any()
-    assert clean_BTF[0, :, 3:5].all()
-    assert clean_BTF[1, 10:20].all()
-
-
-def test_the_teacher_hears_clean_audio_in_eval_mode():
-    batch = micro({"a": 9000}, None)
-    batch.keep_BF, batch.keep_BT = (
-        torch.zeros(1, BANDS),
-        torch.zeros(1, int(FEATURES.frames(batch.samples_B))),
-    )
-    parts = Parts(TeacherLabels)
-    parts.student.train()
-    heard: list[tuple[Tensor, bool]] = []
-    parts.teacher.module.register_forward_pre_hook(lambda m, inputs: heard.append((inputs[0], m.training)))
-    result = parts.step(unlabelled(batch))
-    ((features_BTF, training),) = heard
-    assert torch.equal(features_BTF, FEATURES(batch.waveforms_BN, batch.samples_B)[0])
-    assert not training
-    assert result.confidence is not None
-    assert 1 / VOCABULARY <= result.confidence <= 1.0
-
-
-def test_masks_of_dropped_utterances_go_with_them():
-    """What stays keeps its own mask when its neighbour is dropped."""
-    pair = micro({"a": HALF_SECOND, "b": HALF_SECOND}, [[1, 2] * FRAMES, [3]])
-    keep = torch.ones(2, BANDS)
-    keep[0, :6] = 0.0
-    keep[1, 6:] = 0.0
-    pair.keep_BF, pair.keep_BT = keep, torch.ones(2, 48)
-    alone = micro({"b": HALF_SECOND}, [[3]])
-    alone.keep_BF, alone.keep_BT = keep[1:], torch.ones(1, 48)
-    assert Parts().step(labelled(pair)).loss == pytest.approx(Parts().step(labelled(alone)).loss, rel=1e-5)
-
-
-def test_perturbed_waveforms_reach_the_student_and_nobody_else():
-    """Half as long: what was alignable to the teacher's frames is not to the student's."""
-    batch = micro({"a": 9000, "b": 9000}, None)
-    student = micro({"c": 4500, "d": 4400}, None)
-    batch.student_BN, batch.student_samples_B = student.waveforms_BN, student.samples_B
-    available = int(Parts().student.output_lengths(FEATURES.frames(student.samples_B))[1])
-    strategy = Given({"a": ([1], 1.0), "b": ([1, 2] * available, 1.0)})
-    parts = Parts(strategy)
-    expected = loss_alone(parts.student, student, 0, [1])
-    heard: list[tuple[Tensor, Tensor]] = []
-    parts.student.register_forward_pre_hook(lambda module, inputs: heard.append(inputs))
-    result = parts.step(unlabelled(batch))
-    (shown,) = strategy.seen
-    assert torch.equal(shown.features, FEATURES(batch.waveforms_BN, batch.samples_B)[0])
-    assert shown.seconds == [9000 / 16_000] * 2
-    ((features_BTF, lengths_B),) = heard
-    student_BTF, frames = FEATURES(student.waveforms_BN, student.samples_B)
-    assert torch.equal(features_BTF, student_BTF[:1])
-    assert torch.equal(lengths_B, frames[:1])
-    assert result.dropped == {"unalignable": 1}
-    assert result.loss == pytest.approx(expected.item(), rel=1e-5)
-
-
-def test_a_step_of_which_nothing_could_be_decoded_moves_nothing():
-    parts = Parts()
-    before = parts.state()
-    batch = labelled(samples=9000)
-    batch.skipped = [Skipped("x", "x.flac", "x.flac: not decodable", 0)]
-    result = parts.step(batch)
-    assert not result.taken
-    assert result.dropped == {"undecodable": 1}
-    assert str(parts.state()) == str(before)

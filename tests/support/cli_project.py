@@ -1,0 +1,48 @@
+"""A corpus on disk and a trained run, for tests of commands."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+OVERRIDES = (
+    *("hours=0.08", "optimizer.lr=0.01", "validation.every_hours=null"),
+    *("checkpoint.every_hours=0.02", "checkpoint.keep=9"),
+)
+
+
+@dataclass
+class Project:
+    """What the commands of a whole project left."""
+
+    root: Path
+    config: Path
+    checkpoints: list[Path]
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run"
+
+    @property
+    def dev(self) -> Path:
+        return self.root / "dev.jsonl"
+
+
+def librispeech(root: Path, target: Path) -> None:
+    """The tiny corpus as LibriSpeech/<part>/1/<chapter>/1-<chapter>-<utterance>.flac."""
+    for chapter, part in enumerate(("labelled", "unlabelled", "dev"), start=1):
+        folder = target / "LibriSpeech" / part / "1" / str(chapter)
+        folder.mkdir(parents=True)
+        texts = []
+        for i, line in enumerate((root / f"{part}.jsonl").read_text().splitlines()):
+            utterance = json.loads(line)
+            name = f"1-{chapter}-{i:04d}"
+            shutil.copy(utterance["audio"], folder / f"{name}.flac")
+            texts.append(f"{name} {utterance['text']}\n")
+        (folder / f"1-{chapter}.trans.txt").write_text("".join(texts))
+
+
+def texts(path: Path) -> dict[str, str]:
+    return {line["id"]: line["text"] for line in map(json.loads, path.read_text().splitlines())}

@@ -1,0 +1,51 @@
+"""Small shards, the audio in them, and the steps of training on them."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import torch
+
+from asr_emapl.audio.decode import read_audio
+from asr_emapl.audio.features import FrameCount
+from asr_emapl.data.batch_plan import BatchPlan
+from asr_emapl.data.corpus import Corpus
+from asr_emapl.data.loader import StepBatch, StepDataset, steps
+from asr_emapl.data.mixture import DataCursor, DataPlan, Mixture
+from asr_emapl.data.utterance import Utterance
+
+SECOND = 16_000
+SMALL = 0.05
+
+
+def waveform(utterance: Utterance) -> torch.Tensor:
+    return read_audio(utterance.source, offset=utterance.offset, duration=utterance.duration)
+
+
+def same_audio(left: list[Utterance], right: list[Utterance]) -> bool:
+    return all(torch.equal(waveform(a), waveform(b)) for a, b in zip(left, right, strict=True))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def batches(utterances: list[Utterance], workers: int) -> list[StepBatch]:
+    corpus = Corpus(utterances, [[1 + i] for i in range(len(utterances))])
+    one = BatchPlan(corpus.samples, 2 * SECOND, seed=1)
+    dataset = StepDataset(
+        corpus, Corpus(utterances, None), frames=FrameCount(window=400, hop=160), augment=None,
+        max_samples=2 * SECOND, seed=5, rank=0, world_size=1,
+    )  # fmt: skip
+    mix = DataPlan(Mixture([one]), Mixture([BatchPlan(one.samples, one.batch_samples, seed=2)]))
+    return list(itertools.islice(steps(dataset, mix, DataCursor(), workers=workers, pin_memory=False), 12))
+
+
+def same_step(left: StepBatch, right: StepBatch) -> bool:
+    return (left.labelled, left.samples, left.after) == (right.labelled, right.samples, right.after) and all(
+        (a.ids, a.targets) == (b.ids, b.targets)
+        and torch.equal(a.samples_B, b.samples_B)
+        and torch.equal(a.waveforms_BN, b.waveforms_BN)
+        for a, b in zip(left.micro_batches, right.micro_batches, strict=True)
+    )
