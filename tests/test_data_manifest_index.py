@@ -134,10 +134,19 @@ def test_a_header_that_lies_is_made_again(path, entry, value):
     assert is_same(open_manifest(path, require_text=True), utterances())
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[" * 5000, b'{"count": -1}', b"\xff" * 5000])
-def test_what_is_not_an_index_is_replaced(path, content):
+@pytest.mark.parametrize("content", [b"{}", b"[" * 5000, b'{"count": -1}', b"\xff" * 5000])
+def test_a_file_of_that_name_that_is_not_an_index_is_kept(path, content, caplog):
     index_path(path).write_bytes(content)
     assert is_same(open_manifest(path), utterances())
+    assert index_path(path).read_bytes() == content
+    assert "exists and is not an index; rename it" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b'{"format": "asr_emapl manifest index", "version": 0}'])
+def test_an_index_that_is_empty_or_of_another_version_is_replaced(path, content):
+    index_path(path).write_bytes(content)
+    assert is_same(open_manifest(path), utterances())
+    assert isinstance(open_manifest(path).samples, np.memmap)
 
 
 def test_an_index_of_any_length_is_an_index_or_none(path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -339,3 +340,27 @@ def test_auto_batch_is_what_the_devices_hold(corpus, tmp_path, capsys):
     assert "warning: kappa (1 - rho) is 0." in told
     train(tiny_config(corpus, f"run_dir={tmp_path / 'reference'}", "hours=0.003"))
     assert "warning" not in capsys.readouterr().out
+
+
+def test_a_schedule_goes_by_the_runs_own_clock(corpus, tmp_path):
+    """Not by that of a checkpoint of which only the weights are taken, nor by padded seconds."""
+    overrides = ("hours=0.01", "validation.every_hours=null", "teacher.schedule=cosine")
+    seed = train(tiny_config(corpus, f"run_dir={tmp_path / 'seed'}", *overrides))
+    fresh = (f"run_dir={tmp_path / 'fresh'}", f"init.checkpoint={seed}", "init.keep=weights")
+    train(tiny_config(corpus, *fresh, *overrides, "teacher.audio_per_step=nominal"))
+    half_lives = {}
+    for name in ("seed", "fresh"):
+        steps = [line for line in read_log(tmp_path / name) if line["event"] == "step"]
+        # The last step may begin so near the end that rho is 1.
+        half_lives[name] = [steps[0]["rho"], steps[-2]["rho"]]
+    assert half_lives["fresh"][0] < 0.87 < half_lives["fresh"][1] < 1.0
+    assert half_lives["seed"][1] < 1.0
+    rising = [s["rho"] for s in read_log(tmp_path / "fresh") if s["event"] == "step"]
+    assert rising == sorted(rising)
+    # A nominal step has the mean audio of all: rho and the half-life say the same.
+    mean = TrainingAudio.measure(tiny_config(corpus), 1).reference_seconds
+    for line in read_log(tmp_path / "fresh"):
+        if line["event"] == "step":
+            # Infinite at the end, which JSON does not have.
+            half_life = math.inf if line["half_life_hours"] is None else line["half_life_hours"]
+            assert line["rho"] == pytest.approx(0.5 ** (mean / 3600.0 / half_life))

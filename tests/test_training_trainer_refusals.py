@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 
 import pytest
-from support.runs import read_log
 from support.tiny import tiny_config
 
 from asr_emapl.errors import UserError
-from asr_emapl.training.selection import TrainingAudio
 from asr_emapl.training.trainer import train
 
 
@@ -52,30 +49,6 @@ def test_a_checkpoint_of_another_optimizer_is_refused(corpus, tmp_path):
     for overrides in ((run,), (f"run_dir={tmp_path / 'new'}", f"init.checkpoint={seed}")):
         with pytest.raises(UserError, match=r"optimizer\.name=adamw, not adam"):
             train(tiny_config(corpus, *overrides, "hours=0.004", "optimizer.name=adam"))
-
-
-def test_a_schedule_goes_by_the_runs_own_clock(corpus, tmp_path):
-    """Not by that of a checkpoint of which only the weights are taken, nor by padded seconds."""
-    overrides = ("hours=0.01", "validation.every_hours=null", "teacher.schedule=cosine")
-    seed = train(tiny_config(corpus, f"run_dir={tmp_path / 'seed'}", *overrides))
-    fresh = (f"run_dir={tmp_path / 'fresh'}", f"init.checkpoint={seed}", "init.keep=weights")
-    train(tiny_config(corpus, *fresh, *overrides, "teacher.audio_per_step=nominal"))
-    half_lives = {}
-    for name in ("seed", "fresh"):
-        steps = [line for line in read_log(tmp_path / name) if line["event"] == "step"]
-        # The last step may begin so near the end that rho is 1.
-        half_lives[name] = [steps[0]["rho"], steps[-2]["rho"]]
-    assert half_lives["fresh"][0] < 0.87 < half_lives["fresh"][1] < 1.0
-    assert half_lives["seed"][1] < 1.0
-    rising = [s["rho"] for s in read_log(tmp_path / "fresh") if s["event"] == "step"]
-    assert rising == sorted(rising)
-    # A nominal step has the mean audio of all: rho and the half-life say the same.
-    mean = TrainingAudio.measure(tiny_config(corpus), 1).reference_seconds
-    for line in read_log(tmp_path / "fresh"):
-        if line["event"] == "step":
-            # Infinite at the end, which JSON does not have.
-            half_life = math.inf if line["half_life_hours"] is None else line["half_life_hours"]
-            assert line["rho"] == pytest.approx(0.5 ** (mean / 3600.0 / half_life))
 
 
 def test_a_later_batch_without_an_answer_is_refused_at_once(corpus, tmp_path):

@@ -10,6 +10,7 @@ import typer
 
 from asr_emapl.cli.options import non_negative, positive
 from asr_emapl.errors import UserError
+from asr_emapl.runs.reader import run_files
 from asr_emapl.storage import check_outputs
 from asr_emapl.terminal import print_table, say, say_written
 
@@ -59,7 +60,8 @@ def average(
     """
     from asr_emapl.checkpoints.files import average as run
 
-    check_outputs([out], [end, start], overwrite=overwrite)
+    read = [file for path in (end, start) if path is not None for file in run_files(path)]
+    check_outputs([out], read, overwrite=overwrite)
     hours = run(start, end, out)
     say_written(out, f"{out}: the teacher is the student's mean over {hours:.3f} h of audio")
 

@@ -3,13 +3,14 @@
 It is written beside the manifest (`train.jsonl.index`), and again when the manifest has changed. It opens
 millions of utterances in a second, and the processes of a host share its memory.
 
-The file has a line of JSON (`IndexHeader`) padded to 4,096 bytes, then each of `COLUMNS` as one array
-[utterances]. If utterances have no id, it also has the ends of the derived ids as an array [utterances], and
-the ids themselves as UTF-8.
+The file has a line of JSON (format and `IndexHeader`) padded to 4,096 bytes, then each of `COLUMNS` as one
+array [utterances]. If utterances have no id, it also has the ends of the derived ids as an array
+[utterances], and the ids themselves as UTF-8.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -29,6 +30,7 @@ from asr_emapl import storage
 from asr_emapl.errors import UnreachableError
 
 _logger = logging.getLogger(__name__)
+_FORMAT = '{"format": "asr_emapl manifest index"'
 _VERSION = 1
 _HEADER_BYTES = 4096
 _CHUNK_BYTES = 1 << 22
@@ -136,7 +138,10 @@ def _map(header: IndexHeader, file: BinaryIO) -> Index:
 
 
 def save_index(manifest: Path, index: Index) -> None:
-    """Write the index of a manifest. If that fails, log a warning: the index only saves time."""
+    """Write the index of a manifest. If that fails, log a warning: the index only saves time.
+
+    A file of that name that is not an index is left as it is.
+    """
     encoded = "".join(index.ids or ()).encode("utf-8")
     arrays = [index.columns[name].astype(dtype, copy=False) for name, dtype in COLUMNS.items()]
     if encoded:
@@ -146,8 +151,9 @@ def save_index(manifest: Path, index: Index) -> None:
     crc32 = _header_checksum(header)
     for part in parts:
         crc32 = zlib.crc32(part, crc32)
-    described = json.dumps(asdict(replace(header, crc32=crc32))).encode()
+    described = (_FORMAT + ", " + json.dumps(asdict(replace(header, crc32=crc32)))[1:]).encode()
     try:
+        _require_replaceable(index_path(manifest))
         with storage.publish(index_path(manifest)) as file:
             file.write(described.ljust(_HEADER_BYTES - 1) + b"\n")
             for part in parts:
@@ -158,6 +164,14 @@ def save_index(manifest: Path, index: Index) -> None:
             manifest,
             error.strerror or error,
         )
+
+
+def _require_replaceable(path: Path) -> None:
+    """Raise an OSError if a file of this name is not an index."""
+    if path.exists():
+        with storage.open_file(path) as file:
+            if file.read(len(_FORMAT)) not in (b"", _FORMAT.encode()):
+                raise OSError(errno.EEXIST, f"{path.name} exists and is not an index; rename it")
 
 
 @contextmanager
@@ -177,6 +191,7 @@ def _read_header(file: BinaryIO) -> IndexHeader | None:
     """The header of an index whose size fits it; None: of another version, or not an index."""
     try:
         fields = json.loads(file.read(_HEADER_BYTES))
+        del fields["format"]
         header = IndexHeader(**{**fields, "source": tuple(fields["source"])})
         row = sum(np.dtype(dtype).itemsize for dtype in _layout(header).values())
         expected = _HEADER_BYTES + header.count * row + header.id_bytes

@@ -206,9 +206,11 @@ class RunLog:
             self._plot(lambda board: board.close())
 
     def _write(self, record: dict[str, Any]) -> None:
-        # NaN and infinities, which JSON lacks, become null.
-        strict = json.loads(json.dumps(record), parse_constant=lambda name: None)
-        self._file.write(json.dumps(strict, allow_nan=False))
+        try:
+            line = json.dumps(record, allow_nan=False)
+        except ValueError:  # NaN and infinities, which JSON lacks, become null
+            line = json.dumps(json.loads(json.dumps(record), parse_constant=lambda name: None))
+        self._file.write(line)
         self.lines = self._file.lines
 
     def _write_speed(self, record: dict[str, Any]) -> None:
