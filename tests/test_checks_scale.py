@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from support.scale_tables import BATCH, run_config
 from typer.testing import CliRunner
 
-from asr_emapl.checks.scale import ScaleRow, epoch_hours, scale_table
+from asr_emapl.checks.scale import ScaleRow, scale_table
 from asr_emapl.cli import app
 from asr_emapl.data.batch_plan import BatchConfig
 from asr_emapl.data.loader import DataConfig
 from asr_emapl.errors import UserError
 from asr_emapl.hyperparameters import OptimizerConfig, ScheduleConfig, TeacherConfig
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
+from asr_emapl.training.selection import TrainingAudio, has_manifests
 
 
 def table(config, batch_seconds):
@@ -133,14 +134,17 @@ def test_the_reference_column_does_not_depend_on_the_batch(batch_seconds):
 
 def test_epochs_where_the_manifests_are_there(tmp_path):
     for name, hours in (("labelled", 2), ("unlabelled", 5.5)):
-        record = {"id": name, "audio": f"{name}.flac", "duration": 1800.0, "text": "A"}
-        lines = [json.dumps(record | {"id": f"{name}{i}"}) for i in range(round(2 * hours))]
+        record = {"id": name, "audio": f"{name}.flac", "duration": 30.0, "text": "A"}
+        lines = [json.dumps(record | {"id": f"{name}{i}"}) for i in range(round(120 * hours))]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     data = DataConfig(labelled=[f"{tmp_path}/labelled.jsonl"], unlabelled=[f"{tmp_path}/unlabelled.jsonl"])
     config = run_config(data=data)
-    assert epoch_hours(config) == 7.5
-    assert epoch_hours(replace(config, pseudo_labels=PseudoLabelConfig(strategy="none"))) == 2.0
-    assert epoch_hours(replace(config, data=replace(data, unlabelled=["nowhere.jsonl"]))) == 0.0
+    assert TrainingAudio.select(config, 1).hours == 7.5
+    supervised = replace(config, pseudo_labels=PseudoLabelConfig(strategy="none"))
+    assert TrainingAudio.select(supervised, 1).hours == 2.0
+    assert has_manifests(config)
+    assert not has_manifests(replace(config, data=replace(data, unlabelled=["nowhere.jsonl"])))
+    assert not has_manifests(replace(supervised, data=DataConfig()))
     rows = {row.name: row for row in scale_table(config, 400.0, epoch_hours=7.5)[0]}
     row = rows["teacher half-life (epochs)"]
     assert row.reference == row.scaled == "25.67"

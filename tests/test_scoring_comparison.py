@@ -17,7 +17,7 @@ from asr_emapl.scoring.comparison import Comparison, compare, compare_files
 from asr_emapl.scoring.evaluation import ScoringConfig
 from asr_emapl.scoring.nist.matched_pairs import MatchedPairs, matched_pairs, segment_differences
 from asr_emapl.scoring.normalisation import normalisation
-from asr_emapl.scoring.transcripts import Wording
+from asr_emapl.scoring.transcripts import TranscriptEntry
 
 SENTENCE = st.lists(st.sampled_from("ABC"), max_size=7).map(" ".join)
 
@@ -73,7 +73,7 @@ def systems(first: float, second: float, count: int = 400, speakers: int = 20) -
     """Two systems with these rates of substitutions, independent of each other."""
     chooser = random.Random(0)
     references = {
-        f"u{i}": Wording(" ".join(chooser.choices("ABCDEFGH", k=12)), f"s{i % speakers}")
+        f"u{i}": TranscriptEntry(" ".join(chooser.choices("ABCDEFGH", k=12)), f"s{i % speakers}")
         for i in range(count)
     }
 
@@ -118,14 +118,14 @@ def test_the_same_system() -> None:
 
 
 def test_systems_with_as_many_errors_elsewhere() -> None:
-    references = {"u": Wording("A B C D"), "v": Wording("A B C D")}
+    references = {"u": TranscriptEntry("A B C D"), "v": TranscriptEntry("A B C D")}
     found = compare(references, {"u": "X B C D", "v": "A B C D"}, {"u": "A B C D", "v": "X B C D"},
                     ("a", "b"), ScoringConfig())  # fmt: skip
     assert found.verdict == "No difference: a and b both have a WER of 12.50 %."
 
 
 def test_one_utterance_gives_no_interval() -> None:
-    found = compare({"u": Wording("A B")}, {"u": "A"}, {"u": "A B"}, ("a", "b"), ScoringConfig())
+    found = compare({"u": TranscriptEntry("A B")}, {"u": "A"}, {"u": "A B"}, ("a", "b"), ScoringConfig())
     assert (found.by_utterance, found.by_speaker, found.shown) == (None, None, False)
     assert (
         "too little to resample; the matched pairs test has nothing to go by (segments: 1)" in found.verdict
@@ -134,7 +134,7 @@ def test_one_utterance_gives_no_interval() -> None:
 
 def test_when_the_tests_disagree() -> None:
     # One speaker alone makes all the difference: many segments, but few draws without it.
-    references = {f"{s}-{i}": Wording("A B C D E F", s) for s in "abcdef" for i in range(30)}
+    references = {f"{s}-{i}": TranscriptEntry("A B C D E F", s) for s in "abcdef" for i in range(30)}
     right = {name: transcript.text for name, transcript in references.items()}
     wrong = {
         name: "A B X D E F" if name[0] == "a" and name[-1] != "1" else text for name, text in right.items()
@@ -154,7 +154,7 @@ def test_few_or_unknown_speakers_are_named() -> None:
     assert few.verdict.endswith("8 speakers are few: confirm it with more (20 or more).")
     assert "are few" not in systems(0.2, 0.1).verdict
     unknown = compare(
-        {f"u{i}": Wording("A B C D E F") for i in range(200)},
+        {f"u{i}": TranscriptEntry("A B C D E F") for i in range(200)},
         {f"u{i}": "A B X D E F" for i in range(200)},
         {f"u{i}": "A B C D E F" if i % 2 else "A B X D E F" for i in range(200)},
         ("old", "new"),
@@ -197,6 +197,6 @@ def test_json_and_lines() -> None:
 
 def test_what_cannot_be_compared() -> None:
     with pytest.raises(UserError, match="have no words"):
-        compare({"u": Wording("")}, {"u": "A"}, {"u": ""}, ("a", "b"), ScoringConfig())
+        compare({"u": TranscriptEntry("")}, {"u": "A"}, {"u": ""}, ("a", "b"), ScoringConfig())
     with pytest.raises(UserError, match="1 of 1 references have no hypothesis: u"):
-        compare({"u": Wording("A")}, {"u": "A"}, {}, ("a", "b"), ScoringConfig())
+        compare({"u": TranscriptEntry("A")}, {"u": "A"}, {}, ("a", "b"), ScoringConfig())

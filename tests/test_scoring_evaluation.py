@@ -17,19 +17,19 @@ from asr_emapl.scoring.evaluation import Evaluation, ScoringConfig, evaluate, sp
 from asr_emapl.scoring.evaluation_report import evaluation_csv, evaluation_lines, write_alignments
 from asr_emapl.scoring.normalisation import NORMALISATIONS, normalisation
 from asr_emapl.scoring.tally import joined, tally
-from asr_emapl.scoring.transcripts import Wording
+from asr_emapl.scoring.transcripts import TranscriptEntry
 from asr_emapl.scoring.vocabulary import OutOfVocabulary, out_of_vocabulary, read_vocabulary
 
 REFERENCES = {
-    "84-1": Wording("THE CAT SAT", "84", 2.0),
-    "84-2": Wording("ON THE MAT", "84", 5.0),
-    "7-1": Wording("", "7", 12.0),
-    "7-2": Wording("A B C D", "7", 40.0),
+    "84-1": TranscriptEntry("THE CAT SAT", "84", 2.0),
+    "84-2": TranscriptEntry("ON THE MAT", "84", 5.0),
+    "7-1": TranscriptEntry("", "7", 12.0),
+    "7-2": TranscriptEntry("A B C D", "7", 40.0),
 }
 HYPOTHESES = {"84-1": "THE CAT SIT", "84-2": "ON THE MAT", "7-1": "HM", "7-2": ""}
 
 
-def write(path: Path, transcripts: dict[str, Wording] | dict[str, str]) -> str:
+def write(path: Path, transcripts: dict[str, TranscriptEntry] | dict[str, str]) -> str:
     records = [
         {"id": name, "text": t} if isinstance(t, str) else
         {"id": name, "text": t.text, "speaker": t.speaker, "duration": t.seconds}
@@ -67,7 +67,7 @@ def test_breakdowns_add_up() -> None:
 
 
 def test_unknown_speakers_and_durations() -> None:
-    some = {"a": Wording("A", "me"), "b": Wording("B", None, 1.0)}
+    some = {"a": TranscriptEntry("A", "me"), "b": TranscriptEntry("B", None, 1.0)}
     found = tally(some, {"a": "A", "b": "C"})
     assert found.clusters is None
     assert list(found.by_speaker()) == ["me"]

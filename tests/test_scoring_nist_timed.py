@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from asr_emapl.errors import UserError
-from asr_emapl.scoring.transcripts import Wording, read_pair, read_transcripts, read_utterances
+from asr_emapl.scoring.transcripts import TranscriptEntry, read_pair, read_transcripts, read_utterances
 
 STM = """;; LABEL is skipped
 talk 1 alice 0.0 2.0 <o,f0,female> HELLO THERE
@@ -43,10 +43,10 @@ def texts_of(stm: Path, ctm: Path) -> tuple[dict[str, str], dict[str, str]]:
 def test_stm(tmp_path: Path) -> None:
     (stm,) = write(tmp_path, stm=STM)
     assert read_utterances(stm) == {
-        "talk-1-0000000-0002000": Wording("HELLO THERE", "alice", 2.0),
-        "talk-1-0002000-0003500": Wording("GOOD DAY", "bob", 1.5),
-        "talk-1-0010000-0011000": Wording("", "alice", 1.0),
-        "other": Wording("ALONE", "carol", 5.0),
+        "talk-1-0000000-0002000": TranscriptEntry("HELLO THERE", "alice", 2.0),
+        "talk-1-0002000-0003500": TranscriptEntry("GOOD DAY", "bob", 1.5),
+        "talk-1-0010000-0011000": TranscriptEntry("", "alice", 1.0),
+        "other": TranscriptEntry("ALONE", "carol", 5.0),
     }
 
 

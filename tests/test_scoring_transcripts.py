@@ -1,4 +1,4 @@
-"""Wording files: three formats, every broken line reported at once, writing is atomic."""
+"""TranscriptEntry files: three formats, every broken line reported at once, writing is atomic."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.errors import UserError
 from asr_emapl.scoring import read_transcripts, write_hypotheses
-from asr_emapl.scoring.transcripts import Wording, read_pair, read_utterances
+from asr_emapl.scoring.transcripts import TranscriptEntry, read_pair, read_utterances
 
 EXPECTED = {"a-1": "HELLO (BIG) WORLD", "a-2": "", "b": "IT'S"}
 CONTENTS = {
@@ -151,7 +151,7 @@ def test_a_target_that_cannot_be_written(tmp_path: Path) -> None:
 def test_speakers_and_durations(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"id": "a", "text": "A", "speaker": 84, "duration": 2}\n{"id": "b", "text": "B"}\n')
-    assert read_utterances(path) == {"a": Wording("A", "84", 2.0), "b": Wording("B")}
+    assert read_utterances(path) == {"a": TranscriptEntry("A", "84", 2.0), "b": TranscriptEntry("B")}
     for duration in ('"long"', "NaN", "true"):
         path.write_text(f'{{"id": "a", "text": "A", "duration": {duration}}}\n')
         with pytest.raises(UserError, match="'duration' is not a number of seconds"):
@@ -165,7 +165,10 @@ def test_manifests_of_other_toolkits(tmp_path: Path) -> None:
         {"audio_filepath": "y/a.wav", "duration": 2, "text": "TWO", "speaker": "s"},
     ]
     nemo.write_text("\n".join(map(json.dumps, lines)))
-    assert read_utterances(nemo) == {"x/a": Wording("ONE", None, 1.5), "y/a": Wording("TWO", "s", 2.0)}
+    assert read_utterances(nemo) == {
+        "x/a": TranscriptEntry("ONE", None, 1.5),
+        "y/a": TranscriptEntry("TWO", "s", 2.0),
+    }
     assert read_transcripts(nemo, role="hypothesis") == {"x/a": "WON", "y/a": "TWO"}
     cut = {
         "id": "c",
@@ -178,7 +181,7 @@ def test_manifests_of_other_toolkits(tmp_path: Path) -> None:
     }
     lhotse = tmp_path / "cuts.jsonl.gz"
     lhotse.write_bytes(gzip.compress(json.dumps(cut).encode()))
-    assert read_utterances(lhotse) == {"c": Wording("HI", "me", 3.0)}
+    assert read_utterances(lhotse) == {"c": TranscriptEntry("HI", "me", 3.0)}
     nemo.write_text(json.dumps({"audio_filepath": "a.wav", "duration": 1.5}))
     with pytest.raises(UserError, match=r"nemo.json:1: id 'a' has neither"):
         read_utterances(nemo)
@@ -192,7 +195,7 @@ def test_results_of_nemo(tmp_path: Path) -> None:
     manifest.write_text("\n".join(json.dumps(a | {"duration": 1.5, "text": "ONE"}) for a in audio))
     texts = {"text": "ONE", "pred_text": "WON"}
     result.write_text("\n".join(json.dumps(a | texts) for a in reversed(audio)))
-    assert read_utterances(result)["x/a"] == Wording("ONE")
+    assert read_utterances(result)["x/a"] == TranscriptEntry("ONE")
     assert [utterance.id for utterance in read_manifest(manifest)] == ["x/a", "y/a"]
     for reference in (manifest, result):
         references, hypotheses = read_pair(reference, result)
@@ -208,7 +211,7 @@ def test_results_of_nemo(tmp_path: Path) -> None:
     result.write_text("\n".join(json.dumps(texts) for _ in audio))
     references, hypotheses = read_pair(result, result)
     assert list(references) == list(hypotheses) == ["line-1", "line-2"]
-    assert set(hypotheses.values()) == {Wording("WON")}
+    assert set(hypotheses.values()) == {TranscriptEntry("WON")}
     with pytest.raises(UserError, match="no 'id'"):
         read_pair(manifest, result)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.runs import finish, launch, losses, read_log
-from support.tiny import make_corpus, tiny_config
+from support.tiny import make_corpus, step_audio, tiny_config
 
 from asr_emapl.checkpoints import files as checkpoint
 from asr_emapl.checkpoints import manager as checkpoint_manager
@@ -21,7 +21,6 @@ from asr_emapl.data.manifest import read_manifest
 from asr_emapl.errors import UserError
 from asr_emapl.report.usage import read_usage
 from asr_emapl.training.phases import PHASES
-from asr_emapl.training.selection import TrainingAudio
 from asr_emapl.training.trainer import train
 
 TESTS = Path(__file__).parent
@@ -334,7 +333,7 @@ def test_auto_batch_is_what_the_devices_hold(corpus, tmp_path, capsys):
         )
     )
     told = capsys.readouterr().out
-    kappa = TrainingAudio.measure(tiny_config(corpus, "batch.seconds=12"), 1).kappa()
+    kappa = step_audio(tiny_config(corpus, "batch.seconds=12")).kappa()
     assert kappa == pytest.approx(2.0, rel=0.2)
     assert re.search(rf"batch 12 s \([\d.]+ s of audio on average\), kappa {kappa:.4g}", told)
     assert "warning: kappa (1 - rho) is 0." in told
@@ -358,7 +357,7 @@ def test_a_schedule_goes_by_the_runs_own_clock(corpus, tmp_path):
     rising = [s["rho"] for s in read_log(tmp_path / "fresh") if s["event"] == "step"]
     assert rising == sorted(rising)
     # A nominal step has the mean audio of all: rho and the half-life say the same.
-    mean = TrainingAudio.measure(tiny_config(corpus), 1).reference_seconds
+    mean = step_audio(tiny_config(corpus)).reference_seconds
     for line in read_log(tmp_path / "fresh"):
         if line["event"] == "step":
             # Infinite at the end, which JSON does not have.

@@ -5,19 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 from support.runs import losses, read_log
-from support.tiny import tiny_config
+from support.tiny import step_audio, tiny_config
 
 from asr_emapl.checkpoints import files as checkpoint
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.decoding.recognizer import Recognizer
 from asr_emapl.errors import UserError
-from asr_emapl.training.selection import TrainingAudio
 from asr_emapl.training.trainer import train
 
 
 def test_what_is_nominal_and_what_goes_by_the_step(corpus, tmp_path):
     """By default rho knows each step's own audio and the learning rate only the batch; both can be turned."""
-    mean = TrainingAudio.measure(tiny_config(corpus), 1).reference_seconds
+    mean = step_audio(tiny_config(corpus)).reference_seconds
     assert mean < 6.0
     rates, momenta = {}, {}
     overrides = ("hours=0.006", "validation.every_hours=null", "checkpoint.every_hours=null")
@@ -69,7 +68,7 @@ PROGRESSIVE = ("batch.seconds=3", "batch.reference_seconds=3", "batch.progressiv
 def test_a_progressive_batch_takes_its_hyper_parameters_from_the_reference(corpus, tmp_path, capsys):
     config = tiny_config(corpus, f"run_dir={tmp_path / 'run'}", "device.max_seconds=3", *PROGRESSIVE)
     train(config)
-    kappas = dict(zip((3, 6, 12), TrainingAudio.measure(config, 1).kappas, strict=True))
+    kappas = dict(zip((3, 6, 12), step_audio(config).kappas, strict=True))
     assert kappas == pytest.approx({3: 1.0, 6: 2.0, 12: 4.0}, rel=0.3)
     steps = [line for line in read_log(tmp_path / "run") if line["event"] == "step"]
     rates = {}
@@ -111,7 +110,7 @@ def test_a_resume_at_another_batch_keeps_adams_bias_correction(corpus, tmp_path)
         torch.load(p, weights_only=True)["optimizer"]["state"][0]["step"].item() for p in (first, second)
     ]
     steps = torch.load(second, weights_only=True)["step"] - torch.load(first, weights_only=True)["step"]
-    kappa = TrainingAudio.measure(tiny_config(corpus, run, audio, "batch.seconds=6"), 1).kappa()
+    kappa = step_audio(tiny_config(corpus, run, audio, "batch.seconds=6")).kappa()
     assert counts[1] == pytest.approx(counts[0] / kappa + steps)
 
 

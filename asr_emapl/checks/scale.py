@@ -6,12 +6,10 @@ import math
 from dataclasses import dataclass, replace
 
 from asr_emapl.config import RunConfig
-from asr_emapl.data.manifest import open_manifest
 from asr_emapl.errors import UserError
 from asr_emapl.scaling import BatchSchedule, ReferenceOptimizer, StepAudio, momentum
 from asr_emapl.scaling.range import ScaledBatch, count, momentum_text, number, value_text, warnings
 from asr_emapl.training.build import build_plan, nominal_step_audio
-from asr_emapl.training.selection import manifests_present
 
 _LINEAR = {
     "lr": "kappa lr",
@@ -87,15 +85,6 @@ def scale_table(
     # True texts do not come from the teacher, so its half-life cannot mislead the student.
     learns_from_teacher = config.pseudo_labels.strategy not in ("none", "oracle")
     return rows, warnings(plan, learns_from_teacher=learns_from_teacher)
-
-
-def epoch_hours(config: RunConfig) -> float:
-    """Hours of audio in the manifests that the run learns from; 0 if one of them does not exist yet.
-
-    Raises:
-        UserError: a manifest cannot be read.
-    """
-    return sum(float(open_manifest(path).seconds.sum()) for path in manifests_present(config)) / 3600.0
 
 
 def at_batch(config: RunConfig, batch_seconds: float) -> RunConfig:

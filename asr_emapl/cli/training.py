@@ -80,13 +80,17 @@ def scale(
 
     Example: `asr-emapl scale --config conf/mini.yaml --batch-seconds 480`
     """
-    from asr_emapl.checks.scale import at_batch, epoch_hours, scale_table
+    from asr_emapl.checks.scale import at_batch, scale_table
     from asr_emapl.config import load_config
-    from asr_emapl.training.selection import TrainingAudio
+    from asr_emapl.training.selection import TrainingAudio, has_manifests
 
     run = load_config(config, overrides or [])
-    steps = TrainingAudio.measure(at_batch(run, batch_seconds), world_size=1)
-    rows, warnings = scale_table(run, batch_seconds, steps, epoch_hours(run))
+    scaled = at_batch(run, batch_seconds)
+    steps, epoch_hours = None, 0.0
+    if has_manifests(scaled):
+        audio = TrainingAudio.select(scaled, world_size=1)
+        steps, epoch_hours = audio.step_audio(scaled, world_size=1), audio.hours
+    rows, warnings = scale_table(run, batch_seconds, steps, epoch_hours)
     if as_json:
         print(json.dumps({"rows": [vars(row) for row in rows], "warnings": warnings}, indent=2))
         return

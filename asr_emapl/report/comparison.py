@@ -12,7 +12,7 @@ from asr_emapl.scoring.bootstrap import Interval, intervals
 from asr_emapl.scoring.comparison import Comparison, compare
 from asr_emapl.scoring.evaluation import ScoringConfig
 from asr_emapl.scoring.tally import tally
-from asr_emapl.scoring.transcripts import Wording
+from asr_emapl.scoring.transcripts import TranscriptEntry
 from asr_emapl.scoring.wer import Score
 
 
@@ -52,7 +52,7 @@ def standings(runs: Sequence[Run], decoded: Decoded) -> list[Standing]:
     Raises:
         UserError: a run's hypotheses are not of these utterances; these have no words.
     """
-    references = {u.id: Wording(u.text or "", u.speaker, u.duration) for u in decoded.utterances}
+    references = {u.id: TranscriptEntry(u.text or "", u.speaker, u.duration) for u in decoded.utterances}
     return [_standing(runs, decoded.hypotheses, number, references) for number in range(len(runs))]
 
 
@@ -60,7 +60,7 @@ def _standing(
     runs: Sequence[Run],
     hypotheses: Sequence[Mapping[str, str]],
     number: int,
-    references: Mapping[str, Wording],
+    references: Mapping[str, TranscriptEntry],
 ) -> Standing:
     config = ScoringConfig()
     try:

@@ -15,7 +15,7 @@ from asr_emapl.scoring.evaluation import ScoringConfig, prepared, split_names
 from asr_emapl.scoring.nist.matched_pairs import MatchedPairs, matched_pairs
 from asr_emapl.scoring.normalisation import Normalisation
 from asr_emapl.scoring.tally import Tally, tally
-from asr_emapl.scoring.transcripts import Wording
+from asr_emapl.scoring.transcripts import TranscriptEntry
 from asr_emapl.scoring.wer import Score
 
 _FEW_SEGMENTS = 50
@@ -158,12 +158,12 @@ class Comparison:
 
 
 def compare(
-    references: Mapping[str, Wording],
+    references: Mapping[str, TranscriptEntry],
     first: Mapping[str, str],
     second: Mapping[str, str],
     names: tuple[str, str],
     config: ScoringConfig,
-    second_references: Mapping[str, Wording] | None = None,
+    second_references: Mapping[str, TranscriptEntry] | None = None,
 ) -> Comparison:
     """Compare two systems' hypotheses, matched by id, both of them in the same way.
 
@@ -222,7 +222,7 @@ def compare_files(
 
 
 def _tally(
-    references: Mapping[str, Wording], hypotheses: Mapping[str, str], name: str, config: ScoringConfig
+    references: Mapping[str, TranscriptEntry], hypotheses: Mapping[str, str], name: str, config: ScoringConfig
 ) -> Tally:
     try:
         return tally(references, hypotheses, allow_missing=config.allow_missing, weights=config.weights)

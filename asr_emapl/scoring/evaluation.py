@@ -20,7 +20,7 @@ from asr_emapl.scoring.confusions import Confusions, confusions
 from asr_emapl.scoring.nist.alternatives import apply_to_wordings, best_wordings
 from asr_emapl.scoring.normalisation import Normalisation
 from asr_emapl.scoring.tally import Tally, joined, tally
-from asr_emapl.scoring.transcripts import Wording, read_pair
+from asr_emapl.scoring.transcripts import TranscriptEntry, read_pair
 from asr_emapl.scoring.vocabulary import OutOfVocabulary, out_of_vocabulary, read_vocabulary
 from asr_emapl.scoring.wer import Score
 from asr_emapl.scoring.written_forms import hidden_differences
@@ -163,7 +163,7 @@ def evaluate(
 
 def prepared(
     reference: str, hypothesis: str, config: ScoringConfig, normalisation: Normalisation
-) -> tuple[dict[str, Wording], dict[str, str]]:
+) -> tuple[dict[str, TranscriptEntry], dict[str, str]]:
     """A pair of files as it is scored: normalised, and with speakers by their ids if that is asked.
 
     Raises:
@@ -172,7 +172,7 @@ def prepared(
     references, hypotheses = read_pair(reference, hypothesis)
     if config.speaker_in_id:
         _check_speakers(reference, [name for name, t in references.items() if not t.speaker])
-    texts: tuple[dict[str, Wording], dict[str, str]] = ({}, {})
+    texts: tuple[dict[str, TranscriptEntry], dict[str, str]] = ({}, {})
     for name, transcript in references.items():
         try:
             wanted, given = _wordings(transcript, hypotheses.get(name), normalisation.apply)
@@ -195,9 +195,11 @@ def prepared(
     return texts
 
 
-def _wordings(reference: Wording, hypothesis: Wording | None, apply: Callable[[str], str]) -> tuple[str, str]:
+def _wordings(
+    reference: TranscriptEntry, hypothesis: TranscriptEntry | None, apply: Callable[[str], str]
+) -> tuple[str, str]:
     """The texts to be scored, normalised; of several wordings those that align best."""
-    hypothesis = hypothesis or Wording("")
+    hypothesis = hypothesis or TranscriptEntry("")
     if reference.marked is None and hypothesis.marked is None:
         return apply(reference.text), apply(hypothesis.text)
     sides = (side.marked or ((side.text,),) for side in (reference, hypothesis))

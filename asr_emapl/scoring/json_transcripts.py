@@ -22,7 +22,7 @@ _EXPECTED = "one JSON object with 'id' and 'text' per line is expected"
 
 
 @dataclass(frozen=True, slots=True)
-class Wording:
+class TranscriptEntry:
     """What is said in an utterance.
 
     Attributes:
@@ -40,7 +40,7 @@ class Wording:
 
 def parse_json_lines(
     place: str, lines: Sequence[Line], role: Role, *, number_lines: bool = False
-) -> tuple[list[tuple[int, str, Wording]], list[Line]]:
+) -> tuple[list[tuple[int, str, TranscriptEntry]], list[Line]]:
     """Line number, id and transcript of each line, and the findings in broken lines.
 
     An utterance without an id is named after its audio, as `asr_emapl.data.manifest.read_manifest` names it.
@@ -100,7 +100,7 @@ def _offset(seconds: float | None) -> float:
     return seconds if seconds is not None and 0.0 <= seconds < 1e12 else 0.0
 
 
-def _transcript(entry: Mapping[str, Any], role: Role) -> tuple[str, Wording]:
+def _transcript(entry: Mapping[str, Any], role: Role) -> tuple[str, TranscriptEntry]:
     utterance = entry["id"]
     if not isinstance(utterance, str) or not utterance:
         raise BrokenLineError("no 'id' (a text that is not empty), and no 'audio_filepath' to derive it from")
@@ -111,7 +111,7 @@ def _transcript(entry: Mapping[str, Any], role: Role) -> tuple[str, Wording]:
     seconds = finite_number(duration)
     if duration is not None and seconds is None:
         raise BrokenLineError(f"id {utterance!r}: 'duration' is not a number of seconds")
-    return utterance, Wording(text, None if speaker is None else str(speaker), seconds)
+    return utterance, TranscriptEntry(text, None if speaker is None else str(speaker), seconds)
 
 
 def _text(entry: Mapping[str, Any], role: Role) -> str | None:

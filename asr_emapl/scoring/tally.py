@@ -12,7 +12,7 @@ import numpy as np
 from asr_emapl.scoring.alignment import Alignment, Weights, align
 from asr_emapl.scoring.edits import Counts, character_edits, word_edits
 from asr_emapl.scoring.nist.sclite import sclite_word_edits
-from asr_emapl.scoring.transcripts import Wording
+from asr_emapl.scoring.transcripts import TranscriptEntry
 from asr_emapl.scoring.wer import Score, match_ids, total
 
 _Entry = TypeVar("_Entry")
@@ -88,7 +88,7 @@ class Tally:
 
 
 def tally(
-    references: Mapping[str, Wording],
+    references: Mapping[str, TranscriptEntry],
     hypotheses: Mapping[str, str],
     *,
     allow_missing: bool = False,

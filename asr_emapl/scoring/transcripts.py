@@ -22,7 +22,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from asr_emapl.errors import UserError
-from asr_emapl.scoring.json_transcripts import Role, Wording, parse_json_lines
+from asr_emapl.scoring.json_transcripts import Role, TranscriptEntry, parse_json_lines
 from asr_emapl.scoring.missing_ids import lines_without_ids
 from asr_emapl.scoring.nist import timed
 from asr_emapl.scoring.nist.alternatives import first_wording, parse_marked
@@ -39,7 +39,7 @@ def read_transcripts(path: Place, *, role: Role = "reference") -> dict[str, str]
     return {name: transcript.text for name, transcript in read_utterances(path, role=role).items()}
 
 
-def read_utterances(path: Place, *, role: Role = "reference") -> dict[str, Wording]:
+def read_utterances(path: Place, *, role: Role = "reference") -> dict[str, TranscriptEntry]:
     """Read id -> transcript, in the order of the file. A line with an id and no words is an empty transcript.
 
     The ending tells the format (.jsonl, .json, .ndjson, .trn, .stm, .ctm; .filt and .gz after it); of any
@@ -60,7 +60,7 @@ def read_utterances(path: Place, *, role: Role = "reference") -> dict[str, Wordi
 
 def _parsed(
     path: Place, lines: Sequence[Line], role: Role, *, number_lines: bool = False
-) -> dict[str, Wording]:
+) -> dict[str, TranscriptEntry]:
     form = _form(path, lines)
     if form == "ctm":
         return _filled(path, _of_texts(timed.texts_of_recordings(timed.parse_ctm(os.fspath(path), lines))))
@@ -77,7 +77,9 @@ def _parsed(
     return _filled(path, _by_id(path, parsed, broken))
 
 
-def read_pair(reference: Place, hypothesis: Place) -> tuple[dict[str, Wording], dict[str, Wording]]:
+def read_pair(
+    reference: Place, hypothesis: Place
+) -> tuple[dict[str, TranscriptEntry], dict[str, TranscriptEntry]]:
     """References and hypotheses by id.
 
     A ctm hypothesis of an stm reference is cut by it, as sclite does (`timed.texts_of_segments`).
@@ -117,8 +119,10 @@ def _form(path: Place, lines: Sequence[Line]) -> str:
     return named_format(path) or sniffed_format(os.fspath(path), [line for _, line in lines])
 
 
-def _parse_lines(lines: Sequence[Line], form: str) -> tuple[list[tuple[int, str, Wording]], list[Line]]:
-    parsed: list[tuple[int, str, Wording]] = []
+def _parse_lines(
+    lines: Sequence[Line], form: str
+) -> tuple[list[tuple[int, str, TranscriptEntry]], list[Line]]:
+    parsed: list[tuple[int, str, TranscriptEntry]] = []
     broken: list[Line] = []
     for number, line in lines:
         try:
@@ -129,10 +133,10 @@ def _parse_lines(lines: Sequence[Line], form: str) -> tuple[list[tuple[int, str,
 
 
 def _by_id(
-    path: Place, parsed: Sequence[tuple[int, str, Wording]], broken: Sequence[Line]
-) -> dict[str, Wording]:
+    path: Place, parsed: Sequence[tuple[int, str, TranscriptEntry]], broken: Sequence[Line]
+) -> dict[str, TranscriptEntry]:
     """Raises UserError for the broken lines and for repeated ids, all in one."""
-    found: dict[str, Wording] = {}
+    found: dict[str, TranscriptEntry] = {}
     first: dict[str, int] = {}
     findings = list(broken)
     for number, name, transcript in parsed:
@@ -144,7 +148,7 @@ def _by_id(
     return found
 
 
-def _require_ids(path: Place, parsed: Sequence[tuple[int, str, Wording]]) -> None:
+def _require_ids(path: Place, parsed: Sequence[tuple[int, str, TranscriptEntry]]) -> None:
     """UserError if lines begin with words instead of ids; a warning if it only looks so."""
     firsts = [name for _, name, _ in parsed]
     finding = lines_without_ids(firsts, [transcript.text for _, _, transcript in parsed])
@@ -158,7 +162,7 @@ def _require_ids(path: Place, parsed: Sequence[tuple[int, str, Wording]]) -> Non
     _logger.warning(f"{what}? The first word of a line is taken for its id. If it is none, {remedy}")
 
 
-def _filled(path: Place, transcripts: dict[str, Wording]) -> dict[str, Wording]:
+def _filled(path: Place, transcripts: dict[str, TranscriptEntry]) -> dict[str, TranscriptEntry]:
     if not transcripts:
         raise UserError(
             f"{os.fspath(path)}: no transcripts in it: is it the right file, and was it written to the end?"
@@ -166,7 +170,7 @@ def _filled(path: Place, transcripts: dict[str, Wording]) -> dict[str, Wording]:
     return transcripts
 
 
-def _of_segments(segments: Sequence[timed.StmSegment]) -> dict[str, Wording]:
+def _of_segments(segments: Sequence[timed.StmSegment]) -> dict[str, TranscriptEntry]:
     names = timed.segment_ids(segments)
     return {
         name: _marked(s.text, s.speaker, s.end - s.begin)
@@ -175,22 +179,22 @@ def _of_segments(segments: Sequence[timed.StmSegment]) -> dict[str, Wording]:
     }
 
 
-def _of_texts(texts: Mapping[str, str]) -> dict[str, Wording]:
+def _of_texts(texts: Mapping[str, str]) -> dict[str, TranscriptEntry]:
     return {name: _marked(text) for name, text in texts.items()}
 
 
-def _marked(text: str, speaker: str | None = None, seconds: float | None = None) -> Wording:
-    return Wording(first_wording(text), speaker, seconds, parse_marked(text))
+def _marked(text: str, speaker: str | None = None, seconds: float | None = None) -> TranscriptEntry:
+    return TranscriptEntry(first_wording(text), speaker, seconds, parse_marked(text))
 
 
-def _parse(line: str, form: str) -> tuple[str, Wording]:
+def _parse(line: str, form: str) -> tuple[str, TranscriptEntry]:
     if form == "trn":
         return _parse_trn(line)
     utterance, *words = line.split(maxsplit=1)
-    return utterance, Wording(words[0].rstrip() if words else "")
+    return utterance, TranscriptEntry(words[0].rstrip() if words else "")
 
 
-def _parse_trn(line: str) -> tuple[str, Wording]:
+def _parse_trn(line: str) -> tuple[str, TranscriptEntry]:
     match = TRN_LINE.fullmatch(line)
     if match is None:
         raise BrokenLineError("no '(id)' at the end of the line, as trn files have it")

@@ -37,12 +37,14 @@ class TrainingAudio:
     """The utterances within the limits, by kind ("labelled", "unlabelled").
 
     Attributes:
+        hours: of all manifests, before the limits.
         contents: hashes of each corpus before the limits; see `checkpoints.resume`.
         notes: what was left out.
     """
 
     utterances: dict[str, Selection] = field(default_factory=dict)
     mixtures: dict[str, MixtureSpec] = field(default_factory=dict)
+    hours: float = 0.0
     contents: Contents = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -62,6 +64,7 @@ class TrainingAudio:
             if not paths:
                 raise UserError(f"data.{kind} names no manifest")
             manifests = [open_manifest(path, require_text=kind in with_text) for path in paths]
+            found.hours += sum(float(manifest.seconds.sum()) for manifest in manifests) / 3600.0
             parts = []
             for path, manifest in zip(paths, manifests, strict=True):
                 key = f"data.{kind}" + (f", {path}" if len(paths) > 1 else "")
@@ -70,17 +73,6 @@ class TrainingAudio:
             found.mixtures[kind] = _mixture(kind, parts, config.data)
             found.contents[kind] = contents(manifests, apart=len(found.mixtures[kind].sizes) > 1)
         return found
-
-    @staticmethod
-    def measure(config: RunConfig, world_size: int) -> StepAudio | None:
-        """Audio of steps, from the lengths of the corpora alone; None if a manifest does not exist yet.
-
-        Raises:
-            UserError: a manifest that is there cannot be read, or has nothing that fits the batch.
-        """
-        if not manifests_present(config):
-            return None
-        return TrainingAudio.select(config, world_size).step_audio(config, world_size)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -131,10 +123,10 @@ def used_manifests(config: RunConfig) -> dict[str, list[str]]:
     return used
 
 
-def manifests_present(config: RunConfig) -> list[str]:
-    """The manifests that the run learns from; none if one of them does not exist yet."""
+def has_manifests(config: RunConfig) -> bool:
+    """Whether the config names manifests, and all that the run learns from exist."""
     paths = [path for kind in used_manifests(config).values() for path in kind]
-    return paths if all(Path(path).is_file() for path in paths) else []
+    return bool(paths) and all(Path(path).is_file() for path in paths)
 
 
 def _fitting(config: RunConfig) -> float:

@@ -10,7 +10,9 @@ import soundfile
 from asr_emapl.config import RunConfig, load_config
 from asr_emapl.data.manifest_writer import write_manifest
 from asr_emapl.data.utterance import Utterance
+from asr_emapl.scaling import StepAudio
 from asr_emapl.text.tokenizer import CharacterTokenizer, save_tokenizer
+from asr_emapl.training.selection import TrainingAudio
 
 WORDS = {"ADA": (300, 700), "BOB": (500, 1500), "CLIO": (900, 2500), "DAN": (400, 3200)}
 
@@ -63,3 +65,8 @@ def tiny_config(root: Path, *overrides: str) -> RunConfig:
     path = root / "tiny.yaml"
     path.write_text(CONFIG.format(root=root), encoding="utf-8")
     return load_config(path, overrides)
+
+
+def step_audio(config: RunConfig) -> StepAudio:
+    """kappa as the run has it: by the mean unpadded audio of a step."""
+    return TrainingAudio.select(config, 1).step_audio(config, 1)
