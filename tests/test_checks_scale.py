@@ -134,8 +134,8 @@ def test_the_reference_column_does_not_depend_on_the_batch(batch_seconds):
 
 def test_epochs_where_the_manifests_are_there(tmp_path):
     for name, hours in (("labelled", 2), ("unlabelled", 5.5)):
-        record = {"id": name, "audio": f"{name}.flac", "duration": 30.0, "text": "A"}
-        lines = [json.dumps(record | {"id": f"{name}{i}"}) for i in range(round(120 * hours))]
+        record = {"id": name, "audio": f"{name}.flac", "duration": 5.0, "text": "A"}
+        lines = [json.dumps(record | {"id": f"{name}{i}"}) for i in range(round(720 * hours))]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     data = DataConfig(labelled=[f"{tmp_path}/labelled.jsonl"], unlabelled=[f"{tmp_path}/unlabelled.jsonl"])
     config = run_config(data=data)
