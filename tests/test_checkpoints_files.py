@@ -274,3 +274,13 @@ def test_a_run_its_checkpoints_and_a_file_are_found(tmp_path):
         find(tmp_path)
     with pytest.raises(UserError, match="does not exist"):
         find(tmp_path / "nowhere")
+
+
+def test_an_average_says_which_checkpoint_it_cannot_read(tmp_path, caplog):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    save(checkpoint.checkpoint_path(folder, 3), state(3))
+    (folder / "step-000000013.pt").write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"step-000000003\.pt has no running mean"):
+        checkpoint.average(None, tmp_path, tmp_path / "out.pt")
+    assert "step-000000013.pt cannot be read" in caplog.text

@@ -7,27 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.cli_project import OVERRIDES, Project, librispeech, texts
+from support.cli_project import Project, make_project, texts
 from support.commands import call, fail, succeed
-from support.tiny import CONFIG, make_corpus
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Prepared, with a tokenizer, and trained, by the commands alone."""
-    source, root = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("project")
-    make_corpus(source)
-    librispeech(source, root / "corpora")
-    assert succeed("prepare", "librispeech", "--data", root / "corpora", "--out", root) == "".join(
-        f"{part}: {root}/{part}.jsonl\n" for part in ("dev", "labelled", "unlabelled")
-    )
-    assert "vocabulary_size=29" in succeed("tokenizer", "--out", root / "letters.json")
-    config = root / "tiny.yaml"
-    config.write_text(CONFIG.format(root=root), encoding="utf-8")
-    told = succeed("train", "--config", config, *OVERRIDES)
-    checkpoints = sorted((root / "run" / "checkpoints").glob("step-*.pt"))
-    assert told.splitlines()[-1] == f"last checkpoint: {checkpoints[-1]}"
-    return Project(root, config, checkpoints)
+    return make_project(tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("project"))
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,8 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
-from support.packed_shards import SECOND, SMALL, names, same_audio, waveform
+from support.packed_shards import SMALL, make_manifest, names, same_audio, waveform
 
 from asr_emapl import storage
 from asr_emapl.audio.decode import probe
@@ -26,19 +24,7 @@ from asr_emapl.errors import UserError
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Thirteen files of 0.3 to 0.9 s, and one of 3 s with three utterances in it, of which one comes late."""
-    folder = tmp_path_factory.mktemp("corpus")
-    rng = np.random.default_rng(0)
-    made = []
-    for i in range(13):
-        samples = int(rng.integers(round(0.3 * SECOND), round(0.9 * SECOND)))
-        path = folder / f"u{i:02d}.{'flac' if i % 2 else 'wav'}"
-        soundfile.write(path, 0.1 * rng.standard_normal(samples), SECOND, subtype="PCM_16")
-        made.append(Utterance(path.stem, str(path), samples / SECOND, f"TEXT {i}", speaker="s"))
-    soundfile.write(folder / "long.flac", 0.1 * rng.standard_normal(3 * SECOND), SECOND)
-    parts = [Utterance(f"long/{i}", str(folder / "long.flac"), 0.7, "LONG", offset=0.9 * i) for i in range(3)]
-    write_manifest(folder / "train.jsonl", [*made[:4], *parts[:2], *made[4:], parts[2]])
-    return folder / "train.jsonl"
+    return make_manifest(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "empty", "absent"])

@@ -7,6 +7,7 @@ torch ignores these when it loads; `load` checks them before anything is unpickl
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 import zipfile
@@ -22,6 +23,7 @@ from asr_emapl.running_mean import window
 from asr_emapl.storage import publish, require_file, writing
 from asr_emapl.text.tokenizer import Tokenizer, tokenizer_from_state
 
+_logger = logging.getLogger(__name__)
 # Other files (step-final.pt, step-000000004-average.pt) belong to the user.
 _NAME = re.compile(r"step-([0-9]{9,})\.pt")
 
@@ -181,12 +183,12 @@ def average(start: Path | None, end: Path, out: Path) -> float:
     Raises:
         UserError: a checkpoint cannot be read, has no running mean, or `end` is not after `start`.
     """
-    end, last, _ = find(end)
+    end, last = _find_logged(end)
     later = _running_mean(end, last)
     if start is None:
         earlier = {"mean": {name: torch.zeros_like(m) for name, m in later["mean"].items()}, "audio": 0.0}
     else:
-        start, first, _ = find(start)
+        start, first = _find_logged(start)
         earlier = _running_mean(start, first)
     try:
         weights = window(earlier, later)
@@ -202,6 +204,13 @@ def average(start: Path | None, end: Path, out: Path) -> float:
     with writing(out):
         save(out, last)
     return (later["audio"] - earlier["audio"]) / 3600.0
+
+
+def _find_logged(path: Path) -> tuple[Path, State]:
+    path, state, problems = find(path)
+    for problem in problems:
+        _logger.warning("%s: using the previous one", problem)
+    return path, state
 
 
 def _running_mean(path: Path, state: State) -> State:

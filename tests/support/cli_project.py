@@ -7,6 +7,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.commands import succeed
+from support.tiny import CONFIG, make_corpus
+
 OVERRIDES = (
     *("hours=0.08", "optimizer.lr=0.01", "validation.every_hours=null"),
     *("checkpoint.every_hours=0.02", "checkpoint.keep=9"),
@@ -46,3 +49,19 @@ def librispeech(root: Path, target: Path) -> None:
 
 def texts(path: Path) -> dict[str, str]:
     return {line["id"]: line["text"] for line in map(json.loads, path.read_text().splitlines())}
+
+
+def make_project(source: Path, root: Path) -> Project:
+    """Prepared, with a tokenizer, and trained, by the commands alone."""
+    make_corpus(source)
+    librispeech(source, root / "corpora")
+    assert succeed("prepare", "librispeech", "--data", root / "corpora", "--out", root) == "".join(
+        f"{part}: {root}/{part}.jsonl\n" for part in ("dev", "labelled", "unlabelled")
+    )
+    assert "vocabulary_size=29" in succeed("tokenizer", "--out", root / "letters.json")
+    config = root / "tiny.yaml"
+    config.write_text(CONFIG.format(root=root), encoding="utf-8")
+    told = succeed("train", "--config", config, *OVERRIDES)
+    checkpoints = sorted((root / "run" / "checkpoints").glob("step-*.pt"))
+    assert told.splitlines()[-1] == f"last checkpoint: {checkpoints[-1]}"
+    return Project(root, config, checkpoints)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import numpy as np
+import soundfile
 import torch
 
 from asr_emapl.audio.decode import read_audio
@@ -12,6 +14,7 @@ from asr_emapl.audio.features import FrameCount
 from asr_emapl.data.batch_plan import BatchPlan
 from asr_emapl.data.corpus import Corpus
 from asr_emapl.data.loader import StepBatch, StepDataset, steps
+from asr_emapl.data.manifest_writer import write_manifest
 from asr_emapl.data.mixture import DataCursor, DataPlan, Mixture
 from asr_emapl.data.utterance import Utterance
 
@@ -49,3 +52,18 @@ def same_step(left: StepBatch, right: StepBatch) -> bool:
         and torch.equal(a.waveforms_BN, b.waveforms_BN)
         for a, b in zip(left.micro_batches, right.micro_batches, strict=True)
     )
+
+
+def make_manifest(folder: Path) -> Path:
+    """Thirteen files of 0.3 to 0.9 s, and one of 3 s with three utterances in it, of which one comes late."""
+    rng = np.random.default_rng(0)
+    made = []
+    for i in range(13):
+        samples = int(rng.integers(round(0.3 * SECOND), round(0.9 * SECOND)))
+        path = folder / f"u{i:02d}.{'flac' if i % 2 else 'wav'}"
+        soundfile.write(path, 0.1 * rng.standard_normal(samples), SECOND, subtype="PCM_16")
+        made.append(Utterance(path.stem, str(path), samples / SECOND, f"TEXT {i}", speaker="s"))
+    soundfile.write(folder / "long.flac", 0.1 * rng.standard_normal(3 * SECOND), SECOND)
+    parts = [Utterance(f"long/{i}", str(folder / "long.flac"), 0.7, "LONG", offset=0.9 * i) for i in range(3)]
+    write_manifest(folder / "train.jsonl", [*made[:4], *parts[:2], *made[4:], parts[2]])
+    return folder / "train.jsonl"
