@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 from support.loaded_batches import (
     BANDS,
@@ -14,6 +12,7 @@ from support.loaded_batches import (
     SECOND,
     dataset,
     global_batches,
+    make_utterances,
     plan,
     same_micro,
     same_step,
@@ -39,16 +38,7 @@ from asr_emapl.data.utterance import Utterance
 
 @pytest.fixture(scope="module")
 def utterances(tmp_path_factory: pytest.TempPathFactory) -> list[Utterance]:
-    """30 of 0.3 to 1.2 s; no two are alike."""
-    folder = tmp_path_factory.mktemp("audio")
-    rng = np.random.default_rng(0)
-    made = []
-    for i in range(30):
-        samples = int(rng.integers(round(0.3 * SECOND), round(1.2 * SECOND)))
-        path = folder / f"u{i:02d}.wav"
-        soundfile.write(path, 0.1 * rng.standard_normal(samples), SECOND)
-        made.append(Utterance(f"u{i:02d}", str(path), samples / SECOND))
-    return made
+    return make_utterances(tmp_path_factory.mktemp("audio"))
 
 
 def rows(batch: StepBatch) -> dict[str, tuple[Tensor, Tensor, Tensor, list[int] | None]]:

@@ -10,15 +10,14 @@ import time
 from collections.abc import Generator
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 from support.loaded_batches import (
     SECOND,
     corpus,
     dataset,
     global_batches,
+    make_utterances,
     plan,
     same_step,
     taken,
@@ -42,16 +41,7 @@ from asr_emapl.errors import UserError
 
 @pytest.fixture(scope="module")
 def utterances(tmp_path_factory: pytest.TempPathFactory) -> list[Utterance]:
-    """30 of 0.3 to 1.2 s; no two are alike."""
-    folder = tmp_path_factory.mktemp("audio")
-    rng = np.random.default_rng(0)
-    made = []
-    for i in range(30):
-        samples = int(rng.integers(round(0.3 * SECOND), round(1.2 * SECOND)))
-        path = folder / f"u{i:02d}.wav"
-        soundfile.write(path, 0.1 * rng.standard_normal(samples), SECOND)
-        made.append(Utterance(f"u{i:02d}", str(path), samples / SECOND))
-    return made
+    return make_utterances(tmp_path_factory.mktemp("audio"))
 
 
 def run(utterances: list[Utterance], start: DataCursor, workers: int = 0) -> Generator[StepBatch, None, None]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
+import soundfile
 import torch
 
 from asr_emapl.audio.augment import AugmentConfig, SpecAugment
@@ -22,6 +25,18 @@ from asr_emapl.data.utterance import Utterance
 SECOND = 16_000
 BANDS = 20
 FRAMES = FrameCount(window=400, hop=160)
+
+
+def make_utterances(folder: Path) -> list[Utterance]:
+    """30 of 0.3 to 1.2 s; no two are alike."""
+    rng = np.random.default_rng(0)
+    made = []
+    for i in range(30):
+        samples = int(rng.integers(round(0.3 * SECOND), round(1.2 * SECOND)))
+        path = folder / f"u{i:02d}.wav"
+        soundfile.write(path, 0.1 * rng.standard_normal(samples), SECOND)
+        made.append(Utterance(f"u{i:02d}", str(path), samples / SECOND))
+    return made
 
 
 def corpus(utterances: list[Utterance], *, with_targets: bool = True) -> Corpus:
