@@ -31,6 +31,11 @@ def require_package(name: str, extra: str) -> None:
         raise UserError(f"{name} is not installed; pip install 'asr_emapl[{extra}]'")
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: "1 utterance", "1,024 utterances"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def listing(items: Sequence[str], limit: int) -> str:
     """The first `limit` items, and how many more there are: "a, b and 3 more"."""
     more = f" and {len(items) - limit} more" if len(items) > limit else ""

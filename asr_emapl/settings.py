@@ -58,6 +58,13 @@ def describe(cls: type, prefix: str = "") -> Iterator[Setting]:
             yield from describe(group, f"{key}.")
 
 
+def value_of(config: Any, key: str) -> str:
+    """The value of a dotted key as YAML shows it; "null" too where its group is null."""
+    for name in key.split("."):
+        config = getattr(config, name, None)
+    return _shown(config)
+
+
 def group_of(hint: Any) -> type | None:
     """The dataclass of settings that an annotation stands for; None for a single setting."""
     found = [part for part in (hint, *typing.get_args(hint)) if is_dataclass(part)]
@@ -109,13 +116,15 @@ def _default(field: Field[Any]) -> str:
     value = field.default
     if field.default_factory is not MISSING:
         value = field.default_factory()
+    return _shown(value)
+
+
+def _shown(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    if is_dataclass(value):
-        return "set"
-    return str(value)
+    return "set" if is_dataclass(value) else str(value)
 
 
 def _documents(cls: type) -> dict[str, str]:

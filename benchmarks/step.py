@@ -19,17 +19,14 @@ from typing import Any
 import torch
 from timing import seconds_of
 
-from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.features import LogMel
-from asr_emapl.data.loader import MicroBatch, StepBatch
-from asr_emapl.data.mixture import DataCursor
+from asr_emapl.checks.estimate import SameLength, random_batch
+from asr_emapl.data.loader import StepBatch
 from asr_emapl.distributed.process_group import ProcessGroup, leave_out_cudnn_attention
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
-from asr_emapl.pseudo_labels.strategies import LabelRequest, Labels, TeacherLabels
 from asr_emapl.training.build import build_step
-from asr_emapl.training.objectives import to_device
 from asr_emapl.training.step import TrainStep
 
 # Options of the transformer; seconds of audio per batch; seconds per utterance.
@@ -38,38 +35,18 @@ MODELS: dict[str, tuple[dict[str, Any], float, float]] = {
     "mini": ({"dim": 192, "layers": 4, "norm": "pre", "convolution": 31}, 40.0, 13.0),
     "paper": ({"dim": 768, "layers": 36, "heads": 4}, 290.0, 14.5),
 }
-CHARACTERS_PER_SECOND = 14
-
-
-class SameLength(TeacherLabels):
-    """Has the teacher label the batch, then hands out texts as long as the labelled ones."""
-
-    def labels(self, batch: LabelRequest) -> Labels:
-        """See `Strategy.labels`."""
-        theirs = super().labels(batch)
-        assert batch.targets is not None
-        texts = Labels.of(batch.targets)
-        device = theirs.confidence_B.device
-        # The teacher's confidence, so that the step waits for its counts as in training.
-        return Labels(
-            to_device(texts.tokens_BS, device), to_device(texts.lengths_B, device), theirs.confidence_B
-        )
+VOCABULARY = 29
 
 
 def batch(seconds: float, each: float, labelled: bool) -> StepBatch:
-    """Random audio and texts."""
-    count, samples = round(seconds / each), round(each * SAMPLE_RATE_HZ)
-    texts = torch.randint(1, 29, (count, round(each * CHARACTERS_PER_SECOND))).tolist()
-    lengths_B = torch.full((count,), samples)
-    micro = MicroBatch([str(i) for i in range(count)], torch.randn(count, samples), lengths_B, texts)
-    if torch.cuda.is_available():
-        micro = micro.pin_memory()
-    return StepBatch(labelled, [micro], count * samples, DataCursor())
+    """Random audio and texts, in page-locked memory if there is a GPU."""
+    made = random_batch(seconds, each, labelled, VOCABULARY)
+    return made.pin_memory() if torch.cuda.is_available() else made
 
 
 def build(options: dict[str, Any], device: torch.device, bf16: bool) -> TrainStep:
     """Student, teacher, optimizer and step."""
-    student = TransformerCtc(29, **options).to(device).train()
+    student = TransformerCtc(VOCABULARY, **options).to(device).train()
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, betas=(0.9, 0.98), fused=True)
     teacher = EmaTeacher(student, half_life=3600.0)
     return build_step(

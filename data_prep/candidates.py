@@ -12,6 +12,7 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe_whole
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError, list_findings
+from asr_emapl.text.needed import AUTO, Changes, needed_preset
 from asr_emapl.text.normalise import PRESETS, Preset
 
 MAX_LINES = 50
@@ -67,10 +68,16 @@ class Prepared:
     notes: list[str]
 
 
-def preset(name: str) -> Preset:
-    """The normalisation of that name; UserError if there is none."""
+def preset(name: str, candidates: Iterable[Candidate] = ()) -> Preset:
+    """The normalisation of that name; for "auto", the one that the transcripts of the candidates need.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name == AUTO:
+        name = needed_preset(candidate.text for candidate in candidates if candidate.text is not None)
     if name not in PRESETS:
-        raise UserError(f"no normalisation is called {name!r} (choose among: {', '.join(PRESETS)})")
+        raise UserError(f"--text {name!r} is not one of {', '.join((AUTO, *PRESETS))}")
     return PRESETS[name]
 
 
@@ -87,8 +94,11 @@ def check(candidates: Iterable[Candidate], spelling: Preset, workers: int) -> Ch
     facts, notes = probe_all((candidate.audio for candidate in candidates), workers, averaged)
     found.notes.extend(notes)
     first_seen: dict[str, str] = {}
+    changes = Changes()
     for candidate in candidates:
         text, faults = _spelled(candidate, spelling)
+        if candidate.text is not None and text is not None:
+            changes.add(candidate.text, text)
         if candidate.fault:
             faults.append(candidate.fault)
         known = facts[candidate.audio]
@@ -100,6 +110,7 @@ def check(candidates: Iterable[Candidate], spelling: Preset, workers: int) -> Ch
         if first_seen.setdefault(candidate.id, candidate.place) != candidate.place:
             faults.append(f"id {candidate.id!r} is that of {first_seen[candidate.id]} too (make ids unique)")
         if faults:
+            faults = [fault.removeprefix(f"{candidate.place}: ") for fault in faults]
             found.findings.append(f"{candidate.place}: {'; '.join(faults)}")
         elif not isinstance(known, str):
             rest = known[0] - candidate.offset
@@ -115,6 +126,8 @@ def check(candidates: Iterable[Candidate], spelling: Preset, workers: int) -> Ch
                     channel=candidate.channel if known[2] > 1 else None,
                 )
             )
+    if changes.changed:
+        found.notes.append(f"{changes} ({spelling.stated})")
     return found
 
 

@@ -1,7 +1,7 @@
-"""Any folder of audio, with transcripts or without.
+"""Any audio of one's own, with transcripts or without.
 
-The transcripts are text files beside the audio (a.wav, a.txt), or a table (CSV, TSV) with the columns `path`
-and `text`, or the folder is one of Kaldi's data directories (it holds wav.scp).
+A folder with text files beside the audio (a.wav, a.txt), a table (CSV, TSV) with the columns `path` and
+`text`, a Kaldi data directory (it has wav.scp), or a manifest (ours, NeMo's, lhotse's cuts).
 """
 
 from __future__ import annotations
@@ -9,26 +9,33 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+from asr_emapl.data.manifest import read_manifest
 from asr_emapl.data.manifest_writer import write_manifest
 from asr_emapl.errors import UserError
 from asr_emapl.storage import check_outputs, read_lines
+from asr_emapl.text.needed import AUTO
 from data_prep.candidates import Candidate, Prepared, check, preset, settle
 from data_prep.kaldi import FILES as KALDI_FILES
 from data_prep.kaldi import read_data_dir
 from data_prep.table import read_table
 
+NO_TEXT = "none"
+"""The value of --text that leaves transcripts out."""
 AUDIO = frozenset((".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"))
 """Endings of files that are taken for audio."""
+TABLES = frozenset((".csv", ".tsv"))
+"""Endings of tables."""
 UNREADABLE = frozenset((".aac", ".amr", ".m4a", ".mp4", ".sph", ".webm", ".wma"))
 """Endings of audio that cannot be decoded here: said, so that it is not missed."""
 
 
 def download() -> NoReturn:
     """There is nothing to fetch: a UserError says so."""
-    raise UserError("a folder of audio is your own: there is nothing to download (name it with --data)")
+    raise UserError("your own audio cannot be downloaded (name its folder with --data)")
 
 
 def prepare(
@@ -37,51 +44,108 @@ def prepare(
     *,
     name: str = "",
     table: Path | None = None,
-    text: str = "librispeech",
+    text: str = AUTO,
     leave_out: bool = False,
     workers: int = 2,
 ) -> Prepared:
-    """Verify a folder of audio and write its manifest, destination/<name>.jsonl.
+    """Verify audio and its transcripts and write a manifest, destination/<name>.jsonl.
 
-    Every file is whole and decodable, each transcript has its audio and each audio file its transcript (or
-    none has one), and each text, once normalised, is spelled as the preset asks. Any sample rate and number
-    of channels will do; the notes say what is resampled or averaged when it is read.
+    Every file is whole and can be decoded, each transcript has its audio and each audio file its transcript
+    (or none has one), and each normalised text is spelled as the preset asks. Any sample rate and number of
+    channels is accepted; the notes list what is resampled or averaged when it is read, and what was changed
+    in the transcripts.
 
     Args:
-        source: the folder, searched with all folders in it; or a Kaldi data directory.
-        destination: where the manifest goes; made if missing.
-        name: of the manifest; "" for the folder's.
-        table: CSV or TSV with the columns `path` (relative to the table's folder) and `text`, and `id` and
-            `speaker` if wanted; instead of a search.
-        text: the preset of `asr_emapl.text.normalise`.
-        leave_out: leave utterances with faults out instead of raising. A malformed table, or Kaldi's files
-            that do not go together, raise in any case.
+        source: a folder of audio, searched recursively; a folder with one table; a Kaldi data directory; or
+            the file of a table or a manifest.
+        destination: folder of the manifest; made if missing.
+        name: of the manifest; "" for the source's.
+        table: CSV or TSV with the columns `path` (relative to the table's folder) and `text`, and optionally
+            `id` and `speaker`; instead of a search.
+        text: a preset of `asr_emapl.text.normalise`; "auto": the one that the transcripts need; "none": leave
+            out the transcripts.
+        leave_out: leave out utterances with faults instead of raising. A malformed table, and Kaldi files
+            that do not agree, raise in any case.
         workers: threads that read headers.
 
     Raises:
-        UserError: there is no audio; or faults, the first of them listed, the rest counted.
+        UserError: there is no audio; or there are faults. The first of them are listed, the others counted.
     """
     source = Path(source)
-    spelling = preset(text)
-    if not source.is_dir():
-        raise UserError(f"{source}: no such folder (name the one that holds the audio)")
-    name = name or source.resolve().name
+    if text not in (AUTO, NO_TEXT):
+        preset(text)
+    if not source.exists():
+        raise UserError(f"{source}: no such file or folder (name the one that has the audio)")
+    # A file may have two endings, as cuts.jsonl.gz; a dot in a folder's name is part of it.
+    name = name or (source.resolve().name if source.is_dir() else source.name.partition(".")[0])
     path = Path(destination) / f"{name}.jsonl"
-    check_outputs([path], [table, *(source / file for file in KALDI_FILES)])
+    check_outputs([path], [source, table, *(source / file for file in KALDI_FILES)])
     notes: list[str] = []
-    if table is not None:
-        candidates = _from_table(Path(table))
-    elif (source / "wav.scp").is_file():
-        candidates = read_data_dir(source)
-    else:
-        candidates = _from_tree(source, notes)
+    candidates = _candidates(source, table, notes)
+    if text == NO_TEXT:
+        # Only texts, missing or unreadable, are faults so far.
+        candidates = [replace(candidate, text=None, fault="") for candidate in candidates]
+        text = AUTO
     if not candidates:
-        raise UserError(f"{table or source}: names no audio (endings known: {', '.join(sorted(AUDIO))})")
-    found = check(candidates, spelling, workers)
+        raise UserError(f"{table or source}: has no audio (known endings: {', '.join(sorted(AUDIO))})")
+    found = check(candidates, preset(text, candidates), workers)
     found.notes.extend(notes)
     notes = settle(name, found, leave_out)
     write_manifest(path, found.utterances)
     return Prepared({name: path}, notes)
+
+
+def _candidates(source: Path, table: Path | None, notes: list[str]) -> list[Candidate]:
+    """The utterances of a source of any kind."""
+    if table is None and source.is_file():
+        if source.suffix.lower() not in TABLES:
+            return _from_manifest(source)
+        table = source
+    if table is None and (source / "wav.scp").is_file():
+        return read_data_dir(source)
+    if table is None:
+        files = sorted(_files(source))
+        table = _only_table(source, files)
+        if table is None:
+            return _from_tree(source, files, notes)
+        notes.append(f"transcripts are from {table}")
+    return _from_table(table)
+
+
+def _only_table(source: Path, files: list[Path]) -> Path | None:
+    """The table of a folder that has no text files beside its audio; None if there is none.
+
+    Raises:
+        UserError: there are several.
+    """
+    audio = {path.with_suffix("") for path in files if path.suffix.lower() in AUDIO}
+    if any(path.suffix.lower() == ".txt" and path.with_suffix("") in audio for path in files):
+        return None
+    tables = [path for path in files if path.suffix.lower() in TABLES]
+    if len(tables) > 1:
+        raise UserError(f"{source}: has {len(tables)} tables, {tables[0].name} ... (name one with --table)")
+    return tables[0] if tables else None
+
+
+def _from_manifest(manifest: Path) -> list[Candidate]:
+    utterances = read_manifest(manifest)
+    packed = next((u.id for u in utterances if u.byte_range is not None), None)
+    if packed is not None:
+        raise UserError(f"{manifest}: {packed} is packed in a shard (use the manifest as it is)")
+    return [
+        Candidate(
+            u.id,
+            u.audio,
+            f"{manifest}: {u.id}",
+            u.text,
+            u.speaker,
+            u.offset,
+            u.duration,
+            u.channel,
+            may_be_mono=True,
+        )
+        for u in utterances
+    ]
 
 
 def _from_table(table: Path) -> list[Candidate]:
@@ -100,9 +164,8 @@ def _from_table(table: Path) -> list[Candidate]:
     ]
 
 
-def _from_tree(source: Path, notes: list[str]) -> list[Candidate]:
+def _from_tree(source: Path, files: list[Path], notes: list[str]) -> list[Candidate]:
     """A candidate for each audio file below a folder, named by its path from there without the ending."""
-    files = sorted(_files(source))
     audio = [path for path in files if path.suffix.lower() in AUDIO]
     texts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
     stems = {path.with_suffix("") for path in audio}

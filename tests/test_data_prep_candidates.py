@@ -26,7 +26,10 @@ def test_the_good_ones_become_utterances_in_their_order(
         Candidate("c", audio, "t:3", "on", duration=2.04),  # within what headers are off by
     ]
     found = check(stated, preset("librispeech"), 2)
-    assert (found.findings, found.notes, looked_at) == ([], [], [audio])
+    assert (found.findings, looked_at) == ([], [audio])
+    assert found.notes == [
+        "2 of 2 transcripts changed: 2 capitalised (capitals, straight apostrophes, single spaces)"
+    ]
     assert found.utterances == [
         Utterance("b", audio, 1.5, "GO", "ann", 0.5),
         Utterance("a", audio, 1.5, None, None, 0.5),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,9 @@ def talks(tmp_path: Path) -> Path:
 def test_texts_beside_the_audio(talks: Path, tmp_path: Path) -> None:
     prepared = prepare(talks, tmp_path / "out")
     assert prepared.manifests == {"talks": tmp_path / "out" / "talks.jsonl"}
-    assert prepared.notes == []
+    assert prepared.notes == [
+        "talks: 2 of 3 transcripts changed: 2 capitalised (capitals, straight apostrophes, single spaces)"
+    ]
     assert [(u.id, u.text) for u in read(prepared)] == [
         ("ann/a", "DON'T GO"),
         ("ann/c.d", "SEE"),
@@ -70,7 +73,7 @@ def test_one_report_of_all_that_is_wrong(talks: Path, tmp_path: Path) -> None:
         "no-samples.wav": "has no samples",
         "blank.wav": "an empty transcript",
         "latin.wav": "not UTF-8",
-        "digits.wav": "its text has ',7'",
+        "digits.wav": "its text has '7'",
         "b.wav": f"id 'b' is that of {talks / 'b.flac'} too",
     }
     head, *found = faults(talks, tmp_path / "out")
@@ -90,10 +93,10 @@ def test_one_report_of_all_that_is_wrong(talks: Path, tmp_path: Path) -> None:
 
 def test_another_preset_spells_otherwise(talks: Path, tmp_path: Path) -> None:
     (talks / "b.txt").write_text("\u201cGo on,\u201d he said \u2013 caf\u00e9!")
-    assert "its text has" in faults(talks, tmp_path / "out")[1]
+    assert "its text has" in faults(talks, tmp_path / "out", text="librispeech")[1]
     assert read(prepare(talks, tmp_path / "out", text="common-voice"))[2].text == "GO ON HE SAID CAFE"
     assert read(prepare(talks, tmp_path / "out", text="words"))[2].text == "GO ON HE SAID CAF\u00c9"
-    with pytest.raises(UserError, match=r"no normalisation is called 'x' .*librispeech, common-voice"):
+    with pytest.raises(UserError, match=r"--text 'x' .*auto, librispeech, common-voice"):
         prepare(talks, tmp_path / "other", text="x")
 
 
@@ -102,7 +105,7 @@ def test_other_rates_and_channels_are_allowed_and_said_once(talks: Path, tmp_pat
     noise(talks / "ann" / "a.flac", 0.5, rate=8000)
     prepared = prepare(talks, tmp_path / "out")
     assert [u.duration for u in read(prepared)][2] == 0.5
-    assert prepared.notes == [
+    assert prepared.notes[:2] == [
         "talks: 2 of 3 files are resampled when they are read: 1 of 8000 Hz, 1 of 44100 Hz",
         "talks: 1 of 3 files have several channels, averaged when they are read",
     ]
@@ -111,7 +114,7 @@ def test_other_rates_and_channels_are_allowed_and_said_once(talks: Path, tmp_pat
 def test_what_is_passed_over_is_said(talks: Path, tmp_path: Path) -> None:
     (talks / "README.txt").write_text("read me")
     (talks / "x.m4a").write_bytes(b"")
-    assert prepare(talks, tmp_path / "out").notes == [
+    assert prepare(talks, tmp_path / "out").notes[1:] == [
         "talks: passed over, for they cannot be decoded: 1 .m4a (convert them to FLAC)",
         f"talks: 1 text files without audio of their name, passed over: {talks / 'README.txt'} ...",
     ]
@@ -141,9 +144,9 @@ def test_an_unreadable_folder_is_named(talks: Path, tmp_path: Path, monkeypatch:
 
 def test_folders_without_audio(tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
-    assert "names no audio" in faults(tmp_path / "bare", tmp_path / "out")[0]
-    assert "no such folder" in faults(tmp_path / "absent", tmp_path / "out")[0]
-    with pytest.raises(UserError, match="nothing to download"):
+    assert "has no audio" in faults(tmp_path / "bare", tmp_path / "out")[0]
+    assert "no such file or folder" in faults(tmp_path / "absent", tmp_path / "out")[0]
+    with pytest.raises(UserError, match="cannot be downloaded"):
         folder.download()
 
 
@@ -162,3 +165,51 @@ def test_a_full_disk_leaves_the_old_manifest(
         prepare(talks, tmp_path / "out")
     assert path.read_bytes() == before
     assert list((tmp_path / "out").iterdir()) == [path]
+
+
+def test_texts_that_are_not_wanted_are_no_faults(talks: Path, tmp_path: Path) -> None:
+    noise(talks / "alone.wav", 0.5)
+    (talks / "b.txt").write_bytes(b"caf\xe9")
+    found = read(prepare(talks, tmp_path / "out", text="none"))
+    assert [(u.id, u.text) for u in found] == [(id_, None) for id_ in ("alone", "ann/a", "ann/c.d", "b")]
+
+
+def test_auto_needs_no_clean_texts_and_says_what_it_changed(talks: Path, tmp_path: Path) -> None:
+    (talks / "b.txt").write_text("\u201cGo on,\u201d he said \u2013 now.")
+    prepared = prepare(talks, tmp_path / "out")
+    assert read(prepared)[2].text == "GO ON HE SAID NOW"
+    (note,) = prepared.notes
+    assert "3 of 3 transcripts changed" not in note
+    assert "2 of 3 transcripts changed: 2 capitalised" in note
+    assert "',' in 1" in note
+
+
+def test_a_folder_with_one_table_needs_no_option(talks: Path, tmp_path: Path) -> None:
+    for path in talks.rglob("*.txt"):
+        path.unlink()
+    (talks / "README.txt").write_text("read me")
+    (talks / "metadata.tsv").write_text(
+        "path\tspeaker\ttext\nb.wav\tbob\tgo on\nann/a.flac\tann\tDon't go.\n"
+    )
+    prepared = prepare(talks, tmp_path / "out")
+    assert [(u.id, u.speaker, u.text) for u in read(prepared)] == [
+        ("b", "bob", "GO ON"),
+        ("ann/a", "ann", "DON'T GO"),
+    ]
+    assert f"transcripts are from {talks / 'metadata.tsv'}" in prepared.notes[-1]
+    by_file = prepare(talks / "metadata.tsv", tmp_path / "out")
+    assert read(by_file) == read(prepared)
+    (talks / "other.csv").write_text("path,text\n")
+    with pytest.raises(UserError, match=r"talks: has 2 tables, metadata.tsv .*--table"):
+        prepare(talks, tmp_path / "out")
+
+
+def test_manifests_of_other_toolkits_are_normalised_too(talks: Path, tmp_path: Path) -> None:
+    line = {"audio_filepath": str(talks / "b.wav"), "duration": 0.5, "text": "Go on, please."}
+    nemo = tmp_path / "nemo.json"
+    nemo.write_text(json.dumps(line) + "\n")
+    prepared = prepare(nemo, tmp_path / "out")
+    assert prepared.manifests == {"nemo": tmp_path / "out" / "nemo.jsonl"}
+    assert [(u.text, u.duration) for u in read(prepared)] == [("GO ON PLEASE", 0.5)]
+    nemo.write_text(json.dumps(line | {"duration": 5.0}) + "\n")
+    assert "0.50 s long" in faults(nemo, tmp_path / "wrong")[1]

@@ -47,7 +47,7 @@ def test_a_spreadsheets_csv(talks: Path, tmp_path: Path) -> None:
         ("t.tsv", "path\ttext\n\nb.wav go\n", ":3: 1 cells for 2 columns"),
         ("t.csv", 'path,text\nb.wav,"go\n', ":2: "),
         ("t.tsv", "", ": no column path, text among []"),
-        ("t.tsv", "path\ttext\n", ": names no audio"),
+        ("t.tsv", "path\ttext\n", ": has no audio"),
         ("t.tsv", "path\ttext\nb.wav\tcaf\xe9\n", ": not UTF-8"),
         ("t.tsv", None, ": cannot be read (No such file"),
     ],

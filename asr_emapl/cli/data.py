@@ -12,6 +12,7 @@ import typer
 
 from asr_emapl.cli.options import TrustOption, count, non_negative, positive, workers_option
 from asr_emapl.errors import UserError
+from asr_emapl.runs.reader import run_files
 from asr_emapl.storage import check_outputs
 from asr_emapl.terminal import say, say_written, warn
 
@@ -24,25 +25,39 @@ def tokenizer(
     kind: Annotated[str, typer.Option(help="characters, unigram or bpe.")] = "characters",
     size: Annotated[int, count("Vocabulary size with the blank (unigram, bpe).", least=3)] = 1024,
     manifest: Annotated[list[Path] | None, typer.Option(help="Texts to train on; may be repeated.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Write the tokenizer of this run directory or checkpoint instead.")
+    ] = None,
 ) -> None:
     """Make a tokenizer: characters, or SentencePiece trained on the transcripts of manifests.
+
+    Characters are those of LibriSpeech (A-Z, apostrophe, space), or with --manifest those of its transcripts
+    if they have others.
 
     Example: `asr-emapl tokenizer --kind unigram --size 256 --manifest data/train.jsonl --out data/bpe.json`
     """
     from asr_emapl.data.manifest import read_manifest
     from asr_emapl.text.tokenizer import CharacterTokenizer, SentencePieceTokenizer, Tokenizer, save_tokenizer
 
-    check_outputs([out], manifest or [])
-    made: Tokenizer
-    if kind == "characters":
-        made = CharacterTokenizer()
-    elif kind in ("unigram", "bpe"):
-        if not manifest:
-            raise UserError(f"--kind {kind} is trained on texts: name a --manifest")
-        texts = [u.text or "" for path in manifest for u in read_manifest(path, require_text=True)]
-        made = SentencePieceTokenizer.train(texts, size, kind)
-    else:
+    check_outputs([out], [*(manifest or []), *(run_files(checkpoint) if checkpoint else ())])
+    if checkpoint is not None:
+        from asr_emapl.checkpoints.files import find
+        from asr_emapl.checkpoints.files import read_tokenizer as of_checkpoint
+
+        path, state, _ = find(checkpoint)
+        save_tokenizer(out, of_checkpoint(path, state))
+        say_written(out, f"{out}: the tokenizer of {path}")
+        return
+    if kind not in ("characters", "unigram", "bpe"):
         raise UserError(f"--kind {kind!r} is not one of characters, unigram, bpe")
+    made: Tokenizer
+    texts = [u.text or "" for path in manifest or [] for u in read_manifest(path, require_text=True)]
+    if kind == "characters":
+        made = CharacterTokenizer.of(texts)
+    elif not texts:
+        raise UserError(f"--kind {kind} is trained on texts: name a --manifest")
+    else:
+        made = SentencePieceTokenizer.train(texts, size, kind)
     save_tokenizer(out, made)
     say_written(out, f"{out}: {made!r}")
 

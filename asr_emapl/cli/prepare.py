@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,8 +36,7 @@ def prepare_librispeech(
         if wanted is None:
             raise UserError("--download needs --parts: name the parts to download")
         librispeech.download(data, wanted)
-    for part, manifest in librispeech.prepare(data, out, wanted).items():
-        say(f"{part}: {manifest}")
+    _say_manifests(librispeech.prepare(data, out, wanted))
 
 
 @commands.command("librispeech-lm")
@@ -116,7 +116,10 @@ def prepare_common_voice(
 @commands.command("folder")
 def prepare_folder(
     data: Annotated[
-        Path, typer.Option(help="Folder of audio, searched recursively; or a Kaldi data directory.")
+        Path,
+        typer.Option(
+            help="Folder of audio, searched recursively; Kaldi data directory; table; NeMo or lhotse manifest."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for <name>.jsonl.")],
     name: Annotated[str, typer.Option(help="Name of the manifest; empty: the folder's name.")] = "",
@@ -124,13 +127,17 @@ def prepare_folder(
         Path | None, typer.Option(help="CSV or TSV with the columns path, text (and id, speaker).")
     ] = None,
     text: Annotated[
-        str, typer.Option(help="librispeech, common-voice (drops punctuation), words, plain.")
-    ] = "librispeech",
+        str,
+        typer.Option(
+            help="How transcripts are normalised: auto (as they need), librispeech (capitals only), "
+            "common-voice (English), words (any language), plain (unchanged), none (no transcripts)."
+        ),
+    ] = "auto",
     leave_out: Annotated[bool, typer.Option(help="Leave out files with errors, and list them.")] = False,
 ) -> None:
-    """Verify a folder of audio, with .txt beside the files, a table, Kaldi's files, or no transcripts.
+    """Verify your own audio: a folder with .txt beside the files or a table, Kaldi, NeMo, lhotse, or no texts.
 
-    Example: `asr-emapl prepare folder --data talks --out data --text common-voice`
+    Example: `asr-emapl prepare folder --data talks --out data --leave-out`
     """
     from data_prep import folder
 
@@ -140,8 +147,14 @@ def prepare_folder(
 def _print_prepared(prepared: Prepared) -> None:
     for note in prepared.notes:
         warn(note)
-    for part, manifest in prepared.manifests.items():
-        say(f"{part}: {manifest}")
+    _say_manifests(prepared.manifests)
+
+
+def _say_manifests(manifests: Mapping[str, Path]) -> None:
+    from asr_emapl.data.contents import Contents
+
+    for part, manifest in manifests.items():
+        say(f"{part}: {manifest}: {Contents.of(manifest)}")
 
 
 @commands.command("rendered")
@@ -156,5 +169,4 @@ def prepare_rendered(
     from data_prep import librispeech, rendered
 
     source = rendered.download(out, seed=seed)
-    for part, manifest in librispeech.prepare(source, out).items():
-        say(f"{part}: {manifest}")
+    _say_manifests(librispeech.prepare(source, out))

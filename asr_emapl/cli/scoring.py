@@ -13,7 +13,7 @@ from asr_emapl.cli.options import count, seed_option
 from asr_emapl.errors import UserError
 from asr_emapl.runs.reader import run_files
 from asr_emapl.storage import check_outputs
-from asr_emapl.terminal import put, say, say_written
+from asr_emapl.terminal import print_table, put, say, say_written
 
 commands = typer.Typer()
 
@@ -132,6 +132,29 @@ def compare(
         return
     for line in result.lines():
         say(line)
+
+
+@commands.command("score-table")
+def score_table(
+    systems: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders with <split>.<model>.json, each as name=folder; one name may be repeated."
+        ),
+    ],
+) -> None:
+    """Print one table of the WERs that `score --json` wrote: a row per system, a column per split and model.
+
+    Several folders of one name, such as seeds, give the mean and half the range.
+
+    Example: `asr-emapl score-table baseline=runs/baseline/scores ema=runs/ema/scores`
+    """
+    from asr_emapl.scoring.score_table import score_table as table
+
+    folders: dict[str, list[Path]] = {}
+    for name, folder in map(labelled, systems):
+        folders.setdefault(name, []).append(folder)
+    print_table(*table(folders))
 
 
 @commands.command()

@@ -1,13 +1,17 @@
-"""The command settings: every setting of a run, from where it is declared."""
+"""Commands on settings: list them, and write a first config."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from asr_emapl.cli.options import positive
 from asr_emapl.errors import UserError
-from asr_emapl.terminal import print_table
+from asr_emapl.runs.reader import run_files
+from asr_emapl.storage import check_outputs, write
+from asr_emapl.terminal import print_table, say, say_written
 
 commands = typer.Typer()
 
@@ -22,19 +26,33 @@ Every setting of a run's config file, with the allowed values, its default and i
 @commands.command()
 def settings(
     section: Annotated[str | None, typer.Argument(help="Only keys that begin with this.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="With --config: key=value, overrides the file.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML of a run: print its values.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/settings.md.")] = False,
 ) -> None:
-    """List every setting with its allowed values, default and meaning.
+    """List every setting with its allowed values, default and meaning; with --config, the values of a run.
 
     Example: `asr-emapl settings optimizer`
+
+    Example: `asr-emapl settings optimizer --config runs/mini/config.yaml`
     """
-    from asr_emapl.config import RunConfig
-    from asr_emapl.settings import describe
+    from asr_emapl.config import RunConfig, load_config
+    from asr_emapl.settings import describe, value_of
 
     found = [s for s in describe(RunConfig) if section is None or f"{s.key}.".startswith(f"{section}.")]
     if not found:
         groups = dict.fromkeys(s.key.partition(".")[0] for s in describe(RunConfig))
         raise UserError(f"there are no settings under {section!r}; choose one of {', '.join(groups)}")
+    if config is not None:
+        run = load_config(config, overrides or [])
+        values = [[s.key, value_of(run, s.key)] for s in found]
+        if len(values) == 1:
+            say(values[0][1])
+        else:
+            print_table(["setting", "value"], values)
+        return
     if not markdown:
         head = ["setting", "allowed", "default", "meaning"]
         print_table(head, [[s.key, s.allowed, s.default, s.description] for s in found])
@@ -42,3 +60,47 @@ def settings(
     lines = [_INTRODUCTION, "| setting | allowed | default | meaning |", "|---|---|---|---|"]
     lines += [f"| `{s.key}` | {s.allowed} | `{s.default}` | {s.description} |" for s in found]
     print("\n".join(lines))
+
+
+@commands.command("init-config")
+def init_config(
+    labelled: Annotated[list[Path], typer.Option(help="Manifest with transcripts; may be repeated.")],
+    tokenizer: Annotated[Path, typer.Option(help="File that `asr-emapl tokenizer` wrote.")],
+    out: Annotated[Path, typer.Option(help="YAML file to write.")],
+    unlabelled: Annotated[
+        list[Path] | None, typer.Option(help="Manifest without transcripts; may be repeated.")
+    ] = None,
+    dev: Annotated[list[Path] | None, typer.Option(help="Manifest to validate on; may be repeated.")] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Run directory or checkpoint to start from; gives the model.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="tiny, mini, small or base.", show_default="by the data and hardware")
+    ] = None,
+    hours: Annotated[
+        float | None, positive("Hours of audio to train for.", show_default="by the data")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    measure: Annotated[
+        bool, typer.Option(help="Run a few steps to estimate the run's time and memory.")
+    ] = True,
+) -> None:
+    """Write a commented config for your manifests, and estimate how long the run takes on this machine.
+
+    Example: `asr-emapl init-config --labelled data/train.jsonl --tokenizer data/characters.json --out run.yaml`
+    """
+    from asr_emapl.checks.estimate import estimate
+    from asr_emapl.checks.starter import Starter, StarterData
+    from asr_emapl.config import load_config
+
+    manifests = [[str(path) for path in paths or ()] for paths in (labelled, unlabelled, dev)]
+    read = [*labelled, *(unlabelled or ()), *(dev or ()), tokenizer, *(run_files(init) if init else ())]
+    check_outputs([out], read, overwrite=overwrite)
+    starter = Starter(StarterData.read(*manifests), str(tokenizer), init=init, size=size, hours=hours)
+    write(out, starter.write_text())
+    config = load_config(out)
+    say_written(
+        out, f"{out}: {starter.total_hours:g} h of audio, of which {starter.seed_hours:g} h supervised"
+    )
+    if measure:
+        say(str(estimate(config)))

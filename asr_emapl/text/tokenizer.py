@@ -159,6 +159,12 @@ class CharacterTokenizer(Tokenizer):
         self.alphabet = alphabet
         self._label_of = {character: label for label, character in enumerate(alphabet, start=BLANK + 1)}
 
+    @staticmethod
+    def of(texts: Iterable[str]) -> CharacterTokenizer:
+        """The tokenizer of LibriSpeech's characters if they spell all the texts; otherwise of the texts'."""
+        used = {character for text in texts for character in text}
+        return CharacterTokenizer(ALPHABET if used <= set(ALPHABET) else "".join(sorted(used | {" "})))
+
     @property
     def vocabulary_size(self) -> int:
         return len(self.alphabet) + 1

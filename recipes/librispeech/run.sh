@@ -169,5 +169,6 @@ if runs 5; then
     say 5 "score, into $run_dir/scores and $run_dir/curves.png"
     mkdir -p -- "$run_dir/scores"
     for_each score
+    asr-emapl score-table "$(basename "$run_dir")=$run_dir/scores"
     asr-emapl plot "$run_dir" --out "$run_dir/curves.png"
 fi

@@ -5,11 +5,12 @@ python recipes/quickstart/table.py exp/quickstart/runs/seed-*
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from asr_emapl.scoring.score_table import cell, read_rates
 
 SYSTEMS = {
     "seed": "seed (supervised, where pseudo-labels begin)",
@@ -21,17 +22,9 @@ PARTS = ("dev-clean", "dev-other")
 
 
 def rates(folders: Sequence[Path], system: str, model: str, part: str) -> list[float]:
-    """WER in percent, one a folder that has the system."""
-    files = [folder / system / f"{part}.{model}.json" for folder in folders]
-    return [100 * json.loads(f.read_text())["words"]["rate"] for f in files if f.exists()]
-
-
-def cell(values: Sequence[float]) -> str:
-    """Mean, and half the range if there are several."""
-    if not values:
-        return "-"
-    spread = f" +-{(max(values) - min(values)) / 2:.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
+    """WER in percent, one for each folder that has the system."""
+    found = [folder / system for folder in folders if (folder / system / f"{part}.{model}.json").exists()]
+    return [read_rates(folder)[part, model] for folder in found]
 
 
 def verdict(folders: Sequence[Path], part: str) -> str:

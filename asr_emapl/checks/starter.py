@@ -1,0 +1,270 @@
+"""A first config for a user's corpora: the model, batch and hours that suit the amount of data and the device.
+
+The two smallest sizes and the hours come from this repository's own recipes: the quickstart (4 minutes of
+transcripts) and LibriSpeech's mini.yaml (5.3 hours). The two larger sizes are starting points, not tuned.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from asr_emapl.checkpoints import files as checkpoint
+from asr_emapl.data.contents import Contents
+from asr_emapl.errors import UserError
+
+_CONVOLUTIONAL = {"norm": "pre", "attention_dropout": 0.0, "max_shift_seconds": 0.0}
+
+
+@dataclass(frozen=True)
+class Size:
+    """A size of the transformer, with settings that go with it.
+
+    Attributes:
+        options: of the model.
+        batch_seconds: reference batch, at which `lr` holds.
+        augment: SpecAugment.
+    """
+
+    options: dict[str, Any]
+    batch_seconds: float
+    lr: float
+    augment: dict[str, Any]
+
+
+SIZES = {
+    "tiny": Size(
+        {"dim": 144, "heads": 4, "layers": 3, "dropout": 0.1, "frontend_dropout": 0.1, "convolution": 15},
+        12.0,
+        3.0e-3,
+        {"frequency_masks": 2, "frequency_width": 15, "time_masks": 2, "time_width": 20, "time_share": 0.1},
+    ),
+    "mini": Size(
+        {"dim": 192, "heads": 4, "layers": 4, "dropout": 0.2, "frontend_dropout": 0.2, "convolution": 31},
+        40.0,
+        2.0e-3,
+        {"frequency_masks": 2, "frequency_width": 20, "time_masks": 4, "time_width": 40, "time_share": 0.1},
+    ),
+    "small": Size(
+        {"dim": 256, "heads": 4, "layers": 8, "dropout": 0.2, "frontend_dropout": 0.2, "convolution": 31},
+        60.0,
+        1.0e-3,
+        {"frequency_masks": 2, "frequency_width": 30, "time_masks": 10, "time_width": 50, "time_share": 0.1},
+    ),
+    "base": Size(
+        {"dim": 512, "heads": 8, "layers": 12, "dropout": 0.2, "frontend_dropout": 0.2, "convolution": 31},
+        240.0,
+        1.0e-3,
+        {"frequency_masks": 2, "frequency_width": 30, "time_masks": 10, "time_width": 50, "time_share": 0.1},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the machine has: GPUs and CPU cores that this process may use."""
+
+    gpus: int
+    cores: int
+
+    @staticmethod
+    def here() -> Hardware:
+        """This machine."""
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        return Hardware(gpus, len(os.sched_getaffinity(0)))
+
+    def __str__(self) -> str:
+        return f"{self.gpus} GPU(s)" if self.gpus else f"no GPU, {self.cores} CPU core(s)"
+
+
+@dataclass(frozen=True)
+class StarterData:
+    """The manifests of a run, and the hours that they have."""
+
+    labelled: Sequence[str]
+    unlabelled: Sequence[str]
+    validation: dict[str, str]
+    labelled_hours: float
+    unlabelled_hours: float
+    longest_seconds: float
+
+    @staticmethod
+    def read(labelled: Sequence[str], unlabelled: Sequence[str], dev: Sequence[str]) -> StarterData:
+        """Measure manifests.
+
+        Raises:
+            UserError: a manifest is missing or wrong, labelled ones have no transcripts, or two of `dev` have
+                one name.
+        """
+        known, unknown = [Contents.of(m) for m in labelled], [Contents.of(m) for m in unlabelled]
+        for manifest, contents in zip(labelled, known, strict=True):
+            if contents.transcribed < contents.utterances:
+                missing = contents.utterances - contents.transcribed
+                raise UserError(
+                    f"{manifest}: {missing} utterances have no transcript (it is given as labelled)"
+                )
+        validation = {Path(m).name.partition(".")[0]: m for m in dev}
+        if len(validation) < len(dev):
+            raise UserError("two validation manifests have the same name (rename one)")
+        return StarterData(
+            labelled,
+            unlabelled,
+            validation,
+            sum(c.hours for c in known),
+            sum(c.hours for c in unknown),
+            max(c.longest_seconds for c in (*known, *unknown)),
+        )
+
+
+@dataclass(frozen=True)
+class Starter:
+    """A config that has still to be written.
+
+    Args:
+        init: checkpoint to start from, whose model, features and tokenizer are used; None: random weights.
+        size: key of `SIZES`; None: by the data and the hardware.
+        hours: audio to train for; None: by the data.
+    """
+
+    data: StarterData
+    tokenizer: str
+    hardware: Hardware = field(default_factory=Hardware.here)
+    init: Path | None = None
+    size: str | None = None
+    hours: float | None = None
+
+    @property
+    def size_name(self) -> str:
+        """Key of `SIZES`."""
+        if self.size is not None:
+            if self.size not in SIZES:
+                raise UserError(f"--size {self.size!r} is not one of {', '.join(SIZES)}")
+            return self.size
+        hours = self.data.labelled_hours
+        if self.hardware.gpus:
+            return "base" if hours >= 100.0 else "small"
+        return "mini" if hours >= 1.0 else "tiny"
+
+    @property
+    def seed_hours(self) -> float:
+        """Audio of the supervised part: 60 passes over 4 minutes of transcripts, 15 over 5 hours.
+
+        Passes fall with the cube root of the hours, which meets both recipes. From a checkpoint, half of it.
+        """
+        if self.hours is not None:
+            return _rounded(self.hours * (1.0 if not self.data.unlabelled else 4.0 / 11.0))
+        passes = min(60.0, max(3.0, 25.0 * self.data.labelled_hours ** (-1.0 / 3.0)))
+        return _rounded(passes * self.data.labelled_hours * (0.5 if self.init else 1.0))
+
+    @property
+    def total_hours(self) -> float:
+        """Audio of the run: 2.75 times the supervised part, as in both recipes."""
+        if self.hours is not None:
+            return self.hours
+        return _rounded(2.75 * self.seed_hours)
+
+    def write_text(self) -> str:
+        """The config as YAML, with a comment on each choice."""
+        data, size = self.data, SIZES[self.size_name]
+        batch = max(size.batch_seconds, math.ceil(min(data.longest_seconds, 36.0)))
+        seed, total = self.seed_hours, self.total_hours
+        target, options, features, augment, why = self._model()
+        # More than four times the reference batch lags in training, with the rule too.
+        seconds = batch * min(4, max(1, self.hardware.gpus))
+        ratio = 1.0 if data.unlabelled_hours < 4.0 * data.labelled_hours else 2.0
+        start = (
+            "" if self.init is None else f"init:\n  checkpoint: {_yaml(str(self.init))}\n  keep: weights\n"
+        )
+        strategy = "ema" if data.unlabelled else "none"
+        gpu = self.hardware.gpus > 0
+        lr = size.lr * (0.3 if self.init else 1.0)
+        return f"""\
+# Written by `asr-emapl init-config` for {data.labelled_hours:.2f} h with transcripts and \
+{data.unlabelled_hours:.2f} h without, on a machine with
+# {self.hardware}. `asr-emapl settings` lists every setting. Hours are hours of audio consumed.
+seed: 0
+run_dir: runs/run
+# The first {seed:g} h are supervised; then pseudo-labels join. Twice the hours take twice the time.
+hours: {total:g}
+tokenizer: {_yaml(self.tokenizer)}
+data:
+  labelled: {_yaml(list(data.labelled))}
+  unlabelled: {_yaml(list(data.unlabelled))}
+  # Decoded every validation.every_hours, and not trained on.
+  validation: {_yaml(dict(data.validation))}
+  # Processes that decode audio, for each training process.
+  workers: {min(8, max(1, self.hardware.cores // max(1, self.hardware.gpus) - 1)) if gpu else min(1, self.hardware.cores - 1)}
+features: {_yaml(features)}
+# SpecAugment, in mel bands and frames of 10 ms; null turns it off.
+augment: {_yaml(augment)}
+# {why}
+model:
+  target: {_yaml(target)}
+  options: {_yaml(options)}
+batch:
+  # Seconds of audio of an optimizer step, padding included. Change `seconds` alone, for example if you have more
+  # GPUs: the scaling rule adapts the optimizer and the teacher, and the curve over audio stays.
+  seconds: {seconds:g}
+  # The batch at which lr, betas and the teacher's half-life below hold.
+  reference_seconds: {batch:g}
+device:
+  # Audio of one forward and backward pass of one process. Lower it if memory runs out; the result is the same.
+  max_seconds: {batch:g}
+  precision: {"bf16" if gpu else "fp32"}
+optimizer:
+  # Found at {size.batch_seconds:g} s{" and lowered for fine-tuning" if self.init else ""}. If the loss does not fall: lower it.
+  lr: {lr * math.sqrt(batch / size.batch_seconds):.2g}
+  betas: [0.9, 0.98]
+  clip_norm: 1.0
+schedule:
+  warmup_hours: {_rounded(max(0.02 * seed, 50 * batch / 3600)):g}
+  # Linear decay from here to the end, down to 2 % of lr.
+  decay_from_hours: {_rounded(0.6 * total):g}
+  final: 0.02
+teacher:
+  # Audio after which the weight of a student in the average is halved: 1 % of the run, at least 60 steps.
+  half_life_hours: {_rounded(max(0.01 * total, 60 * batch / 3600)):g}
+pseudo_labels:
+  # {"ema: labels of the teacher" if data.unlabelled else "none: there is no unlabelled audio"}.
+  strategy: {strategy}
+  # The teacher has to recognise words by then: compare its WER at this point.
+  start_hours: {seed:g}
+  unlabelled_per_labelled: {ratio}
+validation: {{every_hours: {_rounded(total / 11):g}}}
+checkpoint: {{every_hours: {_rounded(total / 22):g}}}
+{start}"""
+
+    def _model(self) -> tuple[str, dict[str, Any], dict[str, Any], dict[str, Any] | None, str]:
+        """Import path, options, features, SpecAugment, and why this model."""
+        size = SIZES[self.size_name]
+        if self.init is None:
+            tuned = "of this repository's recipes" if self.size_name in ("tiny", "mini") else "not tuned"
+            why = f"Size {self.size_name!r} ({tuned}); others: {', '.join(SIZES)} (--size)."
+            target = "asr_emapl.models.transformer:TransformerCtc"
+            return target, size.options | _CONVOLUTIONAL, {}, size.augment, why
+        config = checkpoint.find(self.init)[1]["config"]
+        why = f"Model and features of {self.init}, which the run starts from."
+        return (
+            config["model"]["target"],
+            config["model"]["options"],
+            config["features"],
+            config["augment"],
+            why,
+        )
+
+
+def _rounded(value: float) -> float:
+    """Two significant digits."""
+    return float(f"{value:.2g}")
+
+
+def _yaml(value: Any) -> str:
+    """A value as YAML in one line; JSON is a part of YAML."""
+    return json.dumps(value, ensure_ascii=False)

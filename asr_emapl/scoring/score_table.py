@@ -1,0 +1,59 @@
+"""One table of word error rates from the files that `asr-emapl score --json` wrote."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from asr_emapl.errors import UserError
+
+_MODELS = ("student", "teacher")
+
+
+def score_table(systems: Mapping[str, Sequence[Path]]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table: a row per system, a column per split and model.
+
+    Args:
+        systems: the folders with a system's <split>.<model>.json by its name; several folders (seeds) give the
+            mean, and half the range.
+
+    Raises:
+        UserError: as `read_rates`.
+    """
+    rates = {name: [read_rates(folder) for folder in folders] for name, folders in systems.items()}
+    columns = sorted({key for found in rates.values() for one in found for key in one})
+    rows = [
+        [name, *(cell([one[key] for one in found if key in one]) for key in columns)]
+        for name, found in rates.items()
+    ]
+    return ["WER %", *(f"{split} {model}" for split, model in columns)], rows
+
+
+def read_rates(folder: Path) -> dict[tuple[str, str], float]:
+    """WER in percent by split and model.
+
+    Raises:
+        UserError: the folder has no scores, or a file is not what `score --json` writes.
+    """
+    rates = {}
+    for path in sorted(folder.glob("*.json")):
+        split, _, model = path.stem.rpartition(".")
+        if model not in _MODELS:
+            continue
+        try:
+            rates[split, model] = 100.0 * float(json.loads(path.read_text(encoding="utf-8"))["words"]["rate"])
+        except (ValueError, TypeError, KeyError, OSError) as error:
+            raise UserError(f"{path}: is not a result of `asr-emapl score --json`; write it again") from error
+    if not rates:
+        raise UserError(f"{folder}: has no scores (<split>.teacher.json or <split>.student.json)")
+    return rates
+
+
+def cell(values: Sequence[float]) -> str:
+    """Mean, and half the range if there are several."""
+    if not values:
+        return "-"
+    spread = f" +-{(max(values) - min(values)) / 2:.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"

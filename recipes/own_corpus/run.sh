@@ -1,0 +1,160 @@
+#!/usr/bin/env bash
+# From folders of your own audio to a model, its error rates and a report.
+set -euo pipefail
+
+usage() {
+    cat <<'HELP'
+usage: bash recipes/own_corpus/run.sh --labelled PATH --unlabelled PATH --dev PATH [options] [-- key=value ...]
+
+  --labelled PATH    audio with transcripts, to train on
+  --unlabelled PATH  audio without transcripts; long recordings are cut at pauses
+  --dev PATH         audio with transcripts of other speakers, to measure the error rate
+  --init CHECKPOINT  start from this run directory or checkpoint, with its model and tokenizer
+  --size NAME        tiny, mini, small or base (default: by the hours of transcripts and the hardware)
+  --hours N          hours of audio to train for (default: by the hours of transcripts)
+  --baseline         also continue with supervised training alone, to see what pseudo-labels add
+  --exp DIR          folder for everything that is written (default: exp/own_corpus in the repository root)
+  --nproc N          training processes, one per GPU (default: 1)
+  -- key=value ...   overrides the config: hours=20 batch.seconds=120
+
+PATH is a folder of audio with a .txt beside each file, a folder with one CSV or TSV (columns path, text, and speaker if
+known), a Kaldi data directory, or a manifest of NeMo or lhotse. Files with errors are listed and left out.
+
+  1 prepare: verify audio, normalise transcripts, cut long recordings, write manifests to DIR/data
+  2 config: make the tokenizer and DIR/config.yaml, estimate time and memory, list what to fix in the data
+  3 train: a supervised seed, then from it with pseudo-labels of the EMA teacher
+  4 score: decode the dev audio with student and teacher, print WER, write DIR/report.html
+
+Rerun the same command to resume; what is complete is not repeated. You can edit DIR/config.yaml before training:
+--stop-stage 2 ends after it. Delete DIR to start over.
+HELP
+}
+
+say() { printf '== %s\n' "$1"; }
+
+here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+root=$(CDPATH='' cd -- "$here/../.." && pwd)
+# shellcheck source=recipes/common.sh
+source "$root/recipes/common.sh"
+labelled='' unlabelled='' dev='' init='' size='' hours='' exp=$root/exp/own_corpus nproc=1 stop_stage=4
+systems=(ema) overrides=()
+while (($# > 0)); do
+    case $1 in
+        --help | -h) usage; exit 0 ;;
+        --baseline) systems=(baseline ema); shift ;;
+        --labelled | --unlabelled | --dev | --init | --size | --hours | --exp | --nproc | --stop-stage)
+            (($# > 1)) || fail "$1 needs a value (see --help)"
+            name=${1#--}
+            printf -v "${name//-/_}" '%s' "$2"
+            shift 2 ;;
+        --) shift; overrides=("$@"); break ;;
+        *) fail "unknown option '$1' (see --help; key=value goes after --)" ;;
+    esac
+done
+for name in labelled unlabelled dev; do
+    [[ -n ${!name} ]] || fail "--$name is missing (see --help)"
+done
+for name in labelled unlabelled dev init; do
+    [[ -z ${!name} || -e ${!name} ]] || fail "--$name ${!name}: no such file or folder"
+    [[ -z ${!name} ]] || printf -v "$name" '%s' "$(realpath -- "${!name}")"
+done
+[[ $nproc =~ ^[1-9][0-9]*$ ]] || fail "--nproc '$nproc': give a positive number"
+[[ $stop_stage =~ ^[1-4]$ ]] || fail "--stop-stage '$stop_stage': give 1 to 4"
+
+# shellcheck source=recipes/environment.sh
+source "$root/recipes/environment.sh"
+mkdir -p -- "$exp"
+cd -- "$exp"
+
+# prepare NAME PATH [OPTION...]: the manifest data/NAME.jsonl.
+prepare() {
+    if [[ -s data/$1.jsonl ]]; then
+        echo "data/$1.jsonl exists already (delete it if the audio has changed)"
+    else
+        asr-emapl prepare folder --data "$2" --out data --name "$1" --leave-out "${@:3}"
+    fi
+}
+launch=(asr-emapl)
+((nproc == 1)) || launch=(torchrun --standalone --nproc-per-node "$nproc" --signals-to-handle SIGHUP,SIGQUIT -m asr_emapl)
+train() { start "${launch[@]}" train --config config.yaml ${overrides[@]+"${overrides[@]}"} run_dir="runs/$1" "${@:2}"; }
+# Waits for a trainer. If a signal stops it, it has saved, and this script ends.
+wait_for() {
+    finish "$1" || true
+    [[ -z $was_stopped ]] || { echo "stopped; rerun the same command to resume" >&2; exit 130; }
+    ((status_of[$1] == 0)) || exit "${status_of[$1]}"
+}
+
+say "1 prepare: manifests in $exp/data"
+prepare labelled "$labelled"
+prepare dev "$dev"
+prepare unlabelled-files "$unlabelled" --text none
+if [[ ! -s data/unlabelled.jsonl ]]; then
+    status=0
+    asr-emapl segment data/unlabelled-files.jsonl --out data/unlabelled.jsonl --workers "$(nproc)" || status=$?
+    # 1: some recordings could not be read. They are listed.
+    ((status <= 1)) || exit "$status"
+fi
+((stop_stage >= 2)) || exit 0
+
+say "2 config: $exp/config.yaml"
+tokenizer=data/tokenizer.json
+[[ -z $init ]] || tokenizer=data/tokenizer-of-checkpoint.json
+options=()
+[[ -z $init ]] || options+=(--init "$init")
+[[ -z $size ]] || options+=(--size "$size")
+[[ -z $hours ]] || options+=(--hours "$hours")
+if [[ ! -s $tokenizer ]]; then
+    if [[ -n $init ]]; then
+        asr-emapl tokenizer --checkpoint "$init" --out "$tokenizer"
+    else
+        asr-emapl tokenizer --manifest data/labelled.jsonl --out "$tokenizer"
+    fi
+fi
+if [[ -s config.yaml ]]; then
+    echo "config.yaml exists already (delete it for a new one)"
+else
+    asr-emapl init-config --labelled data/labelled.jsonl --unlabelled data/unlabelled.jsonl --dev data/dev.jsonl \
+        --tokenizer "$tokenizer" --out config.yaml ${options[@]+"${options[@]}"}
+fi
+asr-emapl inspect data/labelled.jsonl data/unlabelled.jsonl data/dev.jsonl --config config.yaml
+((stop_stage >= 3)) || exit 0
+
+# Where the seed ends is one number, in the config.
+start_hours=$(asr-emapl settings pseudo_labels.start_hours --config config.yaml ${overrides[@]+"${overrides[@]}"})
+say "3 train: supervised, $start_hours h of audio"
+train seed hours="$start_hours"
+wait_for "$!"
+for system in "${systems[@]}"; do
+    strategy=()
+    if [[ $system == baseline ]]; then
+        say "3 train: supervised baseline, from the seed"
+        strategy=(pseudo_labels.strategy=none)
+    else
+        say "3 train: pseudo-labels, from the seed"
+    fi
+    train "$system" init.checkpoint=runs/seed init.keep=run ${strategy[@]+"${strategy[@]}"}
+    wait_for "$!"
+done
+((stop_stage >= 4)) || exit 0
+
+say "4 score: decode data/dev.jsonl"
+runs=() hypotheses=() scores=()
+for system in seed "${systems[@]}"; do
+    checkpoint=$(newest_checkpoint "runs/$system")
+    mkdir -p -- "runs/$system/scores"
+    for model in student teacher; do
+        name=runs/$system/scores/dev.$model
+        is_current "$name.jsonl" "$checkpoint" data/dev.jsonl ||
+            asr-emapl decode --checkpoint "runs/$system" --model "$model" --manifest data/dev.jsonl \
+                --out "$name.jsonl" --overwrite
+        is_current "$name.json" "$name.jsonl" || asr-emapl score --json data/dev.jsonl "$name.jsonl" >"$name.json"
+    done
+    runs+=("$system=runs/$system") scores+=("$system=runs/$system/scores")
+    hypotheses+=(--hypotheses "runs/$system/scores/dev.teacher.jsonl")
+done
+asr-emapl report "${runs[@]}" --out report.html --manifest data/dev.jsonl "${hypotheses[@]}"
+asr-emapl score-table "${scores[@]}"
+example=$("$PYTHON" -c 'import json; print(json.loads(open("data/dev.jsonl").readline())["audio"])')
+suggest "asr-emapl compare data/dev.jsonl runs/seed/scores/dev.teacher.jsonl runs/ema/scores/dev.teacher.jsonl" \
+    "asr-emapl transcribe $(printf %q "$example") --checkpoint runs/ema" \
+    "asr-emapl train --config config.yaml run_dir=runs/longer hours=$(asr-emapl settings hours --config config.yaml)0"
