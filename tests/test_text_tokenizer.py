@@ -248,3 +248,8 @@ def test_a_piece_that_is_no_text_is_refused() -> None:
     assert PIECES.model.count(piece) > 0
     with pytest.raises(UserError, match="not a SentencePiece model"):
         SentencePieceTokenizer(PIECES.model.replace(piece, b"\xff" * len(piece)))
+
+
+def test_characters_are_those_of_the_texts_where_librispeech_lacks_them():
+    assert CharacterTokenizer.of(["GO ON", "DON'T"]) == CharacterTokenizer()
+    assert CharacterTokenizer.of(["GRÜẞE", "ÄÖ"]).alphabet == " EGRÄÖÜẞ"

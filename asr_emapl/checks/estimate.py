@@ -96,7 +96,7 @@ class SameLength(TeacherLabels):
 
 
 def random_batch(seconds: float, each: float, labelled: bool, vocabulary_size: int) -> StepBatch:
-    """A step of noise with random texts: utterances of `each` seconds, `seconds` in all, in one micro-batch."""
+    """One micro-batch of noise with random texts: utterances of `each` seconds, `seconds` in all."""
     count, samples = max(1, round(seconds / each)), round(each * SAMPLE_RATE_HZ)
     texts = torch.randint(1, vocabulary_size, (count, round(each * _TOKENS_PER_SECOND))).tolist()
     lengths_B = torch.full((count,), samples)

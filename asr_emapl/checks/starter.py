@@ -1,4 +1,4 @@
-"""A first config for a user's corpora: the model, batch and hours that suit the amount of data and the device.
+"""A first config for a user's corpora: model, batch and hours that suit the amount of data and the device.
 
 The two smallest sizes and the hours come from this repository's own recipes: the quickstart (4 minutes of
 transcripts) and LibriSpeech's mini.yaml (5.3 hours). The two larger sizes are starting points, not tuned.
@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import torch
@@ -65,6 +66,64 @@ SIZES = {
         {"frequency_masks": 2, "frequency_width": 30, "time_masks": 10, "time_width": 50, "time_share": 0.1},
     ),
 }
+
+
+_TEMPLATE = Template("""\
+# Written by `asr-emapl init-config` for $labelled_hours h with transcripts and $unlabelled_hours h without
+# on a machine with $hardware. `asr-emapl settings` lists every setting.
+# Hours are hours of audio consumed.
+seed: 0
+run_dir: runs/run
+# The first $seed_hours h are supervised; then pseudo-labels join. Twice the hours take twice the time.
+hours: $hours
+tokenizer: $tokenizer
+data:
+  labelled: $labelled
+  unlabelled: $unlabelled
+  # Decoded every validation.every_hours, and not trained on.
+  validation: $validation
+  # Processes that decode audio, for each training process.
+  workers: $workers
+features: $features
+# SpecAugment, in mel bands and frames of 10 ms; null turns it off.
+augment: $augment
+# $why
+model:
+  target: $target
+  options: $options
+batch:
+  # Seconds of audio in an optimizer step, padding included. Change `seconds` alone, for example if you have
+  # more GPUs: the scaling rule adapts the optimizer and the teacher, and the curve over audio stays.
+  seconds: $batch
+  # The batch at which lr, betas and the teacher's half-life below hold.
+  reference_seconds: $reference
+device:
+  # Audio in one forward and backward pass of a process. If memory runs out, lower it: the result is the same.
+  max_seconds: $reference
+  precision: $precision
+optimizer:
+  # Found at $found. If the loss does not fall, lower it.
+  lr: $lr
+  betas: [0.9, 0.98]
+  clip_norm: 1.0
+schedule:
+  warmup_hours: $warmup
+  # Linear decay from here to the end, down to 2 % of lr.
+  decay_from_hours: $decay
+  final: 0.02
+teacher:
+  # Audio after which the weight of a student in the average is halved: 1 % of the run, at least 60 steps.
+  half_life_hours: $half_life
+pseudo_labels:
+  # ema: greedy labels of the teacher; none: supervised training alone.
+  strategy: $strategy
+  # The teacher has to recognise words by then: look at its WER at this point.
+  start_hours: $seed_hours
+  unlabelled_per_labelled: $ratio
+validation: {every_hours: $validate}
+checkpoint: {every_hours: $save}
+init: $init
+""")
 
 
 @dataclass(frozen=True)
@@ -172,92 +231,53 @@ class Starter:
 
     def write_text(self) -> str:
         """The config as YAML, with a comment on each choice."""
-        data, size = self.data, SIZES[self.size_name]
+        data, size, gpus = self.data, SIZES[self.size_name], self.hardware.gpus
         batch = max(size.batch_seconds, math.ceil(min(data.longest_seconds, 36.0)))
+        lr = size.lr * math.sqrt(batch / size.batch_seconds) * (0.3 if self.init else 1.0)
         seed, total = self.seed_hours, self.total_hours
-        target, options, features, augment, why = self._model()
-        # More than four times the reference batch lags in training, with the rule too.
-        seconds = batch * min(4, max(1, self.hardware.gpus))
-        ratio = 1.0 if data.unlabelled_hours < 4.0 * data.labelled_hours else 2.0
-        start = (
-            "" if self.init is None else f"init:\n  checkpoint: {_yaml(str(self.init))}\n  keep: weights\n"
+        return _TEMPLATE.substitute(
+            self._model(),
+            labelled_hours=f"{data.labelled_hours:.2f}",
+            unlabelled_hours=f"{data.unlabelled_hours:.2f}",
+            hardware=self.hardware,
+            seed_hours=f"{seed:g}",
+            hours=f"{total:g}",
+            tokenizer=_yaml(self.tokenizer),
+            labelled=_yaml(list(data.labelled)),
+            unlabelled=_yaml(list(data.unlabelled)),
+            validation=_yaml(dict(data.validation)),
+            workers=min(8, max(1, self.hardware.cores // gpus - 1) if gpus else 1),
+            # More than four times the reference batch lags in training, with the rule too.
+            batch=f"{batch * min(4, max(1, gpus)):g}",
+            reference=f"{batch:g}",
+            precision="bf16" if gpus else "fp32",
+            lr=f"{lr:.2g}",
+            found=f"{size.batch_seconds:g} s" + (" and lowered for fine-tuning" if self.init else ""),
+            warmup=f"{_rounded(max(0.02 * seed, 50 * batch / 3600)):g}",
+            decay=f"{_rounded(0.6 * total):g}",
+            half_life=f"{_rounded(max(0.01 * total, 60 * batch / 3600)):g}",
+            strategy="ema" if data.unlabelled else "none",
+            ratio=1.0 if data.unlabelled_hours < 4.0 * data.labelled_hours else 2.0,
+            validate=f"{_rounded(total / 11):g}",
+            save=f"{_rounded(total / 22):g}",
         )
-        strategy = "ema" if data.unlabelled else "none"
-        gpu = self.hardware.gpus > 0
-        lr = size.lr * (0.3 if self.init else 1.0)
-        return f"""\
-# Written by `asr-emapl init-config` for {data.labelled_hours:.2f} h with transcripts and \
-{data.unlabelled_hours:.2f} h without, on a machine with
-# {self.hardware}. `asr-emapl settings` lists every setting. Hours are hours of audio consumed.
-seed: 0
-run_dir: runs/run
-# The first {seed:g} h are supervised; then pseudo-labels join. Twice the hours take twice the time.
-hours: {total:g}
-tokenizer: {_yaml(self.tokenizer)}
-data:
-  labelled: {_yaml(list(data.labelled))}
-  unlabelled: {_yaml(list(data.unlabelled))}
-  # Decoded every validation.every_hours, and not trained on.
-  validation: {_yaml(dict(data.validation))}
-  # Processes that decode audio, for each training process.
-  workers: {min(8, max(1, self.hardware.cores // max(1, self.hardware.gpus) - 1)) if gpu else min(1, self.hardware.cores - 1)}
-features: {_yaml(features)}
-# SpecAugment, in mel bands and frames of 10 ms; null turns it off.
-augment: {_yaml(augment)}
-# {why}
-model:
-  target: {_yaml(target)}
-  options: {_yaml(options)}
-batch:
-  # Seconds of audio of an optimizer step, padding included. Change `seconds` alone, for example if you have more
-  # GPUs: the scaling rule adapts the optimizer and the teacher, and the curve over audio stays.
-  seconds: {seconds:g}
-  # The batch at which lr, betas and the teacher's half-life below hold.
-  reference_seconds: {batch:g}
-device:
-  # Audio of one forward and backward pass of one process. Lower it if memory runs out; the result is the same.
-  max_seconds: {batch:g}
-  precision: {"bf16" if gpu else "fp32"}
-optimizer:
-  # Found at {size.batch_seconds:g} s{" and lowered for fine-tuning" if self.init else ""}. If the loss does not fall: lower it.
-  lr: {lr * math.sqrt(batch / size.batch_seconds):.2g}
-  betas: [0.9, 0.98]
-  clip_norm: 1.0
-schedule:
-  warmup_hours: {_rounded(max(0.02 * seed, 50 * batch / 3600)):g}
-  # Linear decay from here to the end, down to 2 % of lr.
-  decay_from_hours: {_rounded(0.6 * total):g}
-  final: 0.02
-teacher:
-  # Audio after which the weight of a student in the average is halved: 1 % of the run, at least 60 steps.
-  half_life_hours: {_rounded(max(0.01 * total, 60 * batch / 3600)):g}
-pseudo_labels:
-  # {"ema: labels of the teacher" if data.unlabelled else "none: there is no unlabelled audio"}.
-  strategy: {strategy}
-  # The teacher has to recognise words by then: compare its WER at this point.
-  start_hours: {seed:g}
-  unlabelled_per_labelled: {ratio}
-validation: {{every_hours: {_rounded(total / 11):g}}}
-checkpoint: {{every_hours: {_rounded(total / 22):g}}}
-{start}"""
 
-    def _model(self) -> tuple[str, dict[str, Any], dict[str, Any], dict[str, Any] | None, str]:
-        """Import path, options, features, SpecAugment, and why this model."""
-        size = SIZES[self.size_name]
+    def _model(self) -> dict[str, str]:
+        """What the template says of the model, its input and where it starts."""
         if self.init is None:
+            size = SIZES[self.size_name]
             tuned = "of this repository's recipes" if self.size_name in ("tiny", "mini") else "not tuned"
             why = f"Size {self.size_name!r} ({tuned}); others: {', '.join(SIZES)} (--size)."
-            target = "asr_emapl.models.transformer:TransformerCtc"
-            return target, size.options | _CONVOLUTIONAL, {}, size.augment, why
-        config = checkpoint.find(self.init)[1]["config"]
-        why = f"Model and features of {self.init}, which the run starts from."
-        return (
-            config["model"]["target"],
-            config["model"]["options"],
-            config["features"],
-            config["augment"],
-            why,
-        )
+            target, options = "asr_emapl.models.transformer:TransformerCtc", size.options | _CONVOLUTIONAL
+            features, augment, start = {}, size.augment, {}
+        else:
+            config = checkpoint.find(self.init)[1]["config"]
+            why = f"Model and features of {self.init}, which the run starts from."
+            target, options = config["model"]["target"], config["model"]["options"]
+            features, augment = config["features"], config["augment"]
+            start = {"checkpoint": str(self.init), "keep": "weights"}
+        values = {"target": target, "options": options, "features": features, "augment": augment}
+        return {"why": why, "init": _yaml(start)} | {key: _yaml(value) for key, value in values.items()}
 
 
 def _rounded(value: float) -> float:

@@ -118,7 +118,7 @@ def prepare_folder(
     data: Annotated[
         Path,
         typer.Option(
-            help="Folder of audio, searched recursively; Kaldi data directory; table; NeMo or lhotse manifest."
+            help="Folder of audio, searched recursively; Kaldi directory; table; NeMo or lhotse manifest."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for <name>.jsonl.")],
@@ -135,7 +135,7 @@ def prepare_folder(
     ] = "auto",
     leave_out: Annotated[bool, typer.Option(help="Leave out files with errors, and list them.")] = False,
 ) -> None:
-    """Verify your own audio: a folder with .txt beside the files or a table, Kaldi, NeMo, lhotse, or no texts.
+    """Verify your own audio: a folder with .txt beside the files or a table, Kaldi, NeMo, lhotse.
 
     Example: `asr-emapl prepare folder --data talks --out data --leave-out`
     """

@@ -87,7 +87,7 @@ def init_config(
 ) -> None:
     """Write a commented config for your manifests, and estimate how long the run takes on this machine.
 
-    Example: `asr-emapl init-config --labelled data/train.jsonl --tokenizer data/characters.json --out run.yaml`
+    Example: `asr-emapl init-config --labelled train.jsonl --tokenizer characters.json --out run.yaml`
     """
     from asr_emapl.checks.estimate import estimate
     from asr_emapl.checks.starter import Starter, StarterData

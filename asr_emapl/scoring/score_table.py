@@ -16,8 +16,8 @@ def score_table(systems: Mapping[str, Sequence[Path]]) -> tuple[list[str], list[
     """Head and rows of a table: a row per system, a column per split and model.
 
     Args:
-        systems: the folders with a system's <split>.<model>.json by its name; several folders (seeds) give the
-            mean, and half the range.
+        systems: folders with <split>.<model>.json, by the name of the system. Several folders, as of seeds, give
+            the mean and half the range.
 
     Raises:
         UserError: as `read_rates`.

@@ -19,8 +19,8 @@ _SHOWN = 12
 def needed_preset(texts: Iterable[str]) -> str:
     """Name of the preset that a set of transcripts needs.
 
-    "librispeech" if it spells all of them in its alphabet; otherwise "common-voice" (which removes accents) if
-    at most 2 % of the texts have letters beyond A-Z, and "words" for all other languages.
+    "librispeech" if it spells all of them in its alphabet; otherwise "common-voice" (which removes accents)
+    if at most 2 % of the texts have letters beyond A-Z, and "words" for all other languages.
     """
     texts = list(texts)
     if not any(PRESETS["librispeech"].strange(PRESETS["librispeech"].normalise(text)) for text in texts):

@@ -55,9 +55,10 @@ def make_project(source: Path, root: Path) -> Project:
     """Prepared, with a tokenizer, and trained, by the commands alone."""
     make_corpus(source)
     librispeech(source, root / "corpora")
-    assert succeed("prepare", "librispeech", "--data", root / "corpora", "--out", root) == "".join(
-        f"{part}: {root}/{part}.jsonl\n" for part in ("dev", "labelled", "unlabelled")
-    )
+    lines = succeed("prepare", "librispeech", "--data", root / "corpora", "--out", root).splitlines()
+    for line, part in zip(lines, ("dev", "labelled", "unlabelled"), strict=True):
+        assert line.startswith(f"{part}: {root}/{part}.jsonl: ")
+        assert "1 speaker, " in line
     assert "vocabulary_size=29" in succeed("tokenizer", "--out", root / "letters.json")
     config = root / "tiny.yaml"
     config.write_text(CONFIG.format(root=root), encoding="utf-8")

@@ -1,0 +1,129 @@
+"""The recipe for a user's own audio: from folders as users have them to a model, its scores and a report."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+ROOT = Path(__file__).parent.parent
+RUN = ROOT / "recipes" / "own_corpus" / "run.sh"
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+FEW_STEPS = ("--hours", "0.02", "--size", "tiny")
+FAST = (
+    *("validation.every_hours=null", "checkpoint.every_hours=null", "data.workers=0"),
+    *("model.options.dim=16", "model.options.layers=1"),
+)
+
+
+def recipe(*arguments: object, timeout: float = 400) -> subprocess.CompletedProcess[str]:
+    command = ["bash", str(RUN), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def speak(folder: Path, count: int, begin: int = 0) -> None:
+    """Stereo MP3 at 44.1 kHz, with a sentence beside each file."""
+    pytest.importorskip("espeakng_loader")
+    from data_prep.espeak import ENGINE_RATE, Engine
+
+    with Engine() as engine:
+        for number in range(begin, begin + count):
+            words = [WORDS[(number + k * (1 + number % 3)) % len(WORDS)] for k in range(5)]
+            wave = np.repeat(engine.speak(" ".join(words), "en-us", 170, 50, 50, 0), 44_100 // ENGINE_RATE)
+            path = folder / f"s{number}.mp3"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, np.stack([wave, wave], 1), 44_100, format="MP3")
+            path.with_suffix(".txt").write_text(f"{' '.join(words).capitalize()}.\n")
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> list[object]:
+    """The options that name the three folders; two labelled files are bad, one unlabelled file is long."""
+    speak(tmp_path / "labelled", 8)
+    speak(tmp_path / "dev", 3, begin=20)
+    speak(tmp_path / "more", 4, begin=30)
+    (tmp_path / "labelled" / "bad.mp3").write_bytes(b"not audio")
+    (tmp_path / "labelled" / "bad.txt").write_text("One.")
+    (tmp_path / "labelled" / "empty.wav").write_bytes(b"")
+    (tmp_path / "labelled" / "empty.txt").write_text("Two.")
+    waves = [soundfile.read(path)[0] for path in sorted((tmp_path / "more").glob("*.mp3"))]
+    pause = np.zeros((44_100 * 3 // 2, 2))
+    (tmp_path / "unlabelled").mkdir()
+    long = np.concatenate([part for wave in waves for part in (wave, pause)])
+    soundfile.write(tmp_path / "unlabelled" / "talk.flac", long, 44_100)
+    names = ("labelled", "unlabelled", "dev")
+    return [part for name in names for part in (f"--{name}", tmp_path / name)]
+
+
+def run_suggested(output: str, folder: Path) -> list[str]:
+    """Run the commands that a recipe ends with."""
+    suggested = output.partition("To continue, from any folder:")[2]
+    assert shlex.split(suggested.partition("cd ")[2].splitlines()[0]) == [str(folder)]
+    commands = [line.strip() for line in suggested.splitlines() if line.strip().startswith("asr-emapl ")]
+    for command in commands:
+        line = command.replace("asr-emapl", f"{sys.executable} -m asr_emapl", 1)
+        done = subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return commands
+
+
+def hours_of(log: Path) -> Sequence[float]:
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    return [r["hours"] for r in records if r["event"] == "step"]
+
+
+def test_from_folders_of_audio_to_a_report(tmp_path, corpus):
+    exp = tmp_path / "with space"
+    options = [*corpus, "--exp", exp, "--baseline", *FEW_STEPS]
+    done = recipe(*options, "--", *FAST)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "left out 2" in done.stderr
+    assert "10 of 10 transcripts changed: 10 capitalised; removed or replaced '.' in 10" in done.stderr
+    assert "labelled: data/labelled.jsonl: 8 utterances" in done.stdout
+    assert len((exp / "data" / "unlabelled.jsonl").read_text().splitlines()) > 1
+    assert "x real time unlabelled" in done.stdout
+    # The seed is where both begin.
+    seed, ema = (hours_of(exp / "runs" / name / "log.jsonl") for name in ("seed", "ema"))
+    assert ema[0] > seed[-1]
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith("ema ")]
+    rate = json.loads((exp / "runs/ema/scores/dev.teacher.json").read_text())["words"]["rate"]
+    assert f"{100 * rate:.1f}" in row
+    assert "<svg" in (exp / "report.html").read_text()
+    assert len(run_suggested(done.stdout, exp)) == 3
+    # Rerun: nothing is done twice.
+    before = {path: path.stat().st_mtime_ns for path in exp.rglob("scores/*")}
+    again = recipe(*options, "--", *FAST)
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in exp.rglob("scores/*")} == before
+    # Another corpus with the model of this one.
+    tuned = tmp_path / "tuned"
+    done = recipe(*corpus, "--exp", tuned, "--init", exp / "runs/ema", "--hours", "0.02", "--", *FAST[:3])
+    assert done.returncode == 0, done.stdout + done.stderr
+    config = (tuned / "runs/seed/config.yaml").read_text()
+    assert "dim: 16" in config
+    assert "keep: weights" in config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "--labelled is missing"),
+        (["--labelled", ".", "--unlabelled", "."], "--dev is missing"),
+        (["--labelled", "absent", "--unlabelled", ".", "--dev", "."], "absent: no such file or folder"),
+        (["--frobnicate"], "--frobnicate"),
+        (["--labelled", ".", "--unlabelled", ".", "--dev", ".", "--nproc", "0"], "--nproc '0'"),
+    ],
+)
+def test_usage_errors_are_one_line(arguments, named):
+    done = recipe(*arguments, timeout=60)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("note:")]
+    assert line.startswith("error:")
+    assert named in line
