@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.documents import PAGES, run_page
 
 ROOT = Path(__file__).parent.parent
 RUN = ROOT / "recipes" / "quickstart" / "run.sh"
@@ -26,7 +27,7 @@ def quickstart(exp: Path, *arguments: str, timeout: float) -> subprocess.Complet
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
 
-def test_a_few_steps_leave_a_table_a_picture_and_scores(tmp_path):
+def test_a_few_steps_leave_a_table_a_picture_and_scores(tmp_path, monkeypatch):
     exp = tmp_path / "with space"
     done = quickstart(exp, "--oracle", "--seed", "3", "--", *FEW_STEPS, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -47,6 +48,11 @@ def test_a_few_steps_leave_a_table_a_picture_and_scores(tmp_path):
     assert shlex.split(suggested.partition("cd ")[2].splitlines()[0]) == [str(exp)]
     assert_commands_run(suggested, exp)
     assert_commands_run(readme_commands().replace("seed-0", "seed-3"), exp)
+    # The documentation's commands run in this folder.
+    monkeypatch.chdir(exp)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (exp / "runs" / "seed-0").symlink_to("seed-3")
+    assert sum(run_page(page, exp) for page in PAGES) > 30
     # Decoding and scoring are not repeated.
     before = {path: path.stat().st_mtime_ns for path in runs.glob("*/dev-*.json*")}
     again = quickstart(exp, "--oracle", "--seed", "3", "--", *FEW_STEPS, timeout=400)

@@ -14,7 +14,7 @@ from asr_emapl.settings import Setting, describe
 
 SETTINGS = list(describe(RunConfig))
 NUMBERS = [s for s in SETTINGS if "number" in s.allowed or "integer" in s.allowed]
-PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "settings.md"
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +125,6 @@ def test_an_unknown_section_names_those_that_exist():
 
 
 def test_the_page_is_up_to_date():
-    """Regenerate it with: asr-emapl settings --markdown > docs/settings.md"""
+    """Regenerate it with: asr-emapl settings --markdown > docs/reference/settings.md"""
     result = CliRunner().invoke(app, ["settings", "--markdown"])
     assert result.stdout == PAGE.read_text()

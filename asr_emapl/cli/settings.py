@@ -30,7 +30,7 @@ def settings(
         list[str] | None, typer.Argument(help="With --config: key=value, overrides the file.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML of a run: print its values.")] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/settings.md.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/reference/settings.md.")] = False,
 ) -> None:
     """List every setting with its allowed values, default and meaning; with --config, the values of a run.
 

@@ -16,7 +16,7 @@ def score_table(systems: Mapping[str, Sequence[Path]]) -> tuple[list[str], list[
     """Head and rows of a table: a row per system, a column per split and model.
 
     Args:
-        systems: folders with <split>.<model>.json, by the name of the system. Several folders, as of seeds, give
+        systems: folders with <split>.<model>.json by name of the system. Several, as of seeds, give
             the mean and half the range.
 
     Raises:
