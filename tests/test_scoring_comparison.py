@@ -1,4 +1,4 @@
-"""Two systems: the matched-pairs test on segments made by hand, the paired bootstrap, and the verdicts."""
+"""Comparison of two systems: matched-pairs test on hand-made segments, paired bootstrap, verdicts."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def systems(first: float, second: float, count: int = 400, speakers: int = 20) -
 
 def test_a_better_system() -> None:
     found = systems(0.2, 0.1)
-    assert found.shown
+    assert found.is_significant
     assert found.second_better == 1.0
     assert found.difference == pytest.approx(-0.1, abs=0.02)
     for interval in (found.by_utterance, found.by_speaker):
@@ -104,7 +104,7 @@ def test_a_better_system() -> None:
 
 def test_systems_that_are_as_good() -> None:
     found = systems(0.1, 0.1)
-    assert not found.shown
+    assert not found.is_significant
     assert found.verdict.startswith("No difference shown: ")
     assert 0.02 < found.second_better < 0.98
     assert found.matched_pairs.p is not None
@@ -126,9 +126,10 @@ def test_systems_with_as_many_errors_elsewhere() -> None:
 
 def test_one_utterance_gives_no_interval() -> None:
     found = compare({"u": TranscriptEntry("A B")}, {"u": "A"}, {"u": "A B"}, ("a", "b"), ScoringConfig())
-    assert (found.by_utterance, found.by_speaker, found.shown) == (None, None, False)
+    assert (found.by_utterance, found.by_speaker, found.is_significant) == (None, None, False)
     assert (
-        "too little to resample; the matched pairs test has nothing to go by (segments: 1)" in found.verdict
+        "too few utterances to resample; the matched pairs test has too little data (segments: 1)"
+        in found.verdict
     )
 
 
@@ -144,14 +145,14 @@ def test_when_the_tests_disagree() -> None:
     assert found.by_speaker is not None
     assert found.by_speaker.high >= 0.0
     assert found.verdict.startswith("Undecided: WER new (0.00 %) against old (")
-    assert "but only the matched pairs test shows a difference. new less old is -" in found.verdict
+    assert "but only the matched pairs test shows a difference. new minus old is -" in found.verdict
     assert "too few to rely on" in found.verdict
 
 
 def test_few_or_unknown_speakers_are_named() -> None:
     few = systems(0.2, 0.1, speakers=8)
-    assert few.shown
-    assert few.verdict.endswith("8 speakers are few: confirm it with more (20 or more).")
+    assert few.is_significant
+    assert few.verdict.endswith("8 speakers are few; confirm the result with 20 or more.")
     assert "are few" not in systems(0.2, 0.1).verdict
     unknown = compare(
         {f"u{i}": TranscriptEntry("A B C D E F") for i in range(200)},
@@ -160,7 +161,7 @@ def test_few_or_unknown_speakers_are_named() -> None:
         ("old", "new"),
         ScoringConfig(),
     )
-    assert unknown.shown
+    assert unknown.is_significant
     assert "Speakers are unknown" in unknown.verdict
 
 
@@ -195,8 +196,8 @@ def test_json_and_lines() -> None:
     assert restored["verdict"] == found.verdict == next(found.lines())
 
 
-def test_what_cannot_be_compared() -> None:
-    with pytest.raises(UserError, match="have no words"):
+def test_invalid_comparisons() -> None:
+    with pytest.raises(UserError, match="references have no words"):
         compare({"u": TranscriptEntry("")}, {"u": "A"}, {"u": ""}, ("a", "b"), ScoringConfig())
     with pytest.raises(UserError, match="1 of 1 references have no hypothesis: u"):
         compare({"u": TranscriptEntry("A")}, {"u": "A"}, {}, ("a", "b"), ScoringConfig())

@@ -1,4 +1,4 @@
-"""Wordings: what is parsed, and that the best is found, by trying all of them."""
+"""Alternatives: parsing, and the best wordings against an exhaustive search."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def test_texts(text: str, expected: Marked | None, first: str) -> None:
     assert first_wording(text) == first
 
 
-def test_what_cannot_be_parsed() -> None:
+def test_invalid_alternatives() -> None:
     with pytest.raises(BrokenLineError, match="without an end"):
         parse_marked("A { B / C")
     with pytest.raises(BrokenLineError, match="more than 1000 wordings"):
         parse_marked("{ x / " + "{ a / b } " * 12 + "}")
 
 
-def test_texts_that_would_fill_the_memory() -> None:
+def test_texts_that_are_too_long() -> None:
     words = (("a " * 3000,),)
     with pytest.raises(UserError, match="cut it into segments"):
         best_wordings((*words, ("b", "c")), words)

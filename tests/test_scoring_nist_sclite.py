@@ -1,4 +1,4 @@
-"""sclite's alignments: what they cost, against a plain search, and against sclite itself where it is."""
+"""sclite's alignments: costs against a plain search, and equality with sclite where it is installed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_emapl.scoring.alignment import align
-from asr_emapl.scoring.alignment_text import pra
-from asr_emapl.scoring.edits import word_edits
+from asr_emapl.scoring.alignment_files import pra
 from asr_emapl.scoring.nist.matched_pairs import matched_pairs
 from asr_emapl.scoring.nist.sclite import sclite_word_edits
+from asr_emapl.scoring.wer import word_edits
 
 SENTENCE = st.lists(st.sampled_from("ABC"), max_size=8).map(" ".join)
 # Debian's package sctk puts its programs here; elsewhere they are on the PATH.

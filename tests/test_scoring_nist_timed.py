@@ -1,4 +1,4 @@
-"""stm and ctm: what belongs to what, and what is refused."""
+"""stm and ctm: assignment of words to segments, and invalid files."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_ctm_is_cut_by_an_stm(tmp_path: Path) -> None:
     assert list(references) == list(hypotheses)
 
 
-def test_recordings_that_one_side_lacks_are_not_lost(tmp_path: Path) -> None:
+def test_recordings_of_one_side(tmp_path: Path) -> None:
     stm, ctm = write(tmp_path, stm="a 1 x 0 1 YES\nb 1 x 0 1 NO\n", ctm="b 2 0 1 NO\nc 1 0 1 WHAT\n")
     references, hypotheses = texts_of(stm, ctm)
     assert set(references) == {"a", "b"}
@@ -79,14 +79,14 @@ def test_a_ctm_by_itself_goes_by_recordings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "line", "said"),
     [
-        ("stm", "talk 1 alice 0.0", "no stm line"),
-        ("stm", "talk 1 alice zero 1.0 A", "'zero' is no time"),
-        ("stm", "talk 1 alice -1 1.0 A", "'-1' is no time"),
+        ("stm", "talk 1 alice 0.0", "not an stm line"),
+        ("stm", "talk 1 alice zero 1.0 A", "'zero' is not a time"),
+        ("stm", "talk 1 alice -1 1.0 A", "'-1' is not a time"),
         ("stm", "talk 1 alice 2 1 A", r"ends \(1 s\) before it begins \(2 s\)"),
         ("stm", "talk 1 alice 0 1 A { B / C", "alternatives without an end"),
-        ("ctm", "talk 1 0.0 0.1", "no ctm line"),
-        ("ctm", "talk 1 0.0 nan A", "'nan' is no time"),
-        ("ctm", "talk 1 0.0 1e308 A", "'1e308' is no time"),
+        ("ctm", "talk 1 0.0 0.1", "not a ctm line"),
+        ("ctm", "talk 1 0.0 nan A", "'nan' is not a time"),
+        ("ctm", "talk 1 0.0 1e308 A", "'1e308' is not a time"),
         ("ctm", "talk 1 * * <ALT_END>", "alternatives"),
         ("trn", "A { B / @ (u)", "alternatives without an end"),
     ],

@@ -1,4 +1,4 @@
-"""TranscriptEntry files: three formats, every broken line reported at once, writing is atomic."""
+"""Transcript files: formats, all broken lines in one error, atomic writing."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_all_broken_lines_are_reported_at_once(tmp_path: Path) -> None:
     assert "no 'id'" in findings[2]
     assert "no 'id'" in findings[3]
     assert "neither 'text' nor 'pred_text'" in findings[4]
-    assert "'text' is no text" in findings[5]
+    assert "'text' is not a string" in findings[5]
     assert "'a' again, first in line 1" in findings[6]
 
 
@@ -125,9 +125,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
         st.text(st.characters(codec="utf-8"), min_size=1), st.text(st.characters(codec="utf-8")), min_size=1
     )
 )
-def test_what_is_written_is_read_back(
-    hypotheses: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_round_trip(hypotheses: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("hypotheses") / "new" / "hyp.jsonl"
     write_hypotheses(path, hypotheses)
     assert read_transcripts(path, role="hypothesis") == hypotheses
@@ -141,7 +139,7 @@ def test_written_lines_are_plain_json(tmp_path: Path) -> None:
     assert [json.loads(line)["id"] for line in lines] == ["a", "b"]
 
 
-def test_a_target_that_cannot_be_written(tmp_path: Path) -> None:
+def test_unwritable_target(tmp_path: Path) -> None:
     (tmp_path / "hyp.jsonl").mkdir()
     with pytest.raises(UserError, match="cannot be written"):
         write_hypotheses(tmp_path / "hyp.jsonl", {"a": "A"})
@@ -239,8 +237,8 @@ def test_half_a_gzip_file(tmp_path: Path) -> None:
         read_transcripts(path)
 
 
-def test_a_manifest_whose_text_is_none(tmp_path: Path) -> None:
+def test_manifest_with_an_invalid_text(tmp_path: Path) -> None:
     line = {"audio_filepath": "a.wav", "duration": 1.5, "text": "A", "pred_text": [1]}
     (tmp_path / "nemo.json").write_text(json.dumps(line))
-    with pytest.raises(UserError, match=r"nemo\.json:1: id 'a': 'pred_text' is no text"):
+    with pytest.raises(UserError, match=r"nemo\.json:1: id 'a': 'pred_text' is not a string"):
         read_transcripts(tmp_path / "nemo.json", role="hypothesis")

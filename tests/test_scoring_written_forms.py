@@ -1,4 +1,4 @@
-"""Characters that look alike: counted as errors as ever, and said."""
+"""Texts that look alike count as errors and cause a warning."""
 
 from __future__ import annotations
 

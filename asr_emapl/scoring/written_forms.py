@@ -1,4 +1,4 @@
-"""Characters that look equal but differ: decomposed letters (NFD) and invisible characters."""
+"""Texts that look alike but differ in Unicode: decomposed letters (NFD) and invisible characters."""
 
 from __future__ import annotations
 
@@ -8,19 +8,14 @@ from collections.abc import Collection, Iterable
 from asr_emapl.text.normalise import plain
 
 
-def seen(text: str) -> str:
-    """The text as a reader sees it: composed (NFC), without invisible characters, single spaces."""
-    return plain(text)
-
-
 def are_alike(first: Collection[str], second: Iterable[str]) -> bool:
-    """Whether an id of `second` that `first` lacks looks like one of `first`."""
-    shown = {seen(name) for name in first}
-    return any(name not in first and seen(name) in shown for name in second)
+    """Whether an id of `second` that is not in `first` looks like an id of `first`."""
+    shown = {plain(name) for name in first}
+    return any(name not in first and plain(name) in shown for name in second)
 
 
 def hidden_differences(pairs: Iterable[tuple[str, str]]) -> int:
-    """How many pairs of texts have words that only look alike, and so count as errors."""
+    """Count the pairs of texts with words that look alike but differ, and therefore count as errors."""
     return sum(_differ(*pair) for pair in pairs)
 
 
@@ -28,14 +23,11 @@ def _differ(reference: str, hypothesis: str) -> bool:
     if reference == hypothesis or (reference.isascii() and hypothesis.isascii()):
         return False
     words = set(reference.split()) ^ set(hypothesis.split())
-    odd = {word for word in words if not word.isascii() and not _is_seen(word)}
-    if not odd:
-        return False
-    theirs = {seen(word) for word in words - odd}
-    return any(seen(word) in theirs or not seen(word) for word in odd) or (
-        len({seen(word) for word in odd}) < len(odd)
-    )
+    unusual = {word for word in words if not _is_plain(word)}
+    shown = [plain(word) for word in unusual]
+    others = {plain(word) for word in words - unusual}
+    return any(word in others or not word for word in shown) or len(set(shown)) < len(shown)
 
 
-def _is_seen(word: str) -> bool:
-    return unicodedata.is_normalized("NFC", word) and seen(word) == word
+def _is_plain(word: str) -> bool:
+    return word.isascii() or (unicodedata.is_normalized("NFC", word) and plain(word) == word)
