@@ -139,8 +139,8 @@ def test_matched_pairs_are_those_of_sc_stats(tmp_path: Path) -> None:
     )
     assert found is not None
     ours = matched_pairs(
-        [align(*pair, weights="sclite") for pair in zip(references, first, strict=True)],
-        [align(*pair, weights="sclite") for pair in zip(references, second, strict=True)],
+        (align(reference, a, weights="sclite"), align(reference, b, weights="sclite"))
+        for reference, a, b in zip(references, first, second, strict=True)
     )
     assert ours.segments == int(found[1])
     assert ours.z is not None

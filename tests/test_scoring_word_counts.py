@@ -26,7 +26,7 @@ def test_confusions() -> None:
         [("B", "X", 2), ("E", "Y", 1)], [("B", 1), ("E", 1)], [("D", 1)]
     )
     assert confusions(alignments, 1).substitutions == [("B", "X", 2)]
-    assert confusions([], 5).to_dict() == {"substitutions": [], "deletions": [], "insertions": []}
+    assert confusions([], 5) == Confusions([], [], [])
 
 
 def test_out_of_vocabulary(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -11,7 +12,7 @@ from asr_emapl.scoring.nist.sclite import EditKind, sclite_kinds
 from asr_emapl.scoring.wer import ErrorCounts
 
 Weights = Literal["levenshtein", "sclite"]
-"""Costs of errors when words are aligned: all equal, or those of sclite."""
+"""Costs of errors when words are aligned: all equal (as in jiwer), or those of sclite."""
 
 _KINDS: dict[str, EditKind] = {
     "equal": "correct",
@@ -56,15 +57,9 @@ class Alignment:
     @property
     def counts(self) -> ErrorCounts:
         """The word errors, equal to those of `word_edits` or `sclite_word_edits`."""
-        kinds = [op.kind for op in self.ops]
-        substitutions, deletions = kinds.count("substitution"), kinds.count("deletion")
-        insertions = kinds.count("insertion")
-        return ErrorCounts(substitutions, deletions, insertions, len(kinds) - insertions)
-
-    @property
-    def correct(self) -> int:
-        """Number of reference words that were recognised."""
-        return sum(op.kind == "correct" for op in self.ops)
+        kinds = Counter(op.kind for op in self.ops)
+        insertions = kinds["insertion"]
+        return ErrorCounts(kinds["substitution"], kinds["deletion"], insertions, len(self.ops) - insertions)
 
 
 def align(
@@ -74,13 +69,7 @@ def align(
     speaker: str | None = None,
     weights: Weights = "levenshtein",
 ) -> Alignment:
-    """Align the words of two texts.
-
-    Args:
-        reference, hypothesis: the texts.
-        id, speaker: the utterance's id and speaker.
-        weights: "levenshtein" takes jiwer's alignment, with the fewest errors; "sclite" takes sclite's.
-    """
+    """Align the words of two texts of an utterance, with the least cost under `weights`."""
     words, recognised = reference.split(), hypothesis.split()
     if weights == "sclite":
         kinds = sclite_kinds(words, recognised)

@@ -61,11 +61,7 @@ def check_alignment_file(place: Path) -> None:
 def write_alignments(place: Path, alignments: Sequence[Alignment], name: str, normalisation: str) -> None:
     """Write alignments in the format of the file's ending: text, an HTML page, or sclite's .pra.
 
-    Args:
-        place: the file.
-        alignments: what to write.
-        name: of the corpus, for titles.
-        normalisation: what was done to the texts.
+    `name` (of the corpus) and `normalisation` (its description) are stated in the file.
 
     Raises:
         UserError: the ending is unknown, or the file cannot be written.
@@ -95,11 +91,7 @@ def alignment_text(alignment: Alignment, width: int = _WIDTH) -> str:
 
 
 def pra(alignments: Iterable[Alignment], name: str) -> Iterator[str]:
-    """Yield the lines of the .pra file that sclite writes for a system, case-sensitive.
-
-    sclite sorts utterances by speaker; unknown speakers are called "unknown". sclite's alignments are those
-    with `weights="sclite"`.
-    """
+    """Yield the lines of the .pra file that sclite writes for a system, with utterances sorted by speaker."""
     speakers: dict[str, list[Alignment]] = {}
     for alignment in alignments:
         speakers.setdefault(alignment.speaker or "unknown", []).append(alignment)
@@ -109,11 +101,11 @@ def pra(alignments: Iterable[Alignment], name: str) -> Iterator[str]:
     for i, (speaker, members) in enumerate(speakers.items()):
         yield from ("", f"Speaker sentences {i:3d}:  {speaker}   #utts: {len(members)}")
         for alignment in members:
-            counts = alignment.counts
-            scores = (alignment.correct, counts.substitutions, counts.deletions, counts.insertions)
+            c = alignment.counts
+            correct = c.reference_length - c.substitutions - c.deletions
             reference, hypothesis, marks = _columns(alignment.ops)
             yield f"id: ({alignment.id})"
-            yield "Scores: (#C #S #D #I) {} {} {} {}".format(*scores)
+            yield f"Scores: (#C #S #D #I) {correct} {c.substitutions} {c.deletions} {c.insertions}"
             yield "Attributes: Case_sensitve "  # sclite's spelling
             yield from (f"REF:  {reference} ", f"HYP:  {hypothesis} ", f"Eval: {marks} ", "")
 
@@ -126,10 +118,7 @@ def alignment_html(alignment: Alignment) -> str:
 def alignment_page(alignments: Sequence[Alignment], title: str, note: str) -> Iterator[str]:
     """Yield the pieces of a self-contained HTML page, with a switch that hides utterances without errors.
 
-    Args:
-        alignments: what to show.
-        title: of the page.
-        note: a line below the title.
+    `note` is added to the line below the title.
     """
     counts = sum((alignment.counts for alignment in alignments), ErrorCounts())
     yield (
@@ -172,7 +161,7 @@ def _rows(ops: Iterable[Op], width: int) -> list[list[Op]]:
     room = 0
     for op in ops:
         cells = _cells(op) + 1
-        if not rows or cells > room:
+        if cells > room:
             rows.append([])
             room = width + 1
         rows[-1].append(op)

@@ -6,17 +6,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from asr_emapl.errors import UserError
+from asr_emapl.scoring.alignment import Alignment
 from asr_emapl.scoring.evaluation import ScoringConfig, prepared, split_names
-from asr_emapl.scoring.evaluation_report import table_lines, unmatched_lines
+from asr_emapl.scoring.evaluation_report import error_columns, table_lines, unmatched_lines
 from asr_emapl.scoring.intervals import LEVEL, Interval, difference
 from asr_emapl.scoring.nist.matched_pairs import MatchedPairs, matched_pairs
 from asr_emapl.scoring.normalisation import Normalisation
 from asr_emapl.scoring.tally import Tally, tally
 from asr_emapl.scoring.transcripts import TranscriptEntry
 from asr_emapl.scoring.wer import Score
+from asr_emapl.storage import finite_number
 
 _FEW_SEGMENTS = 50
 _FEW_SPEAKERS = 20
@@ -32,14 +32,12 @@ class Comparison:
     interval by utterance treat the errors of one speaker as independent, and claim more differences wrongly.
 
     Attributes:
-        names: of the first and the second system.
-        scores: of the first and the second system.
-        difference: WER of the second minus that of the first, as a fraction: negative if the second is
-            better.
-        by_utterance, by_speaker: intervals of the difference. None with fewer than two units, or unknown
+        names, scores: of the first and the second system.
+        difference: WER of the second minus that of the first, as a fraction.
+        by_utterance, by_speaker: intervals of the difference; None with fewer than two units, or with unknown
             speakers.
-        second_better: fraction of draws on which the second system makes fewer errors, counting ties as one
-            half. Draws are of speakers where these are known.
+        second_better: fraction of draws (of speakers where known) on which the second system makes fewer
+            errors, counting ties as one half.
         matched_pairs: the test of Gillick and Cox.
         normalisation: what was done to the texts; empty if unknown.
     """
@@ -80,9 +78,9 @@ class Comparison:
         return {
             "names": list(self.names),
             "scores": [score.to_dict() for score in self.scores],
-            "difference": self.difference if np.isfinite(self.difference) else None,
-            "by_utterance": None if self.by_utterance is None else self.by_utterance.to_dict(),
-            "by_speaker": None if self.by_speaker is None else self.by_speaker.to_dict(),
+            "difference": finite_number(self.difference),
+            "by_utterance": self.by_utterance and self.by_utterance.to_dict(),
+            "by_speaker": self.by_speaker and self.by_speaker.to_dict(),
             "second_better": self.second_better,
             "matched_pairs": asdict(self.matched_pairs),
             "shown": self.is_significant,
@@ -92,35 +90,16 @@ class Comparison:
 
     def lines(self) -> Iterator[str]:
         """Yield the verdict and the counts of both systems."""
-        yield self.verdict
-        yield ""
-        rows = []
-        for name, score in zip(self.names, self.scores, strict=True):
-            c = score.words
-            counts = (c.errors, c.substitutions, c.deletions, c.insertions, c.reference_length)
-            rows.append([name, f"{100 * c.rate:.2f}", *map(str, counts)])
+        named = list(zip(self.names, self.scores, strict=True))
+        rows = [[name, f"{100 * s.words.rate:.2f}", *error_columns(s.words)] for name, s in named]
+        yield from (self.verdict, "")
         yield from table_lines(["", "WER %", "errors", "sub", "del", "ins", "N"], rows)
-        yield ""
-        yield (
-            f"{self.names[1]} makes fewer errors on {100 * self.second_better:.1f} % of the draws, counting "
-            "ties as one half"
-        )
+        draws = f"{100 * self.second_better:.1f} % of the draws, counting ties as one half"
+        yield from ("", f"{self.names[1]} makes fewer errors on {draws}")
         if self.normalisation:
             yield f"normalisation: {self.normalisation}"
-        for name, score in zip(self.names, self.scores, strict=True):
+        for name, score in named:
             yield from unmatched_lines(score, f"{name}: ")
-
-    def _caveat(self) -> str:
-        if self.by_speaker is None:
-            return (
-                " Speakers are unknown, so utterances are treated as independent; give speakers in the "
-                "reference, or take them from ids with --speaker-in-id."
-            )
-        if self.by_speaker.drawn < _FEW_SPEAKERS:
-            return (
-                f" {self.by_speaker.drawn} speakers are few; confirm the result with {_FEW_SPEAKERS} or more."
-            )
-        return ""
 
     @property
     def _interval(self) -> Interval | None:
@@ -133,6 +112,17 @@ class Comparison:
     @property
     def _test_differs(self) -> bool:
         return self.matched_pairs.p is not None and self.matched_pairs.p < 1.0 - LEVEL
+
+    def _caveat(self) -> str:
+        if self.by_speaker is None:
+            return (
+                " Speakers are unknown, so utterances are treated as independent; give speakers in the "
+                "reference, or take them from ids with --speaker-in-id."
+            )
+        drawn = self.by_speaker.drawn
+        if drawn >= _FEW_SPEAKERS:
+            return ""
+        return f" {drawn} speakers are few; confirm the result with {_FEW_SPEAKERS} or more."
 
     def _describe_interval(self) -> str:
         found = self._interval
@@ -170,14 +160,17 @@ def compare(
         first, second: id -> hypothesis of each system.
         names: of the systems.
         config: how to score.
-        second_references: references for the second system, if alternatives were chosen for each system. An
-            utterance whose references differ is one segment of the matched-pairs test.
+        second_references: if alternatives were chosen for each system, those for the second. An utterance
+            whose references differ is one segment of the matched-pairs test.
 
     Raises:
         UserError: as `tally` and `resampled_sums`, or the references have no words.
     """
-    a = _tally(references, first, names[0], config)
-    b = _tally(references if second_references is None else second_references, second, names[1], config)
+    pairs = ((references, first), (second_references or references, second))
+    a, b = (
+        tally(*texts, allow_missing=config.allow_missing, weights=config.weights, name=name)
+        for texts, name in zip(pairs, names, strict=True)
+    )
     scores = (a.score, b.score)
     if scores[0].words.reference_length == 0:
         raise UserError("the references have no words; there is nothing to compare")
@@ -206,21 +199,12 @@ def compare_files(
     return replace(result, normalisation=normalisation.stated)
 
 
-def _tally(
-    references: Mapping[str, TranscriptEntry], hypotheses: Mapping[str, str], name: str, config: ScoringConfig
-) -> Tally:
-    try:
-        return tally(references, hypotheses, allow_missing=config.allow_missing, weights=config.weights)
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from None
-
-
 def _matched_pairs(a: Tally, b: Tally) -> MatchedPairs:
-    pairs = list(zip(a.alignments(), b.alignments(), strict=True))
-    same = [pair for pair in pairs if pair[0].reference == pair[1].reference]
-    whole = [
-        one.counts.errors - other.counts.errors
-        for one, other in pairs
-        if one.reference != other.reference and one.counts.errors + other.counts.errors > 0
-    ]
-    return matched_pairs([one for one, _ in same], [other for _, other in same], whole)
+    same: list[tuple[Alignment, Alignment]] = []
+    whole: list[int] = []
+    for one, other in zip(a.alignments(), b.alignments(), strict=True):
+        if one.reference == other.reference:
+            same.append((one, other))
+        elif one.counts.errors or other.counts.errors:
+            whole.append(one.counts.errors - other.counts.errors)
+    return matched_pairs(same, whole)

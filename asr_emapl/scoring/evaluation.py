@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -17,12 +17,11 @@ from asr_emapl.errors import UserError
 from asr_emapl.scoring.alignment import Alignment, Weights
 from asr_emapl.scoring.intervals import Interval, intervals
 from asr_emapl.scoring.nist.alternatives import apply_to_wordings, best_wordings
-from asr_emapl.scoring.normalisation import Normalisation
+from asr_emapl.scoring.normalisation import Normalisation, differs_invisibly
 from asr_emapl.scoring.tally import Tally, joined, tally
 from asr_emapl.scoring.transcripts import TranscriptEntry, read_pair
 from asr_emapl.scoring.wer import Score
 from asr_emapl.scoring.word_counts import OutOfVocabulary, confusions, out_of_vocabulary, read_vocabulary
-from asr_emapl.scoring.written_forms import hidden_differences
 
 _logger = logging.getLogger(__name__)
 
@@ -70,12 +69,13 @@ class SplitResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the score, the intervals and the scores by speaker and by duration, JSON-ready."""
-        found: dict[str, Any] = self.score.to_dict()
-        for name, ends in (("by_utterance", self.by_utterance), ("by_speaker", self.by_speaker)):
-            found[name] = {key: None if value is None else value.to_dict() for key, value in ends.items()}
-        found["speakers"] = {name: score.to_dict() for name, score in self.tally.by_speaker().items()}
-        found["durations"] = {name: score.to_dict() for name, score in self.tally.by_duration().items()}
-        return found
+        return {
+            **self.score.to_dict(),
+            "by_utterance": {key: found and found.to_dict() for key, found in self.by_utterance.items()},
+            "by_speaker": {key: found and found.to_dict() for key, found in self.by_speaker.items()},
+            "speakers": {name: score.to_dict() for name, score in self.tally.by_speaker().items()},
+            "durations": {name: score.to_dict() for name, score in self.tally.by_duration().items()},
+        }
 
 
 @dataclass(frozen=True)
@@ -105,14 +105,11 @@ class Evaluation:
 
     def to_dict(self, most: int) -> dict[str, Any]:
         """Return the total, `most` confusions of each kind, and several splits separately, JSON-ready."""
-        unknown = self.out_of_vocabulary()
-        found = self.total.to_dict() | {
-            "normalisation": self.normalisation.stated,
-            "weights": self.total.tally.weights,
-        }
+        found = self.total.to_dict()
+        found |= {"normalisation": self.normalisation.stated, "weights": self.total.tally.weights}
         if most:
-            found["confusions"] = confusions(self.alignments, most).to_dict()
-        if unknown is not None:
+            found["confusions"] = asdict(confusions(self.alignments, most))
+        if (unknown := self.out_of_vocabulary()) is not None:
             found["out_of_vocabulary"] = unknown.to_dict()
         if len(self.splits) > 1:
             found["splits"] = {name: split.to_dict() for name, split in self.splits.items()}
@@ -120,10 +117,7 @@ class Evaluation:
 
 
 def evaluate(
-    files: Sequence[str],
-    config: ScoringConfig,
-    normalisation: Normalisation,
-    vocabulary: Sequence[str] = (),
+    files: Sequence[str], config: ScoringConfig, normalisation: Normalisation, vocabulary: Sequence[str] = ()
 ) -> Evaluation:
     """Score pairs of files. Each pair is a split, named after its reference.
 
@@ -142,10 +136,12 @@ def evaluate(
     tallies: dict[str, Tally] = {}
     for name, reference, hypothesis in zip(names, files[::2], files[1::2], strict=True):
         texts = prepared(reference, hypothesis, config, normalisation)
-        try:
-            tallies[name] = tally(*texts, allow_missing=config.allow_missing, weights=config.weights)
-        except UserError as error:
-            raise UserError(f"{reference}, {hypothesis}: {error}") from None
+        tallies[name] = tally(
+            *texts,
+            allow_missing=config.allow_missing,
+            weights=config.weights,
+            name=f"{reference}, {hypothesis}",
+        )
     known = read_vocabulary(vocabulary, normalisation.apply) if vocabulary else None
     splits = {name: _with_intervals(counts, config) for name, counts in tallies.items()}
     total = splits[names[0]] if len(names) == 1 else _with_intervals(joined(tallies), config)
@@ -162,26 +158,24 @@ def prepared(
     """
     references, hypotheses = read_pair(reference, hypothesis)
     if config.speaker_in_id:
-        _check_speakers(reference, [name for name, entry in references.items() if not entry.speaker])
+        references = _with_speakers(reference, references)
     wanted: dict[str, TranscriptEntry] = {}
-    recognised: dict[str, str] = {}
+    recognised = {name: entry.text for name, entry in hypotheses.items()}
     for name, entry in references.items():
         try:
             text, recognised_text = _wordings(entry, hypotheses.get(name), normalisation)
         except UserError as error:
             raise UserError(f"{reference}: utterance {name}: {error}") from None
-        speaker = entry.speaker or (_speaker(name) if config.speaker_in_id else None)
-        wanted[name] = replace(entry, text=text, speaker=speaker, marked=None)
+        wanted[name] = replace(entry, text=text, marked=None)
         if name in hypotheses:
             recognised[name] = recognised_text
-    hidden = hidden_differences((wanted[name].text, text) for name, text in recognised.items())
+    hidden = sum(differs_invisibly(e.text, recognised[n]) for n, e in wanted.items() if n in recognised)
     if hidden:
         _logger.warning(
             f"{reference}, {hypothesis}: {hidden} utterances have words that look alike but differ in "
             "Unicode (NFC and NFD, or invisible characters) and count as errors; use --normalise plain"
         )
-    extra = {name: entry.text for name, entry in hypotheses.items() if name not in references}
-    return wanted, recognised | extra
+    return wanted, recognised
 
 
 def split_names(files: Sequence[str]) -> list[str]:
@@ -207,23 +201,28 @@ def _wordings(
     sides = (reference, hypothesis or TranscriptEntry(""))
     if all(side.marked is None for side in sides):
         return normalisation.apply(sides[0].text), normalisation.apply(sides[1].text)
-    return best_wordings(
-        *(apply_to_wordings(side.marked or ((side.text,),), normalisation.apply) for side in sides)
-    )
+    marked = (side.marked or ((side.text,),) for side in sides)
+    return best_wordings(*(apply_to_wordings(parts, normalisation.apply) for parts in marked))
 
 
-def _check_speakers(place: str, names: Sequence[str]) -> None:
-    """Raise UserError if no id has a speaker; warn if all have the same one."""
-    if names and not any(re.search("[-_]", name) for name in names):
+def _with_speakers(place: str, entries: Mapping[str, TranscriptEntry]) -> dict[str, TranscriptEntry]:
+    """Add the missing speakers, from ids. Raise UserError if no id has one; warn if all have the same."""
+    speakers = {name: re.split("[-_]", name, maxsplit=1)[0] for name, e in entries.items() if not e.speaker}
+    names = list(speakers)
+    if names and all(name == speaker for name, speaker in speakers.items()):
         raise UserError(
             f"{place}: --speaker-in-id: no id has a - or _ (the first is {names[0]!r}); give speakers in the "
             "reference, or omit the option"
         )
-    if len(names) > 1 and len({_speaker(name) for name in names}) == 1:
+    if len(names) > 1 and len(set(speakers.values())) == 1:
         _logger.warning(
-            f"{place}: --speaker-in-id: all {len(names)} ids begin with {_speaker(names[0])!r}, so "
-            "there is only one speaker"
+            f"{place}: --speaker-in-id: all {len(names)} ids begin with {speakers[names[0]]!r}, so there is "
+            "only one speaker"
         )
+    return {
+        name: replace(entry, speaker=speakers[name]) if name in speakers else entry
+        for name, entry in entries.items()
+    }
 
 
 def _with_intervals(counts: Tally, config: ScoringConfig) -> SplitResult:
@@ -235,12 +234,7 @@ def _with_intervals(counts: Tally, config: ScoringConfig) -> SplitResult:
         "characters": (characters[:, :3].sum(1), characters[:, 3]),
         "sentences": (words[:, :3].any(1), np.ones(len(words))),
     }
+    speakers = counts.clusters
     by_utterance = intervals(quotients, None, config.resamples, config.seed)
-    by_speaker: Intervals = {}
-    if counts.clusters is not None:
-        by_speaker = intervals(quotients, counts.clusters, config.resamples, config.seed)
+    by_speaker = {} if speakers is None else intervals(quotients, speakers, config.resamples, config.seed)
     return SplitResult(counts, counts.score, by_utterance, by_speaker)
-
-
-def _speaker(name: str) -> str:
-    return re.split("[-_]", name, maxsplit=1)[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len
 
@@ -21,7 +21,6 @@ _CSV_COLUMNS = (
 )
 # Spreadsheets read a cell that begins with one of these as a formula.
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
-_HINTS = {"speaker": ", or take them from ids with --speaker-in-id"}
 
 
 def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -37,19 +36,17 @@ def evaluation_lines(evaluation: Evaluation, by: Sequence[str], most: int) -> It
     """Yield the tables of an evaluation.
 
     Args:
-        evaluation: what to show.
+        evaluation: the result.
         by: breakdowns to add: "speaker", "duration".
         most: number of confusions of each kind to show.
     """
     total = evaluation.total
     yield from _rates(evaluation)
     for name in by:
-        scores = total.tally.by_speaker() if name == "speaker" else total.tally.by_duration()
         yield ""
-        if scores:
-            yield from _breakdown(name, scores)
-        else:
-            yield f"no {name} is known; give them in the reference{_HINTS.get(name, '')}"
+        yield from _breakdown(
+            name, total.tally.by_speaker() if name == "speaker" else total.tally.by_duration()
+        )
     if most:
         yield from _confusions(evaluation, most)
     yield from _vocabulary(evaluation)
@@ -83,13 +80,17 @@ def evaluation_csv(evaluation: Evaluation) -> str:
     ]
     for group, name, score, split in groups:
         for key, counts in _counts(score):
-            ends: list[object] = ["", "", "", ""]
-            if split is not None:
-                found = (split.by_utterance.get(key), split.by_speaker.get(key))
-                ends = [end for i in found for end in ((i.low, i.high) if i else ("", ""))]
-            row = [group, name, MEASURES[key], counts.rate, *ends, *_numbers(key, counts)]
+            found = (split.by_utterance.get(key), split.by_speaker.get(key)) if split else (None, None)
+            ends = [end for i in found for end in ((i.low, i.high) if i else ("", ""))]
+            row = [group, name, MEASURES[key], counts.rate, *ends, *_columns(key, counts)]
             table.writerow([_without_formula(cell) for cell in (*row, evaluation.normalisation.name)])
     return text.getvalue()
+
+
+def error_columns(counts: ErrorCounts) -> list[str]:
+    """Return errors, substitutions, deletions, insertions and reference length."""
+    kinds = (counts.substitutions, counts.deletions, counts.insertions)
+    return [str(number) for number in (counts.errors, *kinds, counts.reference_length)]
 
 
 def _without_formula(cell: object) -> object:
@@ -101,38 +102,34 @@ def _rates(evaluation: Evaluation) -> Iterator[str]:
     if len(splits) > 1:
         splits["all"] = evaluation.total
     head = ["", "%", "errors", "sub", "del", "ins", "N"]
-    if any(split.by_utterance for split in splits.values()):
-        head.append("95 % by utterance")
-    if any(split.by_speaker for split in splits.values()):
-        head.append("by speaker")
+    head += ["95 % by utterance"] if any(split.by_utterance for split in splits.values()) else []
+    head += ["by speaker"] if any(split.by_speaker for split in splits.values()) else []
     rows = []
     for name, split in splits.items():
         for key, counts in _counts(split.score):
             label = f"{name} {MEASURES[key]}" if len(splits) > 1 else MEASURES[key]
-            row = [label, f"{100 * counts.rate:.2f}", *_numbers(key, counts)]
             ends = [_ends(split.by_utterance.get(key)), _ends(split.by_speaker.get(key))]
-            rows.append(row + ends[: len(head) - len(row)])
+            rows.append([label, f"{100 * counts.rate:.2f}", *_columns(key, counts), *ends][: len(head)])
     return table_lines(head, rows)
 
 
 def _breakdown(name: str, scores: dict[str, Score]) -> Iterator[str]:
+    if not scores:
+        hint = ", or take them from ids with --speaker-in-id" if name == "speaker" else ""
+        return iter([f"no {name} is known; give them in the reference{hint}"])
     head = [name, "WER %", "CER %", "SER %", "sub", "del", "ins", "words", "utterances"]
     rows = []
     for label, score in scores.items():
         rates = [f"{100 * counts.rate:.2f}" for _, counts in _counts(score)]
-        rows.append([label, *rates, *_numbers("words", score.words)[1:], str(score.sentences)])
+        rows.append([label, *rates, *error_columns(score.words)[1:], str(score.sentences)])
     return table_lines(head, rows)
 
 
 def _confusions(evaluation: Evaluation, most: int) -> Iterator[str]:
     found = confusions(evaluation.alignments, most)
     pairs = [(f"{wanted} -> {given}", times) for wanted, given, times in found.substitutions]
-    tables: Iterable[tuple[str, list[tuple[str, int]]]] = (
-        ("substituted", pairs),
-        ("deleted", found.deletions),
-        ("inserted", found.insertions),
-    )
-    for title, counts in tables:
+    tables = {"substituted": pairs, "deleted": found.deletions, "inserted": found.insertions}
+    for title, counts in tables.items():
         yield ""
         yield from table_lines([title, "times"], [[name, str(times)] for name, times in counts])
 
@@ -157,14 +154,10 @@ def _counts(score: Score) -> Iterator[tuple[str, ErrorCounts]]:
     yield "sentences", ErrorCounts(substitutions=score.sentences_wrong, reference_length=score.sentences)
 
 
-def _numbers(key: str, counts: ErrorCounts) -> list[str]:
-    """Return errors, substitutions, deletions, insertions and length; sentences have no kinds of errors."""
-    kinds = [str(n) for n in (counts.substitutions, counts.deletions, counts.insertions)]
-    return [
-        str(counts.errors),
-        *(kinds if key != "sentences" else ["", "", ""]),
-        str(counts.reference_length),
-    ]
+def _columns(key: str, counts: ErrorCounts) -> list[str]:
+    """Return `error_columns`, for sentences without the kinds of errors."""
+    errors, *kinds, length = error_columns(counts)
+    return [errors, *(kinds if key != "sentences" else ["", "", ""]), length]
 
 
 def _ends(found: Interval | None) -> str:

@@ -2,15 +2,12 @@
 
 The bootstrap draws as many utterances (or speakers, with all their utterances) as there are, with
 replacement. The rate of a resample is the sum of its errors over the sum of its words (Bisani and Ney 2004).
-The interval is given by percentiles, which are too narrow for few units. In simulated corpora of 40, 20, 10,
-8, 5 and 3 speakers, with gamma-distributed rates (mean 5 %, standard deviation 3.5 %) and 600 to 1,800 words
-each, intervals of 95 % contain the true rate in 93, 91, 87, 85, 79 and 70 % of the corpora; BCa is no better.
-Below `FEW_UNITS` the interval therefore uses Student's t, which contains the true rate in 94, 93, 93, 93, 94
-and 94 %. For the difference of two equally good systems with speaker effects, percentiles exclude 0 in 7, 8,
-11, 12, 15 and 26 %, Student's t in 5, 6, 6, 7, 5 and 6 %.
-
-The standard deviation of a quotient of sums is that of its linear approximation (Cochran, Sampling
-Techniques, 1977, section 6.3), with one degree of freedom less than there are units.
+The interval is given by percentiles, which are too narrow for few units: in simulated corpora of 40, 20, 10,
+8, 5 and 3 speakers (gamma-distributed rates, mean 5 %, standard deviation 3.5 %; 600 to 1,800 words each),
+95 % intervals contain the true rate in 93, 91, 87, 85, 79 and 70 % of the corpora; BCa is no better. Below
+`FEW_UNITS` the interval therefore uses Student's t: 94, 93, 93, 93, 94 and 94 %. For the difference of two
+equally good systems with speaker effects, percentiles exclude 0 in 7, 8, 11, 12, 15 and 26 %, Student's t in
+5, 6, 6, 7, 5 and 6 %.
 
 Utterances of one speaker have correlated errors. Where speakers are known, use the interval by speaker.
 """
@@ -27,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr_emapl.errors import UserError
+from asr_emapl.storage import finite_number
 
 LEVEL = 0.95
 
@@ -43,7 +41,7 @@ class Interval:
     """A confidence interval.
 
     Attributes:
-        low, high: the ends, in the units of the quantity.
+        low, high: the ends.
         units: what was drawn: "utterances" or "speakers".
         drawn: number of these units.
         resamples, seed: of the bootstrap; 0 resamples for Student's t.
@@ -62,8 +60,7 @@ class Interval:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes, JSON-ready. An end that is not finite is None."""
-        ends = {"low": self.low, "high": self.high}
-        return {**asdict(self), **{name: end if math.isfinite(end) else None for name, end in ends.items()}}
+        return {**asdict(self), "low": finite_number(self.low), "high": finite_number(self.high)}
 
 
 def resampled_sums(
@@ -73,8 +70,7 @@ def resampled_sums(
 
     Args:
         values: [U, K], counts of U utterances.
-        clusters: the speaker of each utterance; utterances of one speaker are drawn together. None draws
-            utterances.
+        clusters: the speaker of each utterance, to draw speakers; None draws utterances.
         resamples: number of resamples.
         seed: of the random generator.
 
@@ -110,15 +106,12 @@ def intervals(
     totals = _by_cluster(values, clusters)
     if len(totals) < 2:
         return dict.fromkeys(quotients)
+    is_few = len(totals) < FEW_UNITS
+    columns = (totals if is_few else resampled_sums(values, clusters, resamples, seed)).T
     found: dict[str, Interval | None] = {}
-    sums = resampled_sums(values, clusters, resamples, seed) if len(totals) >= FEW_UNITS else None
-    for k, name in enumerate(quotients):
-        if sums is None:
-            ends = rate_ends(totals[:, 2 * k], totals[:, 2 * k + 1], LEVEL)
-            found[name] = _interval(ends, clusters, len(totals), 0, seed)
-        else:
-            resampled = rates(sums[:, 2 * k], sums[:, 2 * k + 1])
-            found[name] = _interval(_percentiles(resampled), clusters, len(totals), len(resampled), seed)
+    for name, errors, lengths in zip(quotients, columns[::2], columns[1::2], strict=True):
+        ends = rate_ends(errors, lengths, LEVEL) if is_few else _percentiles(rates(errors, lengths))
+        found[name] = _interval(ends, clusters, len(totals), 0 if is_few else resamples, seed)
     return found
 
 
@@ -152,11 +145,11 @@ def difference(
     if len(totals) < 2:
         return None, better
     if len(totals) < FEW_UNITS:
-        ends = difference_ends(totals[:, 0], totals[:, 1], LEVEL)
-        return _interval(ends, clusters, len(totals), 0, seed), better
-    # Draws without words have no rate.
-    kept = sums[sums[:, 1] > 0]
-    return _interval(_percentiles(kept[:, 0] / kept[:, 1]), clusters, len(totals), len(kept), seed), better
+        ends, used = difference_ends(totals[:, 0], totals[:, 1], LEVEL), 0
+    else:
+        kept = sums[sums[:, 1] > 0]  # draws without words have no rate
+        ends, used = _percentiles(kept[:, 0] / kept[:, 1]), len(kept)
+    return _interval(ends, clusters, len(totals), used, seed), better
 
 
 def rates(errors: _Floats, lengths: _Floats) -> _Floats:
@@ -168,8 +161,8 @@ def rates(errors: _Floats, lengths: _Floats) -> _Floats:
 def rate_ends(errors: _Floats, lengths: _Floats, level: float) -> tuple[float, float]:
     """Return the ends of Student's interval of sum(errors) / sum(lengths), both [K], K >= 2 units.
 
-    The interval is symmetric on a logarithmic scale, because rates of speakers are skewed; neither end is
-    below 0. The upper end is at most 1, or the highest rate of a unit. Without errors both ends are 0.
+    The interval is symmetric on a logarithmic scale, because rates of speakers are skewed. The upper end is
+    at most 1, or the highest rate of a unit. Without errors both ends are 0.
     """
     words = float(lengths.sum())
     if words == 0.0 or not errors.any():
@@ -183,8 +176,7 @@ def rate_ends(errors: _Floats, lengths: _Floats, level: float) -> tuple[float, f
 def difference_ends(differences: _Floats, lengths: _Floats, level: float) -> tuple[float, float]:
     """Return the ends of Student's interval of sum(differences) / sum(lengths), both [K], K >= 2 units.
 
-    The interval is symmetric, but does not extend beyond -1 and 1, or beyond the largest difference of a
-    unit.
+    The interval is symmetric, but does not extend beyond -1 and 1, or the largest difference of a unit.
 
     Raises:
         ValueError: the lengths are all 0.
@@ -236,7 +228,10 @@ def _largest(values: _Floats, lengths: _Floats) -> float:
 
 
 def _deviation(values: _Floats, lengths: _Floats) -> float:
-    """Return the standard deviation of sum(values) / sum(lengths)."""
+    """Return the standard deviation of sum(values) / sum(lengths), by linear approximation.
+
+    Source: Cochran, Sampling Techniques, 1977, section 6.3.
+    """
     count, words = len(values), float(lengths.sum())
     residuals = values - values.sum() / words * lengths
     return math.sqrt(count / (count - 1) * float((residuals**2).sum())) / words

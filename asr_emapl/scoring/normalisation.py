@@ -1,12 +1,13 @@
-"""Normalisations that can be applied to both sides before they are compared. The default applies none."""
+"""Normalisations for both sides before they are compared, and texts that look alike but differ in Unicode."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from asr_emapl.errors import UserError
-from asr_emapl.text.normalise import PRESETS
+from asr_emapl.text.normalise import PRESETS, plain
 
 NORMALISATIONS = {
     "none": "none: texts as they are, words separated by whitespace",
@@ -20,7 +21,7 @@ NORMALISATIONS = {
 
 @dataclass(frozen=True)
 class Normalisation:
-    """A normalisation of the texts of both sides.
+    """A normalisation of texts.
 
     Attributes:
         name: one of `NORMALISATIONS`.
@@ -42,6 +43,27 @@ def normalisation(name: str) -> Normalisation:
     if name not in NORMALISATIONS:
         raise UserError(f"normalisation {name!r} is not known; use one of {', '.join(NORMALISATIONS)}")
     return Normalisation(name, NORMALISATIONS[name], _function(name))
+
+
+def are_alike(first: Collection[str], second: Iterable[str]) -> bool:
+    """Whether an id of `second` that is not in `first` looks like an id of `first`."""
+    shown = {plain(name) for name in first}
+    return any(name not in first and plain(name) in shown for name in second)
+
+
+def differs_invisibly(reference: str, hypothesis: str) -> bool:
+    """Whether words of two texts look alike but differ (NFC and NFD, or invisible characters)."""
+    if reference == hypothesis or (reference.isascii() and hypothesis.isascii()):
+        return False
+    words = set(reference.split()) ^ set(hypothesis.split())
+    unusual = {word for word in words if not _is_plain(word)}
+    shown = [plain(word) for word in unusual]
+    others = {plain(word) for word in words - unusual}
+    return any(word in others or not word for word in shown) or len(set(shown)) < len(shown)
+
+
+def _is_plain(word: str) -> bool:
+    return word.isascii() or (unicodedata.is_normalized("NFC", word) and plain(word) == word)
 
 
 def _function(name: str) -> Callable[[str], str]:

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
+from asr_emapl.errors import UserError
 from asr_emapl.scoring.alignment import Alignment, Weights, align
 from asr_emapl.scoring.nist.sclite import sclite_word_edits
 from asr_emapl.scoring.transcripts import TranscriptEntry
 from asr_emapl.scoring.wer import Counts, Score, character_edits, match_ids, total, word_edits
 
 DURATION_EDGES_S = (5.0, 10.0, 15.0, 20.0, 30.0)
-"""Boundaries between the duration buckets, in seconds."""
+"""Boundaries between the duration buckets, in seconds. A bucket includes its lower edge."""
+
+
+class ScoredPair(NamedTuple):
+    """The texts of an utterance. A missing hypothesis is empty; an unknown speaker or duration is None."""
+
+    reference: str
+    hypothesis: str
+    id: str
+    speaker: str | None
+    seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -22,23 +35,16 @@ class Tally:
     """Error counts of U utterances, in the order of the references.
 
     Attributes:
-        ids: ids of the references.
-        references, hypotheses: the texts; a missing hypothesis is empty.
+        pairs: the U utterances.
         words, characters: [U, 4]: substitutions, deletions, insertions, reference length.
-        speakers: speaker of each utterance, None if unknown.
-        seconds: duration of each utterance, None if unknown.
         missing: ids of references without a hypothesis.
         extra: ids of hypotheses without a reference; they are not scored.
         weights: how words were aligned. Characters are always aligned with the fewest errors.
     """
 
-    ids: Sequence[str]
-    references: Sequence[str]
-    hypotheses: Sequence[str]
+    pairs: Sequence[ScoredPair]
     words: Counts
     characters: Counts
-    speakers: Sequence[str | None]
-    seconds: Sequence[float | None]
     missing: Sequence[str] = ()
     extra: Sequence[str] = ()
     weights: Weights = "levenshtein"
@@ -51,38 +57,27 @@ class Tally:
     @property
     def clusters(self) -> list[str] | None:
         """The speaker of each utterance; None unless all are known."""
-        known = [speaker for speaker in self.speakers if speaker is not None]
-        return known if len(known) == len(self.ids) else None
+        known = [pair.speaker for pair in self.pairs if pair.speaker is not None]
+        return known if len(known) == len(self.pairs) else None
 
     def alignments(self) -> list[Alignment]:
         """Return the word alignments, in the order of the utterances."""
-        fields = zip(self.references, self.hypotheses, self.ids, self.speakers, strict=True)
-        return [align(*entry, self.weights) for entry in fields]
+        return [align(*pair[:4], self.weights) for pair in self.pairs]
 
     def by_speaker(self) -> dict[str, Score]:
         """Return the score of each known speaker, sorted by name."""
-        return dict(sorted(self._by(self.speakers).items()))
+        return dict(sorted(self._by(pair.speaker for pair in self.pairs).items()))
 
     def by_duration(self) -> dict[str, Score]:
-        """Return the score of each non-empty bucket of `DURATION_EDGES_S`, shortest first.
-
-        A bucket includes its lower edge.
-        """
-        edges = DURATION_EDGES_S
-        names = [
-            f"below {edges[0]:g} s",
-            *(f"{low:g} to {high:g} s" for low, high in pairwise(edges)),
-            f"from {edges[-1]:g} s",
-        ]
-        found = self._by(
-            [
-                None if seconds is None else names[int(np.searchsorted(edges, seconds, side="right"))]
-                for seconds in self.seconds
-            ]
-        )
+        """Return the score of each non-empty bucket of `DURATION_EDGES_S`, shortest first."""
+        first, *_, last = DURATION_EDGES_S
+        inner = [f"{low:g} to {high:g} s" for low, high in pairwise(DURATION_EDGES_S)]
+        names = [f"below {first:g} s", *inner, f"from {last:g} s"]
+        durations = [pair.seconds for pair in self.pairs]
+        found = self._by(None if s is None else names[bisect(DURATION_EDGES_S, s)] for s in durations)
         return {name: found[name] for name in names if name in found}
 
-    def _by(self, labels: Sequence[str | None]) -> dict[str, Score]:
+    def _by(self, labels: Iterable[str | None]) -> dict[str, Score]:
         members: dict[str, list[int]] = {}
         for i, label in enumerate(labels):
             if label is not None:
@@ -96,49 +91,40 @@ def tally(
     *,
     allow_missing: bool = False,
     weights: Weights = "levenshtein",
+    name: str = "",
 ) -> Tally:
     """Count the errors of hypotheses against references, matched by id, as `asr_emapl.scoring.score` does.
 
     Args:
         references, hypotheses, allow_missing: as in `score`.
         weights: as in `align`.
+        name: of the hypotheses, for error messages.
 
     Raises:
         UserError: there are no references, or only one side has an id and `allow_missing` is not set.
     """
-    missing, extra = match_ids(references, hypotheses, allow_missing=allow_missing)
-    texts = [reference.text for reference in references.values()]
-    recognised = [hypotheses.get(utterance, "") for utterance in references]
-    return Tally(
-        list(references),
-        texts,
-        recognised,
-        (word_edits if weights == "levenshtein" else sclite_word_edits)(texts, recognised),
-        character_edits(texts, recognised),
-        [reference.speaker for reference in references.values()],
-        [reference.seconds for reference in references.values()],
-        missing,
-        extra,
-        weights,
-    )
+    try:
+        missing, extra = match_ids(references, hypotheses, allow_missing=allow_missing)
+    except UserError as error:
+        raise UserError(f"{name}: {error}" if name else str(error)) from None
+    pairs = [
+        ScoredPair(entry.text, hypotheses.get(utterance, ""), utterance, entry.speaker, entry.seconds)
+        for utterance, entry in references.items()
+    ]
+    texts, recognised = [pair.reference for pair in pairs], [pair.hypothesis for pair in pairs]
+    edits = word_edits if weights == "levenshtein" else sclite_word_edits
+    words, characters = edits(texts, recognised), character_edits(texts, recognised)
+    return Tally(pairs, words, characters, missing, extra, weights)
 
 
 def joined(tallies: Mapping[str, Tally]) -> Tally:
     """Join splits to one corpus. Ids are prefixed with their split; equal speaker names are one speaker."""
-    parts = tallies.values()
-
-    def prefixed(ids: Iterable[Sequence[str]]) -> list[str]:
-        return [f"{split}/{name}" for split, names in zip(tallies, ids, strict=True) for name in names]
-
+    parts = list(tallies.values())
     return Tally(
-        prefixed(part.ids for part in parts),
-        list(chain.from_iterable(part.references for part in parts)),
-        list(chain.from_iterable(part.hypotheses for part in parts)),
+        [pair._replace(id=f"{split}/{pair.id}") for split, part in tallies.items() for pair in part.pairs],
         np.concatenate([part.words for part in parts]),
         np.concatenate([part.characters for part in parts]),
-        list(chain.from_iterable(part.speakers for part in parts)),
-        list(chain.from_iterable(part.seconds for part in parts)),
-        prefixed(part.missing for part in parts),
-        prefixed(part.extra for part in parts),
-        next(iter(parts)).weights,
+        [f"{split}/{name}" for split, part in tallies.items() for name in part.missing],
+        [f"{split}/{name}" for split, part in tallies.items() for name in part.extra],
+        parts[0].weights,
     )

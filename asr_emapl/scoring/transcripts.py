@@ -290,4 +290,4 @@ def _json_transcript(entry: Mapping[str, Any], role: Role) -> tuple[str, Transcr
     seconds = finite_number(duration)
     if duration is not None and seconds is None:
         raise BrokenLineError(f"id {utterance!r}: 'duration' is not a number of seconds")
-    return utterance, TranscriptEntry(entry[key], None if speaker is None else str(speaker), seconds)
+    return utterance, TranscriptEntry(entry[key], None if speaker in (None, "") else str(speaker), seconds)

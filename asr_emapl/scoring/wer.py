@@ -1,14 +1,11 @@
 """Word and character error counts of a corpus. Rates are quotients of corpus sums, never means of rates.
 
-The counts equal those of jiwer's `process_words` and `process_characters` with their default transforms.
-Where several alignments have the fewest errors, the one of rapidfuzz's `Levenshtein.editops` is taken, as in
-jiwer, so that substitutions, deletions and insertions agree too. sclite weighs errors differently: see
-`asr_emapl.scoring.nist.sclite`. Words are separated by whitespace. Characters are counted over the words
-joined by single spaces (jiwer counts a double space as two). Case and punctuation count: normalise both sides
-first.
-
-One difference from jiwer 4: for empty references jiwer's rate is the *number* of insertions. Here it is
-infinite, or 0 without errors.
+The counts equal those of jiwer's `process_words` and `process_characters` with their default transforms:
+where several alignments have the fewest errors, both take that of rapidfuzz's `Levenshtein.editops`. sclite
+weighs errors differently (`asr_emapl.scoring.nist.sclite`). Words are separated by whitespace. Characters are
+counted over the words joined by single spaces (jiwer counts a double space as two). Case and punctuation
+count. For empty references the rate is infinite, or 0 without errors; in jiwer 4 it is the number of
+insertions.
 """
 
 from __future__ import annotations
@@ -23,7 +20,8 @@ from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 
 from asr_emapl.errors import UserError, listing
-from asr_emapl.scoring.written_forms import are_alike
+from asr_emapl.scoring.normalisation import are_alike
+from asr_emapl.storage import finite_number
 
 Counts = NDArray[np.int64]
 """[U, 4], one row per utterance: substitutions, deletions, insertions, reference length."""
@@ -36,12 +34,7 @@ _ID_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """Edits that turn references into hypotheses, in words or characters. Counts of parts of a corpus add up.
-
-    Attributes:
-        substitutions, deletions, insertions: numbers of edits.
-        reference_length: words or characters of the references.
-    """
+    """Numbers of edits in words or characters, and the length of the references. Counts of parts add up."""
 
     substitutions: int = 0
     deletions: int = 0
@@ -65,11 +58,7 @@ class ErrorCounts:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts, `errors` and `rate`, JSON-ready. An infinite rate is None."""
-        return {
-            **asdict(self),
-            "errors": self.errors,
-            "rate": self.rate if math.isfinite(self.rate) else None,
-        }
+        return {**asdict(self), "errors": self.errors, "rate": finite_number(self.rate)}
 
 
 @dataclass(frozen=True)
@@ -96,11 +85,7 @@ class Score:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all counts and rates as nested dicts, JSON-ready."""
-        return {
-            **asdict(self),
-            "words": self.words.to_dict(),
-            "characters": self.characters.to_dict(),
-        }
+        return {**asdict(self), "words": self.words.to_dict(), "characters": self.characters.to_dict()}
 
 
 def score(
@@ -111,8 +96,7 @@ def score(
     Args:
         references: id -> true transcript.
         hypotheses: id -> recognised transcript.
-        allow_missing: score a missing hypothesis as an empty one and ignore hypotheses without a reference,
-            instead of raising. The result counts both.
+        allow_missing: score missing hypotheses as empty and ignore extra ones, instead of raising.
 
     Raises:
         UserError: there are no references, or only one side has an id and `allow_missing` is not set.
@@ -178,13 +162,8 @@ def _sum(first: _Sum, second: _Sum) -> _Sum:
 
 
 def _listed(ids: list[str]) -> str:
-    return listing(
-        [
-            name if name.isprintable() and len(name) <= _ID_CHARACTERS else repr(name[:_ID_CHARACTERS])
-            for name in ids
-        ],
-        _SHOWN_IDS,
-    )
+    shown = (repr(n[:_ID_CHARACTERS]) if len(n) > _ID_CHARACTERS or not n.isprintable() else n for n in ids)
+    return listing(list(shown), _SHOWN_IDS)
 
 
 def _edits(

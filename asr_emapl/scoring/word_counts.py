@@ -31,10 +31,6 @@ class Confusions:
     deletions: list[tuple[str, int]]
     insertions: list[tuple[str, int]]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the lists, JSON-ready."""
-        return {name: [list(entry) for entry in entries] for name, entries in vars(self).items()}
-
 
 @dataclass(frozen=True)
 class OutOfVocabulary:
@@ -43,9 +39,8 @@ class OutOfVocabulary:
     Attributes:
         vocabulary: number of words in the vocabulary.
         running: number of reference words that are not in it.
-        words: number of reference words.
-        distinct: number of different words among `running`.
-        recognised: number of words among `running` that the hypotheses have right.
+        words: number of all reference words.
+        distinct, recognised: how many of the `running` are different, and how many the hypotheses have right.
         most: the most frequent ones, with their counts.
     """
 
@@ -63,22 +58,17 @@ class OutOfVocabulary:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts and `share`, JSON-ready."""
-        return {**asdict(self), "most": [list(entry) for entry in self.most], "share": self.share}
+        return {**asdict(self), "share": self.share}
 
 
 def confusions(alignments: Iterable[Alignment], most: int) -> Confusions:
     """Return the `most` most frequent confusions of each kind."""
-    substituted: Counter[tuple[str, str]] = Counter()
-    deleted: Counter[str] = Counter()
-    inserted: Counter[str] = Counter()
-    for alignment in alignments:
-        for op in alignment.ops:
-            if op.kind == "substitution":
-                substituted[op.reference or "", op.hypothesis or ""] += 1
-            elif op.kind == "deletion":
-                deleted[op.reference or ""] += 1
-            elif op.kind == "insertion":
-                inserted[op.hypothesis or ""] += 1
+    ops = [op for alignment in alignments for op in alignment.ops]
+    substituted = Counter(
+        (op.reference or "", op.hypothesis or "") for op in ops if op.kind == "substitution"
+    )
+    deleted = Counter(op.reference or "" for op in ops if op.kind == "deletion")
+    inserted = Counter(op.hypothesis or "" for op in ops if op.kind == "insertion")
     pairs = [(*pair, times) for pair, times in _most_frequent(substituted, most)]
     return Confusions(pairs, _most_frequent(deleted, most), _most_frequent(inserted, most))
 
@@ -104,18 +94,11 @@ def read_vocabulary(places: Iterable[str], normalise: Callable[[str], str]) -> f
 
 def out_of_vocabulary(alignments: Iterable[Alignment], vocabulary: Set[str]) -> OutOfVocabulary:
     """Count the reference words of alignments that are not in `vocabulary`."""
-    unknown: Counter[str] = Counter()
-    words = recognised = 0
-    for alignment in alignments:
-        for op in alignment.ops:
-            if op.reference is None:
-                continue
-            words += 1
-            if op.reference not in vocabulary:
-                unknown[op.reference] += 1
-                recognised += op.kind == "correct"
+    words = [(op.reference, op.kind) for a in alignments for op in a.ops if op.reference is not None]
+    unknown = Counter(word for word, _ in words if word not in vocabulary)
+    recognised = sum(kind == "correct" and word not in vocabulary for word, kind in words)
     most = _most_frequent(unknown, _SHOWN_WORDS)
-    return OutOfVocabulary(len(vocabulary), unknown.total(), words, len(unknown), recognised, most)
+    return OutOfVocabulary(len(vocabulary), unknown.total(), len(words), len(unknown), recognised, most)
 
 
 def _most_frequent(counts: Counter[_Key], most: int) -> list[tuple[_Key, int]]:

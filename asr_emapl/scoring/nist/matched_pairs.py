@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from asr_emapl.scoring.alignment import Alignment
 
@@ -18,11 +19,10 @@ class MatchedPairs:
 
     Attributes:
         segments: stretches of the references in which at least one system has an error.
-        mean: errors of the first system minus those of the second, per segment.
-        deviation: the standard deviation of this difference.
+        mean, deviation: of the errors of the first system minus those of the second, per segment.
         z: mean / (deviation / sqrt(segments)), approximately normal if the systems are equally good. None if
             the deviation is 0 or there are fewer than two segments.
-        p: the two-sided p-value of z; None if z is None. Unreliable below 50 segments.
+        p: the two-sided p-value of z, unreliable below 50 segments; None if z is None.
     """
 
     segments: int
@@ -32,27 +32,21 @@ class MatchedPairs:
     p: float | None
 
 
-def matched_pairs(
-    first: Iterable[Alignment], second: Iterable[Alignment], whole: Sequence[int] = ()
-) -> MatchedPairs:
-    """Compare two systems by their alignments with the same references, in the same order.
+def matched_pairs(pairs: Iterable[tuple[Alignment, Alignment]], whole: Sequence[int] = ()) -> MatchedPairs:
+    """Compare two systems by their alignments of the same utterances.
 
     A segment ends with the utterance, or where both systems have two consecutive reference words correct. The
-    test treats segments as independent. If each system suits different speakers, it claims a difference too
-    often, the more so the fewer speakers there are. `Comparison.is_significant` therefore also requires the
-    interval by speaker.
+    test treats segments as independent, and therefore claims a difference too often if each system suits
+    different speakers, in particular if these are few.
 
     Args:
-        first, second: the alignments.
+        pairs: for each utterance, the alignments of both systems with the same reference.
         whole: error differences (first system minus second) of further segments.
 
     Raises:
-        ValueError: the references differ.
+        ValueError: the references of a pair differ.
     """
-    differences = [
-        difference for a, b in zip(first, second, strict=True) for difference in segment_differences(a, b)
-    ]
-    differences += whole
+    differences = [*chain.from_iterable(segment_differences(a, b) for a, b in pairs), *whole]
     n = len(differences)
     mean = sum(differences) / n if n else 0.0
     deviation = math.sqrt(sum((d - mean) ** 2 for d in differences) / (n - 1)) if n > 1 else 0.0
