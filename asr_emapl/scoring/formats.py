@@ -38,9 +38,7 @@ def named_format(path: str | os.PathLike[str]) -> str | None:
 
 
 def sniffed_format(place: str, lines: Sequence[Line]) -> str:
-    """Return the format of these lines: "jsonl", "trn", "stm", "ctm", or "plain" for all others.
-
-    stm and ctm are recognised by decimal times in each line.
+    """Return the format of lines: "jsonl", "trn", "stm" or "ctm" (by decimal times in all lines), or "plain".
 
     Raises:
         UserError: the format is not supported (TextGrid, SRT, WebVTT, RTTM).
@@ -76,9 +74,8 @@ def lines_without_ids(firsts: Sequence[str], rests: Sequence[str]) -> MissingIds
         return "none"
     text = " ".join(rests)
     distinct = set(words)
-    recurring = distinct & set(text.split())
-    is_repeated = len(distinct) < len(words)
-    if is_repeated or not text.strip() or len(recurring) >= _RECURRING_FRACTION * len(distinct):
+    recurring = len(distinct & set(text.split())) / len(distinct)
+    if len(distinct) < len(words) or not text.strip() or recurring >= _RECURRING_FRACTION:
         return "certain"
     joined = "".join(words)
     if (joined.islower() and text.isupper()) or (joined.isupper() and text.islower()):
@@ -105,8 +102,7 @@ def _are_times(fields: Sequence[str]) -> bool:
 
 
 def _refuse_other_formats(place: str, lines: Sequence[str]) -> None:
-    head = " ".join(lines[:3])
-    if "ooTextFile" in head or "TextGrid" in head:
+    if re.search("ooTextFile|TextGrid", " ".join(lines[:3])):
         found = "Praat TextGrid"
     elif lines[0].startswith("WEBVTT") or any(map(_SUBTITLE_TIME.match, lines[:5])):
         found = "subtitles (SRT or WebVTT)"

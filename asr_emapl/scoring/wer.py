@@ -169,29 +169,11 @@ def _listed(ids: list[str]) -> str:
 def _edits(
     references: Sequence[str], hypotheses: Sequence[str], split: Callable[[str], Sequence[str]]
 ) -> Counts:
-    """Count the edits of each pair, in the units that `split` returns.
-
-    deletions - insertions equals the difference in length. An alignment can only contain a further deletion
-    and insertion if it has at least two more errors than that, so most alignments need not be examined.
-    """
-    # Per pair: reference length, hypothesis length - reference length, errors, deletion-insertion pairs.
-    rows: list[tuple[int, int, int, int]] = []
+    """Count the edits of each pair, in the units that `split` returns."""
+    rows = []
     for reference, hypothesis in zip(references, hypotheses, strict=True):
         wanted = split(reference)
-        length = len(wanted)
-        if reference == hypothesis:
-            rows.append((length, 0, 0, 0))
-            continue
-        recognised = split(hypothesis)
-        surplus = len(recognised) - length
-        edits = Levenshtein.editops(wanted, recognised)
-        errors = len(edits)
-        pairs = 0
-        if errors - abs(surplus) >= 2:
-            hits = sum([block.size for block in edits.as_matching_blocks()])
-            pairs = errors + hits - max(length, length + surplus)
-        rows.append((length, surplus, errors, pairs))
-    lengths, surpluses, totals, paired = np.array(rows, np.int64).reshape(-1, 4).T
-    deletions = np.maximum(-surpluses, 0) + paired
-    insertions = np.maximum(surpluses, 0) + paired
-    return np.stack([totals - deletions - insertions, deletions, insertions, lengths], 1)
+        edits = [] if reference == hypothesis else Levenshtein.editops(wanted, split(hypothesis)).as_list()
+        kinds = [kind for kind, _, _ in edits]
+        rows.append((kinds.count("replace"), kinds.count("delete"), kinds.count("insert"), len(wanted)))
+    return np.array(rows, np.int64).reshape(-1, 4)

@@ -1,17 +1,17 @@
 """Texts in NIST's formats that allow alternatives: `I'VE { UM / UH / @ } SEEN (IT)`.
 
 `{ a / b }` allows either wording, `@` is no word, `(word)` is optional. Spaces around the marks are optional,
-and alternatives can be nested. The wordings that are scored, on both sides, are those with the cheapest
-alignment under sclite's weights: a substitution costs 4, a deletion or an insertion 3, and 2 for an optional
-word. An optional word that is left out counts neither as an error nor as a reference word (sclite -D counts
-it as correct).
+and alternatives can be nested. Both sides are scored with the wordings that have the cheapest alignment under
+sclite's weights: a substitution costs 4, a deletion or an insertion 3, or 2 for an optional word. An optional
+word that is left out counts neither as an error nor as a reference word (sclite -D counts it as correct).
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import product
+from itertools import groupby, product
 
 from asr_emapl.errors import UserError
 from asr_emapl.storage import BrokenLineError
@@ -28,6 +28,8 @@ class OptionalWord(tuple[str, ...]):
 
 Marked = tuple[Part, ...]
 """A text with alternatives, part by part."""
+
+_Cell = tuple[float, int, int, str, str]
 
 _SUBSTITUTION, _OTHER, _LEFT_OUT, _NULL = 4.0, 3.0, 2.0, 0.001
 _NO_WORD = "@"
@@ -91,10 +93,8 @@ def best_wordings(reference: Marked, hypothesis: Marked) -> tuple[str, str]:
             f"{len(mine):,} and {len(theirs):,} words with alternatives are too many; cut it into segments"
         )
     # best[u][v]: cost, the previous cell, and the words of both sides on the way from it.
-    best: list[list[tuple[float, int, int, str, str]]] = [
-        [(float("inf"), -1, -1, "", "") for _ in theirs] for _ in mine
-    ]
-    best[0][0] = (0.0, -1, -1, "", "")
+    best: list[list[_Cell]] = [[(math.inf, 0, 0, "", "")] * len(theirs) for _ in mine]
+    best[0][0] = (0.0, 0, 0, "", "")
     for u, arcs in enumerate(mine):
         for v, others in enumerate(theirs):
             found = best[u][v]
@@ -115,7 +115,7 @@ def best_wordings(reference: Marked, hypothesis: Marked) -> tuple[str, str]:
     return _trace(best)
 
 
-def _trace(best: Sequence[Sequence[tuple[float, int, int, str, str]]]) -> tuple[str, str]:
+def _trace(best: Sequence[Sequence[_Cell]]) -> tuple[str, str]:
     """Follow the cheapest path back from the last cell."""
     u, v = len(best) - 1, len(best[0]) - 1
     reference: list[str] = []
@@ -139,18 +139,12 @@ def _join(wordings: Iterable[str]) -> str:
 
 def _words(text: str) -> Iterator[Part]:
     """Yield the parts of a text without braces; each optional word is a part."""
-    fixed: list[str] = []
-    for word in text.split():
-        optional = _OPTIONAL.fullmatch(word)
-        if optional is None:
-            fixed += [word] if word != _NO_WORD else []
-            continue
-        if fixed:
-            yield (" ".join(fixed),)
-            fixed = []
-        yield OptionalWord((optional[1], ""))
-    if fixed:
-        yield (" ".join(fixed),)
+    words = [word for word in text.split() if word != _NO_WORD]
+    for is_optional, group in groupby(words, lambda word: _OPTIONAL.fullmatch(word) is not None):
+        if is_optional:
+            yield from (OptionalWord((word[1:-1], "")) for word in group)
+        else:
+            yield (" ".join(group),)
 
 
 def _wordings(tokens: Iterator[str]) -> list[str]:

@@ -1,10 +1,9 @@
 """Alignments as NIST's sclite makes them: a substitution costs 4, a deletion or an insertion 3.
 
-With these weights, a deletion and an insertion with a correct word between them cost less than two
-substitutions, so sclite may count one error more than necessary. Among alignments of equal cost, sclite takes
-the one found from the left by preferring, for each pair of words, a match or substitution to an insertion,
-and an insertion to a deletion. This is not documented; tests compare it with sclite 2.10. sclite ignores case
-unless given -s; here case counts.
+A deletion and an insertion with a correct word between them cost less than two substitutions, so sclite may
+count more errors than necessary. Among alignments of equal cost, sclite takes the one found from the left by
+preferring a match or substitution to an insertion, and an insertion to a deletion. This is not documented;
+tests compare it with sclite 2.10. sclite ignores case unless given -s; here case counts.
 """
 
 from __future__ import annotations
@@ -40,11 +39,8 @@ def sclite_kinds(reference: Sequence[str], hypothesis: Sequence[str]) -> list[Ed
 
 def sclite_word_edits(references: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.int64]:
     """Count the word errors of sclite's alignments: [U, 4], as `asr_emapl.scoring.wer.word_edits`."""
-    rows = [
-        _edits(reference.split(), hypothesis.split())
-        for reference, hypothesis in zip(references, hypotheses, strict=True)
-    ]
-    return np.array(rows, np.int64).reshape(-1, 4)
+    pairs = zip(references, hypotheses, strict=True)
+    return np.array([_edits(a.split(), b.split()) for a, b in pairs], np.int64).reshape(-1, 4)
 
 
 def _edits(reference: list[str], hypothesis: list[str]) -> tuple[int, int, int, int]:

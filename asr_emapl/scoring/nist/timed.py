@@ -3,9 +3,9 @@
     stm: talk 1 alice 12.30 17.85 <o,f0,female> AND SO IT BEGAN
     ctm: talk 1 12.41 0.22 AND 0.98
 
-Lines that start with ";;" are comments. The manual of NIST's sclite describes the formats. As in sclite,
-names of recordings and channels are not case-sensitive. Tags (";" and what follows it in a word) and a "*" at
-the end of a word are removed. Fragments ("wor-") are words.
+Lines that start with ";;" are comments. As in NIST's sclite, whose manual describes the formats, names of
+recordings and channels are not case-sensitive. Tags (";" and what follows it in a word) and a "*" at the end
+of a word are removed. Fragments ("wor-") are words.
 """
 
 from __future__ import annotations
@@ -98,39 +98,34 @@ def segment_ids(segments: Sequence[StmSegment]) -> list[str]:
     speakers) are numbered, beginning with the second.
     """
     count = Counter(segment.recording for segment in segments)
-    names = [
-        s.recording
-        if count[s.recording] == 1
-        else f"{s.recording}-{s.channel}-{round(1000 * s.begin):07d}-{round(1000 * s.end):07d}"
-        for s in segments
-    ]
     seen: Counter[str] = Counter()
-    for i, name in enumerate(names):
+    names = []
+    for s in segments:
+        name = s.recording
+        if count[name] > 1:
+            name += f"-{s.channel}-{round(1000 * s.begin):07d}-{round(1000 * s.end):07d}"
         seen[name] += 1
-        if seen[name] > 1:
-            names[i] = f"{name}-{seen[name]}"
+        names.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
     return names
 
 
 def texts_of_recordings(words: Sequence[CtmWord]) -> dict[str, str]:
     """Return the text of each recording, or of each channel if a recording has several, in order of time."""
-    channels: dict[str, set[str]] = defaultdict(set)
-    for word in words:
-        channels[word.recording].add(word.channel)
+    channels = Counter(recording for recording, _ in {(word.recording, word.channel) for word in words})
     texts: dict[str, list[str]] = defaultdict(list)
     for word in sorted(words, key=lambda w: w.begin):
-        has_several = len(channels[word.recording]) > 1
-        texts[f"{word.recording}-{word.channel}" if has_several else word.recording].append(word.word)
+        name = word.recording if channels[word.recording] == 1 else f"{word.recording}-{word.channel}"
+        texts[name].append(word.word)
     return {name: " ".join(spoken) for name, spoken in texts.items()}
 
 
 def texts_of_segments(segments: Sequence[StmSegment], words: Sequence[CtmWord]) -> dict[str, str]:
     """Assign words to segments as sclite does, and return the text of each segment.
 
-    The segments of a recording and channel are taken in the order of their begins. Each takes the remaining
-    words up to the first whose middle is at or after the segment's end; the last takes all that remain. A
-    word in a gap therefore belongs to the next segment. Words in a segment that is not scored are dropped. A
-    recording without words has no entry; the words of one without segments form one entry.
+    In the order of their begins, each segment of a recording and channel takes the remaining words up to the
+    first whose middle is at or after the segment's end; the last takes all that remain. A word in a gap
+    therefore belongs to the next segment. Words in a segment that is not scored are dropped. A recording
+    without words has no entry; the words of one without segments form one entry.
     """
     spoken: dict[tuple[str, str], list[CtmWord]] = defaultdict(list)
     for word in words:
@@ -147,8 +142,7 @@ def texts_of_segments(segments: Sequence[StmSegment], words: Sequence[CtmWord]) 
         here = sorted(placed[place], key=lambda pair: pair[0].begin)
         for number, (segment, name) in enumerate(here, start=1):
             taken = []
-            # sclite stores the ends of segments in single precision, but not the times of words. This matters
-            # for a word whose middle is at an end.
+            # sclite rounds the end of a segment to single precision, but not the middle of a word.
             end = math.inf if number == len(here) else float(np.float32(segment.end))
             while remaining and remaining[0].begin + remaining[0].duration / 2 < end:
                 taken.append(remaining.popleft().word)
@@ -176,8 +170,8 @@ def _segment(line: str) -> StmSegment:
     fields = line.split(maxsplit=5)
     if len(fields) < 5:
         raise BrokenLineError("not an stm line; expected recording, channel, speaker, begin, end, words")
-    recording, channel, speaker, *times = fields[:5]
-    begin, end = (_seconds(field) for field in times)
+    recording, channel, speaker = fields[:3]
+    begin, end = map(_seconds, fields[3:5])
     if end < begin:
         raise BrokenLineError(f"the segment ends ({end:g} s) before it begins ({begin:g} s)")
     text = fields[5].strip() if len(fields) == 6 else ""
@@ -186,13 +180,13 @@ def _segment(line: str) -> StmSegment:
     if any(mark in text.upper() for mark in _IGNORED):
         return StmSegment(recording, channel, speaker, begin, end, None)
     text = untagged(text)
-    parse_marked(text)
+    parse_marked(text)  # to raise for an invalid line
     return StmSegment(recording, channel, speaker, begin, end, text)
 
 
 def _word(line: str) -> CtmWord:
     fields = line.split()
-    if len(fields) not in (5, 6, 7, 8):
+    if not 5 <= len(fields) <= 8:
         raise BrokenLineError(
             "not a ctm line; expected recording, channel, begin, duration, word and optionally confidence"
         )
