@@ -67,16 +67,14 @@ def write_alignments(place: Path, alignments: Sequence[Alignment], name: str, no
         UserError: the ending is unknown, or the file cannot be written.
     """
     check_alignment_file(place)
-    pieces: Iterable[str]
     suffix = place.suffix.lower()
     if suffix == ".html":
-        pieces = alignment_page(alignments, f"Alignments of {name}", f"Normalisation: {normalisation}.")
+        write(place, alignment_page(alignments, f"Alignments of {name}", f"Normalisation: {normalisation}."))
     elif suffix == ".pra":
-        pieces = (visible(line, keep="\t") + "\n" for line in pra(alignments, name))
+        write(place, (visible(line, keep="\t") + "\n" for line in pra(alignments, name)))
     else:
-        head = f"normalisation: {normalisation}\n"
-        pieces = map(visible, (head, *("\n" + alignment_text(alignment) for alignment in alignments)))
-    write(place, pieces)
+        texts = ("\n" + alignment_text(alignment) for alignment in alignments)
+        write(place, map(visible, (f"normalisation: {normalisation}\n", *texts)))
 
 
 def alignment_text(alignment: Alignment, width: int = _WIDTH) -> str:

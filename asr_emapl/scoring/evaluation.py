@@ -125,7 +125,7 @@ def evaluate(
         files: reference, hypothesis, reference, hypothesis and so on.
         config: how to score.
         normalisation: applied to both sides and to the vocabulary.
-        vocabulary: word lists and manifests with the words that the recogniser knows.
+        vocabulary: word lists and manifests with the known words.
 
     Raises:
         UserError: the number of files is odd or 0, a file cannot be read, or ids do not match.
@@ -179,11 +179,7 @@ def prepared(
 
 
 def split_names(files: Sequence[str]) -> list[str]:
-    """Return a unique name for each file.
-
-    These are the file names without endings; if two are equal, the paths below the common folder; if two
-    paths are equal, the paths with numbers.
-    """
+    """Return unique names: of the files, without endings; else paths below the common folder, or numbered."""
     stems = [re.sub(r"(\.\w+)?(\.gz)?$", "", Path(file).name) for file in files]
     if len(set(stems)) == len(stems):
         return stems

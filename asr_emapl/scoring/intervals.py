@@ -31,8 +31,6 @@ LEVEL = 0.95
 FEW_UNITS = 100
 """With fewer utterances or speakers, an interval uses Student's t instead of the bootstrap."""
 
-_BISECTIONS = 100  # beyond the resolution of a float
-
 _Floats = NDArray[np.float64]
 
 
@@ -66,13 +64,9 @@ class Interval:
 def resampled_sums(
     values: NDArray[Any], clusters: Sequence[str] | None, resamples: int, seed: int
 ) -> _Floats:
-    """Sum the columns of values over units drawn with replacement: [resamples, K].
+    """Sum the columns of values, [U, K], over units drawn with replacement: [resamples, K].
 
-    Args:
-        values: [U, K], counts of U utterances.
-        clusters: the speaker of each utterance, to draw speakers; None draws utterances.
-        resamples: number of resamples.
-        seed: of the random generator.
+    `clusters` has the speaker of each utterance, to draw speakers; None draws utterances.
 
     Raises:
         UserError: `resamples` is less than 1.
@@ -92,11 +86,9 @@ def intervals(
     resamples: int,
     seed: int,
 ) -> dict[str, Interval | None]:
-    """Return the interval of each rate; None if there is only one unit.
+    """Return the interval of each rate, on the same draws; None if there is only one unit.
 
-    Args:
-        quotients: name -> errors and lengths, one number per utterance each.
-        clusters, resamples, seed: as in `resampled_sums`; all rates use the same draws.
+    `quotients` has the errors and the lengths, [U] each, of each rate.
 
     Raises:
         UserError: as `resampled_sums`.
@@ -123,16 +115,10 @@ def difference(
     resamples: int,
     seed: int,
 ) -> tuple[Interval | None, float]:
-    """Compare two systems on the same draws (Bisani and Ney 2004).
+    """Compare the errors of two systems, [U] each, on the same draws (Bisani and Ney 2004).
 
-    Args:
-        first, second: errors of the systems, one number per utterance.
-        lengths: words of the references.
-        clusters, resamples, seed: as in `resampled_sums`.
-
-    Returns:
-        The interval of the second system's error rate minus the first's (None if there is only one unit), and
-        the fraction of draws on which the second makes fewer errors, counting ties as one half.
+    Returns the interval of the second system's error rate minus the first's (None if there is only one unit),
+    and the fraction of draws on which the second makes fewer errors, counting ties as one half.
 
     Raises:
         UserError: as `resampled_sums`.
@@ -202,7 +188,7 @@ def student_quantile(level: float, degrees: int) -> float:
     if not (0.0 < level < 1.0 and degrees >= 1):
         raise ValueError(f"level {level}, {degrees} degrees of freedom: need 0 < level < 1 and degrees >= 1")
     low, high = 0.0, math.pi / 2
-    for _ in range(_BISECTIONS):
+    for _ in range(100):  # beyond the resolution of a float
         angle = (low + high) / 2
         low, high = (angle, high) if _probability(angle, degrees) < level else (low, angle)
     return math.sqrt(degrees) * math.tan(low)
@@ -210,8 +196,7 @@ def student_quantile(level: float, degrees: int) -> float:
 
 def _probability(angle: float, degrees: int) -> float:
     """Return the probability that |T| <= sqrt(degrees) * tan(angle)."""
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = degrees % 2
+    sine, cosine, odd = math.sin(angle), math.cos(angle), degrees % 2
     # Odd: 1 + 2/3 cos^2 + 2*4/(3*5) cos^4 ...; even: 1 + 1/2 cos^2 + 1*3/(2*4) cos^4 ...
     terms = np.arange(1, (degrees - 1) // 2 if odd else degrees // 2)
     factors = (2 * terms / (2 * terms + 1) if odd else (2 * terms - 1) / (2 * terms)) * cosine**2

@@ -26,24 +26,10 @@ from asr_emapl import storage
 from asr_emapl.data.ids import derived_ids
 from asr_emapl.data.lhotse_cuts import from_cut, is_cut
 from asr_emapl.errors import UserError
-from asr_emapl.scoring.formats import (
-    TRN_LINE,
-    lines_without_ids,
-    named_format,
-    sniffed_format,
-    without_comments,
-)
+from asr_emapl.scoring import formats
 from asr_emapl.scoring.nist import timed
 from asr_emapl.scoring.nist.alternatives import Marked, first_wording, parse_marked
-from asr_emapl.storage import (
-    BrokenLineError,
-    Line,
-    Place,
-    check_json_lines,
-    finite_number,
-    parse_object,
-    raise_broken,
-)
+from asr_emapl.storage import BrokenLineError, Line, Place
 
 _logger = logging.getLogger(__name__)
 
@@ -51,11 +37,6 @@ Role = Literal["reference", "hypothesis"]
 
 _Value = TypeVar("_Value")
 _Result = TypeVar("_Result")
-
-_TEXT_KEYS: dict[Role, tuple[str, str]] = {
-    "reference": ("text", "pred_text"),
-    "hypothesis": ("pred_text", "text"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +80,7 @@ def read_utterances(path: Place, *, role: Role = "reference") -> dict[str, Trans
         UserError: the file cannot be read or has no transcripts, or lines are invalid or ids repeated. One
             error lists them all, one per line: `path:line: what`.
     """
-    return _parse(os.fspath(path), list(storage.read_lines(os.fspath(path))), role)
+    return _parse(os.fspath(path), list(storage.read_lines(path)), role)
 
 
 def read_pair(
@@ -116,15 +97,12 @@ def read_pair(
     lines, others = list(storage.read_lines(first)), list(storage.read_lines(second))
     if _format(first, lines) == "stm" and _format(second, others) == "ctm":
         segments, words = timed.parse_stm(first, lines), timed.parse_ctm(second, others)
-        return _require_entries(first, _of_segments(segments)), _of_texts(
-            timed.texts_of_segments(segments, words)
-        )
+        texts = timed.texts_of_segments(segments, words)
+        return _require_entries(first, _of_segments(segments)), _of_texts(texts)
     # If both are one file, lines without ids can be numbered: text and pred_text of a line belong together.
     is_same = first == second
-    return (
-        _parse(first, lines, "reference", number_lines=is_same),
-        _parse(second, others, "hypothesis", number_lines=is_same),
-    )
+    references = _parse(first, lines, "reference", number_lines=is_same)
+    return references, _parse(second, others, "hypothesis", number_lines=is_same)
 
 
 def write_hypotheses(path: Place, hypotheses: Mapping[str, str]) -> None:
@@ -133,15 +111,12 @@ def write_hypotheses(path: Place, hypotheses: Mapping[str, str]) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    lines = (
-        json.dumps({"id": utterance, "text": text}, ensure_ascii=False) + "\n"
-        for utterance, text in hypotheses.items()
-    )
-    storage.write(path, lines)
+    entries = ({"id": utterance, "text": text} for utterance, text in hypotheses.items())
+    storage.write(path, (json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
 
 
 def _format(place: str, lines: Sequence[Line]) -> str:
-    return named_format(place) or sniffed_format(place, lines)
+    return formats.named_format(place) or formats.sniffed_format(place, lines)
 
 
 def _parse(
@@ -155,7 +130,8 @@ def _parse(
     elif form == "jsonl":
         entries = _by_id(place, *_parse_json_lines(place, lines, role, number_lines))
     else:
-        parsed, broken = _collect(without_comments(lines), _parse_trn if form == "trn" else _parse_plain)
+        content = formats.without_comments(lines)
+        parsed, broken = _collect(content, _parse_trn if form == "trn" else _parse_plain)
         if form == "plain":
             _require_ids(place, parsed)
         entries = _by_id(place, parsed, broken)
@@ -186,14 +162,14 @@ def _by_id(place: str, parsed: _Numbered, broken: list[Line]) -> dict[str, Trans
             findings.append((number, f"id {name!r} again, first in line {first[name]}; keep one"))
         else:
             found[name], first[name] = entry, number
-    raise_broken(place, sorted(findings))
+    storage.raise_broken(place, sorted(findings))
     return found
 
 
 def _require_ids(place: str, parsed: _Numbered) -> None:
     """Raise UserError if lines certainly begin with words instead of ids; warn if they seem to."""
     firsts = [name for _, (name, _) in parsed]
-    finding = lines_without_ids(firsts, [entry.text for _, (_, entry) in parsed])
+    finding = formats.lines_without_ids(firsts, [entry.text for _, (_, entry) in parsed])
     if finding == "none":
         return
     shown = ", ".join(repr(first) for first in firsts[:3])
@@ -232,7 +208,7 @@ def _parse_plain(line: str) -> tuple[str, TranscriptEntry]:
 
 
 def _parse_trn(line: str) -> tuple[str, TranscriptEntry]:
-    match = TRN_LINE.fullmatch(line)
+    match = formats.TRN_LINE.fullmatch(line)
     if match is None:
         raise BrokenLineError("no '(id)' at the end of the line; trn files need it")
     return match["id"], _marked(timed.untagged(match["text"].rstrip()))
@@ -242,7 +218,7 @@ def _parse_json_lines(
     place: str, lines: Sequence[Line], role: Role, number_lines: bool
 ) -> tuple[_Numbered, list[Line]]:
     """Parse lines of JSON; `number_lines` uses line numbers as ids if no line has an id or audio."""
-    check_json_lines(place, lines)
+    storage.check_json_lines(place, lines)
     objects, broken = _collect(lines, _parse_object)
     _add_ids(place, [entry for _, entry in objects], number_lines)
     parsed, incomplete = _collect(objects, lambda entry: _json_transcript(entry, role))
@@ -251,7 +227,7 @@ def _parse_json_lines(
 
 def _parse_object(line: str) -> dict[str, Any]:
     try:
-        entry = parse_object(line)
+        entry = storage.parse_object(line)
     except BrokenLineError as error:
         raise BrokenLineError(f"{error}; expected one JSON object with 'id' and 'text' per line") from error
     if is_cut(entry):
@@ -271,7 +247,7 @@ def _add_ids(place: str, entries: Sequence[dict[str, Any]], number_lines: bool) 
     folder = storage.split(place)[0]
     sources = []
     for entry in nameless:
-        offset = finite_number(entry.get("offset")) or 0.0
+        offset = storage.finite_number(entry.get("offset")) or 0.0
         sources.append((storage.join(folder, entry["audio"]), offset if 0.0 <= offset < 1e12 else 0.0))
     for entry, name in zip(nameless, derived_ids(sources), strict=True):
         entry["id"] = name
@@ -281,13 +257,13 @@ def _json_transcript(entry: Mapping[str, Any], role: Role) -> tuple[str, Transcr
     utterance = entry["id"]
     if not isinstance(utterance, str) or not utterance:
         raise BrokenLineError("no 'id' (a non-empty string), and no 'audio_filepath' to derive it from")
-    key = next((key for key in _TEXT_KEYS[role] if entry.get(key) is not None), None)
+    keys = ("text", "pred_text") if role == "reference" else ("pred_text", "text")
+    key = next((key for key in keys if entry.get(key) is not None), None)
     if key is None:
         raise BrokenLineError(f"id {utterance!r} has neither 'text' nor 'pred_text'")
     if not isinstance(entry[key], str):
         raise BrokenLineError(f"id {utterance!r}: {key!r} is not a string")
-    speaker, duration = entry.get("speaker"), entry.get("duration")
-    seconds = finite_number(duration)
-    if duration is not None and seconds is None:
+    speaker, seconds = entry.get("speaker"), storage.finite_number(entry.get("duration"))
+    if seconds is None and entry.get("duration") is not None:
         raise BrokenLineError(f"id {utterance!r}: 'duration' is not a number of seconds")
     return utterance, TranscriptEntry(entry[key], None if speaker in (None, "") else str(speaker), seconds)
