@@ -176,7 +176,7 @@ def test_csv(pair: list[str]) -> None:
 )
 def test_alignments_written(pair: list[str], tmp_path: Path, name: str, said: str) -> None:
     place = tmp_path / "new" / name
-    write_alignments(place, evaluated(pair).alignments, "dev", NORMALISATIONS["none"])
+    write_alignments(place, evaluated(pair).total.tally.alignments, "dev", NORMALISATIONS["none"])
     content = place.read_text(encoding="utf-8")
     assert said in content
     assert ("none: texts as they are" in content) == (not name.lower().endswith("pra"))
@@ -195,7 +195,7 @@ def test_weights_of_sclite(tmp_path: Path) -> None:
     found = evaluated(files, weights="sclite", resamples=0)
     counts = found.total.score.words
     assert (counts.substitutions, counts.deletions, counts.insertions) == (0, 1, 1)
-    assert [alignment.counts for alignment in found.alignments] == [counts]
+    assert [alignment.counts for alignment in found.total.tally.alignments] == [counts]
     assert found.to_dict(0)["weights"] == "sclite"
     assert any("sclite's weights" in line for line in evaluation_lines(found, [], 0))
     assert evaluated(files, resamples=0).total.score.words.substitutions == 2

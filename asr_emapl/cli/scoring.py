@@ -95,7 +95,9 @@ def score(
     config = ScoringConfig(allow_missing, speaker_in_id, weights.value, resamples, seed)
     result = evaluate(files, config, normalisation(normalise), vocabulary or [])
     for place in alignments or []:
-        write_alignments(place, result.alignments, ", ".join(result.splits), result.normalisation.stated)
+        write_alignments(
+            place, result.total.tally.alignments, ", ".join(result.splits), result.normalisation.stated
+        )
     if as_json:
         print(json.dumps(result.to_dict(confusions), indent=2))
     elif as_csv:

@@ -76,16 +76,11 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes and the verdict, JSON-ready."""
         return {
-            "names": list(self.names),
+            **asdict(self),
             "scores": [score.to_dict() for score in self.scores],
             "difference": finite_number(self.difference),
-            "by_utterance": self.by_utterance and self.by_utterance.to_dict(),
-            "by_speaker": self.by_speaker and self.by_speaker.to_dict(),
-            "second_better": self.second_better,
-            "matched_pairs": asdict(self.matched_pairs),
             "shown": self.is_significant,
             "verdict": self.verdict,
-            "normalisation": self.normalisation,
         }
 
     def lines(self) -> Iterator[str]:
@@ -174,12 +169,11 @@ def compare(
     scores = (a.score, b.score)
     if scores[0].words.reference_length == 0:
         raise UserError("the references have no words; there is nothing to compare")
-    lengths = a.words[:, 3]
-    errors = (a.words[:, :3].sum(1), b.words[:, :3].sum(1))
+    counts = (a.words[:, :3].sum(1), b.words[:, :3].sum(1), a.words[:, 3])
     by_speaker = None
-    by_utterance, better = difference(*errors, lengths, None, config.resamples, config.seed)
+    by_utterance, better = difference(*counts, None, config.resamples, config.seed)
     if a.clusters is not None:
-        by_speaker, better = difference(*errors, lengths, a.clusters, config.resamples, config.seed)
+        by_speaker, better = difference(*counts, a.clusters, config.resamples, config.seed)
     gap = scores[1].words.rate - scores[0].words.rate
     return Comparison(names, scores, gap, by_utterance, by_speaker, better, _matched_pairs(a, b))
 
@@ -202,7 +196,7 @@ def compare_files(
 def _matched_pairs(a: Tally, b: Tally) -> MatchedPairs:
     same: list[tuple[Alignment, Alignment]] = []
     whole: list[int] = []
-    for one, other in zip(a.alignments(), b.alignments(), strict=True):
+    for one, other in zip(a.alignments, b.alignments, strict=True):
         if one.reference == other.reference:
             same.append((one, other))
         elif one.counts.errors or other.counts.errors:

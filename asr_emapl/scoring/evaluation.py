@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from asr_emapl.errors import UserError
-from asr_emapl.scoring.alignment import Alignment, Weights
+from asr_emapl.scoring.alignment import Weights
 from asr_emapl.scoring.intervals import Interval, intervals
 from asr_emapl.scoring.nist.alternatives import apply_to_wordings, best_wordings
 from asr_emapl.scoring.normalisation import Normalisation, differs_invisibly
@@ -86,31 +85,22 @@ class Evaluation:
         splits: by name.
         total: the only split, or all of them joined.
         normalisation: what was done to the texts.
-        vocabulary: the known words, if given.
+        unknown_words: the reference words outside a vocabulary, if one is given.
     """
 
     splits: dict[str, SplitResult]
     total: SplitResult
     normalisation: Normalisation
-    vocabulary: frozenset[str] | None = None
-
-    @cached_property
-    def alignments(self) -> list[Alignment]:
-        """The alignments of all utterances, split by split."""
-        return self.total.tally.alignments()
-
-    def out_of_vocabulary(self) -> OutOfVocabulary | None:
-        """Count the reference words outside the vocabulary; None without a vocabulary."""
-        return None if self.vocabulary is None else out_of_vocabulary(self.alignments, self.vocabulary)
+    unknown_words: OutOfVocabulary | None = None
 
     def to_dict(self, most: int) -> dict[str, Any]:
         """Return the total, `most` confusions of each kind, and several splits separately, JSON-ready."""
         found = self.total.to_dict()
         found |= {"normalisation": self.normalisation.stated, "weights": self.total.tally.weights}
         if most:
-            found["confusions"] = asdict(confusions(self.alignments, most))
-        if (unknown := self.out_of_vocabulary()) is not None:
-            found["out_of_vocabulary"] = unknown.to_dict()
+            found["confusions"] = asdict(confusions(self.total.tally.alignments, most))
+        if self.unknown_words is not None:
+            found["out_of_vocabulary"] = self.unknown_words.to_dict()
         if len(self.splits) > 1:
             found["splits"] = {name: split.to_dict() for name, split in self.splits.items()}
         return found
@@ -142,10 +132,11 @@ def evaluate(
             weights=config.weights,
             name=f"{reference}, {hypothesis}",
         )
-    known = read_vocabulary(vocabulary, normalisation.apply) if vocabulary else None
+    known = read_vocabulary(vocabulary, normalisation.apply)
     splits = {name: _with_intervals(counts, config) for name, counts in tallies.items()}
     total = splits[names[0]] if len(names) == 1 else _with_intervals(joined(tallies), config)
-    return Evaluation(splits, total, normalisation, known)
+    unknown = out_of_vocabulary(total.tally.alignments, known) if vocabulary else None
+    return Evaluation(splits, total, normalisation, unknown)
 
 
 def prepared(

@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from asr_emapl.scoring.evaluation import MEASURES, Evaluation, SplitResult
 from asr_emapl.scoring.intervals import Interval
 from asr_emapl.scoring.wer import ErrorCounts, Score
-from asr_emapl.scoring.word_counts import confusions
+from asr_emapl.scoring.word_counts import OutOfVocabulary, confusions
 from asr_emapl.terminal import visible
 
 _CSV_COLUMNS = (
@@ -49,7 +49,8 @@ def evaluation_lines(evaluation: Evaluation, by: Sequence[str], most: int) -> It
         )
     if most:
         yield from _confusions(evaluation, most)
-    yield from _vocabulary(evaluation)
+    if evaluation.unknown_words is not None:
+        yield from _vocabulary(evaluation.unknown_words)
     yield ""
     yield f"normalisation: {evaluation.normalisation.stated}"
     if total.tally.weights == "sclite":
@@ -126,7 +127,7 @@ def _breakdown(name: str, scores: dict[str, Score]) -> Iterator[str]:
 
 
 def _confusions(evaluation: Evaluation, most: int) -> Iterator[str]:
-    found = confusions(evaluation.alignments, most)
+    found = confusions(evaluation.total.tally.alignments, most)
     pairs = [(f"{wanted} -> {given}", times) for wanted, given, times in found.substitutions]
     tables = {"substituted": pairs, "deleted": found.deletions, "inserted": found.insertions}
     for title, counts in tables.items():
@@ -134,10 +135,7 @@ def _confusions(evaluation: Evaluation, most: int) -> Iterator[str]:
         yield from table_lines([title, "times"], [[name, str(times)] for name, times in counts])
 
 
-def _vocabulary(evaluation: Evaluation) -> Iterator[str]:
-    unknown = evaluation.out_of_vocabulary()
-    if unknown is None:
-        return
+def _vocabulary(unknown: OutOfVocabulary) -> Iterator[str]:
     yield ""
     yield (
         f"out of vocabulary: {100 * unknown.share:.2f} % of {unknown.words:,} words "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -60,8 +61,9 @@ class Tally:
         known = [pair.speaker for pair in self.pairs if pair.speaker is not None]
         return known if len(known) == len(self.pairs) else None
 
+    @cached_property
     def alignments(self) -> list[Alignment]:
-        """Return the word alignments, in the order of the utterances."""
+        """The word alignments, in the order of the utterances."""
         return [align(*pair[:4], self.weights) for pair in self.pairs]
 
     def by_speaker(self) -> dict[str, Score]:

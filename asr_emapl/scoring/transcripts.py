@@ -80,7 +80,8 @@ def read_utterances(path: Place, *, role: Role = "reference") -> dict[str, Trans
         UserError: the file cannot be read or has no transcripts, or lines are invalid or ids repeated. One
             error lists them all, one per line: `path:line: what`.
     """
-    return _parse(os.fspath(path), list(storage.read_lines(path)), role)
+    place = os.fspath(path)
+    return _parse(place, list(storage.read_lines(place)), role)
 
 
 def read_pair(
