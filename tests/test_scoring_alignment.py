@@ -104,6 +104,6 @@ def test_page_is_self_contained() -> None:
     assert '<section class="wrong"><h2>wro&amp;ng <span>2 errors in 2 words' in page
     assert "speaker sp&lt;k" in page
     assert page.count('<section class="right">') == 1
-    # What a word is styled by is declared for light and for dark.
+    # Each colour is declared for light and for dark backgrounds.
     for name in set(re.findall(r"var\((--[\w-]+)\)", page)):
         assert len(re.findall(rf"{name}:", page)) == 2, name

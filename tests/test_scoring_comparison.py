@@ -31,12 +31,12 @@ def differences(reference: str, first: str, second: str) -> list[int]:
     [
         ("a b c d e f", "a b c d e f", []),
         ("x b c d e f", "a b c d e f", [1]),
-        ("x b c x e f", "a b c d e f", [1, 1]),  # b c, right in both, part them
-        ("x b x d e f", "a b c d e f", [2]),  # b alone does not
-        ("x b c x e f", "a b x d e f", [1]),  # nor do words that one of both has wrong
+        ("x b c x e f", "a b c d e f", [1, 1]),  # b c, correct in both, separate two segments
+        ("x b x d e f", "a b c d e f", [2]),  # b alone does not separate
+        ("x b c x e f", "a b x d e f", [1]),  # words that one system has wrong do not separate
         ("x b c d e f", "a b c d e y", [1, -1]),
         ("a b z c d e f", "a b c d e f", [1]),
-        ("a b z c d e f", "a x c d e f", [0]),  # an insertion right behind the other's error
+        ("a b z c d e f", "a x c d e f", [0]),  # an insertion directly after the other's error
         ("z a b z c d e f", "a b c d e f", [1, 1]),
         ("z a b c d e f z", "a b c d e f", [1, 1]),
         ("", "a b c d e f", [6]),
@@ -102,7 +102,7 @@ def test_a_better_system() -> None:
     assert "-" not in reverse.verdict
 
 
-def test_systems_that_are_as_good() -> None:
+def test_equally_good_systems() -> None:
     found = systems(0.1, 0.1)
     assert not found.is_significant
     assert found.verdict.startswith("No difference shown: ")
@@ -117,7 +117,7 @@ def test_the_same_system() -> None:
     assert found.second_better == 0.5
 
 
-def test_systems_with_as_many_errors_elsewhere() -> None:
+def test_equal_numbers_of_errors_in_different_utterances() -> None:
     references = {"u": TranscriptEntry("A B C D"), "v": TranscriptEntry("A B C D")}
     found = compare(references, {"u": "X B C D", "v": "A B C D"}, {"u": "A B C D", "v": "X B C D"},
                     ("a", "b"), ScoringConfig())  # fmt: skip
@@ -134,7 +134,7 @@ def test_one_utterance_gives_no_interval() -> None:
 
 
 def test_when_the_tests_disagree() -> None:
-    # One speaker alone makes all the difference: many segments, but few draws without it.
+    # All errors are of one speaker: many segments differ, but draws without this speaker do not.
     references = {f"{s}-{i}": TranscriptEntry("A B C D E F", s) for s in "abcdef" for i in range(30)}
     right = {name: transcript.text for name, transcript in references.items()}
     wrong = {
@@ -149,7 +149,7 @@ def test_when_the_tests_disagree() -> None:
     assert "too few to rely on" in found.verdict
 
 
-def test_few_or_unknown_speakers_are_named() -> None:
+def test_few_or_unknown_speakers_are_reported() -> None:
     few = systems(0.2, 0.1, speakers=8)
     assert few.is_significant
     assert few.verdict.endswith("8 speakers are few; confirm the result with 20 or more.")
@@ -165,7 +165,7 @@ def test_few_or_unknown_speakers_are_named() -> None:
     assert "Speakers are unknown" in unknown.verdict
 
 
-def test_each_system_is_scored_by_the_wording_that_fits_it(tmp_path: Path) -> None:
+def test_each_system_is_scored_with_its_best_wording(tmp_path: Path) -> None:
     contents = {
         "ref": "a { um / uh huh } b (s-1)\nc d e f (s-2)\n",
         "one": "a um b (s-1)\nc d e x (s-2)\n",

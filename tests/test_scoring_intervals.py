@@ -23,7 +23,7 @@ from asr_emapl.scoring.intervals import (
 )
 
 
-def test_sums_are_those_of_drawn_units() -> None:
+def test_sums_of_drawn_units() -> None:
     values = np.array([[1, 10], [2, 20], [4, 40]])
     sums = resampled_sums(values, None, 500, 0)
     assert sums.shape == (500, 2)
@@ -35,13 +35,13 @@ def test_sums_are_those_of_drawn_units() -> None:
     assert (resampled_sums(values, None, 500, 1) != sums).any()
 
 
-def test_speakers_are_drawn_whole() -> None:
+def test_speakers_are_drawn_with_all_their_utterances() -> None:
     values = np.array([[1], [2], [4]])
     sums = resampled_sums(values, ["a", "b", "a"], 200, 0)[:, 0]
     assert set(sums) == {4.0, 7.0, 10.0}
 
 
-def test_the_interval_is_about_that_of_the_binomial() -> None:
+def test_interval_is_close_to_that_of_the_binomial() -> None:
     errors = np.arange(2000) % 10 == 0
     found = intervals({"x": (errors, np.ones(2000))}, None, 2000, 0)["x"]
     assert found is not None
@@ -52,7 +52,7 @@ def test_the_interval_is_about_that_of_the_binomial() -> None:
     assert (found.units, found.drawn, found.resamples, found.level) == ("utterances", 2000, 2000, 0.95)
 
 
-def test_intervals_hold_the_true_rate_as_often_as_they_say() -> None:
+def test_coverage_is_the_confidence_level() -> None:
     rng = np.random.default_rng(0)
     hits = 0
     for trial in range(200):
@@ -63,7 +63,7 @@ def test_intervals_hold_the_true_rate_as_often_as_they_say() -> None:
     assert 0.89 <= hits / 200 <= 0.99
 
 
-def test_wider_by_speakers_who_differ() -> None:
+def test_interval_by_speaker_is_wider_if_speakers_differ() -> None:
     speakers = [f"s{i // 50}" for i in range(1000)]
     errors = np.array([(i // 50) % 4 for i in range(1000)])
     quotients = {"x": (errors, np.full(1000, 10))}
@@ -78,8 +78,8 @@ def speakers_of(count: int) -> list[str]:
     return [f"s{i}" for i in range(count)]
 
 
-def test_eight_speakers_claim_a_difference_in_5_of_100_null_corpora() -> None:
-    """Systems that are as good, each of which suits some speakers: WER 10 % on average, effects of 1.5 %."""
+def test_false_claims_with_eight_speakers() -> None:
+    """Equally good systems with speaker effects: mean WER 10 %, standard deviation of the effects 1.5 %."""
     rng = np.random.default_rng(0)
     claims = 0
     for _ in range(2000):
@@ -93,7 +93,7 @@ def test_eight_speakers_claim_a_difference_in_5_of_100_null_corpora() -> None:
 
 
 @pytest.mark.parametrize("count", [4, 8, 20])
-def test_intervals_of_few_speakers_hold_the_true_rate(count: int) -> None:
+def test_coverage_with_few_speakers(count: int) -> None:
     rng = np.random.default_rng(count)
     hits = 0
     for _ in range(1000):
@@ -107,8 +107,8 @@ def test_intervals_of_few_speakers_hold_the_true_rate(count: int) -> None:
     assert 0.91 <= hits / 1000 <= 0.97
 
 
-def test_few_units_and_many_meet() -> None:
-    """At the border of the two methods the ends differ by little."""
+def test_both_methods_agree_at_their_border() -> None:
+    """At `FEW_UNITS`, the ends of both methods are close."""
     rng = np.random.default_rng(0)
     words = rng.integers(600, 1801, 100)
     errors = rng.binomial(words, rng.gamma(2.0, 0.05, 100))
@@ -130,7 +130,7 @@ def test_rates_of_few_speakers_stay_in_range() -> None:
     assert (right.low, right.high) == (0.0, 0.0)
 
 
-def test_nothing_to_draw_from() -> None:
+def test_too_few_units() -> None:
     one = {"x": (np.array([1]), np.array([3]))}
     assert intervals(one, None, 10, 0) == {"x": None}
     two = {"x": (np.array([1, 1]), np.array([3, 4]))}

@@ -62,7 +62,7 @@ def wordings(marked: Marked) -> set[str]:
 
 @settings(deadline=None)
 @given(reference=TEXT, hypothesis=TEXT)
-def test_the_best_of_all(reference: Marked, hypothesis: Marked) -> None:
+def test_best_wordings_equal_an_exhaustive_search(reference: Marked, hypothesis: Marked) -> None:
     found = best_wordings(reference, hypothesis)
     assert found[0] in wordings(reference)
     assert found[1] in wordings(hypothesis)

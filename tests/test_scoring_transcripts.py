@@ -186,7 +186,7 @@ def test_manifests_of_other_toolkits(tmp_path: Path) -> None:
 
 
 def test_results_of_nemo(tmp_path: Path) -> None:
-    """No duration; ids are those that the manifest has; one file can be reference and hypothesis."""
+    """Results have no durations and the manifest's ids; one file can be reference and hypothesis."""
     manifest, result = tmp_path / "m.json", tmp_path / "sub" / "result.json"
     result.parent.mkdir()
     audio = [{"audio_filepath": f"/data/{name}.wav"} for name in ("x/a", "y/a")]
@@ -205,7 +205,7 @@ def test_results_of_nemo(tmp_path: Path) -> None:
             "x/a": "WON",
             "y/a": "WON",
         }
-    # Without a name of anything, text and pred_text of one line still belong together.
+    # Without ids and audio, text and pred_text of one line still belong together.
     result.write_text("\n".join(json.dumps(texts) for _ in audio))
     references, hypotheses = read_pair(result, result)
     assert list(references) == list(hypotheses) == ["line-1", "line-2"]
@@ -230,7 +230,7 @@ def test_comments_in_plain_text(tmp_path: Path) -> None:
     assert read_transcripts(tmp_path / "text") == {"u1": "ONE"}
 
 
-def test_half_a_gzip_file(tmp_path: Path) -> None:
+def test_truncated_gzip_file(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"id": "a", "text": "A"}\n' * 99)[:-9])
     with pytest.raises(UserError, match=r"a.jsonl.gz: cannot be read"):

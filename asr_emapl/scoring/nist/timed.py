@@ -180,7 +180,7 @@ def _segment(line: str) -> StmSegment:
     if any(mark in text.upper() for mark in _IGNORED):
         return StmSegment(recording, channel, speaker, begin, end, None)
     text = untagged(text)
-    parse_marked(text)  # to raise for an invalid line
+    parse_marked(text)  # raises if the line is invalid
     return StmSegment(recording, channel, speaker, begin, end, text)
 
 
