@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from asr_emapl.errors import UserError
 from asr_emapl.scoring.alignment import align
 from asr_emapl.scoring.comparison import Comparison, compare, compare_files
-from asr_emapl.scoring.evaluation import ScoringConfig
 from asr_emapl.scoring.nist.matched_pairs import MatchedPairs, matched_pairs, segment_differences
 from asr_emapl.scoring.normalisation import normalisation
+from asr_emapl.scoring.tally import ScoringConfig
 from asr_emapl.scoring.transcripts import TranscriptEntry
 
 SENTENCE = st.lists(st.sampled_from("ABC"), max_size=7).map(" ".join)

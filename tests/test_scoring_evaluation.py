@@ -12,10 +12,10 @@ import pytest
 from asr_emapl.errors import UserError
 from asr_emapl.scoring import score
 from asr_emapl.scoring.alignment_files import write_alignments
-from asr_emapl.scoring.evaluation import Evaluation, ScoringConfig, evaluate, split_names
+from asr_emapl.scoring.evaluation import Evaluation, evaluate, split_names
 from asr_emapl.scoring.evaluation_report import evaluation_csv, evaluation_lines
 from asr_emapl.scoring.normalisation import NORMALISATIONS, normalisation
-from asr_emapl.scoring.tally import joined, tally
+from asr_emapl.scoring.tally import ScoringConfig, joined, tally
 from asr_emapl.scoring.transcripts import TranscriptEntry
 
 REFERENCES = {
@@ -47,7 +47,7 @@ def evaluated(files: list[str], **config: object) -> Evaluation:
 
 
 def test_breakdowns_add_up() -> None:
-    found = tally(REFERENCES, HYPOTHESES)
+    found = tally(REFERENCES, HYPOTHESES, ScoringConfig())
     assert found.score == score({name: t.text for name, t in REFERENCES.items()}, HYPOTHESES)
     assert found.score.words.to_dict() == {
         **{"substitutions": 1, "deletions": 4, "insertions": 1, "reference_length": 10},
@@ -66,7 +66,7 @@ def test_breakdowns_add_up() -> None:
 
 def test_unknown_speakers_and_durations() -> None:
     some = {"a": TranscriptEntry("A", "me"), "b": TranscriptEntry("B", None, 1.0)}
-    found = tally(some, {"a": "A", "b": "C"})
+    found = tally(some, {"a": "A", "b": "C"}, ScoringConfig())
     assert found.clusters is None
     assert list(found.by_speaker()) == ["me"]
     assert list(found.by_duration()) == ["below 5 s"]

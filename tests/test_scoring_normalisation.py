@@ -10,8 +10,9 @@ import jiwer
 import pytest
 
 from asr_emapl.errors import UserError
-from asr_emapl.scoring.evaluation import ScoringConfig, prepared
+from asr_emapl.scoring.evaluation import prepared
 from asr_emapl.scoring.normalisation import NORMALISATIONS, differs_invisibly, normalisation
+from asr_emapl.scoring.tally import ScoringConfig
 from asr_emapl.scoring.wer import match_ids
 
 COMPOSED = "caf\u00e9 noir"

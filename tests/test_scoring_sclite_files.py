@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from asr_emapl.scoring.evaluation import ScoringConfig, evaluate
+from asr_emapl.scoring.evaluation import evaluate
 from asr_emapl.scoring.normalisation import Normalisation
+from asr_emapl.scoring.tally import ScoringConfig
 
 FOLDER = os.environ.get("SCTK", "/usr/lib/sctk/bin")
 SCLITE = shutil.which("sclite", path=f"{FOLDER}:{os.environ.get('PATH', '')}")

@@ -81,9 +81,10 @@ def score(
     Example: `asr-emapl score data/dev-clean.jsonl dev-clean.hyp.jsonl --by speaker --alignments errors.html`
     """
     from asr_emapl.scoring.alignment_files import check_alignment_file, write_alignments
-    from asr_emapl.scoring.evaluation import ScoringConfig, evaluate
+    from asr_emapl.scoring.evaluation import evaluate
     from asr_emapl.scoring.evaluation_report import evaluation_csv, evaluation_lines
     from asr_emapl.scoring.normalisation import normalisation
+    from asr_emapl.scoring.tally import ScoringConfig
 
     if as_json and as_csv:
         raise UserError("--json and --csv: give one of them")
@@ -125,8 +126,8 @@ def compare(
     Example: `asr-emapl compare data/dev-clean.jsonl baseline.jsonl ema.jsonl`
     """
     from asr_emapl.scoring.comparison import compare_files
-    from asr_emapl.scoring.evaluation import ScoringConfig
     from asr_emapl.scoring.normalisation import normalisation
+    from asr_emapl.scoring.tally import ScoringConfig
 
     config = ScoringConfig(allow_missing, speaker_in_id, weights.value, resamples, seed)
     result = compare_files(reference, first, second, config, normalisation(normalise))

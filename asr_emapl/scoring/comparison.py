@@ -8,12 +8,12 @@ from typing import Any
 
 from asr_emapl.errors import UserError
 from asr_emapl.scoring.alignment import Alignment
-from asr_emapl.scoring.evaluation import ScoringConfig, prepared, split_names
+from asr_emapl.scoring.evaluation import prepared, split_names
 from asr_emapl.scoring.evaluation_report import error_columns, table_lines, unmatched_lines
 from asr_emapl.scoring.intervals import LEVEL, Interval, difference
 from asr_emapl.scoring.nist.matched_pairs import MatchedPairs, matched_pairs
 from asr_emapl.scoring.normalisation import Normalisation
-from asr_emapl.scoring.tally import Tally, tally
+from asr_emapl.scoring.tally import ScoringConfig, Tally, tally
 from asr_emapl.scoring.transcripts import TranscriptEntry
 from asr_emapl.scoring.wer import Score
 from asr_emapl.storage import finite_number
@@ -161,11 +161,8 @@ def compare(
     Raises:
         UserError: as `tally` and `resampled_sums`, or the references have no words.
     """
-    pairs = ((references, first), (second_references or references, second))
-    a, b = (
-        tally(*texts, allow_missing=config.allow_missing, weights=config.weights, name=name)
-        for texts, name in zip(pairs, names, strict=True)
-    )
+    a = tally(references, first, config, names[0])
+    b = tally(second_references or references, second, config, names[1])
     scores = (a.score, b.score)
     if scores[0].words.reference_length == 0:
         raise UserError("the references have no words; there is nothing to compare")

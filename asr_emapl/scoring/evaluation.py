@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 
 from asr_emapl.errors import UserError
-from asr_emapl.scoring.alignment import Weights
 from asr_emapl.scoring.intervals import Interval, intervals
 from asr_emapl.scoring.nist.alternatives import apply_to_wordings, best_wordings
 from asr_emapl.scoring.normalisation import Normalisation, differs_invisibly
-from asr_emapl.scoring.tally import Tally, joined, tally
+from asr_emapl.scoring.tally import ScoringConfig, Tally, joined, tally
 from asr_emapl.scoring.transcripts import TranscriptEntry, read_pair
 from asr_emapl.scoring.wer import Score
 from asr_emapl.scoring.word_counts import OutOfVocabulary, confusions, out_of_vocabulary, read_vocabulary
@@ -29,25 +28,6 @@ MEASURES = {"words": "WER", "characters": "CER", "sentences": "SER"}
 
 Intervals = dict[str, Interval | None]
 """An interval for each of `MEASURES`."""
-
-
-@dataclass(frozen=True)
-class ScoringConfig:
-    """How hypotheses are scored.
-
-    Attributes:
-        allow_missing: score missing hypotheses as empty, and ignore extra ones.
-        speaker_in_id: where no speaker is given, use the part of the id before the first - or _.
-        weights: how words are aligned, as in `align`.
-        resamples: of the bootstrap; 0 for no intervals.
-        seed: of the bootstrap.
-    """
-
-    allow_missing: bool = False
-    speaker_in_id: bool = False
-    weights: Weights = "levenshtein"
-    resamples: int = 1000
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,12 +106,7 @@ def evaluate(
     tallies: dict[str, Tally] = {}
     for name, reference, hypothesis in zip(names, files[::2], files[1::2], strict=True):
         texts = prepared(reference, hypothesis, config, normalisation)
-        tallies[name] = tally(
-            *texts,
-            allow_missing=config.allow_missing,
-            weights=config.weights,
-            name=f"{reference}, {hypothesis}",
-        )
+        tallies[name] = tally(*texts, config, f"{reference}, {hypothesis}")
     known = read_vocabulary(vocabulary, normalisation.apply)
     splits = {name: _with_intervals(counts, config) for name, counts in tallies.items()}
     total = splits[names[0]] if len(names) == 1 else _with_intervals(joined(tallies), config)

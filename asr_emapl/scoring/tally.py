@@ -21,6 +21,25 @@ DURATION_EDGES_S = (5.0, 10.0, 15.0, 20.0, 30.0)
 """Boundaries between the duration buckets, in seconds. A bucket includes its lower edge."""
 
 
+@dataclass(frozen=True)
+class ScoringConfig:
+    """How hypotheses are scored.
+
+    Attributes:
+        allow_missing: score missing hypotheses as empty, and ignore extra ones.
+        speaker_in_id: where no speaker is given, use the part of the id before the first - or _.
+        weights: how words are aligned, as in `align`.
+        resamples: of the bootstrap; 0 for no intervals.
+        seed: of the bootstrap.
+    """
+
+    allow_missing: bool = False
+    speaker_in_id: bool = False
+    weights: Weights = "levenshtein"
+    resamples: int = 1000
+    seed: int = 0
+
+
 class ScoredPair(NamedTuple):
     """The texts of an utterance. A missing hypothesis is empty; an unknown speaker or duration is None."""
 
@@ -90,23 +109,18 @@ class Tally:
 def tally(
     references: Mapping[str, TranscriptEntry],
     hypotheses: Mapping[str, str],
-    *,
-    allow_missing: bool = False,
-    weights: Weights = "levenshtein",
+    config: ScoringConfig,
     name: str = "",
 ) -> Tally:
     """Count the errors of hypotheses against references, matched by id, as `asr_emapl.scoring.score` does.
 
-    Args:
-        references, hypotheses, allow_missing: as in `score`.
-        weights: as in `align`.
-        name: of the hypotheses, for error messages.
+    `name` (of the hypotheses) is for error messages.
 
     Raises:
-        UserError: there are no references, or only one side has an id and `allow_missing` is not set.
+        UserError: there are no references, or only one side has an id and this is not allowed.
     """
     try:
-        missing, extra = match_ids(references, hypotheses, allow_missing=allow_missing)
+        missing, extra = match_ids(references, hypotheses, allow_missing=config.allow_missing)
     except UserError as error:
         raise UserError(f"{name}: {error}" if name else str(error)) from None
     pairs = [
@@ -114,9 +128,9 @@ def tally(
         for utterance, entry in references.items()
     ]
     texts, recognised = [pair.reference for pair in pairs], [pair.hypothesis for pair in pairs]
-    edits = word_edits if weights == "levenshtein" else sclite_word_edits
+    edits = word_edits if config.weights == "levenshtein" else sclite_word_edits
     words, characters = edits(texts, recognised), character_edits(texts, recognised)
-    return Tally(pairs, words, characters, missing, extra, weights)
+    return Tally(pairs, words, characters, missing, extra, config.weights)
 
 
 def joined(tallies: Mapping[str, Tally]) -> Tally:
