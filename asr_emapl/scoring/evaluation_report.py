@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from rich.cells import cell_len
 
 from asr_emapl.scoring.evaluation import MEASURES, Evaluation, SplitResult
-from asr_emapl.scoring.intervals import Interval
 from asr_emapl.scoring.wer import ErrorCounts, Score
 from asr_emapl.scoring.word_counts import OutOfVocabulary, confusions
 from asr_emapl.terminal import visible
@@ -80,11 +79,12 @@ def evaluation_csv(evaluation: Evaluation) -> str:
         *(("duration", name, score, None) for name, score in tally.by_duration().items()),
     ]
     for group, name, score, split in groups:
-        for key, counts in _counts(score):
+        for key, rate, columns in _measures(score):
             found = (split.by_utterance.get(key), split.by_speaker.get(key)) if split else (None, None)
             ends = [end for i in found for end in ((i.low, i.high) if i else ("", ""))]
-            row = [group, name, MEASURES[key], counts.rate, *ends, *_columns(key, counts)]
-            table.writerow([_without_formula(cell) for cell in (*row, evaluation.normalisation.name)])
+            shown = f"'{name}" if name.startswith(_FORMULA) else name
+            row = [group, shown, MEASURES[key], rate, *ends, *columns, evaluation.normalisation.name]
+            table.writerow(row)
     return text.getvalue()
 
 
@@ -92,10 +92,6 @@ def error_columns(counts: ErrorCounts) -> list[str]:
     """Return errors, substitutions, deletions, insertions and reference length."""
     kinds = (counts.substitutions, counts.deletions, counts.insertions)
     return [str(number) for number in (counts.errors, *kinds, counts.reference_length)]
-
-
-def _without_formula(cell: object) -> object:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
 def _rates(evaluation: Evaluation) -> Iterator[str]:
@@ -107,10 +103,11 @@ def _rates(evaluation: Evaluation) -> Iterator[str]:
     head += ["by speaker"] if any(split.by_speaker for split in splits.values()) else []
     rows = []
     for name, split in splits.items():
-        for key, counts in _counts(split.score):
+        for key, rate, columns in _measures(split.score):
             label = f"{name} {MEASURES[key]}" if len(splits) > 1 else MEASURES[key]
-            ends = [_ends(split.by_utterance.get(key)), _ends(split.by_speaker.get(key))]
-            rows.append([label, f"{100 * counts.rate:.2f}", *_columns(key, counts), *ends][: len(head)])
+            found = (split.by_utterance.get(key), split.by_speaker.get(key))
+            ends = [f"{100 * i.low:.2f} to {100 * i.high:.2f}" if i else "" for i in found]
+            rows.append([label, f"{100 * rate:.2f}", *columns, *ends][: len(head)])
     return table_lines(head, rows)
 
 
@@ -121,7 +118,7 @@ def _breakdown(name: str, scores: dict[str, Score]) -> Iterator[str]:
     head = [name, "WER %", "CER %", "SER %", "sub", "del", "ins", "words", "utterances"]
     rows = []
     for label, score in scores.items():
-        rates = [f"{100 * counts.rate:.2f}" for _, counts in _counts(score)]
+        rates = [f"{100 * rate:.2f}" for _, rate, _ in _measures(score)]
         rows.append([label, *rates, *error_columns(score.words)[1:], str(score.sentences)])
     return table_lines(head, rows)
 
@@ -145,18 +142,9 @@ def _vocabulary(unknown: OutOfVocabulary) -> Iterator[str]:
         yield "most frequent: " + ", ".join(f"{word} ({times})" for word, times in unknown.most)
 
 
-def _counts(score: Score) -> Iterator[tuple[str, ErrorCounts]]:
-    """Yield the counts of each measure. A wrong sentence is one substitution among `sentences`."""
-    yield "words", score.words
-    yield "characters", score.characters
-    yield "sentences", ErrorCounts(substitutions=score.sentences_wrong, reference_length=score.sentences)
-
-
-def _columns(key: str, counts: ErrorCounts) -> list[str]:
-    """Return `error_columns`, for sentences without the kinds of errors."""
-    errors, *kinds, length = error_columns(counts)
-    return [errors, *(kinds if key != "sentences" else ["", "", ""]), length]
-
-
-def _ends(found: Interval | None) -> str:
-    return "" if found is None else f"{100 * found.low:.2f} to {100 * found.high:.2f}"
+def _measures(score: Score) -> Iterator[tuple[str, float, list[str]]]:
+    """Yield each measure with its rate and its columns, as `error_columns`; sentences have no kinds."""
+    yield "words", score.words.rate, error_columns(score.words)
+    yield "characters", score.characters.rate, error_columns(score.characters)
+    wrong, number = score.sentences_wrong, score.sentences
+    yield "sentences", wrong / number, [str(wrong), "", "", "", str(number)]

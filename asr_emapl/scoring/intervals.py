@@ -180,30 +180,25 @@ def difference_ends(differences: _Floats, lengths: _Floats, level: float) -> tup
 def student_quantile(level: float, degrees: int) -> float:
     """Return the t for which |T| <= t with probability `level`; T has `degrees` degrees of freedom.
 
-    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
+    With t = sqrt(degrees) tan(angle), this probability is proportional to the integral of cos^(degrees - 1)
+    from 0 to the angle (Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7).
 
     Raises:
         ValueError: the level is not between 0 and 1, or there is no degree of freedom.
     """
     if not (0.0 < level < 1.0 and degrees >= 1):
         raise ValueError(f"level {level}, {degrees} degrees of freedom: need 0 < level < 1 and degrees >= 1")
+    nodes, weights = np.polynomial.legendre.leggauss(256)
+
+    def integral(angle: float) -> float:
+        return angle * float(weights @ np.cos(angle * (1.0 + nodes) / 2.0) ** (degrees - 1))
+
     low, high = 0.0, math.pi / 2
+    whole = integral(high)
     for _ in range(100):  # beyond the resolution of a float
         angle = (low + high) / 2
-        low, high = (angle, high) if _probability(angle, degrees) < level else (low, angle)
+        low, high = (angle, high) if integral(angle) < level * whole else (low, angle)
     return math.sqrt(degrees) * math.tan(low)
-
-
-def _probability(angle: float, degrees: int) -> float:
-    """Return the probability that |T| <= sqrt(degrees) * tan(angle)."""
-    sine, cosine, odd = math.sin(angle), math.cos(angle), degrees % 2
-    # Odd: 1 + 2/3 cos^2 + 2*4/(3*5) cos^4 ...; even: 1 + 1/2 cos^2 + 1*3/(2*4) cos^4 ...
-    terms = np.arange(1, (degrees - 1) // 2 if odd else degrees // 2)
-    factors = (2 * terms / (2 * terms + 1) if odd else (2 * terms - 1) / (2 * terms)) * cosine**2
-    series = 1.0 + float(np.cumprod(factors).sum())
-    if not odd:
-        return sine * series
-    return 2.0 / math.pi * (angle + (sine * cosine * series if degrees > 1 else 0.0))
 
 
 def _largest(values: _Floats, lengths: _Floats) -> float:
