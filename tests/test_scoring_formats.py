@@ -106,7 +106,7 @@ def test_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         read_transcripts(path)
     path.write_text("THE CAT\n")
     assert read_transcripts(path) == {"THE": "CAT"}
-    assert "lines begin with words ('THE'), not with ids?" in capsys.readouterr().err
+    assert "lines seem to begin with words ('THE'), not with ids" in capsys.readouterr().err
     path.write_text("1 THE CAT\n2 THE DOG\n")
     assert read_transcripts(path) == {"1": "THE CAT", "2": "THE DOG"}
     assert capsys.readouterr().err == ""

@@ -48,7 +48,7 @@ def test_invalid_alternatives() -> None:
 
 def test_texts_that_are_too_long() -> None:
     words = (("a " * 3000,),)
-    with pytest.raises(UserError, match="cut it into segments"):
+    with pytest.raises(UserError, match=r"too long \(3,002 and 3,001 words\)"):
         best_wordings((*words, ("b", "c")), words)
 
 

@@ -82,7 +82,7 @@ def test_all_broken_lines_are_reported_at_once(tmp_path: Path) -> None:
     assert "no 'id'" in findings[3]
     assert "neither 'text' nor 'pred_text'" in findings[4]
     assert "'text' is not a string" in findings[5]
-    assert "'a' again, first in line 1" in findings[6]
+    assert "'a' is repeated (first in line 1)" in findings[6]
 
 
 def test_findings_are_capped_at_twenty(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_findings_are_capped_at_twenty(tmp_path: Path) -> None:
 
 def test_duplicates_in_plain_text(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("a ONE\n\na ONE\n")
-    with pytest.raises(UserError, match="text:3: id 'a' again, first in line 1"):
+    with pytest.raises(UserError, match=r"text:3: id 'a' is repeated \(first in line 1\)"):
         read_transcripts(tmp_path / "text")
 
 

@@ -145,7 +145,7 @@ def prepared(
 
 
 def split_names(files: Sequence[str]) -> list[str]:
-    """Return unique names: of the files, without endings; else paths below the common folder, or numbered."""
+    """Return unique names: file names without endings, or else paths below the common folder, or numbers."""
     stems = [re.sub(r"(\.\w+)?(\.gz)?$", "", Path(file).name) for file in files]
     if len(set(stems)) == len(stems):
         return stems

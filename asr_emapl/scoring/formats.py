@@ -110,4 +110,6 @@ def _refuse_other_formats(place: str, lines: Sequence[str]) -> None:
         found = "RTTM"
     else:
         return
-    raise UserError(f"{place}: {found} is not supported; convert it to stm, ctm, trn or lines of 'id words'")
+    raise UserError(
+        f"{place}: unsupported format ({found}); convert it to stm, ctm, trn or lines of 'id words'"
+    )

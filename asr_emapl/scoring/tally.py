@@ -114,7 +114,7 @@ def tally(
 ) -> Tally:
     """Count the errors of hypotheses against references, matched by id, as `asr_emapl.scoring.score` does.
 
-    `name` (of the hypotheses) is for error messages.
+    `name` is what error messages call the hypotheses.
 
     Raises:
         UserError: there are no references, or only one side has an id and this is not allowed.

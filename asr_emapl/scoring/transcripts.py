@@ -160,7 +160,7 @@ def _by_id(place: str, parsed: _Numbered, broken: list[Line]) -> dict[str, Trans
     findings = list(broken)
     for number, (name, entry) in parsed:
         if name in found:
-            findings.append((number, f"id {name!r} again, first in line {first[name]}; keep one"))
+            findings.append((number, f"id {name!r} is repeated (first in line {first[name]}); keep one"))
         else:
             found[name], first[name] = entry, number
     storage.raise_broken(place, sorted(findings))
@@ -174,11 +174,10 @@ def _require_ids(place: str, parsed: _Numbered) -> None:
     if finding == "none":
         return
     shown = ", ".join(repr(first) for first in firsts[:3])
-    what = f"{place}: lines begin with words ({shown}), not with ids"
-    remedy = "number the lines of references and hypotheses alike: nl -ba -w1 FILE"
+    remedy = "put an id before each line, or number references and hypotheses alike: nl -ba -w1 FILE"
     if finding == "certain":
-        raise UserError(f"{what}; put an id before each line, or {remedy}")
-    _logger.warning(f"{what}? The first word of each line is used as its id. If it is not one, {remedy}")
+        raise UserError(f"{place}: lines begin with words ({shown}), not with ids; {remedy}")
+    _logger.warning(f"{place}: lines seem to begin with words ({shown}), not with ids; if so, {remedy}")
 
 
 def _require_entries(place: str, entries: dict[str, TranscriptEntry]) -> dict[str, TranscriptEntry]:

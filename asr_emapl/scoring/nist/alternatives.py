@@ -90,7 +90,8 @@ def best_wordings(reference: Marked, hypothesis: Marked) -> tuple[str, str]:
     mine, theirs = _network(reference), _network(hypothesis)
     if len(mine) * len(theirs) > _MAX_CELLS:
         raise UserError(
-            f"{len(mine):,} and {len(theirs):,} words with alternatives are too many; cut it into segments"
+            f"texts with alternatives are too long ({len(mine):,} and {len(theirs):,} words); cut them into "
+            "segments"
         )
     # best[u][v]: cost, the previous cell, and the words of both sides on the way from it.
     best: list[list[_Cell]] = [[(math.inf, 0, 0, "", "")] * len(theirs) for _ in mine]
