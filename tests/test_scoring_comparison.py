@@ -59,14 +59,14 @@ def test_matched_pairs() -> None:
     first = [align("a b c d", text) for text in ("x b c x", "a b c d", "x y c d")]
     second = [align("a b c d", "a b c d")] * 3
     # Differences 1, 1, 2: mean 4/3, deviation sqrt(1/3), z = 4.
-    found = matched_pairs(zip(first, second, strict=True))
+    found = matched_pairs([d for a, b in zip(first, second, strict=True) for d in segment_differences(a, b)])
     assert (found.segments, found.mean) == (3, pytest.approx(4 / 3))
     assert found.z == pytest.approx(4.0)
     assert found.p == pytest.approx(math.erfc(4.0 / math.sqrt(2.0)))
-    assert matched_pairs(zip(second, second, strict=True)) == MatchedPairs(0, 0.0, 0.0, None, None)
-    assert matched_pairs([(first[0], second[0])]).p is None  # both segments differ by 1
+    assert matched_pairs([]) == MatchedPairs(0, 0.0, 0.0, None, None)
+    assert matched_pairs(segment_differences(first[0], second[0])).p is None  # both segments differ by 1
     with pytest.raises(ValueError, match="different references"):
-        matched_pairs([(first[0], align("a", "a"))])
+        segment_differences(first[0], align("a", "a"))
 
 
 def systems(first: float, second: float, count: int = 400, speakers: int = 20) -> Comparison:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from asr_emapl.scoring.alignment import align
 from asr_emapl.scoring.alignment_files import pra
-from asr_emapl.scoring.nist.matched_pairs import matched_pairs
+from asr_emapl.scoring.nist.matched_pairs import matched_pairs, segment_differences
 from asr_emapl.scoring.nist.sclite import sclite_word_edits
 from asr_emapl.scoring.wer import word_edits
 
@@ -138,10 +138,11 @@ def test_matched_pairs_equal_sc_stats(tmp_path: Path) -> None:
         (tmp_path / "both.stats.mapsswe").read_text(),
     )
     assert found is not None
-    ours = matched_pairs(
-        (align(reference, a, weights="sclite"), align(reference, b, weights="sclite"))
-        for reference, a, b in zip(references, first, second, strict=True)
+    systems = (
+        [align(*pair, weights="sclite") for pair in zip(references, texts, strict=True)]
+        for texts in (first, second)
     )
+    ours = matched_pairs([d for a, b in zip(*systems, strict=True) for d in segment_differences(a, b)])
     assert ours.segments == int(found[1])
     assert ours.z is not None
     numbers = (ours.mean, ours.deviation, ours.z)

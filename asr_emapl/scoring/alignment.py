@@ -32,13 +32,7 @@ class Op(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """Two texts as aligned columns of words.
-
-    Attributes:
-        id: the utterance's id.
-        ops: the columns from left to right.
-        speaker: the utterance's speaker, if known.
-    """
+    """The texts of an utterance as aligned columns of words, from left to right."""
 
     id: str
     ops: tuple[Op, ...]

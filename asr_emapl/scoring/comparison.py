@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from asr_emapl.errors import UserError
-from asr_emapl.scoring.alignment import Alignment
 from asr_emapl.scoring.evaluation import prepared, split_names
 from asr_emapl.scoring.evaluation_report import error_columns, table_lines, unmatched_lines
 from asr_emapl.scoring.intervals import LEVEL, Interval, difference
-from asr_emapl.scoring.nist.matched_pairs import MatchedPairs, matched_pairs
+from asr_emapl.scoring.nist.matched_pairs import MatchedPairs, matched_pairs, segment_differences
 from asr_emapl.scoring.normalisation import Normalisation
 from asr_emapl.scoring.tally import ScoringConfig, Tally, tally
 from asr_emapl.scoring.transcripts import TranscriptEntry
@@ -155,8 +154,7 @@ def compare(
         first, second: id -> hypothesis of each system.
         names: of the systems.
         config: how to score.
-        second_references: if alternatives were chosen for each system, those for the second. An utterance
-            whose references differ is one segment of the matched-pairs test.
+        second_references: if alternatives were chosen for each system, those for the second.
 
     Raises:
         UserError: as `tally` and `resampled_sums`, or the references have no words.
@@ -171,8 +169,9 @@ def compare(
     by_utterance, better = difference(*counts, None, config.resamples, config.seed)
     if a.clusters is not None:
         by_speaker, better = difference(*counts, a.clusters, config.resamples, config.seed)
+    pairs = matched_pairs(list(_error_differences(a, b)))
     gap = scores[1].words.rate - scores[0].words.rate
-    return Comparison(names, scores, gap, by_utterance, by_speaker, better, _matched_pairs(a, b))
+    return Comparison(names, scores, gap, by_utterance, by_speaker, better, pairs)
 
 
 def compare_files(
@@ -190,12 +189,10 @@ def compare_files(
     return replace(result, normalisation=normalisation.stated)
 
 
-def _matched_pairs(a: Tally, b: Tally) -> MatchedPairs:
-    same: list[tuple[Alignment, Alignment]] = []
-    whole: list[int] = []
+def _error_differences(a: Tally, b: Tally) -> Iterator[int]:
+    """Yield the differences of segments. An utterance whose references differ is one segment."""
     for one, other in zip(a.alignments, b.alignments, strict=True):
         if one.reference == other.reference:
-            same.append((one, other))
+            yield from segment_differences(one, other)
         elif one.counts.errors or other.counts.errors:
-            whole.append(one.counts.errors - other.counts.errors)
-    return matched_pairs(same, whole)
+            yield one.counts.errors - other.counts.errors

@@ -32,13 +32,9 @@ Intervals = dict[str, Interval | None]
 
 @dataclass(frozen=True)
 class SplitResult:
-    """The scores of a split.
+    """The counts of a split, their sums, and intervals.
 
-    Attributes:
-        tally: the counts of its utterances.
-        score: their sums.
-        by_utterance: intervals; empty without resamples.
-        by_speaker: intervals that draw speakers; empty unless all are known.
+    `by_utterance` is empty without resamples, `by_speaker` also if a speaker is unknown.
     """
 
     tally: Tally
@@ -65,7 +61,7 @@ class Evaluation:
         splits: by name.
         total: the only split, or all of them joined.
         normalisation: what was done to the texts.
-        unknown_words: the reference words outside a vocabulary, if one is given.
+        unknown_words: the reference words outside the vocabulary, if one is given.
     """
 
     splits: dict[str, SplitResult]

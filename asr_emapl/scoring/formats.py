@@ -111,5 +111,5 @@ def _refuse_other_formats(place: str, lines: Sequence[str]) -> None:
     else:
         return
     raise UserError(
-        f"{place}: unsupported format ({found}); convert it to stm, ctm, trn or lines of 'id words'"
+        f"{place}: unsupported format: {found}; convert it to stm, ctm, trn or lines of 'id words'"
     )

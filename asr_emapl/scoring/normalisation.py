@@ -21,13 +21,7 @@ NORMALISATIONS = {
 
 @dataclass(frozen=True)
 class Normalisation:
-    """A normalisation of texts.
-
-    Attributes:
-        name: one of `NORMALISATIONS`.
-        stated: its description.
-        apply: the function from text to text.
-    """
+    """A normalisation: its name and description in `NORMALISATIONS`, and the function from text to text."""
 
     name: str
     stated: str

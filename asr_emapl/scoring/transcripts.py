@@ -41,13 +41,9 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class TranscriptEntry:
-    """The transcript of an utterance.
+    """The transcript of an utterance, and its speaker and duration if known.
 
-    Attributes:
-        text: the words; with alternatives, the first ones.
-        speaker: the speaker, if known.
-        seconds: the duration of the utterance, if known.
-        marked: all wordings of a text with alternatives.
+    If the text has alternatives, `text` has the first ones and `marked` has all.
     """
 
     text: str

@@ -21,10 +21,7 @@ _SHOWN_WORDS = 20
 class Confusions:
     """Confused words with their counts, the most frequent first, then in alphabetical order.
 
-    Attributes:
-        substitutions: (reference word, hypothesis word, count).
-        deletions: (reference word, count).
-        insertions: (hypothesis word, count).
+    A substitution is (reference word, hypothesis word, count).
     """
 
     substitutions: list[tuple[str, str, int]]

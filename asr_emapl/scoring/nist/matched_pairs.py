@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import statistics
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 from asr_emapl.scoring.alignment import Alignment
 
@@ -18,7 +18,7 @@ class MatchedPairs:
     """The result of the test.
 
     Attributes:
-        segments: stretches of the references in which at least one system has an error.
+        segments: parts of the references in which at least one system has an error.
         mean, deviation: of the errors of the first system minus those of the second, per segment.
         z: mean / (deviation / sqrt(segments)), approximately normal if the systems are equally good. None if
             the deviation is 0 or there are fewer than two segments.
@@ -32,24 +32,15 @@ class MatchedPairs:
     p: float | None
 
 
-def matched_pairs(pairs: Iterable[tuple[Alignment, Alignment]], whole: Sequence[int] = ()) -> MatchedPairs:
-    """Compare two systems by their alignments of the same utterances.
+def matched_pairs(differences: Sequence[int]) -> MatchedPairs:
+    """Test whether the differences of two systems' errors, one per segment, are 0 on average.
 
-    A segment ends with the utterance, or where both systems have two consecutive reference words correct. The
-    test treats segments as independent, and therefore claims a difference too often if each system suits
+    The test treats segments as independent. It therefore claims a difference too often if each system suits
     different speakers, in particular if these are few.
-
-    Args:
-        pairs: for each utterance, the alignments of both systems with the same reference.
-        whole: error differences (first system minus second) of further segments.
-
-    Raises:
-        ValueError: the references of a pair differ.
     """
-    differences = [*chain.from_iterable(segment_differences(a, b) for a, b in pairs), *whole]
     n = len(differences)
     mean = sum(differences) / n if n else 0.0
-    deviation = math.sqrt(sum((d - mean) ** 2 for d in differences) / (n - 1)) if n > 1 else 0.0
+    deviation = statistics.stdev(differences) if n > 1 else 0.0
     if deviation == 0.0:
         return MatchedPairs(n, mean, deviation, None, None)
     z = mean / (deviation / math.sqrt(n))
@@ -58,6 +49,8 @@ def matched_pairs(pairs: Iterable[tuple[Alignment, Alignment]], whole: Sequence[
 
 def segment_differences(first: Alignment, second: Alignment) -> list[int]:
     """Return the first system's errors minus the second's, for each segment of an utterance that has errors.
+
+    A segment ends with the utterance, or where both systems have two consecutive reference words correct.
 
     Raises:
         ValueError: the references differ.
