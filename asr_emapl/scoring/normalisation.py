@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
@@ -49,15 +48,8 @@ def differs_invisibly(reference: str, hypothesis: str) -> bool:
     """Whether words of two texts look alike but differ (NFC and NFD, or invisible characters)."""
     if reference == hypothesis or (reference.isascii() and hypothesis.isascii()):
         return False
-    words = set(reference.split()) ^ set(hypothesis.split())
-    unusual = {word for word in words if not _is_plain(word)}
-    shown = [plain(word) for word in unusual]
-    others = {plain(word) for word in words - unusual}
-    return any(word in others or not word for word in shown) or len(set(shown)) < len(shown)
-
-
-def _is_plain(word: str) -> bool:
-    return word.isascii() or (unicodedata.is_normalized("NFC", word) and plain(word) == word)
+    shown = [plain(word) for word in set(reference.split()) ^ set(hypothesis.split())]
+    return "" in shown or len(set(shown)) < len(shown)
 
 
 def _function(name: str) -> Callable[[str], str]:
