@@ -166,7 +166,7 @@ def test_csv(pair: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "expected"),
     [
         ("a.txt", "84-1: 1 errors in 3 words"),
         ("a.html", "<del>SAT</del><ins>SIT</ins>"),
@@ -174,11 +174,11 @@ def test_csv(pair: list[str]) -> None:
         ("a.pra", "id: (84-1)\nScores: (#C #S #D #I) 2 1 0 0\n"),
     ],
 )
-def test_alignments_written(pair: list[str], tmp_path: Path, name: str, said: str) -> None:
+def test_alignments_written(pair: list[str], tmp_path: Path, name: str, expected: str) -> None:
     place = tmp_path / "new" / name
     write_alignments(place, evaluated(pair).total.tally.alignments, "dev", NORMALISATIONS["none"])
     content = place.read_text(encoding="utf-8")
-    assert said in content
+    assert expected in content
     assert ("none: texts as they are" in content) == (not name.lower().endswith("pra"))
     assert [path.name for path in place.parent.iterdir()] == [name]
 

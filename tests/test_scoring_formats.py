@@ -45,7 +45,7 @@ def test_content(lines: list[str], expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         ('File type = "ooTextFile"\nObject class = "TextGrid"\n\nxmin = 0\n', "TextGrid"),
         ("WEBVTT\n\n00:00.000 --> 00:02.000\nHello\n", "subtitles"),
@@ -53,9 +53,9 @@ def test_content(lines: list[str], expected: str) -> None:
         ("SPEAKER a 1 0.0 2.0 <NA> <NA> x <NA> <NA>\n", "RTTM"),
     ],
 )
-def test_other_formats_are_refused(tmp_path: Path, content: str, said: str) -> None:
+def test_other_formats_are_refused(tmp_path: Path, content: str, expected: str) -> None:
     (tmp_path / "a.txt").write_text(content)
-    with pytest.raises(UserError, match=f"{said}.*convert it"):
+    with pytest.raises(UserError, match=f"{expected}.*convert it"):
         read_transcripts(tmp_path / "a.txt")
 
 

@@ -77,7 +77,7 @@ def test_ctm_alone_has_a_text_per_recording(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "line", "said"),
+    ("name", "line", "expected"),
     [
         ("stm", "talk 1 alice 0.0", "not an stm line"),
         ("stm", "talk 1 alice zero 1.0 A", "'zero' is not a time"),
@@ -91,9 +91,9 @@ def test_ctm_alone_has_a_text_per_recording(tmp_path: Path) -> None:
         ("trn", "A { B / @ (u)", "alternatives without an end"),
     ],
 )
-def test_broken_lines(tmp_path: Path, name: str, line: str, said: str) -> None:
+def test_broken_lines(tmp_path: Path, name: str, line: str, expected: str) -> None:
     (path,) = write(tmp_path, **{name: line + "\n"})
-    with pytest.raises(UserError, match=rf"a\.{name}:1: .*{said}"):
+    with pytest.raises(UserError, match=rf"a\.{name}:1: .*{expected}"):
         read_transcripts(path)
 
 

@@ -242,7 +242,7 @@ def _by_cluster(values: NDArray[Any], clusters: Sequence[str] | None) -> _Floats
     values = values.astype(np.float64)
     if clusters is None:
         return values
-    names, index = np.unique(np.array(clusters, dtype=object).astype(str), return_inverse=True)
+    names, index = np.unique(clusters, return_inverse=True)
     sums = np.zeros((len(names), values.shape[1]))
     np.add.at(sums, index, values)
     return sums

@@ -35,6 +35,7 @@ _SUBSTITUTION, _OTHER, _LEFT_OUT, _NULL = 4.0, 3.0, 2.0, 0.001
 _NO_WORD = "@"
 _MAX_CELLS = 4_000_000  # 2,000 by 2,000 words take seconds and half a gigabyte
 _MAX_WORDINGS = 1000  # of one part, with nested alternatives expanded
+_MAX_DEPTH = 100
 _TOKEN = re.compile(r"[{}/]|[^\s{}/]+")
 _OPTIONAL = re.compile(r"\(([^()\s]+)\)")
 
@@ -43,24 +44,16 @@ def parse_marked(text: str) -> Marked | None:
     """Return the parts of a text; None if it has no alternatives.
 
     Raises:
-        BrokenLineError: braces do not match, or a part has more than 1,000 wordings.
+        BrokenLineError: a brace is not closed, or a part has too many or too deeply nested wordings.
     """
     if not any(mark in text for mark in "{(@"):
         return None
     parts: list[Part] = []
     place = 0
     while (begin := text.find("{", place)) >= 0:
-        parts += _words(text[place:begin])
-        depth = 0
-        for place in range(begin, len(text)):
-            depth += (text[place] == "{") - (text[place] == "}")
-            if depth == 0:
-                break
-        else:
-            raise BrokenLineError("alternatives without an end; write { a / b }")
-        place += 1
-        tokens = iter(_TOKEN.findall(text[begin + 1 : place]))
-        parts.append(tuple(dict.fromkeys(_wordings(tokens))))
+        wordings, end = _wordings(_TOKEN.finditer(text, begin + 1))
+        parts += [*_words(text[place:begin]), tuple(dict.fromkeys(wordings))]
+        place = end
     parts += _words(text[place:])
     has_alternatives = "{" in text or any(len(part) > 1 for part in parts) or _NO_WORD in text.split()
     return tuple(parts) if has_alternatives else None
@@ -148,27 +141,30 @@ def _words(text: str) -> Iterator[Part]:
             yield (" ".join(group),)
 
 
-def _wordings(tokens: Iterator[str]) -> list[str]:
-    """Return the wordings between braces; `tokens` begins after the opening one."""
+def _wordings(tokens: Iterator[re.Match[str]], depth: int = 1) -> tuple[list[str], int]:
+    """Return the wordings between braces, and where they end; `tokens` begins after the opening brace."""
+    if depth > _MAX_DEPTH:
+        raise BrokenLineError(f"alternatives are nested more than {_MAX_DEPTH} deep; use fewer braces")
     found: list[str] = []
     heads = [""]
-    for token in tokens:
+    for match in tokens:
+        token = match[0]
         if token in ("/", "}"):
             found += heads
             heads = [""]
             if token == "}":
-                break
+                return found, match.end()
             continue
-        tails: Iterable[str]
+        tails: Sequence[str]
         if token == "{":
-            tails = _wordings(tokens)
+            tails, _ = _wordings(tokens, depth + 1)
         else:
             optional = _OPTIONAL.fullmatch(token)
             tails = (optional[1], "") if optional else ("" if token == _NO_WORD else token,)
         heads = [_join(pair) for pair in product(heads, tails)]
         if len(heads) + len(found) > _MAX_WORDINGS:
             raise BrokenLineError(f"more than {_MAX_WORDINGS} wordings between braces; use fewer")
-    return found
+    raise BrokenLineError("alternatives without an end; write { a / b }")
 
 
 def _network(marked: Marked) -> list[list[tuple[int, str, float]]]:
