@@ -23,9 +23,9 @@ from collections.abc import Callable
 from rapidfuzz.distance import Levenshtein
 
 from asr_emapl.data.manifest import read_manifest
-from asr_emapl.scoring.bootstrap import resampled_sums
-from asr_emapl.scoring.edits import character_edits, word_edits
+from asr_emapl.scoring.intervals import resampled_sums
 from asr_emapl.scoring.nist.sclite import sclite_word_edits
+from asr_emapl.scoring.wer import character_edits, word_edits
 
 LARGE_PAIRS = 100_000
 OURS = "asr_emapl word counts"

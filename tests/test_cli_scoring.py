@@ -1,4 +1,4 @@
-"""score and compare: what they print and write, whatever the formats, and what they say to wrong input."""
+"""The commands score and compare: output, files, formats and messages about invalid input."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HYPOTHESES = {
 
 
 def transcripts(path: Path, texts: dict[str, str]) -> Path:
-    """In the format that the ending tells."""
+    """Write texts in the format of the ending."""
     if path.suffix == ".jsonl":
         lines = [
             json.dumps({"id": name, "audio": f"{name}.flac", "duration": 1.0, "text": text})
@@ -53,7 +53,7 @@ CHARACTERS = jiwer.process_characters(list(REFERENCES.values()), list(HYPOTHESES
 
 @pytest.mark.parametrize("hypothesis", ["jsonl", "trn", "txt"])
 @pytest.mark.parametrize("reference", ["jsonl", "trn", "txt"])
-def test_score_is_jiwers_whatever_the_formats(scored, reference, hypothesis):
+def test_score_equals_jiwer_for_all_formats(scored, reference, hypothesis):
     result = json.loads(succeed("score", scored / f"ref.{reference}", scored / f"hyp.{hypothesis}", "--json"))
     for key, theirs in (("words", WORDS), ("characters", CHARACTERS)):
         assert result[key] == {
@@ -88,10 +88,10 @@ def test_missing_and_extra_hypotheses(scored, tmp_path):
     path = transcripts(tmp_path / "hyp.txt", {"u1": REFERENCES["u1"], "u9": "WHAT"})
     assert "u9" in fail("score", scored / "ref.trn", path)
     told = succeed("score", scored / "ref.trn", path, "--allow-missing").splitlines()[-1]
-    assert told == "3 hypotheses missing (counted as empty), 1 extra (passed over)"
+    assert told == "3 hypotheses missing (counted as empty), 1 extra (ignored)"
 
 
-def test_score_writes_and_prints_what_is_asked_for(scored, tmp_path):
+def test_options_of_score(scored, tmp_path):
     pair = (scored / "ref.jsonl", scored / "hyp.trn")
     page = tmp_path / "errors.html"
     shown = succeed(
@@ -109,9 +109,9 @@ def test_score_writes_and_prints_what_is_asked_for(scored, tmp_path):
     assert sum(row.startswith("split,") for row in rows) == 6
     assert "--csv has no rows for" in fail("score", *pair, "--csv", "--confusions", 2)
     assert "give one of them" in fail("score", *pair, "--csv", "--json")
-    assert "errors.docx: name a file" in fail("score", *pair, "--alignments", tmp_path / "errors.docx")
+    assert "errors.docx: " in fail("score", *pair, "--alignments", tmp_path / "errors.docx")
     assert "'shout' is not known" in fail("score", *pair, "--normalise", "shout")
-    assert "3 files: name a hypothesis" in fail("score", *pair, pair[0])
+    assert "3 files; give a hypothesis" in fail("score", *pair, pair[0])
 
 
 def test_compare(scored):

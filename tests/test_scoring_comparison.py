@@ -1,4 +1,4 @@
-"""Two systems: the matched-pairs test on segments made by hand, the paired bootstrap, and the verdicts."""
+"""Comparison of two systems: matched-pairs test on hand-made segments, paired bootstrap, verdicts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from asr_emapl.errors import UserError
 from asr_emapl.scoring.alignment import align
 from asr_emapl.scoring.comparison import Comparison, compare, compare_files
-from asr_emapl.scoring.evaluation import ScoringConfig
 from asr_emapl.scoring.nist.matched_pairs import MatchedPairs, matched_pairs, segment_differences
 from asr_emapl.scoring.normalisation import normalisation
+from asr_emapl.scoring.tally import ScoringConfig
 from asr_emapl.scoring.transcripts import TranscriptEntry
 
 SENTENCE = st.lists(st.sampled_from("ABC"), max_size=7).map(" ".join)
@@ -31,12 +31,12 @@ def differences(reference: str, first: str, second: str) -> list[int]:
     [
         ("a b c d e f", "a b c d e f", []),
         ("x b c d e f", "a b c d e f", [1]),
-        ("x b c x e f", "a b c d e f", [1, 1]),  # b c, right in both, part them
-        ("x b x d e f", "a b c d e f", [2]),  # b alone does not
-        ("x b c x e f", "a b x d e f", [1]),  # nor do words that one of both has wrong
+        ("x b c x e f", "a b c d e f", [1, 1]),  # b c, correct in both, separate two segments
+        ("x b x d e f", "a b c d e f", [2]),  # b alone does not separate
+        ("x b c x e f", "a b x d e f", [1]),  # words that one system has wrong do not separate
         ("x b c d e f", "a b c d e y", [1, -1]),
         ("a b z c d e f", "a b c d e f", [1]),
-        ("a b z c d e f", "a x c d e f", [0]),  # an insertion right behind the other's error
+        ("a b z c d e f", "a x c d e f", [0]),  # an insertion directly after the other's error
         ("z a b z c d e f", "a b c d e f", [1, 1]),
         ("z a b c d e f z", "a b c d e f", [1, 1]),
         ("", "a b c d e f", [6]),
@@ -59,14 +59,14 @@ def test_matched_pairs() -> None:
     first = [align("a b c d", text) for text in ("x b c x", "a b c d", "x y c d")]
     second = [align("a b c d", "a b c d")] * 3
     # Differences 1, 1, 2: mean 4/3, deviation sqrt(1/3), z = 4.
-    found = matched_pairs(first, second)
+    found = matched_pairs([d for a, b in zip(first, second, strict=True) for d in segment_differences(a, b)])
     assert (found.segments, found.mean) == (3, pytest.approx(4 / 3))
     assert found.z == pytest.approx(4.0)
     assert found.p == pytest.approx(math.erfc(4.0 / math.sqrt(2.0)))
-    assert matched_pairs(second, second) == MatchedPairs(0, 0.0, 0.0, None, None)
-    assert matched_pairs(first[:1], second[:1]).p is None  # both segments differ by 1
+    assert matched_pairs([]) == MatchedPairs(0, 0.0, 0.0, None, None)
+    assert matched_pairs(segment_differences(first[0], second[0])).p is None  # both segments differ by 1
     with pytest.raises(ValueError, match="different references"):
-        matched_pairs(first[:1], [align("a", "a")])
+        segment_differences(first[0], align("a", "a"))
 
 
 def systems(first: float, second: float, count: int = 400, speakers: int = 20) -> Comparison:
@@ -88,7 +88,7 @@ def systems(first: float, second: float, count: int = 400, speakers: int = 20) -
 
 def test_a_better_system() -> None:
     found = systems(0.2, 0.1)
-    assert found.shown
+    assert found.is_significant
     assert found.second_better == 1.0
     assert found.difference == pytest.approx(-0.1, abs=0.02)
     for interval in (found.by_utterance, found.by_speaker):
@@ -102,9 +102,9 @@ def test_a_better_system() -> None:
     assert "-" not in reverse.verdict
 
 
-def test_systems_that_are_as_good() -> None:
+def test_equally_good_systems() -> None:
     found = systems(0.1, 0.1)
-    assert not found.shown
+    assert not found.is_significant
     assert found.verdict.startswith("No difference shown: ")
     assert 0.02 < found.second_better < 0.98
     assert found.matched_pairs.p is not None
@@ -117,7 +117,7 @@ def test_the_same_system() -> None:
     assert found.second_better == 0.5
 
 
-def test_systems_with_as_many_errors_elsewhere() -> None:
+def test_equal_numbers_of_errors_in_different_utterances() -> None:
     references = {"u": TranscriptEntry("A B C D"), "v": TranscriptEntry("A B C D")}
     found = compare(references, {"u": "X B C D", "v": "A B C D"}, {"u": "A B C D", "v": "X B C D"},
                     ("a", "b"), ScoringConfig())  # fmt: skip
@@ -126,14 +126,15 @@ def test_systems_with_as_many_errors_elsewhere() -> None:
 
 def test_one_utterance_gives_no_interval() -> None:
     found = compare({"u": TranscriptEntry("A B")}, {"u": "A"}, {"u": "A B"}, ("a", "b"), ScoringConfig())
-    assert (found.by_utterance, found.by_speaker, found.shown) == (None, None, False)
+    assert (found.by_utterance, found.by_speaker, found.is_significant) == (None, None, False)
     assert (
-        "too little to resample; the matched pairs test has nothing to go by (segments: 1)" in found.verdict
+        "too few utterances to resample; the matched pairs test has too little data (segments: 1)"
+        in found.verdict
     )
 
 
 def test_when_the_tests_disagree() -> None:
-    # One speaker alone makes all the difference: many segments, but few draws without it.
+    # All errors are of one speaker: many segments differ, but draws without this speaker do not.
     references = {f"{s}-{i}": TranscriptEntry("A B C D E F", s) for s in "abcdef" for i in range(30)}
     right = {name: transcript.text for name, transcript in references.items()}
     wrong = {
@@ -144,14 +145,14 @@ def test_when_the_tests_disagree() -> None:
     assert found.by_speaker is not None
     assert found.by_speaker.high >= 0.0
     assert found.verdict.startswith("Undecided: WER new (0.00 %) against old (")
-    assert "but only the matched pairs test shows a difference. new less old is -" in found.verdict
+    assert "but only the matched pairs test shows a difference. new minus old is -" in found.verdict
     assert "too few to rely on" in found.verdict
 
 
-def test_few_or_unknown_speakers_are_named() -> None:
+def test_few_or_unknown_speakers_are_reported() -> None:
     few = systems(0.2, 0.1, speakers=8)
-    assert few.shown
-    assert few.verdict.endswith("8 speakers are few: confirm it with more (20 or more).")
+    assert few.is_significant
+    assert few.verdict.endswith("8 speakers are few; confirm the result with 20 or more.")
     assert "are few" not in systems(0.2, 0.1).verdict
     unknown = compare(
         {f"u{i}": TranscriptEntry("A B C D E F") for i in range(200)},
@@ -160,11 +161,11 @@ def test_few_or_unknown_speakers_are_named() -> None:
         ("old", "new"),
         ScoringConfig(),
     )
-    assert unknown.shown
+    assert unknown.is_significant
     assert "Speakers are unknown" in unknown.verdict
 
 
-def test_each_system_is_scored_by_the_wording_that_fits_it(tmp_path: Path) -> None:
+def test_each_system_is_scored_with_its_best_wording(tmp_path: Path) -> None:
     contents = {
         "ref": "a { um / uh huh } b (s-1)\nc d e f (s-2)\n",
         "one": "a um b (s-1)\nc d e x (s-2)\n",
@@ -195,8 +196,8 @@ def test_json_and_lines() -> None:
     assert restored["verdict"] == found.verdict == next(found.lines())
 
 
-def test_what_cannot_be_compared() -> None:
-    with pytest.raises(UserError, match="have no words"):
+def test_invalid_comparisons() -> None:
+    with pytest.raises(UserError, match="references have no words"):
         compare({"u": TranscriptEntry("")}, {"u": "A"}, {"u": ""}, ("a", "b"), ScoringConfig())
     with pytest.raises(UserError, match="1 of 1 references have no hypothesis: u"):
         compare({"u": TranscriptEntry("A")}, {"u": "A"}, {}, ("a", "b"), ScoringConfig())

@@ -1,4 +1,4 @@
-"""Wordings: what is parsed, and that the best is found, by trying all of them."""
+"""Alternatives: parsing, and the best wordings against an exhaustive search."""
 
 from __future__ import annotations
 
@@ -39,16 +39,19 @@ def test_texts(text: str, expected: Marked | None, first: str) -> None:
     assert first_wording(text) == first
 
 
-def test_what_cannot_be_parsed() -> None:
+def test_invalid_alternatives() -> None:
     with pytest.raises(BrokenLineError, match="without an end"):
         parse_marked("A { B / C")
+    for text in ("{ " * 3000, "{ " * 3000 + "a " + "} " * 3000):
+        with pytest.raises(BrokenLineError, match="nested more than 100 deep"):
+            parse_marked(text)
     with pytest.raises(BrokenLineError, match="more than 1000 wordings"):
         parse_marked("{ x / " + "{ a / b } " * 12 + "}")
 
 
-def test_texts_that_would_fill_the_memory() -> None:
+def test_texts_that_are_too_long() -> None:
     words = (("a " * 3000,),)
-    with pytest.raises(UserError, match="cut it into segments"):
+    with pytest.raises(UserError, match=r"too long \(3,002 and 3,001 words\)"):
         best_wordings((*words, ("b", "c")), words)
 
 
@@ -62,7 +65,7 @@ def wordings(marked: Marked) -> set[str]:
 
 @settings(deadline=None)
 @given(reference=TEXT, hypothesis=TEXT)
-def test_the_best_of_all(reference: Marked, hypothesis: Marked) -> None:
+def test_best_wordings_equal_an_exhaustive_search(reference: Marked, hypothesis: Marked) -> None:
     found = best_wordings(reference, hypothesis)
     assert found[0] in wordings(reference)
     assert found[1] in wordings(hypothesis)

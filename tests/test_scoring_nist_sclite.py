@@ -1,4 +1,4 @@
-"""sclite's alignments: what they cost, against a plain search, and against sclite itself where it is."""
+"""sclite's alignments: costs against a plain search, and equality with sclite where it is installed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_emapl.scoring.alignment import align
-from asr_emapl.scoring.alignment_text import pra
-from asr_emapl.scoring.edits import word_edits
-from asr_emapl.scoring.nist.matched_pairs import matched_pairs
+from asr_emapl.scoring.alignment_files import pra
+from asr_emapl.scoring.nist.matched_pairs import matched_pairs, segment_differences
 from asr_emapl.scoring.nist.sclite import sclite_word_edits
+from asr_emapl.scoring.wer import word_edits
 
 SENTENCE = st.lists(st.sampled_from("ABC"), max_size=8).map(" ".join)
 # Debian's package sctk puts its programs here; elsewhere they are on the PATH.
@@ -42,7 +42,7 @@ def least_cost(reference: list[str], hypothesis: list[str]) -> int:
 
 @settings(deadline=None)
 @given(reference=SENTENCE, hypothesis=SENTENCE)
-def test_counts_and_alignments_cost_the_least_and_agree(reference: str, hypothesis: str) -> None:
+def test_counts_and_alignments_have_the_least_cost_and_agree(reference: str, hypothesis: str) -> None:
     substitutions, deletions, insertions, length = sclite_word_edits([reference], [hypothesis])[0].tolist()
     words, spoken = reference.split(), hypothesis.split()
     assert 4 * substitutions + 3 * (deletions + insertions) == least_cost(words, spoken)
@@ -59,7 +59,7 @@ def test_counts_and_alignments_cost_the_least_and_agree(reference: str, hypothes
     assert substitutions + deletions + insertions >= word_edits([reference], [hypothesis])[0, :3].sum()
 
 
-def test_weights_can_cost_an_error_more() -> None:
+def test_weights_can_cause_more_errors() -> None:
     # Five substitutions cost 20, three deletions and three insertions 18.
     pair = (["P Q R A B"], ["A B X Y Z"])
     assert sclite_word_edits(*pair)[0].tolist() == [0, 3, 3, 5]
@@ -69,7 +69,7 @@ def test_weights_can_cost_an_error_more() -> None:
 
 
 def corpus(vocabulary: int, rate: float, seed: int) -> list[str]:
-    """300 sentences, the same for all rates of error, with some of their words garbled."""
+    """300 sentences, the same for all error rates, with errors at this rate."""
     words = [f"w{i}" for i in range(vocabulary)]
     truth, chooser = random.Random(0), random.Random(seed)
     sentences = []
@@ -92,7 +92,7 @@ def run(folder: Path, program: str, *arguments: str, given: str | None = None) -
 
 
 def sclite(folder: Path, **systems: list[str]) -> None:
-    """Have sclite write .pra and .sgml of each system against the one called ref."""
+    """Run sclite on each system with the references `ref`, to write .pra and .sgml files."""
     for name, texts in systems.items():
         lines = (f"{text} (s{u % 7}-{u:04})\n" for u, text in enumerate(texts))
         (folder / f"{name}.trn").write_text("".join(lines))
@@ -123,12 +123,12 @@ def test_equals_sclite(tmp_path: Path, vocabulary: int, rate: float) -> None:
 
 
 def lines(file) -> list[str]:
-    """What has a meaning: not how many blanks a line ends with."""
+    """The lines that are not empty, without spaces at their ends."""
     return [line.rstrip() for line in file if line.strip()]
 
 
 @needs_sclite
-def test_matched_pairs_are_those_of_sc_stats(tmp_path: Path) -> None:
+def test_matched_pairs_equal_sc_stats(tmp_path: Path) -> None:
     references, first, second = (corpus(50, rate, seed) for seed, rate in enumerate((0.0, 0.1, 0.08)))
     sclite(tmp_path, ref=references, a=first, b=second)
     both = (tmp_path / "a.sgml").read_text() + (tmp_path / "b.sgml").read_text()
@@ -138,10 +138,11 @@ def test_matched_pairs_are_those_of_sc_stats(tmp_path: Path) -> None:
         (tmp_path / "both.stats.mapsswe").read_text(),
     )
     assert found is not None
-    ours = matched_pairs(
-        [align(*pair, weights="sclite") for pair in zip(references, first, strict=True)],
-        [align(*pair, weights="sclite") for pair in zip(references, second, strict=True)],
+    systems = (
+        [align(*pair, weights="sclite") for pair in zip(references, texts, strict=True)]
+        for texts in (first, second)
     )
+    ours = matched_pairs([d for a, b in zip(*systems, strict=True) for d in segment_differences(a, b)])
     assert ours.segments == int(found[1])
     assert ours.z is not None
     numbers = (ours.mean, ours.deviation, ours.z)

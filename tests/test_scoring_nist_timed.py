@@ -1,4 +1,4 @@
-"""stm and ctm: what belongs to what, and what is refused."""
+"""stm and ctm: assignment of words to segments, and invalid files."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def test_stm(tmp_path: Path) -> None:
     }
 
 
-def test_a_ctm_is_cut_by_an_stm(tmp_path: Path) -> None:
+def test_ctm_is_split_by_an_stm(tmp_path: Path) -> None:
     stm, ctm = write(tmp_path, stm=STM, ctm=CTM)
     references, hypotheses = texts_of(stm, ctm)
-    # GOOD begins in alice's segment, its middle lies in bob's; NOISE is where nothing is scored; LATE lies
-    # in no segment, and the one after it gets it.
+    # GOOD begins in alice's segment, but its middle is in bob's. NOISE is in a segment that is not scored.
+    # LATE is in no segment and belongs to the next one.
     assert hypotheses == {
         "talk-1-0000000-0002000": "HELLO THERE",
         "talk-1-0002000-0003500": "GOOD",
@@ -64,36 +64,36 @@ def test_a_ctm_is_cut_by_an_stm(tmp_path: Path) -> None:
     assert list(references) == list(hypotheses)
 
 
-def test_recordings_that_one_side_lacks_are_not_lost(tmp_path: Path) -> None:
+def test_recordings_of_one_side(tmp_path: Path) -> None:
     stm, ctm = write(tmp_path, stm="a 1 x 0 1 YES\nb 1 x 0 1 NO\n", ctm="b 2 0 1 NO\nc 1 0 1 WHAT\n")
     references, hypotheses = texts_of(stm, ctm)
     assert set(references) == {"a", "b"}
     assert hypotheses == {"b-2": "NO", "c-1": "WHAT"}
 
 
-def test_a_ctm_by_itself_goes_by_recordings(tmp_path: Path) -> None:
+def test_ctm_alone_has_a_text_per_recording(tmp_path: Path) -> None:
     (ctm,) = write(tmp_path, ctm="u 1 0.5 0.1 B\nu 1 0.1 0.1 A\nv 1 0 1 C\nv 2 0 1 D\n")
     assert read_transcripts(ctm, role="hypothesis") == {"u": "A B", "v-1": "C", "v-2": "D"}
 
 
 @pytest.mark.parametrize(
-    ("name", "line", "said"),
+    ("name", "line", "expected"),
     [
-        ("stm", "talk 1 alice 0.0", "no stm line"),
-        ("stm", "talk 1 alice zero 1.0 A", "'zero' is no time"),
-        ("stm", "talk 1 alice -1 1.0 A", "'-1' is no time"),
+        ("stm", "talk 1 alice 0.0", "not an stm line"),
+        ("stm", "talk 1 alice zero 1.0 A", "'zero' is not a time"),
+        ("stm", "talk 1 alice -1 1.0 A", "'-1' is not a time"),
         ("stm", "talk 1 alice 2 1 A", r"ends \(1 s\) before it begins \(2 s\)"),
         ("stm", "talk 1 alice 0 1 A { B / C", "alternatives without an end"),
-        ("ctm", "talk 1 0.0 0.1", "no ctm line"),
-        ("ctm", "talk 1 0.0 nan A", "'nan' is no time"),
-        ("ctm", "talk 1 0.0 1e308 A", "'1e308' is no time"),
+        ("ctm", "talk 1 0.0 0.1", "not a ctm line"),
+        ("ctm", "talk 1 0.0 nan A", "'nan' is not a time"),
+        ("ctm", "talk 1 0.0 1e308 A", "'1e308' is not a time"),
         ("ctm", "talk 1 * * <ALT_END>", "alternatives"),
         ("trn", "A { B / @ (u)", "alternatives without an end"),
     ],
 )
-def test_broken_lines(tmp_path: Path, name: str, line: str, said: str) -> None:
+def test_broken_lines(tmp_path: Path, name: str, line: str, expected: str) -> None:
     (path,) = write(tmp_path, **{name: line + "\n"})
-    with pytest.raises(UserError, match=rf"a\.{name}:1: .*{said}"):
+    with pytest.raises(UserError, match=rf"a\.{name}:1: .*{expected}"):
         read_transcripts(path)
 
 
@@ -103,13 +103,13 @@ def test_alternatives_of_a_ctm_end(tmp_path: Path) -> None:
         read_transcripts(ctm)
 
 
-def test_words_in_gaps_and_overlaps_go_where_sclite_puts_them(tmp_path: Path) -> None:
+def test_words_in_gaps_and_overlaps_as_in_sclite(tmp_path: Path) -> None:
     stm, ctm = write(
         tmp_path,
         stm="t A x 0.0 2.0 ONE\nt A y 10.0 12.0 TWO\nt A x 11.0 14.0 THREE\n",
         ctm="T a 2.5 0.2 TWO\nT a 11.5 0.2 TOO\nT a 12.1 0.2 THREE\nT a 30 0.2 LAST\n",
     )
-    # 2.6 s is nearer to the first segment; it belongs to the first that ends after it.
+    # 2.6 s is closer to the first segment, but belongs to the first segment that ends after it.
     assert list(texts_of(stm, ctm)[1].values()) == ["", "TWO TOO", "THREE LAST"]
 
 
@@ -146,8 +146,8 @@ def test_nothing_but_ignored_segments(tmp_path: Path) -> None:
         read_transcripts(stm)
 
 
-def test_segments_of_the_same_times_are_both_scored(tmp_path: Path) -> None:
-    """Two speakers at once: one would take the place of the other."""
+def test_segments_with_equal_times_are_both_scored(tmp_path: Path) -> None:
+    """Simultaneous speakers have different ids."""
     (tmp_path / "r.stm").write_text("talk 1 a 0.0 1.0 HELLO\ntalk 1 b 0.0 1.0 WORLD\n")
     (tmp_path / "h.ctm").write_text("talk 1 0.1 0.2 HELLO\ntalk 1 1.4 0.2 WORLD\n")
     references, hypotheses = read_pair(tmp_path / "r.stm", tmp_path / "h.ctm")

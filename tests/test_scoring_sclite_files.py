@@ -1,4 +1,4 @@
-"""Whole files are counted as sclite counts them: random stm and ctm pairs, and NIST's own test files.
+"""Error counts of whole files equal sclite's: random stm and ctm pairs, and NIST's test files.
 
 SCTK_SOURCE names a checkout of NIST's SCTK, whose test files are then compared too.
 """
@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from asr_emapl.scoring.evaluation import ScoringConfig, evaluate
+from asr_emapl.scoring.evaluation import evaluate
 from asr_emapl.scoring.normalisation import Normalisation
+from asr_emapl.scoring.tally import ScoringConfig
 
 FOLDER = os.environ.get("SCTK", "/usr/lib/sctk/bin")
 SCLITE = shutil.which("sclite", path=f"{FOLDER}:{os.environ.get('PATH', '')}")
@@ -23,12 +24,12 @@ SOURCE = os.environ.get("SCTK_SOURCE")
 pytestmark = pytest.mark.skipif(SCLITE is None, reason="no sclite: apt install sctk, or set SCTK=its folder")
 
 Errors = tuple[int, ...]
-LOWER = Normalisation("lower", "small letters", str.lower)
+LOWER = Normalisation("lower", "lower case", str.lower)
 GAP = "IGNORE_TIME_SEGMENT_IN_SCORING"
 
 
 def sclite(folder: Path, reference: Path, hypothesis: Path, form: tuple[str, str], *options: str) -> Errors:
-    """Substitutions, deletions, insertions."""
+    """Return the substitutions, deletions and insertions that sclite counts."""
     assert SCLITE is not None
     files = ("-r", reference, form[0], "-h", hypothesis, form[1])
     command = [SCLITE, *files, *options, "-D", "-o", "pra", "-O", folder, "-n", "theirs"]
@@ -58,7 +59,7 @@ def spoken(chooser: random.Random, alternatives: bool) -> str:
 
 
 def pair(folder: Path, seed: int, alternatives: bool) -> tuple[Path, Path]:
-    """Two channels of two recordings; segments with gaps between them, or overlapping, some not scored."""
+    """Write two channels and two recordings, with gaps and overlaps of segments; some are not scored."""
     chooser = random.Random(seed)
     stm: list[str] = [";; a comment"]
     ctm: list[str] = []
@@ -75,7 +76,7 @@ def pair(folder: Path, seed: int, alternatives: bool) -> tuple[Path, Path]:
         for moment in moments:
             word = chooser.choice("abcdef") + chooser.choice(["", "", "", ";tag", "*"])
             ctm.append(f"{place.lower()} {moment:.2f} {chooser.uniform(0.05, 0.4):.2f} {word} 0.5")
-    # sclite reads segments in the order of their beginnings only.
+    # sclite requires segments in the order of their begins.
     stm[1:] = sorted(stm[1:], key=lambda line: (line.split()[:2], float(line.split()[3])))
     paths = folder / "r.stm", folder / "h.ctm"
     for path, lines in zip(paths, (stm, ctm), strict=True):
@@ -125,7 +126,7 @@ def test_files_of_nist(tmp_path: Path, folder: str, reference: str, hypothesis: 
     form = ("stm", "ctm") if reference.endswith(".stm") else ("trn", "trn")
     paths = []
     for name in (reference, hypothesis):
-        # Ids match without regard to case in sclite, and its small letters depend on the locale.
+        # sclite matches ids in any case, and its lower case depends on the locale.
         paths.append(tmp_path / (name if form[0] == "stm" else f"{name}.trn"))
         paths[-1].write_text((Path(SOURCE) / folder / name).read_text("utf-8").lower(), "utf-8")
     options = ("-e", "utf-8", "-s") if form[0] == "stm" else ("-e", "utf-8", "-s", "-i", "spu_id")

@@ -1,4 +1,4 @@
-"""TranscriptEntry files: three formats, every broken line reported at once, writing is atomic."""
+"""Transcript files: formats, all broken lines in one error, atomic writing."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def test_all_broken_lines_are_reported_at_once(tmp_path: Path) -> None:
     assert "no 'id'" in findings[2]
     assert "no 'id'" in findings[3]
     assert "neither 'text' nor 'pred_text'" in findings[4]
-    assert "'text' is no text" in findings[5]
-    assert "'a' again, first in line 1" in findings[6]
+    assert "'text' is not a string" in findings[5]
+    assert "'a' is repeated (first in line 1)" in findings[6]
 
 
 def test_findings_are_capped_at_twenty(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_findings_are_capped_at_twenty(tmp_path: Path) -> None:
 
 def test_duplicates_in_plain_text(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("a ONE\n\na ONE\n")
-    with pytest.raises(UserError, match="text:3: id 'a' again, first in line 1"):
+    with pytest.raises(UserError, match=r"text:3: id 'a' is repeated \(first in line 1\)"):
         read_transcripts(tmp_path / "text")
 
 
@@ -125,9 +125,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
         st.text(st.characters(codec="utf-8"), min_size=1), st.text(st.characters(codec="utf-8")), min_size=1
     )
 )
-def test_what_is_written_is_read_back(
-    hypotheses: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_round_trip(hypotheses: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("hypotheses") / "new" / "hyp.jsonl"
     write_hypotheses(path, hypotheses)
     assert read_transcripts(path, role="hypothesis") == hypotheses
@@ -141,7 +139,7 @@ def test_written_lines_are_plain_json(tmp_path: Path) -> None:
     assert [json.loads(line)["id"] for line in lines] == ["a", "b"]
 
 
-def test_a_target_that_cannot_be_written(tmp_path: Path) -> None:
+def test_unwritable_target(tmp_path: Path) -> None:
     (tmp_path / "hyp.jsonl").mkdir()
     with pytest.raises(UserError, match="cannot be written"):
         write_hypotheses(tmp_path / "hyp.jsonl", {"a": "A"})
@@ -188,7 +186,7 @@ def test_manifests_of_other_toolkits(tmp_path: Path) -> None:
 
 
 def test_results_of_nemo(tmp_path: Path) -> None:
-    """No duration; ids are those that the manifest has; one file can be reference and hypothesis."""
+    """Results have no durations and the manifest's ids; one file can be reference and hypothesis."""
     manifest, result = tmp_path / "m.json", tmp_path / "sub" / "result.json"
     result.parent.mkdir()
     audio = [{"audio_filepath": f"/data/{name}.wav"} for name in ("x/a", "y/a")]
@@ -207,7 +205,7 @@ def test_results_of_nemo(tmp_path: Path) -> None:
             "x/a": "WON",
             "y/a": "WON",
         }
-    # Without a name of anything, text and pred_text of one line still belong together.
+    # Without ids and audio, text and pred_text of one line still belong together.
     result.write_text("\n".join(json.dumps(texts) for _ in audio))
     references, hypotheses = read_pair(result, result)
     assert list(references) == list(hypotheses) == ["line-1", "line-2"]
@@ -232,15 +230,15 @@ def test_comments_in_plain_text(tmp_path: Path) -> None:
     assert read_transcripts(tmp_path / "text") == {"u1": "ONE"}
 
 
-def test_half_a_gzip_file(tmp_path: Path) -> None:
+def test_truncated_gzip_file(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"id": "a", "text": "A"}\n' * 99)[:-9])
     with pytest.raises(UserError, match=r"a.jsonl.gz: cannot be read"):
         read_transcripts(path)
 
 
-def test_a_manifest_whose_text_is_none(tmp_path: Path) -> None:
+def test_manifest_with_an_invalid_text(tmp_path: Path) -> None:
     line = {"audio_filepath": "a.wav", "duration": 1.5, "text": "A", "pred_text": [1]}
     (tmp_path / "nemo.json").write_text(json.dumps(line))
-    with pytest.raises(UserError, match=r"nemo\.json:1: id 'a': 'pred_text' is no text"):
+    with pytest.raises(UserError, match=r"nemo\.json:1: id 'a': 'pred_text' is not a string"):
         read_transcripts(tmp_path / "nemo.json", role="hypothesis")

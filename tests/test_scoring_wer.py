@@ -1,4 +1,4 @@
-"""Error counts: jiwer's numbers exactly, the laws of corpus sums, and every edge of empty sides."""
+"""Error counts: equality with jiwer, sums over a corpus, and empty sides."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from asr_emapl.errors import UserError
 from asr_emapl.scoring import ErrorCounts, Score, score
-from asr_emapl.scoring.edits import character_edits, word_edits
+from asr_emapl.scoring.wer import character_edits, word_edits
 
-# Few words and letters: equally short alignments, the hard case for the split into S, D, I, are common.
+# With few words and characters, several alignments often have the fewest errors.
 SENTENCE = st.lists(st.sampled_from(["A", "B", "AB", "BA", "ABA", "É"]), max_size=7).map(" ".join)
 CORPUS = st.dictionaries(st.text("xyz0", min_size=1, max_size=4), st.tuples(SENTENCE, SENTENCE), min_size=1)
 
@@ -97,7 +97,7 @@ def test_parts_add_up_to_the_whole(pairs: dict[str, tuple[str, str]]) -> None:
     assert total == score_pairs(pairs)
 
 
-def test_whitespace_is_no_error() -> None:
+def test_whitespace_is_not_an_error() -> None:
     result = score({"u": " A  B\tC "}, {"u": "A B C"})
     assert result.words == ErrorCounts(0, 0, 0, 3)
     assert result.characters == ErrorCounts(0, 0, 0, 5)
@@ -108,7 +108,7 @@ def test_whitespace_is_no_error() -> None:
     ("reference", "hypothesis", "counts", "rate"),
     [
         ("", "", ErrorCounts(0, 0, 0, 0), 0.0),
-        ("", "A B", ErrorCounts(0, 0, 2, 0), math.inf),  # jiwer 4 says 2 here, a number of words
+        ("", "A B", ErrorCounts(0, 0, 2, 0), math.inf),  # jiwer 4 returns 2, the number of words
         ("A B", "", ErrorCounts(0, 2, 0, 2), 1.0),
         ("A", "A B C D", ErrorCounts(0, 0, 3, 1), 3.0),
     ],
@@ -129,7 +129,7 @@ def test_missing_and_extra_ids_are_listed_up_to_ten() -> None:
     assert "1 hypotheses have no reference: x" in message
 
 
-def test_allowed_missing_ids_are_deletions_and_extra_ones_are_left_out() -> None:
+def test_allowed_missing_ids_are_deletions_and_extra_ones_are_ignored() -> None:
     result = score({"a": "A B", "b": "C"}, {"b": "C", "x": "D"}, allow_missing=True)
     assert result.words == ErrorCounts(0, 2, 0, 3)
     assert (result.sentences_wrong, result.sentences, result.missing, result.extra) == (1, 2, 1, 1)

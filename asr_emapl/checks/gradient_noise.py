@@ -14,7 +14,7 @@ from asr_emapl.config import load_config
 from asr_emapl.errors import UserError
 from asr_emapl.runs.reader import read_log
 from asr_emapl.scaling import scale_noise_share
-from asr_emapl.scoring.student_t import student_quantile
+from asr_emapl.scoring.intervals import student_quantile
 from asr_emapl.training.build import build_batches
 
 # The share is the mean over parts of the audio: at most so many, each with at least so many measured steps.

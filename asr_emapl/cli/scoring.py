@@ -80,27 +80,31 @@ def score(
 
     Example: `asr-emapl score data/dev-clean.jsonl dev-clean.hyp.jsonl --by speaker --alignments errors.html`
     """
-    from asr_emapl.scoring import evaluation_report as report
-    from asr_emapl.scoring.evaluation import ScoringConfig, evaluate
+    from asr_emapl.scoring.alignment_files import check_alignment_file, write_alignments
+    from asr_emapl.scoring.evaluation import evaluate
+    from asr_emapl.scoring.evaluation_report import evaluation_csv, evaluation_lines
     from asr_emapl.scoring.normalisation import normalisation
+    from asr_emapl.scoring.tally import ScoringConfig
 
     if as_json and as_csv:
         raise UserError("--json and --csv: give one of them")
     if as_csv and (confusions or vocabulary):
         raise UserError("--csv has no rows for --confusions and --vocabulary; leave them out, or use --json")
     for place in alignments or []:
-        report.check_alignments(place)
+        check_alignment_file(place)
     check_outputs(alignments or [], [*files, *(vocabulary or [])])
     config = ScoringConfig(allow_missing, speaker_in_id, weights.value, resamples, seed)
     result = evaluate(files, config, normalisation(normalise), vocabulary or [])
     for place in alignments or []:
-        report.write_alignments(place, result)
+        write_alignments(
+            place, result.total.tally.alignments, ", ".join(result.splits), result.normalisation.stated
+        )
     if as_json:
         print(json.dumps(result.to_dict(confusions), indent=2))
     elif as_csv:
-        put(report.evaluation_csv(result))
+        put(evaluation_csv(result))
     else:
-        for line in report.evaluation_lines(result, [b.value for b in by or []], confusions):
+        for line in evaluation_lines(result, [b.value for b in by or []], confusions):
             say(line)
 
 
@@ -122,8 +126,8 @@ def compare(
     Example: `asr-emapl compare data/dev-clean.jsonl baseline.jsonl ema.jsonl`
     """
     from asr_emapl.scoring.comparison import compare_files
-    from asr_emapl.scoring.evaluation import ScoringConfig
     from asr_emapl.scoring.normalisation import normalisation
+    from asr_emapl.scoring.tally import ScoringConfig
 
     config = ScoringConfig(allow_missing, speaker_in_id, weights.value, resamples, seed)
     result = compare_files(reference, first, second, config, normalisation(normalise))

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
 from asr_emapl.report.run import Run
-from asr_emapl.scoring.bootstrap import Interval, intervals
 from asr_emapl.scoring.comparison import Comparison, compare
-from asr_emapl.scoring.evaluation import ScoringConfig
-from asr_emapl.scoring.tally import tally
+from asr_emapl.scoring.intervals import Interval, intervals
+from asr_emapl.scoring.tally import ScoringConfig, tally
 from asr_emapl.scoring.transcripts import TranscriptEntry
 from asr_emapl.scoring.wer import Score
 
@@ -64,7 +63,7 @@ def _standing(
 ) -> Standing:
     config = ScoringConfig()
     try:
-        counts = tally(references, hypotheses[number])
+        counts = tally(references, hypotheses[number], config)
     except UserError as error:
         raise UserError(f"hypotheses of {runs[number].label}: {error}") from None
     words = {"words": (counts.words[:, :3].sum(1), counts.words[:, 3])}

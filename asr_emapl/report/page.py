@@ -16,7 +16,7 @@ from asr_emapl.report.run import Run
 from asr_emapl.report.settings import scaled, settings
 from asr_emapl.report.usage import table
 from asr_emapl.report.utterances import worst
-from asr_emapl.scoring.alignment_html import ALIGNMENT_CSS, alignment_html
+from asr_emapl.scoring.alignment_files import ALIGNMENT_CSS, alignment_html
 from asr_emapl.storage import write
 
 

@@ -1,4 +1,4 @@
-"""Scoring: error rates, counts, and files of transcripts. Imports no torch."""
+"""Scoring: error rates with their counts, alignments, and transcript files. Does not import torch."""
 
 from asr_emapl.scoring.alignment import Alignment, align
 from asr_emapl.scoring.transcripts import read_transcripts, write_hypotheses

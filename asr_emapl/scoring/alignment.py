@@ -1,39 +1,38 @@
-"""Word alignments of a hypothesis with its reference."""
+"""Word alignments of a hypothesis and its reference."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from rapidfuzz.distance import Levenshtein
 
-from asr_emapl.scoring.nist.sclite import sclite_steps
+from asr_emapl.scoring.nist.sclite import EditKind, sclite_kinds
 from asr_emapl.scoring.wer import ErrorCounts
 
 Weights = Literal["levenshtein", "sclite"]
-"""What errors cost in the choice of an alignment."""
+"""Costs of errors when words are aligned: all equal (as in jiwer), or those of sclite."""
 
-Kind = Literal["correct", "substitution", "deletion", "insertion"]
+_KINDS: dict[str, EditKind] = {
+    "equal": "correct",
+    "replace": "substitution",
+    "delete": "deletion",
+    "insert": "insertion",
+}
 
 
 class Op(NamedTuple):
-    """One column of an alignment. `reference` is None at an insertion, `hypothesis` at a deletion."""
+    """One column of an alignment. `reference` is None for an insertion, `hypothesis` for a deletion."""
 
-    kind: Kind
+    kind: EditKind
     reference: str | None
     hypothesis: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """A pair of texts as columns of words.
-
-    Attributes:
-        id: of the utterance.
-        ops: the columns from left to right.
-        speaker: who speaks, if known.
-    """
+    """The texts of an utterance as aligned columns of words, from left to right."""
 
     id: str
     ops: tuple[Op, ...]
@@ -51,16 +50,10 @@ class Alignment:
 
     @property
     def counts(self) -> ErrorCounts:
-        """The word errors; what `word_edits` or `sclite_word_edits` counts."""
-        kinds = [op.kind for op in self.ops]
-        substitutions, deletions = kinds.count("substitution"), kinds.count("deletion")
-        insertions = kinds.count("insertion")
-        return ErrorCounts(substitutions, deletions, insertions, len(kinds) - insertions)
-
-    @property
-    def correct(self) -> int:
-        """Words of the reference that were recognised."""
-        return sum(op.kind == "correct" for op in self.ops)
+        """The word errors, equal to those of `word_edits` or `sclite_word_edits`."""
+        kinds = Counter(op.kind for op in self.ops)
+        insertions = kinds["insertion"]
+        return ErrorCounts(kinds["substitution"], kinds["deletion"], insertions, len(self.ops) - insertions)
 
 
 def align(
@@ -70,38 +63,19 @@ def align(
     speaker: str | None = None,
     weights: Weights = "levenshtein",
 ) -> Alignment:
-    """Align the words of two texts.
-
-    Args:
-        reference, hypothesis: the texts.
-        id, speaker: of the utterance.
-        weights: "levenshtein" for as few errors as can be, of equally short alignments the one that jiwer
-            takes; "sclite" for sclite's own.
-    """
-    ops = _ops if weights == "levenshtein" else _sclite_ops
-    return Alignment(id, tuple(ops(reference.split(), hypothesis.split())), speaker)
-
-
-def _ops(reference: list[str], hypothesis: list[str]) -> Iterator[Op]:
-    for code in Levenshtein.opcodes(reference, hypothesis):
-        lost, new = reference[code.src_start : code.src_end], hypothesis[code.dest_start : code.dest_end]
-        if code.tag == "insert":
-            yield from (Op("insertion", None, word) for word in new)
-        elif code.tag == "delete":
-            yield from (Op("deletion", word, None) for word in lost)
-        else:
-            kind: Kind = "correct" if code.tag == "equal" else "substitution"
-            yield from (Op(kind, wanted, given) for wanted, given in zip(lost, new, strict=True))
-
-
-def _sclite_ops(reference: list[str], hypothesis: list[str]) -> Iterator[Op]:
-    i = j = 0
-    for wanted, given in sclite_steps(reference, hypothesis):
-        if not wanted:
-            yield Op("insertion", None, hypothesis[j])
-        elif not given:
-            yield Op("deletion", reference[i], None)
-        else:
-            kind: Kind = "correct" if reference[i] == hypothesis[j] else "substitution"
-            yield Op(kind, reference[i], hypothesis[j])
-        i, j = i + wanted, j + given
+    """Align the words of two texts of an utterance, with the least cost under `weights`."""
+    words, recognised = reference.split(), hypothesis.split()
+    if weights == "sclite":
+        kinds = sclite_kinds(words, recognised)
+    else:
+        kinds = [
+            _KINDS[code.tag]
+            for code in Levenshtein.opcodes(words, recognised)
+            for _ in range(max(code.src_end - code.src_start, code.dest_end - code.dest_start))
+        ]
+    left, right = iter(words), iter(recognised)
+    ops = tuple(
+        Op(kind, None if kind == "insertion" else next(left), None if kind == "deletion" else next(right))
+        for kind in kinds
+    )
+    return Alignment(id, ops, speaker)

@@ -1,21 +1,16 @@
-"""An evaluation as tables, CSV, and files of alignments."""
+"""Tables and CSV of an evaluation."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len
 
-from asr_emapl.errors import UserError
-from asr_emapl.scoring.alignment_html import alignment_page
-from asr_emapl.scoring.alignment_text import alignment_text, pra
-from asr_emapl.scoring.bootstrap import Interval
-from asr_emapl.scoring.evaluation import MEASURES, Evaluation, Split
+from asr_emapl.scoring.evaluation import MEASURES, Evaluation, SplitResult
 from asr_emapl.scoring.wer import ErrorCounts, Score
-from asr_emapl.storage import write
+from asr_emapl.scoring.word_counts import OutOfVocabulary, confusions
 from asr_emapl.terminal import visible
 
 _CSV_COLUMNS = (
@@ -23,177 +18,133 @@ _CSV_COLUMNS = (
     *("low_by_utterance", "high_by_utterance", "low_by_speaker", "high_by_speaker"),
     *("errors", "substitutions", "deletions", "insertions", "reference_length", "normalisation"),
 )
-# A spreadsheet takes a cell that begins so for a formula.
+# Spreadsheets read a cell that begins with one of these as a formula.
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
-_ENDINGS = (".txt", ".html", ".pra")
-_OTHERWISE = {"speaker": ", or take them from ids with --speaker-in-id"}
+
+
+def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a table, the first column aligned to the left and the others to the right."""
+    shown = [[visible(cell, keep="") for cell in row] for row in (head, *rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*shown, strict=True)]
+    for first, *others in shown:
+        cells = [" " * (width - cell_len(c)) + c for width, c in zip(widths[1:], others, strict=True)]
+        yield "  ".join([first + " " * (widths[0] - cell_len(first)), *cells])
 
 
 def evaluation_lines(evaluation: Evaluation, by: Sequence[str], most: int) -> Iterator[str]:
-    """The tables of an evaluation.
+    """Yield the tables of an evaluation.
 
     Args:
-        evaluation: what to show.
-        by: which breakdowns to add: "speaker", "duration".
+        evaluation: the result.
+        by: breakdowns to add: "speaker", "duration".
         most: number of confusions of each kind to show.
     """
     total = evaluation.total
     yield from _rates(evaluation)
     for name in by:
-        scores = total.tally.by_speaker() if name == "speaker" else total.tally.by_duration()
         yield ""
-        if scores:
-            yield from _breakdown(name, scores.items())
-        else:
-            yield f"no {name} is known: give them in the reference{_OTHERWISE.get(name, '')}"
+        yield from _breakdown(
+            name, total.tally.by_speaker() if name == "speaker" else total.tally.by_duration()
+        )
     if most:
         yield from _confusions(evaluation, most)
-    unknown = evaluation.out_of_vocabulary()
-    if unknown is not None:
-        yield ""
-        yield (
-            f"out of vocabulary: {100 * unknown.share:.2f} % of {unknown.words:,} words "
-            f"({unknown.running:,}, {unknown.distinct:,} different), "
-            f"{unknown.recognised:,} of them recognised"
-        )
-        if unknown.most:
-            yield "most frequent: " + ", ".join(f"{word} ({times})" for word, times in unknown.most)
+    if evaluation.unknown_words is not None:
+        yield from _vocabulary(evaluation.unknown_words)
     yield ""
     yield f"normalisation: {evaluation.normalisation.stated}"
     if total.tally.weights == "sclite":
         yield "words aligned with sclite's weights: substitution 4, deletion and insertion 3"
-    if total.score.missing or total.score.extra:
-        yield (
-            f"{total.score.missing} hypotheses missing (counted as empty), "
-            f"{total.score.extra} extra (passed over)"
-        )
+    yield from unmatched_lines(total.score)
+
+
+def unmatched_lines(score: Score, prefix: str = "") -> Iterator[str]:
+    """Yield a line about missing and extra hypotheses, if there are any."""
+    if score.missing or score.extra:
+        yield f"{prefix}{score.missing} hypotheses missing (counted as empty), {score.extra} extra (ignored)"
 
 
 def evaluation_csv(evaluation: Evaluation) -> str:
-    """A row for each measure of the total, and of each split, speaker and bucket of durations.
+    """Return one row per measure for the total and for each split, speaker and duration bucket.
 
-    A name that a spreadsheet would take for a formula begins with an apostrophe.
+    An apostrophe is put before names that a spreadsheet would read as a formula.
     """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(_CSV_COLUMNS)
-    groups: list[tuple[str, str, Score, Split | None]] = [
+    tally = evaluation.total.tally
+    groups: list[tuple[str, str, Score, SplitResult | None]] = [
         ("all", "", evaluation.total.score, evaluation.total),
         *(("split", name, split.score, split) for name, split in evaluation.splits.items()),
-        *(("speaker", name, score, None) for name, score in evaluation.total.tally.by_speaker().items()),
-        *(("duration", name, score, None) for name, score in evaluation.total.tally.by_duration().items()),
+        *(("speaker", name, score, None) for name, score in tally.by_speaker().items()),
+        *(("duration", name, score, None) for name, score in tally.by_duration().items()),
     ]
     for group, name, score, split in groups:
-        for key, counts in _counts(score):
-            parts = [counts.substitutions, counts.deletions, counts.insertions]
-            ends: list[object] = ["", "", "", ""]
-            if split is not None:
-                found = (split.by_utterance.get(key), split.by_speaker.get(key))
-                ends = [end for i in found for end in ((i.low, i.high) if i else ("", ""))]
-            numbers = [counts.errors, *(["", "", ""] if key == "sentences" else parts)]
-            row = [group, name, MEASURES[key], counts.rate, *ends, *numbers, counts.reference_length]
-            table.writerow([_inert(cell) for cell in (*row, evaluation.normalisation.name)])
+        for key, rate, columns in _measures(score):
+            found = (split.by_utterance.get(key), split.by_speaker.get(key)) if split else (None, None)
+            ends = [end for i in found for end in ((i.low, i.high) if i else ("", ""))]
+            shown = f"'{name}" if name.startswith(_FORMULA) else name
+            row = [group, shown, MEASURES[key], rate, *ends, *columns, evaluation.normalisation.name]
+            table.writerow(row)
     return text.getvalue()
 
 
-def write_alignments(place: Path, evaluation: Evaluation) -> None:
-    """Write all alignments as the ending says: text, one HTML page, or sclite's .pra.
-
-    Raises:
-        UserError: another ending; the file cannot be written.
-    """
-    check_alignments(place)
-    alignments, stated = evaluation.alignments, evaluation.normalisation.stated
-    names = ", ".join(evaluation.splits)
-    pieces: Iterable[str]
-    form = place.suffix.lower()
-    if form == ".html":
-        pieces = alignment_page(alignments, f"Alignments of {names}", f"Normalisation: {stated}.")
-    elif form == ".pra":
-        pieces = (visible(line, keep="\t") + "\n" for line in pra(alignments, names))
-    else:
-        head = f"normalisation: {stated}\n"
-        pieces = map(visible, (head, *("\n" + alignment_text(alignment) for alignment in alignments)))
-    write(place, pieces)
-
-
-def check_alignments(place: Path) -> None:
-    """Before anything is scored: UserError if the name does not end in .txt, .html or .pra."""
-    if place.suffix.lower() not in _ENDINGS:
-        raise UserError(f"{place}: name a file of alignments that ends in {', '.join(_ENDINGS)}")
-
-
-def _inert(cell: object) -> object:
-    """The cell of a CSV file, text with an apostrophe before what a spreadsheet would compute."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+def error_columns(counts: ErrorCounts) -> list[str]:
+    """Return errors, substitutions, deletions, insertions and reference length."""
+    kinds = (counts.substitutions, counts.deletions, counts.insertions)
+    return [str(number) for number in (counts.errors, *kinds, counts.reference_length)]
 
 
 def _rates(evaluation: Evaluation) -> Iterator[str]:
     splits = dict(evaluation.splits)
     if len(splits) > 1:
         splits["all"] = evaluation.total
-    several = [split for split in splits.values() if split.by_utterance]
     head = ["", "%", "errors", "sub", "del", "ins", "N"]
-    if several:
-        head.append("95 % by utterance")
-    if any(split.by_speaker for split in several):
-        head.append("by speaker")
+    head += ["95 % by utterance"] if any(split.by_utterance for split in splits.values()) else []
+    head += ["by speaker"] if any(split.by_speaker for split in splits.values()) else []
     rows = []
     for name, split in splits.items():
-        for key, counts in _counts(split.score):
-            row = [f"{name} {MEASURES[key]}" if len(splits) > 1 else MEASURES[key], *_numbers(key, counts)]
-            ends = [_ends(split.by_utterance.get(key)), _ends(split.by_speaker.get(key))]
-            rows.append(row + ends[: len(head) - len(row)])
-    return _aligned(head, rows)
+        for key, rate, columns in _measures(split.score):
+            label = f"{name} {MEASURES[key]}" if len(splits) > 1 else MEASURES[key]
+            found = (split.by_utterance.get(key), split.by_speaker.get(key))
+            ends = [f"{100 * i.low:.2f} to {100 * i.high:.2f}" if i else "" for i in found]
+            rows.append([label, f"{100 * rate:.2f}", *columns, *ends][: len(head)])
+    return table_lines(head, rows)
 
 
-def _breakdown(name: str, scores: Iterable[tuple[str, Score]]) -> Iterator[str]:
+def _breakdown(name: str, scores: dict[str, Score]) -> Iterator[str]:
+    if not scores:
+        hint = ", or take them from ids with --speaker-in-id" if name == "speaker" else ""
+        return iter([f"no {name} is known; give them in the reference{hint}"])
     head = [name, "WER %", "CER %", "SER %", "sub", "del", "ins", "words", "utterances"]
     rows = []
-    for label, score in scores:
-        words = score.words
-        rates = [f"{100 * counts.rate:.2f}" for _, counts in _counts(score)]
-        numbers = (words.substitutions, words.deletions, words.insertions, words.reference_length)
-        rows.append([label, *rates, *map(str, numbers), str(score.sentences)])
-    return _aligned(head, rows)
+    for label, score in scores.items():
+        rates = [f"{100 * rate:.2f}" for _, rate, _ in _measures(score)]
+        rows.append([label, *rates, *error_columns(score.words)[1:], str(score.sentences)])
+    return table_lines(head, rows)
 
 
 def _confusions(evaluation: Evaluation, most: int) -> Iterator[str]:
-    found = evaluation.confusions(most)
-    pairs = [[f"{wanted} -> {given}", str(times)] for wanted, given, times in found.substitutions]
-    for title, rows in (
-        ("substituted", pairs),
-        ("deleted", [[word, str(times)] for word, times in found.deletions]),
-        ("inserted", [[word, str(times)] for word, times in found.insertions]),
-    ):
+    found = confusions(evaluation.total.tally.alignments, most)
+    pairs = [(f"{wanted} -> {given}", times) for wanted, given, times in found.substitutions]
+    tables = {"substituted": pairs, "deleted": found.deletions, "inserted": found.insertions}
+    for title, counts in tables.items():
         yield ""
-        yield from _aligned([title, "times"], rows)
+        yield from table_lines([title, "times"], [[name, str(times)] for name, times in counts])
 
 
-def _counts(score: Score) -> Iterator[tuple[str, ErrorCounts]]:
-    """The counts of each measure; a wrong sentence is one substitution in as many as there are."""
-    yield "words", score.words
-    yield "characters", score.characters
-    yield "sentences", ErrorCounts(substitutions=score.sentences_wrong, reference_length=score.sentences)
+def _vocabulary(unknown: OutOfVocabulary) -> Iterator[str]:
+    yield ""
+    yield (
+        f"out of vocabulary: {100 * unknown.share:.2f} % of {unknown.words:,} words "
+        f"({unknown.running:,}, {unknown.distinct:,} different), {unknown.recognised:,} of them recognised"
+    )
+    if unknown.most:
+        yield "most frequent: " + ", ".join(f"{word} ({times})" for word, times in unknown.most)
 
 
-def _numbers(key: str, counts: ErrorCounts) -> list[str]:
-    parts = [str(n) for n in (counts.substitutions, counts.deletions, counts.insertions)]
-    if key == "sentences":
-        parts = ["", "", ""]
-    return [f"{100 * counts.rate:.2f}", str(counts.errors), *parts, str(counts.reference_length)]
-
-
-def _ends(found: Interval | None) -> str:
-    return "" if found is None else f"{100 * found.low:.2f} to {100 * found.high:.2f}"
-
-
-def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Lines of equal width, the first column to the left and the others to the right."""
-    shown = [[visible(cell, keep="") for cell in row] for row in (head, *rows)]
-    widths = [max(map(cell_len, column)) for column in zip(*shown, strict=True)]
-    for row in shown:
-        cells = [" " * (width - cell_len(cell)) for width, cell in zip(widths, row, strict=True)]
-        yield "  ".join(
-            cell + pad if i == 0 else pad + cell for i, (cell, pad) in enumerate(zip(row, cells, strict=True))
-        )
+def _measures(score: Score) -> Iterator[tuple[str, float, list[str]]]:
+    """Yield each measure with its rate and its columns, as `error_columns`; sentences have no kinds."""
+    yield "words", score.words.rate, error_columns(score.words)
+    yield "characters", score.characters.rate, error_columns(score.characters)
+    wrong, number = score.sentences_wrong, score.sentences
+    yield "sentences", wrong / number, [str(wrong), "", "", "", str(number)]

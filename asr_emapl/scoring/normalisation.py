@@ -1,36 +1,26 @@
-"""Normalisations of references and hypotheses before scoring, by name. The default is none."""
+"""Normalisations for both sides before they are compared, and texts that look alike but differ in Unicode."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from asr_emapl.errors import UserError
-from asr_emapl.text.normalise import PRESETS
-
-_SPELLINGS = {
-    "none": "none: texts as they are, words separated by whitespace",
-    "jiwer": "jiwer's wer_standardize: small letters, English contractions spelled out, [tags] dropped",
-    "whisper-english": "Whisper's English normaliser, as the package whisper-normalizer has it",
-    "whisper-basic": "Whisper's basic normaliser for any language, as the package whisper-normalizer has it",
-}
+from asr_emapl.text.normalise import PRESETS, plain
 
 NORMALISATIONS = {
-    **_SPELLINGS,
+    "none": "none: texts as they are, words separated by whitespace",
+    "jiwer": "jiwer's wer_standardize: lower case, English contractions expanded, [tags] removed",
+    "whisper-english": "Whisper's English normaliser (package whisper-normalizer)",
+    "whisper-basic": "Whisper's basic normaliser for any language (package whisper-normalizer)",
     **{name: f"{name}: {preset.stated}" for name, preset in PRESETS.items()},
 }
-"""Name -> what is stated of it beside a result."""
+"""Name -> description that is reported with a result."""
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """What is done to the texts of both sides.
-
-    Attributes:
-        name: one of `NORMALISATIONS`.
-        stated: the same in words, to go with the result.
-        apply: text to text.
-    """
+    """A normalisation: its name and description in `NORMALISATIONS`, and the function from text to text."""
 
     name: str
     stated: str
@@ -38,39 +28,45 @@ class Normalisation:
 
 
 def normalisation(name: str) -> Normalisation:
-    """The normalisation of that name.
+    """Return the normalisation with this name.
 
     Raises:
-        UserError: there is none; or it takes a package that is not installed.
+        UserError: the name is unknown, or a package that it needs is not installed.
     """
     if name not in NORMALISATIONS:
-        raise UserError(f"normalisation {name!r} is not known: name one of {', '.join(NORMALISATIONS)}")
+        raise UserError(f"normalisation {name!r} is not known; use one of {', '.join(NORMALISATIONS)}")
     return Normalisation(name, NORMALISATIONS[name], _function(name))
+
+
+def are_alike(first: Collection[str], second: Iterable[str]) -> bool:
+    """Whether an id of `second` that is not in `first` looks like an id of `first`."""
+    shown = {plain(name) for name in first}
+    return any(name not in first and plain(name) in shown for name in second)
+
+
+def differs_invisibly(reference: str, hypothesis: str) -> bool:
+    """Whether words of two texts look alike but differ (NFC and NFD, or invisible characters)."""
+    if reference == hypothesis or (reference.isascii() and hypothesis.isascii()):
+        return False
+    shown = [plain(word) for word in set(reference.split()) ^ set(hypothesis.split())]
+    return "" in shown or len(set(shown)) < len(shown)
 
 
 def _function(name: str) -> Callable[[str], str]:
     if name == "none":
         return str
     if name == "jiwer":
-        return _jiwer()
-    if name.startswith("whisper-"):
-        return _whisper(name)
-    return PRESETS[name].normalise
+        import jiwer
 
-
-def _jiwer() -> Callable[[str], str]:
-    import jiwer
-
-    # wer_standardize without its last step, which parts the words.
-    return jiwer.Compose(jiwer.wer_standardize.transforms[:-1])
-
-
-def _whisper(name: str) -> Callable[[str], str]:
+        # Without the last step, which splits the text into words.
+        return jiwer.Compose(jiwer.wer_standardize.transforms[:-1])
+    if name in PRESETS:
+        return PRESETS[name].normalise
     try:
         from whisper_normalizer.basic import BasicTextNormalizer
         from whisper_normalizer.english import EnglishTextNormalizer
     except ImportError as error:
         raise UserError(
-            f"normalisation {name!r} takes the package whisper-normalizer: pip install 'asr_emapl[whisper]'"
+            f"normalisation {name!r} needs the package whisper-normalizer; pip install 'asr_emapl[whisper]'"
         ) from error
     return EnglishTextNormalizer() if name == "whisper-english" else BasicTextNormalizer()

@@ -2,84 +2,103 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
-from typing import TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
+from asr_emapl.errors import UserError
 from asr_emapl.scoring.alignment import Alignment, Weights, align
-from asr_emapl.scoring.edits import Counts, character_edits, word_edits
 from asr_emapl.scoring.nist.sclite import sclite_word_edits
 from asr_emapl.scoring.transcripts import TranscriptEntry
-from asr_emapl.scoring.wer import Score, match_ids, total
-
-_Entry = TypeVar("_Entry")
+from asr_emapl.scoring.wer import Counts, Score, character_edits, match_ids, total, word_edits
 
 DURATION_EDGES_S = (5.0, 10.0, 15.0, 20.0, 30.0)
-"""Where one bucket of durations ends and the next begins, in seconds."""
+"""Boundaries between the duration buckets, in seconds. A bucket includes its lower edge."""
+
+
+@dataclass(frozen=True)
+class ScoringConfig:
+    """How hypotheses are scored.
+
+    Attributes:
+        allow_missing: score missing hypotheses as empty, and ignore extra ones.
+        speaker_in_id: where no speaker is given, use the part of the id before the first - or _.
+        weights: how words are aligned, as in `align`.
+        resamples: of the bootstrap; 0 for no intervals.
+        seed: of the bootstrap.
+    """
+
+    allow_missing: bool = False
+    speaker_in_id: bool = False
+    weights: Weights = "levenshtein"
+    resamples: int = 1000
+    seed: int = 0
+
+
+class ScoredPair(NamedTuple):
+    """The texts of an utterance. A missing hypothesis is empty; an unknown speaker or duration is None."""
+
+    reference: str
+    hypothesis: str
+    id: str
+    speaker: str | None
+    seconds: float | None
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Error counts utterance by utterance, U of them, in the order of the references.
+    """Error counts of U utterances, in the order of the references.
 
     Attributes:
-        ids: of the references.
-        references, hypotheses: the texts; a missing hypothesis is empty.
-        words, characters: substitutions, deletions, insertions, reference length.
-        speakers: None where nobody knows.
-        seconds: how long each utterance lasts; None where nobody knows.
+        pairs: the U utterances.
+        words, characters: [U, 4]: substitutions, deletions, insertions, reference length.
         missing: ids of references without a hypothesis.
         extra: ids of hypotheses without a reference; they are not scored.
-        weights: how words were aligned; characters are always with as few errors as can be.
+        weights: how words were aligned. Characters are always aligned with the fewest errors.
     """
 
-    ids: Sequence[str]
-    references: Sequence[str]
-    hypotheses: Sequence[str]
+    pairs: Sequence[ScoredPair]
     words: Counts
     characters: Counts
-    speakers: Sequence[str | None]
-    seconds: Sequence[float | None]
     missing: Sequence[str] = ()
     extra: Sequence[str] = ()
     weights: Weights = "levenshtein"
 
     @property
     def score(self) -> Score:
-        """Of the whole corpus."""
+        """The score of the corpus."""
         return total(self.words, self.characters, len(self.missing), len(self.extra))
 
     @property
     def clusters(self) -> list[str] | None:
-        """Who speaks each utterance; None unless that is known of all."""
-        known = [speaker for speaker in self.speakers if speaker is not None]
-        return known if len(known) == len(self.ids) else None
+        """The speaker of each utterance; None unless all are known."""
+        known = [pair.speaker for pair in self.pairs if pair.speaker is not None]
+        return known if len(known) == len(self.pairs) else None
 
+    @cached_property
     def alignments(self) -> list[Alignment]:
-        """Word by word, in the order of the utterances."""
-        fields = zip(self.references, self.hypotheses, self.ids, self.speakers, strict=True)
-        return [align(*entry, self.weights) for entry in fields]
+        """The word alignments, in the order of the utterances."""
+        return [align(*pair[:4], self.weights) for pair in self.pairs]
 
     def by_speaker(self) -> dict[str, Score]:
-        """A score for each speaker, by name; utterances of unknown ones have none."""
-        return dict(sorted(self._by(self.speakers).items()))
+        """Return the score of each known speaker, sorted by name."""
+        return dict(sorted(self._by(pair.speaker for pair in self.pairs).items()))
 
-    def by_duration(self, edges_s: Sequence[float] = DURATION_EDGES_S) -> dict[str, Score]:
-        """A score for each bucket that is not empty, shortest first; an edge belongs to the bucket above."""
-        names = [f"below {edges_s[0]:g} s"]
-        names += [f"{low:g} to {high:g} s" for low, high in pairwise(edges_s)]
-        names.append(f"from {edges_s[-1]:g} s")
-        labels = [
-            None if seconds is None else names[int(np.searchsorted(edges_s, seconds, side="right"))]
-            for seconds in self.seconds
-        ]
-        found = self._by(labels)
+    def by_duration(self) -> dict[str, Score]:
+        """Return the score of each non-empty bucket of `DURATION_EDGES_S`, shortest first."""
+        first, *_, last = DURATION_EDGES_S
+        inner = [f"{low:g} to {high:g} s" for low, high in pairwise(DURATION_EDGES_S)]
+        names = [f"below {first:g} s", *inner, f"from {last:g} s"]
+        durations = [pair.seconds for pair in self.pairs]
+        found = self._by(None if s is None else names[bisect(DURATION_EDGES_S, s)] for s in durations)
         return {name: found[name] for name in names if name in found}
 
-    def _by(self, labels: Sequence[str | None]) -> dict[str, Score]:
+    def _by(self, labels: Iterable[str | None]) -> dict[str, Score]:
         members: dict[str, list[int]] = {}
         for i, label in enumerate(labels):
             if label is not None:
@@ -90,51 +109,38 @@ class Tally:
 def tally(
     references: Mapping[str, TranscriptEntry],
     hypotheses: Mapping[str, str],
-    *,
-    allow_missing: bool = False,
-    weights: Weights = "levenshtein",
+    config: ScoringConfig,
+    name: str = "",
 ) -> Tally:
-    """Count the errors of hypotheses against references, matched by id, as `score` does.
+    """Count the errors of hypotheses against references, matched by id, as `asr_emapl.scoring.score` does.
 
-    Args:
-        references, hypotheses, allow_missing: as `score` takes them.
-        weights: how words are aligned, as `align` takes it.
+    `name` is what error messages call the hypotheses.
 
     Raises:
-        UserError: no references; ids that only one side has, unless allowed.
+        UserError: there are no references, or only one side has an id and this is not allowed.
     """
-    missing, extra = match_ids(references, hypotheses, allow_missing=allow_missing)
-    texts = [reference.text for reference in references.values()]
-    spoken = [hypotheses.get(utterance, "") for utterance in references]
-    return Tally(
-        list(references),
-        texts,
-        spoken,
-        (word_edits if weights == "levenshtein" else sclite_word_edits)(texts, spoken),
-        character_edits(texts, spoken),
-        [reference.speaker for reference in references.values()],
-        [reference.seconds for reference in references.values()],
-        missing,
-        extra,
-        weights,
-    )
+    try:
+        missing, extra = match_ids(references, hypotheses, allow_missing=config.allow_missing)
+    except UserError as error:
+        raise UserError(f"{name}: {error}" if name else str(error)) from None
+    pairs = [
+        ScoredPair(entry.text, hypotheses.get(utterance, ""), utterance, entry.speaker, entry.seconds)
+        for utterance, entry in references.items()
+    ]
+    texts, recognised = [pair.reference for pair in pairs], [pair.hypothesis for pair in pairs]
+    edits = word_edits if config.weights == "levenshtein" else sclite_word_edits
+    words, characters = edits(texts, recognised), character_edits(texts, recognised)
+    return Tally(pairs, words, characters, missing, extra, config.weights)
 
 
 def joined(tallies: Mapping[str, Tally]) -> Tally:
-    """All splits as one corpus. Ids get their split before them; a speaker of that name is one speaker."""
+    """Join splits to one corpus. Ids are prefixed with their split; equal speaker names are one speaker."""
+    parts = list(tallies.values())
     return Tally(
-        [f"{split}/{name}" for split, part in tallies.items() for name in part.ids],
-        _chained(part.references for part in tallies.values()),
-        _chained(part.hypotheses for part in tallies.values()),
-        np.concatenate([part.words for part in tallies.values()]),
-        np.concatenate([part.characters for part in tallies.values()]),
-        _chained(part.speakers for part in tallies.values()),
-        _chained(part.seconds for part in tallies.values()),
+        [pair._replace(id=f"{split}/{pair.id}") for split, part in tallies.items() for pair in part.pairs],
+        np.concatenate([part.words for part in parts]),
+        np.concatenate([part.characters for part in parts]),
         [f"{split}/{name}" for split, part in tallies.items() for name in part.missing],
         [f"{split}/{name}" for split, part in tallies.items() for name in part.extra],
-        next(iter(tallies.values())).weights,
+        parts[0].weights,
     )
-
-
-def _chained(parts: Iterable[Sequence[_Entry]]) -> list[_Entry]:
-    return [entry for part in parts for entry in part]

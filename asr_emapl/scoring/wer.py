@@ -1,37 +1,40 @@
-"""Word and character error counts of a corpus; the rates are quotients of corpus sums, never means of means.
+"""Word and character error counts of a corpus. Rates are quotients of corpus sums, never means of rates.
 
-The counts are those of jiwer's `process_words` and `process_characters` with their default transforms, with
-the same choice where several alignments are equally short (`asr_emapl.scoring.edits`). The spaces between
-words are characters, one for any white space (jiwer counts a double space as two). Case and punctuation
-count: normalise both sides first.
-
-One difference from jiwer 4: of an all-empty reference jiwer's rate is the *number* of insertions; here it is
-infinite (or 0 without errors), which no one can mistake for a rate.
+The counts equal those of jiwer's `process_words` and `process_characters` with their default transforms:
+where several alignments have the fewest errors, both take that of rapidfuzz's `Levenshtein.editops`. sclite
+weighs errors differently (`asr_emapl.scoring.nist.sclite`). Words are separated by whitespace. Characters are
+counted over the words joined by single spaces (jiwer counts a double space as two). Case and punctuation
+count. For empty references the rate is infinite, or 0 without errors; in jiwer 4 it is the number of
+insertions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from rapidfuzz.distance import Levenshtein
 
 from asr_emapl.errors import UserError, listing
-from asr_emapl.scoring.edits import Counts, character_edits, word_edits
-from asr_emapl.scoring.written_forms import are_alike
+from asr_emapl.scoring.normalisation import are_alike
+from asr_emapl.storage import finite_number
+
+Counts = NDArray[np.int64]
+"""[U, 4], one row per utterance: substitutions, deletions, insertions, reference length."""
+
+_Sum = TypeVar("_Sum", "ErrorCounts", "Score")
 
 _SHOWN_IDS = 10  # ids of each kind that an error lists
-_ID_LETTERS = 200
+_ID_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """Edits that turn references into hypotheses, in words or characters; they add up over a corpus.
-
-    Attributes:
-        substitutions, deletions, insertions: numbers of edits.
-        reference_length: words or characters of the references.
-    """
+    """Numbers of edits in words or characters, and the length of the references. Counts of parts add up."""
 
     substitutions: int = 0
     deletions: int = 0
@@ -45,38 +48,29 @@ class ErrorCounts:
 
     @property
     def rate(self) -> float:
-        """errors / reference_length (1.0 is 100 %, not the most). Empty reference: 0, or inf with errors."""
+        """errors / reference_length, which can exceed 1. Empty references: 0, or infinity with errors."""
         if self.reference_length == 0:
             return math.inf if self.errors else 0.0
         return self.errors / self.reference_length
 
     def __add__(self, other: ErrorCounts) -> ErrorCounts:
-        return ErrorCounts(
-            self.substitutions + other.substitutions,
-            self.deletions + other.deletions,
-            self.insertions + other.insertions,
-            self.reference_length + other.reference_length,
-        )
+        return _sum(self, other)
 
     def to_dict(self) -> dict[str, Any]:
-        """The counts, `errors` and `rate`, JSON-ready: an infinite rate is None (JSON has no infinity)."""
-        return {
-            **asdict(self),
-            "errors": self.errors,
-            "rate": self.rate if math.isfinite(self.rate) else None,
-        }
+        """Return the counts, `errors` and `rate`, JSON-ready. An infinite rate is None."""
+        return {**asdict(self), "errors": self.errors, "rate": finite_number(self.rate)}
 
 
 @dataclass(frozen=True)
 class Score:
-    """Error counts of a corpus. Scores of disjoint parts of a corpus add up to the score of the whole.
+    """Error counts of a corpus. Scores of disjoint parts add up to the score of the corpus.
 
     Attributes:
         words, characters: the counts behind `words.rate` (WER) and `characters.rate` (CER).
         sentences_wrong: references whose words the hypothesis does not match exactly.
         sentences: references scored.
-        missing: references without a hypothesis; each was scored as an empty hypothesis.
-        extra: hypotheses without a reference; they were not scored.
+        missing: references without a hypothesis; each is scored as an empty hypothesis.
+        extra: hypotheses without a reference; they are not scored.
     """
 
     words: ErrorCounts
@@ -87,25 +81,11 @@ class Score:
     extra: int = 0
 
     def __add__(self, other: Score) -> Score:
-        return Score(
-            self.words + other.words,
-            self.characters + other.characters,
-            self.sentences_wrong + other.sentences_wrong,
-            self.sentences + other.sentences,
-            self.missing + other.missing,
-            self.extra + other.extra,
-        )
+        return _sum(self, other)
 
     def to_dict(self) -> dict[str, Any]:
-        """All counts and rates in nested dicts of numbers, JSON-ready."""
-        return {
-            "words": self.words.to_dict(),
-            "characters": self.characters.to_dict(),
-            "sentences_wrong": self.sentences_wrong,
-            "sentences": self.sentences,
-            "missing": self.missing,
-            "extra": self.extra,
-        }
+        """Return all counts and rates as nested dicts, JSON-ready."""
+        return {**asdict(self), "words": self.words.to_dict(), "characters": self.characters.to_dict()}
 
 
 def score(
@@ -116,20 +96,19 @@ def score(
     Args:
         references: id -> true transcript.
         hypotheses: id -> recognised transcript.
-        allow_missing: count a missing hypothesis as an empty one (all deletions) and leave out hypotheses
-            without a reference, both noted in the result, instead of raising.
+        allow_missing: score missing hypotheses as empty and ignore extra ones, instead of raising.
 
     Raises:
-        UserError: no references; ids that only one side has, unless allowed.
+        UserError: there are no references, or only one side has an id and `allow_missing` is not set.
     """
     missing, extra = match_ids(references, hypotheses, allow_missing=allow_missing)
     texts = list(references.values())
-    spoken = [hypotheses.get(utterance, "") for utterance in references]
-    return total(word_edits(texts, spoken), character_edits(texts, spoken), len(missing), len(extra))
+    recognised = [hypotheses.get(utterance, "") for utterance in references]
+    return total(word_edits(texts, recognised), character_edits(texts, recognised), len(missing), len(extra))
 
 
 def total(words: Counts, characters: Counts, missing: int = 0, extra: int = 0) -> Score:
-    """The score of utterances whose edits are known, as `word_edits` and `character_edits` give them."""
+    """Sum the edits of utterances, as `word_edits` and `character_edits` return them."""
     return Score(
         words=ErrorCounts(*words.sum(0).tolist()),
         characters=ErrorCounts(*characters.sum(0).tolist()),
@@ -140,44 +119,61 @@ def total(words: Counts, characters: Counts, missing: int = 0, extra: int = 0) -
     )
 
 
+def word_edits(references: Sequence[str], hypotheses: Sequence[str]) -> Counts:
+    """Count the word errors of each pair of texts, `references[u]` and `hypotheses[u]`, both of length U."""
+    return _edits(references, hypotheses, str.split)
+
+
+def character_edits(references: Sequence[str], hypotheses: Sequence[str]) -> Counts:
+    """Count the character errors of each pair of texts, as `word_edits`."""
+    return _edits(references, hypotheses, lambda text: " ".join(text.split()))
+
+
 def match_ids(
     references: Collection[str], hypotheses: Collection[str], *, allow_missing: bool
 ) -> tuple[list[str], list[str]]:
-    """The ids that the references alone have, and those that the hypotheses alone have.
+    """Return the ids that only the references have, and those that only the hypotheses have.
 
     Raises:
-        UserError: there are no references; or there are such ids, and `allow_missing` is not set.
+        UserError: there are no references, or such ids exist and `allow_missing` is not set.
     """
     if not references:
         raise UserError("no reference transcripts: there is nothing to score against")
     missing = [utterance for utterance in references if utterance not in hypotheses]
     extra = [utterance for utterance in hypotheses if utterance not in references]
-    if (missing or extra) and not allow_missing:
-        raise _mismatch(missing, extra, len(references))
-    return missing, extra
-
-
-def _mismatch(missing: list[str], extra: list[str], references: int) -> UserError:
+    if not (missing or extra) or allow_missing:
+        return missing, extra
     parts = []
     if missing:
-        parts.append(f"{len(missing)} of {references} references have no hypothesis: {_listed(missing)}")
+        parts.append(f"{len(missing)} of {len(references)} references have no hypothesis: {_listed(missing)}")
     if extra:
         parts.append(f"{len(extra)} hypotheses have no reference: {_listed(extra)}")
     if missing and extra and are_alike(missing, extra):
-        parts.append(
-            "some of these ids look alike and differ in Unicode (NFC and NFD, or invisible characters)"
-        )
-    return UserError(
-        "; ".join(parts)
-        + ". Score matching files, or allow missing ones (then a missing hypothesis counts as "
-        "empty and one without a reference is left out)"
+        parts.append("some ids look alike and differ in Unicode (NFC and NFD, or invisible characters)")
+    raise UserError(
+        f"{'; '.join(parts)}. Score matching files, or use --allow-missing to score missing hypotheses as "
+        "empty and ignore extra ones"
     )
 
 
+def _sum(first: _Sum, second: _Sum) -> _Sum:
+    """Add two dataclasses field by field."""
+    return type(first)(*(getattr(first, f.name) + getattr(second, f.name) for f in fields(first)))
+
+
 def _listed(ids: list[str]) -> str:
-    return listing([_told(id_) for id_ in ids], _SHOWN_IDS)
+    shown = (repr(n[:_ID_CHARACTERS]) if len(n) > _ID_CHARACTERS or not n.isprintable() else n for n in ids)
+    return listing(list(shown), _SHOWN_IDS)
 
 
-def _told(id_: str) -> str:
-    """An id, or its begin where it is nothing to print."""
-    return id_ if id_.isprintable() and len(id_) <= _ID_LETTERS else repr(id_[:_ID_LETTERS])
+def _edits(
+    references: Sequence[str], hypotheses: Sequence[str], split: Callable[[str], Sequence[str]]
+) -> Counts:
+    """Count the edits of each pair, in the units that `split` returns."""
+    rows = []
+    for reference, hypothesis in zip(references, hypotheses, strict=True):
+        wanted = split(reference)
+        edits = [] if reference == hypothesis else Levenshtein.editops(wanted, split(hypothesis)).as_list()
+        kinds = [kind for kind, _, _ in edits]
+        rows.append((kinds.count("replace"), kinds.count("delete"), kinds.count("insert"), len(wanted)))
+    return np.array(rows, np.int64).reshape(-1, 4)

@@ -1,1 +1,1 @@
-"""NIST formats and tests: timed marks, alternatives, sclite, matched pairs."""
+"""NIST's file formats and tests: stm, ctm, alternatives, sclite's alignments, matched pairs."""

@@ -1,178 +1,174 @@
-"""Texts of NIST's formats that allow several wordings: `I'VE { UM / UH / @ } SEEN (IT)`.
+"""Texts in NIST's formats that allow alternatives: `I'VE { UM / UH / @ } SEEN (IT)`.
 
-`{ a / b }` is either wording, `@` no word, `(word)` a word that may be left out. Spaces around the marks may
-be absent, and alternatives may hold alternatives. What is scored is the wording, on both sides, that aligns
-best by sclite's weights: a substitution costs 4, a deletion or an insertion 3, and 2 where the word may be
-left out. A word that is left out counts neither as an error nor as a reference word (sclite -D counts it as
-correct).
+`{ a / b }` allows either wording, `@` is no word, `(word)` is optional. Spaces around the marks are optional,
+and alternatives can be nested. Both sides are scored with the wordings that have the cheapest alignment under
+sclite's weights: a substitution costs 4, a deletion or an insertion 3, or 2 for an optional word. An optional
+word that is left out counts neither as an error nor as a reference word (sclite -D counts it as correct).
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import product
+from itertools import groupby, product
 
 from asr_emapl.errors import UserError
 from asr_emapl.storage import BrokenLineError
 
 Part = tuple[str, ...]
-"""Wordings of a stretch, one or several; "" is no word."""
+"""The wordings of a part of a text, one or several; "" is no word."""
 
 
 class OptionalWord(tuple[str, ...]):
-    """A word that may be left out, and no word."""
+    """The two wordings of an optional word: the word and ""."""
 
     __slots__ = ()
 
 
 Marked = tuple[Part, ...]
-"""A text, stretch by stretch."""
+"""A text with alternatives, part by part."""
+
+_Cell = tuple[float, int, int, str, str]
 
 _SUBSTITUTION, _OTHER, _LEFT_OUT, _NULL = 4.0, 3.0, 2.0, 0.001
 _NO_WORD = "@"
-_MAX_CELLS = 4_000_000  # 2,000 words against as many take seconds and half a gigabyte
-_MAX_WORDINGS = 1000  # of one stretch, nested alternatives multiplied out
+_MAX_CELLS = 4_000_000  # 2,000 by 2,000 words take seconds and half a gigabyte
+_MAX_WORDINGS = 1000  # of one part, with nested alternatives expanded
+_MAX_DEPTH = 100
 _TOKEN = re.compile(r"[{}/]|[^\s{}/]+")
 _OPTIONAL = re.compile(r"\(([^()\s]+)\)")
 
 
 def parse_marked(text: str) -> Marked | None:
-    """The stretches of a text; None if it has no marks.
+    """Return the parts of a text; None if it has no alternatives.
 
     Raises:
-        BrokenLineError: braces that do not match, or more than 1,000 wordings of one stretch.
+        BrokenLineError: a brace is not closed, or a part has too many or too deeply nested wordings.
     """
     if not any(mark in text for mark in "{(@"):
         return None
     parts: list[Part] = []
     place = 0
     while (begin := text.find("{", place)) >= 0:
-        parts += _words(text[place:begin])
-        depth = 0
-        for place in range(begin, len(text)):
-            depth += (text[place] == "{") - (text[place] == "}")
-            if depth == 0:
-                break
-        else:
-            raise BrokenLineError("alternatives without an end: write { a / b }")
-        place += 1
-        tokens = iter(_TOKEN.findall(text[begin + 1 : place]))
-        parts.append(tuple(dict.fromkeys(_wordings(tokens))))
+        wordings, end = _wordings(_TOKEN.finditer(text, begin + 1))
+        parts += [*_words(text[place:begin]), tuple(dict.fromkeys(wordings))]
+        place = end
     parts += _words(text[place:])
-    several = "{" in text or any(len(part) > 1 for part in parts) or _NO_WORD in text.split()
-    return tuple(parts) if several else None
+    has_alternatives = "{" in text or any(len(part) > 1 for part in parts) or _NO_WORD in text.split()
+    return tuple(parts) if has_alternatives else None
 
 
 def first_wording(text: str) -> str:
-    """The text with the first of its alternatives.
+    """Return the text with the first of its alternatives.
 
     Raises:
         BrokenLineError: as `parse_marked`.
     """
     marked = parse_marked(text) if "{" in text or _NO_WORD in text.split() else None
-    return text if marked is None else " ".join(filter(None, (part[0] for part in marked)))
+    return text if marked is None else _join(part[0] for part in marked)
 
 
 def apply_to_wordings(marked: Marked, change: Callable[[str], str]) -> Marked:
-    """Each wording changed."""
+    """Apply a function to each wording that is not empty."""
     return tuple(type(part)(change(wording) if wording else "" for wording in part) for part in marked)
 
 
 def best_wordings(reference: Marked, hypothesis: Marked) -> tuple[str, str]:
-    """The wordings of both sides whose alignment costs the least; of those that cost the same, the first.
+    """Return the wordings of both sides whose alignment costs least; the first of those with equal cost.
 
     Raises:
-        UserError: the texts are so long that the table of their alignments would fill the memory.
+        UserError: the texts are so long that the table of alignments would exhaust the memory.
     """
     mine, theirs = _network(reference), _network(hypothesis)
     if len(mine) * len(theirs) > _MAX_CELLS:
-        raise UserError(f"{len(mine):,} and {len(theirs):,} words, with alternatives (cut it into segments)")
-    # best[u][v]: cost, the cell before, and the words on either side that lead from it.
-    best: list[list[tuple[float, int, int, str, str]]] = [
-        [(float("inf"), -1, -1, "", "") for _ in theirs] for _ in mine
-    ]
-    best[0][0] = (0.0, -1, -1, "", "")
+        raise UserError(
+            f"texts with alternatives are too long ({len(mine):,} and {len(theirs):,} words); cut them into "
+            "segments"
+        )
+    # best[u][v]: cost, the previous cell, and the words of both sides on the way from it.
+    best: list[list[_Cell]] = [[(math.inf, 0, 0, "", "")] * len(theirs) for _ in mine]
+    best[0][0] = (0.0, 0, 0, "", "")
     for u, arcs in enumerate(mine):
         for v, others in enumerate(theirs):
             found = best[u][v]
             for a, wanted, _ in arcs:
-                for b, given, _ in others:
-                    cost = best[a][b][0] + _pair_cost(wanted, given)
+                for b, recognised, _ in others:
+                    cost = best[a][b][0] + _pair_cost(wanted, recognised)
                     if cost < found[0]:
-                        found = (cost, a, b, wanted, given)
-            for b, given, alone in others:
+                        found = (cost, a, b, wanted, recognised)
+            for b, recognised, alone in others:
                 cost = best[u][b][0] + alone
                 if cost < found[0]:
-                    found = (cost, u, b, "", given)
+                    found = (cost, u, b, "", recognised)
             for a, wanted, alone in arcs:
                 cost = best[a][v][0] + alone
                 if cost < found[0]:
                     found = (cost, a, v, wanted, "")
             best[u][v] = found
-    return _traced(best)
+    return _trace(best)
 
 
-def _traced(best: Sequence[Sequence[tuple[float, int, int, str, str]]]) -> tuple[str, str]:
+def _trace(best: Sequence[Sequence[_Cell]]) -> tuple[str, str]:
+    """Follow the cheapest path back from the last cell."""
     u, v = len(best) - 1, len(best[0]) - 1
     reference: list[str] = []
     hypothesis: list[str] = []
     while u or v:
-        _, u, v, wanted, given = best[u][v]
+        _, u, v, wanted, recognised = best[u][v]
         reference.append(wanted)
-        hypothesis.append(given)
-    return " ".join(filter(None, reversed(reference))), " ".join(filter(None, reversed(hypothesis)))
+        hypothesis.append(recognised)
+    return _join(reversed(reference)), _join(reversed(hypothesis))
 
 
-def _pair_cost(wanted: str, given: str) -> float:
-    if wanted and given:
-        return 0.0 if wanted == given else _SUBSTITUTION
-    return 1.0 if wanted == given else _SUBSTITUTION
+def _pair_cost(wanted: str, recognised: str) -> float:
+    if wanted and wanted == recognised:
+        return 0.0
+    return _SUBSTITUTION if wanted or recognised else 1.0
+
+
+def _join(wordings: Iterable[str]) -> str:
+    return " ".join(filter(None, wordings))
 
 
 def _words(text: str) -> Iterator[Part]:
-    """A stretch without braces, optional words apart."""
-    fixed: list[str] = []
-    for word in text.split():
-        if word == _NO_WORD:
-            continue
-        optional = _OPTIONAL.fullmatch(word)
-        if optional is None:
-            fixed.append(word)
-            continue
-        if fixed:
-            yield (" ".join(fixed),)
-            fixed = []
-        yield OptionalWord((optional[1], ""))
-    if fixed:
-        yield (" ".join(fixed),)
+    """Yield the parts of a text without braces; each optional word is a part."""
+    words = [word for word in text.split() if word != _NO_WORD]
+    for is_optional, group in groupby(words, lambda word: _OPTIONAL.fullmatch(word) is not None):
+        if is_optional:
+            yield from (OptionalWord((word[1:-1], "")) for word in group)
+        else:
+            yield (" ".join(group),)
 
 
-def _wordings(tokens: Iterator[str]) -> list[str]:
-    """What stands between braces, of which the first is taken, up to the last."""
+def _wordings(tokens: Iterator[re.Match[str]], depth: int = 1) -> tuple[list[str], int]:
+    """Return the wordings between braces, and where they end; `tokens` begins after the opening brace."""
+    if depth > _MAX_DEPTH:
+        raise BrokenLineError(f"alternatives are nested more than {_MAX_DEPTH} deep; use fewer braces")
     found: list[str] = []
     heads = [""]
-    for token in tokens:
+    for match in tokens:
+        token = match[0]
         if token in ("/", "}"):
             found += heads
             heads = [""]
             if token == "}":
-                break
+                return found, match.end()
             continue
-        tails: Iterable[str]
+        tails: Sequence[str]
         if token == "{":
-            tails = _wordings(tokens)
+            tails, _ = _wordings(tokens, depth + 1)
         else:
             optional = _OPTIONAL.fullmatch(token)
             tails = (optional[1], "") if optional else ("" if token == _NO_WORD else token,)
-        heads = [" ".join(filter(None, pair)) for pair in product(heads, tails)]
+        heads = [_join(pair) for pair in product(heads, tails)]
         if len(heads) + len(found) > _MAX_WORDINGS:
-            raise BrokenLineError(f"more than {_MAX_WORDINGS} wordings between braces: keep fewer")
-    return found
+            raise BrokenLineError(f"more than {_MAX_WORDINGS} wordings between braces; use fewer")
+    raise BrokenLineError("alternatives without an end; write { a / b }")
 
 
 def _network(marked: Marked) -> list[list[tuple[int, str, float]]]:
-    """For each node, in topological order, the arcs that end in it: where they begin, word, cost alone."""
+    """Return the arcs that end in each node, in topological order: begin, word, cost if unmatched."""
     arcs: list[list[tuple[int, str, float]]] = [[]]
     for part in marked:
         begin = len(arcs) - 1

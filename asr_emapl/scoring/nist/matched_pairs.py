@@ -1,29 +1,28 @@
-"""The matched-pairs sentence-segment word error test (Gillick and Cox 1989), as NIST's sc_stats does it."""
+"""The matched-pairs sentence-segment word error test (Gillick and Cox 1989), as in NIST's sc_stats."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import statistics
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from asr_emapl.scoring.alignment import Alignment
 
 _BUFFER_WORDS = 2
-"""Reference words that both systems have right, in a row, and that part two segments: NIST's choice."""
+"""Consecutive reference words, correct in both systems, that separate two segments: NIST's choice."""
 
 
 @dataclass(frozen=True)
 class MatchedPairs:
-    """The outcome of the test.
+    """The result of the test.
 
     Attributes:
-        segments: stretches of the references in which at least one system errs.
-        mean: errors of the first system less those of the second, for a segment.
-        deviation: the standard deviation of that.
-        z: mean / (deviation / sqrt(segments)), about normal if the systems are equally good; None where the
-            deviation is 0 or there are fewer than two segments.
-        p: the probability of a z as far from 0 as this or farther, if they are; None where z is. The normal
-            distribution is an approximation for many segments: doubt it below 50.
+        segments: parts of the references in which at least one system has an error.
+        mean, deviation: of the errors of the first system minus those of the second, per segment.
+        z: mean / (deviation / sqrt(segments)), approximately normal if the systems are equally good. None if
+            the deviation is 0 or there are fewer than two segments.
+        p: the two-sided p-value of z, unreliable below 50 segments; None if z is None.
     """
 
     segments: int
@@ -33,31 +32,15 @@ class MatchedPairs:
     p: float | None
 
 
-def matched_pairs(
-    first: Iterable[Alignment], second: Iterable[Alignment], whole: Sequence[int] = ()
-) -> MatchedPairs:
-    """Test two systems' alignments with the same references, given in the same order.
+def matched_pairs(differences: Sequence[int]) -> MatchedPairs:
+    """Test whether the differences of two systems' errors, one per segment, are 0 on average.
 
-    Args:
-        first, second: the alignments.
-        whole: errors of the first system less those of the second in further segments.
-
-    Segments end with the utterance, or where both systems have two reference words in a row right: the errors
-    of two segments can then be taken for independent of each other, whatever a recogniser's language model
-    does within one. That holds only as far as one speaker's segments are no more alike than those of two:
-    if one system suits some speakers and the other system others, the test claims a difference too often,
-    the more so the fewer speakers there are. `Comparison.shown` therefore also asks the interval by speaker.
-
-    Raises:
-        ValueError: the references differ.
+    The test treats segments as independent. It therefore claims a difference too often if each system suits
+    different speakers, in particular if these are few.
     """
-    differences = [
-        difference for a, b in zip(first, second, strict=True) for difference in segment_differences(a, b)
-    ]
-    differences += whole
     n = len(differences)
     mean = sum(differences) / n if n else 0.0
-    deviation = math.sqrt(sum((d - mean) ** 2 for d in differences) / (n - 1)) if n > 1 else 0.0
+    deviation = statistics.stdev(differences) if n > 1 else 0.0
     if deviation == 0.0:
         return MatchedPairs(n, mean, deviation, None, None)
     z = mean / (deviation / math.sqrt(n))
@@ -65,14 +48,14 @@ def matched_pairs(
 
 
 def segment_differences(first: Alignment, second: Alignment) -> list[int]:
-    """Errors of the first less those of the second, for each segment of one utterance with errors at all.
+    """Return the first system's errors minus the second's, for each segment of an utterance that has errors.
+
+    A segment ends with the utterance, or where both systems have two consecutive reference words correct.
 
     Raises:
         ValueError: the references differ.
     """
-    if [op.reference for op in first.ops if op.reference] != [
-        op.reference for op in second.ops if op.reference
-    ]:
+    if first.reference != second.reference:
         raise ValueError(f"{first.id!r} and {second.id!r} are alignments with different references")
     errors = sorted([(*at, 1) for at in _errors(first)] + [(*at, -1) for at in _errors(second)])
     differences: list[int] = []
@@ -86,10 +69,10 @@ def segment_differences(first: Alignment, second: Alignment) -> list[int]:
 
 
 def _errors(alignment: Alignment) -> Iterator[tuple[int, int]]:
-    """Where errors begin and end, in words of the reference; insertions lie between two words."""
-    place = 0
+    """Yield the begin and end of each error in reference words; insertions lie between two words."""
+    position = 0
     for op in alignment.ops:
         width = 0 if op.kind == "insertion" else 1
         if op.kind != "correct":
-            yield place, place + width
-        place += width
+            yield position, position + width
+        position += width

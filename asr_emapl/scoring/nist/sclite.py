@@ -1,65 +1,62 @@
 """Alignments as NIST's sclite makes them: a substitution costs 4, a deletion or an insertion 3.
 
-So sclite prefers a deletion and an insertion around a correct word to two substitutions, and may count more
-errors than necessary. Among alignments of equal cost, it takes the one that, from the left, prefers a match
-or substitution to an insertion, and an insertion to a deletion. This is not documented; the tests compare it
-with sclite 2.10. sclite ignores case unless -s is given; here case counts.
+A deletion and an insertion with a correct word between them cost less than two substitutions, so sclite may
+count more errors than necessary. Among alignments of equal cost, sclite takes the one found from the left by
+preferring a match or substitution to an insertion, and an insertion to a deletion. This is not documented;
+tests compare it with sclite 2.10. sclite ignores case unless given -s; here case counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 
+EditKind = Literal["correct", "substitution", "deletion", "insertion"]
+
 _SUBSTITUTION, _OTHER = 4, 3
 _DIAGONAL, _INSERTION, _DELETION = range(3)
 
 
-def sclite_steps(reference: Sequence[str], hypothesis: Sequence[str]) -> list[tuple[bool, bool]]:
-    """The columns of the alignment: whether each has a word of the reference, and one of the hypothesis."""
+def sclite_kinds(reference: Sequence[str], hypothesis: Sequence[str]) -> list[EditKind]:
+    """Return the kinds of the columns of the alignment, from left to right."""
     moves = _moves(reference, hypothesis)
     i, j = len(reference), len(hypothesis)
-    steps = []
+    kinds: list[EditKind] = []
     while i or j:
         move = moves[i][j]
-        steps.append((move != _INSERTION, move != _DELETION))
         i -= move != _INSERTION
         j -= move != _DELETION
-    return steps[::-1]
+        if move == _DIAGONAL:
+            kinds.append("correct" if reference[i] == hypothesis[j] else "substitution")
+        else:
+            kinds.append("insertion" if move == _INSERTION else "deletion")
+    return kinds[::-1]
 
 
 def sclite_word_edits(references: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.int64]:
-    """[U, 4], as `asr_emapl.scoring.edits.word_edits`, but of sclite's alignments."""
-    rows = [
-        _edits(reference.split(), hypothesis.split())
-        for reference, hypothesis in zip(references, hypotheses, strict=True)
-    ]
-    return np.array(rows, np.int64).reshape(-1, 4)
+    """Count the word errors of sclite's alignments: [U, 4], as `asr_emapl.scoring.wer.word_edits`."""
+    pairs = zip(references, hypotheses, strict=True)
+    return np.array([_edits(a.split(), b.split()) for a, b in pairs], np.int64).reshape(-1, 4)
 
 
 def _edits(reference: list[str], hypothesis: list[str]) -> tuple[int, int, int, int]:
     n, m = len(reference), len(hypothesis)
     if reference == hypothesis:
         return 0, 0, 0, n
-    # Costs so large that their remainder tells the substitutions; asked for once as many, once as few as
-    # the least cost allows. Only where these differ does it matter which alignment sclite takes.
+    # The costs are so large that their remainder is the number of substitutions: first the fewest, then the
+    # most that the minimal cost allows. Only if these differ does the choice of the alignment matter.
     unit = 2 * (n + m)
     fewest = _cost(reference, hypothesis, unit, 1)
-    most = _cost(reference, hypothesis, unit, -1)
     substitutions = fewest % unit
-    if substitutions == -most % unit:
+    if substitutions == -_cost(reference, hypothesis, unit, -1) % unit:
         others = (fewest // unit - _SUBSTITUTION * substitutions) // _OTHER
         return substitutions, (others + n - m) // 2, (others + m - n) // 2, n
-    steps = sclite_steps(reference, hypothesis)
-    deletions, insertions = steps.count((True, False)), steps.count((False, True))
-    i = j = substitutions = 0
-    for wanted, given in steps:
-        substitutions += wanted and given and reference[i] != hypothesis[j]
-        i, j = i + wanted, j + given
-    return substitutions, deletions, insertions, n
+    kinds = sclite_kinds(reference, hypothesis)
+    return kinds.count("substitution"), kinds.count("deletion"), kinds.count("insertion"), n
 
 
 def _cost(reference: list[str], hypothesis: list[str], unit: int, extra: int) -> int:
@@ -68,14 +65,14 @@ def _cost(reference: list[str], hypothesis: list[str], unit: int, extra: int) ->
 
 
 def _moves(reference: Sequence[str], hypothesis: Sequence[str]) -> list[bytearray]:
-    """By which move each cell of the table of least costs is reached."""
+    """Return the move that reaches each cell of the table of minimal costs."""
     above = [_OTHER * j for j in range(len(hypothesis) + 1)]
     moves = [bytearray([_INSERTION]) * len(above)]
     for i, wanted in enumerate(reference, start=1):
         costs = [_OTHER * i]
         row = bytearray([_DELETION]) * len(above)
-        for j, given in enumerate(hypothesis, start=1):
-            diagonal = above[j - 1] + (0 if wanted == given else _SUBSTITUTION)
+        for j, recognised in enumerate(hypothesis, start=1):
+            diagonal = above[j - 1] + (0 if wanted == recognised else _SUBSTITUTION)
             insertion, deletion = costs[j - 1] + _OTHER, above[j] + _OTHER
             least = min(diagonal, insertion, deletion)
             costs.append(least)

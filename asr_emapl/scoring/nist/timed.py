@@ -1,11 +1,11 @@
-"""NIST's time-marked formats: stm (segments of recordings with their texts) and ctm (single words).
+"""NIST's time-marked formats: stm, segments of recordings with their texts, and ctm, single words.
 
     stm: talk 1 alice 12.30 17.85 <o,f0,female> AND SO IT BEGAN
     ctm: talk 1 12.41 0.22 AND 0.98
 
-Lines that start with ";;" are comments. The formats are described in the manual of NIST's sclite. Names of
-recordings and channels match without regard to case, as sclite takes them. A word is read without what
-follows a ";" in it (a tag) and without a "*" at its end. Fragments ("wor-") are words.
+Lines that start with ";;" are comments. As in NIST's sclite, whose manual describes the formats, names of
+recordings and channels are not case-sensitive. Tags (";" and what follows it in a word) and a "*" at the end
+of a word are removed. Fragments ("wor-") are words.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import numpy as np
 
 from asr_emapl.audio import MAX_SECONDS
 from asr_emapl.errors import UserError
+from asr_emapl.scoring.formats import without_comments
 from asr_emapl.scoring.nist.alternatives import parse_marked
-from asr_emapl.scoring.recognised_formats import COMMENT
 from asr_emapl.storage import BrokenLineError, Line, parse_lines
 
 _IGNORED = ("IGNORE_TIME_SEGMENT_IN_SCORING", "IGNORETIMESEGMENTINSCORING")
@@ -32,7 +32,7 @@ _TAG = re.compile(r"(?<!\\);\S*")
 
 @dataclass(frozen=True, slots=True)
 class StmSegment:
-    """A line of an stm file; times in seconds. `text` may hold alternatives; None: not to be scored."""
+    """A line of an stm file; times in seconds. `text` may have alternatives; None if it is not scored."""
 
     recording: str
     channel: str
@@ -43,8 +43,8 @@ class StmSegment:
 
 
 @dataclass(frozen=True, slots=True)
-class TimedWord:
-    """A word of a ctm file, or several wordings as "{ a / b }"; times in seconds."""
+class CtmWord:
+    """A word of a ctm file, or alternatives as "{ a / b }"; times in seconds."""
 
     recording: str
     channel: str
@@ -54,23 +54,23 @@ class TimedWord:
 
 
 def parse_stm(place: str | Path, lines: Sequence[Line]) -> list[StmSegment]:
-    """The segments of an stm file.
+    """Parse the lines of an stm file.
 
     Raises:
-        UserError: lines that are none; alternatives without an end.
+        UserError: a line is invalid, or alternatives have no end.
     """
-    return [segment for _, segment in parse_lines(place, _content(lines), _segment)]
+    return [segment for _, segment in parse_lines(place, without_comments(lines), _segment)]
 
 
-def parse_ctm(place: str | Path, lines: Sequence[Line]) -> list[TimedWord]:
-    """The words of a ctm file; alternatives are one word, whose middle is that of their latest word.
+def parse_ctm(place: str | Path, lines: Sequence[Line]) -> list[CtmWord]:
+    """Parse the lines of a ctm file. Alternatives become one word, whose middle is that of their latest word.
 
     Raises:
-        UserError: lines that are none; alternatives without an end.
+        UserError: a line is invalid, or alternatives are nested or have no begin or end.
     """
-    words: list[TimedWord] = []
-    group: list[TimedWord] | None = None
-    for number, word in parse_lines(place, _content(lines), _word):
+    words: list[CtmWord] = []
+    group: list[CtmWord] | None = None
+    for number, word in parse_lines(place, without_comments(lines), _word):
         mark = word.word.upper()
         if mark == _BEGIN and group is None:
             group = [word]
@@ -78,7 +78,8 @@ def parse_ctm(place: str | Path, lines: Sequence[Line]) -> list[TimedWord]:
             words.append(word)
         elif group is None or mark == _BEGIN:
             raise UserError(
-                f"{place}:{number}: {word.word} outside alternatives, or inside: they do not nest"
+                f"{place}:{number}: unexpected {word.word}; alternatives begin with {_BEGIN}, end with "
+                f"{_END} and cannot be nested"
             )
         elif mark == _END:
             words += _alternatives(group)
@@ -86,101 +87,91 @@ def parse_ctm(place: str | Path, lines: Sequence[Line]) -> list[TimedWord]:
         else:
             group.append(word)
     if group is not None:
-        raise UserError(f"{place}: alternatives without an end ({_END}); add it")
+        raise UserError(f"{place}: alternatives without an end; add {_END}")
     return words
 
 
 def segment_ids(segments: Sequence[StmSegment]) -> list[str]:
-    """A recording's name where it is one segment, else with the channel and the times in milliseconds.
+    """Return an id per segment: recording-channel-begin-end with times in milliseconds.
 
-    Segments of the same times, of two speakers at once, are numbered from the second one on.
+    The only segment of a recording has the recording's name. Segments with equal times (simultaneous
+    speakers) are numbered, beginning with the second.
     """
     count = Counter(segment.recording for segment in segments)
-    names = [
-        s.recording
-        if count[s.recording] == 1
-        else f"{s.recording}-{s.channel}-{round(1000 * s.begin):07d}-{round(1000 * s.end):07d}"
-        for s in segments
-    ]
     seen: Counter[str] = Counter()
-    for i, name in enumerate(names):
+    names = []
+    for s in segments:
+        name = s.recording
+        if count[name] > 1:
+            name += f"-{s.channel}-{round(1000 * s.begin):07d}-{round(1000 * s.end):07d}"
         seen[name] += 1
-        if seen[name] > 1:
-            names[i] = f"{name}-{seen[name]}"
+        names.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
     return names
 
 
-def texts_of_recordings(words: Sequence[TimedWord]) -> dict[str, str]:
-    """What is said in each recording, in the order of time; a channel has its own where there are several."""
-    channels: dict[str, set[str]] = defaultdict(set)
-    for word in words:
-        channels[word.recording].add(word.channel)
-    said: dict[str, list[str]] = defaultdict(list)
+def texts_of_recordings(words: Sequence[CtmWord]) -> dict[str, str]:
+    """Return the text of each recording, or of each channel if a recording has several, in order of time."""
+    channels = Counter(recording for recording, _ in {(word.recording, word.channel) for word in words})
+    texts: dict[str, list[str]] = defaultdict(list)
     for word in sorted(words, key=lambda w: w.begin):
-        several = len(channels[word.recording]) > 1
-        said[f"{word.recording}-{word.channel}" if several else word.recording].append(word.word)
-    return {name: " ".join(spoken) for name, spoken in said.items()}
+        name = word.recording if channels[word.recording] == 1 else f"{word.recording}-{word.channel}"
+        texts[name].append(word.word)
+    return {name: " ".join(spoken) for name, spoken in texts.items()}
 
 
-def texts_of_segments(segments: Sequence[StmSegment], words: Sequence[TimedWord]) -> dict[str, str]:
-    """What is said in each segment, as sclite cuts it.
+def texts_of_segments(segments: Sequence[StmSegment], words: Sequence[CtmWord]) -> dict[str, str]:
+    """Assign words to segments as sclite does, and return the text of each segment.
 
-    Of the segments of a recording and channel, in the order of their beginnings, each takes the words that
-    are left until one has its middle at or after the segment's end; the last takes all that are left. So a
-    word in a gap belongs to the segment after it. Words in a segment that is not scored are left out.
-    A recording without any word has no entry; one without a segment has one under its own name.
+    In the order of their begins, each segment of a recording and channel takes the remaining words up to the
+    first whose middle is at or after the segment's end; the last takes all that remain. A word in a gap
+    therefore belongs to the next segment. Words in a segment that is not scored are dropped. A recording
+    without words has no entry; the words of one without segments form one entry.
     """
-    spoken: dict[tuple[str, str], list[TimedWord]] = defaultdict(list)
+    spoken: dict[tuple[str, str], list[CtmWord]] = defaultdict(list)
     for word in words:
         spoken[_key(word)].append(word)
     placed: dict[tuple[str, str], list[tuple[StmSegment, str]]] = defaultdict(list)
     for segment, name in zip(segments, segment_ids(segments), strict=True):
         placed[_key(segment)].append((segment, name))
-    said: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for place, found in spoken.items():
-        left = deque(sorted(found, key=lambda word: word.begin))
+        remaining = deque(sorted(found, key=lambda word: word.begin))
         if place not in placed:
-            said[f"{found[0].recording}-{found[0].channel}"] = " ".join(word.word for word in left)
+            texts[f"{found[0].recording}-{found[0].channel}"] = " ".join(word.word for word in remaining)
             continue
         here = sorted(placed[place], key=lambda pair: pair[0].begin)
         for number, (segment, name) in enumerate(here, start=1):
             taken = []
-            # sclite keeps the ends of segments, not the times of words, in single precision: that decides
-            # where a word belongs whose middle is at an end.
+            # sclite rounds the end of a segment to single precision, but not the middle of a word.
             end = math.inf if number == len(here) else float(np.float32(segment.end))
-            while left and left[0].begin + left[0].duration / 2 < end:
-                taken.append(left.popleft().word)
+            while remaining and remaining[0].begin + remaining[0].duration / 2 < end:
+                taken.append(remaining.popleft().word)
             if segment.text is not None:
-                said[name] = " ".join(taken)
-    return said
+                texts[name] = " ".join(taken)
+    return texts
 
 
-def _key(entry: StmSegment | TimedWord) -> tuple[str, str]:
+def _key(entry: StmSegment | CtmWord) -> tuple[str, str]:
     return entry.recording.casefold(), entry.channel.casefold()
 
 
-def _alternatives(group: Sequence[TimedWord]) -> list[TimedWord]:
-    """The wordings between marks as one word; none if there are no times in them."""
+def _alternatives(group: Sequence[CtmWord]) -> list[CtmWord]:
+    """Return alternatives as one word; no word if none of them has a time."""
     timed = [word for word in group if not math.isnan(word.begin)]
     if not timed:
         return []
     wordings = " ".join("/" if word.word.upper() == _OR else word.word for word in group[1:])
-    # An empty alternative is no word.
     text = " / ".join(wording.strip() or "@" for wording in wordings.split("/"))
     begin, middle = min(w.begin for w in timed), max(w.begin + w.duration / 2 for w in timed)
-    return [TimedWord(group[0].recording, group[0].channel, begin, 2 * (middle - begin), f"{{ {text} }}")]
-
-
-def _content(lines: Sequence[Line]) -> list[Line]:
-    return [(number, line) for number, line in lines if not line.lstrip().startswith(COMMENT)]
+    return [CtmWord(group[0].recording, group[0].channel, begin, 2 * (middle - begin), f"{{ {text} }}")]
 
 
 def _segment(line: str) -> StmSegment:
     fields = line.split(maxsplit=5)
     if len(fields) < 5:
-        raise BrokenLineError("no stm line: recording, channel, speaker, begin, end and words are expected")
-    recording, channel, speaker, *times = fields[:5]
-    begin, end = (_seconds(field) for field in times)
+        raise BrokenLineError("not an stm line; expected recording, channel, speaker, begin, end, words")
+    recording, channel, speaker = fields[:3]
+    begin, end = map(_seconds, fields[3:5])
     if end < begin:
         raise BrokenLineError(f"the segment ends ({end:g} s) before it begins ({begin:g} s)")
     text = fields[5].strip() if len(fields) == 6 else ""
@@ -189,24 +180,24 @@ def _segment(line: str) -> StmSegment:
     if any(mark in text.upper() for mark in _IGNORED):
         return StmSegment(recording, channel, speaker, begin, end, None)
     text = untagged(text)
-    parse_marked(text)
+    parse_marked(text)  # raises if the line is invalid
     return StmSegment(recording, channel, speaker, begin, end, text)
 
 
-def _word(line: str) -> TimedWord:
+def _word(line: str) -> CtmWord:
     fields = line.split()
-    if len(fields) not in (5, 6, 7, 8):
+    if not 5 <= len(fields) <= 8:
         raise BrokenLineError(
-            "no ctm line: recording, channel, begin, duration, word and confidence are expected"
+            "not a ctm line; expected recording, channel, begin, duration, word and optionally confidence"
         )
     recording, channel, begin, duration, word = fields[:5]
     if word.upper() in (_BEGIN, _OR, _END):
-        return TimedWord(recording, channel, math.nan, math.nan, word)
-    return TimedWord(recording, channel, _seconds(begin), _seconds(duration), untagged(word))
+        return CtmWord(recording, channel, math.nan, math.nan, word)
+    return CtmWord(recording, channel, _seconds(begin), _seconds(duration), untagged(word))
 
 
 def untagged(text: str) -> str:
-    """The words without tags ("read;verb;past") and without a "*" at the end of each."""
+    """Remove tags ("read;verb;past") and a "*" at the end of each word."""
     words = (_TAG.sub("", word) for word in text.split())
     return " ".join(word[:-1] if len(word) > 1 and word.endswith("*") else word for word in words if word)
 
@@ -217,5 +208,5 @@ def _seconds(field: str) -> float:
     except ValueError:
         seconds = math.nan
     if not 0.0 <= seconds <= MAX_SECONDS:
-        raise BrokenLineError(f"{field!r} is no time in seconds")
+        raise BrokenLineError(f"{field!r} is not a time in seconds")
     return seconds
