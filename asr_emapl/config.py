@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
@@ -25,7 +26,7 @@ from asr_emapl.hyperparameters import OptimizerConfig, ScheduleConfig, TeacherCo
 from asr_emapl.models.contract import ModelConfig
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.settings import Hours, PositiveHours, Text, allowed, allowed_item, describe, group_of
-from asr_emapl.storage import write
+from asr_emapl.storage import is_url, write
 from asr_emapl.storage.yaml_text import parse_yaml, read_yaml, require_bounded
 
 
@@ -51,6 +52,9 @@ class IntervalConfig:
 class RunConfig:
     """Everything that a run depends on. Times in hours of audio consumed over all ranks."""
 
+    root: Text | None = None
+    """Folder that relative paths in this config start from, itself relative to the config's file; null: the
+    folder in which the command runs."""
     run_dir: Text = "runs/run"
     """Run directory; rerun with the same one to resume."""
     seed: Annotated[int, Ge(-(2**63)), Le(2**63 - 1)] = 0
@@ -98,7 +102,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
             value = {part: value}
         values = _merged(values, value)
         config = _validated(values, place)
-    return config
+    return config if config.root is None else _rooted(config, path.parent / config.root)
 
 
 def config_from_dict(values: dict[str, Any], place: str) -> RunConfig:
@@ -122,6 +126,25 @@ def write_config(path: Path, config: RunConfig) -> None:
         UserError: it cannot be written; what was there before stays.
     """
     write(path, yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
+
+
+def _rooted(config: RunConfig, root: Path) -> RunConfig:
+    """The config with absolute paths, which start from `root`."""
+    folder = root.absolute()
+
+    def place(path: str) -> str:
+        return path if is_url(path) else os.path.normpath(folder / path)
+
+    data, perturb, init = config.data, config.perturb, config.init
+    for part in (perturb.reverberation, perturb.noise):
+        if part is not None:
+            part.manifests = [place(path) for path in part.manifests]
+    data.labelled, data.unlabelled = [*map(place, data.labelled)], [*map(place, data.unlabelled)]
+    data.validation = {name: place(path) for name, path in data.validation.items()}
+    init.checkpoint = init.checkpoint and place(init.checkpoint)
+    config.tokenizer = config.tokenizer and place(config.tokenizer)
+    config.run_dir, config.root = place(config.run_dir), None
+    return config
 
 
 @cache

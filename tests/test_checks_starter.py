@@ -31,7 +31,7 @@ def starter(labelled: float, unlabelled: float, hardware: Hardware = LAPTOP, **o
 
 def loaded(starter: Starter, tmp_path):
     path = tmp_path / "config.yaml"
-    path.write_text(starter.write_text())
+    path.write_text(starter.write_text(tmp_path))
     return load_config(path)
 
 

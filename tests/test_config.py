@@ -373,3 +373,24 @@ def test_a_batch_written_with_an_exponent_is_a_number(tmp_path):
 @pytest.mark.parametrize("seconds", ["0", "-1.0", "lots", "''", "Auto", ".nan", ".inf", "-5", "true", "null"])
 def test_a_batch_that_is_not_positive(plain, key, seconds):
     assert f"{key}: " in refusal(plain, f"{key}={seconds}")
+
+
+def test_paths_start_from_the_root_that_the_config_states(tmp_path, monkeypatch):
+    (tmp_path / "conf").mkdir()
+    path = tmp_path / "conf" / "run.yaml"
+    path.write_text(
+        "root: ..\nrun_dir: runs/a\ntokenizer: t.json\ninit: {checkpoint: /elsewhere/x.pt}\n"
+        "data: {labelled: [data/l.jsonl, 's3://b/l.jsonl'], validation: {dev: data/d.jsonl}}\n"
+        "perturb: {noise: {manifests: [data/n.jsonl]}}\n"
+    )
+    monkeypatch.chdir("/")
+    config = load_config(path)
+    assert config.run_dir == str(tmp_path / "runs" / "a")
+    assert config.tokenizer == str(tmp_path / "t.json")
+    assert config.init.checkpoint == "/elsewhere/x.pt"
+    assert config.data.labelled == [str(tmp_path / "data" / "l.jsonl"), "s3://b/l.jsonl"]
+    assert config.data.validation == {"dev": str(tmp_path / "data" / "d.jsonl")}
+    assert config.perturb.noise.manifests == [str(tmp_path / "data" / "n.jsonl")]
+    assert config.root is None, "a run's own config has absolute paths"
+    assert load_config(path, ["root=null"]).run_dir == "runs/a"
+    assert load_config(path, ["run_dir=runs/b"]).run_dir == str(tmp_path / "runs" / "b")

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.tiny import CONFIG, make_corpus
+from support.tiny import WITH_UNLABELLED, make_corpus
 
 from asr_emapl.config import load_config
 from asr_emapl.training.build import nominal_step_audio
@@ -124,7 +124,7 @@ def test_usage_errors_are_one_line(tmp_path, arguments):
 def test_a_whole_scan_and_again(tmp_path):
     make_corpus(tmp_path)
     (tmp_path / "tiny.yaml").write_text(
-        CONFIG.format(root=tmp_path) + "pseudo_labels: {strategy: ema, start_hours: 0.01}\n"
+        WITH_UNLABELLED.format(root=tmp_path) + "pseudo_labels: {strategy: ema, start_hours: 0.01}\n"
     )
     command = ["bash", str(RECIPE / "run.sh"), "--exp", str(tmp_path / "exp"), "--config"]
     command += [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -89,6 +90,7 @@ def test_from_folders_of_audio_to_a_report(tmp_path, corpus):
     assert "labelled: data/labelled.jsonl: 8 utterances" in done.stdout
     assert len((exp / "data" / "unlabelled.jsonl").read_text().splitlines()) > 1
     assert "x real time unlabelled" in done.stdout
+    assert re.search(r"seed's teacher has \d+ % WER; .*--init", done.stderr)
     # The seed is where both begin.
     seed, ema = (hours_of(exp / "runs" / name / "log.jsonl") for name in ("seed", "ema"))
     assert ema[0] > seed[-1]

@@ -134,18 +134,13 @@ def test_what_is_left_out_names_its_manifest(tmp_path: Path) -> None:
     assert "left out" in note
 
 
-def test_unlabelled_manifests_that_no_strategy_uses_are_told(tmp_path):
+def test_unlabelled_audio_without_a_strategy_is_an_error(tmp_path):
     make_corpus(tmp_path)
-    told = [
-        [note for note in Corpora.read(config, CharacterTokenizer(), 1).notes if "is not used" in note]
-        for config in (
-            tiny_config(tmp_path),
-            tiny_config(tmp_path, "data.unlabelled=[]"),
-            tiny_config(tmp_path, "pseudo_labels.strategy=ema"),
-        )
-    ]
-    assert [len(notes) for notes in told] == [1, 0, 0]
-    assert "pseudo_labels.strategy is none" in told[0][0]
+    unlabelled = f"data.unlabelled=[{tmp_path}/unlabelled.jsonl]"
+    with pytest.raises(UserError, match=r"pseudo_labels\.strategy=none .*data\.unlabelled to \[\]"):
+        Corpora.read(tiny_config(tmp_path, unlabelled), CharacterTokenizer(), 1)
+    Corpora.read(tiny_config(tmp_path), CharacterTokenizer(), 1)
+    Corpora.read(tiny_config(tmp_path, "pseudo_labels.strategy=ema"), CharacterTokenizer(), 1)
 
 
 def test_limits_admit_what_is_on_them(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.tiny import CONFIG, make_corpus
+from support.tiny import make_corpus, write_tiny_config
 
 QUICK = ("validation.every_hours=null", "checkpoint.best_by=null", "model.options.layerdrop=0.2")
 EMA = ("pseudo_labels.strategy=ema", "pseudo_labels.start_hours=0.01")
@@ -24,7 +24,6 @@ EMA = ("pseudo_labels.strategy=ema", "pseudo_labels.start_hours=0.01")
 def corpus(tmp_path_factory):
     root = tmp_path_factory.mktemp("tiny")
     make_corpus(root)
-    (root / "tiny.yaml").write_text(CONFIG.format(root=root), encoding="utf-8")
     return root
 
 
@@ -37,7 +36,7 @@ class Launch:
         command = [sys.executable, "-m", "torch.distributed.run", "--monitor-interval", "0.1"]
         command += torchrun or ("--standalone", "--nproc-per-node", "2")
         command += ["--shutdown-timeout", "1", "-m", "asr_emapl", "train"]
-        command += ["--config", str(corpus / "tiny.yaml"), f"run_dir={run}", *overrides]
+        command += ["--config", str(write_tiny_config(corpus, *overrides)), f"run_dir={run}", *overrides]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         with self.output.open("w") as file:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
@@ -20,6 +20,7 @@ import torch
 from asr_emapl.checkpoints import files as checkpoint
 from asr_emapl.data.contents import Contents
 from asr_emapl.errors import UserError
+from asr_emapl.storage import is_url
 
 _CONVOLUTIONAL = {"norm": "pre", "attention_dropout": 0.0, "max_shift_seconds": 0.0}
 
@@ -72,8 +73,10 @@ _TEMPLATE = Template("""\
 # Written by `asr-emapl init-config` for $labelled_hours h with transcripts and $unlabelled_hours h without
 # on a machine with $hardware. `asr-emapl settings` lists every setting.
 # Hours are hours of audio consumed.
-seed: 0
+# Relative paths below start from the folder of this file.
+root: .
 run_dir: runs/run
+seed: 0
 # The first $seed_hours h are supervised; then pseudo-labels join. Twice the hours take twice the time.
 hours: $hours
 tokenizer: $tokenizer
@@ -229,23 +232,31 @@ class Starter:
             return self.hours
         return _rounded(2.75 * self.seed_hours)
 
-    def write_text(self) -> str:
-        """The config as YAML, with a comment on each choice."""
+    def write_text(self, folder: Path) -> str:
+        """The config as YAML, with a comment on each choice.
+
+        Args:
+            folder: of the config, from which its paths start.
+        """
+
+        def place(path: str) -> str:
+            return path if is_url(path) else os.path.relpath(path, folder)
+
         data, size, gpus = self.data, SIZES[self.size_name], self.hardware.gpus
         batch = max(size.batch_seconds, math.ceil(min(data.longest_seconds, 36.0)))
         lr = size.lr * math.sqrt(batch / size.batch_seconds) * (0.3 if self.init else 1.0)
         seed, total = self.seed_hours, self.total_hours
         return _TEMPLATE.substitute(
-            self._model(),
+            self._model(place),
             labelled_hours=f"{data.labelled_hours:.2f}",
             unlabelled_hours=f"{data.unlabelled_hours:.2f}",
             hardware=self.hardware,
             seed_hours=f"{seed:g}",
             hours=f"{total:g}",
-            tokenizer=_yaml(self.tokenizer),
-            labelled=_yaml(list(data.labelled)),
-            unlabelled=_yaml(list(data.unlabelled)),
-            validation=_yaml(dict(data.validation)),
+            tokenizer=_yaml(place(self.tokenizer)),
+            labelled=_yaml([*map(place, data.labelled)]),
+            unlabelled=_yaml([*map(place, data.unlabelled)]),
+            validation=_yaml({name: place(path) for name, path in data.validation.items()}),
             workers=min(8, max(1, self.hardware.cores // gpus - 1) if gpus else 1),
             # More than four times the reference batch lags in training, with the rule too.
             batch=f"{batch * min(4, max(1, gpus)):g}",
@@ -262,7 +273,7 @@ class Starter:
             save=f"{_rounded(total / 22):g}",
         )
 
-    def _model(self) -> dict[str, str]:
+    def _model(self, place: Callable[[str], str]) -> dict[str, str]:
         """What the template says of the model, its input and where it starts."""
         if self.init is None:
             size = SIZES[self.size_name]
@@ -275,7 +286,7 @@ class Starter:
             why = f"Model and features of {self.init}, which the run starts from."
             target, options = config["model"]["target"], config["model"]["options"]
             features, augment = config["features"], config["augment"]
-            start = {"checkpoint": str(self.init), "keep": "weights"}
+            start = {"checkpoint": place(str(self.init)), "keep": "weights"}
         values = {"target": target, "options": options, "features": features, "augment": augment}
         return {"why": why, "init": _yaml(start)} | {key: _yaml(value) for key, value in values.items()}
 

@@ -97,7 +97,7 @@ def init_config(
     read = [*labelled, *(unlabelled or ()), *(dev or ()), tokenizer, *(run_files(init) if init else ())]
     check_outputs([out], read, overwrite=overwrite)
     starter = Starter(StarterData.read(*manifests), str(tokenizer), init=init, size=size, hours=hours)
-    write(out, starter.write_text())
+    write(out, starter.write_text(out.parent))
     config = load_config(out)
     say_written(
         out, f"{out}: {starter.total_hours:g} h of audio, of which {starter.seed_hours:g} h supervised"

@@ -48,8 +48,14 @@ class Corpora:
         """Open the manifests that the config names; the unlabelled ones only if they are used.
 
         Raises:
-            UserError: as `TrainingAudio.select`, or a text has characters that the tokenizer does not know.
+            UserError: as `TrainingAudio.select`; there is unlabelled audio without a strategy; or a text has
+                characters that the tokenizer does not know.
         """
+        if config.pseudo_labels.strategy == "none" and config.data.unlabelled:
+            raise UserError(
+                "data.unlabelled names audio that pseudo_labels.strategy=none does not use; set the strategy "
+                "to ema, or data.unlabelled to []"
+            )
         perturb = _perturbation(config.perturb)
         # The true texts of the unlabelled part are for the oracle alone.
         with_text = ("labelled", "unlabelled") if config.pseudo_labels.strategy == "oracle" else ("labelled",)
@@ -58,10 +64,6 @@ class Corpora:
         for kind, utterances in audio.utterances.items():
             corpora[kind] = Corpus(utterances, _encode(utterances, tokenizer) if kind in with_text else None)
             notes += _rate_notes(f"data.{kind}", utterances)
-        if config.pseudo_labels.strategy == "none" and config.data.unlabelled:
-            notes.append(
-                "data.unlabelled is not used, since pseudo_labels.strategy is none (set it to ema to use it)"
-            )
         splits = {
             name: read_manifest(path, require_text=True) for name, path in config.data.validation.items()
         }

@@ -32,7 +32,11 @@ from asr_emapl.runs.reader import read_log
 VALIDATIONS = 8
 
 # What trains: a student with its teacher's pseudo-labels, or on transcripts with its average beside it.
-SYSTEMS = ("ema", "supervised")
+# What each system learns from.
+SYSTEMS = {
+    "ema": ("pseudo_labels.strategy=ema",),
+    "supervised": ("pseudo_labels.strategy=none", "data.unlabelled=[]"),
+}
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class Scan:
 
     def seed(self) -> Run:
         """The supervised run that all others start from."""
-        return Run("seed", (f"hours={self.start_hours!r}", "pseudo_labels.strategy=none"))
+        return Run("seed", (f"hours={self.start_hours!r}", *SYSTEMS["supervised"]))
 
     def references(self) -> Iterator[Run]:
         """Kappa 1, several seeds, with the noise of the gradient measured."""
@@ -121,14 +125,13 @@ class Scan:
     def _run(
         self, kind: str, system: str, kappa: float, seed: int, *more: str, rho_scaled: bool = True
     ) -> Run:
-        strategy = "ema" if system == "ema" else "none"
         return Run(
             f"{kind}-seed{seed}",
             (
                 f"seed={seed}",
                 f"hours={self.start_hours + self.hours!r}",
                 f"validation.every_hours={self.hours / VALIDATIONS!r}",
-                f"pseudo_labels.strategy={strategy}",
+                *SYSTEMS[system],
                 f"batch.seconds={kappa * self.reference.batch.reference_seconds!r}",
                 "teacher.rho=null",
                 self.half_life(kappa, rho_scaled),

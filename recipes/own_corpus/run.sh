@@ -84,6 +84,20 @@ wait_for() {
     ((status_of[$1] == 0)) || exit "${status_of[$1]}"
 }
 
+# A teacher that is wrong in most words teaches its errors.
+warn_if_weak() {
+    "$PYTHON" - "$1" <<'PYTHON'
+import json, sys
+records = [json.loads(line) for line in open(sys.argv[1])]
+rates = [r["wer"]["teacher/dev"] for r in records if "teacher/dev" in r.get("wer", {})]
+if rates and rates[-1] > 50.0:
+    print(
+        f"warning: the seed's teacher has {rates[-1]:.0f} % WER; above about 50 %, pseudo-labels seldom help. "
+        "Train the seed longer (--hours), give more transcripts, or start from a model (--init).", file=sys.stderr
+    )
+PYTHON
+}
+
 say "1 prepare: manifests in $exp/data"
 prepare labelled "$labelled"
 prepare dev "$dev"
@@ -124,11 +138,12 @@ start_hours=$(asr-emapl settings pseudo_labels.start_hours --config config.yaml 
 say "3 train: supervised, $start_hours h of audio"
 train seed hours="$start_hours"
 wait_for "$!"
+warn_if_weak runs/seed/log.jsonl
 for system in "${systems[@]}"; do
     strategy=()
     if [[ $system == baseline ]]; then
         say "3 train: supervised baseline, from the seed"
-        strategy=(pseudo_labels.strategy=none)
+        strategy=(pseudo_labels.strategy=none data.unlabelled=[])
     else
         say "3 train: pseudo-labels, from the seed"
     fi
@@ -157,4 +172,4 @@ asr-emapl score-table "${scores[@]}"
 example=$("$PYTHON" -c 'import json; print(json.loads(open("data/dev.jsonl").readline())["audio"])')
 suggest "asr-emapl compare data/dev.jsonl runs/seed/scores/dev.teacher.jsonl runs/ema/scores/dev.teacher.jsonl" \
     "asr-emapl transcribe $(printf %q "$example") --checkpoint runs/ema" \
-    "asr-emapl train --config config.yaml run_dir=runs/longer hours=$(asr-emapl settings hours --config config.yaml)0"
+    "asr-emapl report runs/ema"

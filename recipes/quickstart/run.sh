@@ -59,7 +59,10 @@ PYTHON
 ) || exit 2
 
 train() { start asr-emapl train --config "$config" ${overrides[@]+"${overrides[@]}"} seed="$seed" run_dir="$runs/$1" "${@:2}"; }
-strategy() { case $1 in baseline) echo none ;; *) echo "$1" ;; esac; }
+# The settings of a system: what it learns from.
+learns_from() {
+    if [[ $1 == baseline ]]; then echo "pseudo_labels.strategy=none data.unlabelled=[]"; else echo "pseudo_labels.strategy=$1"; fi
+}
 # Waits for trainers. If a signal stops them, they have saved, and this script ends.
 wait_for() {
     finish "$@" || true
@@ -80,8 +83,8 @@ say "from the seed on, side by side: ${systems[*]} (logs in $exp/$runs/<name>.lo
 processes=()
 for system in "${systems[@]}"; do
     : >"$runs/$system.log" # exists before tail opens it
-    train "$system" init.checkpoint="$runs/seed" pseudo_labels.strategy="$(strategy "$system")" \
-        >>"$runs/$system.log" 2>&1
+    read -ra settings <<<"$(learns_from "$system")"
+    train "$system" init.checkpoint="$runs/seed" "${settings[@]}" >>"$runs/$system.log" 2>&1
     processes+=($!)
 done
 tail -n +1 -f --pid="${processes[1]}" "$runs/ema.log" &

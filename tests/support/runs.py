@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from support.tiny import CONFIG
+from support.tiny import write_tiny_config
 
 CLI = ("-m", "asr_emapl")
 
@@ -26,8 +26,7 @@ def launch(
     **popen,
 ) -> subprocess.Popen:
     """`asr-emapl train` over the corpus in `root`; `program` stands for `asr-emapl`, after `prefix`."""
-    config = root / "tiny.yaml"
-    config.write_text(CONFIG.format(root=root), encoding="utf-8")
+    config = write_tiny_config(root, *overrides)
     command = [*prefix, sys.executable]
     if processes > 1:
         command += ["-m", "torch.distributed.run", *torchrun, f"--nproc-per-node={processes}"]

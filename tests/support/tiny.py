@@ -22,7 +22,6 @@ tokenizer: {root}/letters.json
 run_dir: {root}/run
 data:
   labelled: [{root}/labelled.jsonl]
-  unlabelled: [{root}/unlabelled.jsonl]
   validation: {{dev: {root}/dev.jsonl}}
   workers: 0
 augment: {{frequency_masks: 1, frequency_width: 8, time_masks: 1, time_width: 10}}
@@ -36,6 +35,9 @@ teacher: {{half_life_hours: 0.005}}
 validation: {{every_hours: 0.005}}
 checkpoint: {{every_hours: 0.005}}
 """
+
+WITH_UNLABELLED = CONFIG.replace("  validation", "  unlabelled: [{root}/unlabelled.jsonl]\n  validation", 1)
+"""For runs with pseudo-labels; a supervised run may not name unlabelled audio."""
 
 
 def make_corpus(root: Path) -> None:
@@ -60,11 +62,17 @@ def _chord(word: str, rng: np.random.Generator) -> np.ndarray:
     return sum(np.sin(2 * np.pi * f * time) for f in WORDS[word]) + 0.05 * rng.standard_normal(time.size)
 
 
+def write_tiny_config(root: Path, *overrides: str) -> Path:
+    """The config file over the corpus in `root`; with the unlabelled part if overrides name a strategy."""
+    with_strategy = any(o.startswith("pseudo_labels.strategy=") and not o.endswith("none") for o in overrides)
+    path = root / "tiny.yaml"
+    path.write_text((WITH_UNLABELLED if with_strategy else CONFIG).format(root=root), encoding="utf-8")
+    return path
+
+
 def tiny_config(root: Path, *overrides: str) -> RunConfig:
     """The config over the corpus in `root`."""
-    path = root / "tiny.yaml"
-    path.write_text(CONFIG.format(root=root), encoding="utf-8")
-    return load_config(path, overrides)
+    return load_config(write_tiny_config(root, *overrides), overrides)
 
 
 def step_audio(config: RunConfig) -> StepAudio:
