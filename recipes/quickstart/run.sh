@@ -61,7 +61,7 @@ PYTHON
 train() { start asr-emapl train --config "$config" ${overrides[@]+"${overrides[@]}"} seed="$seed" run_dir="$runs/$1" "${@:2}"; }
 # The settings of a system: what it learns from.
 learns_from() {
-    if [[ $1 == baseline ]]; then echo "pseudo_labels.strategy=none data.unlabelled=[]"; else echo "pseudo_labels.strategy=$1"; fi
+    if [[ $1 == seed || $1 == baseline ]]; then echo "pseudo_labels.strategy=none data.unlabelled=[]"; else echo "pseudo_labels.strategy=$1"; fi
 }
 # Waits for trainers. If a signal stops them, they have saved, and this script ends.
 wait_for() {
@@ -75,7 +75,8 @@ asr-emapl prepare rendered --out data --seed 4
 [[ -s data/characters.json ]] || asr-emapl tokenizer --out data/characters.json
 
 say "seed: supervised, $start_hours h of audio"
-train seed hours="$start_hours"
+read -ra settings <<<"$(learns_from seed)"
+train seed hours="$start_hours" "${settings[@]}"
 wait_for "$!"
 ((status_of[$!] == 0)) || exit "${status_of[$!]}"
 
