@@ -51,20 +51,22 @@ def test_what_pseudo_labels_were_like(groups):
 def test_what_was_in_force(groups):
     ends = {title: chart.lines[0].points[-1] for title, chart in groups["scaling"].items()}
     assert ends == {
-        "Learning rate": (2.0, 0.001),
-        "kappa": (2.0, 2.0),
-        "rho": (2.0, 0.99),
-        "Teacher's half-life": (2.0, 0.25),
+        "Learning rate": (2.0, 0.002),
+        "kappa": (2.0, 2.5),
+        "rho": (2.0, 0.98),
+        "Teacher's half-life": (2.0, 0.5),
     }
     assert groups["speed"]["Speed"].lines[0].points == [(1.0, 72.0), (2.0, 72.0)]
 
 
 def test_what_nobody_logged_has_none(tmp_path):
     step = {key: value for key, value in STEP.items() if key not in ("kappa", "half_life_hours")}
-    write_lines(tmp_path / "log.jsonl", [{**step, "step": 1, "hours": 0.1, "loss": 0.0, "utterances": 0}])
+    steps = [{**step, "step": i, "hours": i / 10, "loss": 0.0, "utterances": 0} for i in (1, 2)]
+    steps[1] |= {"lr": 0.002}  # rho is constant
+    write_lines(tmp_path / "log.jsonl", steps)
     groups = chart_groups(read_runs([("old", tmp_path)]))
     assert {group.name: [chart.title for chart in group.charts] for group in groups} == {
-        "scaling": ["Learning rate", "rho"],
+        "scaling": ["Learning rate"],
         "learning": ["Gradient norm"],
     }
 

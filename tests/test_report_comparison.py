@@ -1,12 +1,14 @@
-"""Runs on the same utterances, each against the first."""
+"""Runs on the same utterances, and each pair of them."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
-from asr_emapl.report.comparison import Decoded, standings
+from asr_emapl.report.comparison import Decoded, comparisons, standings
 from asr_emapl.report.run import Run
 
 
@@ -30,18 +32,22 @@ def decoded(speakers: int = 0) -> Decoded:
 
 
 def test_rates_intervals_and_verdicts(runs):
-    base, better, same = standings(runs, decoded())
+    base, _, same = standings(runs, decoded())
     assert base.score.words.rate == pytest.approx(39 / 80)
     assert base.interval is not None
     assert base.interval.low < 39 / 80 < base.interval.high
     assert (base.interval.units, base.interval.drawn) == ("utterances", 40)
-    assert base.against_first is None
-    assert better.against_first is not None
-    assert better.against_first.verdict.startswith(
-        "better is better: WER better (0.00 %) against base (48.75 %)"
-    )
-    assert same.against_first is not None
-    assert same.against_first.verdict.startswith("No difference: base and same")
+    assert same.score == base.score
+    verdicts = [found.verdict for found in comparisons(runs, decoded())]
+    assert verdicts[0].startswith("better is better: WER better (0.00 %) against base (48.75 %)")
+    assert verdicts[1].startswith("No difference: base and same")
+    assert verdicts[2].startswith("better is better: WER better (0.00 %) against same (48.75 %)")
+
+
+def test_many_runs_are_compared_with_the_first_only(runs):
+    many = [replace(runs[0], label=f"run {i}") for i in range(6)]
+    texts = replace(decoded(), hypotheses=[decoded().hypotheses[0]] * 6)
+    assert [found.names for found in comparisons(many, texts)] == [("run 0", f"run {i}") for i in range(1, 6)]
 
 
 def test_speakers_are_drawn_where_they_are_known(runs):

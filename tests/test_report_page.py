@@ -90,7 +90,7 @@ def test_every_section_is_there_and_can_be_reached(page):
     outline = Outline(page)
     targets = [href[1:] for tag, name, href in outline.attributes if (tag, name) == ("a", "href")]
     sections = [
-        *("runs", "wer", "pseudo-labels", "scaling", "learning", "speed", "settings"),
+        *("result", "runs", "wer", "pseudo-labels", "scaling", "learning", "speed", "settings"),
         *("comparison", "utterances"),
     ]
     assert targets == sections
@@ -125,11 +125,11 @@ def test_nothing_of_a_run_is_markup(page):
 def test_what_a_reader_wants_to_know(page):
     words = Outline(page).words
     for text in (
-        "base 3 6 31.25 32.25 31.25 32.25",  # hours, steps, teacher and student of each split
+        "base 3 6 31.25 31.25 32.25 32.25",  # hours, steps, last and best of each model
         "base 9 empty 3",  # pseudo-labels used and dropped
         "teacher half-life (steps)",
         "base 100.00",
-        "Each against base Undecided: WER <b>&emaaa",  # two utterances decide nothing
+        "by pairs of runs. Undecided: WER <b>&emaaa",  # two utterances decide nothing
         "Intervals: 95 %, Student's t over 2 utterances.",
         "1 error in 2 words",
         "absent.wav",

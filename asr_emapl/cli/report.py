@@ -52,7 +52,7 @@ def report(
 
     Example: `asr-emapl report baseline=runs/baseline ema=runs/ema --out report.html`
     """
-    from asr_emapl.report.run import read_runs
+    from asr_emapl.report.run import read_runs, wer_table
     from asr_emapl.report.usage import as_record, no_times, table
 
     if out is None and (manifest or hypotheses or decode):
@@ -77,6 +77,9 @@ def report(
     if as_json:
         print(json.dumps({label: as_record(usage) for label, usage in usages.items()}, indent=2))
         return
+    if any(run.wer for run in found):
+        print_table(*wer_table(found))
+        say("")
     if usages:
         print_table(*table(usages))
     for label, usage in usages.items():

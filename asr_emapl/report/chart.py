@@ -63,6 +63,11 @@ class Chart:
         """Title and unit."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether no line changes."""
+        return all(len({value for _, value in line.points}) == 1 for line in self.lines)
+
     def summary(self) -> str:
         """Text alternative of the chart: where each line ends."""
         ends = [f"{line.name}: {_told(*line.points[-1], self.unit)}" for line in self.lines]
@@ -105,8 +110,8 @@ def dress(axes: Axes, chart: Chart) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     first = min(line.points[0][0] for line in chart.lines)
     last = max(line.points[-1][0] for line in chart.lines)
-    # A run that went on from another begins late.
-    begin = first - 0.04 * (last - first) if 0.5 * last <= first < last else 0.0
+    # A run that continues another begins late.
+    begin = first - 0.04 * (last - first) if 0.15 * last <= first < last else 0.0
     axes.set_xlim(begin, last + 0.02 * (last - begin) or 1.0)
     axes.margins(y=0.06)
     if chart.ceiling is not None:

@@ -75,7 +75,7 @@ def _learning(runs: Sequence[Run]) -> list[Chart]:
 
 
 def _scaling(runs: Sequence[Run]) -> list[Chart]:
-    return [
+    charts = [
         *_over_steps(runs, "Learning rate", lambda step: step.get("lr"), from_zero=True),
         *_over_steps(runs, "kappa", lambda step: step.get("kappa"), from_zero=True),
         *_over_steps(runs, "rho", lambda step: step.get("rho")),
@@ -87,6 +87,8 @@ def _scaling(runs: Sequence[Run]) -> list[Chart]:
             from_zero=True,
         ),
     ]
+    # Constants are in the table of settings.
+    return [chart for chart in charts if not chart.is_constant]
 
 
 def _pseudo_labels(runs: Sequence[Run]) -> list[Chart]:

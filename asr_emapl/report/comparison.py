@@ -1,9 +1,10 @@
-"""Error rates of several runs on the same utterances, with intervals, compared with the first run."""
+"""Error rates of several runs on the same utterances, with intervals, and each pair of runs compared."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
@@ -13,6 +14,9 @@ from asr_emapl.scoring.intervals import Interval, intervals
 from asr_emapl.scoring.tally import ScoringConfig, tally
 from asr_emapl.scoring.transcripts import TranscriptEntry
 from asr_emapl.scoring.wer import Score
+
+# With more runs, pairs are too many to read.
+_ALL_PAIRS = 5
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,11 @@ class Standing:
 
     Attributes:
         score: of all utterances.
-        interval: of the WER, by speaker where all are known; None where there is but one to draw.
-        against_first: the comparison with the first run; None for the first run itself.
+        interval: of the WER, by speaker if all are known; None if there is only one to draw.
     """
 
     score: Score
     interval: Interval | None
-    against_first: Comparison | None
 
 
 def standings(runs: Sequence[Run], decoded: Decoded) -> list[Standing]:
@@ -51,25 +53,33 @@ def standings(runs: Sequence[Run], decoded: Decoded) -> list[Standing]:
     Raises:
         UserError: a run's hypotheses are not of these utterances; these have no words.
     """
-    references = {u.id: TranscriptEntry(u.text or "", u.speaker, u.duration) for u in decoded.utterances}
-    return [_standing(runs, decoded.hypotheses, number, references) for number in range(len(runs))]
+    references = _references(decoded)
+    return [_standing(run, texts, references) for run, texts in zip(runs, decoded.hypotheses, strict=True)]
 
 
-def _standing(
-    runs: Sequence[Run],
-    hypotheses: Sequence[Mapping[str, str]],
-    number: int,
-    references: Mapping[str, TranscriptEntry],
-) -> Standing:
+def comparisons(runs: Sequence[Run], decoded: Decoded) -> list[Comparison]:
+    """Every pair of runs; with more than five runs, each with the first."""
+    references, config = _references(decoded), ScoringConfig()
+    pairs = combinations(range(len(runs)), 2)
+    return [
+        compare(
+            references, decoded.hypotheses[i], decoded.hypotheses[j], (runs[i].label, runs[j].label), config
+        )
+        for i, j in pairs
+        if i == 0 or len(runs) <= _ALL_PAIRS
+    ]
+
+
+def _references(decoded: Decoded) -> dict[str, TranscriptEntry]:
+    return {u.id: TranscriptEntry(u.text or "", u.speaker, u.duration) for u in decoded.utterances}
+
+
+def _standing(run: Run, texts: Mapping[str, str], references: Mapping[str, TranscriptEntry]) -> Standing:
     config = ScoringConfig()
     try:
-        counts = tally(references, hypotheses[number], config)
+        counts = tally(references, texts, config)
     except UserError as error:
-        raise UserError(f"hypotheses of {runs[number].label}: {error}") from None
+        raise UserError(f"hypotheses of {run.label}: {error}") from None
     words = {"words": (counts.words[:, :3].sum(1), counts.words[:, 3])}
     found = intervals(words, counts.clusters, config.resamples, config.seed)
-    comparison = None
-    if number > 0:
-        names = (runs[0].label, runs[number].label)
-        comparison = compare(references, hypotheses[0], hypotheses[number], names, config)
-    return Standing(counts.score, found["words"], comparison)
+    return Standing(counts.score, found["words"])

@@ -10,7 +10,7 @@ from asr_emapl.errors import UserError, require_package
 from asr_emapl.plotting import COLOURS
 from asr_emapl.report.chart import draw
 from asr_emapl.report.charts import chart_groups
-from asr_emapl.report.comparison import Decoded, standings
+from asr_emapl.report.comparison import Decoded, comparisons, standings
 from asr_emapl.report.curves import look
 from asr_emapl.report.run import Run
 from asr_emapl.report.settings import scaled, settings
@@ -69,6 +69,7 @@ def render(runs: Sequence[Run], decoded: Decoded | None, count: int) -> str:
         decoded=decoded,
         usage=_usage(runs),
         standings=standings(runs, decoded) if decoded else [],
+        comparisons=comparisons(runs, decoded) if decoded else [],
         misheard=worst(decoded.utterances, decoded.hypotheses, count) if decoded else [],
         alignment_css=Markup(ALIGNMENT_CSS),
     )

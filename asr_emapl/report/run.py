@@ -66,6 +66,22 @@ class Run:
         return sum(step["utterances"] for step in steps), reasons
 
 
+def wer_table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table: the last WER of each run and, if another was lower, the best."""
+    names = sorted(
+        dict.fromkeys(name for run in runs for name in run.wer), key=lambda n: n.partition("/")[::-1]
+    )
+
+    def cell(curve: Curve) -> str:
+        rates = [rate for _, rate in curve]
+        if not rates:
+            return "-"
+        return f"{rates[-1]:.2f}" + (f" (best {min(rates):.2f})" if min(rates) < rates[-1] else "")
+
+    head = ["WER %", *(" ".join(name.split("/", 1)[::-1]) for name in names)]
+    return head, [[run.label, *(cell(run.wer.get(name, [])) for name in names)] for run in runs]
+
+
 def read_runs(runs: Sequence[tuple[str, Path]]) -> list[Run]:
     """Read runs, given as (label, run directory).
 

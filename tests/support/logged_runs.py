@@ -27,6 +27,8 @@ UNLABELLED: dict[str, Any] = {
     "confidence": 0.9,
     "nonempty": 0.75,
 }
+# What the schedules change from a step to the next.
+LATER: dict[str, Any] = {"lr": 0.002, "rho": 0.98, "kappa": 2.5, "half_life_hours": 0.5}
 CONFIG = (
     "hours: 2.0\nbatch: {seconds: 24, reference_seconds: 12}\noptimizer: {lr: 0.001}\nteacher: {rho: 0.99}\n"
 )
@@ -45,7 +47,7 @@ def write_run(
     lines: list[dict[str, Any]] = []
     for hour, rate in enumerate(wer, start=1):
         lines.append({**STEP, "step": 2 * hour - 1, "hours": hour - 0.5})
-        lines.append({**UNLABELLED, "step": 2 * hour, "hours": float(hour)})
+        lines.append({**UNLABELLED, **LATER, "step": 2 * hour, "hours": float(hour)})
         rates = {f"{model}/{split}": rate + (model == "student") for split in splits for model in MODELS}
         lines.append({"event": "validation", "step": 2 * hour, "hours": float(hour), "wer": rates})
     write_lines(folder / "log.jsonl", lines)
