@@ -125,7 +125,8 @@ def transcribe(
 @commands.command("lm")
 def language_model(
     text: Annotated[
-        list[Path], typer.Option(help="Text, one sentence per line (also .gz, .xz); repeatable.")
+        list[Path],
+        typer.Option(help="Text (a sentence per line) or manifest (.jsonl), also .gz, .xz; repeatable."),
     ],
     out: Annotated[Path, typer.Option(help="Language model to write (.arpa).")],
     order: Annotated[int, typer.Option(help="Maximum number of words (or tokens) in an n-gram.")] = 3,

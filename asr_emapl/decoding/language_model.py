@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from asr_emapl.data.manifest import read_manifest
 from asr_emapl.decoding.arpa import MAX_WORD_BYTES
 from asr_emapl.decoding.beam import token_name
 from asr_emapl.decoding.ngram import load_kenlm
@@ -114,14 +115,18 @@ def _folder_beside(out: Path) -> Iterator[str]:
 
 
 def sentences(texts: Iterable[Path], tokenizer: Tokenizer | None) -> Iterator[str]:
-    """The lines of texts that are not empty, with single spaces; as tokens if there is a tokenizer.
+    """The lines of texts (or the transcripts of manifests) that are not empty, with single spaces.
+
+    Args:
+        texts: files of lines, or manifests (.jsonl, also compressed).
+        tokenizer: the sentences are then those of its tokens.
 
     Raises:
         UserError: a text cannot be read, or has characters that the tokenizer does not know or a word that no
             reader of language models accepts.
     """
     for path in texts:
-        for number, line in read_lines(path):
+        for number, line in _lines(path):
             words = line.split()
             if max((len(word.encode()) for word in words), default=0) > MAX_WORD_BYTES:
                 raise UserError(f"{path}:{number}: a word of more than {MAX_WORD_BYTES:,} bytes; is it text?")
@@ -130,6 +135,13 @@ def sentences(texts: Iterable[Path], tokenizer: Tokenizer | None) -> Iterator[st
                 yield sentence if tokenizer is None else _as_tokens(sentence, tokenizer)
             except UserError as error:
                 raise UserError(f"{path}:{number}: {error}") from error
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number and text of each line of a text, or of each transcript of a manifest."""
+    if ".jsonl" in path.suffixes:
+        return enumerate((u.text for u in read_manifest(path) if u.text is not None), start=1)
+    return iter(read_lines(path))
 
 
 def perplexity(arpa: Path, lines: Iterable[str]) -> Perplexity:
