@@ -254,7 +254,9 @@ def test_plot_draws_runs(project, tmp_path):
 
 def test_report_tells_what_the_time_went_to(project, tmp_path):
     told = succeed("report", f"mine={project.run}")
-    assert "mine" in told.split("\n")[0]
+    head, row = told.split("\n")[:2]
+    assert head.split() == ["WER", "%", "dev", "student", "dev", "teacher"]
+    assert row.startswith("mine ")
     assert "time: student" in told
     assert told.rstrip().split("\n")[-1].startswith("mine: ")
     (record,) = json.loads(succeed("report", project.run, "--json")).values()
