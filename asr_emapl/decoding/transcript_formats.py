@@ -96,15 +96,18 @@ def _fits(words: Sequence[Timed], word: Timed) -> bool:
     text = " ".join(w.text for w in [*words, word])
     return (
         len(text) <= _CUE_LETTERS
-        and len(textwrap.wrap(text, _LINE_LETTERS)) <= 2
+        and len(_lines(text)) <= 2
         and word.end - words[0].begin <= _CUE_SECONDS
         and word.begin - words[-1].end <= _PAUSE_SECONDS
     )
 
 
 def _cue(words: Sequence[Timed]) -> tuple[float, float, str]:
-    lines = textwrap.wrap(" ".join(w.text for w in words), _LINE_LETTERS, break_long_words=False)
-    return words[0].begin, words[-1].end, "\n".join(lines)
+    return words[0].begin, words[-1].end, "\n".join(_lines(" ".join(w.text for w in words)))
+
+
+def _lines(text: str) -> list[str]:
+    return textwrap.wrap(text, _LINE_LETTERS, break_long_words=False)
 
 
 def _clock(seconds: float, point: str) -> str:
