@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asr_emapl.checkpoints.recognizer import load_recognizer
 from asr_emapl.ctc import greedy
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.decoding.beam import BeamConfig, BeamSearch
@@ -119,7 +120,7 @@ def main() -> None:
     parser.add_argument("--trust", action="append", default=[], help="package of the checkpoint's own model")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    recognizer = Recognizer.load(arguments.checkpoint, "teacher", "cpu", arguments.trust)
+    recognizer = load_recognizer(arguments.checkpoint, "teacher", "cpu", arguments.trust)
     tune, test = (Speech.of(recognizer, m, arguments.every) for m in (arguments.tune, arguments.manifest))
     print(f"{len(test.log_probs)} utterances, {test.seconds:.0f} s; tuned on {tune.seconds:.0f} s\n")
     print("| search | WER % | CER % | x real time |\n|---|---|---|---|")

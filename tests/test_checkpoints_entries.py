@@ -11,7 +11,7 @@ import torch
 from support.tiny import make_corpus, tiny_config
 
 from asr_emapl.checkpoints import files as checkpoint
-from asr_emapl.decoding.recognizer import Recognizer
+from asr_emapl.checkpoints.recognizer import load_recognizer
 from asr_emapl.errors import UserError
 from asr_emapl.training.trainer import train
 
@@ -60,7 +60,7 @@ def readers(root: Path, path: Path, out: Path) -> dict[str, tuple[Any, ...]]:
     return {
         "resume": (train, resumed),
         "init": (train, started),
-        "decode": (Recognizer.load, path, "teacher", "cpu"),
+        "decode": (load_recognizer, path, "teacher", "cpu"),
         "average": (checkpoint.average, None, path, out),
     }
 
@@ -202,7 +202,7 @@ def test_what_does_not_fit_the_model_is_refused(root, whole, tmp_path, place, va
     told = refusal(*calls["resume"])
     assert f"checkpoint {path} does not fit model asr_emapl.models.transformer:TransformerCtc" in told
     if place[0] == "student":
-        assert "does not fit" in refusal(Recognizer.load, path, "student", "cpu")
+        assert "does not fit" in refusal(load_recognizer, path, "student", "cpu")
     # One that is missing cannot be told from a buffer, which has no mean.
     if place[0] == "student" or (place[0] == "running_mean" and value is not ...):
         assert "does not fit" in refusal(*calls["average"])
@@ -240,9 +240,9 @@ def test_lists_that_hold_themselves_many_times_end_at_once(root, whole, tmp_path
 def test_a_checkpoint_of_weights_alone_decodes(whole, tmp_path):
     path = tmp_path / "published.pt"
     torch.save({name: whole[name] for name in DECODING}, path)
-    assert Recognizer.load(path, "teacher", "cpu").tokenizer.vocabulary_size == 29
+    assert load_recognizer(path, "teacher", "cpu").tokenizer.vocabulary_size == 29
 
 
 def test_a_name_that_no_file_can_have(tmp_path):
-    for reader in (checkpoint.load, Recognizer.load):
+    for reader in (checkpoint.load, load_recognizer):
         assert "File name too long" in refusal(reader, tmp_path / ("x" * 300))

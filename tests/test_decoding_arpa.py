@@ -1,4 +1,4 @@
-"""Language model files that would crash KenLM are refused before it reads them."""
+"""Language model files that would crash KenLM are refused before KenLM reads them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ngram 2=1
 
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_a_sound_file_passes(tmp_path: Path, ends: str, pack) -> None:
+def test_a_valid_file_passes(tmp_path: Path, ends: str, pack) -> None:
     (tmp_path / "lm").write_bytes(pack(ARPA.replace("\n", ends).encode()))
     check_language_model(tmp_path / "lm")
 
@@ -47,7 +47,7 @@ def test_a_sound_file_passes(tmp_path: Path, ends: str, pack) -> None:
         ("\\data\\", "data", "not a language model"),
         ("\\end\\\n", "", r"expected \\end\\"),
         ("-1\tA\t", f"-1\t{'A' * 1_000_000}\t", r"lm:10: a word of more than 1,000 bytes"),
-        ("\n\\2-grams", "\n" * 2_000 + "\\2-grams", "more than 1,000 blank lines"),
+        ("\n\\2-grams", "\n" * 2_000 + "\\2-grams", "more than 1,000 empty lines"),
     ],
 )
 def test_a_damaged_file_is_refused_with_its_line(tmp_path: Path, old: str, new: str, fault: str) -> None:
@@ -60,7 +60,7 @@ def test_a_damaged_file_is_refused_with_its_line(tmp_path: Path, old: str, new: 
 @pytest.mark.parametrize(
     "content", [b"", b"mmap lm http://kheafield.com/code format version 5\n\0", b"\x1f\x8b\x08"]
 )
-def test_what_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "lm").write_bytes(content)
     with pytest.raises(UserError, match="lm"):
         check_language_model(tmp_path / "lm")

@@ -1,4 +1,4 @@
-"""Beam search: the best text by brute force, lexicons kept, language models heeded, mistakes named."""
+"""Beam search: agrees with brute force, keeps to lexicons, uses language models, reports mistakes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ needs_kenlm = pytest.mark.skipif(
     importlib.util.find_spec("kenlm") is None,
     reason="needs KenLM (the extra lm)",
 )
-LETTERS = CharacterTokenizer(" AB")
+CHARACTERS = CharacterTokenizer(" AB")
 PIECES = SentencePieceTokenizer.train(["ADA SAW BOB", "BOB SAW A BIG BOAT", "A DOG SAW ADA"] * 5, 17)
 
 # log10 probabilities; "AB" is a hundred times likelier than the other words.
@@ -83,15 +83,15 @@ def lexicon_of(folder: Path, *words: str) -> str:
 @given(seed=st.integers(0, 2**31), frames=st.integers(0, 30))
 @settings(max_examples=30)
 def test_without_lexicon_and_language_model_the_path_is_the_greedy_one(seed, frames):
-    log_probs = noise(seed, frames, LETTERS.vocabulary_size)
-    search = BeamSearch(LETTERS, BeamConfig(beam=20))
+    log_probs = noise(seed, frames, CHARACTERS.vocabulary_size)
+    search = BeamSearch(CHARACTERS, BeamConfig(beam=20))
     assert search(log_probs).tolist() == log_probs.argmax(-1).tolist()
     paths = greedy(log_probs[None], torch.tensor([frames])).to_lists()
-    assert search.text(log_probs) == LETTERS.decode(paths[0])
+    assert search.text(log_probs) == CHARACTERS.decode(paths[0])
 
 
 class Pieces:
-    """Labels of which several sequences spell the same word, as a tokenizer of pieces has them."""
+    """Labels of which several sequences spell the same word, as in a tokenizer of pieces."""
 
     surfaces = ("", " A", " AB", "B", "A")
     vocabulary_size, fingerprint = 5, "pieces"
@@ -156,10 +156,10 @@ def write_arpa(path: Path, units: list[str]) -> str:
 @pytest.mark.parametrize("has_lexicon", [True, False])
 @pytest.mark.parametrize("has_lm", [True, False])
 def test_the_search_finds_the_best_of_all_paths(tmp_path, kind, has_lexicon, has_lm):
-    """At a beam that is never full; 40 random cases for each kind of search."""
+    """With a beam that is never full; 40 random cases per kind of search."""
     import kenlm
 
-    tokenizer = LETTERS if kind == "characters" else Pieces()
+    tokenizer = CHARACTERS if kind == "characters" else Pieces()
     words = ["A", "B", "AB", "BA"]
     lexicon = lexicon_of(tmp_path, *words) if has_lexicon else ""
     units = words if has_lexicon else [token_name(surface) for surface in tokenizer.surfaces[1:]]
@@ -175,26 +175,26 @@ def test_the_search_finds_the_best_of_all_paths(tmp_path, kind, has_lexicon, has
 
 
 def test_words_outside_the_lexicon_are_not_written(tmp_path):
-    a, b, space = (LETTERS.surfaces.index(s) for s in ("A", "B", " "))
-    log_probs = peaky([a, 0, a, space, b, b], LETTERS.vocabulary_size)
-    assert BeamSearch(LETTERS, BeamConfig(50)).text(log_probs) == "AA B"
-    search = BeamSearch(LETTERS, BeamConfig(50, lexicon=lexicon_of(tmp_path, "A", "AB", "B")))
+    a, b, space = (CHARACTERS.surfaces.index(s) for s in ("A", "B", " "))
+    log_probs = peaky([a, 0, a, space, b, b], CHARACTERS.vocabulary_size)
+    assert BeamSearch(CHARACTERS, BeamConfig(50)).text(log_probs) == "AA B"
+    search = BeamSearch(CHARACTERS, BeamConfig(50, lexicon=lexicon_of(tmp_path, "A", "AB", "B")))
     assert set(search.text(log_probs).split()) <= {"A", "AB", "B"}
     assert search.text(log_probs).endswith(" B")
 
 
 def test_the_last_word_needs_no_space(tmp_path):
-    a, b = LETTERS.surfaces.index("A"), LETTERS.surfaces.index("B")
-    log_probs = peaky([a, b], LETTERS.vocabulary_size, 30.0)
-    search = BeamSearch(LETTERS, BeamConfig(10, lexicon=lexicon_of(tmp_path, "AB", "B")))
+    a, b = CHARACTERS.surfaces.index("A"), CHARACTERS.surfaces.index("B")
+    log_probs = peaky([a, b], CHARACTERS.vocabulary_size, 30.0)
+    search = BeamSearch(CHARACTERS, BeamConfig(10, lexicon=lexicon_of(tmp_path, "AB", "B")))
     assert search(log_probs).tolist() == [a, b]
 
 
 @needs_kenlm
 @pytest.mark.parametrize("form", ["arpa", "arpa.gz", "binary"])
 def test_the_language_model_decides_where_the_model_does_not(tmp_path, arpa, form):
-    a, b = LETTERS.surfaces.index("A"), LETTERS.surfaces.index("B")
-    log_probs = torch.full((2, LETTERS.vocabulary_size), -20.0)
+    a, b = CHARACTERS.surfaces.index("A"), CHARACTERS.surfaces.index("B")
+    log_probs = torch.full((2, CHARACTERS.vocabulary_size), -20.0)
     log_probs[0, [a, b]] = torch.tensor([math.log(0.45), math.log(0.55)])
     log_probs[1, [a, b]] = torch.tensor([math.log(0.55), math.log(0.45)])
     lm = tmp_path / f"words.{form}"
@@ -202,10 +202,10 @@ def test_the_language_model_decides_where_the_model_does_not(tmp_path, arpa, for
         lm.write_bytes(gzip.compress(arpa.read_bytes()))
     elif form == "binary":
         lm.write_bytes(gzip.decompress(base64.b64decode(WORDS_BINARY)))
-    search = BeamSearch(LETTERS, BeamConfig(50, str(lm), str(arpa)))
+    search = BeamSearch(CHARACTERS, BeamConfig(50, str(lm), str(arpa)))
     assert search.text(log_probs) == "AB"
     assert search.weighted(0.0, 0.0).text(log_probs) == "BA"
-    assert search.text(log_probs) == "AB"  # the other one left it as it was
+    assert search.text(log_probs) == "AB"  # the other search did not change it
 
 
 @pytest.mark.parametrize("text", ["BOB SAW ADA", "A BIG DOG", "ADA"])
@@ -228,7 +228,7 @@ def token_arpa(tokenizer: Tokenizer) -> str:
 
 
 @needs_kenlm
-@pytest.mark.parametrize("tokenizer", [LETTERS, PIECES], ids=["letters", "pieces"])
+@pytest.mark.parametrize("tokenizer", [CHARACTERS, PIECES], ids=["characters", "pieces"])
 def test_a_language_model_of_tokens_needs_no_lexicon(tmp_path, tokenizer):
     (tmp_path / "t.arpa").write_text(token_arpa(tokenizer))
     search = BeamSearch(tokenizer, BeamConfig(50, str(tmp_path / "t.arpa")))
@@ -240,16 +240,16 @@ def test_a_language_model_of_tokens_needs_no_lexicon(tmp_path, tokenizer):
 
 
 @needs_kenlm
-def test_words_unknown_and_strange_are_told(tmp_path, arpa):
-    search = BeamSearch(LETTERS, BeamConfig(5, str(arpa), lexicon_of(tmp_path, "A", "BB", "CC")))
-    assert (search.strange, search.unknown) == (["CC"], ["BB"])
+def test_unknown_and_unspellable_words_are_listed(tmp_path, arpa):
+    search = BeamSearch(CHARACTERS, BeamConfig(5, str(arpa), lexicon_of(tmp_path, "A", "BB", "CC")))
+    assert (search.unspellable, search.unknown) == (["CC"], ["BB"])
 
 
 @needs_kenlm
-def test_what_does_not_belong_together(tmp_path, arpa):
+def test_mismatched_files_are_refused(tmp_path, arpa):
     (tmp_path / "t.arpa").write_text(token_arpa(CharacterTokenizer(" abc")))
-    (tmp_path / "own.arpa").write_text(token_arpa(LETTERS))
-    (tmp_path / "no_space.arpa").write_text(token_arpa(LETTERS).replace("|", "_"))
+    (tmp_path / "own.arpa").write_text(token_arpa(CHARACTERS))
+    (tmp_path / "no_space.arpa").write_text(token_arpa(CHARACTERS).replace("|", "_"))
     text = tmp_path / "text"
     text.write_text("NO MODEL\n")
     words = lexicon_of(tmp_path, "AB", "BA", "BB", "ABBA")
@@ -261,15 +261,15 @@ def test_what_does_not_belong_together(tmp_path, arpa):
         (text, "", "not a language model"),
     ):
         with pytest.raises(UserError, match=what):
-            BeamSearch(LETTERS, BeamConfig(5, str(lm), lexicon))
+            BeamSearch(CHARACTERS, BeamConfig(5, str(lm), lexicon))
     with pytest.raises(ValueError, match="expected log_probs"):
-        BeamSearch(LETTERS, BeamConfig(5))(torch.zeros(3, 9))
+        BeamSearch(CHARACTERS, BeamConfig(5))(torch.zeros(3, 9))
 
 
 def test_weights_of_another_tokenizer_are_refused():
-    assert BeamSearch(LETTERS, BeamConfig(5, tokenizer=LETTERS.fingerprint)).strange == []
+    assert BeamSearch(CHARACTERS, BeamConfig(5, tokenizer=CHARACTERS.fingerprint)).unspellable == []
     with pytest.raises(UserError, match=r"another tokenizer.*tune-lm"):
-        BeamSearch(LETTERS, BeamConfig(5, tokenizer=PIECES.fingerprint))
+        BeamSearch(CHARACTERS, BeamConfig(5, tokenizer=PIECES.fingerprint))
 
 
 @pytest.mark.parametrize(
@@ -294,6 +294,6 @@ def test_wrong_options(options, what):
 
 def test_missing_package_is_named(monkeypatch, arpa):
     monkeypatch.setitem(sys.modules, "kenlm", None)
-    assert BeamSearch(LETTERS, BeamConfig(5)).text(noise(0, 3, LETTERS.vocabulary_size)) is not None
-    with pytest.raises(UserError, match=r"KenLM is not installed: pip install 'asr_emapl\[lm\]'"):
-        BeamSearch(LETTERS, BeamConfig(5, str(arpa)))
+    assert BeamSearch(CHARACTERS, BeamConfig(5)).text(noise(0, 3, CHARACTERS.vocabulary_size)) is not None
+    with pytest.raises(UserError, match=r"kenlm is not installed; pip install 'asr_emapl\[lm\]'"):
+        BeamSearch(CHARACTERS, BeamConfig(5, str(arpa)))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from asr_emapl.decoding import language_model
-from asr_emapl.decoding.language_model import Built, NgramConfig, build_arpa, perplexity, sentences
+from asr_emapl.decoding.language_model import BuiltModel, NgramConfig, build_arpa, perplexity, sentences
 from asr_emapl.decoding.lexicon import read_words
 from asr_emapl.decoding.ngram import NgramModel
 from asr_emapl.errors import UserError
@@ -33,7 +33,7 @@ LINES = ["ADA SAW  BOB", "", "BOB SAW ADA", "ADA SAW A DOG", "A DOG SAW BOB", "B
 def test_probabilities_sum_to_one(tmp_path, prune):
     (tmp_path / "text").write_text("\n".join(LINES))
     out = tmp_path / "new" / "lm.arpa"
-    assert build_arpa([tmp_path / "text"], out, NgramConfig(2, prune), None) == Built(5, 0)
+    assert build_arpa([tmp_path / "text"], out, NgramConfig(2, prune), None) == BuiltModel(5, 0)
     assert [path.name for path in out.parent.iterdir()] == ["lm.arpa"]
     words = read_words(out)
     assert sorted(words) == ["A", "ADA", "BOB", "DOG", "RAN", "SAW"]
@@ -48,7 +48,7 @@ def test_probabilities_sum_to_one(tmp_path, prune):
 
 
 @needs_extra
-def test_packed_and_several_texts_are_one(tmp_path):
+def test_compressed_and_several_texts_are_one(tmp_path):
     (tmp_path / "a").write_text("\n".join(LINES))
     (tmp_path / "b.gz").write_bytes(gzip.compress("\n".join(LINES[:3]).encode()))
     (tmp_path / "c.xz").write_bytes(lzma.compress("\n".join(LINES[3:]).encode()))
@@ -82,7 +82,7 @@ def test_an_interrupted_command_leaves_nothing_behind(tmp_path, number, status):
 
 
 @needs_extra
-def test_of_tokens(tmp_path):
+def test_a_model_of_tokens(tmp_path):
     (tmp_path / "text").write_text("\n".join(LINES))
     tokenizer = CharacterTokenizer()
     assert next(sentences([tmp_path / "text"], tokenizer)) == "A D A | S A W | B O B"
@@ -100,7 +100,7 @@ def test_n_grams_without_probability_are_counted(tmp_path):
         line.split("\t")[:2] for line in (tmp_path / "lm.arpa").read_text().splitlines() if "\t" in line
     ]
     impossible = [ngram for p, ngram in probabilities if float(p) <= -99.0 and ngram != "<s>"]
-    assert built == Built(12, len(impossible))
+    assert built == BuiltModel(12, len(impossible))
     assert impossible
 
 
@@ -127,7 +127,7 @@ def test_what_goes_wrong_is_one_line_and_leaves_nothing(tmp_path):
         build_arpa([text], out, NgramConfig(prune=0.0), CharacterTokenizer())
     with pytest.raises(UserError, match="--prune 1e-08: a model of tokens cannot be pruned"):
         build_arpa([text], out, NgramConfig(), CharacterTokenizer())
-    with pytest.raises(UserError, match=r"call it \.arpa"):
+    with pytest.raises(UserError, match=r"lm\.bin: .*\.arpa"):
         build_arpa([text], tmp_path / "lm.bin", NgramConfig(), None)
     with pytest.raises(UserError, match="kaldingram nonsense failed"):
         language_model._run("nonsense")
@@ -143,7 +143,7 @@ def test_wrong_options(options):
 def test_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "kaldingram", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"kaldingram is not installed: pip install 'asr_emapl\[lm\]'"):
+    with pytest.raises(UserError, match=r"kaldingram is not installed; pip install 'asr_emapl\[lm\]'"):
         build_arpa([tmp_path / "text"], tmp_path / "lm.arpa", NgramConfig(), None)
 
 

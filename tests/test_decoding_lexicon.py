@@ -1,4 +1,4 @@
-"""Lexicons: lists, ARPA files, packed or not; words that no tokenizer can spell."""
+"""Lexicons: lists and ARPA files, compressed or not; words that the tokenizer cannot encode."""
 
 from __future__ import annotations
 
@@ -50,24 +50,24 @@ def test_words_of_a_file(tmp_path, content, words):
     ("name", "content", "what"),
     [
         ("empty", b"", "has no words"),
-        ("blank", b"\n \n", "has no words"),
+        ("spaces", b"\n \n", "has no words"),
         ("arpa", b"\\data\\\n\n\\1-grams:\n-1\t<s>\n\\end\\\n", "has no words"),
         ("latin", b"CAF\xc9\n", "not UTF-8"),
         ("broken.gz", gzip.compress(b"ADA\n" * 1000, mtime=0)[:-10], "cannot be read"),
     ],
 )
-def test_what_is_no_lexicon(tmp_path, name, content, what):
+def test_invalid_lexicons_are_refused(tmp_path, name, content, what):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=what):
         read_words(tmp_path / name)
 
 
-def test_absent(tmp_path):
+def test_a_missing_file(tmp_path):
     with pytest.raises(UserError, match=r"gone: cannot be read .No such file"):
         read_words(tmp_path / "gone")
 
 
-def test_words_that_cannot_be_spelled_are_named():
+def test_words_that_cannot_be_encoded_are_listed():
     assert spellable(["ADA", "na\u00efve", "BOB"], CharacterTokenizer(), "l") == (
         ["ADA", "BOB"],
         ["na\u00efve"],

@@ -1,4 +1,4 @@
-"""Language models read by KenLM: what is packed, and what KenLM says of files that it cannot read."""
+"""Language models read by KenLM: compressed files, and errors of files that KenLM cannot read."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_scores_in_context(tmp_path, pack, capfd):
     path.write_bytes(pack(ARPA.encode()))
     lm = NgramModel(str(path), ["A", "B", "C"])
     assert lm.unknown == ["C"]
-    assert lm.alone.tolist() == [-1.0, -2.0, -9.0]
+    assert lm.unit_scores.tolist() == [-1.0, -2.0, -9.0]
     begin = lm.start()
     contexts, scores = lm.score(np.array([begin, begin]), np.array([0, 1]))
     assert scores.tolist() == [-1.5, -2.5]  # with the back-off of the beginning
@@ -56,7 +56,7 @@ def test_an_empty_request(tmp_path):
 
 
 @pytest.mark.parametrize("fault", [RuntimeError(""), RuntimeError("\n \n"), RuntimeError("a\nb \0\1")])
-def test_whatever_kenlm_says_is_one_line(monkeypatch, tmp_path, fault):
+def test_any_error_of_kenlm_is_one_line(monkeypatch, tmp_path, fault):
     (tmp_path / "lm").write_text(ARPA)
 
     def refuse(path, config):

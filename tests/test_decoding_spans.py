@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from asr_emapl.audio.features import FeatureConfig, LogMel
 from asr_emapl.ctc import greedy
-from asr_emapl.decoding.spans import Timed, frame_seconds, timed_tokens, token_spans, words
+from asr_emapl.decoding.spans import TimedText, frame_seconds, timed_tokens, token_spans, words
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.text.tokenizer import CharacterTokenizer, SentencePieceTokenizer
 
@@ -23,8 +23,8 @@ def naive(path, log_probs, blank):
     for label, run in groupby(path):
         count = len(list(run))
         if label != blank:
-            sure = sum(math.exp(log_probs[i][label]) for i in range(t, t + count)) / count
-            tokens.append((label, t, t + count, min(sure, 1.0)))
+            confidence = sum(math.exp(log_probs[i][label]) for i in range(t, t + count)) / count
+            tokens.append((label, t, t + count, min(confidence, 1.0)))
         t += count
     return tokens
 
@@ -64,21 +64,21 @@ def test_timed_tokens_go_to_their_utterances():
     log_probs = torch.full((3, 4, 3), 0.25).log()
     spans = token_spans(path, log_probs, torch.tensor([4, 4, 3]))
     first, second, third = timed_tokens(spans, ["", "A", " B"], 0.5)
-    assert first == [Timed("A", 0.0, 1.0, 0.25), Timed(" B", 1.5, 2.0, 0.25)]
+    assert first == [TimedText("A", 0.0, 1.0, 0.25), TimedText(" B", 1.5, 2.0, 0.25)]
     assert second == []
     assert [(token.begin, token.end) for token in third] == [(0.0, 0.5), (1.0, 1.5)]
 
 
-def test_words_begin_and_end_with_their_tokens_and_are_as_sure_as_the_least_sure():
+def test_words_span_their_tokens_and_have_their_lowest_confidence():
     texts = [" ", "A", "B", " ", "C", "D E", " F", " "]
-    tokens = [Timed(text, i, i + 0.5, 1.0 - i / 10) for i, text in enumerate(texts)]
+    tokens = [TimedText(text, i, i + 0.5, 1.0 - i / 10) for i, text in enumerate(texts)]
     assert words(tokens) == [
-        Timed("AB", 1, 2.5, 0.8),
-        Timed("CD", 4, 5.5, 0.5),
-        Timed("E", 5, 5.5, 0.5),
-        Timed("F", 6, 6.5, 0.4),
+        TimedText("AB", 1, 2.5, 0.8),
+        TimedText("CD", 4, 5.5, 0.5),
+        TimedText("E", 5, 5.5, 0.5),
+        TimedText("F", 6, 6.5, 0.4),
     ]
-    assert words([]) == words([Timed("", 0, 1, 1.0)]) == words([Timed(" ", 0, 1, 1.0)]) == []
+    assert words([]) == words([TimedText("", 0, 1, 1.0)]) == words([TimedText(" ", 0, 1, 1.0)]) == []
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_words_begin_and_end_with_their_tokens_and_are_as_sure_as_the_least_sure
 @given(data=st.data())
 def test_words_make_the_text_of_any_labels(tokenizer, data):
     labels = data.draw(st.lists(st.integers(0, tokenizer.vocabulary_size - 1), max_size=20))
-    tokens = [Timed(tokenizer.surfaces[label], 0.0, 1.0, 1.0) for label in labels]
+    tokens = [TimedText(tokenizer.surfaces[label], 0.0, 1.0, 1.0) for label in labels]
     assert " ".join(word.text for word in words(tokens)) == tokenizer.decode(labels)
 
 

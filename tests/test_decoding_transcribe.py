@@ -1,4 +1,4 @@
-"""Transcribing: batches and order change nothing, each utterance comes once, the model's mode is restored."""
+"""Results do not depend on batches and order, each utterance has one, the model's mode is restored."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECONDS = [0.3, 1.0, 0.05, 2.0, 0.7, 0.7, 0.02]
 
 @pytest.fixture(scope="module")
 def utterances(tmp_path_factory: pytest.TempPathFactory) -> list[Utterance]:
-    """Noise whose pitch wanders; the last one comes from the middle of another's file."""
+    """Noise with a rising tone; the last utterance is part of another one's file."""
     folder = tmp_path_factory.mktemp("audio")
     made = []
     for i, seconds in enumerate(SECONDS):
@@ -41,7 +41,7 @@ def model() -> nn.Module:
     torch.manual_seed(0)
     made = TransformerCtc(CharacterTokenizer().vocabulary_size, 20, dim=16, heads=2, layers=2)
     with torch.no_grad():
-        made.output.weight.mul_(20.0)  # texts of many letters, far from ties
+        made.output.weight.mul_(20.0)  # texts of many characters, far from ties
     return made
 
 
@@ -56,7 +56,7 @@ def run(
     return list(transcribe(batches, CharacterTokenizer()))
 
 
-def test_longest_first_and_each_once(model, utterances) -> None:
+def test_each_utterance_once_longest_first(model, utterances) -> None:
     hypotheses = run(model, utterances)
     assert [h.id for h in hypotheses] == ["u3", "u1", "u4", "u5", "part", "u0", "u2", "u6"]
     assert all(0.0 < h.confidence <= 1.0 for h in hypotheses)
@@ -86,7 +86,7 @@ def test_order_changes_nothing(model, utterances) -> None:
     assert run(model, utterances[::-1]) == run(model, utterances)
 
 
-def test_alone_and_in_company(model, utterances) -> None:
+def test_results_do_not_depend_on_the_rest_of_the_batch(model, utterances) -> None:
     together = {h.id: h for h in run(model, utterances, 1_000.0)}
     for utterance in utterances:
         (alone,) = run(model, [utterance])
@@ -115,7 +115,7 @@ def test_mode_is_restored(model, utterances, training) -> None:
     assert run(model, utterances[:2]) == expected
 
 
-def test_mode_is_restored_when_left_early_or_broken(model, utterances) -> None:
+def test_mode_is_restored_after_close_and_errors(model, utterances) -> None:
     model.train()
     batches = posteriors([model], FEATURES, utterances, device=torch.device("cpu"), max_seconds=0.1)
     walk = transcribe(batches, CharacterTokenizer())
@@ -129,7 +129,7 @@ def test_mode_is_restored_when_left_early_or_broken(model, utterances) -> None:
     assert model.training
 
 
-def test_several_models_hear_the_same_audio_decoded_once(model, utterances, monkeypatch) -> None:
+def test_audio_is_decoded_once_for_several_models(model, utterances, monkeypatch) -> None:
     other = copy.deepcopy(model)
     with torch.no_grad():
         other.output.weight.neg_()

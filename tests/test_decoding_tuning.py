@@ -1,4 +1,4 @@
-"""Tuning: the grid, the best of it, its file and its picture."""
+"""Tuning: the grid, its best point, its file and its plot."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def test_grid():
     assert points == expected
 
 
-def test_best_of_equals_is_the_smallest():
+def test_best_of_equals_has_the_smallest_weights():
     assert best(POINTS) == GridPoint(1.0, 2.0, 1.0)
     assert best([GridPoint(1, -2, 5), GridPoint(0.5, 4, 5), GridPoint(0.5, -2, 5)]) == GridPoint(0.5, -2, 5)
 
 
-def test_config_goes_and_comes_back(tmp_path, monkeypatch):
+def test_config_round_trip(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "words").write_text("A\n")
     write_config(tmp_path / "new" / "lm.json", BeamConfig(7, lexicon="words"), GridPoint(0.5, -1.0, 12.3456))
@@ -56,15 +56,15 @@ def test_config_goes_and_comes_back(tmp_path, monkeypatch):
         '{"beam": "7", "lm": "", "lexicon": "", "lm_weight": 1, "word_bonus": 0, "tokenizer": ""}',
     ],
 )
-def test_what_is_no_config(tmp_path, content):
+def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "lm.json").write_text(content)
-    with pytest.raises(UserError, match="what asr-emapl tune-lm writes"):
+    with pytest.raises(UserError, match="output of asr-emapl tune-lm"):
         read_config(tmp_path / "lm.json")
     with pytest.raises(UserError, match="cannot be read"):
         read_config(tmp_path / "gone.json")
 
 
-def test_picture(tmp_path):
+def test_plot(tmp_path):
     draw(POINTS, tmp_path / "grid.png")
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
     draw(POINTS, tmp_path / "grid.svg")

@@ -14,10 +14,10 @@ from support.runs import CLI, finish, launch, losses, read_log
 from support.tiny import tiny_config
 
 from asr_emapl.checkpoints import files as checkpoint
+from asr_emapl.checkpoints.recognizer import load_recognizer
 from asr_emapl.data.batch_plan import BatchPlan
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.data.micro_batches import micro_batches
-from asr_emapl.decoding.recognizer import Recognizer
 from asr_emapl.errors import UserError
 from asr_emapl.training.build import build_batches, nominal_step_audio, require_measurable_noise
 from asr_emapl.training.trainer import train
@@ -56,7 +56,7 @@ def test_a_sharded_run_is_the_run_of_one_process(corpus, tmp_path):
     assert two == pytest.approx(one, rel=1e-5)
     path = tmp_path / "two" / "checkpoints" / whole.name
     _require_alike(checkpoint.load(path), checkpoint.load(whole))
-    recognizer = Recognizer.load(path, device="cpu")
+    recognizer = load_recognizer(path, device="cpu")
     assert len(list(recognizer(read_manifest(corpus / "dev.jsonl")))) == 4
 
 

@@ -8,8 +8,8 @@ from support.runs import losses, read_log
 from support.tiny import step_audio, tiny_config
 
 from asr_emapl.checkpoints import files as checkpoint
+from asr_emapl.checkpoints.recognizer import load_recognizer
 from asr_emapl.data.manifest import read_manifest
-from asr_emapl.decoding.recognizer import Recognizer
 from asr_emapl.errors import UserError
 from asr_emapl.training.trainer import train
 
@@ -133,7 +133,7 @@ def test_the_average_over_any_window_can_be_taken_afterwards(corpus, tmp_path):
     with pytest.raises(UserError, match="window ends at"):
         checkpoint.average(end, start, tmp_path / "none.pt")
     assert not (tmp_path / "none.pt").exists()
-    recognizer = Recognizer.load(tmp_path / "window.pt", device="cpu")
+    recognizer = load_recognizer(tmp_path / "window.pt", device="cpu")
     assert len(list(recognizer(read_manifest(corpus / "dev.jsonl")))) == 4
 
 

@@ -257,9 +257,9 @@ def _audio(utterances: Iterable[Utterance]) -> set[str]:
 
 
 def _recognizer(checkpoint: Path, model: str, device: str, trust: list[str] | None) -> Recognizer:
-    from asr_emapl.decoding.recognizer import Recognizer
+    from asr_emapl.checkpoints.recognizer import load_recognizer
 
-    recognizer = Recognizer.load(checkpoint, model, device, trust or ())
+    recognizer = load_recognizer(checkpoint, model, device, trust or ())
     for problem in recognizer.problems:
         warn(f"warning: {problem}: using the previous one")
     return recognizer
@@ -326,10 +326,10 @@ def _search(tokenizer: Tokenizer, config: BeamConfig) -> BeamSearch:
     from asr_emapl.decoding.beam import BeamSearch
 
     search = BeamSearch(tokenizer, config)
-    if search.strange:
+    if search.unspellable:
         warn(
-            f"warning: {config.lexicon}: {len(search.strange)} words that the tokenizer cannot spell, "
-            f"such as {search.strange[0]!r}, are ignored"
+            f"warning: {config.lexicon}: {len(search.unspellable)} words that the tokenizer cannot encode, "
+            f"such as {search.unspellable[0]!r}, are ignored"
         )
     if config.lexicon and search.unknown:
         warn(

@@ -131,12 +131,12 @@ def _decoded(
     if model is None:
         return Decoded(name, utterances, [read_transcripts(file, role="hypothesis") for file in files])
 
+    from asr_emapl.checkpoints.recognizer import load_recognizer
     from asr_emapl.cli.left_out import LeftOutList
-    from asr_emapl.decoding.recognizer import Recognizer
 
     texts, left_out = [], LeftOutList()
     for run in runs:
-        recognizer = Recognizer.load(run.folder, model, device, trust)
+        recognizer = load_recognizer(run.folder, model, device, trust)
         for problem in recognizer.problems:
             warn(f"warning: {problem}: using the previous one")
         texts.append({h.id: h.text for h in recognizer(utterances, left_out=left_out)})

@@ -1,4 +1,4 @@
-"""Transcribe audio files one after another: where each transcript goes, and which files cannot be read."""
+"""Transcribe audio files of any length, with times. Long files are cut at pauses."""
 
 from __future__ import annotations
 
@@ -7,25 +7,37 @@ import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from torch import Tensor
+
 from asr_emapl.audio.decode import probe
+from asr_emapl.audio.segmentation import SegmentConfig
 from asr_emapl.audio.voice_activity import Detector, LevelOnly, VoiceActivity
-from asr_emapl.decoding.beam import BeamSearch
-from asr_emapl.decoding.long_audio import MIN_SECONDS, Segment, Transcript, transcribe_file
+from asr_emapl.data.recordings import Recording, cut_recording
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.decoding.recognizer import Recognizer
-from asr_emapl.decoding.transcript_formats import FORMATS
+from asr_emapl.decoding.spans import TimedText
+from asr_emapl.decoding.transcribe import timed_hypotheses
+from asr_emapl.decoding.transcript import FORMATS, Transcript, TranscriptSegment
 from asr_emapl.errors import UserError
 from asr_emapl.progress import Progress
 from asr_emapl.storage import write
 from asr_emapl.terminal import visible
 
 _logger = logging.getLogger(__name__)
+
+_MIN_SECONDS = 0.4
+"""Twice the silence that is kept at the edges, so that no speech is left out."""
+_STEP_SECONDS = 120.0
 _STDIN = "-"
+
+Search = Callable[[Tensor], Tensor]
+"""Log-probabilities [T, V] on the CPU to the label of each frame, long [T]."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +54,12 @@ def plan_jobs(
     """The job of each file.
 
     Raises:
-        UserError: the format is unknown, two transcripts have the same name, subtitles of several files have
-            no folder, or `max_seconds` is too short to cut audio.
+        UserError: the format is unknown; two transcripts would have the same name; subtitles of several files
+            have no folder; or `max_seconds` is too short.
     """
     if form not in FORMATS:
         raise UserError(f"--format {form!r} is not one of {', '.join(FORMATS)}")
-    if not max(1.0, 2.0 * MIN_SECONDS) <= max_seconds < math.inf:
+    if not 1.0 <= max_seconds < math.inf:
         raise UserError(f"--max-seconds {max_seconds:g}: give at least 1")
     if out is None:
         if form in ("srt", "vtt") and len(files) > 1:
@@ -68,7 +80,7 @@ def plan_jobs(
 def transcribe_files(
     jobs: Sequence[TranscriptionJob],
     recognizer: Recognizer,
-    search: BeamSearch | None,
+    search: Search | None,
     form: str,
     max_seconds: float,
 ) -> list[str]:
@@ -91,19 +103,19 @@ def transcribe_files(
             if form == "text" and job.target is None and len(jobs) > 1:
                 progress.print(f"# {job.name}\n")
             try:
-                _transcribe(job, file, form, transcribe, progress)
+                _run(job, file, form, transcribe, progress)
             except UserError as error:
                 faults.append(str(error).replace(str(file), job.name))
             progress.advance(sum(lengths[: number + 1]) - progress.done)
     return faults
 
 
-def _transcribe(
+def _run(
     job: TranscriptionJob, file: Path, form: str, transcribe: Callable[..., Transcript], progress: Progress
 ) -> None:
     is_live = form == "text" and job.target is None
 
-    def advance(seconds: float, segments: Sequence[Segment]) -> None:
+    def advance(seconds: float, segments: Sequence[TranscriptSegment]) -> None:
         progress.advance(seconds)
         if is_live:
             progress.print("".join(f"{segment.text}\n" for segment in segments))
@@ -128,15 +140,90 @@ def _detector() -> Detector:
     try:
         return VoiceActivity()
     except UserError as error:
-        _logger.warning("%s; until then, long audio is cut where it is quietest", error)
+        _logger.warning("%s; without it, long audio is cut where it is quietest", error)
         return LevelOnly()
 
 
 def _local(name: str, stack: ExitStack) -> Path:
-    """The path of a file; standard input is copied into one, because audio formats need to seek."""
+    """The path of a file; standard input is copied to a file, because audio formats need to seek."""
     if name != _STDIN:
         return Path(name)
     path = Path(stack.enter_context(tempfile.TemporaryDirectory()), "stdin")
     with path.open("wb") as file:
         shutil.copyfileobj(sys.stdin.buffer, file)
     return path
+
+
+def transcribe_file(
+    recognizer: Recognizer,
+    audio: Path,
+    detector: Detector,
+    *,
+    max_seconds: float,
+    search: Search | None = None,
+    advance: Callable[[float, Sequence[TranscriptSegment]], None] = lambda seconds, segments: None,
+) -> Transcript:
+    """Transcribe one file.
+
+    Args:
+        detector: of speech; used only if the file is longer than `max_seconds`.
+        max_seconds: maximum length of a segment; longer audio is cut.
+        search: None: greedy decoding.
+        advance: called with the seconds of audio that are done and the segments found in them, in order of
+            time.
+
+    Raises:
+        UserError: the file cannot be decoded.
+    """
+    seconds = probe(audio)[0]
+    segments: list[TranscriptSegment] = []
+    done = 0.0
+    for group in _groups(_utterances(audio, seconds, detector, max_seconds)):
+        found = sorted(_segments(recognizer, group, search), key=lambda segment: segment.begin)
+        segments += found
+        end = group[-1].offset + group[-1].duration
+        advance(end - done, found)
+        done = end
+    advance(seconds - done, [])
+    return Transcript(str(audio), seconds, tuple(segments))
+
+
+def _groups(utterances: Sequence[Utterance]) -> Iterator[list[Utterance]]:
+    """Groups of a batch's size in order of time, so that text can be shown before all is done."""
+    group: list[Utterance] = []
+    for utterance in utterances:
+        if group and sum(u.duration for u in group) + utterance.duration > _STEP_SECONDS:
+            yield group
+            group = []
+        group.append(utterance)
+    if group:
+        yield group
+
+
+def _segments(
+    recognizer: Recognizer, utterances: Sequence[Utterance], search: Search | None
+) -> Iterator[TranscriptSegment]:
+    """The segment of each utterance that has text."""
+    by_id = {utterance.id: utterance for utterance in utterances}
+    for batch in recognizer.posteriors(utterances):
+        for h in timed_hypotheses(batch, recognizer.tokenizer, recognizer.frame_seconds, search):
+            begin = by_id[h.id].offset
+            end = begin + by_id[h.id].duration
+            # The last frame of a model may end after the audio.
+            words = tuple(
+                TimedText(w.text, min(begin + w.begin, end), min(begin + w.end, end), w.confidence)
+                for w in h.words
+            )
+            if h.text:
+                yield TranscriptSegment(begin, end, h.text, h.confidence, words)
+
+
+def _utterances(audio: Path, seconds: float, detector: Detector, max_seconds: float) -> Sequence[Utterance]:
+    if seconds <= max_seconds:
+        return [Utterance("0", str(audio), seconds)]
+    target = max(_MIN_SECONDS, max_seconds / 2.0)
+    limits = SegmentConfig(min_seconds=_MIN_SECONDS, max_seconds=max_seconds, target_seconds=target)
+    cut = cut_recording(Recording("0", str(audio)), limits, detector)
+    if cut.fault:
+        raise UserError(cut.fault)
+    return cut.utterances

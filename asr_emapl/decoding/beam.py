@@ -1,10 +1,10 @@
 """Beam search with an n-gram language model and a lexicon, over the best CTC path of each text.
 
-With a lexicon the text consists of its words, in any spelling that the tokenizer's labels allow, and the
-language model is one of words. Without one any text is possible, and the language model is one of tokens
-(characters or pieces).
+With a lexicon, the text consists of its words in any spelling that the tokenizer's labels allow, and the
+language model is a model of words. Without one, any text is possible, and the language model is a model of
+tokens (characters or pieces).
 
-Axes: T frames, V labels (blank included), H hypotheses, C candidates.
+Axes: T frames, V labels (including the CTC blank), H hypotheses, C candidates.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from asr_emapl.decoding.automaton import NONE, Automaton, Floats, FreeText, Integers, LexiconTree
-from asr_emapl.decoding.hypotheses import Hypotheses, joined
+from asr_emapl.decoding.automaton import NONE, ROOT, Automaton, Floats, FreeText, Integers, LexiconTree
 from asr_emapl.decoding.lexicon import read_words, spellable
 from asr_emapl.decoding.ngram import NgramModel
 from asr_emapl.errors import UserError
 from asr_emapl.text.tokenizer import BLANK, SENTENCEPIECE_SPACE, Tokenizer
 
 MAX_BEAM = 10_000
-"""Hypotheses that a search keeps at most; each frame compares this many times the number of labels."""
+"""Largest beam. The cost of a frame grows with the beam times the number of labels."""
 
 MAX_WEIGHT = 1_000_000
 """Limit of the language model's weight and, in nats, of the word bonus."""
@@ -71,35 +71,94 @@ class BeamConfig:
                 raise UserError(f"--{name} {path}: {what}")
 
 
-class BeamSearch:
-    """The search for one tokenizer. Building it reads the language model.
+@dataclass(frozen=True)
+class _Hypotheses:
+    """Paths through the frames so far, one per node, context and last label; each column is [H].
 
-    It maximises, over all CTC paths (one label for each frame) and so over all texts,
+    Attributes:
+        scores: higher is better.
+        nodes: nodes of the automaton.
+        contexts: contexts of the language model.
+        labels: labels of the last frame.
+        parents: rows in the hypotheses of the previous frame.
+    """
+
+    scores: Floats
+    nodes: Integers
+    contexts: Integers
+    labels: Integers
+    parents: Integers
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def columns(self) -> tuple[Any, ...]:
+        return self.scores, self.nodes, self.contexts, self.labels, self.parents
+
+    def select(self, rows: np.ndarray[Any, Any]) -> _Hypotheses:
+        """The given rows, in the given order."""
+        return _Hypotheses(*(column[rows] for column in self.columns))
+
+    def advance(self, rows: Integers, labels: Integers, frame: Floats) -> _Hypotheses:
+        """Candidates [C] of the next frame [V]: rows [C] with labels [C]; node and context stay."""
+        scores = self.scores[rows] + frame[labels]
+        return _Hypotheses(scores, self.nodes[rows], self.contexts[rows], labels, rows)
+
+    def new_label(self, rows: Integers, labels: Integers, frame: Floats, cutoffs: Floats) -> _Hypotheses:
+        """Candidates of rows with each label other than their last one, scored at least cutoffs [rows]."""
+        scores = self.scores[rows, None] + frame[labels]
+        at, columns = np.nonzero(scores >= cutoffs[:, None])
+        rows, labels = rows[at], labels[columns]
+        is_new = self.labels[rows] != labels
+        return self.advance(rows[is_new], labels[is_new], frame)
+
+    def merge(self, nodes: int, labels: int) -> _Hypotheses:
+        """The best hypothesis per node, context and last label, without impossible ones.
+
+        Args:
+            nodes: number of nodes of the automaton.
+            labels: number of labels.
+        """
+        keys = (self.contexts * nodes + self.nodes) * labels + self.labels
+        order = np.argsort(-self.scores, kind="stable")
+        order = order[self.scores[order] > -np.inf]
+        return self.select(order[np.unique(keys[order], return_index=True)[1]])
+
+    def best(self, count: int) -> _Hypotheses:
+        """The `count` hypotheses with the highest scores."""
+        return self if len(self) <= count else self.select(np.argpartition(-self.scores, count)[:count])
+
+
+def _concatenate(*parts: _Hypotheses) -> _Hypotheses:
+    return _Hypotheses(*map(np.concatenate, zip(*(part.columns for part in parts), strict=True)))
+
+
+class BeamSearch:
+    """The search for one tokenizer. The constructor reads the language model.
+
+    It maximises, over all CTC paths (one label per frame) and therefore over all texts,
 
         log p(path) + lm_weight * ln p_LM(text) + word_bonus * words(text)
 
     log p(path) is the sum of the frames' log-probabilities: the best path counts, not the sum over the paths
-    of a text. The language model scores, after the beginning of the sentence, each unit once and then the
-    end of the sentence. With a lexicon, the units are the words, and spaces cost nothing. Without one, they
-    are the labels of the collapsed path, spaces at the beginning included. words(text) counts the text's
-    words, separated by spaces.
+    of a text. The language model scores each unit once, starting from the beginning of the sentence, and then
+    the end of the sentence. With a lexicon, the units are the words, and spaces cost nothing. Without one,
+    the units are the labels of the collapsed path, including spaces at the beginning. words(text) counts the
+    words of the text.
 
-    The search is exact where the beam is never full. Otherwise the best hypotheses of each frame are kept;
-    those in the middle of a word are compared with the best word (without context) that they may become.
+    The search is exact as long as the beam is never full. Otherwise it keeps the best hypotheses of each
+    frame; a hypothesis inside a word is scored with the best word (without context) that it may become.
 
     Attributes:
-        strange: words of the lexicon that the tokenizer cannot spell, which are never written.
-        words: number of words in the lexicon that it can spell; 0 without a lexicon.
+        unspellable: words of the lexicon that the tokenizer cannot encode; they are never produced.
+        words: number of the lexicon's other words; 0 without a lexicon.
         unknown: words (without a lexicon: tokens) that the language model does not know.
 
     Raises:
-        UserError: KenLM is not installed; a file is invalid; language model, lexicon, and tokenizer do not
-            belong together.
+        UserError: KenLM is not installed; a file is invalid; language model, lexicon and tokenizer do not
+            match.
     """
-
-    strange: list[str]
-    unknown: list[str]
-    words: int
 
     def __init__(self, tokenizer: Tokenizer, config: BeamConfig) -> None:
         if config.tokenizer and config.tokenizer != tokenizer.fingerprint:
@@ -110,24 +169,26 @@ class BeamSearch:
         self.config = config
         self._tokenizer = tokenizer
         surfaces = tokenizer.surfaces
-        self.strange, self.unknown, self.words = [], [], 0
+        self.unspellable: list[str] = []
+        self.unknown: list[str] = []
+        self.words = 0
         if config.lexicon:
-            units, self.strange = spellable(read_words(Path(config.lexicon)), tokenizer, config.lexicon)
+            units, self.unspellable = spellable(read_words(Path(config.lexicon)), tokenizer, config.lexicon)
             self.words = len(units)
             self._automaton: Automaton = LexiconTree(units, surfaces)
         else:
             units = [token_name(surface) or f"<{label}>" for label, surface in enumerate(surfaces)]
             self._automaton = FreeText(surfaces)
         self._lm = NgramModel(config.lm, units) if config.lm else None
-        alone = np.zeros(len(units))
+        unit_scores = np.zeros(len(units))
         if self._lm is not None:
             self.unknown = self._lm.unknown
-            _check_fit(self._lm, config, surfaces, units)
-            alone = self._lm.alone
-        self._lookahead = self._automaton.lookahead(alone)
+            _check_match(self._lm, config, surfaces, units)
+            unit_scores = self._lm.unit_scores
+        self._lookahead = self._automaton.lookahead(unit_scores)
 
     def weighted(self, lm_weight: float, word_bonus: float) -> BeamSearch:
-        """The same search with other weights; nothing is read again."""
+        """The same search with other weights; no file is read again."""
         twin = object.__new__(BeamSearch)
         twin.__dict__.update(self.__dict__)
         twin.config = replace(self.config, lm_weight=lm_weight, word_bonus=word_bonus)
@@ -137,7 +198,7 @@ class BeamSearch:
         """The label of each frame, long [T], on the best path; all blanks if no text is possible.
 
         Args:
-            log_probs_TV: float [T, V], in main memory, without padding.
+            log_probs_TV: float [T, V] on the CPU, without padding.
         """
         labels = self._tokenizer.vocabulary_size
         if log_probs_TV.dim() != 2 or log_probs_TV.shape[1] != labels:
@@ -145,18 +206,17 @@ class BeamSearch:
         return torch.from_numpy(self._best_path(log_probs_TV.double().numpy()))
 
     def text(self, log_probs_TV: Tensor) -> str:
-        """The best text; "" if there is none."""
+        """The best text; "" if no text is possible."""
         return self._tokenizer.decode(self(log_probs_TV).unique_consecutive().tolist())
 
     def _best_path(self, log_probs_TV: Floats) -> Integers:
         if self._lm is not None:
             self._lm.start()
-        beam = Hypotheses.first()
-        history = [beam]
+        zero = np.array([0])
+        history = [_Hypotheses(np.zeros(1), np.array([ROOT]), zero, np.array([BLANK]), zero)]
         for frame in log_probs_TV:
-            beam = self._advance(beam, frame)
-            history.append(beam)
-        scores = self._finished(beam)
+            history.append(self._advance(history[-1], frame))
+        scores = self._final_scores(history[-1])
         path = np.full(len(log_probs_TV), BLANK)
         if scores.max(initial=-np.inf) > -np.inf:
             row = int(scores.argmax())
@@ -165,48 +225,47 @@ class BeamSearch:
                 row = int(history[t + 1].parents[row])
         return path
 
-    def _advance(self, beam: Hypotheses, frame: Floats) -> Hypotheses:
+    def _advance(self, beam: _Hypotheses, frame: Floats) -> _Hypotheses:
         """The best hypotheses after one more frame."""
         nodes, labels = self._automaton.size, self._tokenizer.vocabulary_size
         rows = np.arange(len(beam))
-        again = rows[beam.labels != BLANK]
-        kept = joined(
-            beam.moved(rows, np.full(len(beam), BLANK), frame),
-            beam.moved(again, beam.labels[again], frame),
-        ).merged(nodes, labels)
-        # A hypothesis that is worse than `beam` distinct candidates cannot be among the best.
+        repeated = rows[beam.labels != BLANK]
+        kept = _concatenate(
+            beam.advance(rows, np.full(len(beam), BLANK), frame),
+            beam.advance(repeated, beam.labels[repeated], frame),
+        ).merge(nodes, labels)
+        # A hypothesis that is worse than `width` distinct candidates cannot be among the best.
         width = self.config.beam
         cutoff = -np.inf if len(kept) < width else np.partition(kept.scores, -width)[-width]
         inside, across = self._inside(beam, frame, cutoff), self._across(beam, frame, cutoff)
-        return joined(kept, inside, across).merged(nodes, labels).best(width)
+        return _concatenate(kept, inside, across).merge(nodes, labels).best(width)
 
-    def _inside(self, beam: Hypotheses, frame: Floats, cutoff: float) -> Hypotheses:
+    def _inside(self, beam: _Hypotheses, frame: Floats, cutoff: float) -> _Hypotheses:
         """Candidates with a new label that completes nothing."""
-        every = np.arange(len(beam))
-        new = _new(beam, every, self._automaton.inner, frame, np.full(len(beam), cutoff))
+        rows = np.arange(len(beam))
+        new = beam.new_label(rows, self._automaton.inner, frame, np.full(len(beam), cutoff))
         nodes = self._automaton.inside(new.nodes, new.labels)
         weight = self.config.lm_weight * _LN_10
         scores = new.scores + weight * (self._lookahead[nodes] - self._lookahead[new.nodes])
-        moved = replace(new, nodes=nodes, scores=scores)
-        return moved.taken((nodes != NONE) & (scores >= cutoff))
+        return replace(new, nodes=nodes, scores=scores).select((nodes != NONE) & (scores >= cutoff))
 
-    def _across(self, beam: Hypotheses, frame: Floats, cutoff: float) -> Hypotheses:
+    def _across(self, beam: _Hypotheses, frame: Floats, cutoff: float) -> _Hypotheses:
         """Candidates with a new label that may complete a unit."""
         weight, bonus = self.config.lm_weight * _LN_10, self.config.word_bonus
-        ends = np.flatnonzero(self._automaton.may_end(beam.nodes))
-        # What a candidate gains at most: the language model gives a probability of 1 at most.
-        most = max(0.0, bonus * self._automaton.most_words) - weight * self._lookahead[beam.nodes[ends]]
-        new = _new(beam, ends, self._automaton.outer, frame, cutoff - most)
-        step = self._automaton.across(new.nodes, new.labels)
-        look = self._lookahead[step.nodes] - self._lookahead[new.nodes]
-        scores = new.scores + weight * look + bonus * step.words
-        possible = (step.nodes != NONE) & (scores >= cutoff)
-        moved = replace(new, nodes=step.nodes, scores=scores).taken(possible)
-        contexts, lm_scores = self._scored(moved.contexts, step.units[possible])
+        rows = np.flatnonzero(self._automaton.may_end(beam.nodes))
+        # The largest gain of a candidate: the language model's probability is at most 1.
+        gain = max(0.0, bonus * self._automaton.max_words) - weight * self._lookahead[beam.nodes[rows]]
+        new = beam.new_label(rows, self._automaton.outer, frame, cutoff - gain)
+        moves = self._automaton.across(new.nodes, new.labels)
+        lookahead = self._lookahead[moves.nodes] - self._lookahead[new.nodes]
+        scores = new.scores + weight * lookahead + bonus * moves.words
+        possible = (moves.nodes != NONE) & (scores >= cutoff)
+        moved = replace(new, nodes=moves.nodes, scores=scores).select(possible)
+        contexts, lm_scores = self._lm_scores(moved.contexts, moves.units[possible])
         return replace(moved, contexts=contexts, scores=moved.scores + weight * lm_scores)
 
-    def _scored(self, contexts: Integers, units: Integers) -> tuple[Integers, Floats]:
-        """Contexts after units, and their scores (log10); where there is no unit, the same and 0."""
+    def _lm_scores(self, contexts: Integers, units: Integers) -> tuple[Integers, Floats]:
+        """Contexts after units, and scores of units (log10). Without a unit: the same context and 0."""
         scores = np.zeros(len(units))
         if self._lm is not None:
             at = np.flatnonzero(units != NONE)
@@ -214,42 +273,33 @@ class BeamSearch:
             contexts[at], scores[at] = self._lm.score(contexts[at], units[at])
         return contexts, scores
 
-    def _finished(self, beam: Hypotheses) -> Floats:
-        """Scores of hypotheses as whole texts; -inf where a word is not whole."""
+    def _final_scores(self, beam: _Hypotheses) -> Floats:
+        """Scores of hypotheses as complete texts; -inf where a word is incomplete."""
         weight = self.config.lm_weight * _LN_10
         units = self._automaton.pending(beam.nodes)
-        whole = self._automaton.may_end(beam.nodes)
-        contexts, scores = self._scored(beam.contexts, np.where(whole, units, NONE))
+        is_complete = self._automaton.may_end(beam.nodes)
+        contexts, scores = self._lm_scores(beam.contexts, np.where(is_complete, units, NONE))
         if self._lm is not None:
             scores = scores + self._lm.finish(contexts)
         scores = beam.scores + weight * (scores - self._lookahead[beam.nodes])
-        return np.where(whole, scores + self.config.word_bonus * (units != NONE), -np.inf)
+        return np.where(is_complete, scores + self.config.word_bonus * (units != NONE), -np.inf)
 
 
-def _new(beam: Hypotheses, rows: Integers, labels: Integers, frame: Floats, cutoffs: Floats) -> Hypotheses:
-    """Candidates of rows with each of the labels that differs from their last one, from cutoffs [rows] on."""
-    scores = beam.scores[rows, None] + frame[labels]
-    at, columns = np.nonzero(scores >= cutoffs[:, None])
-    rows, labels = rows[at], labels[columns]
-    is_new = beam.labels[rows] != labels
-    return beam.moved(rows[is_new], labels[is_new], frame)
-
-
-def _check_fit(lm: NgramModel, config: BeamConfig, surfaces: list[str], units: list[str]) -> None:
-    """Pass where the language model knows most of what will be written.
+def _check_match(lm: NgramModel, config: BeamConfig, surfaces: list[str], units: list[str]) -> None:
+    """Check that the language model knows at least half of the units.
 
     Raises:
-        UserError: it does not; the message says what to give instead.
+        UserError: it does not; the message names the remedy.
     """
     tokens = [surface for surface in surfaces if surface]
-    # A space alone decides: without it, words cannot be told apart.
+    # Without spaces, words cannot be separated, so the tokens with a space count on their own as well.
     spaces = [surface for surface in tokens if " " in surface]
     knows_tokens = not any(_mostly_unknown(lm, map(token_name, group)) for group in (tokens, spaces))
     if config.lexicon and _mostly_unknown(lm, units):
         remedy = (
-            "it is one of tokens: leave --lexicon out, or give a language model of words"
+            "it is a model of tokens: leave --lexicon out, or give a model of words"
             if knows_tokens
-            else "give one of words, spelled as the lexicon is, or make a smaller lexicon"
+            else "give a model of words spelled like the lexicon, or a smaller lexicon"
         )
         raise UserError(
             f"{config.lm}: does not know {len(lm.unknown):,} of the lexicon's {len(units):,} words, "
@@ -259,8 +309,8 @@ def _check_fit(lm: NgramModel, config: BeamConfig, surfaces: list[str], units: l
         unknown = [name for name in map(token_name, spaces + tokens) if not lm.knows(name)]
         raise UserError(
             f"{config.lm}: does not know {len(set(unknown)):,} of the tokenizer's {len(tokens):,} tokens, "
-            f"such as {unknown[0]!r}; give a --lexicon if it is a language model of words, or make one of "
-            "tokens with asr-emapl lm --tokenizer"
+            f"such as {unknown[0]!r}; give a --lexicon if it is a model of words, or build a model of tokens "
+            "with asr-emapl lm --tokenizer"
         )
 
 
@@ -270,5 +320,5 @@ def _mostly_unknown(lm: NgramModel, units: Iterable[str]) -> bool:
 
 
 def token_name(surface: str) -> str:
-    """What a language model of tokens calls a token, in which a space would separate two."""
+    """The name of a token in a language model, without spaces, because these separate tokens there."""
     return "|" if surface == " " else surface.replace(" ", SENTENCEPIECE_SPACE)

@@ -1,19 +1,17 @@
-"""N-gram language models from text: Kneser-Ney by kaldingram, pruned by relative entropy (Stolcke 1998).
+"""Build n-gram language models: Kneser-Ney by kaldingram, pruned by relative entropy (Stolcke 1998).
 
-kaldingram, in the extra `lm`, runs as a separate process, so that its memory (3 GB for a 3-gram of 8
-million words) is freed. Its count cutoffs are not offered, because version 0.1.2 gives no probability to
-words that lose all their contexts.
+kaldingram, in the extra `lm`, runs as a separate process, so that its memory (3 GB for a 3-gram of 8 million
+words) is freed. Its count cutoffs are not offered, because version 0.1.2 gives no probability to words that
+lose all their contexts.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +19,11 @@ from asr_emapl.data.manifest import read_manifest
 from asr_emapl.decoding.arpa import MAX_WORD_BYTES
 from asr_emapl.decoding.beam import token_name
 from asr_emapl.decoding.ngram import load_kenlm
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UserError, require_package
 from asr_emapl.storage import publish, read_lines, writing
 from asr_emapl.text.tokenizer import Tokenizer
 
-_ORDERS = range(2, 6)  # what kaldingram makes
+_ORDERS = range(2, 6)  # the orders that kaldingram supports
 
 
 @dataclass(frozen=True)
@@ -43,14 +41,14 @@ class NgramConfig:
 
     def __post_init__(self) -> None:
         if self.order not in _ORDERS:
-            raise UserError(f"--order {self.order}: take one of {_ORDERS.start} to {_ORDERS.stop - 1}")
+            raise UserError(f"--order {self.order}: give {_ORDERS.start} to {_ORDERS.stop - 1}")
         if not 0.0 <= self.prune < 1.0:
-            raise UserError(f"--prune {self.prune:g}: take 0 (nothing) or more, below 1")
+            raise UserError(f"--prune {self.prune:g}: give 0 (nothing) or more, below 1")
 
 
 @dataclass(frozen=True)
-class Built:
-    """What a language model was made of, and its n-grams to which the estimate left no probability."""
+class BuiltModel:
+    """The number of lines of the text, and of n-grams to which the estimate gives no probability."""
 
     lines: int
     impossible: int
@@ -58,60 +56,69 @@ class Built:
 
 @dataclass(frozen=True)
 class Perplexity:
-    """Of a text: over its words (or tokens) that the model knows and the ends of its lines."""
+    """Perplexity over known words (or tokens) and ends of lines, and numbers of all and unknown units."""
 
     perplexity: float
     units: int
     unknown: int
 
 
-def build_arpa(texts: Sequence[Path], out: Path, config: NgramConfig, tokenizer: Tokenizer | None) -> Built:
-    """Write the language model of texts, one sentence a line, as an ARPA file.
+def build_arpa(
+    texts: Sequence[Path], out: Path, config: NgramConfig, tokenizer: Tokenizer | None
+) -> BuiltModel:
+    """Build the language model of texts, one sentence per line, and write it as an ARPA file.
 
     Args:
-        texts: plain, .gz or .xz; not normalised.
-        out: appears once it is whole.
+        texts: plain, .gz or .xz; they are not normalised.
+        out: appears when it is complete.
         tokenizer: makes a model of tokens, for searches without a lexicon; None: a model of words.
 
     Raises:
-        UserError: kaldingram is not installed or fails; a text cannot be read, or there are no words; a model
-            of tokens is to be pruned; it cannot be written.
+        UserError: kaldingram is not installed or fails; a text cannot be read, or there are no words; pruning
+            is requested for a model of tokens; the file cannot be written.
     """
     if tokenizer is not None and config.prune:
         raise UserError(f"--prune {config.prune:g}: a model of tokens cannot be pruned; leave it out")
     if out.suffix.lower() != ".arpa":
-        raise UserError(f"{out}: call it .arpa, by which decoders know the format")
-    if importlib.util.find_spec("kaldingram") is None:
-        raise UserError("kaldingram is not installed: pip install 'asr_emapl[lm]'")
-    with writing(out), _folder_beside(out) as folder:
-        plain, whole, pruned = (Path(folder, name) for name in ("text", "whole.arpa", "pruned.arpa"))
-        count = 0
-        with plain.open("w", encoding="utf-8") as file:
-            for sentence in sentences(texts, tokenizer):
-                file.write(sentence + "\n")
-                count += 1
-        if not count:
-            raise UserError(f"{texts[0]}: has no words")
-        _run("train", "--ngram-order", str(config.order), "--text", str(plain), "--lm", str(whole))
-        if config.prune:
-            limit = f"{config.prune:g}"
-            _run("prune", "--threshold", limit, "--lm", str(whole), "--write-lm", str(pruned))
-        made = pruned if config.prune else whole
-        impossible = 0
-        with publish(str(out)) as target, made.open("rb") as source:
-            for line in source:
-                target.write(line)
-                # The beginning of a sentence is never predicted; all else should be.
-                impossible += line.startswith(b"-99") and line.split()[1] != b"<s>"
-    return Built(count, impossible)
+        raise UserError(f"{out}: name a file that ends in .arpa, because decoders use the ending")
+    require_package("kaldingram", "lm")
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # On the same disk as the result, because /tmp may be small.
+        with tempfile.TemporaryDirectory(prefix=f".{out.stem}.", dir=out.parent) as name:
+            folder = Path(name)
+            lines = _write_text(folder / "text", texts, tokenizer)
+            arpa = _estimate(folder, config)
+            impossible = 0
+            with publish(str(out)) as target, arpa.open("rb") as source:
+                for line in source:
+                    target.write(line)
+                    # Only the beginning of a sentence has no probability, because it is never predicted.
+                    impossible += line.startswith(b"-99") and line.split()[1] != b"<s>"
+    return BuiltModel(lines, impossible)
 
 
-@contextmanager
-def _folder_beside(out: Path) -> Iterator[str]:
-    """A folder for what comes before `out`, on the same disk."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.stem}.", dir=out.parent) as folder:
-        yield folder
+def _write_text(path: Path, texts: Sequence[Path], tokenizer: Tokenizer | None) -> int:
+    """Write the sentences to one file, and return their number."""
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for sentence in sentences(texts, tokenizer):
+            file.write(sentence + "\n")
+            count += 1
+    if not count:
+        raise UserError(f"{texts[0]}: has no words")
+    return count
+
+
+def _estimate(folder: Path, config: NgramConfig) -> Path:
+    """The ARPA file of folder/text."""
+    text, full, pruned = (folder / name for name in ("text", "whole.arpa", "pruned.arpa"))
+    _run("train", "--ngram-order", str(config.order), "--text", str(text), "--lm", str(full))
+    if not config.prune:
+        return full
+    threshold = f"{config.prune:g}"
+    _run("prune", "--threshold", threshold, "--lm", str(full), "--write-lm", str(pruned))
+    return pruned
 
 
 def sentences(texts: Iterable[Path], tokenizer: Tokenizer | None) -> Iterator[str]:
@@ -122,14 +129,14 @@ def sentences(texts: Iterable[Path], tokenizer: Tokenizer | None) -> Iterator[st
         tokenizer: the sentences are then those of its tokens.
 
     Raises:
-        UserError: a text cannot be read, or has characters that the tokenizer does not know or a word that no
-            reader of language models accepts.
+        UserError: a text cannot be read, or has characters that the tokenizer does not know, or a word that
+            is too long for readers of language models.
     """
     for path in texts:
         for number, line in _lines(path):
             words = line.split()
             if max((len(word.encode()) for word in words), default=0) > MAX_WORD_BYTES:
-                raise UserError(f"{path}:{number}: a word of more than {MAX_WORD_BYTES:,} bytes; is it text?")
+                raise UserError(f"{path}:{number}: a word of more than {MAX_WORD_BYTES:,} bytes; name a text")
             sentence = " ".join(words)
             try:
                 yield sentence if tokenizer is None else _as_tokens(sentence, tokenizer)
@@ -145,7 +152,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def perplexity(arpa: Path, lines: Iterable[str]) -> Perplexity:
-    """Of lines of words (or tokens) separated by spaces. Unknown words are counted separately.
+    """The perplexity of lines of words (or tokens) separated by spaces.
 
     Raises:
         UserError: KenLM is not installed, or the model cannot be read.
@@ -163,23 +170,22 @@ def perplexity(arpa: Path, lines: Iterable[str]) -> Perplexity:
 
 
 def _as_tokens(sentence: str, tokenizer: Tokenizer) -> str:
-    surfaces = (tokenizer.surfaces[label] for label in tokenizer.encode(sentence))
-    return " ".join(token_name(surface) for surface in surfaces)
+    return " ".join(token_name(tokenizer.surfaces[label]) for label in tokenizer.encode(sentence))
 
 
 def _run(*arguments: str) -> None:
-    # Its bars are for a terminal.
-    environment = os.environ if sys.stderr.isatty() else {**os.environ, "TQDM_DISABLE": "1"}
-    outcome = subprocess.run(
+    """Run kaldingram's command line; it shows its progress bars only on a terminal."""
+    is_terminal = sys.stderr.isatty()
+    result = subprocess.run(
         [sys.executable, "-m", "kaldingram.cli", *arguments],
-        env=environment,
+        env=os.environ if is_terminal else {**os.environ, "TQDM_DISABLE": "1"},
         stdout=subprocess.DEVNULL,
-        stderr=None if sys.stderr.isatty() else subprocess.PIPE,
+        stderr=None if is_terminal else subprocess.PIPE,
         check=False,
     )
-    if outcome.returncode:
-        last = (outcome.stderr or b"").decode(errors="replace").strip().splitlines()[-1:]
+    if result.returncode:
+        last = (result.stderr or b"").decode(errors="replace").strip().splitlines()[-1:]
         raise UserError(
-            f"kaldingram {arguments[0]} failed (status {outcome.returncode}): {' '.join(last)} "
-            "(is there memory enough, and text of more than a few lines? --prune 0 takes less of both)"
+            f"kaldingram {arguments[0]} failed (status {result.returncode}): {' '.join(last)} "
+            "(it needs enough memory, and text of more than a few lines; --prune 0 needs less of both)"
         )

@@ -1,8 +1,8 @@
 """Times and confidences of tokens and words.
 
-Axes: B utterances, T frames (padded), V labels (blank included). A frame of the model's output stands for
-`frame_seconds` of audio; a token lasts as long as the frames that have it as their label. That is where the
-model writes it: a CTC model may do so some frames before or after it is heard.
+Axes: B utterances, T frames (padded), V labels (including the CTC blank). A frame of the model's output is
+`frame_seconds` of audio. A token lasts as long as the frames that have it as their label. A CTC model may
+place these frames slightly before or after the sound.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from torch import Tensor, nn
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.features import LogMel
 
-_MANY_FRAMES = 1_000_000  # so that what a model adds or drops at the edges says nothing
+_MANY_FRAMES = 1_000_000  # makes the frames that a model adds or drops at the edges negligible
 
 
 @dataclass(frozen=True)
 class TokenSpans:
-    """The tokens of a batch of paths, utterance after utterance; N tokens in all.
+    """The N tokens of a batch of paths, utterance by utterance.
 
     Attributes:
-        labels: long [N], repeats collapsed, never the blank.
-        label_lengths: long [B], tokens of each utterance.
+        labels: long [N], with repeats collapsed and without blanks.
+        label_lengths: long [B], number of tokens of each utterance.
         begin: long [N], first frame of each token.
         end: long [N], the frame after its last.
-        confidence: float32 [N], mean over the token's frames of its probability, in [0, 1].
+        confidence: float32 [N], mean probability of the token over its frames, in [0, 1].
     """
 
     labels: Tensor
@@ -39,10 +39,10 @@ class TokenSpans:
 
 
 @dataclass(frozen=True)
-class Timed:
-    """A token or a word: its text, begin and end in seconds, and the confidence in it.
+class TimedText:
+    """A token or a word: text, begin and end in seconds, and confidence.
 
-    A token's confidence is the mean of its probability over its frames, a word's the lowest of its tokens'.
+    A token's confidence is its mean probability over its frames, a word's is the lowest of its tokens.
     """
 
     text: str
@@ -50,16 +50,12 @@ class Timed:
     end: float
     confidence: float
 
-    def shifted(self, seconds: float) -> Timed:
-        """The same span, `seconds` later."""
-        return Timed(self.text, self.begin + seconds, self.end + seconds, self.confidence)
-
 
 @torch.no_grad()
 def token_spans(path_BT: Tensor, log_probs_BTV: Tensor, lengths_B: Tensor, blank: int = 0) -> TokenSpans:
-    """The tokens of paths through frames, such as `log_probs.argmax(-1)`, with no Python loop.
+    """The tokens of paths through frames, such as `log_probs.argmax(-1)`, without a Python loop.
 
-    Frames at and after `lengths` are never looked at.
+    Frames at and after `lengths` have no effect.
 
     Args:
         path_BT: long [B, T], label of each frame.
@@ -74,7 +70,7 @@ def token_spans(path_BT: Tensor, log_probs_BTV: Tensor, lengths_B: Tensor, blank
     starts_BT[:, 1:] &= path_BT[:, 1:] != path_BT[:, :-1]
     keep_BT = starts_BT & (path_BT != blank)
 
-    # Runs of one label are numbered through the batch; each utterance that has frames begins one.
+    # Runs of one label are numbered through the batch. Each utterance with frames begins a new run.
     run_BT = starts_BT.flatten().cumsum(0).sub(1).clamp(min=0).view_as(path_BT)
     log_prob_BT = log_probs_BTV.gather(-1, path_BT.where(valid_BT, blank).unsqueeze(-1)).squeeze(-1)
     probability_BT = torch.where(valid_BT, log_prob_BT.float().exp(), 0.0)
@@ -89,40 +85,42 @@ def token_spans(path_BT: Tensor, log_probs_BTV: Tensor, lengths_B: Tensor, blank
         label_lengths=keep_BT.sum(1),
         begin=begin,
         end=begin + counts[run].long(),
-        # clamp: log-probabilities of a low precision can round to slightly above 0.
+        # clamp: log-probabilities in low precision can round to slightly above 0.
         confidence=(sums[run] / counts[run]).clamp(max=1.0),
     )
 
 
-def timed_tokens(spans: TokenSpans, surfaces: Sequence[str], frame_seconds: float) -> Iterator[list[Timed]]:
-    """The tokens of each utterance with the text that each label adds; waits for the device."""
+def timed_tokens(
+    spans: TokenSpans, surfaces: Sequence[str], frame_seconds: float
+) -> Iterator[list[TimedText]]:
+    """The tokens of each utterance with the text that each label adds; synchronises with the device."""
     columns = (spans.labels, spans.begin, spans.end, spans.confidence)
     rows = zip(*(column.tolist() for column in columns), strict=True)
     for count in spans.label_lengths.tolist():
         yield [
-            Timed(surfaces[label], begin * frame_seconds, end * frame_seconds, confidence)
+            TimedText(surfaces[label], begin * frame_seconds, end * frame_seconds, confidence)
             for label, begin, end, confidence in (next(rows) for _ in range(count))
         ]
 
 
-def words(tokens: Sequence[Timed]) -> list[Timed]:
-    """Words from tokens, which contain the spaces between words."""
-    found: list[Timed] = []
+def words(tokens: Sequence[TimedText]) -> list[TimedText]:
+    """The words of tokens; spaces in the tokens' text separate words."""
+    found: list[TimedText] = []
     is_open = False
     for token in tokens:
         for i, part in enumerate(token.text.split(" ")):
-            is_open = is_open and i == 0  # what follows a space begins a word
+            is_open = is_open and i == 0  # a space ends the word
             if part and is_open:
                 word = found[-1]
-                sure = min(word.confidence, token.confidence)
-                found[-1] = Timed(word.text + part, word.begin, token.end, sure)
+                confidence = min(word.confidence, token.confidence)
+                found[-1] = TimedText(word.text + part, word.begin, token.end, confidence)
             elif part:
-                found.append(Timed(part, token.begin, token.end, token.confidence))
+                found.append(TimedText(part, token.begin, token.end, token.confidence))
                 is_open = True
     return found
 
 
 def frame_seconds(model: nn.Module, features: LogMel) -> float:
-    """Seconds of audio for each frame of the model's output."""
+    """Seconds of audio per frame of the model's output."""
     (frames,) = model.output_lengths(torch.tensor([_MANY_FRAMES])).tolist()  # type: ignore[operator]
     return features.hop / SAMPLE_RATE_HZ * _MANY_FRAMES / float(frames)

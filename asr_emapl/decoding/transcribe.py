@@ -1,6 +1,6 @@
-"""Batched decoding of utterances with any model that satisfies the contract.
+"""Decode utterances in batches, with any model that satisfies the contract.
 
-Axes: B utterances, T frames (padded), V labels (blank included).
+Axes: B utterances, T frames (padded), V labels (including the CTC blank).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from asr_emapl.ctc import greedy
 from asr_emapl.data.loader import LeftOut, collate
 from asr_emapl.data.micro_batches import micro_batches
 from asr_emapl.data.utterance import Utterance
-from asr_emapl.decoding.spans import Timed, timed_tokens, token_spans, words
+from asr_emapl.decoding.spans import TimedText, timed_tokens, token_spans, words
 from asr_emapl.text.tokenizer import Tokenizer
 
 
@@ -27,26 +27,26 @@ class Hypothesis:
     """A decoded utterance.
 
     Attributes:
-        confidence: mean over frames of the highest probability, whichever way it was decoded.
-        words: with their times from the utterance's begin, where they were asked for.
+        confidence: mean over frames of the highest probability, for greedy decoding and beam search alike.
+        words: with times from the beginning of the utterance; empty if times were not requested.
     """
 
     id: str
     text: str
     confidence: float
-    words: tuple[Timed, ...] = ()
+    words: tuple[TimedText, ...] = ()
 
 
 @dataclass(frozen=True)
 class Posteriors:
-    """A batch after the model: log-probabilities float32 [B, T, V] and lengths long [B], on its device."""
+    """The model's output for a batch on its device: log-probabilities float32 [B, T, V], lengths long [B]."""
 
     ids: list[str]
     log_probs_BTV: Tensor
     lengths_B: Tensor
 
     def each(self) -> Iterator[tuple[str, Tensor]]:
-        """Id and log-probabilities [its frames, V] of each utterance, in main memory."""
+        """Id and log-probabilities [its frames, V] of each utterance, on the CPU."""
         log_probs_BTV = self.log_probs_BTV.cpu()
         for id_, log_probs_TV, length in zip(self.ids, log_probs_BTV, self.lengths_B.tolist(), strict=True):
             yield id_, log_probs_TV[:length]
@@ -64,11 +64,11 @@ def posteriors(
     world_size: int = 1,
     left_out: LeftOut | None = None,
 ) -> Generator[list[Posteriors], None, None]:
-    """Log-probabilities of each model, longest utterance first; audio is decoded once for all models.
+    """Log-probabilities of each model, longest utterance first. Audio is decoded once for all models.
 
     A batch has at most `max_seconds` of padded audio; a longer utterance is a batch of its own. The models
-    are put into eval mode and restored to their mode. With several processes, each decodes its share of the
-    batches, all equally many, as sharded models need it: some batches are then decoded twice.
+    run in eval mode, and their mode is restored. With several processes, each decodes its share of batches.
+    All have the same number, as sharded models need it, so some batches may be decoded twice.
 
     Args:
         left_out: called with each utterance that cannot be decoded; no batch contains it. A batch may be
@@ -88,11 +88,12 @@ def posteriors(
         for turn in range(0, len(groups), world_size):
             group = [ordered[i] for i in groups[(turn + rank) % len(groups)]]
             batch = collate(group, left_out)
-            if not batch.ids:  # sharded models make the pass all the same, with silence
-                batch.waveforms_BN, batch.samples_B = _silence(group[0].samples)
+            if not batch.ids:  # sharded models need the forward pass, so they get silence
+                batch.waveforms_BN = torch.zeros(1, group[0].samples)
+                batch.samples_B = torch.tensor([group[0].samples])
             batch = batch.to(device)
             found, rows = [], len(batch.ids)
-            # Not inference mode: what a sharded model gathers there cannot be used outside.
+            # Not inference mode: tensors that a sharded model gathers there cannot be used outside.
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 inputs = features(batch.waveforms_BN, batch.samples_B)
                 for model in models:
@@ -102,11 +103,6 @@ def posteriors(
     finally:
         for model, was_training in zip(models, modes, strict=True):
             model.train(was_training)
-
-
-def _silence(samples: int) -> tuple[Tensor, Tensor]:
-    """A waveform [1, N] and its length [1]."""
-    return torch.zeros(1, samples), torch.tensor([samples])
 
 
 def transcribe(
@@ -122,7 +118,7 @@ def greedy_hypotheses(batch: Posteriors, tokenizer: Tokenizer) -> list[Hypothesi
     """Greedy hypotheses of a batch, without times."""
     paths = greedy(batch.log_probs_BTV, batch.lengths_B)
     rows = zip(batch.ids, paths.to_lists(), paths.confidence.tolist(), strict=True)
-    return [Hypothesis(name, tokenizer.decode(tokens), sure) for name, tokens, sure in rows]
+    return [Hypothesis(id_, tokenizer.decode(tokens), confidence) for id_, tokens, confidence in rows]
 
 
 def timed_hypotheses(
@@ -134,8 +130,8 @@ def timed_hypotheses(
     """Hypotheses of a batch with the times of their words.
 
     Args:
-        frame_seconds: audio for each frame of the model's output.
-        search: log-probabilities [T, V] in main memory to the label of each frame, long [T]; None: greedy.
+        frame_seconds: seconds of audio per frame of the model's output.
+        search: log-probabilities [T, V] on the CPU to the label of each frame, long [T]; None: greedy.
     """
     best_log_prob_BT, path_BT = batch.log_probs_BTV.max(dim=-1)
     if search is not None:
@@ -147,7 +143,7 @@ def timed_hypotheses(
     tokens = timed_tokens(spans, tokenizer.surfaces, frame_seconds)
     valid_BT = torch.arange(path_BT.shape[1], device=path_BT.device) < batch.lengths_B.unsqueeze(1)
     total_B = torch.where(valid_BT, best_log_prob_BT.exp(), 0.0).sum(1)
-    confidence = (total_B / batch.lengths_B.clamp(min=1)).clamp(max=1.0).tolist()
-    for name, utterance, sure in zip(batch.ids, tokens, confidence, strict=True):
+    confidences = (total_B / batch.lengths_B.clamp(min=1)).clamp(max=1.0).tolist()
+    for id_, utterance, confidence in zip(batch.ids, tokens, confidences, strict=True):
         found = words(utterance)
-        yield Hypothesis(name, " ".join(word.text for word in found), sure, tuple(found))
+        yield Hypothesis(id_, " ".join(word.text for word in found), confidence, tuple(found))

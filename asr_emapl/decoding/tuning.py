@@ -27,7 +27,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class GridPoint:
-    """Two weights, and the WER (in %) with them."""
+    """The WER (in %) for one pair of weights."""
 
     lm_weight: float
     word_bonus: float
@@ -41,10 +41,10 @@ def grid(
     weights: Sequence[float],
     bonuses: Sequence[float],
 ) -> Iterator[GridPoint]:
-    """The WER for each pair of weights, in the order given.
+    """The WER for each pair of weights; the weights vary fastest.
 
     Args:
-        log_probs: id -> float [T, V] in main memory.
+        log_probs: id -> float [T, V] on the CPU.
         references: id -> text.
     """
     for bonus in bonuses:
@@ -55,15 +55,15 @@ def grid(
 
 
 def best(points: Sequence[GridPoint]) -> GridPoint:
-    """The lowest WER; of equal ones, the smallest weight, then the bonus nearest 0."""
+    """The point of lowest WER; among equals, of the smallest weight, then of the bonus nearest 0."""
     return min(points, key=lambda p: (p.wer, p.lm_weight, abs(p.word_bonus)))
 
 
 def write_config(path: Path, config: BeamConfig, point: GridPoint) -> None:
-    """Write a search with its weights as JSON, for `read_config`; files are named by absolute paths.
+    """Write a search and its weights as JSON, with absolute paths, for `read_config`.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     chosen = replace(config, lm_weight=point.lm_weight, word_bonus=point.word_bonus)
     content = asdict(chosen) | {"wer_percent": round(point.wer, 3)}
@@ -73,21 +73,22 @@ def write_config(path: Path, config: BeamConfig, point: GridPoint) -> None:
 
 
 def read_config(path: Path) -> BeamConfig:
-    """What `write_config` wrote.
+    """Read the search and its weights from a file of `write_config`.
 
     Raises:
-        UserError: it cannot be read, or is something else; a file that it names is absent.
+        UserError: the file cannot be read, or has other content; a file that it names is missing.
     """
-    content = read_object(path, "what asr-emapl tune-lm writes")
-    wrong = [key for key, kind in _KINDS.items() if not isinstance(content.get(key), kind)]
-    if wrong:
-        raise UserError(f"{path}: not what asr-emapl tune-lm writes (no valid {wrong[0]!r})")
-    values = {key: content[key] for key in _KINDS}
-    return BeamConfig(**values)
+    content = read_object(path, "the output of asr-emapl tune-lm")
+    for key, kind in _KINDS.items():
+        if not isinstance(content.get(key), kind):
+            raise UserError(
+                f"{path}: expected the output of asr-emapl tune-lm, but {key!r} is missing or invalid"
+            )
+    return BeamConfig(**{key: content[key] for key in _KINDS})
 
 
 def draw(points: Sequence[GridPoint], out: Path) -> None:
-    """Draw the grid: WER over language model weight, a curve for each word bonus.
+    """Plot the WER over the language model weight, one curve per word bonus.
 
     Raises:
         UserError: `out` does not end in .png or .svg, or cannot be written.
@@ -97,23 +98,12 @@ def draw(points: Sequence[GridPoint], out: Path) -> None:
         axes = figure.subplots()
         for i, bonus in enumerate(dict.fromkeys(p.word_bonus for p in points)):
             curve = sorted((p.lm_weight, p.wer) for p in points if p.word_bonus == bonus)
-            style = ("-", "--", ":")[i // len(COLOURS) % 3]
-            axes.plot(
-                *zip(*curve, strict=True),
-                style,
-                marker="o",
-                color=COLOURS[i % len(COLOURS)],
-                label=f"{bonus:g}",
-            )
+            style, colour = ("-", "--", ":")[i // len(COLOURS) % 3], COLOURS[i % len(COLOURS)]
+            axes.plot(*zip(*curve, strict=True), style, marker="o", color=colour, label=f"{bonus:g}")
         chosen = best(points)
-        axes.plot(chosen.lm_weight, chosen.wer, "o", markersize=14, fillstyle="none", color="black")
-        axes.annotate(
-            f"{chosen.wer:.2f}",
-            (chosen.lm_weight, chosen.wer),
-            (0, -18),
-            textcoords="offset points",
-            ha="center",
-        )
+        place = chosen.lm_weight, chosen.wer
+        axes.plot(*place, "o", markersize=14, fillstyle="none", color="black")
+        axes.annotate(f"{chosen.wer:.2f}", place, (0, -18), textcoords="offset points", ha="center")
         axes.set_xlabel("language model weight")
         axes.set_ylabel("WER (%)")
         axes.margins(y=0.15)

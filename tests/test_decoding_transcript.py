@@ -8,19 +8,33 @@ import re
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from asr_emapl.decoding.long_audio import Segment, Transcript
-from asr_emapl.decoding.spans import Timed
-from asr_emapl.decoding.transcript_formats import FORMATS, to_json, to_srt, to_text, to_vtt
+from asr_emapl.decoding.spans import TimedText
+from asr_emapl.decoding.transcript import (
+    FORMATS,
+    Transcript,
+    TranscriptSegment,
+    to_json,
+    to_srt,
+    to_text,
+    to_vtt,
+)
 
-WORDS = (Timed("R&D", 0.5, 0.75, 0.9), Timed("WENT", 1.0, 1.5, 0.8), Timed("ON", 3661.0, 3661.25, 0.7))
+WORDS = (
+    TimedText("R&D", 0.5, 0.75, 0.9),
+    TimedText("WENT", 1.0, 1.5, 0.8),
+    TimedText("ON", 3661.0, 3661.25, 0.7),
+)
 TWO = Transcript(
     "talk.flac",
     3700.0,
-    (Segment(0.0, 2.0, "R&D WENT", 0.85, WORDS[:2]), Segment(3660.0, 3662.0, "ON", 0.7, WORDS[2:])),
+    (
+        TranscriptSegment(0.0, 2.0, "R&D WENT", 0.85, WORDS[:2]),
+        TranscriptSegment(3660.0, 3662.0, "ON", 0.7, WORDS[2:]),
+    ),
 )
 
 
-def test_text_is_a_line_a_segment():
+def test_text_has_one_line_per_segment():
     assert to_text(TWO) == "R&D WENT\nON\n"
 
 
@@ -31,7 +45,7 @@ def test_srt_and_vtt():
     assert to_vtt(TWO).startswith("WEBVTT\n\n00:00:00.500 --> 00:00:01.500\nR&amp;D WENT\n\n")
 
 
-def test_json_has_it_all_in_a_line():
+def test_json_is_one_line_with_all_segments():
     content = to_json(TWO)
     assert content.count("\n") == 1
     found = json.loads(content)
@@ -41,7 +55,7 @@ def test_json_has_it_all_in_a_line():
     ]
 
 
-def test_nothing_said():
+def test_an_empty_transcript():
     silence = Transcript("a", 5.0, ())
     assert to_text(silence) == to_srt(silence) == ""
     assert set(FORMATS) == {"text", "json", "srt", "vtt"}
@@ -56,9 +70,9 @@ words = st.tuples(st.text("AB", min_size=1, max_size=60), st.floats(0.01, 3.0), 
 def test_subtitles_hold_all_words_in_order_and_fit_a_screen(spoken):
     time, timed = 0.0, []
     for text, seconds, pause in spoken:
-        timed.append(Timed(text, time + pause, time + pause + seconds, 1.0))
+        timed.append(TimedText(text, time + pause, time + pause + seconds, 1.0))
         time += pause + seconds
-    segment = Segment(0.0, time, " ".join(w.text for w in timed), 1.0, tuple(timed))
+    segment = TranscriptSegment(0.0, time, " ".join(w.text for w in timed), 1.0, tuple(timed))
     cues = re.findall(r"(\S+) --> (\S+)\n(.*?)\n\n", to_srt(Transcript("a", time, (segment,))), re.DOTALL)
     assert " ".join(text for *_, text in cues).split() == [w.text for w in timed]
     for begin, end, text in cues:

@@ -1,4 +1,4 @@
-"""Files of any length: cut where it is quiet, joined in order, with times from the file's begin."""
+"""Audio files of any length: cut where it is quiet, segments in order, times from the file's beginning."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from asr_emapl.audio.features import FeatureConfig, LogMel
 from asr_emapl.audio.voice_activity import LevelOnly
 from asr_emapl.data.utterance import Utterance
-from asr_emapl.decoding import long_audio
-from asr_emapl.decoding.long_audio import transcribe_file
+from asr_emapl.decoding import audio_files
+from asr_emapl.decoding.audio_files import transcribe_file
 from asr_emapl.decoding.recognizer import Recognizer
 from asr_emapl.errors import UserError
 from asr_emapl.models.transformer import TransformerCtc
@@ -27,7 +27,7 @@ def recognizer() -> Recognizer:
     torch.manual_seed(0)
     model = TransformerCtc(CharacterTokenizer().vocabulary_size, 20, dim=16, heads=2, layers=2)
     with torch.no_grad():
-        model.output.weight.mul_(20.0)  # texts of many letters, far from ties
+        model.output.weight.mul_(20.0)  # texts of many characters, far from ties
     return Recognizer(model, LogMel(FeatureConfig(mel_bands=20)), CharacterTokenizer(), torch.device("cpu"))
 
 
@@ -45,7 +45,7 @@ def talk(tmp_path_factory):
     return path
 
 
-def test_short_audio_is_taken_whole(recognizer, talk):
+def test_short_audio_is_one_segment(recognizer, talk):
     transcript = transcribe_file(recognizer, talk, LevelOnly(), max_seconds=15.0)
     (segment,) = transcript.segments
     (alone,) = recognizer([Utterance("talk", str(talk), 15.0)])
@@ -60,7 +60,7 @@ def test_long_audio_is_cut_in_the_pauses_and_joined(recognizer, talk):
     segments = transcript.segments
     assert len(segments) >= 3
     assert all(segment.end - segment.begin <= 6.0 for segment in segments)
-    # With nothing said to be silence, the segments are all of the audio, cut in the half seconds of silence.
+    # The detector reports no silence, so the segments cover the audio, cut in the half seconds of silence.
     assert segments[0].begin == 0.0
     assert segments[-1].end == pytest.approx(15.0)
     for before, after in pairwise(segments):
@@ -74,8 +74,8 @@ def test_long_audio_is_cut_in_the_pauses_and_joined(recognizer, talk):
         assert segment.begin <= times[0] <= times[-1] <= segment.end
 
 
-def test_what_is_found_is_told_in_order_of_time_before_all_is_done(recognizer, talk, monkeypatch):
-    monkeypatch.setattr(long_audio, "_TURN_SECONDS", 7.0)
+def test_segments_are_reported_in_order_of_time_before_the_file_is_done(recognizer, talk, monkeypatch):
+    monkeypatch.setattr(audio_files, "_STEP_SECONDS", 7.0)
     told = []
     transcript = transcribe_file(
         recognizer, talk, LevelOnly(), max_seconds=6.0, advance=lambda *step: told.append(step)
@@ -87,7 +87,7 @@ def test_what_is_found_is_told_in_order_of_time_before_all_is_done(recognizer, t
     assert transcript == transcribe_file(recognizer, talk, LevelOnly(), max_seconds=6.0)
 
 
-def test_a_search_writes_what_it_finds(recognizer, talk):
+def test_a_search_determines_the_text(recognizer, talk):
     a = recognizer.tokenizer.encode("A")[0]
     found = transcribe_file(
         recognizer, talk, LevelOnly(), max_seconds=15.0, search=lambda x_TV: torch.full((len(x_TV),), a)
@@ -97,7 +97,7 @@ def test_a_search_writes_what_it_finds(recognizer, talk):
     assert word.end == pytest.approx(15.0, abs=0.1)
 
 
-def test_what_cannot_be_read(recognizer, tmp_path):
+def test_unreadable_files_are_named(recognizer, tmp_path):
     (tmp_path / "text.wav").write_text("no audio")
     for name in ("gone.wav", "text.wav"):
         with pytest.raises(UserError, match=name):

@@ -1,0 +1,46 @@
+"""Load a trained model for transcription from a checkpoint, with its tokenizer and features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from asr_emapl.audio.features import LogMel
+from asr_emapl.checkpoints.files import find, fitting, read_tokenizer
+from asr_emapl.config import config_from_dict
+from asr_emapl.decoding.recognizer import Recognizer
+from asr_emapl.distributed.process_group import choose_device
+from asr_emapl.errors import UserError
+from asr_emapl.models.contract import build_model
+from asr_emapl.models.target import Trust
+
+
+def load_recognizer(
+    path: Path, which: str = "teacher", device: str = "auto", trust: Sequence[str] = ()
+) -> Recognizer:
+    """Load a checkpoint file, or the newest one of a run directory.
+
+    Args:
+        which: teacher or student.
+        trust: packages, besides asr_emapl, whose code may run to build the model that the checkpoint names.
+
+    Raises:
+        UserError: there is no checkpoint, `which` is neither teacher nor student, the model's code is not
+            trusted, or the weights do not fit the model.
+    """
+    if which not in ("teacher", "student"):
+        raise UserError(f"--model {which!r} is not one of teacher, student")
+    path, state, problems = find(path)
+    config = config_from_dict(state["config"], f"the config in checkpoint {path}")
+    tokenizer = read_tokenizer(path, state)
+    torch_device = choose_device(device)
+    model = build_model(
+        config.model,
+        vocabulary_size=tokenizer.vocabulary_size,
+        mel_bands=config.features.mel_bands,
+        trust=Trust.of(f"checkpoint {path}", trust),
+    )
+    with fitting(path, config.model.target):
+        model.load_state_dict(state["teacher"]["module"] if which == "teacher" else state["student"])
+    features = LogMel(config.features).to(torch_device)
+    return Recognizer(model.to(torch_device), features, tokenizer, torch_device, problems)
