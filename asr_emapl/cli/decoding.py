@@ -224,10 +224,18 @@ def tune_lm(
     say_written(
         out, f"{out}: weight {chosen.lm_weight:g}, bonus {chosen.word_bonus:g}, WER {chosen.wer:.2f} %"
     )
-    if chosen.lm_weight == 0.0:
-        warn(f"warning: {lm} did not help at any weight: is its text of this kind, with this spelling?")
+    greedy = tuning.greedy_wer(log_probs, references, recognizer.tokenizer)
+    say(f"WER {greedy:.2f} % without beam search" + _lexicon_alone(points, lexicon))
+    if chosen.lm_weight == 0.0 and not (lexicon and chosen.wer < greedy):
+        warn(f"warning: {lm} did not help at any weight; is its text of this kind, with this spelling?")
     if left_out.tell():
         raise typer.Exit(1)
+
+
+def _lexicon_alone(points: list[GridPoint], lexicon: str) -> str:
+    """What the lexicon did without the language model, if that was tried."""
+    rates = [p.wer for p in points if p.lm_weight == 0.0]
+    return f", {min(rates):.2f} % with the lexicon alone" if lexicon and rates else ""
 
 
 def _with_progress(points: Iterator[GridPoint], total: int) -> list[GridPoint]:

@@ -92,10 +92,17 @@ def build_arpa(
             impossible = 0
             with publish(str(out)) as target, arpa.open("rb") as source:
                 for line in source:
-                    target.write(line)
+                    target.write(_with_unknown(line))
                     # Only the beginning of a sentence has no probability, because it is never predicted.
                     impossible += line.startswith(b"-99") and line.split()[1] != b"<s>"
     return BuiltModel(lines, impossible)
+
+
+def _with_unknown(line: bytes) -> bytes:
+    """A line of an ARPA file with the unigram <unk>, whose absence KenLM reports at each reading."""
+    if line.startswith(b"ngram 1="):
+        return b"ngram 1=%d\n" % (int(line.partition(b"=")[2]) + 1)
+    return line + b"-100\t<unk>\n" if line.startswith(b"\\1-grams:") else line
 
 
 def _write_text(path: Path, texts: Sequence[Path], tokenizer: Tokenizer | None) -> int:
