@@ -225,17 +225,20 @@ def tune_lm(
         out, f"{out}: weight {chosen.lm_weight:g}, bonus {chosen.word_bonus:g}, WER {chosen.wer:.2f} %"
     )
     greedy = tuning.greedy_wer(log_probs, references, recognizer.tokenizer)
-    say(f"WER {greedy:.2f} % without beam search" + _lexicon_alone(points, lexicon))
-    if chosen.lm_weight == 0.0 and not (lexicon and chosen.wer < greedy):
-        warn(f"warning: {lm} did not help at any weight; is its text of this kind, with this spelling?")
+    _explain_gain(greedy, points, chosen, config)
     if left_out.tell():
         raise typer.Exit(1)
 
 
-def _lexicon_alone(points: list[GridPoint], lexicon: str) -> str:
-    """What the lexicon did without the language model, if that was tried."""
+def _explain_gain(greedy: float, points: list[GridPoint], chosen: GridPoint, config: BeamConfig) -> None:
+    """Print what the lexicon does alone, and warn of a language model that does not help."""
     rates = [p.wer for p in points if p.lm_weight == 0.0]
-    return f", {min(rates):.2f} % with the lexicon alone" if lexicon and rates else ""
+    alone = f", {min(rates):.2f} % with the lexicon alone" if config.lexicon and rates else ""
+    say(f"WER {greedy:.2f} % without beam search{alone}")
+    if chosen.lm_weight == 0.0 and not (config.lexicon and chosen.wer < greedy):
+        warn(
+            f"warning: {config.lm} did not help at any weight; is its text of this kind, with this spelling?"
+        )
 
 
 def _with_progress(points: Iterator[GridPoint], total: int) -> list[GridPoint]:

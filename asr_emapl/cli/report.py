@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +19,7 @@ from asr_emapl.terminal import print_table, say, warn
 if TYPE_CHECKING:
     from asr_emapl.report.comparison import Decoded
     from asr_emapl.report.run import Run
+    from asr_emapl.report.usage import Usage
 
 commands = typer.Typer()
 
@@ -52,8 +53,8 @@ def report(
 
     Example: `asr-emapl report baseline=runs/baseline ema=runs/ema --out report.html`
     """
-    from asr_emapl.report.run import read_runs, wer_table
-    from asr_emapl.report.usage import as_record, no_times, table
+    from asr_emapl.report.run import read_runs
+    from asr_emapl.report.usage import as_record, no_times
 
     if out is None and (manifest or hypotheses or decode):
         raise UserError("--manifest, --hypotheses and --decode need a page: add --out")
@@ -77,15 +78,23 @@ def report(
     if as_json:
         print(json.dumps({label: as_record(usage) for label, usage in usages.items()}, indent=2))
         return
-    if any(run.wer for run in found):
-        print_table(*wer_table(found))
+    _print_tables(found, usages)
+    for path in written:
+        say(str(path))
+
+
+def _print_tables(runs: list[Run], usages: Mapping[str, Usage]) -> None:
+    """WER, then where the time went, then what to change first."""
+    from asr_emapl.report.run import wer_table
+    from asr_emapl.report.usage import table
+
+    if any(run.wer for run in runs):
+        print_table(*wer_table(runs))
         say("")
     if usages:
         print_table(*table(usages))
     for label, usage in usages.items():
         say(f"{label}: {usage.advice()}")
-    for path in written:
-        say(str(path))
 
 
 def _check(
