@@ -123,7 +123,7 @@ def test_loudness_does_not_matter(log_mel: LogMel) -> None:
 
 
 @pytest.mark.parametrize("waveform", [torch.zeros(8_000), torch.full((8_000,), 0.5), noise(399), noise(1)])
-def test_silence_and_scraps_are_finite(log_mel: LogMel, waveform: Tensor) -> None:
+def test_silence_and_short_audio_are_finite(log_mel: LogMel, waveform: Tensor) -> None:
     features, lengths = log_mel(waveform[None], torch.tensor([len(waveform)]))
     assert features.isfinite().all()
     assert features.abs().max() < 100.0

@@ -1,4 +1,4 @@
-"""Audio on a server: what it does not have is absent audio, and a server that fails ends the command."""
+"""Audio on a server: a missing file is missing audio, but a server that fails ends the command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cutting: utterances are disjoint, ordered, within limits, hold the speech; cuts fall where it is quiet."""
+"""Utterances are disjoint, ordered, within limits and cover the speech; cuts are where it is quiet."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def limits(draw: st.DrawFn) -> SegmentConfig:
 @given(recording=RECORDINGS, config=limits(), seed=st.integers(0, 99))
 # The target lies at a maximum that is not a whole number of frames.
 @example(recording=[(19, 0.0), (200, 0.6)], config=SegmentConfig(2.0, 7.0, 7.0, 2.0, 1.0), seed=0)
-def test_disjoint_ordered_within_limits_and_nothing_is_lost_unseen(recording, config, seed):
+def test_spans_are_disjoint_ordered_within_limits_and_lost_frames_are_counted(recording, config, seed):
     speech = np.concatenate([np.zeros(0), *(np.full(n, p) for n, p in recording)]).astype(np.float32)
     level = np.random.default_rng(seed).uniform(-80.0, 0.0, len(speech)).astype(np.float32)
     cut = segment(Activity(speech, level), config)
@@ -82,7 +82,7 @@ def test_stretches_of_speech_above_the_minimum_are_covered(words, seed):
     assert segment(Activity(given_.speech, given_.level_db + noise), CONFIG).lost_frames == 0
 
 
-def test_a_long_pause_parts_and_a_short_one_does_not():
+def test_only_a_long_pause_separates():
     cut = segment(activity((0.64, 0), (1.28, 1), (0.64, 0), (0.96, 1), (1.6, 0), (1.6, 1), (0.64, 0)), CONFIG)
     assert seconds(cut.spans) == [
         (pytest.approx(0.48), pytest.approx(3.68)),
@@ -94,18 +94,18 @@ def test_recording_begins_and_ends_with_speech():
     assert segment(activity((1.6, 1)), CONFIG).spans == [(0, 50)]
 
 
-def test_too_little_speech_between_pauses_is_left_out_and_counted():
+def test_too_short_speech_is_left_out_and_counted():
     cut = segment(activity((1.6, 0), (0.064, 1), (1.6, 0), (1.6, 1)), CONFIG)
     assert len(cut.spans) == 1
     assert cut.lost_frames == 2
 
 
-def test_nothing_and_silence():
+def test_empty_recordings_and_silence():
     assert segment(Activity(np.zeros(0, np.float32), np.zeros(0, np.float32)), CONFIG).spans == []
     assert segment(activity((5.0, 0.2)), CONFIG).spans == []
 
 
-def test_a_single_frame_below_the_threshold_does_not_part_speech():
+def test_a_single_frame_below_the_threshold_does_not_separate_speech():
     """Hysteresis: 0.4 begins no speech, but does not end it."""
     assert voiced_frames(np.array([0.4, 0.6, 0.4, 0.4, 0.3, 0.4, 0.1], np.float32)).tolist() == [
         *[True] * 4,

@@ -122,7 +122,7 @@ def test_files_that_are_something_else(project, lm, tmp_path):
     told = fail(*common, "--beam", 5, "--lm", picture, "--lexicon", lm)
     assert "picture.png:1: not a language model" in told
     told = fail(*common, "--lm-config", picture)
-    assert "expected what asr-emapl tune-lm writes" in told
+    assert "expected the output of asr-emapl tune-lm" in told
     assert len(told) < 400
 
 

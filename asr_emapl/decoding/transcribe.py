@@ -67,8 +67,8 @@ def posteriors(
     """Log-probabilities of each model, longest utterance first. Audio is decoded once for all models.
 
     A batch has at most `max_seconds` of padded audio; a longer utterance is a batch of its own. The models
-    run in eval mode, and their mode is restored. With several processes, each decodes its share of the batches.
-    All have the same number, as sharded models need it, so some batches may be decoded twice.
+    run in eval mode, and their mode is restored. With several processes, each decodes its share of the
+    batches. Sharded models need the same number on each process, so some batches may be decoded twice.
 
     Args:
         left_out: called with each utterance that cannot be decoded; no batch contains it. A batch may be
