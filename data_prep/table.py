@@ -45,8 +45,8 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
         if missing:
             separator = "commas" if is_csv else "tabs"
             raise UserError(
-                f"{path}: no column {', '.join(missing)} among {names} (name it in the first line; separate the "
-                f"columns by {separator})"
+                f"{path}: no column {', '.join(missing)} among {names} (name it in the first line; "
+                f"separate the columns by {separator})"
             )
         first = reader.line_num
         for cells in reader:

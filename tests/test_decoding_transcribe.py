@@ -14,7 +14,7 @@ from torch import nn
 from asr_emapl.audio.features import FeatureConfig, LogMel
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.decoding import transcribe as transcribe_module
-from asr_emapl.decoding.transcribe import Hypothesis, greedy_hypotheses, posteriors, transcribe
+from asr_emapl.decoding.transcribe import Hypothesis, Recognizer, greedy_hypotheses, posteriors
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.text.tokenizer import CharacterTokenizer
 
@@ -53,7 +53,7 @@ def run(
 ) -> list[Hypothesis]:
     cpu = torch.device("cpu")
     batches = posteriors([model], FEATURES, utterances, device=cpu, max_seconds=max_seconds, **options)
-    return list(transcribe(batches, CharacterTokenizer()))
+    return [h for (batch,) in batches for h in greedy_hypotheses(batch, CharacterTokenizer())]
 
 
 def test_each_utterance_once_longest_first(model, utterances) -> None:
@@ -117,8 +117,8 @@ def test_mode_is_restored(model, utterances, training) -> None:
 
 def test_mode_is_restored_after_close_and_errors(model, utterances) -> None:
     model.train()
-    batches = posteriors([model], FEATURES, utterances, device=torch.device("cpu"), max_seconds=0.1)
-    walk = transcribe(batches, CharacterTokenizer())
+    recognizer = Recognizer(model, FEATURES, CharacterTokenizer(), torch.device("cpu"))
+    walk = recognizer(utterances, max_seconds=0.1)
     next(walk)
     assert not model.training
     walk.close()
