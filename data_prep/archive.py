@@ -9,9 +9,10 @@ import os
 import shutil
 import tarfile
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from asr_emapl.errors import UserError, list_findings
@@ -31,13 +32,30 @@ class Archive:
     folder: str
 
 
-def require_known(corpus: str, parts: Collection[str], known: Collection[str]) -> None:
-    """UserError if no parts are given, or some of them are unknown."""
-    unknown = sorted(set(parts) - set(known))
+def install_parts(
+    corpus: str,
+    archives: Mapping[str, Archive],
+    parts: Sequence[str],
+    destination: Path,
+    verify: Callable[[str, Path], list[str]],
+) -> dict[str, Path]:
+    """Install parts of a corpus, each as `install` does, and return their folders.
+
+    Args:
+        archives: of all parts of the corpus.
+        verify: returns the faults of a part in a folder, one line each.
+
+    Raises:
+        UserError: no parts are given, or some are unknown; or as `install`.
+    """
+    unknown = sorted(set(parts) - set(archives))
     if unknown or not parts:
         raise UserError(
-            f"{corpus}: no part {', '.join(unknown) or 'given'} (choose among: {', '.join(known)})"
+            f"{corpus}: no part {', '.join(unknown) or 'given'} (choose among: {', '.join(archives)})"
         )
+    return {
+        part: install(archives[part], destination, partial(verify, part)) for part in dict.fromkeys(parts)
+    }
 
 
 def install(archive: Archive, destination: Path, verify: Callable[[Path], list[str]]) -> Path:

@@ -139,7 +139,7 @@ def settle(part: str, found: Checked, leave_out: bool) -> list[str]:
     if not found.findings:
         return [f"{part}: {note}" for note in found.notes]
     if not leave_out:
-        head = f"{part}: {len(found.findings)} faults (fix them, or --leave-out these utterances):"
+        head = f"{part}: {len(found.findings)} faults (fix them, or give --leave-out):"
         raise UserError(list_findings([head, *found.findings], MAX_LINES))
     left_out = list_findings([f"{part}: left out {len(found.findings)}:", *found.findings], 6)
     return [left_out, *(f"{part}: {note}" for note in found.notes)]

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from asr_emapl.data.manifest_writer import write_manifests
 from asr_emapl.data.utterance import Utterance
-from asr_emapl.errors import UserError, list_findings
+from asr_emapl.errors import UserError
 from asr_emapl.storage import read_object
-from data_prep.archive import Archive, install, require_known
-from data_prep.candidates import MAX_LINES, Prepared, probe_all
+from data_prep.archive import Archive, install_parts
+from data_prep.candidates import Checked, Prepared, probe_all, settle
 
 # URLs and MD5s are from github.com/facebookresearch/libri-light.
 _URL = "https://dl.fbaipublicfiles.com/librilight/data"
@@ -46,9 +46,8 @@ def download(destination: Path, parts: Sequence[str], *, workers: int = 2) -> di
     Raises:
         UserError: an unknown part, a failed transfer, a wrong MD5, an unsafe or incomplete archive.
     """
-    require_known("Libri-Light", parts, _MD5)
 
-    def findings(folder: Path) -> list[str]:
+    def findings(part: str, folder: Path) -> list[str]:
         facts, _ = probe_all((str(path) for path in sorted(folder.rglob("*.flac"))), workers)
         faults = [fact for fact in facts.values() if isinstance(fact, str)]
         jsons = {str(path.with_suffix(".flac")) for path in folder.rglob("*.json")}
@@ -56,10 +55,8 @@ def download(destination: Path, parts: Sequence[str], *, workers: int = 2) -> di
         faults += [f"{path}: has no json (download again)" for path in sorted(set(facts) - jsons)]
         return faults or ([] if facts else [f"{folder}: has no audio (download again)"])
 
-    return {
-        part: install(Archive(f"{_URL}/{part}.tar", _MD5[part], part), Path(destination), findings)
-        for part in dict.fromkeys(parts)
-    }
+    archives = {part: Archive(f"{_URL}/{part}.tar", md5, part) for part, md5 in _MD5.items()}
+    return install_parts("Libri-Light", archives, parts, Path(destination), findings)
 
 
 def prepare(
@@ -100,20 +97,17 @@ def prepare(
     found: dict[Path, list[Utterance]] = {}
     notes: list[str] = []
     for part, folder in folders.items():
-        speech, faults, part_notes = _read_part(folder, use_voice_activity, workers)
-        if faults and not leave_out:
-            head = f"{part}: {len(faults)} files with faults (fix them, or --leave-out these):"
-            raise UserError(list_findings([head, *faults], MAX_LINES))
-        if faults:
-            notes.append(list_findings([f"{part}: left out {len(faults)} files:", *faults], 6))
-        utterances = [
+        speech, checked = _read_part(folder, use_voice_activity, workers)
+        checked.utterances = [
             utterance
             for path, spans in speech.items()
             for utterance in _utterances(path, segments(spans, max_seconds, min_seconds))
         ]
-        hours = sum(utterance.duration for utterance in utterances) / 3600
-        notes.append(f"{part}: {len(utterances)} segments, {hours:.2f} h, of {', '.join(part_notes)}")
-        found[Path(destination) / f"{part}.jsonl"] = utterances
+        hours = sum(utterance.duration for utterance in checked.utterances) / 3600
+        summary = f"{len(checked.utterances)} segments, {hours:.2f} h, of {', '.join(checked.notes)}"
+        checked.notes = [summary]
+        notes += settle(part, checked, leave_out)
+        found[Path(destination) / f"{part}.jsonl"] = checked.utterances
     write_manifests(found)
     return Prepared(dict(zip(folders, found, strict=True)), notes)
 
@@ -146,25 +140,25 @@ def _part_folders(source: Path, parts: Sequence[str] | None) -> dict[str, Path]:
 
 def _read_part(
     folder: Path, use_voice_activity: bool, workers: int
-) -> tuple[dict[Path, list[Span]], list[str], list[str]]:
-    """The spans of speech in each file of a part, faults, and notes."""
+) -> tuple[dict[Path, list[Span]], Checked]:
+    """The spans of speech in each file of a part; and its faults and notes."""
     paths = [path.absolute() for path in sorted(folder.glob("*/*/*.flac"))]
     facts, audio_notes = probe_all(map(str, paths), workers)
     speech: dict[Path, list[Span]] = {}
-    faults: list[str] = []
+    checked = Checked()
     seconds = 0.0
     for path in paths:
-        known = facts[str(path)]
+        fact = facts[str(path)]
         try:
-            if isinstance(known, str):
-                raise UserError(known)
-            speech[path] = _speech(path, known[0]) if use_voice_activity else [(0.0, known[0])]
-            seconds += known[0]
+            if isinstance(fact, str):
+                raise UserError(fact)
+            speech[path] = _speech(path, fact[0]) if use_voice_activity else [(0.0, fact[0])]
+            seconds += fact[0]
         except UserError as error:
-            faults.append(str(error))
+            checked.findings.append(str(error))
     spoken = sum(end - start for spans in speech.values() for start, end in spans)
-    notes = [f"{spoken / 3600:.2f} h of speech in {seconds / 3600:.2f} h", *audio_notes]
-    return speech, faults, notes
+    checked.notes = [f"{spoken / 3600:.2f} h of speech in {seconds / 3600:.2f} h", *audio_notes]
+    return speech, checked
 
 
 def _speech(path: Path, length: float) -> list[Span]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
@@ -17,7 +16,7 @@ from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError, list_findings
 from asr_emapl.storage import read_lines
 from asr_emapl.text.normalise import ALPHABET, librispeech, outside
-from data_prep.archive import Archive, install, require_known
+from data_prep.archive import Archive, install_parts
 from data_prep.candidates import MAX_LINES, probe_all
 from data_prep.transfer import fetch
 
@@ -74,15 +73,11 @@ def download(destination: Path, parts: Sequence[str]) -> dict[str, Path]:
     Raises:
         UserError: an unknown part, a failed transfer, a wrong MD5, an unsafe or incomplete archive.
     """
-    require_known("LibriSpeech", parts, _OFFICIAL)
-    folders = {}
-    for part in dict.fromkeys(parts):
-        official = _OFFICIAL[part]
-        url = f"{_URL}/{official.resource}/{part}.tar.gz"
-        archive = Archive(url, official.md5, f"{_FOLDER}/{part}")
-        verify = partial(_findings, utterances=official.utterances)
-        folders[part] = install(archive, Path(destination), verify)
-    return folders
+    archives = {
+        part: Archive(f"{_URL}/{official.resource}/{part}.tar.gz", official.md5, f"{_FOLDER}/{part}")
+        for part, official in _OFFICIAL.items()
+    }
+    return install_parts("LibriSpeech", archives, parts, Path(destination), _findings)
 
 
 def download_language_model(destination: Path, name: str) -> Path:
@@ -179,12 +174,12 @@ def _read_parts(folders: dict[str, Path], workers: int) -> dict[str, list[Uttera
     return found
 
 
-def _findings(folder: Path, utterances: int) -> list[str]:
-    """The faults of an official part with the given number of utterances, one per line."""
+def _findings(part: str, folder: Path) -> list[str]:
+    """The faults of an official part, one per line."""
     findings: list[str] = []
-    count = len(_read_part(folder, 2, findings))
-    if count != utterances and not findings:
-        findings.append(f"{folder}: {count} utterances, the official part has {utterances}")
+    count, official = len(_read_part(folder, 2, findings)), _OFFICIAL[part].utterances
+    if count != official and not findings:
+        findings.append(f"{folder}: {count} utterances, the official part has {official}")
     return findings
 
 

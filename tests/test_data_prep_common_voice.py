@@ -72,7 +72,8 @@ def test_faults_are_reported_or_left_out_and_counted(corpus: Path, tmp_path: Pat
     with pytest.raises(UserError) as error:
         prepare(corpus, tmp_path / "out", ["dev", "train"])
     head, *found = str(error.value).split("\n")
-    assert head == "train: 6 faults (fix them, or --leave-out these utterances):"
+    assert head.startswith("train: 6 faults ")
+    assert "--leave-out" in head
     expected = {
         3: "absent.mp3: no such audio file",
         4: "empty.mp3: 0 bytes",

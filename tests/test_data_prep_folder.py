@@ -77,7 +77,8 @@ def test_one_report_of_all_faults(talks: Path, tmp_path: Path) -> None:
         "b.wav": f"id 'b' is that of {talks / 'b.flac'} too",
     }
     head, *found = faults(talks, tmp_path / "out")
-    assert "8 faults (fix them, or --leave-out" in head
+    assert "8 faults " in head
+    assert "--leave-out" in head
     assert len(found) == len(expected)
     for name, fault in expected.items():
         (line,) = [line for line in found if line.startswith(f"{talks / name}: ")]
