@@ -46,6 +46,7 @@ def prepare(
     table: Path | None = None,
     text: str = AUTO,
     leave_out: bool = False,
+    speaker_folders: bool = False,
     workers: int = 2,
 ) -> Prepared:
     """Verify audio and its transcripts and write a manifest, destination/<name>.jsonl.
@@ -65,6 +66,7 @@ def prepare(
             out the transcripts.
         leave_out: leave out utterances with faults instead of raising. A malformed table, and Kaldi files
             that do not agree, raise in any case.
+        speaker_folders: a file whose speaker is unknown is by the speaker that its folder is named after.
         workers: threads that read headers.
 
     Raises:
@@ -81,6 +83,8 @@ def prepare(
     check_outputs([path], [source, table, *(source / file for file in KALDI_FILES)])
     notes: list[str] = []
     candidates = _candidates(source, table, notes)
+    if speaker_folders:
+        candidates = [replace(c, speaker=c.speaker or Path(c.audio).parent.name) for c in candidates]
     if text == NO_TEXT:
         # The only faults so far are texts that are missing or unreadable.
         candidates = [replace(candidate, text=None, fault="") for candidate in candidates]

@@ -134,7 +134,8 @@ def test_utterances_of_one_shard_and_channels_of_one_file_are_not_the_same_audio
 
 def test_the_same_text_and_length_twice():
     found = one([*good(), dataclasses.replace(good()[3], id="x", audio="/other.flac")])
-    assert found.problem == "the same text and length more than once: 1 utterances too many"
+    assert found.problem == "the same text and length more than once: 1 utterance too many"
+    assert not found.is_fault
     assert found.examples == ["u3 = x"]
     blank = [dataclasses.replace(u, text=None, duration=2.0) for u in good()]
     assert findings(blank) == [], "the same length alone says nothing"
@@ -146,6 +147,7 @@ def test_what_manifests_share():
     assert ids.problem == "ids that are in both 0.jsonl and 1.jsonl: 3"
     assert ids.examples == ["u0", "u1", "u2"]
     assert speakers.problem == "speakers that are in both 0.jsonl and 1.jsonl: 3"
+    assert not speakers.is_fault
     assert speakers.examples == ["us0", "us1", "us2"]
 
 

@@ -244,6 +244,22 @@ def test_check_model_says_what_is_wrong_by_its_status(tmp_path, monkeypatch):
     assert "nowhere" in fail("check-model", "nowhere:Model")
 
 
+def test_train_warns_of_a_model_that_fails_the_checks(project, tmp_path, monkeypatch):
+    (tmp_path / "leaky_model.py").write_text(
+        "from asr_emapl.models.transformer import TransformerCtc\n"
+        "class Model(TransformerCtc):\n"
+        "    def forward(self, features, lengths):\n"
+        "        return super().forward(features + features.mean(1, keepdim=True), lengths)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    command = ("train", "--config", project.config, f"run_dir={tmp_path / 'run'}", "hours=0.003")
+    command += ("validation.every_hours=null", "model.target=leaky_model:Model")
+    outcome = call(*command)
+    assert outcome.status == 0, outcome
+    assert "warning: leaky_model:Model fails padding" in outcome.err
+    assert "warning" not in call(*command, "hours=0.004").err, "said once"
+
+
 def test_plot_draws_runs(project, tmp_path):
     out = tmp_path / "curves.png"
     assert succeed("plot", f"a={project.run}", project.run, "--out", out) == f"{out}\n"
@@ -254,7 +270,9 @@ def test_plot_draws_runs(project, tmp_path):
 
 def test_report_tells_what_the_time_went_to(project, tmp_path):
     told = succeed("report", f"mine={project.run}")
-    assert "mine" in told.split("\n")[0]
+    head, row = told.split("\n")[:2]
+    assert head.split() == ["WER", "%", "dev", "student", "dev", "teacher"]
+    assert row.startswith("mine ")
     assert "time: student" in told
     assert told.rstrip().split("\n")[-1].startswith("mine: ")
     (record,) = json.loads(succeed("report", project.run, "--json")).values()

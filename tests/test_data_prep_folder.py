@@ -175,6 +175,11 @@ def test_texts_that_are_not_wanted_are_no_faults(talks: Path, tmp_path: Path) ->
     assert [(u.id, u.text) for u in found] == [(id_, None) for id_ in ("alone", "ann/a", "ann/c.d", "b")]
 
 
+def test_folders_can_be_named_after_speakers(talks: Path, tmp_path: Path) -> None:
+    found = read(prepare(talks, tmp_path / "out", speaker_folders=True))
+    assert [u.speaker for u in found] == ["ann", "ann", "talks"]
+
+
 def test_auto_needs_no_clean_texts_and_says_what_it_changed(talks: Path, tmp_path: Path) -> None:
     (talks / "b.txt").write_text("\u201cGo on,\u201d he said \u2013 now.")
     prepared = prepare(talks, tmp_path / "out")

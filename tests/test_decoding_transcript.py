@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asr_emapl.decoding.spans import TimedText
@@ -66,6 +66,7 @@ words = st.tuples(st.text("AB", min_size=1, max_size=60), st.floats(0.01, 3.0), 
 
 
 @given(st.lists(words, max_size=60))
+@example([("A", 1.0, 0.0), (43 * "A", 1.0, 0.0), ("A", 1.0, 0.0)])
 def test_subtitles_hold_all_words_in_order_and_fit_a_screen(spoken):
     time, timed = 0.0, []
     for text, seconds, pause in spoken:

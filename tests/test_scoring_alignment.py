@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from html.parser import HTMLParser
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rapidfuzz.distance import Levenshtein
 from rich.cells import cell_len
 
 from asr_emapl.scoring.alignment import Op, align
@@ -107,3 +110,38 @@ def test_page_is_self_contained() -> None:
     # Each colour is declared for light and for dark backgrounds.
     for name in set(re.findall(r"var\((--[\w-]+)\)", page)):
         assert len(re.findall(rf"{name}:", page)) == 2, name
+
+
+def test_similar_words_are_paired():
+    found = align("FOLLOW ANOTHER YELLOW LINE", "EOLLOTWTENTHER YELOTW LINE")
+    pairs = [(op.reference, op.hypothesis) for op in found.ops if op.kind == "substitution"]
+    assert ("YELLOW", "YELOTW") in pairs
+
+
+WORDS = st.lists(st.text("AB", min_size=1, max_size=3), max_size=7)
+
+
+def slow_least_distance(few, many):
+    """Over all ways to pair the fewer words with others, in order."""
+    return min(
+        sum(Levenshtein.normalized_distance(a, b) for a, b in zip(few, chosen, strict=True))
+        for chosen in itertools.combinations(many, len(few))
+    )
+
+
+@given(WORDS, WORDS)
+def test_counts_are_those_of_jiwer_and_pairs_the_most_similar(words, recognised):
+    found = align(" ".join(words), " ".join(recognised))
+    assert found.reference == words
+    assert found.hypothesis == recognised
+    assert found.counts.errors == Levenshtein.distance(words, recognised)
+    for is_correct, ops in itertools.groupby(found.ops, key=lambda op: op.kind == "correct"):
+        run = list(ops)
+        if is_correct:
+            continue
+        left = [op.reference for op in run if op.reference is not None]
+        right = [op.hypothesis for op in run if op.hypothesis is not None]
+        pairs = [op for op in run if op.kind == "substitution"]
+        assert len(pairs) == min(len(left), len(right))
+        distance = sum(Levenshtein.normalized_distance(op.reference, op.hypothesis) for op in pairs)
+        assert distance == pytest.approx(slow_least_distance(*sorted((left, right), key=len)))

@@ -168,7 +168,7 @@ def test_csv(pair: list[str]) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("a.txt", "84-1: 1 errors in 3 words"),
+        ("a.txt", "84-1: 1 error in 3 words"),
         ("a.html", "<del>SAT</del><ins>SIT</ins>"),
         ("a.PRA", "System name:   dev"),
         ("a.pra", "id: (84-1)\nScores: (#C #S #D #I) 2 1 0 0\n"),

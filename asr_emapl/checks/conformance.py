@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from asr_emapl.checks.padding_leak import leaking_module
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.errors import UserError, listing
 from asr_emapl.models.contract import ModelConfig, build_model, build_twin
@@ -190,8 +192,8 @@ def _deterministic(subject: _Subject) -> str:
 
 
 def _padding(subject: _Subject) -> str:
-    short_BTF = subject.features_BTF[1:, :SHORT_FRAMES]
-    alone_BTV, lengths_B = subject.evaluate(short_BTF, torch.tensor([SHORT_FRAMES]))
+    alone = partial(subject.evaluate, subject.features_BTF[1:, :SHORT_FRAMES], torch.tensor([SHORT_FRAMES]))
+    alone_BTV, lengths_B = alone()
     frames = int(lengths_B[0])
     for what, size in (("zeros", 0.0), ("garbage", 100.0)):
         features_BTF = subject.features_BTF.clone()
@@ -199,7 +201,13 @@ def _padding(subject: _Subject) -> str:
         together_BTV, _ = subject.evaluate(features_BTF)
         off = _distance(alone_BTV[0, :frames], together_BTV[1, :frames])
         if not off <= TOLERANCE:
-            return f"beside a longer utterance, with {what} as padding, valid frames change by {off:.3g}"
+            place = leaking_module(
+                subject.model, alone, partial(subject.evaluate, features_BTF), 1, TOLERANCE
+            )
+            where = f" (first in {place})" if place else ""
+            return (
+                f"beside a longer utterance, with {what} as padding, valid frames change by {off:.3g}{where}"
+            )
     return ""
 
 

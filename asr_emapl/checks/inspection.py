@@ -17,7 +17,7 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.data.batch_plan import BatchConfig
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.data.verify import verify
-from asr_emapl.errors import UserError, listing
+from asr_emapl.errors import UserError, counted, listing
 from asr_emapl.text.tokenizer import Tokenizer
 
 MAX_EXAMPLES = 5
@@ -84,11 +84,12 @@ class Contents:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to fix: the problem, example utterances, and the remedy."""
+    """Something to fix, or to know if `is_fault` is False: the problem, examples, and the remedy."""
 
     problem: str
     examples: list[str]
     remedy: str
+    is_fault: bool = True
 
 
 @dataclass(frozen=True)
@@ -155,9 +156,9 @@ def with_audio(inspection: Inspection, manifests: Mapping[str, Sequence[Utteranc
     return replace(inspection, findings=[*inspection.findings, *findings])
 
 
-def _finding(problem: str, examples: Iterable[str], remedy: str) -> Finding:
+def _finding(problem: str, examples: Iterable[str], remedy: str, *, is_fault: bool = True) -> Finding:
     """A finding that names the first of the examples."""
-    return Finding(problem, list(examples)[:MAX_EXAMPLES], remedy)
+    return Finding(problem, list(examples)[:MAX_EXAMPLES], remedy, is_fault)
 
 
 def _contents(
@@ -314,20 +315,19 @@ def _duplicates(placed: list[_Placed]) -> list[Finding]:
     others = [p for p in placed if id(p) not in known and p.text.strip()]
     same_text = _groups(others, lambda u: (u.text, u.samples))
     kinds = (
-        (same_audio, "audio (file and offset)", "keep one of each, or training sees them too often"),
-        (
-            same_text,
-            "text and length",
-            "listen to them: if they are copies under other names, keep one of each",
-        ),
+        (same_audio, "audio (file and offset)", "keep one of each, or training sees them too often", True),
+        # Sentences that are read by many speakers may have equal lengths by chance.
+        (same_text, "text and length", "listen to them: if they are copies, keep one of each", False),
     )
     return [
         _finding(
-            f"the same {what} more than once: {sum(len(group) - 1 for group in groups)} utterances too many",
+            f"the same {what} more than once: "
+            f"{counted(sum(len(group) - 1 for group in groups), 'utterance')} too many",
             [" = ".join(_names(group)) for group in groups[:MAX_EXAMPLES]],
             remedy,
+            is_fault=is_fault,
         )
-        for groups, what, remedy in kinds
+        for groups, what, remedy, is_fault in kinds
         if groups
     ]
 
@@ -354,6 +354,7 @@ def _shared(manifests: Mapping[str, Sequence[Utterance]]) -> list[Finding]:
                         f"speakers that are in both {one} and {other}: {len(common)}",
                         sorted(common),
                         "if one of them is for validation, take its speakers out of the other",
+                        is_fault=False,
                     )
                 )
     return findings
@@ -388,7 +389,7 @@ def _groups(placed: Iterable[_Placed], key: Callable[[Utterance], Hashable]) -> 
 
 
 def _utterances(found: Sequence[object]) -> str:
-    return "1 utterance has" if len(found) == 1 else f"{len(found)} utterances have"
+    return f"{counted(len(found), 'utterance')} {'has' if len(found) == 1 else 'have'}"
 
 
 def _names(found: Iterable[_Placed]) -> list[str]:

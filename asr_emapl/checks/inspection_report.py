@@ -95,10 +95,17 @@ def _histogram(counts: Sequence[int], bin_seconds: float) -> Iterator[str]:
 
 
 def _what_to_fix(findings: Sequence[Finding]) -> Iterator[str]:
-    if not findings:
+    """Faults first, then what may be as it should be."""
+    faults, facts = ([f for f in findings if f.is_fault is kind] for kind in (True, False))
+    if not faults:
         yield "nothing to fix"
-        return
-    yield "what to fix"
+    for title, listed in (("what to fix", faults), ("worth knowing", facts)):
+        if listed:
+            yield title
+            yield from _numbered(listed)
+
+
+def _numbered(findings: Sequence[Finding]) -> Iterator[str]:
     for number, finding in enumerate(findings, start=1):
         yield f"{number}. {finding.problem}"
         if finding.examples:

@@ -125,7 +125,8 @@ def transcribe(
 @commands.command("lm")
 def language_model(
     text: Annotated[
-        list[Path], typer.Option(help="Text, one sentence per line (also .gz, .xz); repeatable.")
+        list[Path],
+        typer.Option(help="Text (a sentence per line) or manifest (.jsonl), also .gz, .xz; repeatable."),
     ],
     out: Annotated[Path, typer.Option(help="Language model to write (.arpa).")],
     order: Annotated[int, typer.Option(help="Maximum number of words (or tokens) in an n-gram.")] = 3,
@@ -223,10 +224,18 @@ def tune_lm(
     say_written(
         out, f"{out}: weight {chosen.lm_weight:g}, bonus {chosen.word_bonus:g}, WER {chosen.wer:.2f} %"
     )
-    if chosen.lm_weight == 0.0:
-        warn(f"warning: {lm} did not help at any weight: is its text of this kind, with this spelling?")
+    greedy = tuning.greedy_wer(log_probs, references, recognizer.tokenizer)
+    say(f"WER {greedy:.2f} % without beam search" + _lexicon_alone(points, lexicon))
+    if chosen.lm_weight == 0.0 and not (lexicon and chosen.wer < greedy):
+        warn(f"warning: {lm} did not help at any weight; is its text of this kind, with this spelling?")
     if left_out.tell():
         raise typer.Exit(1)
+
+
+def _lexicon_alone(points: list[GridPoint], lexicon: str) -> str:
+    """What the lexicon did without the language model, if that was tried."""
+    rates = [p.wer for p in points if p.lm_weight == 0.0]
+    return f", {min(rates):.2f} % with the lexicon alone" if lexicon and rates else ""
 
 
 def _with_progress(points: Iterator[GridPoint], total: int) -> list[GridPoint]:

@@ -134,6 +134,9 @@ def prepare_folder(
         ),
     ] = "auto",
     leave_out: Annotated[bool, typer.Option(help="Leave out files with errors, and list them.")] = False,
+    speaker_folders: Annotated[
+        bool, typer.Option("--speaker-folders", help="The folder of a file is named after its speaker.")
+    ] = False,
 ) -> None:
     """Verify your own audio: a folder with .txt beside the files or a table, Kaldi, NeMo, lhotse.
 
@@ -141,7 +144,10 @@ def prepare_folder(
     """
     from data_prep import folder
 
-    _print_prepared(folder.prepare(data, out, name=name, table=table, text=text, leave_out=leave_out))
+    prepared = folder.prepare(
+        data, out, name=name, table=table, text=text, leave_out=leave_out, speaker_folders=speaker_folders
+    )
+    _print_prepared(prepared)
 
 
 def _print_prepared(prepared: Prepared) -> None:

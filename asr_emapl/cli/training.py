@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from asr_emapl.cli.options import non_negative, positive
-from asr_emapl.errors import UserError
-from asr_emapl.runs.reader import run_files
+from asr_emapl.errors import UserError, listing
+from asr_emapl.runs.reader import CHECKPOINTS, run_files
 from asr_emapl.storage import check_outputs
-from asr_emapl.terminal import print_table, say, say_written
+from asr_emapl.terminal import print_table, say, say_written, warn
+
+if TYPE_CHECKING:
+    from asr_emapl.config import RunConfig
 
 commands = typer.Typer()
 
@@ -40,9 +44,24 @@ def train(
     from asr_emapl.config import load_config
     from asr_emapl.training.trainer import train as run
 
-    last = run(load_config(config, overrides or []), allow_changes=allow_changes)
+    settings = load_config(config, overrides or [])
+    _warn_of_model(settings)
+    last = run(settings, allow_changes=allow_changes)
     if last is not None:
         say(f"last checkpoint: {last}")
+
+
+def _warn_of_model(config: RunConfig) -> None:
+    """Warn if a model of the user's own fails `check-model`; on the first process, when a run starts."""
+    target, is_first = config.model.target, os.environ.get("RANK", "0") == "0"
+    if target.startswith("asr_emapl.") or not is_first or Path(config.run_dir, CHECKPOINTS).exists():
+        return
+    from asr_emapl.checks.conformance import check
+
+    found = check(target, config.model.options, mel_bands=config.features.mel_bands)
+    failed = [finding.name for finding in found if not finding.passed]
+    if failed:
+        warn(f"warning: {target} fails {listing(failed, 5)}; run asr-emapl check-model to see what to fix")
 
 
 @commands.command()

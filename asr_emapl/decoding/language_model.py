@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from asr_emapl.data.manifest import read_manifest
 from asr_emapl.decoding.arpa import MAX_WORD_BYTES
 from asr_emapl.decoding.beam import token_name
 from asr_emapl.decoding.ngram import load_kenlm
@@ -91,10 +92,17 @@ def build_arpa(
             impossible = 0
             with publish(str(out)) as target, arpa.open("rb") as source:
                 for line in source:
-                    target.write(line)
+                    target.write(_with_unknown(line))
                     # Only the beginning of a sentence has no probability, because it is never predicted.
                     impossible += line.startswith(b"-99") and line.split()[1] != b"<s>"
     return BuiltModel(lines, impossible)
+
+
+def _with_unknown(line: bytes) -> bytes:
+    """A line of an ARPA file with the unigram <unk>, whose absence KenLM reports at each reading."""
+    if line.startswith(b"ngram 1="):
+        return b"ngram 1=%d\n" % (int(line.partition(b"=")[2]) + 1)
+    return line + b"-100\t<unk>\n" if line.startswith(b"\\1-grams:") else line
 
 
 def _write_text(path: Path, texts: Sequence[Path], tokenizer: Tokenizer | None) -> int:
@@ -121,14 +129,18 @@ def _estimate(folder: Path, config: NgramConfig) -> Path:
 
 
 def sentences(texts: Iterable[Path], tokenizer: Tokenizer | None) -> Iterator[str]:
-    """The non-empty lines of texts, with single spaces; as tokens if there is a tokenizer.
+    """The lines of texts (or the transcripts of manifests) that are not empty, with single spaces.
+
+    Args:
+        texts: files of lines, or manifests (.jsonl, also compressed).
+        tokenizer: the sentences are then those of its tokens.
 
     Raises:
         UserError: a text cannot be read, or has characters that the tokenizer does not know, or a word that
             is too long for readers of language models.
     """
     for path in texts:
-        for number, line in read_lines(path):
+        for number, line in _lines(path):
             words = line.split()
             if max((len(word.encode()) for word in words), default=0) > MAX_WORD_BYTES:
                 raise UserError(f"{path}:{number}: a word of more than {MAX_WORD_BYTES:,} bytes; name a text")
@@ -137,6 +149,13 @@ def sentences(texts: Iterable[Path], tokenizer: Tokenizer | None) -> Iterator[st
                 yield sentence if tokenizer is None else _as_tokens(sentence, tokenizer)
             except UserError as error:
                 raise UserError(f"{path}:{number}: {error}") from error
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number and text of each line of a text, or of each transcript of a manifest."""
+    if ".jsonl" in path.suffixes:
+        return enumerate((u.text for u in read_manifest(path) if u.text is not None), start=1)
+    return iter(read_lines(path))
 
 
 def perplexity(arpa: Path, lines: Iterable[str]) -> Perplexity:

@@ -114,15 +114,18 @@ def _fits(words: Sequence[TimedText], word: TimedText) -> bool:
     text = " ".join(w.text for w in [*words, word])
     return (
         len(text) <= _MAX_LINES * _LINE_CHARACTERS
-        and len(textwrap.wrap(text, _LINE_CHARACTERS)) <= _MAX_LINES
+        and len(_lines(text)) <= _MAX_LINES
         and word.end - words[0].begin <= _CUE_SECONDS
         and word.begin - words[-1].end <= _PAUSE_SECONDS
     )
 
 
 def _cue(words: Sequence[TimedText]) -> tuple[float, float, str]:
-    lines = textwrap.wrap(" ".join(w.text for w in words), _LINE_CHARACTERS, break_long_words=False)
-    return words[0].begin, words[-1].end, "\n".join(lines)
+    return words[0].begin, words[-1].end, "\n".join(_lines(" ".join(w.text for w in words)))
+
+
+def _lines(text: str) -> list[str]:
+    return textwrap.wrap(text, _LINE_CHARACTERS, break_long_words=False)
 
 
 def _clock(seconds: float, point: str) -> str:

@@ -7,13 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from asr_emapl.ctc import greedy
 from asr_emapl.decoding.beam import BeamConfig, BeamSearch
 from asr_emapl.errors import UserError
 from asr_emapl.plotting import COLOURS, check_ending, new_figure, write_plot
 from asr_emapl.scoring import score
 from asr_emapl.storage import read_object, write
+from asr_emapl.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,15 @@ def grid(
             weighted = search.weighted(weight, bonus)
             hypotheses = {id_: weighted.text(x_TV) for id_, x_TV in log_probs.items()}
             yield GridPoint(weight, bonus, 100.0 * score(references, hypotheses).words.rate)
+
+
+def greedy_wer(log_probs: Mapping[str, Tensor], references: Mapping[str, str], tokenizer: Tokenizer) -> float:
+    """The WER in % without beam search; arguments as for `grid`."""
+    hypotheses = {}
+    for id_, x_TV in log_probs.items():
+        (tokens,) = greedy(x_TV[None], torch.tensor([len(x_TV)])).to_lists()
+        hypotheses[id_] = tokenizer.decode(tokens)
+    return 100.0 * score(references, hypotheses).words.rate
 
 
 def best(points: Sequence[GridPoint]) -> GridPoint:

@@ -18,7 +18,7 @@ from asr_emapl.storage import (
 )
 
 CONFIG, LOG, SPEED, SKIPPED = "config.yaml", "log.jsonl", "speed.jsonl", "skipped.jsonl"
-CHECKPOINTS = "checkpoints"
+STARTS, CHECKPOINTS = "starts.jsonl", "checkpoints"
 
 PHASES = ("data", "features", "teacher", "student", "communication", "optimizer")
 """Parts of a step's time, in their order.
@@ -35,7 +35,10 @@ def run_files(path: Path) -> list[Path]:
         return [path]
     if path.name == CHECKPOINTS:
         return [*path.glob("*.pt")]
-    return [*(path / name for name in (CONFIG, LOG, SPEED, SKIPPED)), *path.glob(f"{CHECKPOINTS}/*.pt")]
+    return [
+        *(path / name for name in (CONFIG, LOG, SPEED, SKIPPED, STARTS)),
+        *path.glob(f"{CHECKPOINTS}/*.pt"),
+    ]
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

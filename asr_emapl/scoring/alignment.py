@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -14,12 +15,7 @@ from asr_emapl.scoring.wer import ErrorCounts
 Weights = Literal["levenshtein", "sclite"]
 """Costs of errors when words are aligned: all equal (as in jiwer), or those of sclite."""
 
-_KINDS: dict[str, EditKind] = {
-    "equal": "correct",
-    "replace": "substitution",
-    "delete": "deletion",
-    "insert": "insertion",
-}
+_MAX_PAIRS = 1 << 16  # words of the reference by those of the hypothesis, without a correct word between
 
 
 class Op(NamedTuple):
@@ -63,19 +59,58 @@ def align(
     speaker: str | None = None,
     weights: Weights = "levenshtein",
 ) -> Alignment:
-    """Align the words of two texts of an utterance, with the least cost under `weights`."""
+    """Align the words of two texts of an utterance, with the least cost under `weights`.
+
+    With "levenshtein", the counts are those of jiwer, and of the words without a match, the most similar are
+    paired.
+    """
     words, recognised = reference.split(), hypothesis.split()
-    if weights == "sclite":
-        kinds = sclite_kinds(words, recognised)
-    else:
-        kinds = [
-            _KINDS[code.tag]
-            for code in Levenshtein.opcodes(words, recognised)
-            for _ in range(max(code.src_end - code.src_start, code.dest_end - code.dest_start))
-        ]
+    find_kinds = sclite_kinds if weights == "sclite" else _levenshtein_kinds
+    kinds = find_kinds(words, recognised)
     left, right = iter(words), iter(recognised)
     ops = tuple(
         Op(kind, None if kind == "insertion" else next(left), None if kind == "deletion" else next(right))
         for kind in kinds
     )
     return Alignment(id, ops, speaker)
+
+
+def _levenshtein_kinds(words: list[str], recognised: list[str]) -> list[EditKind]:
+    """The kinds of an alignment with the fewest errors, from left to right."""
+    kinds: list[EditKind] = []
+    row = column = 0
+    for block in Levenshtein.editops(words, recognised).as_matching_blocks():
+        kinds += _error_kinds(words[row : block.a], recognised[column : block.b])
+        kinds += ["correct"] * block.size
+        row, column = block.a + block.size, block.b + block.size
+    return kinds
+
+
+def _error_kinds(words: list[str], recognised: list[str]) -> list[EditKind]:
+    """The kinds where no word is correct: the fewer words are all substituted, for the most similar ones.
+
+    best[j] is the least distance of the first i of the fewer words to i of the first j others, in order.
+    """
+    extra: EditKind = "deletion" if len(words) > len(recognised) else "insertion"
+    few, many = sorted((words, recognised), key=len)
+    spare = len(many) - len(few)
+    if not few or not spare or len(few) * len(many) > _MAX_PAIRS:
+        substitutions: list[EditKind] = ["substitution"] * len(few)
+        return substitutions + [extra] * spare
+    best = [0.0] * (len(many) + 1)
+    chosen: list[list[bool]] = []
+    for i, word in enumerate(few):
+        # Enough of the others have to be left for the rest of the fewer.
+        before, best = best, [math.inf] * (len(many) + 1)
+        chosen.append([False] * (len(many) + 1))
+        for j in range(i, i + spare + 1):
+            paired = before[j] + Levenshtein.normalized_distance(word, many[j])
+            chosen[i][j + 1] = paired < best[j]
+            best[j + 1] = min(paired, best[j])
+    kinds: list[EditKind] = []
+    i = len(few)
+    for j in range(len(many), 0, -1):
+        is_paired = i > 0 and chosen[i - 1][j]
+        kinds.append("substitution" if is_paired else extra)
+        i -= is_paired
+    return kinds[::-1]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.cells import cell_len
 
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UserError, counted
 from asr_emapl.scoring.alignment import Alignment, Op
 from asr_emapl.scoring.wer import ErrorCounts
 from asr_emapl.storage import write
@@ -147,10 +147,8 @@ def _html(op: Op) -> str:
 
 
 def _counts(counts: ErrorCounts) -> str:
-    return (
-        f"{counts.errors} errors in {counts.reference_length} words (sub {counts.substitutions}, "
-        f"del {counts.deletions}, ins {counts.insertions})"
-    )
+    kinds = f"sub {counts.substitutions}, del {counts.deletions}, ins {counts.insertions}"
+    return f"{counted(counts.errors, 'error')} in {counted(counts.reference_length, 'word')} ({kinds})"
 
 
 def _rows(ops: Iterable[Op], width: int) -> list[list[Op]]:

@@ -32,6 +32,7 @@ from asr_emapl.running_mean import RunningMean
 from asr_emapl.runs.lock import run_lock
 from asr_emapl.runs.reader import logged_validation
 from asr_emapl.runs.skipped import SkippedList
+from asr_emapl.runs.starts import record_start
 from asr_emapl.scaling import AudioClock, BatchNormMomenta, StepHyperparameters, rescale_optimizer_state
 from asr_emapl.scaling.range import warnings
 from asr_emapl.training.build import (
@@ -178,6 +179,7 @@ class Trainer:
             return self.saving.last()
         if self.world.is_first:
             resume.write_configs(self.folder, self.resumed, config)
+            record_start(self.folder, self.world, self.clock.hours)
         try:
             with self.stop:
                 stopped = self._validate()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import queue
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -162,6 +163,9 @@ class Devices:
     def run(self, command: Sequence[str], log: TextIO) -> int:
         """Run a command on one of them, once there is one free; its exit status."""
         gpu = self._free.get()
+        if shutil.which("setpriv"):
+            # A trainer saves and ends when this process ends, however it does.
+            command = ["setpriv", "--pdeathsig", "TERM", "--", *command]
         environment = os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
         try:
             return subprocess.run(

@@ -12,6 +12,7 @@ usage: bash recipes/own_corpus/run.sh --labelled PATH --unlabelled PATH --dev PA
   --init CHECKPOINT  start from this run directory or checkpoint, with its model and tokenizer
   --size NAME        tiny, mini, small or base (default: by the hours of transcripts and the hardware)
   --hours N          hours of audio to train for (default: by the hours of transcripts)
+  --speaker-folders  each file lies in a folder that is named after its speaker
   --baseline         also continue with supervised training alone, to see what pseudo-labels add
   --exp DIR          folder for everything that is written (default: exp/own_corpus in the repository root)
   --nproc N          training processes, one per GPU (default: 1)
@@ -37,11 +38,12 @@ root=$(CDPATH='' cd -- "$here/../.." && pwd)
 # shellcheck source=recipes/common.sh
 source "$root/recipes/common.sh"
 labelled='' unlabelled='' dev='' init='' size='' hours='' exp=$root/exp/own_corpus nproc=1 stop_stage=4
-systems=(ema) overrides=()
+systems=(ema) speakers=() overrides=()
 while (($# > 0)); do
     case $1 in
         --help | -h) usage; exit 0 ;;
         --baseline) systems=(baseline ema); shift ;;
+        --speaker-folders) speakers=(--speaker-folders); shift ;;
         --labelled | --unlabelled | --dev | --init | --size | --hours | --exp | --nproc | --stop-stage)
             (($# > 1)) || fail "$1 needs a value (see --help)"
             name=${1#--}
@@ -71,7 +73,7 @@ prepare() {
     if [[ -s data/$1.jsonl ]]; then
         echo "data/$1.jsonl exists already (delete it if the audio has changed)"
     else
-        asr-emapl prepare folder --data "$2" --out data --name "$1" --leave-out "${@:3}"
+        asr-emapl prepare folder --data "$2" --out data --name "$1" --leave-out ${speakers[@]+"${speakers[@]}"} "${@:3}"
     fi
 }
 launch=(asr-emapl)
