@@ -66,7 +66,7 @@ def test_adjacent_excerpts_join_without_gap(
 
 
 @pytest.mark.parametrize("rate", [16_000, 8_000])
-def test_a_channel_is_read_alone(tmp_path: Path, rate: int) -> None:
+def test_one_channel_is_read(tmp_path: Path, rate: int) -> None:
     path = tmp_path / "stereo.wav"
     soundfile.write(path, np.tile([0.25, -0.5], (4 * rate, 1)), rate)
     for channel, level in ((0, 0.25), (1, -0.5)):
@@ -286,7 +286,7 @@ def test_real_speech_is_as_long_as_its_header_says() -> None:
 
 
 @pytest.mark.parametrize("name", ["a.flac", "a.wav", "a.ogg", "a.mp3", "a.aiff"])
-def test_probe_whole_is_probe_for_whole_files(tmp_path: Path, name: str) -> None:
+def test_probe_whole_equals_probe_for_complete_files(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     soundfile.write(path, sine(0.5, 8000), 8000)
     assert probe_whole(path) == probe(path)
@@ -303,7 +303,7 @@ def test_probe_whole_detects_truncated_files(tmp_path: Path, name: str, kept: fl
         probe_whole(path)
 
 
-def test_a_wav_whose_writer_could_not_state_its_size_is_whole(tmp_path: Path) -> None:
+def test_a_wav_without_a_stated_size_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, sine(0.5, 16000), 16000)
     content = path.read_bytes()
@@ -313,7 +313,7 @@ def test_a_wav_whose_writer_could_not_state_its_size_is_whole(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("content", [b"", b"RIFF", b"no audio at all"])
-def test_probe_whole_of_no_audio(tmp_path: Path, content: bytes) -> None:
+def test_probe_whole_of_other_files(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.wav").write_bytes(content)
     with pytest.raises(UserError, match="not decodable" if content else "0 bytes"):
         probe_whole(tmp_path / "a.wav")

@@ -47,7 +47,7 @@ def test_batch_and_padding_change_nothing(log_mel: LogMel, padding: float) -> No
 
 
 def test_padding_of_an_utterance_shorter_than_a_window(log_mel: LogMel) -> None:
-    """Its one frame is its own mean, so what the window reaches beyond its end does not show."""
+    """Its one frame is its own mean, so samples after its end have no effect."""
     features, lengths = log_mel(*batch([noise(4_000), noise(250, seed=1)], padding=3.0))
     assert lengths[1] == 1
     assert not features[1].any()

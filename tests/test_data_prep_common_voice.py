@@ -1,4 +1,4 @@
-"""Common Voice: tables against clips, and the faults that the corpus is known for."""
+"""Common Voice: tables and clips, and the known faults of the corpus."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder of audio: with text files, a table, Kaldi's files or nothing; and all that can be wrong in it."""
+"""A folder of audio with text files, a table, Kaldi's files or no transcripts; and its faults."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_one_report_of_all_faults(talks: Path, tmp_path: Path) -> None:
         assert fault in line
         assert line.endswith(")"), "the remedy is missing"
 
-    # The same folder, with leave: what is good is kept, what is not is counted and named.
+    # With --leave-out, valid files are kept, and the others are counted and named.
     prepared = prepare(talks, tmp_path / "out", leave_out=True)
     assert [u.id for u in read(prepared)] == ["ann/a", "ann/c.d", "b"]
     assert "left out 8" in prepared.notes[0]
@@ -168,7 +168,7 @@ def test_a_full_disk_leaves_the_old_manifest(
     assert list((tmp_path / "out").iterdir()) == [path]
 
 
-def test_texts_that_are_not_wanted_are_no_faults(talks: Path, tmp_path: Path) -> None:
+def test_unwanted_transcripts_have_no_faults(talks: Path, tmp_path: Path) -> None:
     noise(talks / "alone.wav", 0.5)
     (talks / "b.txt").write_bytes(b"caf\xe9")
     found = read(prepare(talks, tmp_path / "out", text="none"))

@@ -64,7 +64,7 @@ def test_whole_files_need_no_json(corpus: Path, tmp_path: Path) -> None:
 
 
 def speech() -> st.SearchStrategy[list[Span]]:
-    """Sorted stretches that do not overlap."""
+    """Sorted spans that do not overlap."""
     edges = st.lists(st.integers(0, 20000), max_size=40, unique=True).map(sorted)
     return edges.map(lambda e: [(a / 100, b / 100) for a, b in zip(e[::2], e[1::2], strict=False)])
 
@@ -144,7 +144,7 @@ def test_bad_json_is_reported_or_left_out(
     assert prepared.notes[0].startswith("small: left out 1:\n")
 
 
-def test_broken_audio_and_absent_parts(corpus: Path, tmp_path: Path) -> None:
+def test_damaged_audio_and_missing_parts(corpus: Path, tmp_path: Path) -> None:
     cut(corpus / "small" / "200" / "b_book" / "two.flac")
     with pytest.raises(UserError, match=r"two\.flac: is shorter"):
         prepare(corpus, tmp_path / "out")

@@ -47,7 +47,7 @@ def chapter(root: Path, part: str, speaker: str, name: str, texts: list[str]) ->
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """A folder with LibriSpeech/, two parts, three chapters, five utterances; no fault in it."""
+    """A folder with LibriSpeech/: two parts, three chapters, five utterances, no faults."""
     root = tmp_path / "corpus" / "LibriSpeech"
     chapter(root, "dev-clean", "84", "2", ["GO ON", "DON'T"])
     chapter(root, "dev-clean", "7", "11", ["SEVEN"])
@@ -201,7 +201,7 @@ def test_old_manifests_stay_if_the_corpus_has_faults(corpus: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("part", ["test-clean", "", ".", "..", "dev-clean/84", ".cache", "SPEAKERS.TXT"])
-def test_absent_parts_are_named(corpus: Path, tmp_path: Path, part: str) -> None:
+def test_missing_parts_are_named(corpus: Path, tmp_path: Path, part: str) -> None:
     (line,) = report_of(corpus, tmp_path / "out", ["dev-clean", part])
     assert f"no part named {part!r}" in line
     assert "dev-clean, train-labelled" in line
@@ -321,7 +321,7 @@ def test_an_archive_with_too_few_utterances_is_refused(
     assert not (tmp_path / "LibriSpeech").exists()
 
 
-def test_unknown_parts_and_absent_servers(server: Loopback, tmp_path: Path) -> None:
+def test_unknown_parts_and_missing_servers(server: Loopback, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no part dev-dirty, train .*choose among: dev-clean"):
         download(tmp_path / "there", ["train", "dev-clean", "dev-dirty"])
     with pytest.raises(UserError, match="no part given"):
@@ -367,10 +367,10 @@ def test_all_parts_are_known() -> None:
 
 
 @pytest.mark.skipif(CORPUS is None, reason="ASR_EMAPL_LIBRISPEECH names no folder with LibriSpeech/")
-def test_the_real_corpus_is_whole(tmp_path: Path) -> None:
+def test_the_real_corpus_has_no_faults(tmp_path: Path) -> None:
     manifests = prepare(Path(str(CORPUS)), tmp_path)
     for path in manifests.values():
         utterances = read_manifest(path, require_text=True)
-        # Read aloud, no utterance is longer than 36 s, and nobody says over 40 characters per second.
+        # No utterance is longer than 36 s or has more than 40 characters per second.
         assert all(0 < utterance.duration < 36 for utterance in utterances)
         assert all(len(utterance.text or "") < 40 * utterance.duration for utterance in utterances)

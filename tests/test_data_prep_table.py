@@ -1,4 +1,4 @@
-"""Tables of utterances: CSV as spreadsheets write it, TSV as corpora do, and what is wrong with others."""
+"""Tables of utterances: CSV as from spreadsheets, TSV as in corpora, and malformed tables."""
 
 from __future__ import annotations
 

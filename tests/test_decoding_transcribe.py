@@ -64,7 +64,7 @@ def test_each_utterance_once_longest_first(model, utterances) -> None:
 
 
 @pytest.mark.parametrize("max_seconds", [0.01, 2.0, 2.5, 1_000.0])
-def test_batches_change_nothing(model, utterances, max_seconds) -> None:
+def test_results_do_not_depend_on_the_batches(model, utterances, max_seconds) -> None:
     expected, given = run(model, utterances), run(model, utterances, max_seconds)
     assert [(h.id, h.text) for h in given] == [(h.id, h.text) for h in expected]
     assert [h.confidence for h in given] == pytest.approx([h.confidence for h in expected], abs=1e-5)
@@ -82,7 +82,7 @@ def test_processes_share_the_batches_and_make_equally_many_passes(model, utteran
     assert len(set(np.diff(passes))) == 1
 
 
-def test_order_changes_nothing(model, utterances) -> None:
+def test_results_do_not_depend_on_the_order(model, utterances) -> None:
     assert run(model, utterances[::-1]) == run(model, utterances)
 
 
