@@ -1,4 +1,4 @@
-"""Kaldi's data directories: offsets into recordings, commands that are not run, files that disagree."""
+"""Kaldi's data directories: offsets into recordings, commands that are not run, files that do not match."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Libri-Light: segments that keep to their limits, from json that is as it should be, or is reported."""
+"""Libri-Light: segments within their limits; missing and malformed json is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Language models from text: probabilities that sum to 1, packed texts, tokens, perplexity, mistakes."""
+"""Language models from text: probabilities that sum to 1, compressed texts, tokens, perplexity, errors."""
 
 from __future__ import annotations
 
