@@ -10,6 +10,7 @@ import argparse
 import os
 import queue
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -159,18 +160,36 @@ class Devices:
         self._free: queue.Queue[str] = queue.Queue()
         for i in range(self.workers):
             self._free.put(gpus[i % len(gpus)] if gpus else "")
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._is_stopped = False
+
+    def stop(self, *_: object) -> None:
+        """Have the running commands end, and start no other; a handler of signals."""
+        self._is_stopped = True
+        for process in list(self._running):
+            process.terminate()
 
     def run(self, command: Sequence[str], log: TextIO) -> int:
-        """Run a command on one of them, once there is one free; its exit status."""
+        """Run a command on one of them, once there is one free; its exit status.
+
+        Raises:
+            UserError: the scan was stopped.
+        """
         gpu = self._free.get()
         if shutil.which("setpriv"):
             # A trainer saves and ends when this process ends, however it does.
             command = ["setpriv", "--pdeathsig", "TERM", "--", *command]
         environment = os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
         try:
-            return subprocess.run(
-                command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False
-            ).returncode
+            if self._is_stopped:
+                raise UserError("stopped; rerun the same command to resume")
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+            self._running.add(process)
+            code = process.wait()
+            self._running.discard(process)
+            if self._is_stopped:
+                raise UserError("stopped; rerun the same command to resume")
+            return code
         finally:
             self._free.put(gpu)
 
@@ -239,6 +258,8 @@ def main() -> None:
     if not scan.start_hours > 0.0:
         raise UserError("pseudo_labels.start_hours must be above 0: it is where the seed ends")
     devices = Devices(chosen.workers)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, devices.stop)
 
     def run_one(run: Run) -> None:
         train(run, devices, chosen.config, chosen.overrides)
