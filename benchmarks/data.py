@@ -30,9 +30,7 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import AugmentConfig, SpecAugment
 from asr_emapl.audio.decode import read_audio
 from asr_emapl.audio.features import FrameCount, LogMel
-from asr_emapl.audio.noise import Noise, NoiseConfig
-from asr_emapl.audio.perturb import Perturbation
-from asr_emapl.audio.speed import Speed, SpeedConfig
+from asr_emapl.audio.perturb import Noise, NoiseConfig, Perturbation, Speed, SpeedConfig
 from asr_emapl.data.batch_plan import BatchConfig
 from asr_emapl.data.corpus import Corpus
 from asr_emapl.data.loader import StepDataset, steps

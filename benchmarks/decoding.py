@@ -27,7 +27,7 @@ from asr_emapl.ctc import greedy
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.decoding.beam import BeamConfig, BeamSearch
 from asr_emapl.decoding.lexicon import read_words
-from asr_emapl.decoding.recognizer import Recognizer
+from asr_emapl.decoding.transcribe import Recognizer
 from asr_emapl.scoring import score
 from asr_emapl.scoring.wer import Score
 from asr_emapl.text.tokenizer import Tokenizer

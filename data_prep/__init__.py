@@ -1,1 +1,1 @@
-"""From a corpus on disk to verified manifests: one module a corpus, the verbs download and prepare."""
+"""From corpora to verified manifests: one module per corpus, with the functions download and prepare."""

@@ -1,4 +1,4 @@
-"""Corpora that come as tar archives: fetched, extracted safely, verified, mended where they are broken."""
+"""Corpora in tar archives: download, extract safely, verify, and repair damaged files."""
 
 from __future__ import annotations
 
@@ -9,56 +9,70 @@ import os
 import shutil
 import tarfile
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from asr_emapl.errors import UserError, list_findings
 from asr_emapl.storage import publish, read_object
+from data_prep.candidates import MAX_LINES
 from data_prep.transfer import fetch
 
 _logger = logging.getLogger(__name__)
 
-_MAX_LINES = 50
-"""Findings that an error report lists before it only counts the rest."""
-
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """Where an archive is, its MD5 (hexadecimal), and the folder in it that is wanted (a/b)."""
+    """URL and MD5 (hexadecimal) of an archive, and the folder in it to install (a/b)."""
 
     url: str
     md5: str
     folder: str
 
 
-def demand_known(corpus: str, parts: Collection[str], known: Collection[str]) -> None:
-    """UserError unless parts are named, and all of them are among those known."""
-    unknown = sorted(set(parts) - set(known))
+def install_parts(
+    corpus: str,
+    archives: Mapping[str, Archive],
+    parts: Sequence[str],
+    destination: Path,
+    verify: Callable[[str, Path], list[str]],
+) -> dict[str, Path]:
+    """Install parts of a corpus, each as `install` does, and return their folders.
+
+    Args:
+        archives: of all parts of the corpus.
+        verify: returns the faults of a part in a folder, one line each.
+
+    Raises:
+        UserError: no parts are given, or some are unknown; or as `install`.
+    """
+    unknown = sorted(set(parts) - set(archives))
     if unknown or not parts:
         raise UserError(
-            f"{corpus}: no part {', '.join(unknown) or 'given'} (choose among: {', '.join(known)})"
+            f"{corpus}: no part {', '.join(unknown) or 'given'} (choose among: {', '.join(archives)})"
         )
+    return {
+        part: install(archives[part], destination, partial(verify, part)) for part in dict.fromkeys(parts)
+    }
 
 
 def install(archive: Archive, destination: Path, verify: Callable[[Path], list[str]]) -> Path:
-    """Have the archive's folder, whole, at destination/<archive.folder>.
+    """Install the folder of an archive as destination/<archive.folder>.
 
-    The folder gets its name only when `verify` has found nothing wrong with it; the sizes of its files are
-    then noted beside it, in .<name>.sizes.json. With that note a later call looks at the sizes alone and
-    leaves it at that: nothing is fetched, read or verified again. Without it, a folder that is there is
-    verified. What is broken is named on stderr and put back from the archive, file by file; files that the
-    archive does not have are left alone. The archive stays in `destination` and may be deleted.
+    The folder gets its name when `verify` finds no faults in it. Then the sizes of its files are recorded
+    beside it, in .<name>.sizes.json, and later calls only compare the sizes. An existing folder without this
+    record is verified. Faults are logged and the damaged files restored from the archive; files that are not
+    in the archive are kept. The archive stays in `destination` and may be deleted.
 
     Args:
-        archive: what to install.
-        destination: where; made if missing. Takes the archive's size and that of what it holds.
-        verify: what is wrong with the folder it is given, one line a finding.
+        destination: created if missing. Needs space for the archive and its content.
+        verify: returns the faults of a folder, one line each.
 
     Raises:
-        UserError: a failed transfer, an archive that is unsafe or lacks the folder, findings in what was
-            extracted, a full disk.
+        UserError: a failed transfer, an archive that is unsafe or lacks the folder, faults in the
+            extracted files, a full disk.
     """
     try:
         return _install(archive, destination, verify)
@@ -70,19 +84,19 @@ def install(archive: Archive, destination: Path, verify: Callable[[Path], list[s
 
 
 def extract(path: Path, folder: Path) -> None:
-    """Unpack an archive of files and folders; nothing in it can land outside `folder`.
+    """Extract an archive of files and folders into `folder`, and nothing outside it.
 
-    By hand, since tarfile's own filter is absent from Pythons that systems still ship (3.10.11, 3.11.3).
+    tarfile's own filter is not used, because some Pythons lack it (3.10.11, 3.11.3).
 
     Raises:
-        UserError: the archive is broken, or holds a link, a device, or a path that leads outside.
+        UserError: the archive is damaged, or contains a link, a device, or a path outside `folder`.
         OSError: a file cannot be written.
     """
     try:
         with tarfile.open(path) as tar:
             for member in tar:
                 _extract_member(tar, member, folder)
-    # EOFError: a gzip stream that breaks off.
+    # EOFError: a truncated gzip stream.
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(
             f"{path}: cannot be extracted: {error} (delete the archive and download again)"
@@ -99,46 +113,46 @@ def _install(archive: Archive, destination: Path, verify: Callable[[Path], list[
         if findings is None:
             findings = verify(target)
         if not findings:
-            _note_sizes(target)
+            _record_sizes(target)
             return target
-        _logger.warning(f"{target}: not whole, put back from the archive:\n{list_findings(findings)}")
+        _logger.warning(f"{target}: incomplete, restored from the archive:\n{list_findings(findings)}")
     destination.mkdir(parents=True, exist_ok=True)
     path = destination / archive.url.rsplit("/", 1)[1]
     fetch(archive.url, path, archive.md5)
     scratch = destination / f".{path.name}.extracted"
-    shutil.rmtree(scratch, ignore_errors=True)  # of a call that was killed
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a killed process
     try:
         extract(path, scratch)
         extracted = scratch / archive.folder
         if not extracted.is_dir():
             raise UserError(f"{path}: has no {archive.folder} (delete the archive and download again)")
         if is_there:
-            _put_back(extracted, target)
-        _demand_whole(target if is_there else extracted, path, verify)
+            _restore(extracted, target)
+        _require_complete(target if is_there else extracted, path, verify)
         target.parent.mkdir(parents=True, exist_ok=True)
-        # SPEAKERS.TXT, LICENSE.TXT and the like: the same in every archive.
+        # SPEAKERS.TXT, LICENSE.TXT etc. are the same in every archive.
         for document in extracted.parent.iterdir():
             if document.is_file() and not (target.parent / document.name).exists():
                 document.replace(target.parent / document.name)
         if hasattr(os, "sync"):
-            os.sync()  # contents first, then the name that vouches for them
+            os.sync()  # the contents reach the disk before the name
         if not is_there:
             extracted.replace(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    _note_sizes(target)
+    _record_sizes(target)
     return target
 
 
-def _demand_whole(folder: Path, path: Path, verify: Callable[[Path], list[str]]) -> None:
+def _require_complete(folder: Path, path: Path, verify: Callable[[Path], list[str]]) -> None:
     findings = verify(folder)
     if findings:
-        head = f"{path}: what came out of it is not whole (remove what is surplus, then download again):"
-        raise UserError(list_findings([head, *findings], _MAX_LINES))
+        head = f"{path}: its content has faults (remove surplus files, then download again):"
+        raise UserError(list_findings([head, *findings], MAX_LINES))
 
 
-def _put_back(extracted: Path, target: Path) -> None:
-    """Replace each file in `target` by the one in `extracted`; those that are only in `target` stay."""
+def _restore(extracted: Path, target: Path) -> None:
+    """Move each file from `extracted` to `target`; other files in `target` stay."""
     for path in sorted(extracted.rglob("*")):
         place = target / path.relative_to(extracted)
         if path.is_dir():
@@ -150,7 +164,7 @@ def _put_back(extracted: Path, target: Path) -> None:
 def _extract_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
     parts = PurePosixPath(member.name).parts
     if member.name.startswith("/") or ".." in parts:
-        raise tarfile.TarError(f"{member.name!r} would be outside")
+        raise tarfile.TarError(f"{member.name!r} is outside the archive's folder")
     target = folder.joinpath(*parts)
     if member.isdir():
         target.mkdir(parents=True, exist_ok=True)
@@ -168,27 +182,27 @@ def _sizes_file(folder: Path) -> Path:
 
 
 def _changes(folder: Path) -> list[str] | None:
-    """What differs from the sizes noted, a line a file; None if none are noted."""
+    """Files whose sizes differ from the recorded ones, one line each; None if there is no record."""
     try:
-        noted = read_object(_sizes_file(folder), "sizes")
+        recorded = read_object(_sizes_file(folder), "sizes")
     except UserError:
         return None
     found = dict(_sizes(folder))
     return [
         f"{folder / name}: {found.get(name, 'no')} bytes instead of {size}"
-        for name, size in noted.items()
+        for name, size in recorded.items()
         if found.get(name) != size
     ]
 
 
-def _note_sizes(folder: Path) -> None:
-    """Note the sizes of all files. On a disk that is read-only or full there is no note, and no harm done."""
+def _record_sizes(folder: Path) -> None:
+    """Record the sizes of all files; a full or read-only disk has no record, which does no harm."""
     with suppress(OSError), publish(str(_sizes_file(folder))) as file:
         file.write(json.dumps(dict(_sizes(folder))).encode())
 
 
 def _sizes(folder: Path, prefix: str = "") -> Iterator[tuple[str, int]]:
-    """Every file below a folder, named from there, and its size in bytes."""
+    """Relative path and size in bytes of each file below a folder."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():

@@ -1,9 +1,9 @@
-"""Utterances as a corpus states them, and what remains of them once text and audio have been looked at."""
+"""Utterances as a corpus states them, and the valid ones after text and audio are verified."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from asr_emapl.text.needed import AUTO, Changes, needed_preset
 from asr_emapl.text.normalise import PRESETS, Preset
 
 MAX_LINES = 50
-"""Findings that an error report lists before it only counts the rest."""
+"""Number of findings that an error lists; it counts the others."""
 
 AudioFacts = tuple[float, int, int]
 """Duration (seconds), sample rate (Hz), channels."""
@@ -27,16 +27,16 @@ class Candidate:
     """One utterance as the corpus states it.
 
     Attributes:
-        id: has to be unique in its part.
+        id: unique in its part.
         audio: path of the file.
-        place: where the corpus states it, for reports: a file, or file:line.
-        text: the transcript as it is spelled there, None if there is none.
-        speaker: who speaks, if known.
-        offset: where in the file it begins, seconds.
-        duration: seconds; None: to the end of the file.
-        channel: of the file, counted from 0; None: the mean of all.
-        may_be_mono: a file of one channel is that channel already.
-        fault: what is wrong with it already; "" if nothing is.
+        place: where the corpus states it, for messages: a file, or file:line.
+        text: the transcript as the corpus spells it, or None.
+        speaker: None if unknown.
+        offset: start in the file, in seconds.
+        duration: in seconds; None: to the end of the file.
+        channel: channel of the file, counted from 0; None: the mean of all.
+        may_be_mono: whether a file of one channel has only that channel.
+        fault: a fault that is already known, or "".
     """
 
     id: str
@@ -53,7 +53,7 @@ class Candidate:
 
 @dataclass(slots=True)
 class Checked:
-    """What came of a part's candidates: good utterances, a line for each fault, and what is worth knowing."""
+    """The result for the candidates of a part: valid utterances, one line per fault, and notes."""
 
     utterances: list[Utterance] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
@@ -62,7 +62,7 @@ class Checked:
 
 @dataclass(slots=True)
 class Prepared:
-    """What was written: the manifest of each part, and notes for the user (what is resampled or left out)."""
+    """The manifest of each part, and notes for the user, for example on files that are left out."""
 
     manifests: dict[str, Path]
     notes: list[str]
@@ -82,11 +82,11 @@ def preset(name: str, candidates: Iterable[Candidate] = ()) -> Preset:
 
 
 def check(candidates: Iterable[Candidate], spelling: Preset, workers: int) -> Checked:
-    """Look at text and audio of candidates; the good ones become utterances, in the same order.
+    """Verify text and audio of candidates; valid ones become utterances, in the same order.
 
-    A fault is: an id that was there before; a transcript that is empty or, once normalised, holds what
-    `spelling` calls strange; audio that is absent, cannot be decoded, holds nothing or breaks off; a stretch
-    that does not lie inside its file. Each file's header is read once, by `workers` threads.
+    Faults are: an id that is not unique; a normalised transcript that is empty or has characters that
+    `spelling` does not accept; audio that is missing, empty or truncated, or cannot be decoded; times outside
+    the file. Each file's header is read once, by `workers` threads.
     """
     candidates = list(candidates)
     found = Checked()
@@ -96,47 +96,50 @@ def check(candidates: Iterable[Candidate], spelling: Preset, workers: int) -> Ch
     first_seen: dict[str, str] = {}
     changes = Changes()
     for candidate in candidates:
-        text, faults = _spelled(candidate, spelling)
+        text = None if candidate.text is None else spelling.normalise(candidate.text)
         if candidate.text is not None and text is not None:
             changes.add(candidate.text, text)
-        if candidate.fault:
-            faults.append(candidate.fault)
-        known = facts[candidate.audio]
-        if isinstance(known, str):
-            faults.append(known)
-        else:
-            faults.extend(_stretch_faults(candidate, known[0]))
-            faults.extend(_channel_faults(candidate, known[2]))
+        fact = facts[candidate.audio]
+        faults = _text_faults(text, spelling)
+        faults += [candidate.fault] if candidate.fault else []
+        faults += [fact] if isinstance(fact, str) else _audio_faults(candidate, fact)
         if first_seen.setdefault(candidate.id, candidate.place) != candidate.place:
-            faults.append(f"id {candidate.id!r} is that of {first_seen[candidate.id]} too (make ids unique)")
+            first = first_seen[candidate.id]
+            faults.append(f"id {candidate.id!r} is that of {first} too (make ids unique)")
         if faults:
             faults = [fault.removeprefix(f"{candidate.place}: ") for fault in faults]
             found.findings.append(f"{candidate.place}: {'; '.join(faults)}")
-        elif not isinstance(known, str):
-            rest = known[0] - candidate.offset
-            duration = rest if candidate.duration is None else min(candidate.duration, rest)
-            found.utterances.append(
-                Utterance(
-                    candidate.id,
-                    candidate.audio,
-                    duration,
-                    text,
-                    candidate.speaker,
-                    candidate.offset,
-                    channel=candidate.channel if known[2] > 1 else None,
-                )
-            )
+        elif not isinstance(fact, str):
+            found.utterances.append(_utterance(candidate, text, fact))
     if changes.changed:
         found.notes.append(f"{changes} ({spelling.stated})")
     return found
 
 
+def _utterance(candidate: Candidate, text: str | None, fact: AudioFacts) -> Utterance:
+    length, _, channels = fact
+    rest = length - candidate.offset
+    return Utterance(
+        candidate.id,
+        candidate.audio,
+        rest if candidate.duration is None else min(candidate.duration, rest),
+        text,
+        candidate.speaker,
+        candidate.offset,
+        channel=candidate.channel if channels > 1 else None,
+    )
+
+
 def settle(part: str, found: Checked, leave_out: bool) -> list[str]:
-    """The notes on a part; UserError with all findings, unless they are to be left out."""
+    """The notes on a part.
+
+    Raises:
+        UserError: there are findings, and not `leave_out`.
+    """
     if not found.findings:
         return [f"{part}: {note}" for note in found.notes]
     if not leave_out:
-        head = f"{part}: {len(found.findings)} faults (fix them, or --leave-out these utterances):"
+        head = f"{part}: {len(found.findings)} faults (fix them, or give --leave-out):"
         raise UserError(list_findings([head, *found.findings], MAX_LINES))
     left_out = list_findings([f"{part}: left out {len(found.findings)}:", *found.findings], 6)
     return [left_out, *(f"{part}: {note}" for note in found.notes)]
@@ -145,10 +148,10 @@ def settle(part: str, found: Checked, leave_out: bool) -> list[str]:
 def probe_all(
     audio: Iterable[str], workers: int, averaged: Container[str] | None = None
 ) -> tuple[dict[str, AudioFacts | str], list[str]]:
-    """Facts on each file, or what is wrong with it; and notes on what will be resampled or averaged.
+    """Facts on each file, or its fault; and notes on files that will be resampled or averaged.
 
     Args:
-        averaged: the files of which no channel is selected; None: all.
+        averaged: files of which no channel is selected; None: all.
     """
     paths = list(dict.fromkeys(audio))
     with ThreadPoolExecutor(workers) as pool:
@@ -176,32 +179,27 @@ def _facts(path: str) -> AudioFacts | str:
         return str(error)
 
 
-def _spelled(candidate: Candidate, spelling: Preset) -> tuple[str | None, list[str]]:
-    """The normal text, and what is wrong with it."""
-    if candidate.text is None:
-        return None, []
-    text = spelling.normalise(candidate.text)
-    strange = spelling.strange(text)
-    if not text:
-        return text, ["an empty transcript (add it)"]
-    if strange:
-        return text, [f"its text has {strange!r} (spell it out, or choose another --text)"]
-    return text, []
-
-
-def _channel_faults(candidate: Candidate, channels: int) -> Sequence[str]:
-    """What is wrong with the channel of a candidate, in a file of `channels`."""
-    channel = candidate.channel
-    if channel is None or channel < channels or (channels == 1 and candidate.may_be_mono):
+def _text_faults(text: str | None, spelling: Preset) -> list[str]:
+    if text is None:
         return []
-    return [f"is channel {channel} (counted from 0) of {candidate.audio}, which has {channels} (correct it)"]
+    if not text:
+        return ["an empty transcript (add it)"]
+    strange = spelling.strange(text)
+    return [f"its text has {strange!r} (spell it out, or choose another --text)"] if strange else []
 
 
-def _stretch_faults(candidate: Candidate, length: float) -> Sequence[str]:
-    """What is wrong with where a candidate lies in its file of `length` seconds."""
+def _audio_faults(candidate: Candidate, fact: AudioFacts) -> list[str]:
+    """What is wrong with the times and the channel of a candidate."""
+    length, _, channels = fact
+    faults = []
     end = length if candidate.duration is None else candidate.offset + candidate.duration
     if not 0 <= candidate.offset < min(end, length):
-        return [f"goes from {candidate.offset:g} to {end:g} s (correct the times)"]
-    if end > length + LENGTH_TOLERANCE_S:
-        return [f"goes to {end:.2f} s in {candidate.audio}, {length:.2f} s long (correct the times)"]
-    return []
+        faults.append(f"goes from {candidate.offset:g} to {end:g} s (correct the times)")
+    elif end > length + LENGTH_TOLERANCE_S:
+        faults.append(f"goes to {end:.2f} s in {candidate.audio}, {length:.2f} s long (correct the times)")
+    channel = candidate.channel
+    if channel is not None and channel >= channels and not (channels == 1 and candidate.may_be_mono):
+        faults.append(
+            f"is channel {channel} (counted from 0) of {candidate.audio}, which has {channels} (correct it)"
+        )
+    return faults

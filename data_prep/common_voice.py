@@ -1,4 +1,4 @@
-"""Mozilla Common Voice, one language of it: <split>.tsv with the sentences, clips/*.mp3 with the audio."""
+"""One language of Mozilla Common Voice: <split>.tsv with the sentences, clips/*.mp3 with the audio."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from data_prep.candidates import Candidate, Prepared, check, preset, settle
 from data_prep.table import read_table
 
 SPLITS = ("train", "dev", "test")
-"""What is prepared unless splits are named. `validated` contains all three: train on it, and test is seen."""
+"""The default splits. `validated` contains all three, so training on it includes the test split."""
 
 
 def download() -> NoReturn:
-    """Common Voice is given only to those who accept its terms: a UserError tells where."""
+    """Raise a UserError that names the page of the corpus, because users must accept its terms there."""
     raise UserError(
-        "Common Voice has no public address: get your language's archive from "
-        "https://datacollective.mozillafoundation.org (an account, its terms), extract it, and name the "
-        "folder that holds clips/"
+        "Common Voice has no public address: get the archive of your language from "
+        "https://datacollective.mozillafoundation.org (it needs an account), extract it, and name the "
+        "folder of clips/"
     )
 
 
@@ -36,24 +36,24 @@ def prepare(
 ) -> Prepared:
     """Verify splits of one language and write a manifest for each, destination/<split>.jsonl.
 
-    Every row has its clip, whole and decodable; every sentence, once normalised, is spelled as the preset
-    asks. Rows without a sentence, clips of no length and numbers in digits do occur in the corpus: they are
-    reported, or left out and counted. Manifests appear all together.
+    Each row has a complete clip, and the preset accepts each sentence. The corpus also has rows without a
+    sentence, empty clips and numbers in digits; they are reported, or left out and counted. Manifests appear
+    all together.
 
     Args:
         source: the folder with the .tsv files and clips/ (cv-corpus-<version>/<language>).
-        destination: where the manifests go; made if missing.
+        destination: folder of the manifests; created if missing.
         splits: names of .tsv files without the ending: train, dev, test, validated, other, invalidated.
         text: the preset of `asr_emapl.text.normalise`; `common-voice` is for English, `words` for others.
-        leave_out: leave utterances with faults out instead of raising.
+        leave_out: leave out utterances with faults instead of raising.
         workers: threads that read headers.
 
     Raises:
-        UserError: no such corpus or split; or faults, the first of them listed, the rest counted.
+        UserError: the corpus or a split is missing, or has faults: the first are listed, the others counted.
     """
     source, destination = Path(source), Path(destination)
     if not (source / "clips").is_dir():
-        raise UserError(f"{source}: has no clips/ (name the folder of one language, like cv-corpus/en)")
+        raise UserError(f"{source}: has no clips/ (name the folder of a language, for example cv-corpus/en)")
     spelling = preset(text)
     paths = {split: destination / f"{split}.jsonl" for split in dict.fromkeys(splits)}
     check_outputs(list(paths.values()), [source / f"{split}.tsv" for split in paths])

@@ -1,4 +1,4 @@
-"""eSpeak NG, the speech synthesiser, by way of its C library."""
+"""The speech synthesiser eSpeak NG, through its C library."""
 
 from __future__ import annotations
 
@@ -7,31 +7,34 @@ import ctypes
 
 import numpy as np
 
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UserError, require_package
 
-ENGINE_RATE = 22_050  # hertz, what eSpeak speaks at
+ENGINE_RATE = 22_050  # sample rate in Hz
 
 
 def engine_paths() -> tuple[str, str]:
-    """Where the shared library and its data are; a UserError where they are not installed."""
-    try:
-        import espeakng_loader
-    except ImportError as error:
-        raise UserError("espeakng-loader is not installed: pip install 'asr_emapl[quickstart]'") from error
+    """The paths of the shared library and of its data.
+
+    Raises:
+        UserError: they are not installed.
+    """
+    require_package("espeakng_loader", "quickstart")
+    import espeakng_loader
+
     return str(espeakng_loader.get_library_path()), str(espeakng_loader.get_data_path())
 
 
 class Engine:
-    """eSpeak NG, loaded afresh and unloaded at the end: a context manager.
+    """Context manager that loads eSpeak NG on entry and unloads it on exit.
 
-    The library keeps the phase of its melody's flutter in static variables that even espeak_Terminate leaves
-    alone, so what it says depends on all that it has said before. Loaded anew for each speaker, it makes
-    audio that the seed alone decides (in a process that does not hold the library for something else).
+    The library keeps the phase of its pitch flutter in static variables that espeak_Terminate does not reset,
+    so its audio depends on everything spoken before. Loaded again for each speaker, it makes audio that
+    depends on the seed alone (unless something else in the process has the library loaded).
     """
 
     # From espeak-ng/speak_lib.h.
     _SYNCHRONOUS, _DO_NOT_EXIT, _UTF8, _BY_CHARACTER = 2, 0x8000, 1, 1
-    _VOLUME = 35  # at the default of 100 some voices clip inside the engine
+    _VOLUME = 35  # at the default of 100, some voices clip inside the engine
 
     def __enter__(self) -> Engine:
         library, data = engine_paths()
@@ -42,7 +45,7 @@ class Engine:
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(1))
         self._chunks: list[bytes] = []
         prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
-        self._callback = prototype(self._collect)  # held here: the engine calls it for as long as it lives
+        self._callback = prototype(self._collect)  # kept, because the engine calls it
         self._library.espeak_SetSynthCallback(self._callback)
         return self
 
@@ -53,10 +56,10 @@ class Engine:
     def _collect(self, samples: int | None, count: int, _events: int | None) -> int:
         if samples and count > 0:
             self._chunks.append(ctypes.string_at(samples, 2 * count))
-        return 0  # go on
+        return 0  # continue
 
     def speak(self, text: str, voice: str, rate: int, pitch: int, pitch_range: int, gap: int) -> np.ndarray:
-        """The text as float64 [samples] in -1..1 at ENGINE_RATE; rate in words a minute."""
+        """Speech as float64 [samples] in -1..1 at ENGINE_RATE; rate in words per minute."""
         self._chunks.clear()
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise UserError(f"eSpeak NG has no voice {voice!r}")

@@ -1,4 +1,4 @@
-"""Any audio of one's own, with transcripts or without.
+"""Your own audio, with or without transcripts.
 
 A folder with text files beside the audio (a.wav, a.txt), a table (CSV, TSV) with the columns `path` and
 `text`, a Kaldi data directory (it has wav.scp), or a manifest (ours, NeMo's, lhotse's cuts).
@@ -26,15 +26,15 @@ from data_prep.table import read_table
 NO_TEXT = "none"
 """The value of --text that leaves transcripts out."""
 AUDIO = frozenset((".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"))
-"""Endings of files that are taken for audio."""
+"""Endings of audio files."""
 TABLES = frozenset((".csv", ".tsv"))
 """Endings of tables."""
 UNREADABLE = frozenset((".aac", ".amr", ".m4a", ".mp4", ".sph", ".webm", ".wma"))
-"""Endings of audio that cannot be decoded here: said, so that it is not missed."""
+"""Endings of audio files that cannot be decoded; the notes list them."""
 
 
 def download() -> NoReturn:
-    """There is nothing to fetch: a UserError says so."""
+    """Raise a UserError, because there is nothing to download."""
     raise UserError("your own audio cannot be downloaded (name its folder with --data)")
 
 
@@ -51,15 +51,14 @@ def prepare(
 ) -> Prepared:
     """Verify audio and its transcripts and write a manifest, destination/<name>.jsonl.
 
-    Every file is whole and can be decoded, each transcript has its audio and each audio file its transcript
-    (or none has one), and each normalised text is spelled as the preset asks. Any sample rate and number of
-    channels is accepted; the notes list what is resampled or averaged when it is read, and what was changed
-    in the transcripts.
+    Each file is complete and can be decoded. Each transcript has its audio, and each audio file its
+    transcript (or none has one). The preset accepts each normalised text. Any sample rate and number of
+    channels is accepted. The notes list what is resampled or averaged, and changes of transcripts.
 
     Args:
         source: a folder of audio, searched recursively; a folder with one table; a Kaldi data directory; or
             the file of a table or a manifest.
-        destination: folder of the manifest; made if missing.
+        destination: folder of the manifest; created if missing.
         name: of the manifest; "" for the source's.
         table: CSV or TSV with the columns `path` (relative to the table's folder) and `text`, and optionally
             `id` and `speaker`; instead of a search.
@@ -87,7 +86,7 @@ def prepare(
     if speaker_folders:
         candidates = [replace(c, speaker=c.speaker or Path(c.audio).parent.name) for c in candidates]
     if text == NO_TEXT:
-        # Only texts, missing or unreadable, are faults so far.
+        # The only faults so far are texts that are missing or unreadable.
         candidates = [replace(candidate, text=None, fault="") for candidate in candidates]
         text = AUTO
     if not candidates:
@@ -156,7 +155,7 @@ def _from_table(table: Path) -> list[Candidate]:
     folder = table.absolute().parent
     return [
         Candidate(
-            # A path without a name is that of a folder, which is reported as such.
+            # A path without a name is a folder, which is reported later.
             id=row.cells.get("id") or (path.with_suffix("").as_posix() if path.name else row.place),
             audio=str(folder / path),
             place=row.place,
@@ -169,17 +168,17 @@ def _from_table(table: Path) -> list[Candidate]:
 
 
 def _from_tree(source: Path, files: list[Path], notes: list[str]) -> list[Candidate]:
-    """A candidate for each audio file below a folder, named by its path from there without the ending."""
+    """A candidate per audio file below a folder; its id is the relative path without the ending."""
     audio = [path for path in files if path.suffix.lower() in AUDIO]
     texts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
     stems = {path.with_suffix("") for path in audio}
     unreadable = Counter(path.suffix.lower() for path in files if path.suffix.lower() in UNREADABLE)
     if unreadable:
         listed = ", ".join(f"{count} {ending}" for ending, count in sorted(unreadable.items()))
-        notes.append(f"passed over, for they cannot be decoded: {listed} (convert them to FLAC)")
+        notes.append(f"skipped, because they cannot be decoded: {listed} (convert them to FLAC)")
     orphans = [str(path) for stem, path in texts.items() if stem not in stems]
     if orphans:
-        notes.append(f"{len(orphans)} text files without audio of their name, passed over: {orphans[0]} ...")
+        notes.append(f"{len(orphans)} text files without audio of their name, skipped: {orphans[0]} ...")
     is_labelled = not stems.isdisjoint(texts)
     return [
         _beside(path, path.relative_to(source), texts.get(path.with_suffix("")), is_labelled)
@@ -196,13 +195,13 @@ def _beside(path: Path, name: Path, transcript: Path | None, is_labelled: bool) 
         except UserError as error:
             fault = str(error)
     elif is_labelled:
-        fault = "has no text file beside it, as others have (add it, or move the audio elsewhere)"
+        fault = "has no text file beside it, unlike others (add it, or move the audio elsewhere)"
     id_ = name.with_suffix("").as_posix()
     return Candidate(id_, str(path.absolute()), str(path), text, fault=fault)
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All files below a folder, hidden ones left out; links are followed, each folder is visited once."""
+    """All files below a folder, without hidden ones; links are followed, each folder is visited once."""
 
     def refuse(error: OSError) -> NoReturn:
         raise UserError(f"{error.filename}: cannot be read: {error.strerror} (check permissions)") from error

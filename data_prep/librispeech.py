@@ -1,30 +1,24 @@
-"""LibriSpeech (Panayotov et al. 2015), and any corpus laid out as it is, from the archives to manifests.
+"""LibriSpeech (Panayotov et al. 2015), and any corpus in its layout, from the archives to manifests.
 
-The layout: <part>/<speaker>/<chapter>/ holds <speaker>-<chapter>-<utterance>.flac, 16 kHz mono, and one
-<speaker>-<chapter>.trans.txt with a line "<id> <TRANSCRIPT>" for each of them.
-
-`download` fetches the official parts; `prepare` verifies all that is on disk before it writes anything.
+<part>/<speaker>/<chapter>/ has <speaker>-<chapter>-<utterance>.flac, 16 kHz mono, and one file
+<speaker>-<chapter>.trans.txt with a line "<id> <TRANSCRIPT>" per utterance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
-from asr_emapl.audio.decode import probe_whole
 from asr_emapl.data.manifest_writer import write_manifests
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError, list_findings
 from asr_emapl.storage import read_lines
 from asr_emapl.text.normalise import ALPHABET, librispeech, outside
-from data_prep.archive import Archive, demand_known, install
-
-_MAX_LINES = 50
-"""Findings that an error report lists before it only counts the rest."""
+from data_prep.archive import Archive, install_parts
+from data_prep.candidates import MAX_LINES, probe_all
+from data_prep.transfer import fetch
 
 _FOLDER = "LibriSpeech"
 _URL = "https://www.openslr.org/resources"
@@ -39,7 +33,7 @@ class _Official:
     utterances: int
 
 
-# The MD5s are those that OpenSLR publishes beside the archives (md5sum.txt). Resource 31 is Mini LibriSpeech.
+# The MD5s are published beside the archives (md5sum.txt). Resource 31 is Mini LibriSpeech.
 _OFFICIAL = {
     "dev-clean": _Official(12, "42e2234ba48799c1f50f24a7926300a1", 2_703),
     "dev-clean-2": _Official(31, "6d7ab67ac6a1d2c993d050e16d61080d", 1_089),
@@ -52,26 +46,24 @@ _OFFICIAL = {
     "train-other-500": _Official(12, "d1a0fd59409feb2c614ce4d30c387708", 148_688),
 }
 
-
-@dataclass(slots=True)
-class _Part:
-    """What was found in one part's folder: good utterances, and one line for each thing that is wrong."""
-
-    utterances: list[Utterance] = field(default_factory=list)
-    findings: list[str] = field(default_factory=list)
+# SHA-256. Those of the 3-gram and the 4-gram are from rwth-i6/i6_experiments (common/datasets/librispeech),
+# that of the pruned one from an experiment built on it.
+LANGUAGE_MODELS = {
+    "3-gram.pruned.1e-7": "71dd880667cb6ea3942bb1982988c91fb1208839a21911eeec7e31c857c4bdfb",
+    "3-gram": "263649573475c2991d3e755eb4e690c9d2656f2b3283a1eb589e1e4e174bf874",
+    "4-gram": "f2b2d1507637ddf459d3579159f7e8099ed7d77452ff1059aeeeaea33d274613",
+}
+"""Checksums of the language models that `download_language_model` can download."""
 
 
 def download(destination: Path, parts: Sequence[str]) -> dict[str, Path]:
-    """Fetch official parts from OpenSLR to destination/LibriSpeech/<part>.
+    """Download official parts from OpenSLR to destination/LibriSpeech/<part>; see `archive.install`.
 
-    A broken transfer resumes where it stopped. A part's folder appears under its name only when the archive
-    has the official MD5 and what came out of it is whole: the official number of utterances, each with a
-    transcript, audio of the length that its header says, and neither without the other. A part that is there
-    is left alone if it is whole (its files have the sizes that were noted when it was verified), else it is
-    put back from the archive. The archives stay in `destination` as <part>.tar.gz and may be deleted.
+    A part is complete if it has the official number of utterances, each with its transcript and with audio of
+    the length that its header states. The archives stay in `destination` and may be deleted.
 
     Args:
-        destination: made if missing. A part takes twice its archive's size (60 GB for train-other-500).
+        destination: created if missing. A part needs twice its archive's size (60 GB for train-other-500).
         parts: among dev-clean, dev-other, test-clean, test-other, train-clean-100, train-clean-360 and
             train-other-500, and of Mini LibriSpeech train-clean-5 and dev-clean-2.
 
@@ -81,43 +73,58 @@ def download(destination: Path, parts: Sequence[str]) -> dict[str, Path]:
     Raises:
         UserError: an unknown part, a failed transfer, a wrong MD5, an unsafe or incomplete archive.
     """
-    demand_known("LibriSpeech", parts, _OFFICIAL)
-    folders = {}
-    for part in dict.fromkeys(parts):
-        official = _OFFICIAL[part]
-        url = f"{_URL}/{official.resource}/{part}.tar.gz"
-        archive = Archive(url, official.md5, f"{_FOLDER}/{part}")
-        folders[part] = install(
-            archive, Path(destination), partial(_findings, utterances=official.utterances)
-        )
-    return folders
+    archives = {
+        part: Archive(f"{_URL}/{official.resource}/{part}.tar.gz", official.md5, f"{_FOLDER}/{part}")
+        for part, official in _OFFICIAL.items()
+    }
+    return install_parts("LibriSpeech", archives, parts, Path(destination), _findings)
+
+
+def download_language_model(destination: Path, name: str) -> Path:
+    """Download one of LibriSpeech's n-gram models of words to destination/<name>.arpa.gz, and verify it.
+
+    The vocabulary is the 200,000 most frequent words of the corpus's books, in capitals (openslr.org/11). A
+    broken transfer resumes.
+
+    Raises:
+        UserError: the name is unknown, the transfer fails, or the file cannot be written.
+    """
+    if name not in LANGUAGE_MODELS:
+        raise UserError(f"--name {name!r} is not one of {', '.join(LANGUAGE_MODELS)}")
+    path = destination / f"{name}.arpa.gz"
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
+        fetch(f"{_URL}/11/{path.name}", path, LANGUAGE_MODELS[name])
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{path}: cannot be written: {reason} (check permissions and free space)") from error
+    return path
 
 
 def prepare(
     source: Path, destination: Path, parts: Sequence[str] | None = None, *, workers: int = 2
 ) -> dict[str, Path]:
-    """Verify a corpus in LibriSpeech's layout and write one manifest a part, destination/<part>.jsonl.
+    """Verify a corpus in LibriSpeech's layout and write one manifest per part, destination/<part>.jsonl.
 
-    Verified over all parts before anything is written: every transcript has its audio and every audio file
-    its transcript; every header can be decoded and says 16 kHz, mono, and a length that is there; no
-    transcript is empty or, once normalised, has characters outside `ALPHABET`; ids begin with their folder's
-    speaker and chapter and are unique over all parts. Manifests are sorted by id and appear all together.
+    All parts are verified before anything is written. Each transcript has its audio and each audio file its
+    transcript. Audio is complete, 16 kHz, mono. Normalised transcripts are not empty, and only have
+    characters of `ALPHABET`. Ids begin with the speaker and the chapter of their folder, and are unique over
+    all parts. Manifests are sorted by id and appear all together.
 
     Args:
-        source: the folder that holds the parts, or the one that holds LibriSpeech/.
-        destination: where the manifests go; made if missing.
-        parts: folder names; None: every folder there is.
+        source: the folder of the parts, or the folder of LibriSpeech/.
+        destination: folder of the manifests; created if missing.
+        parts: folder names; None: all folders.
         workers: threads that read headers.
 
     Returns:
         The manifest of each part.
 
     Raises:
-        UserError: anything above does not hold, or a part is absent or empty. The message lists all that is
-            wrong, one line a finding, the first 50 of them and the number of the rest.
+        UserError: a part is missing or empty, or has faults: the first 50 are listed, the others counted.
     """
     if workers < 1:
-        raise ValueError(f"workers is {workers}, it has to be at least 1")
+        raise ValueError(f"workers must be at least 1, got {workers}")
     destination = Path(destination)
     try:
         folders = _part_folders(Path(source), destination, parts)
@@ -129,104 +136,104 @@ def prepare(
     return dict(zip(folders, manifests, strict=True))
 
 
-def _read_parts(folders: dict[str, Path], workers: int) -> dict[str, list[Utterance]]:
-    """The utterances of each part; UserError reports all that is wrong with all of them."""
-    findings: list[str] = []
-    found: dict[str, list[Utterance]] = {}
-    first_seen: dict[str, str] = {}
-    with ThreadPoolExecutor(workers) as pool:
-        for name, folder in folders.items():
-            part = _read_part(folder, pool)
-            findings.extend(part.findings)
-            found[name] = part.utterances
-            for utterance in part.utterances:
-                other = first_seen.setdefault(utterance.id, utterance.audio)
-                if other != utterance.audio:
-                    findings.append(f"{utterance.audio}: its id is that of {other} too (remove one of them)")
-    if findings:
-        raise UserError(list_findings(findings, _MAX_LINES))
-    return found
-
-
 def _part_folders(source: Path, destination: Path, parts: Sequence[str] | None) -> dict[str, Path]:
-    """The folder of each part asked for; UserError names all that are absent."""
+    """The folder of each requested part; the UserError names all that are missing."""
     root = source / _FOLDER if (source / _FOLDER).is_dir() else source
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder (name the one that holds the parts, or {_FOLDER}/)")
+        raise UserError(f"{root}: no such folder (name the folder of the parts, or of {_FOLDER}/)")
+    present = [folder.name for folder in _folders(root)]
     if parts is None:
-        # Manifests may be written beside the parts: their folder, without speakers, is no part the next time.
+        # Manifests may be written beside the parts. Their folder is not a part, because it has no speakers.
         parts = [
-            folder.name
-            for folder in _folders(root)
-            if folder.resolve() != destination.resolve() or _folders(folder)
+            name
+            for name in present
+            if (root / name).resolve() != destination.resolve() or _folders(root / name)
         ]
     if not parts:
-        raise UserError(
-            f"{root}: has no folder that could be a part (name the one above train-clean-100 etc.)"
-        )
-    there = [folder.name for folder in _folders(root)]
-    absent = [part for part in parts if part not in there]
-    if absent:
-        remedy = f"download it, or choose among: {', '.join(there) or '(there is none)'}"
-        lines = [f"{root}: no part named {part!r} ({remedy})" for part in absent]
-        raise UserError(list_findings(lines, _MAX_LINES))
+        raise UserError(f"{root}: has no folder of a part (name the folder above train-clean-100 etc.)")
+    remedy = f"download it, or choose among: {', '.join(present) or '(there is none)'}"
+    missing = [f"{root}: no part named {part!r} ({remedy})" for part in parts if part not in present]
+    if missing:
+        raise UserError(list_findings(missing, MAX_LINES))
     return {part: root / part for part in parts}
 
 
-def _read_part(folder: Path, pool: Executor) -> _Part:
-    """All utterances of a part, sorted by id, and all that is wrong with it; `pool` reads the headers."""
-    part = _Part()
-    chapters = [(speaker, chapter) for speaker in _folders(folder) for chapter in _folders(speaker)]
-    elsewhere = [folder, *_folders(folder)]
-    elsewhere.extend(deep for _, chapter in chapters for deep in _folders(chapter))
-    for path in (path for place in elsewhere for path in _audio_files(place)):
-        part.findings.append(f"{path}: audio outside <speaker>/<chapter>/ (move or remove it)")
+def _read_parts(folders: dict[str, Path], workers: int) -> dict[str, list[Utterance]]:
+    """The utterances of each part; the UserError reports the faults of all parts."""
+    findings: list[str] = []
+    found: dict[str, list[Utterance]] = {}
+    first_seen: dict[str, str] = {}
+    for name, folder in folders.items():
+        found[name] = _read_part(folder, workers, findings)
+        for utterance in found[name]:
+            other = first_seen.setdefault(utterance.id, utterance.audio)
+            if other != utterance.audio:
+                findings.append(f"{utterance.audio}: has the same id as {other} (remove one of them)")
+    if findings:
+        raise UserError(list_findings(findings, MAX_LINES))
+    return found
 
-    candidates: list[Utterance] = []
-    for speaker, chapter in chapters:
-        candidates.extend(_read_chapter(speaker.name, chapter, part.findings))
-    lengths = pool.map(_length, [utterance.audio for utterance in candidates])
-    for utterance, length in zip(candidates, lengths, strict=True):
-        if isinstance(length, str):
-            part.findings.append(length)
+
+def _findings(part: str, folder: Path) -> list[str]:
+    """The faults of an official part, one per line."""
+    findings: list[str] = []
+    count, official = len(_read_part(folder, 2, findings)), _OFFICIAL[part].utterances
+    if count != official and not findings:
+        findings.append(f"{folder}: {count} utterances, the official part has {official}")
+    return findings
+
+
+def _read_part(folder: Path, workers: int, findings: list[str]) -> list[Utterance]:
+    """The valid utterances of a part, sorted by id; its faults are added to `findings`."""
+    before = len(findings)
+    chapters = [chapter for speaker in _folders(folder) for chapter in _folders(speaker)]
+    others = [folder, *_folders(folder), *(deep for chapter in chapters for deep in _folders(chapter))]
+    for path in (path for place in others for path in _audio_files(place)):
+        findings.append(f"{path}: audio outside <speaker>/<chapter>/ (move or remove it)")
+
+    read = [utterance for chapter in chapters for utterance in _read_chapter(chapter, findings)]
+    facts, _ = probe_all((utterance.audio for utterance in read), workers)
+    found = []
+    for utterance in read:
+        fact = facts[utterance.audio]
+        if isinstance(fact, str):
+            findings.append(fact)
+            continue
+        duration, rate, channels = fact
+        if (rate, channels) != (SAMPLE_RATE_HZ, 1):
+            remedy = f"convert it to {SAMPLE_RATE_HZ} Hz, mono"
+            findings.append(f"{utterance.audio}: {rate} Hz, {channels} channels ({remedy})")
         elif utterance.text is not None:
-            part.utterances.append(
-                Utterance(utterance.id, utterance.audio, length, utterance.text, utterance.speaker)
-            )
-    part.utterances.sort(key=lambda utterance: utterance.id)
-    if not candidates and not part.findings:
-        part.findings.append(f"{folder}: has no utterances (remove the folder, or download the part again)")
-    return part
+            found.append(replace(utterance, duration=duration))
+    if not read and len(findings) == before:
+        findings.append(f"{folder}: has no utterances (remove the folder, or download the part again)")
+    return sorted(found, key=lambda utterance: utterance.id)
 
 
-def _read_chapter(speaker: str, chapter: Path, findings: list[str]) -> list[Utterance]:
-    """One utterance for each audio file, its duration still 0 and its text None where `findings` says why."""
+def _read_chapter(chapter: Path, findings: list[str]) -> list[Utterance]:
+    """One utterance per audio file, without duration; its text is None if `findings` has the reason."""
+    speaker = chapter.parent.name
     stem = f"{speaker}-{chapter.name}"
     transcripts = chapter / f"{stem}.trans.txt"
     audio = {path.stem: path for path in _audio_files(chapter)}
-    if not transcripts.is_file() or transcripts.stat().st_size == 0:
-        if audio:
-            fault = "empty" if transcripts.is_file() else "absent"
-            findings.append(
-                f"{transcripts}: {fault}, for {len(audio)} audio files (extract the archive again)"
-            )
-        texts: dict[str, str | None] = dict.fromkeys(audio)
-    else:
+    texts: dict[str, str | None] = dict.fromkeys(audio)
+    if transcripts.is_file() and transcripts.stat().st_size > 0:
         texts = _read_transcripts(transcripts, findings)
+    elif audio:
+        fault = "is empty" if transcripts.is_file() else "is missing"
+        findings.append(f"{transcripts}: {fault}, for {len(audio)} audio files (extract the archive again)")
     for id_ in sorted(texts.keys() - audio.keys()):
         findings.append(f"{transcripts}: {id_} has no audio (extract {id_}.flac again, or remove the line)")
     for id_, path in audio.items():
         if not id_.startswith(f"{stem}-"):
-            findings.append(
-                f"{path}: not named {stem}-<utterance>.flac as its folders ask (rename or move it)"
-            )
+            findings.append(f"{path}: not named {stem}-<utterance>.flac (rename or move it)")
         if id_ not in texts:
             findings.append(f"{path}: has no transcript (add it to {transcripts.name}, or remove the audio)")
     return [Utterance(id_, str(path.absolute()), 0.0, texts.get(id_), speaker) for id_, path in audio.items()]
 
 
 def _read_transcripts(path: Path, findings: list[str]) -> dict[str, str | None]:
-    """The normalised text for each id; None where it is no good, which `findings` then says."""
+    """The normalised text of each id; None if it is invalid and `findings` has the reason."""
     texts: dict[str, str | None] = {}
     try:
         lines = list(read_lines(path))
@@ -236,47 +243,27 @@ def _read_transcripts(path: Path, findings: list[str]) -> dict[str, str | None]:
     for number, line in lines:
         id_, *words = line.split()
         text = librispeech(" ".join(words))
-        letters = outside(text, ALPHABET)
+        characters = outside(text, ALPHABET)
+        fault = ""
         if id_ in texts:
-            findings.append(f"{path}:{number}: second transcript of {id_} (remove one of them)")
+            fault = f"second transcript of {id_} (remove one of them)"
         elif not text:
-            findings.append(
-                f"{path}:{number}: {id_} has an empty transcript (add it, or remove line and audio)"
-            )
-        elif letters:
-            findings.append(f"{path}:{number}: characters outside the alphabet: {letters!r} (spell them out)")
-        texts.setdefault(id_, text if text and not letters else None)
+            fault = f"{id_} has an empty transcript (add it, or remove line and audio)"
+        elif characters:
+            fault = f"characters outside the alphabet: {characters!r} (spell them out)"
+        if fault:
+            findings.append(f"{path}:{number}: {fault}")
+        texts.setdefault(id_, None if fault else text)
     return texts
 
 
-def _length(audio: str) -> float | str:
-    """Duration in seconds of a 16 kHz mono file, or what is wrong with the file."""
-    try:
-        duration, rate, channels = probe_whole(audio)
-    except UserError as error:
-        return str(error)
-    if (rate, channels) != (SAMPLE_RATE_HZ, 1):
-        return f"{audio}: {rate} Hz, {channels} channels (convert it to {SAMPLE_RATE_HZ} Hz, mono)"
-    return duration
-
-
 def _folders(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted by name, hidden ones left out."""
+    """The folders in a folder, sorted by name, without hidden ones."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_dir())
 
 
 def _audio_files(folder: Path) -> list[Path]:
-    """The FLAC files right in a folder, sorted by name, hidden ones (leftovers of file managers) left out."""
+    """The FLAC files directly in a folder, sorted by name, without hidden ones (left by file managers)."""
     return sorted(
         path for path in folder.iterdir() if path.suffix == ".flac" and not path.name.startswith(".")
     )
-
-
-def _findings(folder: Path, utterances: int) -> list[str]:
-    """What is wrong with an official part that has that many utterances, one line a finding."""
-    with ThreadPoolExecutor(2) as pool:
-        found = _read_part(folder, pool)
-    count = len(found.utterances)
-    if count != utterances and not found.findings:
-        found.findings.append(f"{folder}: {count} utterances, the official part has {utterances}")
-    return found.findings

@@ -1,20 +1,19 @@
-"""The quickstart's corpus: speech rendered on this machine, by parts that pip installs.
+"""The corpus of the quickstart: synthetic speech, rendered on this machine.
 
-eSpeak NG (a shared library inside the wheel `espeakng-loader`) speaks short command-like strings of a small
-grammar in many voices; here they are resampled to 16 kHz, trimmed, and for a share of them put into a noisy
-room. What comes out is laid out as LibriSpeech is, so that the same preparation reads it:
+eSpeak NG (in the wheel `espeakng-loader`) speaks short commands of a small grammar in many voices. They are
+resampled to 16 kHz and trimmed; some get noise and reverberation. The corpus has LibriSpeech's layout:
 
     DEST/LibriSpeech/SPEAKERS.TXT
     DEST/LibriSpeech/<part>/<speaker>/<chapter>/<speaker>-<chapter>-<NNNN>.flac   16 kHz, mono, 16 bit
     DEST/LibriSpeech/<part>/<speaker>/<chapter>/<speaker>-<chapter>.trans.txt     "ID WORDS IN CAPITALS"
 
-    train-labelled     few minutes, few speakers, some of it with noise in the background
-    train-unlabelled   an hour, those speakers and many others, half of it noisy (words: for the oracle)
-    dev-clean          new speakers of the labelled kinds, clean
-    dev-other          voices and accents that training has not paired, every utterance noisy, many in a room
+    train-labelled     a few minutes, few speakers, some noisy utterances
+    train-unlabelled   an hour, the same speakers and others, half noisy (transcripts: for the oracle)
+    dev-clean          new speakers with the voices of train-labelled, clean
+    dev-other          pairs of voice and accent that are not in training, all noisy, many reverberated
 
-No string of a dev part occurs in training or in the other dev part. Waveforms are float64 [samples] in -1..1
-until they are written; rates are in hertz, levels in dB, durations in seconds unless a name says otherwise.
+No sentence of a dev part occurs in training or in the other dev part. Waveforms are float64 [samples] in
+-1..1 until they are written. Rates are in Hz, levels in dB, durations in seconds.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from asr_emapl.processes import serve_parent
 from asr_emapl.storage import read_document, read_object, write, writing
 from data_prep.espeak import Engine, engine_paths
 
-VERSION = 8  # of the recipe below: a corpus rendered by another version is rendered anew
+VERSION = 8  # version of the corpus; parts of another version are rendered again
 SAMPLE_RATE = 16_000
 
 # fmt: off
@@ -76,26 +75,26 @@ HELD_OUT_VARIANTS = ("m6", "linda", "michel", "steph", "grandpa", "Annie", "robe
 FEMALE = {"f1", "f2", "f3", "f4", "f5", "belinda", "shelby", "Alicia", "aunty", "grandma"}
 FEMALE |= {"linda", "steph", "Annie"}
 # fmt: on
-# The accents in turn, one further each time round, so that they meet both sexes.
+# The accents in turn, shifted by one each time round, so that each has both sexes.
 UNLABELLED_VOICES = [f"{ACCENTS[(i + i // 6) % 6]}+{name}" for i, name in enumerate(UNLABELLED_VARIANTS)]
 HELD_OUT_VOICES = [f"{ACCENTS[i % 6]}+{name}" for i, name in enumerate(HELD_OUT_VARIANTS)]
 
 Limits = tuple[tuple[float, ...], tuple[float, ...]]
-# What a speaker is drawn from: pitch, pitch range, words a minute, formant shift, tilt;
-# near to the voice as eSpeak made it, or from all that still sounds natural.
+# Lower and upper limits of a speaker's pitch, pitch range, words per minute, formant shift and tilt: near
+# the voice of eSpeak, or all that sounds natural.
 NEAR: Limits = ((42.0, 40.0, 130.0, 0.96, -0.1), (58.0, 60.0, 165.0, 1.04, 0.1))
 ANY: Limits = ((38.0, 35.0, 128.0, 0.95, -0.2), (64.0, 70.0, 168.0, 1.06, 0.2))
 
 UTTERANCES_PER_CHAPTER = 25
-SHORTEST, EDGE = 1.0, (0.05, 0.15)  # seconds: of an utterance; of silence left at either end
-SPEECH_THRESHOLD = 0.02  # of the peak: what lies below it before the first and after the last word is trimmed
+SHORTEST, EDGE = 1.0, (0.05, 0.15)  # seconds: of an utterance; of silence at either end
+SPEECH_THRESHOLD = 0.02  # relative to the peak; lower samples before and after the words are trimmed
 LEVEL_DB = (-27.0, -19.0)  # RMS of an utterance, relative to full scale
 FLOOR_DB = (-40.0, -25.0)  # noise under even a clean utterance, relative to its speech
 PEAK = 0.95
-REVERBERATION = (0.15, 0.35)  # seconds until a room's sound has fallen by 60 dB
+REVERBERATION = (0.15, 0.35)  # seconds until the sound decays by 60 dB
 DIRECT_TO_REVERBERANT_DB = (4.0, 12.0)
 BABBLE_VOICES = 4
-LOWEST = 40  # hertz: what is below is the engine's drift and no speech
+LOWEST = 40  # Hz; lower frequencies are drift of the engine
 NOISES = ("white", "pink", "babble")
 
 MARKER = "rendered.json"
@@ -104,10 +103,10 @@ SPEAKERS_HEADER = ";ID  |SEX| SUBSET           |MINUTES| NAME (accent+variant, r
 
 @dataclass(frozen=True)
 class CorpusSize:
-    """How much is rendered: seconds of audio a part, and by how many speakers.
+    """Seconds of audio and number of speakers of each part.
 
-    The default (4 minutes labelled, an hour unlabelled, 8 minutes for each dev part; 100 MB) is what the
-    quickstart trains on. The labelled speakers are among the unlabelled ones.
+    The quickstart uses the default: 4 minutes labelled, an hour unlabelled, 8 minutes per dev part; 100 MB.
+    The labelled speakers are among the unlabelled ones.
     """
 
     labelled_seconds: float = 240.0
@@ -123,28 +122,28 @@ DEFAULT = CorpusSize()
 
 @dataclass(frozen=True)
 class Speaker:
-    """One voice: eSpeak's settings, and what is done to its sound afterwards."""
+    """The settings of eSpeak for one speaker, and the processing of its audio."""
 
     number: int
     voice: str  # accent+variant, as eSpeak knows it
-    pitch: int  # eSpeak's scale 0..99, 50 as the variant was made
-    pitch_range: int  # the same scale: how far the melody moves
+    pitch: int  # on eSpeak's scale 0..99; 50 is the default of the variant
+    pitch_range: int  # variation of the pitch, on the same scale
     words_per_minute: float
-    formant_shift: float  # frequencies are multiplied by it; the rate of speech stays
-    tilt: float  # first-order colour of the microphone: x[n] + tilt * x[n - 1]
+    formant_shift: float  # factor of all frequencies; the speech rate stays
+    tilt: float  # filter of the microphone: x[n] + tilt * x[n - 1]
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the corpus: who speaks for how long, and how the recordings sound."""
+    """One part of the corpus: speakers, length, noise and reverberation."""
 
     name: str
     seconds: float
     speakers: tuple[Speaker, ...]
-    first_chapter: int  # the unlabelled chapters of a labelled speaker have other numbers than the labelled
-    noisy_share: float = 0.0
+    first_chapter: int  # differs between parts that share speakers
+    p_noise: float = 0.0
     snr_db: tuple[float, float] = (8.0, 20.0)
-    room_share: float = 0.0  # of the noisy utterances
+    p_room: float = 0.0  # among noisy utterances
 
 
 def download(
@@ -152,24 +151,26 @@ def download(
 ) -> Path:
     """Render the corpus into `destination`/LibriSpeech and return that folder.
 
-    The same size and seed give the same files, whatever the number of workers (processes; default: one a
-    core). A part is rendered under a temporary name and renamed when complete; complete parts are kept.
+    Files depend on size and seed only. A part gets its name when it is complete; complete parts are kept.
+
+    Args:
+        workers: processes; None: one per core.
 
     Raises:
-        UserError: the engine is not installed, a size is impossible, or the folder holds another corpus or
-            cannot be written.
+        UserError: the engine is not installed, a size is invalid, or the folder has another corpus or cannot
+            be written.
     """
     if min(asdict(size).values()) <= 0 or size.unlabelled_speakers < size.labelled_speakers:
-        raise UserError(f"{size}: all must be above zero, and the labelled speakers are among the unlabelled")
+        raise UserError(f"{size}: all must be above zero, with no more labelled than unlabelled speakers")
     root = destination / "LibriSpeech"
     corpus_parts = parts(size, seed)
     marker: dict[str, object] = {"version": VERSION, "seed": seed, "size": asdict(size)}
     pending = [part for part in corpus_parts if not _is_complete(root, part, marker)]
     speakers_file = root / "SPEAKERS.TXT"
     if speakers_file.exists() and not read_document(speakers_file).startswith(SPEAKERS_HEADER):
-        raise UserError(f"{speakers_file} is of another corpus: give the rendered one a folder of its own")
+        raise UserError(f"{speakers_file} is of another corpus; give the rendered corpus another folder")
     if pending:
-        engine_paths()  # reports a missing package once, not in every worker
+        engine_paths()  # reports a missing package before workers start
         write(speakers_file, _speakers_table(corpus_parts))
         with writing(root):
             _render_parts(root, pending, marker, seed, workers or os.cpu_count() or 1)
@@ -177,7 +178,7 @@ def download(
 
 
 def parts(size: CorpusSize = DEFAULT, seed: int = 0) -> tuple[Part, ...]:
-    """The four parts with their speakers, drawn from the seed; pure."""
+    """The four parts and their speakers, drawn from the seed."""
     rng = np.random.default_rng([seed, 0])
 
     def cast(count: int, first: int, voices: Sequence[str], limits: Limits) -> tuple[Speaker, ...]:
@@ -196,13 +197,13 @@ def parts(size: CorpusSize = DEFAULT, seed: int = 0) -> tuple[Part, ...]:
 
 
 def sentences(part: str) -> list[list[str]]:
-    """The strings that belong to a part, a list for each rule of the grammar that has any.
+    """The sentences of a part, one list per rule of the grammar that has any.
 
-    A checksum deals the strings out: a tenth to either dev part, the rest to both training parts.
+    A checksum assigns a tenth of the sentences to each dev part, the others to both training parts.
     """
     wanted = {"dev-clean": {0}, "dev-other": {1}}.get(part, set(range(2, 10)))
     rules = [[" ".join(words) for words in itertools.product(*rule)] for rule in GRAMMAR]
-    # The checksum's low bits are linear in the letters: the multiplication spreads them over the grammar.
+    # The low bits of the checksum are linear in the characters; the multiplication mixes them.
     hashes = [[(s, zlib.crc32(s.encode()) * 2_654_435_761 >> 16) for s in rule] for rule in rules]
     dealt = [[s for s, number in rule if number % 10 in wanted] for rule in hashes]
     return [rule for rule in dealt if rule]
@@ -214,17 +215,17 @@ def _speaker(rng: np.random.Generator, number: int, voice: str, limits: Limits) 
 
 
 def _is_complete(root: Path, part: Part, marker: dict[str, object]) -> bool:
-    """Whether the part is there as asked for; a UserError where the folder is none of this module's."""
+    """Whether the part exists with this marker; UserError if this module did not make the folder."""
     folder = root / part.name
     if not folder.exists():
         return False
     if not (folder / MARKER).exists():
-        raise UserError(f"{folder} was not rendered by this recipe: give the rendered corpus another folder")
+        raise UserError(f"{folder} was not rendered by this recipe; give the rendered corpus another folder")
     return bool(read_object(folder / MARKER, "the marker of a rendered part (remove the folder)") == marker)
 
 
 def _speakers_table(corpus_parts: tuple[Part, ...]) -> str:
-    """SPEAKERS.TXT: a line for each speaker and part; minutes are what was asked for."""
+    """SPEAKERS.TXT: one line per speaker and part, with the requested minutes."""
     lines = [SPEAKERS_HEADER]
     for part in corpus_parts:
         minutes = part.seconds / len(part.speakers) / 60
@@ -237,8 +238,8 @@ def _speakers_table(corpus_parts: tuple[Part, ...]) -> str:
 def _render_parts(
     root: Path, pending: list[Part], marker: dict[str, object], seed: int, workers: int
 ) -> None:
-    """Render each part under a temporary name; a part bears its own name only when it is complete."""
-    # Spawned, not forked: the caller may well run threads (torch does).
+    """Render each part under a temporary name, and rename it when it is complete."""
+    # Spawned, because a fork would copy locks of threads (of torch, for example).
     context = multiprocessing.get_context("spawn")
     pool = context.Pool(workers, serve_parent, (signal.SIGINT,)) if workers > 1 else None
     with pool or contextlib.nullcontext():
@@ -248,20 +249,20 @@ def _render_parts(
             jobs = [(part, speaker, partial, seed) for speaker in part.speakers]
             list(pool.starmap(_render_speaker, jobs, 1) if pool else itertools.starmap(_render_speaker, jobs))
             write(partial / MARKER, json.dumps(marker, indent=1))
-            if final.exists():  # of another seed, size or version: _is_complete saw this module's marker
+            if final.exists():  # of another seed, size or version
                 shutil.rmtree(final)
             partial.rename(final)
 
 
 def _render_speaker(part: Part, speaker: Speaker, directory: Path, seed: int) -> None:
-    """Render one speaker's chapters, until their share of the part's seconds is there."""
+    """Render one speaker's chapters, until the part has the speaker's share of seconds."""
     rng = np.random.default_rng([seed, part.first_chapter, speaker.number])
     rules = sentences(part.name)
     seconds, count = 0.0, 0
     with Engine() as engine:
-        babble = _babble(engine, rng, rules) if part.noisy_share > 0 else np.zeros(1)
+        babble = _babble(engine, rng, rules) if part.p_noise > 0 else np.zeros(1)
         while seconds < part.seconds / len(part.speakers):
-            rule = rules[rng.integers(len(rules))]  # by rule first: the long ones have most of the strings
+            rule = rules[rng.integers(len(rules))]  # by rule first, because long rules have most sentences
             text = rule[rng.integers(len(rule))]
             wave = _trimmed(_spoken(engine, rng, text, speaker), rng)
             wave[1:] += speaker.tilt * wave[:-1].copy()
@@ -270,7 +271,7 @@ def _render_speaker(part: Part, speaker: Speaker, directory: Path, seed: int) ->
             name = f"{speaker.number}-{part.first_chapter + chapter}"
             folder = directory / str(speaker.number) / str(part.first_chapter + chapter)
             folder.mkdir(parents=True, exist_ok=True)
-            # By way of memory: libsndfile does not say why it cannot write.
+            # In memory, because libsndfile does not report why it cannot write.
             encoded = io.BytesIO()
             soundfile.write(encoded, wave, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
             (folder / f"{name}-{index:04d}.flac").write_bytes(encoded.getvalue())
@@ -280,16 +281,16 @@ def _render_speaker(part: Part, speaker: Speaker, directory: Path, seed: int) ->
 
 
 def _spoken(engine: Engine, rng: np.random.Generator, text: str, speaker: Speaker) -> np.ndarray:
-    """The string in the speaker's voice, with the small changes from one time to the next: [samples]."""
-    # Resampling by 320 / d is plain 22.05 -> 16 kHz at d = 441. Another d shifts the formants, and
-    # the rate of speech as well: the engine is asked for the inverse rate.
+    """The sentence in the speaker's voice [samples], with small random variations."""
+    # Resampling by 320 / d is 22.05 -> 16 kHz at d = 441. Another d shifts the formants and the speech rate;
+    # the rate of the engine compensates.
     denominator = round(441 * speaker.formant_shift)
     rate = speaker.words_per_minute * rng.uniform(0.93, 1.07) * 441 / denominator
     pitch = speaker.pitch + int(rng.integers(-5, 6))
-    gap = int(rng.integers(1, 8))  # tens of milliseconds more between words
+    gap = int(rng.integers(1, 8))  # between words, in units of 10 ms
     samples = engine.speak(text.lower(), speaker.voice, round(rate), pitch, speaker.pitch_range, gap)
-    # In the frequency domain the resampling is one cut; the edges are silent, so nothing wraps around.
-    blocks = math.ceil(samples.size / (16 * denominator))  # whole ones: an exact ratio, smooth lengths
+    # Resample in the frequency domain. The edges are silent, so nothing wraps around.
+    blocks = math.ceil(samples.size / (16 * denominator))  # for an exact ratio and fast lengths
     n_in, n_out = blocks * 16 * denominator, blocks * 16 * 320
     spectrum = np.fft.rfft(samples, n_in)[: n_out // 2 + 1]
     spectrum[: round(LOWEST * n_out / SAMPLE_RATE)] = 0
@@ -297,7 +298,7 @@ def _spoken(engine: Engine, rng: np.random.Generator, text: str, speaker: Speake
 
 
 def _trimmed(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """From the first sound to the last, with a short silence at either end and no less than SHORTEST."""
+    """From the first to the last sound, with silence at both ends, at least SHORTEST long."""
     loud = np.flatnonzero(np.abs(wave) > SPEECH_THRESHOLD * np.abs(wave).max())
     wave = wave[loud[0] : loud[-1] + 1]
     before, after = (round(float(s) * SAMPLE_RATE) for s in rng.uniform(*EDGE, size=2))
@@ -306,9 +307,9 @@ def _trimmed(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _recorded(wave: np.ndarray, rng: np.random.Generator, part: Part, babble: np.ndarray) -> np.ndarray:
-    """What the microphone gets: the part's share of noise and rooms, a faint floor, a level."""
-    if rng.random() < part.noisy_share:
-        if rng.random() < part.room_share:
+    """Add the part's noise and reverberation, faint background noise, and a level."""
+    if rng.random() < part.p_noise:
+        if rng.random() < part.p_room:
             wave = _in_room(wave, rng)
         noise = _noise(str(rng.choice(NOISES)), wave.size, rng, babble)
         level = wave.std() * 10 ** (-rng.uniform(*part.snr_db) / 20)
@@ -319,7 +320,7 @@ def _recorded(wave: np.ndarray, rng: np.random.Generator, part: Part, babble: np
 
 
 def _in_room(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Convolved with a direct path and an exponentially decaying tail of noise; the length is kept."""
+    """Convolve with a direct path and an exponentially decaying tail of noise; keeps the length."""
     decay = rng.uniform(*REVERBERATION)
     time = np.arange(round(decay * SAMPLE_RATE)) / SAMPLE_RATE
     tail = rng.standard_normal(time.size) * 10 ** (-3 * time / decay)
@@ -331,18 +332,18 @@ def _in_room(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _noise(kind: str, size: int, rng: np.random.Generator, babble: np.ndarray) -> np.ndarray:
-    """[size] of noise of a kind in NOISES, at any level."""
+    """Noise [size] of a kind in NOISES, at any level."""
     if kind == "babble":
         return np.roll(np.resize(babble, max(size, babble.size)), int(rng.integers(babble.size)))[:size]
     white = rng.standard_normal(1 << (size - 1).bit_length())
     if kind == "white":
         return white[:size]
     spectrum = np.fft.rfft(white)
-    return np.fft.irfft(spectrum / np.sqrt(np.arange(1, spectrum.size + 1)))[:size]  # power falls as 1/f
+    return np.fft.irfft(spectrum / np.sqrt(np.arange(1, spectrum.size + 1)))[:size]  # power ~ 1/f
 
 
 def _babble(engine: Engine, rng: np.random.Generator, rules: list[list[str]]) -> np.ndarray:
-    """Some seconds of BABBLE_VOICES others who talk at once: [samples]."""
+    """A few seconds of BABBLE_VOICES speakers at the same time, [samples]."""
     voices = []
     for i in range(BABBLE_VOICES):
         speaker = _speaker(rng, i, UNLABELLED_VOICES[rng.integers(len(UNLABELLED_VOICES))], ANY)

@@ -1,4 +1,4 @@
-"""Tables of utterances: CSV, or TSV as corpora write it."""
+"""Tables of utterances, CSV or TSV."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ from asr_emapl.storage import read_lines
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One row: where it stands (file:line), and its cells by the names of the columns."""
+class TableRow:
+    """One row: its place (file:line), and its cells by column name."""
 
     place: str
     cells: dict[str, str]
 
 
-def read_table(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def read_table(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
     """The rows of a table whose first line names its columns.
 
-    A file named *.csv is separated by commas, and a cell may be quoted as spreadsheets do, line feeds and
-    all. Any other file is separated by tabs, and a quotation mark is an ordinary character: sentences have
-    stray ones.
+    The cells of a *.csv file are separated by commas and may be quoted, also with line feeds in them. The
+    cells of other files are separated by tabs, and a quotation mark is an ordinary character.
 
     Args:
         path: the file, UTF-8.
-        columns: the names that have to be there.
+        columns: names of the required columns.
 
     Raises:
-        UserError: the file is absent, unreadable or not UTF-8; a column is missing; a row has more or fewer
+        UserError: the file is missing, unreadable or not UTF-8; a column is missing; a row has more or fewer
             cells than there are columns.
     """
     lines = list(read_lines(path))
@@ -46,8 +45,8 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         if missing:
             separator = "commas" if is_csv else "tabs"
             raise UserError(
-                f"{path}: no column {', '.join(missing)} among {names} (name it in the first line, and part "
-                f"the columns by {separator})"
+                f"{path}: no column {', '.join(missing)} among {names} (name it in the first line; "
+                f"separate the columns by {separator})"
             )
         first = reader.line_num
         for cells in reader:
@@ -55,6 +54,6 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[Row]:
             first = reader.line_num
             if len(cells) != len(names):
                 raise UserError(f"{place}: {len(cells)} cells for {len(names)} columns (correct the line)")
-            yield Row(place, dict(zip(names, cells, strict=True)))
+            yield TableRow(place, dict(zip(names, cells, strict=True)))
     except csv.Error as error:
         raise UserError(f"{path}:{lines[reader.line_num - 1][0]}: {error} (correct the line)") from error

@@ -1,4 +1,4 @@
-"""Files fetched over HTTP: resumed where they broke off, under their own name only once verified."""
+"""Download files over HTTP; resumes broken transfers, and verifies checksums."""
 
 from __future__ import annotations
 
@@ -32,31 +32,30 @@ from asr_emapl.terminal import visible
 
 _logger = logging.getLogger(__name__)
 
-_ATTEMPTS = 5  # one after another that bring nothing new, then it is left to the user
-_FIRST_PAUSE_S = 1.0  # doubled from attempt to attempt
-_TIMEOUT_S = 60.0  # without a byte
+_ATTEMPTS = 5  # consecutive attempts without new bytes
+_FIRST_PAUSE_S = 1.0  # doubled after each attempt
+_TIMEOUT_S = 60.0  # without new bytes
 _BLOCK = 1 << 18
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
-"""HTTP statuses that may pass by waiting."""
+"""HTTP statuses that may be temporary."""
 
 
 def fetch(url: str, path: Path, checksum: str) -> None:
-    """Have the file at `url` under the name `path`, with this MD5 or SHA-256 (hexadecimal; its length tells).
+    """Download `url` to `path`, unless `path` has the MD5 or SHA-256 (hexadecimal) already.
 
-    What has arrived stands in <path>.partial. A broken transfer goes on from there, by itself for as long as
-    something arrives, else in the next call. A server that knows no ranges starts over, and so does a
-    transfer that began with old bytes and ended with the wrong checksum. A wrong file at `path` is taken
-    for the beginning of the right one.
+    Received bytes are kept in <path>.partial. A broken transfer resumes there: at once while new bytes
+    arrive, otherwise in the next call. It starts again if the server does not support ranges, or if a resumed
+    file has the wrong checksum. A wrong file at `path` is treated as the beginning of the right one.
 
     Raises:
-        UserError: the server refuses, the network stays away, or the file has another checksum.
-        OSError: the file cannot be written. What has arrived is kept.
+        UserError: the server refuses, the network fails, or the checksum is wrong.
+        OSError: the file cannot be written; received bytes are kept.
     """
     partial = path.with_name(f"{path.name}.partial")
     if path.exists():
         if _digest(path, checksum) == checksum:
             return
-        _logger.warning(f"{path}: not the official file, fetching what is missing or wrong")
+        _logger.warning(f"{path}: not the official file; downloading it")
         path.replace(partial)
     begins_with_old_bytes = True
     while begins_with_old_bytes:
@@ -71,12 +70,12 @@ def fetch(url: str, path: Path, checksum: str) -> None:
         partial.unlink()
     raise UserError(
         f"{url}: arrived with the {_kind(checksum)} {found} instead of {checksum} (download "
-        "again; if that is no help, the file on the server has changed)"
+        "again; if that does not help, the file on the server has changed)"
     )
 
 
 def _transfer(url: str, partial: Path) -> None:
-    """Receive until the file is whole, as far as the server tells its size."""
+    """Receive until the file has the size that the server states, if it states one."""
     fruitless = 0
     while True:
         before = _size(partial)
@@ -95,26 +94,26 @@ def _transfer(url: str, partial: Path) -> None:
             break
         time.sleep(_FIRST_PAUSE_S * 2**fruitless)
     raise UserError(
-        f"{url}: cannot be fetched: {error} (check the network, then download again: it resumes after the "
-        f"{_size(partial)} bytes that are there)"
+        f"{url}: cannot be fetched: {error} (check the network, then download again; it resumes after the "
+        f"{_size(partial)} bytes already received)"
     )
 
 
 def _receive(url: str, partial: Path) -> bool:
-    """One request for what is missing, appended to `partial`. Whether the file then has its full size."""
+    """Request the missing bytes and append them to `partial`; whether the file has its full size then."""
     have = _size(partial)
     request = Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         response = urlopen(request, timeout=_TIMEOUT_S)
     except HTTPError as error:
-        if error.code == 416 and have:  # nothing lies beyond what is there: the checksum says what that is
+        if error.code == 416 and have:  # no bytes are missing; the checksum decides
             error.close()
             return True
         raise
     with response:
         start, total = _span(response)
         if start not in (0, have):
-            raise HTTPException(f"the server sends from byte {start} on, not from {have}")
+            raise HTTPException(f"the server sends bytes from {start}, not from {have}")
         with partial.open("rb+" if start else "wb") as file, _progress(partial.name, start, total) as advance:
             file.seek(start)
             while block := response.read1(_BLOCK):
@@ -124,19 +123,19 @@ def _receive(url: str, partial: Path) -> bool:
 
 
 def _span(response: Any) -> tuple[int, int | None]:
-    """Where in the file the body of a response begins, and how long the file is, if that is told."""
+    """First byte of a response's body in the file, and the length of the file (None: unknown)."""
     if response.status != 206:
         length = response.headers.get("Content-Length")
         return 0, None if length is None else int(length)
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
     if match is None:
-        raise HTTPException("the server sends a range without saying which")
+        raise HTTPException("the server sends a range without its position")
     return int(match[1]), None if match[2] == "*" else int(match[2])
 
 
 @contextmanager
 def _progress(name: str, start: int, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, nothing elsewhere; yields what advances it by a number of bytes."""
+    """A progress bar on a terminal; yields a function that advances it by a number of bytes."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -155,7 +154,7 @@ def _kind(checksum: str) -> str:
 
 
 def _digest(path: Path, like: str) -> str:
-    """The checksum of a file, hexadecimal, of the kind of another one."""
+    """The hexadecimal checksum of a file, of the same kind as another one."""
     digest = hashlib.new(_kind(like).replace("-", "").lower(), usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -50,7 +50,7 @@ def test_one_mask_is_within_width_and_share(frames: int) -> None:
     assert min(of_bands) == min(of_times) == 0
 
 
-def test_a_mask_is_one_stretch_and_lies_anywhere() -> None:
+def test_a_mask_is_one_interval_at_any_place() -> None:
     augment = SpecAugment(AugmentConfig(frequency_masks=1, time_masks=1), 80)
     kept = [augment.keep(500, seed) for seed in range(300)]
     assert all(len(holes(keep)) <= 1 for both in kept for keep in both)
@@ -78,7 +78,7 @@ def test_short_utterances(frames: int) -> None:
     augment = SpecAugment(AugmentConfig(), 80)
     for seed in range(20):
         times = augment.keep(frames, seed)[1]
-        # A share of 0.1 of 18 frames is one frame at most, which torchaudio's draw stays below.
+        # 0.1 of 18 frames is at most one frame, and torchaudio draws fewer than the limit.
         assert times.all()
 
 
@@ -119,7 +119,7 @@ SEED = 3_897_782_188_091_980_792
 
 
 def test_draw_seed_is_pinned() -> None:
-    """Another value would change what every run, and every resumed run, draws."""
+    """Another value would change the draws of every run and every resumed run."""
     assert draw_seed(17, "1272-128104-0000", 3) == SEED
 
 

@@ -1,4 +1,4 @@
-"""Decoding: values, lengths and rates of what comes out; and a UserError for everything that is no audio."""
+"""Decoding: values, lengths and rates of waveforms; a UserError for everything that is not audio."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_offset_and_duration_cut_to_the_sample(tmp_path: Path) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
-def test_neighbouring_stretches_join_without_gap(
+def test_adjacent_excerpts_join_without_gap(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "joined.wav"
@@ -66,7 +66,7 @@ def test_neighbouring_stretches_join_without_gap(
 
 
 @pytest.mark.parametrize("rate", [16_000, 8_000])
-def test_a_channel_is_read_alone(tmp_path: Path, rate: int) -> None:
+def test_one_channel_is_read(tmp_path: Path, rate: int) -> None:
     path = tmp_path / "stereo.wav"
     soundfile.write(path, np.tile([0.25, -0.5], (4 * rate, 1)), rate)
     for channel, level in ((0, 0.25), (1, -0.5)):
@@ -118,11 +118,11 @@ def test_non_finite_samples_are_refused(tmp_path: Path, bad: float) -> None:
     soundfile.write(path, samples, SAMPLE_RATE_HZ, subtype="FLOAT")
     with pytest.raises(UserError, match=r"a\.wav: has NaN"):
         read_audio(path)
-    # Outside the stretch that is read, they do no harm.
+    # Outside the excerpt that is read, they have no effect.
     assert len(read_audio(path, offset=0.05)) == 800
 
 
-def test_what_is_no_audio_is_named(tmp_path: Path) -> None:
+def test_other_files_are_named(tmp_path: Path) -> None:
     text = tmp_path / "text.flac"
     text.write_text("this is no FLAC")
     nothing = tmp_path / "nothing.wav"
@@ -147,13 +147,13 @@ def test_what_is_no_audio_is_named(tmp_path: Path) -> None:
             assert str(error.value).endswith(")"), "the remedy is missing"
 
 
-def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, ramp(100), SAMPLE_RATE_HZ)
     path.chmod(0)
     user = os.geteuid()
     if user == 0:
-        os.seteuid(65534)  # nothing is closed to root
+        os.seteuid(65534)  # root can read every file
     try:
         for read in (read_audio, probe):
             with pytest.raises(UserError, match=r"a\.wav: cannot be read: .*Permission denied.*\(name a"):
@@ -236,7 +236,7 @@ def test_blocks_join_to_what_is_read_at_once(tmp_path_factory, rate, samples, bl
     soundfile.write(path, stereo, rate, subtype="FLOAT")
     length = samples / rate
     stretch = {"offset": begin * length, "duration": share and share * (1.0 - begin) * length}
-    # However short a block is asked for, a test has no time for a million of them.
+    # Blocks are not too short, because a test has no time for a million of them.
     blocks = list(read_blocks(path, **stretch, block_seconds=max(block_seconds, length / 50)))
     whole = read_audio(path, **stretch).numpy()
     assert all(len(block) for block in blocks)
@@ -246,7 +246,7 @@ def test_blocks_join_to_what_is_read_at_once(tmp_path_factory, rate, samples, bl
     np.testing.assert_allclose(joined, whole, atol=0.0 if rate == SAMPLE_RATE_HZ else 2e-6)
 
 
-def test_blocks_of_what_is_broken(tmp_path: Path) -> None:
+def test_blocks_of_broken_files(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     noise = np.random.default_rng(0).normal(0, 0.1, 2 * SAMPLE_RATE_HZ)
     soundfile.write(path, noise, SAMPLE_RATE_HZ)
@@ -286,7 +286,7 @@ def test_real_speech_is_as_long_as_its_header_says() -> None:
 
 
 @pytest.mark.parametrize("name", ["a.flac", "a.wav", "a.ogg", "a.mp3", "a.aiff"])
-def test_probe_whole_is_probe_for_whole_files(tmp_path: Path, name: str) -> None:
+def test_probe_whole_equals_probe_for_complete_files(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     soundfile.write(path, sine(0.5, 8000), 8000)
     assert probe_whole(path) == probe(path)
@@ -294,16 +294,16 @@ def test_probe_whole_is_probe_for_whole_files(tmp_path: Path, name: str) -> None
 
 @pytest.mark.parametrize("name", ["a.flac", "a.wav", "a.mp3"])
 @pytest.mark.parametrize("kept", [0.2, 0.5, 0.95])
-def test_probe_whole_finds_what_breaks_off(tmp_path: Path, name: str, kept: float) -> None:
+def test_probe_whole_detects_truncated_files(tmp_path: Path, name: str, kept: float) -> None:
     path = tmp_path / name
     soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(48000), 16000)
     path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
-    probe(path)  # the header alone does not tell
-    with pytest.raises(UserError, match=r"breaks off before its header says \(a broken copy"):
+    probe(path)  # the header alone does not show it
+    with pytest.raises(UserError, match=r"is shorter than its header states \(a broken copy"):
         probe_whole(path)
 
 
-def test_a_wav_whose_writer_could_not_state_its_size_is_whole(tmp_path: Path) -> None:
+def test_a_wav_without_a_stated_size_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, sine(0.5, 16000), 16000)
     content = path.read_bytes()
@@ -313,7 +313,7 @@ def test_a_wav_whose_writer_could_not_state_its_size_is_whole(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("content", [b"", b"RIFF", b"no audio at all"])
-def test_probe_whole_of_no_audio(tmp_path: Path, content: bytes) -> None:
+def test_probe_whole_of_other_files(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.wav").write_bytes(content)
     with pytest.raises(UserError, match="not decodable" if content else "0 bytes"):
         probe_whole(tmp_path / "a.wav")
@@ -321,7 +321,7 @@ def test_probe_whole_of_no_audio(tmp_path: Path, content: bytes) -> None:
         probe_whole(tmp_path / "b.wav")
 
 
-def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+def test_pipes_and_devices_are_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.wav")
     for place in (tmp_path / "pipe.wav", Path("/dev/zero")):
         with pytest.raises(UserError, match="not a file"):

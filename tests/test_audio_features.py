@@ -47,7 +47,7 @@ def test_batch_and_padding_change_nothing(log_mel: LogMel, padding: float) -> No
 
 
 def test_padding_of_an_utterance_shorter_than_a_window(log_mel: LogMel) -> None:
-    """Its one frame is its own mean, so what the window reaches beyond its end does not show."""
+    """Its one frame is its own mean, so samples after its end have no effect."""
     features, lengths = log_mel(*batch([noise(4_000), noise(250, seed=1)], padding=3.0))
     assert lengths[1] == 1
     assert not features[1].any()
@@ -123,7 +123,7 @@ def test_loudness_does_not_matter(log_mel: LogMel) -> None:
 
 
 @pytest.mark.parametrize("waveform", [torch.zeros(8_000), torch.full((8_000,), 0.5), noise(399), noise(1)])
-def test_silence_and_scraps_are_finite(log_mel: LogMel, waveform: Tensor) -> None:
+def test_silence_and_short_audio_are_finite(log_mel: LogMel, waveform: Tensor) -> None:
     features, lengths = log_mel(waveform[None], torch.tensor([len(waveform)]))
     assert features.isfinite().all()
     assert features.abs().max() < 100.0

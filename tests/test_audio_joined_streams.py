@@ -1,4 +1,4 @@
-"""Several recordings in one file are recognised where a decoder would stop after the first."""
+"""Files of several recordings, of which a decoder reads only the first, are detected."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from asr_emapl.audio.decode import probe, probe_whole
-from asr_emapl.audio.joined_streams import holds_another_stream
+from asr_emapl.audio.joined_streams import has_another_stream
 from asr_emapl.errors import UserError
 
 ID3 = b"ID3\x03\x00\x00\x00\x00\x01\x00" + bytes(128)
@@ -36,7 +36,7 @@ def test_an_mp3_joined_to_one_with_tags(tmp_path: Path) -> None:
     joined = tmp_path / "joined.mp3"
     first, second = (encoded(tmp_path, seconds, *FORMS[0]) for seconds in (1.0, 3.0))
     joined.write_bytes(ID3 + first + ID3 + second)
-    assert holds_another_stream(joined)
+    assert has_another_stream(joined)
 
 
 @pytest.mark.parametrize(("form", "subtype"), [*FORMS, ("FLAC", "PCM_16"), ("WAV", "PCM_16")])
@@ -45,20 +45,20 @@ def test_single_files_are_not(tmp_path: Path, form: str, subtype: str, seconds: 
     content = encoded(tmp_path, seconds, form, subtype)
     path = tmp_path / "whole"
     path.write_bytes(content)
-    assert not holds_another_stream(path)
+    assert not has_another_stream(path)
     if form == "MP3":
         # Tags at both ends, the one behind as large as one with a picture.
         path.write_bytes(ID3 + content + b"APETAGEX" + bytes(50_000) + b"TAG" + bytes(125))
-        assert not holds_another_stream(path)
+        assert not has_another_stream(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"OggS", b"OggS\x00\x02" + bytes(30), b"ID3", b"\xff\xfb"])
 def test_fragments(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x").write_bytes(content)
-    assert not holds_another_stream(tmp_path / "x")
+    assert not has_another_stream(tmp_path / "x")
 
 
-def test_nothing_in_it_is_said(tmp_path: Path) -> None:
+def test_an_empty_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.flac").write_bytes(b"")
     with pytest.raises(UserError, match=r"a\.flac: 0 bytes"):
         probe(tmp_path / "a.flac")

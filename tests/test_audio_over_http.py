@@ -1,4 +1,4 @@
-"""Audio on a server: what it does not have is absent audio, and a server that fails ends the command."""
+"""Audio on a server: a missing file is missing audio, but a server that fails ends the command."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def remote(server: Loopback, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("read", [probe, read_audio, lambda url: list(read_blocks(url))])
-def test_a_server_that_fails_is_no_absent_file(server: Loopback, read) -> None:
+def test_a_failing_server_is_not_a_missing_file(server: Loopback, read) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -57,10 +57,10 @@ def test_a_server_that_fails_is_no_absent_file(server: Loopback, read) -> None:
 
 
 @pytest.mark.parametrize("read", [read_audio, lambda url: list(read_blocks(url, block_seconds=0.5))])
-def test_a_server_that_fails_in_the_middle_of_a_file(
+def test_a_server_that_fails_within_a_file(
     server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd, read
 ) -> None:
-    """A long one, which is read piece by piece from within libsndfile."""
+    """A long file, which libsndfile reads in parts."""
     monkeypatch.setattr(source, "_WHOLE_BYTES", 1000)
     monkeypatch.setattr(source, "_BUFFER_BYTES", 20_000)
     noise = np.random.default_rng(0).standard_normal(16_000 * 4)
@@ -77,7 +77,7 @@ def test_a_server_that_fails_in_the_middle_of_a_file(
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_ends_with_a_line_when_its_server_fails(remote: Path, server: Loopback, workers: int) -> None:
+def test_a_run_ends_with_one_line_when_its_server_fails(remote: Path, server: Loopback, workers: int) -> None:
     del server.files["/labelled-03.flac"]
     server.status_after = (100, 503)
     config = tiny_config(
@@ -92,7 +92,7 @@ def test_a_run_ends_with_a_line_when_its_server_fails(remote: Path, server: Loop
     assert "\n" not in str(caught.value)
     steps = len(losses(remote / "run"))
     assert steps > 0
-    # Absent audio is skipped, and nothing else.
+    # Only missing audio is skipped.
     assert (remote / "run" / "skipped.jsonl").read_text().count("\n") == 1
     server.status_after = None
     train(tiny_config(remote, "hours=0.012", f"data.workers={workers}"))
@@ -100,7 +100,7 @@ def test_a_run_ends_with_a_line_when_its_server_fails(remote: Path, server: Loop
     assert read_log(remote / "run")[-1]["event"] == "validation"
 
 
-def test_a_server_that_fails_during_validation_is_no_lost_file(remote: Path, server: Loopback) -> None:
+def test_a_server_that_fails_during_validation_ends_the_run(remote: Path, server: Loopback) -> None:
     for name, content in list(server.files.items()):
         if name.startswith("/labelled"):
             (remote / name[1:]).write_bytes(content)
@@ -109,13 +109,13 @@ def test_a_server_that_fails_during_validation_is_no_lost_file(remote: Path, ser
     server.status_after = (2, 503)
     with pytest.raises(UnreachableError, match=r"dev-.*503"):
         train(tiny_config(remote, "hours=0.003"))
-    # It was saved before.
+    # The run saved a checkpoint before.
     server.status_after = None
     train(tiny_config(remote, "hours=0.003"))
     assert [line["event"] for line in read_log(remote / "run")].count("validation") == 1
 
 
-def test_decode_ends_with_a_line(remote: Path, server: Loopback) -> None:
+def test_decode_ends_with_one_line(remote: Path, server: Loopback) -> None:
     train(tiny_config(remote, "hours=0.002"))
     server.status_after = (len(server.requests) + 2, 503)
     common = ("decode", "--checkpoint", remote / "run", "--manifest", remote / "dev.jsonl")

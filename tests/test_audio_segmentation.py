@@ -1,4 +1,4 @@
-"""Cutting: utterances are disjoint, ordered, within limits, hold the speech; cuts fall where it is quiet."""
+"""Utterances are disjoint, ordered, within limits and cover the speech; cuts are where it is quiet."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def frames(seconds: float) -> int:
 
 
 def activity(*stretches: tuple[float, float]) -> Activity:
-    """Stretches of (seconds, probability of speech); the level follows the probability."""
+    """Activity from (seconds, probability of speech); the level follows the probability."""
     speech = np.concatenate([np.full(frames(seconds), p, np.float32) for seconds, p in stretches])
     return Activity(speech, (-60.0 + 40.0 * speech).astype(np.float32))
 
@@ -49,7 +49,7 @@ def limits(draw: st.DrawFn) -> SegmentConfig:
 @given(recording=RECORDINGS, config=limits(), seed=st.integers(0, 99))
 # The target lies at a maximum that is not a whole number of frames.
 @example(recording=[(19, 0.0), (200, 0.6)], config=SegmentConfig(2.0, 7.0, 7.0, 2.0, 1.0), seed=0)
-def test_disjoint_ordered_within_limits_and_nothing_is_lost_unseen(recording, config, seed):
+def test_spans_are_disjoint_ordered_within_limits_and_lost_frames_are_counted(recording, config, seed):
     speech = np.concatenate([np.zeros(0), *(np.full(n, p) for n, p in recording)]).astype(np.float32)
     level = np.random.default_rng(seed).uniform(-80.0, 0.0, len(speech)).astype(np.float32)
     cut = segment(Activity(speech, level), config)
@@ -62,7 +62,7 @@ def test_disjoint_ordered_within_limits_and_nothing_is_lost_unseen(recording, co
     inside = np.zeros(len(speech), dtype=bool)
     for start, end in cut.spans:
         inside[start:end] = True
-        # No utterance holds a pause that had to end it, nor begins or ends with more than the edge.
+        # No utterance has a pause that should end it, or begins or ends with more silence than the edge.
         runs = np.flatnonzero(voiced[start:end])
         assert np.diff(runs).max(initial=0) <= config.pause_seconds / FRAME_SECONDS + 2
         assert max(runs[0], end - start - 1 - runs[-1]) <= config.edge_seconds / FRAME_SECONDS + 1e-6
@@ -74,15 +74,15 @@ def test_disjoint_ordered_within_limits_and_nothing_is_lost_unseen(recording, co
     words=st.lists(st.tuples(st.floats(0.7, 20.0), st.floats(0.1, 3.0)), min_size=1, max_size=8),
     seed=st.integers(0, 99),
 )
-def test_stretches_of_speech_above_the_minimum_are_covered(words, seed):
-    """Whatever the pauses: no piece is left so small that it would have to be dropped."""
+def test_speech_longer_than_the_minimum_is_covered(words, seed):
+    """For any pauses, no piece is too short and dropped."""
     stretches = [part for speech, pause in words for part in ((speech, 1.0), (pause, 0.0))]
     given_ = activity((1.0, 0.0), *stretches)
     noise = np.random.default_rng(seed).normal(0.0, 3.0, len(given_.speech)).astype(np.float32)
     assert segment(Activity(given_.speech, given_.level_db + noise), CONFIG).lost_frames == 0
 
 
-def test_a_long_pause_parts_and_a_short_one_does_not():
+def test_only_a_long_pause_separates():
     cut = segment(activity((0.64, 0), (1.28, 1), (0.64, 0), (0.96, 1), (1.6, 0), (1.6, 1), (0.64, 0)), CONFIG)
     assert seconds(cut.spans) == [
         (pytest.approx(0.48), pytest.approx(3.68)),
@@ -94,19 +94,19 @@ def test_recording_begins_and_ends_with_speech():
     assert segment(activity((1.6, 1)), CONFIG).spans == [(0, 50)]
 
 
-def test_too_little_speech_between_pauses_is_left_out_and_counted():
+def test_too_short_speech_is_left_out_and_counted():
     cut = segment(activity((1.6, 0), (0.064, 1), (1.6, 0), (1.6, 1)), CONFIG)
     assert len(cut.spans) == 1
     assert cut.lost_frames == 2
 
 
-def test_nothing_and_silence():
+def test_empty_recordings_and_silence():
     assert segment(Activity(np.zeros(0, np.float32), np.zeros(0, np.float32)), CONFIG).spans == []
     assert segment(activity((5.0, 0.2)), CONFIG).spans == []
 
 
-def test_a_single_frame_below_the_threshold_does_not_part_speech():
-    """Hysteresis: 0.4 begins no speech, but does not end it."""
+def test_a_single_frame_below_the_threshold_does_not_separate_speech():
+    """Hysteresis: 0.4 does not begin speech, but does not end it."""
     assert voiced_frames(np.array([0.4, 0.6, 0.4, 0.4, 0.3, 0.4, 0.1], np.float32)).tolist() == [
         *[True] * 4,
         *[False] * 3,
@@ -132,7 +132,7 @@ def test_without_a_pause_it_is_cut_where_it_is_quietest():
 
 
 def best_by_trying(talk: Activity, config: SegmentConfig) -> float:
-    """A slow reference for what the chosen cuts cost: the best of every choice of frames."""
+    """A slow reference for the cost of the cuts: the minimum over all choices of frames."""
     speech, level = np.pad(talk.speech, 3, mode="edge"), talk.level_db
     quiet, loud = np.percentile(level, [5, 95])
     total = len(level)
@@ -170,7 +170,7 @@ def cost_of(spans: list[tuple[int, int]], talk: Activity, config: SegmentConfig)
 
 @pytest.mark.parametrize("seed", range(5))
 def test_cuts_cost_hardly_more_than_the_best_of_all(seed):
-    """The search looks at one frame in eight; the slow one at all of them."""
+    """The search considers one frame in eight, the reference all of them."""
     config = SegmentConfig(min_seconds=0.32, target_seconds=1.28, max_seconds=2.56, edge_seconds=0.0)
     rng = np.random.default_rng(seed)
     # All of it voiced, so that utterances meet where they are cut.
@@ -195,7 +195,7 @@ def test_cuts_cost_hardly_more_than_the_best_of_all(seed):
         ({"max_seconds": float("inf")}, "positive"),
     ],
 )
-def test_limits_that_contradict_one_another(change, told):
+def test_contradicting_limits_are_refused(change, told):
     with pytest.raises(UserError, match="segment: ") as error:
         SegmentConfig(**change)
     assert told in str(error.value)

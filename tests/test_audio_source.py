@@ -1,4 +1,4 @@
-"""Sources: a range of a shard is a file like any other."""
+"""Sources: a byte range of a shard behaves like a file."""
 
 from __future__ import annotations
 

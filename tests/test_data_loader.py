@@ -22,9 +22,7 @@ from torch import Tensor
 
 from asr_emapl.audio.decode import read_audio
 from asr_emapl.audio.features import LogMel
-from asr_emapl.audio.noise import Noise, NoiseConfig
-from asr_emapl.audio.perturb import Perturbation
-from asr_emapl.audio.speed import Speed, SpeedConfig
+from asr_emapl.audio.perturb import Noise, NoiseConfig, Perturbation, Speed, SpeedConfig
 from asr_emapl.data.batch_plan import fill
 from asr_emapl.data.loader import (
     StepBatch,

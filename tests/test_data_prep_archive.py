@@ -1,4 +1,4 @@
-"""Archives to folders: safe, whole, mended where broken, left alone where whole, never half done."""
+"""Archives: extraction is safe and complete; damaged folders are restored, complete ones are not touched."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def tar(files: dict[str, bytes], extra: tarfile.TarInfo | None = None) -> bytes:
 
 
 class Verifier:
-    """Finds that a.txt and b.txt are missing where they are; counts how often it is asked."""
+    """Reports missing a.txt and b.txt, and counts its calls."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -63,19 +63,19 @@ def offer(server: Loopback) -> Archive:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """What stands below a folder, the archive and notes on sizes left out."""
+    """The files below a folder, without the archive and the record of sizes."""
     files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.suffix != ".gz"}
 
 
-def test_install_then_nothing(server: Loopback, tmp_path: Path) -> None:
+def test_a_second_install_does_nothing(server: Loopback, tmp_path: Path) -> None:
     verify = Verifier()
     folder = install(offer(server), tmp_path / "new", verify)
     assert folder == tmp_path / "new" / "Corpus" / "part"
     assert content(tmp_path / "new") == FILES
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["Corpus", "part.tar.gz"]
     assert (verify.calls, len(server.requests)) == (1, 1)
-    # The second time nothing is fetched, hashed or verified: the archive is not even looked at.
+    # The second time, nothing is downloaded, hashed or verified, and the archive is not read.
     (tmp_path / "new" / "part.tar.gz").unlink()
     assert install(offer(server), tmp_path / "new", verify) == folder
     assert (verify.calls, len(server.requests)) == (1, 1)
@@ -105,7 +105,7 @@ def test_what_is_broken_is_named_and_put_back(
     assert content(tmp_path) == {**FILES, "Corpus/part/mine.jsonl": b"kept"}
     named = {truncate: "a.txt: 1 bytes instead of 3", remove: "b.txt: no bytes instead of 5"}[damage]
     said = capsys.readouterr().err
-    assert f"{folder}: not whole" in said
+    assert f"{folder}: incomplete" in said
     assert named in said
     calls = Verifier()
     install(offer(server), tmp_path, calls)
@@ -132,7 +132,7 @@ def test_surplus_that_the_archive_cannot_mend_is_an_error(server: Loopback, tmp_
     folder = tmp_path / "Corpus" / "part"
     folder.mkdir(parents=True)
     (folder / "surplus.txt").write_bytes(b"mine")
-    with pytest.raises(UserError, match=r"(?s)not whole \(remove what is surplus.*surplus\.txt: surplus"):
+    with pytest.raises(UserError, match=r"(?s)has faults \(remove surplus files.*surplus\.txt: surplus"):
         install(offer(server), tmp_path, Verifier())
     assert (folder / "surplus.txt").read_bytes() == b"mine"
     assert not list(tmp_path.rglob("*.sizes.json"))
@@ -140,7 +140,7 @@ def test_surplus_that_the_archive_cannot_mend_is_an_error(server: Loopback, tmp_
 
 def test_an_incomplete_archive_gets_no_name(server: Loopback, tmp_path: Path) -> None:
     server.files["/part.tar.gz"] = tar({"Corpus/part/a.txt": b"one"})
-    with pytest.raises(UserError, match=r"(?s)tar\.gz: what came out of it is not whole.*b\.txt: absent"):
+    with pytest.raises(UserError, match=r"(?s)tar\.gz: its content has faults.*b\.txt: absent"):
         install(offer(server), tmp_path, Verifier())
     assert [path.name for path in tmp_path.iterdir()] == ["part.tar.gz"]
     server.files["/part.tar.gz"] = tar({"Corpus/other/a.txt": b"one"})
@@ -162,7 +162,7 @@ def test_an_incomplete_archive_gets_no_name(server: Loopback, tmp_path: Path) ->
         ("Corpus/device", tarfile.BLKTYPE),
     ],
 )
-def test_nothing_but_files_and_nothing_outside(
+def test_only_files_inside_the_folder_are_extracted(
     server: Loopback, tmp_path: Path, name: str, kind: bytes
 ) -> None:
     evil = tarfile.TarInfo(name)

@@ -1,4 +1,4 @@
-"""Candidates: each file looked at once, faults gathered by utterance, the good ones left as they stand."""
+"""Candidates: each file is read once, faults are listed per utterance, valid candidates are kept."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from data_prep import candidates
 from data_prep.candidates import Candidate, check, preset, settle
 
 
-def test_the_good_ones_become_utterances_in_their_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_valid_candidates_become_utterances_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     audio = str(noise(tmp_path / "a.wav", 2.0))
     looked_at: list[str] = []
     real = candidates.probe_whole
@@ -23,7 +21,7 @@ def test_the_good_ones_become_utterances_in_their_order(
     stated = [
         Candidate("b", audio, "t:1", "go", "ann", offset=0.5, duration=1.5),
         Candidate("a", audio, "t:2", None, offset=0.5),
-        Candidate("c", audio, "t:3", "on", duration=2.04),  # within what headers are off by
+        Candidate("c", audio, "t:3", "on", duration=2.04),  # within the tolerance
     ]
     found = check(stated, preset("librispeech"), 2)
     assert (found.findings, looked_at) == ([], [audio])
@@ -37,7 +35,7 @@ def test_the_good_ones_become_utterances_in_their_order(
     ]
 
 
-def test_all_faults_of_an_utterance_stand_on_one_line(tmp_path: Path) -> None:
+def test_all_faults_of_an_utterance_are_on_one_line(tmp_path: Path) -> None:
     audio = str(tmp_path / "absent.wav")
     stated = [
         Candidate("a", audio, "t:1", "go"),
@@ -54,7 +52,7 @@ def test_all_faults_of_an_utterance_stand_on_one_line(tmp_path: Path) -> None:
         assert two.count(fault) == 1
 
 
-def test_settling(tmp_path: Path) -> None:
+def test_settle(tmp_path: Path) -> None:
     stated = [Candidate(str(number), str(tmp_path / "absent"), f"t:{number}") for number in range(60)]
     found = check(stated, preset("plain"), 1)
     with pytest.raises(UserError) as error:

@@ -1,4 +1,4 @@
-"""Common Voice: tables against clips, and the faults that the corpus is known for."""
+"""Common Voice: tables and clips, and the known faults of the corpus."""
 
 from __future__ import annotations
 
@@ -72,11 +72,12 @@ def test_faults_are_reported_or_left_out_and_counted(corpus: Path, tmp_path: Pat
     with pytest.raises(UserError) as error:
         prepare(corpus, tmp_path / "out", ["dev", "train"])
     head, *found = str(error.value).split("\n")
-    assert head == "train: 6 faults (fix them, or --leave-out these utterances):"
+    assert head.startswith("train: 6 faults ")
+    assert "--leave-out" in head
     expected = {
         3: "absent.mp3: no such audio file",
         4: "empty.mp3: 0 bytes",
-        5: "cut.mp3: breaks off",
+        5: "cut.mp3: is shorter",
         6: "an empty transcript",
         7: "its text has '1489'",
         8: f"id 'cv_en_0' is that of {corpus / 'train.tsv'}:2 too",
@@ -112,7 +113,7 @@ def test_what_is_not_there_is_named(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no clips/"):
         prepare(corpus.parent, tmp_path / "out")
     (corpus / "dev.tsv").write_text(HEAD.replace("\t", "  ") + "\n")
-    with pytest.raises(UserError, match=r"no column path, sentence among .*part the columns by tabs"):
+    with pytest.raises(UserError, match=r"no column path, sentence among .*columns by tabs"):
         prepare(corpus, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match=r"no public address: get .*datacollective"):

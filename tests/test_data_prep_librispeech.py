@@ -1,4 +1,4 @@
-"""LibriSpeech's layout: manifests of a good corpus, one report of a bad one, no download half done."""
+"""LibriSpeech: manifests of a valid corpus, one report of all faults, complete downloads, language models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from asr_emapl.data.verify import verify
 from asr_emapl.errors import UserError
 from asr_emapl.text.normalise import ALPHABET
 from data_prep import librispeech, transfer
-from data_prep.librispeech import download, prepare
+from data_prep.librispeech import LANGUAGE_MODELS, download, download_language_model, prepare
 
 CORPUS = os.environ.get("ASR_EMAPL_LIBRISPEECH")
 
@@ -47,7 +47,7 @@ def chapter(root: Path, part: str, speaker: str, name: str, texts: list[str]) ->
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """A folder with LibriSpeech/, two parts, three chapters, five utterances; no fault in it."""
+    """A folder with LibriSpeech/: two parts, three chapters, five utterances, no faults."""
     root = tmp_path / "corpus" / "LibriSpeech"
     chapter(root, "dev-clean", "84", "2", ["GO ON", "DON'T"])
     chapter(root, "dev-clean", "7", "11", ["SEVEN"])
@@ -58,7 +58,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def report_of(source: Path, destination: Path, parts: list[str] | None = None) -> list[str]:
-    """The findings about a bad corpus, for which nothing may have been written."""
+    """The findings about a corpus with faults; nothing was written."""
     with pytest.raises(UserError) as error:
         prepare(source, destination, parts)
     assert not list(destination.glob("**/*")), "something was written"
@@ -110,7 +110,7 @@ def test_windows_line_ends_byte_order_mark_and_hidden_files(corpus: Path, tmp_pa
     assert [utterance.text for utterance in dev] == ["SEVEN", "GO ON", "DON'T"]
 
 
-def test_a_tab_between_id_and_words_is_a_blank(corpus: Path, tmp_path: Path) -> None:
+def test_a_tab_may_follow_the_id(corpus: Path, tmp_path: Path) -> None:
     path = corpus / "LibriSpeech" / "dev-clean" / "84" / "2" / "84-2.trans.txt"
     path.write_text(path.read_text().replace(" ", "\t"))
     dev = read_manifest(prepare(corpus, tmp_path / "out")["dev-clean"])
@@ -118,7 +118,7 @@ def test_a_tab_between_id_and_words_is_a_blank(corpus: Path, tmp_path: Path) -> 
 
 
 def test_an_unreadable_folder_is_named(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # By a mock: permissions do not hold root back.
+    # A mock, because root ignores permissions.
     closed = corpus / "LibriSpeech" / "dev-clean" / "84"
     real = Path.iterdir
 
@@ -133,7 +133,7 @@ def test_an_unreadable_folder_is_named(corpus: Path, tmp_path: Path, monkeypatch
     assert not (tmp_path / "out").exists()
 
 
-def test_one_report_of_all_that_is_wrong(corpus: Path, tmp_path: Path) -> None:
+def test_one_report_of_all_faults(corpus: Path, tmp_path: Path) -> None:
     root = corpus / "LibriSpeech"
     bad = chapter(root, "bad", "5", "3", ["A", "B", "C", "", "CAF\u00c9", "F", "G", "H"])
     (bad / "5-3-0000.flac").unlink()
@@ -166,12 +166,12 @@ def test_one_report_of_all_that_is_wrong(corpus: Path, tmp_path: Path) -> None:
         "6-3-0000.flac: not named 5-3-<utterance>.flac",
         "deep/5-3-0100.flac: audio outside <speaker>/<chapter>/",
         "5/5-3-0101.flac: audio outside <speaker>/<chapter>/",
-        "5-4.trans.txt: absent, for 1 audio files",
-        "84-2-0000.flac: its id is that of",
+        "5-4.trans.txt: is missing, for 1 audio files",
+        "84-2-0000.flac: has the same id as",
         "8-8.trans.txt:1: not UTF-8",
         "8-8-0000.flac: has no transcript",
-        "6-1-0000.flac: breaks off before its header says",
-        "6-2.trans.txt: empty, for 2 audio files",
+        "6-1-0000.flac: is shorter than its header states",
+        "6-2.trans.txt: is empty, for 2 audio files",
         "6-3-0000.flac: 0 bytes",
         "empty: has no utterances",
     ]
@@ -191,7 +191,7 @@ def test_faults_beyond_fifty_are_counted(corpus: Path, tmp_path: Path) -> None:
     assert found[-1] == "... and 10 more"
 
 
-def test_old_manifests_outlive_a_corpus_gone_bad(corpus: Path, tmp_path: Path) -> None:
+def test_old_manifests_stay_if_the_corpus_has_faults(corpus: Path, tmp_path: Path) -> None:
     manifests = prepare(corpus, tmp_path / "out")
     before = {part: path.read_bytes() for part, path in manifests.items()}
     (corpus / "LibriSpeech" / "train-labelled" / "9" / "1" / "9-1-0001.flac").unlink()
@@ -201,7 +201,7 @@ def test_old_manifests_outlive_a_corpus_gone_bad(corpus: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("part", ["test-clean", "", ".", "..", "dev-clean/84", ".cache", "SPEAKERS.TXT"])
-def test_absent_parts_are_named(corpus: Path, tmp_path: Path, part: str) -> None:
+def test_missing_parts_are_named(corpus: Path, tmp_path: Path, part: str) -> None:
     (line,) = report_of(corpus, tmp_path / "out", ["dev-clean", part])
     assert f"no part named {part!r}" in line
     assert "dev-clean, train-labelled" in line
@@ -209,8 +209,8 @@ def test_absent_parts_are_named(corpus: Path, tmp_path: Path, part: str) -> None
 
 def test_sources_without_parts(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
-    assert "has no folder that could be a part" in report_of(tmp_path / "bare", tmp_path / "out")[0]
-    assert "has no folder that could be a part" in report_of(corpus, tmp_path / "out", [])[0]
+    assert "has no folder of a part" in report_of(tmp_path / "bare", tmp_path / "out")[0]
+    assert "has no folder of a part" in report_of(corpus, tmp_path / "out", [])[0]
     assert "absent: no such folder" in report_of(tmp_path / "absent", tmp_path / "out")[0]
     with pytest.raises(ValueError, match="workers"):
         prepare(corpus, tmp_path / "out", workers=0)
@@ -227,7 +227,7 @@ def pack(corpus: Path) -> bytes:
 
 @pytest.fixture
 def server(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
-    """What stands in for OpenSLR, with a small dev-clean."""
+    """A server in place of OpenSLR, with a small dev-clean."""
     monkeypatch.setattr(transfer, "_FIRST_PAUSE_S", 0.0)
     with loopback() as running:
         packed = running.files["/12/dev-clean.tar.gz"] = pack(corpus)
@@ -271,31 +271,31 @@ def lose_audio(folder: Path) -> str:
 
 
 def lose_chapter(folder: Path) -> str:
-    # Nothing that is left contradicts itself: only the count tells.
+    # The rest is consistent; only the count shows the fault.
     shutil.rmtree(folder / "7" / "11")
     return "2 utterances, the official part has 3"
 
 
 def cut_audio(folder: Path) -> str:
-    # The header still says how long the audio was.
+    # The header still states the original length.
     cut(noise(folder / "84" / "2" / "84-2-0001.flac", 1.0))
-    return "84-2-0001.flac: breaks off"
+    return "84-2-0001.flac: is shorter"
 
 
 def lose_transcripts(folder: Path) -> str:
     (folder / "84" / "2" / "84-2.trans.txt").write_bytes(b"")
-    return "84-2.trans.txt: empty, for 2 audio files"
+    return "84-2.trans.txt: is empty, for 2 audio files"
 
 
 @pytest.mark.parametrize("damage", [lose_audio, lose_chapter, cut_audio, lose_transcripts])
-def test_a_broken_part_is_named_and_mended(
+def test_a_damaged_part_is_named_and_restored(
     server: Loopback,
     corpus: Path,
     tmp_path: Path,
     damage: Callable[[Path], str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    # As another program left it: nothing is noted about it.
+    # As from another program, without a record of sizes.
     shutil.copytree(corpus, tmp_path / "there")
     folder = tmp_path / "there" / "LibriSpeech" / "dev-clean"
     fault = damage(folder)
@@ -311,7 +311,7 @@ def test_a_wrong_archive_is_refused(server: Loopback, tmp_path: Path) -> None:
     assert list((tmp_path / "there").iterdir()) == []
 
 
-def test_an_archive_with_too_few_utterances_is_never_taken_for_done(
+def test_an_archive_with_too_few_utterances_is_refused(
     server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     official = librispeech._OFFICIAL["dev-clean"]
@@ -321,7 +321,7 @@ def test_an_archive_with_too_few_utterances_is_never_taken_for_done(
     assert not (tmp_path / "LibriSpeech").exists()
 
 
-def test_unknown_parts_and_absent_servers(server: Loopback, tmp_path: Path) -> None:
+def test_unknown_parts_and_missing_servers(server: Loopback, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no part dev-dirty, train .*choose among: dev-clean"):
         download(tmp_path / "there", ["train", "dev-clean", "dev-dirty"])
     with pytest.raises(UserError, match="no part given"):
@@ -329,6 +329,33 @@ def test_unknown_parts_and_absent_servers(server: Loopback, tmp_path: Path) -> N
     assert not (tmp_path / "there").exists()
     with pytest.raises(UserError, match=r"test-clean\.tar\.gz: cannot be fetched"):
         download(tmp_path / "there", ["test-clean"])
+
+
+@pytest.fixture
+def lm_server(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> Loopback:
+    server.files["/11/3-gram.arpa.gz"] = server.files["/11/4-gram.arpa.gz"] = b"a language model"
+    monkeypatch.setitem(LANGUAGE_MODELS, "3-gram", hashlib.sha256(b"a language model").hexdigest())
+    return server
+
+
+def test_a_language_model_is_downloaded_once(lm_server: Loopback, tmp_path: Path) -> None:
+    path = download_language_model(tmp_path / "new", "3-gram")
+    assert path == tmp_path / "new" / "3-gram.arpa.gz"
+    assert path.read_bytes() == b"a language model"
+    assert download_language_model(tmp_path / "new", "3-gram") == path
+    assert len(lm_server.requests) == 1
+
+
+def test_language_models_that_cannot_be_downloaded(lm_server: Loopback, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="arrived with the SHA-256"):
+        download_language_model(tmp_path, "4-gram")
+    assert not (tmp_path / "4-gram.arpa.gz").exists()
+    with pytest.raises(UserError, match=r"'5-gram' .* 3-gram\.pruned\.1e-7, 3-gram, 4-gram"):
+        download_language_model(tmp_path, "5-gram")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        download_language_model(tmp_path / "file", "3-gram")
+    assert {len(checksum) for checksum in LANGUAGE_MODELS.values()} == {64}
 
 
 def test_all_parts_are_known() -> None:
@@ -340,10 +367,10 @@ def test_all_parts_are_known() -> None:
 
 
 @pytest.mark.skipif(CORPUS is None, reason="ASR_EMAPL_LIBRISPEECH names no folder with LibriSpeech/")
-def test_the_real_corpus_is_whole(tmp_path: Path) -> None:
+def test_the_real_corpus_has_no_faults(tmp_path: Path) -> None:
     manifests = prepare(Path(str(CORPUS)), tmp_path)
     for path in manifests.values():
         utterances = read_manifest(path, require_text=True)
-        # Read aloud, no utterance is longer than 36 s, and nobody says over 40 characters per second.
+        # No utterance is longer than 36 s or has more than 40 characters per second.
         assert all(0 < utterance.duration < 36 for utterance in utterances)
         assert all(len(utterance.text or "") < 40 * utterance.duration for utterance in utterances)

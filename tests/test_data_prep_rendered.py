@@ -1,4 +1,4 @@
-"""The rendered corpus: layout, repeatability, sound, and what happens to interrupted or foreign folders."""
+"""The rendered corpus: layout, reproducibility, sound, interrupted runs, and folders of other corpora."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_audio_is_16_bit_mono_and_as_long_as_asked(corpus: Path) -> None:
         infos = [soundfile.info(file) for file in (corpus / part).rglob("*.flac")]
         assert {(i.samplerate, i.channels, i.subtype) for i in infos} == {(16_000, 1, "PCM_16")}
         assert all(1.0 <= info.duration <= 4.0 for info in infos)
-        # Every speaker goes on until their share is full: at most an utterance too much for each.
+        # Each speaker has at most one utterance more than needed.
         assert asked <= sum(info.duration for info in infos) <= asked + 4 * 4
 
 
@@ -136,7 +136,7 @@ def test_dev_other_is_noisier_than_dev_clean(corpus: Path) -> None:
 
 
 def test_same_files_from_other_processes(corpus: Path, tmp_path: Path) -> None:
-    # Two workers in another interpreter: neither what the engine said before nor the order may matter.
+    # Two workers in another interpreter: the result does not depend on earlier speech or on the order.
     code = "\n".join(
         [
             "if __name__ == '__main__':",
@@ -160,7 +160,7 @@ def test_second_run_renders_nothing(corpus: Path, monkeypatch: pytest.MonkeyPatc
     assert download(corpus.parent, size=TINY, workers=1) == corpus
 
 
-def test_interrupted_run_is_taken_up(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_resumes(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original, calls = rendered._render_speaker, 0
 
     def interrupted(*job: object) -> None:
@@ -198,14 +198,14 @@ def test_another_seed_replaces_the_corpus(corpus: Path, tmp_path: Path) -> None:
     assert not list(root.glob(".*.partial"))
 
 
-def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
+def test_other_folders_are_not_changed(tmp_path: Path) -> None:
     (tmp_path / "LibriSpeech" / "dev-clean" / "84").mkdir(parents=True)
     with pytest.raises(UserError, match="not rendered by this recipe"):
         download(tmp_path, size=TINY, workers=1)
     assert (tmp_path / "LibriSpeech" / "dev-clean" / "84").exists()
 
 
-def test_foreign_speakers_table_is_left_alone(tmp_path: Path) -> None:
+def test_another_speakers_table_is_not_changed(tmp_path: Path) -> None:
     table = tmp_path / "LibriSpeech" / "SPEAKERS.TXT"
     table.parent.mkdir()
     table.write_text("; Some pieces of information about all the speakers\n")

@@ -1,4 +1,4 @@
-"""Tables of utterances: CSV as spreadsheets write it, TSV as corpora do, and what is wrong with others."""
+"""Tables of utterances: CSV as from spreadsheets, TSV as in corpora, and malformed tables."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_a_spreadsheets_csv(talks: Path, tmp_path: Path) -> None:
     ("name", "content", "fault"),
     [
         ("t.tsv", "path text\nb.wav go\n", ": no column path, text among ['path text']"),
-        ("t.tsv", "path,text\nb.wav,go\n", "part the columns by tabs"),
-        ("t.csv", "path\ttext\nb.wav\tgo\n", "part the columns by commas"),
+        ("t.tsv", "path,text\nb.wav,go\n", "columns by tabs"),
+        ("t.csv", "path\ttext\nb.wav\tgo\n", "columns by commas"),
         ("t.tsv", "path\tsentence\nb.wav\tgo\n", ": no column text among ['path', 'sentence']"),
         ("t.tsv", "path\ttext\n\nb.wav go\n", ":3: 1 cells for 2 columns"),
         ("t.csv", 'path,text\nb.wav,"go\n', ":2: "),

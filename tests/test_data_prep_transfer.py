@@ -1,4 +1,4 @@
-"""Files over HTTP: whole or not there, resumed where that is possible, never taken for done when wrong."""
+"""Downloads over HTTP: complete or missing, resumed if possible, and always verified."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def starts(server: Loopback) -> list[int]:
     return [start for _, start in server.requests]
 
 
-def test_a_whole_file(server: Loopback, tmp_path: Path) -> None:
+def test_a_complete_file(server: Loopback, tmp_path: Path) -> None:
     fetch(f"{server.url}/a.tar", tmp_path / "a.tar", MD5)
     assert (tmp_path / "a.tar").read_bytes() == CONTENT
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
-    # It is there: nobody is asked again.
+    # The file exists, so there is no other request.
     fetch(f"{server.url}/a.tar", tmp_path / "a.tar", MD5)
     assert starts(server) == [0]
 
@@ -48,7 +48,7 @@ def test_cut_connections_are_resumed(server: Loopback, tmp_path: Path) -> None:
     assert starts(server) == [0, 3000, 6000, 9000]
 
 
-def test_the_next_call_goes_on_where_the_last_one_broke_off(server: Loopback, tmp_path: Path) -> None:
+def test_the_next_call_resumes_a_broken_transfer(server: Loopback, tmp_path: Path) -> None:
     (tmp_path / "a.tar.partial").write_bytes(CONTENT[:5000])
     fetch(f"{server.url}/a.tar", tmp_path / "a.tar", MD5)
     assert (tmp_path / "a.tar").read_bytes() == CONTENT
@@ -72,7 +72,7 @@ def test_a_server_without_ranges_that_always_breaks_off_is_given_up(server: Loop
 
 
 @pytest.mark.parametrize("old", [b"of another version" * 100, CONTENT + b"more", CONTENT[:-1] + b"?"])
-def test_old_bytes_that_are_wrong_are_fetched_anew(server: Loopback, tmp_path: Path, old: bytes) -> None:
+def test_wrong_old_bytes_are_downloaded_again(server: Loopback, tmp_path: Path, old: bytes) -> None:
     (tmp_path / "a.tar.partial").write_bytes(old)
     fetch(f"{server.url}/a.tar", tmp_path / "a.tar", MD5)
     assert (tmp_path / "a.tar").read_bytes() == CONTENT
@@ -85,7 +85,7 @@ def test_a_complete_partial_file_needs_no_byte_more(server: Loopback, tmp_path: 
     assert (tmp_path / "a.tar").read_bytes() == CONTENT
 
 
-def test_wrong_bytes_are_refused_and_leave_nothing(server: Loopback, tmp_path: Path) -> None:
+def test_wrong_bytes_are_refused_and_removed(server: Loopback, tmp_path: Path) -> None:
     server.files["/a.tar"] = CONTENT[:-1] + b"?"
     with pytest.raises(UserError, match=rf"a\.tar: arrived with the MD5 \w+ instead of {MD5}"):
         fetch(f"{server.url}/a.tar", tmp_path / "a.tar", MD5)
@@ -93,18 +93,18 @@ def test_wrong_bytes_are_refused_and_leave_nothing(server: Loopback, tmp_path: P
 
 
 @pytest.mark.parametrize("content", [CONTENT[:4000], b"nothing like it"])
-def test_a_wrong_file_of_that_name_is_named_and_mended(
+def test_an_existing_wrong_file_is_named_and_replaced(
     server: Loopback, tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.tar").write_bytes(content)
     fetch(f"{server.url}/a.tar", tmp_path / "a.tar", MD5)
     assert (tmp_path / "a.tar").read_bytes() == CONTENT
     assert "a.tar: not the official file" in capsys.readouterr().err
-    # Half of the right file is gone on with; anything else is fetched anew.
+    # A transfer resumes after half of the right file; other files are downloaded again.
     assert starts(server) == ([4000] if content == CONTENT[:4000] else [15, 0])
 
 
-def test_a_busy_server_is_asked_again_and_a_refusal_is_not(server: Loopback, tmp_path: Path) -> None:
+def test_only_a_busy_server_is_asked_again(server: Loopback, tmp_path: Path) -> None:
     server.first_statuses = [503, 429]
     fetch(f"{server.url}/a.tar", tmp_path / "a.tar", MD5)
     assert len(server.requests) == 3
@@ -114,7 +114,7 @@ def test_a_busy_server_is_asked_again_and_a_refusal_is_not(server: Loopback, tmp
 
 
 @pytest.mark.parametrize("header", ["bytes 7-9/10", "10", "bytes */10240"])
-def test_a_range_that_was_not_asked_for_is_not_written(server: Loopback, tmp_path: Path, header: str) -> None:
+def test_an_unrequested_range_is_not_written(server: Loopback, tmp_path: Path, header: str) -> None:
     server.range_header = header
     (tmp_path / "a.tar.partial").write_bytes(CONTENT[:5000])
     with pytest.raises(UserError, match="the server sends"):
@@ -167,7 +167,7 @@ def test_a_full_disk_keeps_what_has_come_and_is_no_success(
     assert starts(server) == [0, 4000]
 
 
-def test_a_sha256_is_told_by_its_length(server: Loopback, tmp_path: Path) -> None:
+def test_a_sha256_is_recognised_by_its_length(server: Loopback, tmp_path: Path) -> None:
     fetch(f"{server.url}/a.tar", tmp_path / "a.tar", hashlib.sha256(CONTENT).hexdigest())
     assert (tmp_path / "a.tar").read_bytes() == CONTENT
     with pytest.raises(UserError, match="arrived with the SHA-256"):

@@ -14,7 +14,7 @@ from asr_emapl.audio.voice_activity import LevelOnly
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.decoding import audio_files
 from asr_emapl.decoding.audio_files import transcribe_file
-from asr_emapl.decoding.recognizer import Recognizer
+from asr_emapl.decoding.transcribe import Recognizer
 from asr_emapl.errors import UserError
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.text.tokenizer import CharacterTokenizer

@@ -1,4 +1,4 @@
-"""Language models from text: probabilities that sum to 1, packed texts, tokens, perplexity, mistakes."""
+"""Language models from text: probabilities that sum to 1, compressed texts, tokens, perplexity, errors."""
 
 from __future__ import annotations
 
@@ -59,18 +59,18 @@ def test_compressed_and_several_texts_are_one(tmp_path):
 
 @needs_extra
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_an_interrupted_command_leaves_nothing_behind(tmp_path, number, status):
+def test_an_interrupted_command_leaves_no_files(tmp_path, number, status):
     rng = random.Random(0)
     lines = (" ".join(rng.choices("ABCDEFGH", k=20)) for _ in range(100_000))
     (tmp_path / "text").write_text("\n".join(lines))
     out = tmp_path / "out"
     out.mkdir()
     command = [sys.executable, "-m", "asr_emapl", "lm", "--text", str(tmp_path / "text")]
-    # A group of its own, as a terminal's foreground job is; signalled alone, as by a scheduler.
+    # In its own process group, like a foreground job; only this process gets the signal, as from a scheduler.
     process = subprocess.Popen(
         [*command, "--out", str(out / "lm.arpa")],
         start_new_session=True,
-        # A test run in the background has SIGINT ignored, and its children too.
+        # SIGINT is ignored in tests run in the background, and in their children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not any(out.glob(".lm.*/whole.arpa")) and not any(out.glob(".lm.*/text")):
@@ -92,7 +92,7 @@ def test_a_model_of_tokens(tmp_path):
 
 @needs_extra
 def test_n_grams_without_probability_are_counted(tmp_path):
-    """Of sentences that all begin and end alike, too few n-grams differ for an estimate of rare ones."""
+    """Similar sentences have too few different n-grams to estimate rare ones."""
     middles = (f"{a} {b}" for a in ("ONE", "TWO", "RED") for b in ("DOG", "CAT", "OWL", "FOX"))
     (tmp_path / "text").write_text("\n".join(f"BRING {middle} SIX" for middle in middles))
     built = build_arpa([tmp_path / "text"], tmp_path / "lm.arpa", NgramConfig(5, 0.0), CharacterTokenizer())
@@ -117,7 +117,7 @@ def test_perplexity_by_hand_and_unknown_words_apart(tmp_path):
 
 
 @needs_extra
-def test_what_goes_wrong_is_one_line_and_leaves_nothing(tmp_path):
+def test_errors_are_one_line_and_leave_no_files(tmp_path):
     text, out = tmp_path / "text", tmp_path / "lm.arpa"
     text.write_text("\n \n")
     with pytest.raises(UserError, match="text: has no words"):

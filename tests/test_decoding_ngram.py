@@ -43,7 +43,7 @@ def test_scores_in_context(tmp_path, pack, capfd):
     assert scores.tolist() == [-1.5, -2.5]  # with the back-off of the beginning
     again, following = lm.score(contexts, np.array([1, 1]))
     assert following.tolist() == [-0.25, -2.0]
-    assert again[0] == again[1]  # nothing is known after B
+    assert again[0] == again[1]  # the model has no context after B
     assert lm.finish(contexts).tolist() == [-1.5, -1.0]
     assert capfd.readouterr() == ("", "")
 

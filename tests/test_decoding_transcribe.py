@@ -14,7 +14,7 @@ from torch import nn
 from asr_emapl.audio.features import FeatureConfig, LogMel
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.decoding import transcribe as transcribe_module
-from asr_emapl.decoding.transcribe import Hypothesis, greedy_hypotheses, posteriors, transcribe
+from asr_emapl.decoding.transcribe import Hypothesis, Recognizer, greedy_hypotheses, posteriors
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.text.tokenizer import CharacterTokenizer
 
@@ -53,7 +53,7 @@ def run(
 ) -> list[Hypothesis]:
     cpu = torch.device("cpu")
     batches = posteriors([model], FEATURES, utterances, device=cpu, max_seconds=max_seconds, **options)
-    return list(transcribe(batches, CharacterTokenizer()))
+    return [h for (batch,) in batches for h in greedy_hypotheses(batch, CharacterTokenizer())]
 
 
 def test_each_utterance_once_longest_first(model, utterances) -> None:
@@ -64,7 +64,7 @@ def test_each_utterance_once_longest_first(model, utterances) -> None:
 
 
 @pytest.mark.parametrize("max_seconds", [0.01, 2.0, 2.5, 1_000.0])
-def test_batches_change_nothing(model, utterances, max_seconds) -> None:
+def test_results_do_not_depend_on_the_batches(model, utterances, max_seconds) -> None:
     expected, given = run(model, utterances), run(model, utterances, max_seconds)
     assert [(h.id, h.text) for h in given] == [(h.id, h.text) for h in expected]
     assert [h.confidence for h in given] == pytest.approx([h.confidence for h in expected], abs=1e-5)
@@ -82,7 +82,7 @@ def test_processes_share_the_batches_and_make_equally_many_passes(model, utteran
     assert len(set(np.diff(passes))) == 1
 
 
-def test_order_changes_nothing(model, utterances) -> None:
+def test_results_do_not_depend_on_the_order(model, utterances) -> None:
     assert run(model, utterances[::-1]) == run(model, utterances)
 
 
@@ -117,8 +117,8 @@ def test_mode_is_restored(model, utterances, training) -> None:
 
 def test_mode_is_restored_after_close_and_errors(model, utterances) -> None:
     model.train()
-    batches = posteriors([model], FEATURES, utterances, device=torch.device("cpu"), max_seconds=0.1)
-    walk = transcribe(batches, CharacterTokenizer())
+    recognizer = Recognizer(model, FEATURES, CharacterTokenizer(), torch.device("cpu"))
+    walk = recognizer(utterances, max_seconds=0.1)
     next(walk)
     assert not model.training
     walk.close()

@@ -15,7 +15,7 @@ POINTS = [GridPoint(w, b, abs(w - 1.0) + abs(b - 2.0) + 1.0) for b in (0.0, 2.0)
 
 
 class Search:
-    """Writes A for a weight of 1 and more, else nothing."""
+    """Gives A B for a weight of at least 1, otherwise no text."""
 
     def __init__(self, weight=0.0):
         self.weight = weight

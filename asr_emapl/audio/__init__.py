@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 SAMPLE_RATE_HZ = 16_000
-"""Samples per second of every waveform inside the toolkit; files of another rate are resampled on reading."""
+"""Sample rate of all waveforms in the toolkit; files of another rate are resampled when they are read."""
 
 MAX_SECONDS = 1e7
-"""No duration or offset is longer, so that the samples of a million of them fit in 64 bits."""
+"""Largest duration or offset in seconds; the samples of a million of them fit in 64 bits."""

@@ -1,7 +1,7 @@
-"""SpecAugment (Park et al. 2019) for the student: the bands and frames to keep, drawn per utterance.
+"""SpecAugment (Park et al. 2019) for the student: masks of bands and frames, drawn per utterance.
 
-The draws are seeded by (seed, utterance, pass), so that an utterance gets the same augmentation in any
-batch, on any rank, before and after a resume.
+The draws are seeded by (seed of the run, utterance, pass), so that an utterance gets the same augmentation
+in any batch, on any rank, before and after a resume.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class AugmentConfig:
 
 
 class SpecAugment:
-    """Draws the masks of torchaudio's FrequencyMasking and TimeMasking, all of an utterance at once.
+    """Draws the masks of torchaudio's FrequencyMasking and TimeMasking, all masks of an utterance at once.
 
-    The draws are theirs, number by number (`iid_masks=False`); made one mask at a time they would take
-    longer than decoding the utterance.
+    The random numbers are the same (`iid_masks=False`). Drawn one mask at a time, they would take longer than
+    decoding the utterance.
     """
 
     def __init__(self, config: AugmentConfig, mel_bands: int) -> None:
@@ -45,7 +45,7 @@ class SpecAugment:
         self.mel_bands = mel_bands
 
     def keep(self, frames: int, seed: int) -> tuple[Tensor, Tensor]:
-        """What is kept of an utterance of `frames` frames: bands [F] and frames [T], 1.0 or 0.0."""
+        """Masks of bands [F] and frames [T] for an utterance of `frames` frames; 1.0 keeps, 0.0 masks."""
         config, generator = self.config, torch.Generator().manual_seed(seed)
         time_width = config.time_width
         if config.time_share < 1.0:
@@ -55,7 +55,7 @@ class SpecAugment:
 
 
 def _keep(length: int, masks: int, width: int, generator: torch.Generator) -> Tensor:
-    """[length] with zeros under `masks` stretches, each shorter than `width`."""
+    """A mask [length] with zeros in `masks` intervals, each shorter than `width`."""
     if width < 1 or masks < 1:
         return torch.ones(length)
     draws = torch.rand(masks, 2, generator=generator)
@@ -67,6 +67,6 @@ def _keep(length: int, masks: int, width: int, generator: torch.Generator) -> Te
 
 
 def draw_seed(*parts: int | str) -> int:
-    """A 63-bit seed from what names the draw, e.g. (run seed, utterance id, pass)."""
+    """A 63-bit seed from the parts that identify a draw, e.g. (run seed, utterance id, pass)."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

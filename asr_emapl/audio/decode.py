@@ -1,8 +1,8 @@
 """Decode audio files to mono waveforms, and read their headers.
 
-soundfile reads the files (FLAC, WAV, Ogg, MP3: all formats of its libsndfile). torch is loaded on the first
-waveform and torchaudio on the first file of another sample rate, so that importing this module and reading
-headers is fast.
+soundfile reads the files (FLAC, WAV, Ogg, MP3 and the other formats of its libsndfile). torch is imported
+with the first waveform and torchaudio with the first file that is resampled, so that importing this module
+and reading headers is fast.
 """
 
 from __future__ import annotations
@@ -19,31 +19,51 @@ from numpy.typing import NDArray
 
 from asr_emapl import storage
 from asr_emapl.audio import SAMPLE_RATE_HZ
-from asr_emapl.audio.amplitude import amplitude_fault
-from asr_emapl.audio.joined_streams import holds_another_stream
+from asr_emapl.audio.joined_streams import has_another_stream
 from asr_emapl.audio.source import Source
 from asr_emapl.errors import UnreachableError, UserError
 
 if TYPE_CHECKING:
     import torch
 
-LENGTH_TOLERANCE_S = 0.05
-"""Seconds by which a stated duration and the file's own length may differ before it counts as an error."""
+Floats = NDArray[np.float32]
 
-# libsndfile gives 2**63 - 1 frames where a header does not state the length.
-_UNSTATED_FRAMES = 2**62
-# Cells of the filter bank that resampling between two rates takes: 44.1 kHz to 16 kHz takes 70,560. Rates
-# with hardly a common divisor would fill the memory.
-_MAX_FILTER_CELLS = 4_000_000
+LENGTH_TOLERANCE_S = 0.05
+"""Largest difference in seconds between a stated duration and the length of the file that is no error."""
+
+MAX_AMPLITUDE = 1e12
+"""Largest absolute value of a sample; full scale is 1.
+
+A Hann window of 10 s, the longest that a config allows, sums to 80,000. The power of its spectrum, times the
+weights of the filter bank (which sum to 10 at that length), stays within float32 for amplitudes below 7e13.
+32-bit integers stored as floats without scaling reach 2e9. Far beyond the limit, features overflow, and one
+utterance makes the gradient of its whole batch infinite.
+"""
+
+# libsndfile reports 2**63 - 1 frames if a header does not state the length.
+_UNKNOWN_FRAMES = 2**62
+# Size of the filter bank that resamples between two rates: 70,560 from 44.1 kHz to 16 kHz. With a small
+# common divisor it would fill the memory.
+_MAX_FILTER_SIZE = 4_000_000
+
+
+def amplitude_fault(samples: Floats) -> str | None:
+    """What is wrong with samples of any shape; None if features can be computed from them."""
+    # NaN fails every comparison. The extremes take no memory, unlike absolute values.
+    peak = max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0)))
+    if peak <= MAX_AMPLITUDE:
+        return None
+    if not np.isfinite(peak):
+        return "has NaN or infinite samples"
+    return f"has samples of amplitude {peak:.3g}, more than {MAX_AMPLITUDE:g} times full scale"
 
 
 def probe(audio: str | Path | Source) -> tuple[float, int, int]:
     """Duration (seconds), sample rate (Hz) and number of channels, from the header only.
 
     Raises:
-        UserError: the file is absent, is no audio that can be decoded, or has no samples; or a shard does
-            not hold it any more; or several MP3 or Ogg files were joined to one, of which only the first
-            would be decoded.
+        UserError: the file is missing, cannot be decoded, or has no samples; or its shard has changed; or it
+            consists of several MP3 or Ogg files, of which only the first would be decoded.
     """
     source = _source(audio)
     with _open(source) as file:
@@ -52,27 +72,25 @@ def probe(audio: str | Path | Source) -> tuple[float, int, int]:
 
 
 def probe_whole(path: str | Path) -> tuple[float, int, int]:
-    """As `probe`, for a file that is as long as its header says.
+    """As `probe`, and checks that the file is as long as its header states.
 
-    A broken copy shows at its end: the last sample is decoded, and the size that a WAV file states is
-    compared with its own. That costs no more than the header does. A format that states no length (Ogg, most
-    MP3) is as long as what is there, so what such a file lost is not noticed.
+    The last sample is decoded, and the size stated by a WAV file is compared with the file's size. This costs
+    no more than reading the header. Formats that state no length (Ogg, most MP3) are as long as their data,
+    so a truncated file is not noticed.
 
     Raises:
-        UserError: as `probe`, or the file breaks off.
+        UserError: as `probe`, or the file is truncated.
     """
     source = _source(path)
     with _open(source) as file:
         _require_one_stream(source)
         try:
             file.seek(file.frames - 1)
-            is_whole = len(file.read(1)) == 1 and not _is_cut_riff(path)
+            is_whole = len(file.read(1)) == 1 and not _is_truncated_riff(path)
         except (soundfile.SoundFileError, OSError):
             is_whole = False
         if not is_whole:
-            raise UserError(
-                f"{path}: breaks off before its header says (a broken copy: download the file again)"
-            )
+            raise UserError(f"{path}: is shorter than its header states (a broken copy: download it again)")
         return file.frames / file.samplerate, file.samplerate, file.channels
 
 
@@ -85,27 +103,27 @@ def read_audio(
 ) -> torch.Tensor:
     """A mono waveform, float32 [samples] at `sample_rate`; integer formats are scaled to -1..1.
 
-    Channels are averaged unless the source names one; a file of another sample rate is resampled.
-    Floating-point samples beyond -1..1 stay as they are.
+    Channels are averaged unless the source names one. A file of another sample rate is resampled.
+    Floating-point samples beyond -1..1 are not changed.
 
     Args:
-        audio: path or URL of the audio file, or where in a shard it is.
-        offset: where to begin, in seconds from the file's start.
-        duration: how much to read, in seconds; to the end of the file if None.
-        sample_rate: of the waveform returned, in Hz.
+        audio: path or URL of the audio file, or its location in a shard.
+        offset: start in seconds from the beginning of the file.
+        duration: in seconds; None: to the end of the file.
+        sample_rate: of the returned waveform, in Hz.
 
     Raises:
-        UserError: the file is absent, unreadable, undecodable or empty; a shard does not hold it; it ends
-            more than `LENGTH_TOLERANCE_S` before `offset + duration`, or before its header says (a broken
-            copy); a sample is NaN, or larger than `MAX_AMPLITUDE`.
-        ValueError: offset, duration or sample_rate out of range.
+        UserError: the file is missing, unreadable, empty or not in its shard, or cannot be decoded; it ends
+            more than `LENGTH_TOLERANCE_S` before `offset + duration` or before its header states; a sample
+            is NaN or larger than `MAX_AMPLITUDE`.
+        ValueError: offset, duration or sample_rate is out of range.
     """
     if not (math.isfinite(offset) and offset >= 0):
-        raise ValueError(f"offset is {offset} s, it has to be finite and >= 0")
+        raise ValueError(f"offset must be finite and >= 0, got {offset} s")
     if duration is not None and not (math.isfinite(duration) and duration > 0):
-        raise ValueError(f"duration is {duration} s, it has to be finite and > 0")
+        raise ValueError(f"duration must be finite and > 0, got {duration} s")
     if sample_rate <= 0:
-        raise ValueError(f"sample_rate is {sample_rate} Hz, it has to be > 0")
+        raise ValueError(f"sample_rate must be > 0, got {sample_rate} Hz")
 
     import torch
 
@@ -113,19 +131,8 @@ def read_audio(
     with _open(source) as file:
         rate = file.samplerate
         start, frames = _span(source, file, offset, duration)
-        try:
-            if start:  # seeking costs, even to where the file stands
-                file.seek(start)
-            x_TC = file.read(frames, dtype="float32", always_2d=True)  # T samples, C channels
-        # MemoryError: a damaged header may claim terabytes.
-        except (soundfile.SoundFileError, OSError, MemoryError) as error:
-            raise UserError(f"{source}: decoding failed: {error} (copy or convert the file again)") from error
-    if len(x_TC) == 0 or frames - len(x_TC) > LENGTH_TOLERANCE_S * rate:
-        raise UserError(
-            f"{source}: ends {(frames - len(x_TC)) / rate:.2f} s before its header says "
-            "(a broken copy: download the file again)"
-        )
-    waveform = torch.from_numpy(_mono(source, x_TC))
+        blocks = list(_decoded(source, file, start, frames, frames))
+    waveform = torch.from_numpy(blocks[0] if len(blocks) == 1 else np.concatenate(blocks))
     return waveform if rate == sample_rate else _resample(source, waveform, rate, sample_rate)
 
 
@@ -135,13 +142,13 @@ def read_blocks(
     offset: float = 0.0,
     duration: float | None = None,
     block_seconds: float = 30.0,
-) -> Iterator[NDArray[np.float32]]:
-    """The samples of `read_audio` at 16 kHz, in blocks of about `block_seconds`: for recordings of hours.
+) -> Iterator[Floats]:
+    """The samples of `read_audio` at 16 kHz, in blocks of about `block_seconds`, for recordings of hours.
 
-    Resampled blocks join without a seam, since each is resampled with its neighbourhood.
+    Resampled blocks join without a seam.
 
     Raises:
-        UserError: as `read_audio`, once the block that it concerns is reached.
+        UserError: as `read_audio`, when the block concerned is reached.
     """
     source = _source(audio)
     with _open(source) as file:
@@ -152,19 +159,19 @@ def read_blocks(
 
 
 def open_audio(file: str | BinaryIO, source: Source) -> soundfile.SoundFile:
-    """The file, or the bytes, of `source`, opened.
+    """Open the file, or the bytes, of `source`.
 
     Raises:
-        UserError: it cannot be decoded, or has no samples by its header.
+        UserError: it cannot be decoded, or has no samples according to its header.
     """
     try:
         opened = soundfile.SoundFile(file)
-    # TypeError: headerless formats (.raw), whose sample rate only the caller could know.
+    # TypeError: formats without a header (.raw), whose sample rate is unknown.
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
         if _is_empty(file):
             raise UserError(f"{source}: 0 bytes (fetch the file again, or leave it out)") from None
         raise UserError(f"{source}: not decodable: {error} (convert it to FLAC or WAV)") from error
-    if opened.samplerate > 0 and 0 < opened.frames < _UNSTATED_FRAMES:
+    if opened.samplerate > 0 and 0 < opened.frames < _UNKNOWN_FRAMES:
         return opened
     fault = "has no samples" if opened.frames <= 0 else "its header does not state the length"
     opened.close()
@@ -178,9 +185,9 @@ def _is_empty(file: str | BinaryIO) -> bool:
 
 
 def _require_one_stream(source: Source) -> None:
-    """UserError if the file is several, one after another, of which only the first would be decoded."""
-    # In shards lie files that were probed when they were packed.
-    if source.byte_range is None and not storage.is_url(source.place) and holds_another_stream(source.place):
+    """UserError if the file consists of several files, of which only the first would be decoded."""
+    # Files in shards were checked when they were packed.
+    if source.byte_range is None and not storage.is_url(source.place) and has_another_stream(source.place):
         raise UserError(
             f"{source}: several audio files joined to one, of which only the first can be decoded "
             "(split them, or convert the file to one FLAC with ffmpeg)"
@@ -193,14 +200,16 @@ def _source(audio: str | Path | Source) -> Source:
 
 @contextmanager
 def _open(source: Source) -> Iterator[soundfile.SoundFile]:
-    """The source, opened, with at least one sample by its header; UserError otherwise.
+    """Open the source; its header states at least one sample.
 
-    UnreachableError also where reading in the context failed for want of a server.
+    Raises:
+        UserError: it cannot be opened.
+        UnreachableError: a server fails, when the file is opened or read.
     """
     try:
         file = source.open()
         if isinstance(file, str):
-            # libsndfile would say "System error", whatever is wrong.
+            # libsndfile would report "System error" for any fault.
             storage.open_file(file).close()
     except IsADirectoryError:
         raise UserError(f"{source}: is a folder (name the audio files in it)") from None
@@ -218,11 +227,11 @@ def _open(source: Source) -> Iterator[soundfile.SoundFile]:
         source.check(file)
 
 
-def _is_cut_riff(path: str | Path) -> bool:
-    """Whether a WAV file is shorter than it states; libsndfile takes such a one for whole.
+def _is_truncated_riff(path: str | Path) -> bool:
+    """Whether a WAV file is shorter than it states; libsndfile does not notice.
 
-    Writers that cannot go back in their output state the largest size that they know, 2 or 4 GiB. The byte
-    that pads an odd length may be absent.
+    Writers that cannot seek state the largest size that they know, 2 or 4 GiB. The byte that pads an odd
+    length may be missing.
     """
     with Path(path).open("rb") as file:
         head = file.read(8)
@@ -233,12 +242,12 @@ def _is_cut_riff(path: str | Path) -> bool:
 def _span(
     source: Source, file: soundfile.SoundFile, offset: float, duration: float | None
 ) -> tuple[int, int]:
-    """First frame and number of frames, at the file's own rate, that the seconds asked for amount to."""
+    """First frame and number of frames, at the file's own rate."""
     length = file.frames / file.samplerate
     end = offset if duration is None else offset + duration
     if offset >= length or end > length + LENGTH_TOLERANCE_S:
         raise UserError(
-            f"{source}: {length:.2f} s long, but audio up to {end:.2f} s was asked for "
+            f"{source}: {length:.2f} s long, but audio up to {end:.2f} s is requested "
             "(correct offset and duration in the manifest)"
         )
     start = min(round(offset * file.samplerate), file.frames - 1)
@@ -248,41 +257,43 @@ def _span(
 
 def _decoded(
     source: Source, file: soundfile.SoundFile, start: int, frames: int, block: int
-) -> Iterator[NDArray[np.float32]]:
-    """`frames` mono frames of the file from `start` on, at its own rate, `block` at a time."""
+) -> Iterator[Floats]:
+    """`frames` mono frames of the file from `start`, at its own rate, `block` at a time."""
     left = frames
     try:
-        file.seek(start)
+        if start:  # seeking costs time, even to the current position
+            file.seek(start)
         while left > 0:
             x_TC = file.read(min(block, left), dtype="float32", always_2d=True)
             if len(x_TC) == 0:
                 break
             left -= len(x_TC)
             yield _mono(source, x_TC)
+    # MemoryError: a damaged header may claim terabytes.
     except (soundfile.SoundFileError, OSError, MemoryError) as error:
         raise UserError(f"{source}: decoding failed: {error} (copy or convert the file again)") from error
     if left == frames or left > LENGTH_TOLERANCE_S * file.samplerate:
         raise UserError(
-            f"{source}: ends {left / file.samplerate:.2f} s before its header says "
+            f"{source}: ends {left / file.samplerate:.2f} s before its header states "
             "(a broken copy: download the file again)"
         )
 
 
-def _mono(source: Source, x_TC: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The channel that is meant, or the mean of all, [samples].
+def _mono(source: Source, x_TC: Floats) -> Floats:
+    """The requested channel, or the mean of all, [samples].
 
     Raises:
         UserError: there is no such channel, or a sample is not a number or too large.
     """
     channels = x_TC.shape[1]
-    mono: NDArray[np.float32]
+    mono: Floats
     if source.channel is not None:
         if source.channel >= channels:
             raise UserError(
                 f"{source}: has {channels} channel{'s' * (channels > 1)}, but channel {source.channel} "
-                "was asked for (channels are counted from 0; correct the manifest)"
+                "is requested (channels are counted from 0; correct the manifest)"
             )
-        # Strided memory would slow down all that follows.
+        # Strided memory would make all later operations slow.
         mono = np.ascontiguousarray(x_TC[:, source.channel])
     else:
         mono = x_TC[:, 0] if channels == 1 else x_TC.mean(axis=1)
@@ -292,19 +303,17 @@ def _mono(source: Source, x_TC: NDArray[np.float32]) -> NDArray[np.float32]:
     return mono
 
 
-def _resampled(
-    source: Source, blocks: Iterator[NDArray[np.float32]], rate: int
-) -> Iterator[NDArray[np.float32]]:
-    """Blocks at `rate` as blocks at 16 kHz; of each, what lies too near its end waits for the next."""
+def _resampled(source: Source, blocks: Iterator[Floats], rate: int) -> Iterator[Floats]:
+    """Blocks at `rate` resampled to 16 kHz; samples near the end of a block wait for the next one."""
     import torch
 
     divisor = math.gcd(rate, SAMPLE_RATE_HZ)
     down, up = rate // divisor, SAMPLE_RATE_HZ // divisor  # `down` frames in give `up` samples out
-    # torchaudio's filter reaches 6 zero crossings, at 0.99 of the lower Nyquist frequency, to either side.
+    # torchaudio's filter has 6 zero crossings on either side, at 0.99 of the lower Nyquist frequency.
     margin = math.ceil((6 / 0.99 * max(1.0, rate / SAMPLE_RATE_HZ) + 1) / down)
     silence = np.zeros(margin * down, dtype=np.float32)
 
-    def cut(held: NDArray[np.float32], samples: int) -> NDArray[np.float32]:
+    def cut(held: Floats, samples: int) -> Floats:
         y = _resample(source, torch.from_numpy(held), rate, SAMPLE_RATE_HZ).numpy()
         return y[margin * up : margin * up + samples]
 
@@ -321,12 +330,12 @@ def _resampled(
 
 
 def _resample(source: Source, waveform: torch.Tensor, rate: int, sample_rate: int) -> torch.Tensor:
-    """The waveform [samples] at `sample_rate` instead of `rate` (both Hz)."""
+    """Resample the waveform [samples] from `rate` to `sample_rate` (Hz)."""
     divisor = math.gcd(rate, sample_rate)
-    if (rate // divisor) * (sample_rate // divisor) > _MAX_FILTER_CELLS:
+    if (rate // divisor) * (sample_rate // divisor) > _MAX_FILTER_SIZE:
         raise UserError(
-            f"{source}: {rate} Hz has too small a divisor in common with {sample_rate} Hz to be resampled "
-            f"here (convert the file to {sample_rate} Hz with sox or ffmpeg)"
+            f"{source}: {rate} Hz cannot be resampled to {sample_rate} Hz here, because their common divisor "
+            f"is too small (convert the file to {sample_rate} Hz with sox or ffmpeg)"
         )
     from torchaudio.functional import resample
 

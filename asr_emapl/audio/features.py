@@ -26,32 +26,31 @@ class FeatureConfig:
 
 @dataclass(frozen=True)
 class FrameCount:
-    """Samples to frames, without touching torch: decoding processes use it too."""
+    """Converts samples to frames, without torch."""
 
     window: int
     hop: int
 
     @staticmethod
     def of(config: FeatureConfig) -> FrameCount:
-        """For windows and hops in milliseconds."""
+        """The count for windows and hops in milliseconds."""
         return FrameCount(
             round(SAMPLE_RATE_HZ * config.window_ms / 1000), round(SAMPLE_RATE_HZ * config.hop_ms / 1000)
         )
 
     def __call__(self, samples: int) -> int:
-        """Frames of an utterance; at least one."""
+        """Number of frames of an utterance; at least one."""
         return max(1, (samples - self.window) // self.hop + 1)
 
 
 class LogMel(nn.Module):
-    """Waveforms to log-mel, each utterance normalised to mean 0 and variance 1 per band over its own frames.
+    """Log-mel features of waveforms, normalised per utterance and band to mean 0 and variance 1.
 
-    No frame sees a sample beyond its utterance, so the output does not depend on padding or on the other
-    utterances in the batch.
+    The output does not depend on padding or on the other utterances in the batch.
 
     These are not Kaldi's fbank features: the mel scale and the area normalisation of the filters are
-    Slaney's, the window is Hann's, and there is no pre-emphasis, dither or removal of the mean of a frame. A
-    model that was trained on Kaldi's features cannot be used with them.
+    Slaney's, the window is a Hann window, and there is no pre-emphasis, dither or mean removal per frame.
+    They do not fit models trained on Kaldi's features.
     """
 
     def __init__(self, config: FeatureConfig | None = None) -> None:
@@ -73,17 +72,17 @@ class LogMel(nn.Module):
         )
 
     def frames(self, samples: Tensor) -> Tensor:
-        """Frames of utterances of `samples` [B] samples; at least one."""
+        """Number of frames [B] of utterances of `samples` [B] samples; at least one."""
         return torch.clamp((samples - self.window) // self.hop + 1, min=1)
 
     @torch.no_grad()
     def forward(self, waveforms_BN: Tensor, samples_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [B, T, F] float32, zero beyond each utterance's end, and their lengths [B] in frames."""
+        """Features [B, T, F] float32, zero after each utterance's end, and their lengths [B] in frames."""
         short = self.window - waveforms_BN.shape[1]
         if short > 0:
             waveforms_BN = nn.functional.pad(waveforms_BN, (0, short))
         lengths_B = self.frames(samples_B)
-        # A CPU has more of a few utterances in its caches than of a batch: a third of the time.
+        # On a CPU, two utterances at a time fit the caches and take a third of the time.
         rows = 2 if waveforms_BN.device.type == "cpu" else max(1, len(waveforms_BN))
         parts = zip(waveforms_BN.split(rows), lengths_B.split(rows), strict=True)
         return torch.cat([self._features(*part) for part in parts]), lengths_B
@@ -97,8 +96,10 @@ class LogMel(nn.Module):
         return _normalise(log_BTF, valid_BT1, lengths_B)
 
     def _mel(self, waveforms_BN: Tensor) -> Tensor:
-        """What `self.mel` computes, as [B, T, F]: squares instead of its square root and power, and frames
-        stay rows as they leave the Fourier transform; half the time on a CPU."""
+        """The output of `self.mel` as [B, T, F], in half the time on a CPU.
+
+        It skips a square root and power, and does not transpose the frames.
+        """
         spectrum_BKT = torch.stft(
             waveforms_BN,
             self.window,

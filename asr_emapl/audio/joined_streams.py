@@ -1,4 +1,4 @@
-"""Detect files of several recordings joined to one, of which decoders read only the first."""
+"""Detect files that consist of several recordings, of which decoders read only the first."""
 
 from __future__ import annotations
 
@@ -6,49 +6,46 @@ from pathlib import Path
 from typing import BinaryIO
 
 _HEAD_BYTES = 4096
-_OGG_PAGE_BYTES = 65307  # the longest there is
-_OGG_FIRST = 0x02  # in the flags of a page: the first of its stream
-# Some encoders leave the frame that states the size out of it.
-_SLACK_BYTES, _SLACK_SHARE = 4096, 0.01
+_OGG_PAGE_BYTES = 65307  # the maximum
+_OGG_FIRST = 0x02  # flag of the first page of a stream
+# Some encoders do not count the frame that states the size.
+_SLACK_BYTES, _SLACK_RATIO = 4096, 0.01
 
 
-def holds_another_stream(path: str | Path) -> bool:
+def has_another_stream(path: str | Path) -> bool:
     """Whether an MP3 file continues after its stated end, or an Ogg file ends with a second stream.
 
-    Only a few kilobytes at both ends are read. MP3 files that state no size are decoded to their end, so
-    nothing is lost of these. FLAC states no size in bytes: joined FLAC files are not recognised.
+    Reads only a few kilobytes at both ends. MP3 files that state no size are decoded to their end, so nothing
+    of them is lost. FLAC states no size in bytes, so joined FLAC files are not detected.
 
     Raises:
         OSError: the file cannot be read.
     """
     with Path(path).open("rb") as file:
         head = file.read(_HEAD_BYTES)
-        if head.startswith(b"OggS"):
-            return _is_chained(file)
-        start = _id3_bytes(head)
-        file.seek(start)
-        return _goes_on(file, start)
+        return _is_chained_ogg(file) if head.startswith(b"OggS") else _is_joined_mp3(file, _id3_bytes(head))
 
 
-def _goes_on(file: BinaryIO, start: int) -> bool:
-    """Of an MP3 file whose frames begin at `start`: whether frames follow after the bytes that it states."""
+def _is_joined_mp3(file: BinaryIO, start: int) -> bool:
+    """Whether frames follow after the stated end of an MP3 file, whose frames begin at `start`."""
+    file.seek(start)
     frame = file.read(_HEAD_BYTES)
     tag = max(frame[:64].find(b"Xing"), frame[:64].find(b"Info"))
-    if not _is_frame(frame) or tag < 0 or not frame[tag + 7] & 2:
+    if not _is_mp3_frame(frame) or tag < 0 or not frame[tag + 7] & 2:
         return False
-    # Flags; then, if the flags say so, the number of frames and of bytes.
+    # The flags are followed by the optional numbers of frames and of bytes.
     place = tag + 8 + 4 * (frame[tag + 7] & 1)
     stated = int.from_bytes(frame[place : place + 4], "big")
     rest = file.seek(0, 2) - start - stated
-    if stated == 0 or rest <= max(_SLACK_BYTES, _SLACK_SHARE * stated):
+    if stated == 0 or rest <= max(_SLACK_BYTES, _SLACK_RATIO * stated):
         return False
     file.seek(start + stated)
     following = file.read(3)
-    return following == b"ID3" or _is_frame(following)
+    return following == b"ID3" or _is_mp3_frame(following)
 
 
-def _is_frame(head: bytes) -> bool:
-    """Whether a frame of MPEG audio, layer III, begins so."""
+def _is_mp3_frame(head: bytes) -> bool:
+    """Whether bytes begin with a frame of MPEG audio, layer III."""
     return len(head) > 1 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2
 
 
@@ -62,8 +59,8 @@ def _id3_bytes(head: bytes) -> int:
     return 10 + size
 
 
-def _is_chained(file: BinaryIO) -> bool:
-    """Whether the last page of an Ogg file is of a stream that does not begin with the file."""
+def _is_chained_ogg(file: BinaryIO) -> bool:
+    """Whether the last page of an Ogg file belongs to a stream that does not begin with the file."""
     file.seek(0)
     serials = set()
     while (page := file.read(27)).startswith(b"OggS") and len(page) == 27 and page[5] & _OGG_FIRST:

@@ -1,10 +1,10 @@
-"""Cut recordings into utterances at pauses, or otherwise at the places of least cost.
+"""Cut recordings into utterances, at pauses if possible, otherwise at the places of least cost.
 
-Speech is detected by thresholds on a detector's probabilities, with hysteresis. A pause longer than
-`pause_seconds` ends an utterance. What is longer than the target is then cut at the places with the least
-total cost, which sums the costs of cuts and of each utterance's distance from the target. They are found by
-dynamic programming: the optimal partitioning of Jackson et al. 2005 (doi 10.1109/LSP.2001.838216), with the
-longest utterance as the bound of its search. A cut costs least in a pause and most in a loud vowel.
+Two thresholds on a detector's probabilities, with hysteresis, decide which frames are speech. A pause longer
+than `pause_seconds` ends an utterance. Longer utterances than the target are cut with the least total cost,
+the sum of the costs of cuts and of each utterance's distance from the target. Dynamic programming finds the
+cuts: the optimal partitioning of Jackson et al. 2005 (doi 10.1109/LSP.2001.838216), with the longest
+utterance as the bound of the search. A cut costs least in a pause and most in a loud vowel.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from numpy.typing import NDArray
 from asr_emapl.audio.voice_activity import FRAME_SECONDS, Activity, Floats
 from asr_emapl.errors import UserError
 
-# Silero's own: the probability that makes a frame speech, and the one that its neighbours need.
+# Silero's defaults: the probability that makes a frame speech, and the one that its neighbours need.
 _THRESHOLD, _LOWER_THRESHOLD = 0.5, 0.35
-# Of a cut in the middle of loud speech: as much as an utterance of three times the target, (3 - 1) ** 2.
+# Cost of a cut in loud speech, equal to that of an utterance of three times the target, (3 - 1) ** 2.
 _CUT_COST = 4.0
-# What an utterance below min_seconds costs; more than anything else can.
+# Cost of an utterance below min_seconds; higher than any other cost.
 _TOO_SHORT_COST = 1e6
-# Each block of this many frames (0.26 s) has one candidate for a cut: its best frame.
+# Each block of this many frames (0.26 s) has one candidate for a cut, its best frame.
 _CANDIDATE_FRAMES = 8
 _SMOOTHING_FRAMES = 7
 
 Span = tuple[int, int]
-"""First frame, and the one after the last."""
+"""First frame, and the frame after the last."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class SegmentConfig:
     """Limits on utterances, in seconds.
 
     Raises:
-        UserError: they contradict one another.
+        UserError: the limits contradict each other.
     """
 
     # Speech between longer pauses that makes less than this is left out.
@@ -54,30 +54,30 @@ class SegmentConfig:
     def __post_init__(self) -> None:
         lengths = (self.min_seconds, self.target_seconds, self.max_seconds)
         if not all(0.0 < seconds < math.inf for seconds in (*lengths, self.pause_seconds)):
-            raise UserError("segment: the limits have to be positive numbers of seconds")
+            raise UserError("segment: the limits must be positive numbers of seconds")
         shortest, target, longest = lengths
         if not (shortest <= target <= longest and longest >= max(1.0, 2.0 * shortest)):
             raise UserError(
-                f"segment: the target ({target:g} s) has to lie between the minimum ({shortest:g} s) and the "
-                f"maximum ({longest:g} s), which has to be 1 s or more, and twice the minimum or more"
+                f"segment: the target ({target:g} s) must be between the minimum ({shortest:g} s) and the "
+                f"maximum ({longest:g} s); the maximum must be at least 1 s and twice the minimum"
             )
         if not 0.0 <= 2.0 * self.edge_seconds <= min(self.pause_seconds, self.min_seconds):
             raise UserError(
-                f"segment: edges of {self.edge_seconds:g} s have to fit twice into the pause "
+                f"segment: edges of {self.edge_seconds:g} s must fit twice into the pause "
                 f"({self.pause_seconds:g} s) and into the shortest utterance ({self.min_seconds:g} s)"
             )
 
 
 @dataclass(frozen=True)
 class Segments:
-    """Utterances as spans of frames, disjoint and in order, and the frames of speech that are in none."""
+    """Utterances as disjoint spans of frames in order, and the number of frames of speech outside them."""
 
     spans: list[Span]
     lost_frames: int
 
 
 def segment(activity: Activity, config: SegmentConfig) -> Segments:
-    """The utterances of a recording: none longer than the maximum or shorter than the minimum."""
+    """The utterances of a recording, within the limits of the config."""
     voiced = voiced_frames(activity.speech)
     limits = _Frames.of(config)
     kept: list[Span] = []
@@ -92,7 +92,7 @@ def segment(activity: Activity, config: SegmentConfig) -> Segments:
 
 
 def voiced_frames(speech: Floats) -> NDArray[np.bool_]:
-    """Which frames are speech: those above the threshold, and those beside them not far below it."""
+    """Which frames are speech: runs above the lower threshold that reach the upper one."""
     starts, ends = _runs(speech >= _LOWER_THRESHOLD)
     voiced = np.zeros(len(speech), dtype=bool)
     for start, end in zip(starts, ends, strict=True):
@@ -112,7 +112,7 @@ class _Frames:
 
     @staticmethod
     def of(config: SegmentConfig) -> _Frames:
-        rounding = 1e-6  # 1.6 s are 50 frames, whatever floating point makes of the quotient
+        rounding = 1e-6  # 1.6 s are 50 frames, in spite of floating point
         longest = math.floor(config.max_seconds / FRAME_SECONDS + rounding)
         return _Frames(
             math.ceil(config.min_seconds / FRAME_SECONDS - rounding),
@@ -124,13 +124,13 @@ class _Frames:
 
 
 def _runs(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where runs of true begin, and where they have ended."""
+    """The begin and end of each run of true."""
     steps = np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8))
     return np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
 
 
 def _islands(voiced: NDArray[np.bool_], pause: int) -> list[Span]:
-    """Speech between pauses longer than `pause`."""
+    """Spans of speech that are separated by pauses longer than `pause`."""
     starts, ends = _runs(voiced)
     if len(starts) == 0:
         return []
@@ -141,14 +141,14 @@ def _islands(voiced: NDArray[np.bool_], pause: int) -> list[Span]:
 
 
 def _cut(activity: Activity, voiced: NDArray[np.bool_], island: Span, limits: _Frames) -> list[Span]:
-    """Utterances that hold all speech of an island, each with its edges."""
+    """Utterances that cover the speech of an island, each with its edges."""
     first, last = island
     start, end = max(0, first - limits.edge), min(len(voiced), last + limits.edge)
     if end - start <= limits.target:
         return [(start, end)]
     cost = _cut_cost(activity, island)
     places = _candidates(cost, island)
-    # The utterance between two cuts begins and ends with its speech, and what is kept of the silence there.
+    # The utterance between two cuts begins and ends with its speech and at most `edge` frames of silence.
     frames = first + np.flatnonzero(voiced[first:last])
     starts = np.maximum(places, frames[np.searchsorted(frames, places)] - limits.edge)
     ends = np.minimum(places, frames[np.searchsorted(frames, places) - 1] + 1 + limits.edge)
@@ -158,11 +158,11 @@ def _cut(activity: Activity, voiced: NDArray[np.bool_], island: Span, limits: _F
 
 
 def _cut_cost(activity: Activity, island: Span) -> Floats:
-    """From 0, silence, to 1, loud speech: what it costs to cut before each frame of the island."""
+    """Cost of a cut before each frame of the island, from 0 (silence) to 1 (loud speech)."""
     first, last = island
     kernel = np.full(_SMOOTHING_FRAMES, 1.0 / _SMOOTHING_FRAMES)
     half = _SMOOTHING_FRAMES // 2
-    # Padded with what is at the ends: the island's edges are no silence to prefer.
+    # Edge padding, because the island's ends are not silence.
     speech = np.convolve(np.pad(activity.speech[first:last], half, mode="edge"), kernel, mode="valid")
     level = activity.level_db[first:last]
     quiet, loud = np.percentile(level, [5, 95])
@@ -172,7 +172,7 @@ def _cut_cost(activity: Activity, island: Span) -> Floats:
 
 
 def _candidates(cost: Floats, island: Span) -> NDArray[np.int64]:
-    """The cheapest frame of every `_CANDIDATE_FRAMES`, without the island's first."""
+    """The cheapest frame of each block of `_CANDIDATE_FRAMES`, without the first frame of the island."""
     first, last = island
     count = (last - first - 1) // _CANDIDATE_FRAMES
     blocks = cost[1 : 1 + count * _CANDIDATE_FRAMES].reshape(count, _CANDIDATE_FRAMES)
@@ -182,15 +182,15 @@ def _candidates(cost: Floats, island: Span) -> NDArray[np.int64]:
 def _cheapest(
     starts: NDArray[np.int64], ends: NDArray[np.int64], cut: NDArray[np.float64], limits: _Frames
 ) -> list[int]:
-    """The cuts, of 0 (the beginning) to len(ends) (the end), between which the utterances lie.
+    """The cuts between utterances, from 0 (the beginning) to len(ends) (the end).
 
     The utterance from cut i to cut j begins at starts[i] and ends at ends[j - 1]; cut[j - 1] is the cost of
-    cut j. best[j], the least cost of all up to cut j, is the least over i of best[i] and what (i, j) costs.
+    cut j. best[j], the least cost up to cut j, is the minimum over i of best[i] plus the cost of (i, j).
     """
     best = np.zeros(len(ends) + 1)
     before = np.zeros(len(ends) + 1, dtype=np.int64)
-    # An utterance is at most two trimmed pauses shorter than the distance between its cuts, of which there is
-    # one in every _CANDIDATE_FRAMES.
+    # An utterance is at most two trimmed pauses shorter than the distance between its cuts. There is one
+    # candidate per _CANDIDATE_FRAMES.
     reach = (limits.longest + 2 * limits.pause) // _CANDIDATE_FRAMES + 2
     for j in range(1, len(best)):
         low = max(0, j - reach)

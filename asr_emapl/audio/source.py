@@ -10,15 +10,15 @@ from typing import BinaryIO
 from asr_emapl import storage
 from asr_emapl.errors import UnreachableError, UserError
 
-# What is longer is sought in instead of read: recordings of many minutes, of which an utterance is a part.
+# Larger files are read in parts, because an utterance may be a small part of a long recording.
 _WHOLE_BYTES = 4 << 20
-# Of what is sought in, the bytes of one read: few requests to a server, little that is not needed.
+# Size of a part: few requests to a server, and few bytes that are not needed.
 _BUFFER_BYTES = 128 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """Where in a shard one audio file lies, in bytes, and the CRC-32 of it."""
+    """Position of an audio file in a shard, in bytes, and its CRC-32."""
 
     start: int
     length: int
@@ -30,10 +30,10 @@ class Source:
     """One audio file.
 
     Attributes:
-        place: path or URL of the file, or of the shard that it is in.
-        byte_range: where in the shard; None: it is no shard.
-        name: the utterance, for messages about a shard.
-        channel: the one that is meant, counted from 0; None: the mean of all.
+        place: path or URL of the file, or of the shard that contains it.
+        byte_range: position in the shard; None: `place` is the audio file.
+        name: id of the utterance, for messages about a shard.
+        channel: channel to read, counted from 0; None: the mean of all.
     """
 
     place: str
@@ -45,14 +45,14 @@ class Source:
         return self.place if self.byte_range is None else f"{self.place}: utterance {self.name}"
 
     def open(self) -> str | BinaryIO:
-        """What soundfile can open: a path, or the bytes themselves.
+        """What soundfile can open: a path, or a file of the bytes.
 
-        In a shard, up to 4 MiB are read at once and checked; more are read as they are asked for, unchecked.
-        libsndfile, which asks for them, has no errors of reading: `check` raises what went wrong meanwhile.
+        From a shard, up to 4 MiB are read at once and their checksum is verified. Larger files are read in
+        parts, unverified. libsndfile cannot report errors while it reads; `check` raises them.
 
         Raises:
-            UserError: the bytes are not those that were packed.
-            OSError: they cannot be read; UnreachableError: for want of a server.
+            UserError: the checksum is wrong.
+            OSError: the bytes cannot be read; UnreachableError: because of a server.
         """
         if self.byte_range is None and not storage.is_url(self.place):
             return self.place
@@ -65,7 +65,7 @@ class Source:
         return io.BufferedReader(_Window(self.place, start, length), _BUFFER_BYTES)
 
     def content(self) -> bytes:
-        """All bytes; of a shard, checked.
+        """All bytes; from a shard, verified.
 
         Raises:
             UserError, OSError: as `open`.
@@ -87,7 +87,7 @@ class Source:
 
     @staticmethod
     def check(file: str | BinaryIO) -> None:
-        """Raise the UnreachableError, if any, that reading from what `open` returned has ended with."""
+        """Raise the UnreachableError, if any, that ended reading from the file that `open` returned."""
         window = getattr(file, "raw", None)
         if isinstance(window, _Window) and window.failure is not None:
             raise window.failure
@@ -119,12 +119,12 @@ class _Window(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        wanted = min(len(buffer), self._length - self._position)
-        if wanted <= 0 or self.failure is not None:
+        size = min(len(buffer), self._length - self._position)
+        if size <= 0 or self.failure is not None:
             return 0
         try:
-            piece = storage.read(self._place, self._start + self._position, wanted)
-        except UnreachableError as error:  # raised in libsndfile's callback, it would be printed and lost
+            piece = storage.read(self._place, self._start + self._position, size)
+        except UnreachableError as error:  # libsndfile would print and drop an exception of its callback
             self.failure = error
             return 0
         buffer[: len(piece)] = piece

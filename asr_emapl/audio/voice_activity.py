@@ -1,8 +1,8 @@
 """Voice activity: probability of speech and level of each frame, computed block by block.
 
 The probabilities are Silero VAD's (Silero Team 2024, github.com/snakers4/silero-vad, MIT): a small recurrent
-network trained on speech in noise. Its weights come with the package `silero-vad`, in the extra `segment`, in
-the form that processes many frames per call of ONNX Runtime.
+network trained on speech in noise. The package `silero-vad`, in the extra `segment`, has its weights in a
+form that processes many frames per call of ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UserError, require_package
 
 FRAME_SAMPLES = 512
-"""Samples at 16 kHz of which the network judges whether they are speech."""
+"""Samples at 16 kHz per probability of the network."""
 
 FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE_HZ
-"""32 ms: the grid that utterances are cut on."""
+"""32 ms. Utterances begin and end on this grid."""
 
-_CONTEXT_SAMPLES = 64  # of the frame before, which the network sees too
+_CONTEXT_SAMPLES = 64  # samples of the previous frame that the network also sees
 _STATE_SHAPE = (1, 1, 128)
-# Of one call. The same for all, so that it cannot depend on how a recording was read.
+# Frames per call of the network. Constant, so that results do not depend on the blocks.
 _CALL_FRAMES = 512
 
 Floats = NDArray[np.float32]
@@ -35,7 +35,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Activity:
-    """A recording, frame by frame.
+    """Speech and level of a recording, frame by frame.
 
     Attributes:
         speech: probability that there is speech, float32 [frames].
@@ -47,7 +47,7 @@ class Activity:
 
 
 class Detector(Protocol):
-    """Blocks of samples at 16 kHz, in their order, to `Activity`; the last frame is filled up with zeros."""
+    """Computes `Activity` of consecutive blocks of samples at 16 kHz; zeros fill the last frame."""
 
     def __call__(self, blocks: Iterable[Floats]) -> Activity: ...
 
@@ -56,21 +56,20 @@ class VoiceActivity:
     """Silero VAD on one thread.
 
     Raises:
-        UserError: silero-vad or onnxruntime is not installed, or has no such model.
+        UserError: silero-vad or onnxruntime is not installed, or silero-vad lacks the model.
     """
 
     def __init__(self) -> None:
-        # Found, not imported: the package would import torch and set its threads to one.
+        require_package("onnxruntime", "segment")
+        require_package("silero_vad", "segment")
+        import onnxruntime
+
+        # Not imported, because silero_vad sets the number of torch's threads to one.
         package = importlib.util.find_spec("silero_vad")
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise UserError("onnxruntime is not installed: pip install 'asr_emapl[segment]'") from error
-        if package is None or package.origin is None:
-            raise UserError("silero-vad is not installed: pip install 'asr_emapl[segment]'")
-        model = Path(package.origin).parent / "data" / "silero_vad_16k_sequence.onnx"
+        folder = Path(package.origin or "").parent if package else Path()
+        model = folder / "data" / "silero_vad_16k_sequence.onnx"
         if not model.is_file():
-            raise UserError("silero-vad is too old or too new: pip install -U 'asr_emapl[segment]'")
+            raise UserError("silero_vad has no model of this kind; pip install -U 'asr_emapl[segment]'")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session: Any = onnxruntime.InferenceSession(
@@ -93,7 +92,7 @@ class VoiceActivity:
 
 
 class LevelOnly:
-    """Takes every frame for speech, so that cuts are where it is quietest. Needs no package."""
+    """Reports speech in every frame, so that audio is cut where it is quietest. Needs no package."""
 
     def __call__(self, blocks: Iterable[Floats]) -> Activity:
         """See `Detector`."""
@@ -107,7 +106,7 @@ def _level_db(frames: Floats) -> Floats:
 
 
 def _frames(blocks: Iterable[Floats]) -> Iterator[Floats]:
-    """Blocks of any lengths as frames [at most _CALL_FRAMES, FRAME_SAMPLES]; zeros fill the last frame up."""
+    """Blocks of any lengths as frames [at most _CALL_FRAMES, FRAME_SAMPLES]; zeros fill the last frame."""
     size = _CALL_FRAMES * FRAME_SAMPLES
     held: list[Floats] = []
     count = 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from asr_emapl.audio.features import LogMel
 from asr_emapl.checkpoints.files import find, fitting, read_tokenizer
 from asr_emapl.config import config_from_dict
-from asr_emapl.decoding.recognizer import Recognizer
+from asr_emapl.decoding.transcribe import Recognizer
 from asr_emapl.distributed.process_group import choose_device
 from asr_emapl.errors import UserError
 from asr_emapl.models.contract import build_model

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from asr_emapl.data.loader import LeftOut
     from asr_emapl.data.utterance import Utterance
     from asr_emapl.decoding.beam import BeamConfig, BeamSearch
-    from asr_emapl.decoding.recognizer import Recognizer
+    from asr_emapl.decoding.transcribe import Recognizer
     from asr_emapl.decoding.tuning import GridPoint
     from asr_emapl.text.tokenizer import Tokenizer
 

@@ -50,9 +50,9 @@ def prepare_librispeech_lm(
 
     Example: `asr-emapl prepare librispeech-lm --out lm`
     """
-    from data_prep import librispeech_lm
+    from data_prep import librispeech
 
-    say(str(librispeech_lm.download(out, name)))
+    say(str(librispeech.download_language_model(out, name)))
 
 
 @commands.command("libri-light")

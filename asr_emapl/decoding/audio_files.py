@@ -20,9 +20,8 @@ from asr_emapl.audio.segmentation import SegmentConfig
 from asr_emapl.audio.voice_activity import Detector, LevelOnly, VoiceActivity
 from asr_emapl.data.recordings import Recording, cut_recording
 from asr_emapl.data.utterance import Utterance
-from asr_emapl.decoding.recognizer import Recognizer
 from asr_emapl.decoding.spans import TimedText
-from asr_emapl.decoding.transcribe import timed_hypotheses
+from asr_emapl.decoding.transcribe import Recognizer, timed_hypotheses
 from asr_emapl.decoding.transcript import FORMATS, Transcript, TranscriptSegment
 from asr_emapl.errors import UserError
 from asr_emapl.progress import Progress

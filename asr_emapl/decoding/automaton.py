@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -38,37 +38,6 @@ class Transitions:
     nodes: Integers
     units: Integers
     words: Integers
-
-
-class Automaton(Protocol):
-    """The interface that the beam search uses.
-
-    Attributes:
-        size: number of nodes.
-        inner: labels that never complete a unit or a word.
-        outer: labels that may complete a unit or a word.
-        max_words: largest number of words that one label counts.
-    """
-
-    size: int
-    inner: Integers
-    outer: Integers
-    max_words: int
-
-    def lookahead(self, unit_scores: Floats) -> Floats:
-        """The best score [N] of the units open at each node, given scores of units without context."""
-
-    def may_end(self, nodes: Integers) -> Booleans:
-        """Whether the text or a word may end at each node."""
-
-    def inside(self, nodes: Integers, labels: Integers) -> Integers:
-        """Next nodes of candidates with inner labels; -1: the label is not possible there."""
-
-    def across(self, nodes: Integers, labels: Integers) -> Transitions:
-        """Transitions of candidates with outer labels, from nodes where a word may end."""
-
-    def pending(self, nodes: Integers) -> Integers:
-        """The unit (one word) that the end of the text completes at each node; -1: none."""
 
 
 class FreeText:
@@ -103,11 +72,11 @@ class FreeText:
         return np.ones(len(nodes), bool)
 
     def inside(self, nodes: Integers, labels: Integers) -> Integers:
-        """See `Automaton`; there are no inner labels."""
+        """Next nodes; not called, because there are no inner labels."""
         return self._nodes[nodes, labels]
 
     def across(self, nodes: Integers, labels: Integers) -> Transitions:
-        """See `Automaton`; every label is possible everywhere."""
+        """Transitions; every label is possible everywhere."""
         return Transitions(self._nodes[nodes, labels], labels, self._words[nodes, labels])
 
     def pending(self, nodes: Integers) -> Integers:
@@ -124,6 +93,12 @@ class LexiconTree:
     Args:
         words: without duplicates; a word's position is its unit.
         surfaces: the text that each label adds, see `Tokenizer.surfaces`.
+
+    Attributes:
+        size: number of nodes.
+        inner: labels that never complete a unit or a word.
+        outer: labels that may complete a unit or a word.
+        max_words: largest number of words that one label counts.
 
     Raises:
         UserError: a label has a space that is not its first character.
@@ -186,7 +161,10 @@ class LexiconTree:
         return node
 
     def lookahead(self, unit_scores: Floats) -> Floats:
-        """The best score of the words below each node; 0 at the root, where no word is open."""
+        """The best score [N] of the words below each node, given scores of units without context.
+
+        It is 0 at the root, where no word is open.
+        """
         best = np.full(self.size, -np.inf)
         ends = np.flatnonzero(self._words >= 0)
         best[ends] = unit_scores[self._words[ends]]
@@ -199,20 +177,26 @@ class LexiconTree:
         return np.array(values)
 
     def may_end(self, nodes: Integers) -> Booleans:
-        """Where a word is complete, and at the root."""
+        """Whether the text or a word may end at each node."""
         return np.asarray((nodes == ROOT) | (self._words[nodes] >= 0))
 
     def inside(self, nodes: Integers, labels: Integers) -> Integers:
-        """See `Automaton`."""
+        """Next nodes of candidates with inner labels; -1: the label is not possible there."""
         keys = nodes * self._labels + labels
         at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
         return np.where(self._keys[at] == keys, self._targets[at], NONE)
 
     def across(self, nodes: Integers, labels: Integers) -> Transitions:
-        """Complete the word, and begin the next one with the characters after the label's space."""
+        """Transitions of candidates with outer labels, from nodes where a word may end.
+
+        They complete the word, and begin the next one with the characters after the label's space.
+        """
         units = self._words[nodes]
         return Transitions(self._from_root[labels], units, (units >= 0).astype(np.int64))
 
     def pending(self, nodes: Integers) -> Integers:
-        """The word that is complete at each node."""
+        """The word (unit) that the end of the text completes at each node; -1: none."""
         return self._words[nodes]
+
+
+Automaton: TypeAlias = FreeText | LexiconTree

@@ -1,4 +1,4 @@
-"""Decode utterances in batches, with any model that satisfies the contract.
+"""Transcribe utterances in batches, with any model that satisfies the contract.
 
 Axes: B utterances, T frames (padded), V labels (including the CTC blank).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from asr_emapl.ctc import greedy
 from asr_emapl.data.loader import LeftOut, collate
 from asr_emapl.data.micro_batches import micro_batches
 from asr_emapl.data.utterance import Utterance
-from asr_emapl.decoding.spans import TimedText, timed_tokens, token_spans, words
+from asr_emapl.decoding.spans import TimedText, frame_seconds, timed_tokens, token_spans, words
 from asr_emapl.text.tokenizer import Tokenizer
 
 
@@ -67,8 +67,8 @@ def posteriors(
     """Log-probabilities of each model, longest utterance first. Audio is decoded once for all models.
 
     A batch has at most `max_seconds` of padded audio; a longer utterance is a batch of its own. The models
-    run in eval mode, and their mode is restored. With several processes, each decodes its share of batches.
-    All have the same number, as sharded models need it, so some batches may be decoded twice.
+    run in eval mode, and their mode is restored. With several processes, each decodes its share of the
+    batches. Sharded models need the same number on each process, so some batches may be decoded twice.
 
     Args:
         left_out: called with each utterance that cannot be decoded; no batch contains it. A batch may be
@@ -105,15 +105,6 @@ def posteriors(
             model.train(was_training)
 
 
-def transcribe(
-    batches: Generator[list[Posteriors], None, None], tokenizer: Tokenizer
-) -> Iterator[Hypothesis]:
-    """Greedy hypotheses of one model without times, in the order and the batches of `posteriors`."""
-    with closing(batches):  # restores the model's mode at once
-        for (batch,) in batches:
-            yield from greedy_hypotheses(batch, tokenizer)
-
-
 def greedy_hypotheses(batch: Posteriors, tokenizer: Tokenizer) -> list[Hypothesis]:
     """Greedy hypotheses of a batch, without times."""
     paths = greedy(batch.log_probs_BTV, batch.lengths_B)
@@ -124,13 +115,13 @@ def greedy_hypotheses(batch: Posteriors, tokenizer: Tokenizer) -> list[Hypothesi
 def timed_hypotheses(
     batch: Posteriors,
     tokenizer: Tokenizer,
-    frame_seconds: float,
+    seconds_per_frame: float,
     search: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[Hypothesis]:
     """Hypotheses of a batch with the times of their words.
 
     Args:
-        frame_seconds: seconds of audio per frame of the model's output.
+        seconds_per_frame: audio per frame of the model's output.
         search: log-probabilities [T, V] on the CPU to the label of each frame, long [T]; None: greedy.
     """
     best_log_prob_BT, path_BT = batch.log_probs_BTV.max(dim=-1)
@@ -140,10 +131,62 @@ def timed_hypotheses(
             row[: len(log_probs_TV)] = search(log_probs_TV)
         path_BT = path_BT.to(batch.log_probs_BTV.device)
     spans = token_spans(path_BT, batch.log_probs_BTV, batch.lengths_B)
-    tokens = timed_tokens(spans, tokenizer.surfaces, frame_seconds)
+    tokens = timed_tokens(spans, tokenizer.surfaces, seconds_per_frame)
     valid_BT = torch.arange(path_BT.shape[1], device=path_BT.device) < batch.lengths_B.unsqueeze(1)
     total_B = torch.where(valid_BT, best_log_prob_BT.exp(), 0.0).sum(1)
     confidences = (total_B / batch.lengths_B.clamp(min=1)).clamp(max=1.0).tolist()
     for id_, utterance, confidence in zip(batch.ids, tokens, confidences, strict=True):
         found = words(utterance)
         yield Hypothesis(id_, " ".join(word.text for word in found), confidence, tuple(found))
+
+
+@dataclass
+class Recognizer:
+    """Model, features and tokenizer of one checkpoint; see `asr_emapl.checkpoints.recognizer`.
+
+    Attributes:
+        problems: why newer checkpoints could not be read and were skipped.
+    """
+
+    model: nn.Module
+    features: LogMel
+    tokenizer: Tokenizer
+    device: torch.device
+    problems: list[str] = field(default_factory=list)
+
+    def __call__(
+        self, utterances: Sequence[Utterance], max_seconds: float = 120.0, left_out: LeftOut | None = None
+    ) -> Iterator[Hypothesis]:
+        """Greedy hypotheses without times, longest utterance first.
+
+        Args:
+            max_seconds: maximum padded audio of a batch.
+            left_out: called with each utterance that cannot be decoded and has no hypothesis.
+
+        Raises:
+            UserError: an utterance cannot be decoded, and `left_out` is None.
+        """
+        with closing(self.posteriors(utterances, max_seconds, left_out)) as batches:
+            for batch in batches:
+                yield from greedy_hypotheses(batch, self.tokenizer)
+
+    def posteriors(
+        self, utterances: Sequence[Utterance], max_seconds: float = 120.0, left_out: LeftOut | None = None
+    ) -> Generator[Posteriors, None, None]:
+        """Log-probabilities of the utterances, in the order and the batches of `__call__`."""
+        batches = posteriors(
+            [self.model],
+            self.features,
+            utterances,
+            device=self.device,
+            max_seconds=max_seconds,
+            left_out=left_out,
+        )
+        with closing(batches):  # restores the model's mode at once
+            for (batch,) in batches:
+                yield batch
+
+    @property
+    def frame_seconds(self) -> float:
+        """Seconds of audio per frame of the model's output."""
+        return frame_seconds(self.model, self.features)

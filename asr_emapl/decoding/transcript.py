@@ -18,7 +18,7 @@ _PAUSE_SECONDS = 1.5  # a longer pause ends a subtitle
 
 @dataclass(frozen=True)
 class TranscriptSegment:
-    """A stretch of audio that was decoded as one utterance; times in seconds from the start of the file."""
+    """A part of a file that was decoded as one utterance; times in seconds from the file's beginning."""
 
     begin: float
     end: float
@@ -129,10 +129,8 @@ def _lines(text: str) -> list[str]:
 
 
 def _clock(seconds: float, point: str) -> str:
-    minutes, milliseconds = divmod(round(1000.0 * seconds), 60_000)
-    return (
-        f"{minutes // 60:02d}:{minutes % 60:02d}:{milliseconds // 1000:02d}{point}{milliseconds % 1000:03d}"
-    )
+    minutes, rest = divmod(round(1000.0 * seconds), 60_000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
 
 
 def _escaped(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -17,15 +17,6 @@ from asr_emapl.plotting import COLOURS, check_ending, new_figure, write_plot
 from asr_emapl.scoring import score
 from asr_emapl.storage import read_object, write
 from asr_emapl.text.tokenizer import Tokenizer
-
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "tokenizer": str,
-    "beam": int,
-    "lm": str,
-    "lexicon": str,
-    "lm_weight": (int, float),
-    "word_bonus": (int, float),
-}
 
 
 @dataclass(frozen=True)
@@ -91,12 +82,11 @@ def read_config(path: Path) -> BeamConfig:
         UserError: the file cannot be read, or has other content; a file that it names is missing.
     """
     content = read_object(path, "the output of asr-emapl tune-lm")
-    for key, kind in _KINDS.items():
-        if not isinstance(content.get(key), kind):
-            raise UserError(
-                f"{path}: expected the output of asr-emapl tune-lm, but {key!r} is missing or invalid"
-            )
-    return BeamConfig(**{key: content[key] for key in _KINDS})
+    for setting in fields(BeamConfig):
+        kinds = (int, float) if isinstance(setting.default, float) else type(setting.default)
+        if not isinstance(content.get(setting.name), kinds):
+            raise UserError(f"{path}: invalid {setting.name}; expected the output of asr-emapl tune-lm")
+    return BeamConfig(**{setting.name: content[setting.name] for setting in fields(BeamConfig)})
 
 
 def draw(points: Sequence[GridPoint], out: Path) -> None:

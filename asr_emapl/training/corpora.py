@@ -9,10 +9,7 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import SpecAugment
 from asr_emapl.audio.decode import probe
 from asr_emapl.audio.features import FrameCount
-from asr_emapl.audio.noise import Noise
-from asr_emapl.audio.perturb import Perturbation, PerturbConfig
-from asr_emapl.audio.reverberation import Reverberation
-from asr_emapl.audio.speed import Speed
+from asr_emapl.audio.perturb import Noise, Perturbation, PerturbConfig, Reverberation, Speed
 from asr_emapl.config import RunConfig
 from asr_emapl.data.corpus import Corpus, TokenTable
 from asr_emapl.data.loader import StepDataset

@@ -1,4 +1,4 @@
-"""The largest amplitude that audio may have: features of it are finite, and what is larger is named."""
+"""The largest amplitude of audio: its features are finite, and files with a larger one are named."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import torch
 from support.runs import losses
 from support.tiny import make_corpus, tiny_config
 
-from asr_emapl.audio.amplitude import MAX_AMPLITUDE, amplitude_fault
-from asr_emapl.audio.decode import read_audio, read_blocks
+from asr_emapl.audio.decode import MAX_AMPLITUDE, amplitude_fault, read_audio, read_blocks
 from asr_emapl.audio.features import FeatureConfig, LogMel
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.errors import UserError
@@ -30,7 +29,7 @@ def write(path: Path, amplitude: float, seconds: float = 0.5) -> Path:
     return path
 
 
-def test_what_is_admitted_and_what_is_not():
+def test_accepted_and_refused_amplitudes():
     assert amplitude_fault(np.zeros(0, np.float32)) is None
     for sign in (1.0, -1.0):
         assert amplitude_fault(np.array([0.0, sign * MAX_AMPLITUDE], np.float32)) is None
@@ -71,7 +70,7 @@ def test_files_are_refused_by_name_and_integers_stored_as_floats_are_not(tmp_pat
     read(write(tmp_path / "int32.wav", 2.0**31))
 
 
-def test_one_loud_file_is_skipped_and_listed_and_its_batches_are_learned_from(tmp_path):
+def test_a_loud_file_is_skipped_and_listed_and_its_batches_are_used(tmp_path):
     make_corpus(tmp_path)
     seconds = {u.id: u.duration for u in read_manifest(tmp_path / "labelled.jsonl")}
     write(tmp_path / "loud.wav", 1e18, seconds["labelled-03"])
