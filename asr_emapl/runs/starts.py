@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
+from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,7 @@ def record_start(folder: Path, group: ProcessGroup, hours: float) -> None:
         shlex.join(sys.argv),
         __version__,
         _commit(),
-        torch.__version__,
+        distribution_version("torch"),
         f"{group.size} x {name}",
     )
     file = LineFile(folder / STARTS)
