@@ -25,7 +25,17 @@ from asr_emapl.errors import UserError
 from asr_emapl.hyperparameters import OptimizerConfig, ScheduleConfig, TeacherConfig
 from asr_emapl.models.contract import ModelConfig
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
-from asr_emapl.settings import Hours, PositiveHours, Text, allowed, allowed_item, describe, group_of
+from asr_emapl.settings import (
+    Hours,
+    Place,
+    PositiveHours,
+    Text,
+    allowed,
+    allowed_item,
+    change_places,
+    describe,
+    group_of,
+)
 from asr_emapl.storage import is_url, write
 from asr_emapl.storage.yaml_text import parse_yaml, read_yaml, require_bounded
 
@@ -34,7 +44,7 @@ from asr_emapl.storage.yaml_text import parse_yaml, read_yaml, require_bounded
 class InitConfig:
     """What the run starts from."""
 
-    checkpoint: Text | None = None
+    checkpoint: Place | None = None
     """A checkpoint; null: random weights."""
     keep: Literal["run", "weights"] = "run"
     """run: continue with its clock, optimizer and position in the data; weights: only its weights."""
@@ -55,13 +65,13 @@ class RunConfig:
     root: Text | None = None
     """Folder that relative paths in this config start from, itself relative to the config's file; null: the
     folder in which the command runs."""
-    run_dir: Text = "runs/run"
+    run_dir: Place = "runs/run"
     """Run directory; rerun with the same one to resume."""
     seed: Annotated[int, Ge(-(2**63)), Le(2**63 - 1)] = 0
     """Seed of weights, order and augmentation."""
     hours: Hours = 10.0
     """Hours of audio to train for."""
-    tokenizer: Text | None = None
+    tokenizer: Place | None = None
     """File that `asr-emapl tokenizer` wrote; required for training."""
     data: DataConfig = field(default_factory=DataConfig)
     features: FeatureConfig = field(default_factory=FeatureConfig)
@@ -131,19 +141,8 @@ def write_config(path: Path, config: RunConfig) -> None:
 def _rooted(config: RunConfig, root: Path) -> RunConfig:
     """The config with absolute paths, which start from `root`."""
     folder = root.absolute()
-
-    def place(path: str) -> str:
-        return path if is_url(path) else os.path.normpath(folder / path)
-
-    data, perturb, init = config.data, config.perturb, config.init
-    for part in (perturb.reverberation, perturb.noise):
-        if part is not None:
-            part.manifests = [place(path) for path in part.manifests]
-    data.labelled, data.unlabelled = [*map(place, data.labelled)], [*map(place, data.unlabelled)]
-    data.validation = {name: place(path) for name, path in data.validation.items()}
-    init.checkpoint = init.checkpoint and place(init.checkpoint)
-    config.tokenizer = config.tokenizer and place(config.tokenizer)
-    config.run_dir, config.root = place(config.run_dir), None
+    change_places(config, lambda path: path if is_url(path) else os.path.normpath(folder / path))
+    config.root = None
     return config
 
 

@@ -16,13 +16,16 @@ import re
 import textwrap
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt
 
 Text = Annotated[str, Len(1)]
+_IS_PATH = "path"
+Place = Annotated[str, Len(1), _IS_PATH]
+"""A path or URL; relative paths start from the root of the config (`change_places`)."""
 Hours = Annotated[float, Ge(0.0), Le(1e9)]
 PositiveHours = Annotated[float, Gt(0.0), Le(1e9)]
 PositiveSeconds = Annotated[float, Gt(0.0), Le(1e9)]
@@ -33,7 +36,7 @@ PositiveWeight = Annotated[float, Gt(0.0), Le(1e9)]
 Count = Annotated[int, Ge(0), Le(2**31)]
 PositiveCount = Annotated[int, Ge(1), Le(2**31)]
 
-_PLURALS = {"a number": "numbers", "text": "texts", "a list": "lists"}
+_PLURALS = {"a path": "paths", "a number": "numbers", "text": "texts", "a list": "lists"}
 _BOUNDS = ((Ge, "ge", "at least"), (Gt, "gt", "above"), (Le, "le", "at most"), (Lt, "lt", "below"))
 
 
@@ -65,6 +68,26 @@ def value_of(config: Any, key: str) -> str:
     return _shown(config)
 
 
+def change_places(config: Any, change: Callable[[str], str]) -> None:
+    """Change every `Place` of a config in place, also those in lists and mappings."""
+    for name, hint in typing.get_type_hints(type(config), include_extras=True).items():
+        value = getattr(config, name)
+        if is_dataclass(value):
+            change_places(value, change)
+        elif value is not None and _holds_places(hint):
+            if isinstance(value, list):
+                value = [change(item) for item in value]
+            elif isinstance(value, dict):
+                value = {key: change(item) for key, item in value.items()}
+            else:
+                value = change(value)
+            setattr(config, name, value)
+
+
+def _holds_places(hint: Any) -> bool:
+    return _IS_PATH in getattr(hint, "__metadata__", ()) or any(map(_holds_places, typing.get_args(hint)))
+
+
 def group_of(hint: Any) -> type | None:
     """The dataclass of settings that an annotation stands for; None for a single setting."""
     found = [part for part in (hint, *typing.get_args(hint)) if is_dataclass(part)]
@@ -74,6 +97,8 @@ def group_of(hint: Any) -> type | None:
 def allowed(hint: Any) -> str:
     """The values that an annotation admits, in words."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated and _IS_PATH in hint.__metadata__:
+        return "a path"
     if origin is Annotated:
         bounds = [
             f"{words} {getattr(bound, name):g}"

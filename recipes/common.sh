@@ -53,6 +53,25 @@ finish() {
     return "$status"
 }
 
+# wait_for PID...: `finish`; if a signal stopped them, they have saved, and this script ends with status 130.
+wait_for() {
+    finish "$@" || true
+    [[ -z $was_stopped ]] || { echo "stopped; rerun the same command to resume" >&2; exit 130; }
+}
+
+# evaluate RUN MANIFEST PREFIX: transcribe the manifest with student and teacher of a run and score it, into
+# PREFIX.<model>.jsonl and PREFIX.<model>.json. What is newer than its inputs is kept.
+evaluate() {
+    local checkpoint model name
+    checkpoint=$(newest_checkpoint "$1")
+    for model in student teacher; do
+        name=$3.$model
+        is_current "$name.jsonl" "$checkpoint" "$2" ||
+            asr-emapl decode --checkpoint "$1" --model "$model" --manifest "$2" --out "$name.jsonl" --overwrite
+        is_current "$name.json" "$name.jsonl" || asr-emapl score --json "$2" "$name.jsonl" >"$name.json"
+    done
+}
+
 pass_on() {
     local pid
     for pid in "$@"; do

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -60,6 +61,18 @@ def test_every_amount_gives_a_config_that_loads(tmp_path_factory, labelled, unla
     assert config.schedule.warmup_hours > 0.0
     assert config.pseudo_labels.start_hours < config.hours
     assert math.isfinite(config.optimizer.lr)
+
+
+@pytest.mark.parametrize(
+    ("size", "recipe"), [("tiny", "quickstart/conf/quickstart"), ("mini", "librispeech/conf/mini")]
+)
+def test_the_two_smallest_sizes_are_those_of_the_recipes(tmp_path, size, recipe):
+    tuned = load_config(Path(__file__).parents[1] / "recipes" / f"{recipe}.yaml")
+    made = loaded(starter(4.0, 10.0, size=size), tmp_path)
+    assert made.model == tuned.model
+    assert made.augment == tuned.augment
+    assert SIZES[size].lr == tuned.optimizer.lr
+    assert SIZES[size].batch_seconds == tuned.batch.reference_seconds
 
 
 def test_gpus_give_a_larger_model_and_batch(tmp_path):

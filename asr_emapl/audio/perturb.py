@@ -22,7 +22,7 @@ from asr_emapl.audio.augment import draw_seed
 from asr_emapl.audio.decode import amplitude_fault, read_audio
 from asr_emapl.audio.source import Source
 from asr_emapl.errors import UserError
-from asr_emapl.settings import Share
+from asr_emapl.settings import Place, Share
 
 
 @dataclass
@@ -37,7 +37,7 @@ class SpeedConfig:
 class ReverberationConfig:
     """Impulse responses, and how many utterances are convolved with one."""
 
-    manifests: list[str] = field(default_factory=list)
+    manifests: list[Place] = field(default_factory=list)
     """Manifests of impulse responses."""
     p: Share = 0.5
     """Probability that an utterance is convolved, drawn again in each pass."""
@@ -47,7 +47,7 @@ class ReverberationConfig:
 class NoiseConfig:
     """Additive noise."""
 
-    manifests: list[str] = field(default_factory=list)
+    manifests: list[Place] = field(default_factory=list)
     """Manifests of noise recordings."""
     p: Share = 0.5
     """Probability that noise is added to an utterance, drawn again in each pass."""

@@ -29,14 +29,14 @@ _TOKENS_PER_SECOND = 14  # characters of English
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run takes on one device, without reading audio, validation and checkpoints.
+    """Time and memory of a run on one device, without reading audio, validation and checkpoints.
 
     Attributes:
-        hours: of time.
-        speeds: audio per time of steps on transcripts and, if it has them, on pseudo-labels.
-        memory_gib: of the GPU, or of this process on a CPU.
-        device: its name.
-        parameters: of the model.
+        hours: wall-clock hours.
+        speeds: seconds of audio per second, for steps on transcripts and on pseudo-labels.
+        memory_gib: peak memory of the GPU, or of this process on a CPU.
+        device: name of the device.
+        parameters: number of parameters of the model.
     """
 
     hours: float
@@ -48,7 +48,7 @@ class Estimate:
     def __str__(self) -> str:
         speeds = ", ".join(f"{speed:.0f} x real time {kind}" for kind, speed in self.speeds.items())
         return (
-            f"{self.parameters / 1e6:.1f} M parameters on one {self.device}: {self.hours:.1f} h of time "
+            f"{self.parameters / 1e6:.1f} M parameters on one {self.device}: {self.hours:.1f} h "
             f"without reading audio and validation ({speeds}), {self.memory_gib:.1f} GiB"
         )
 
@@ -71,7 +71,8 @@ def estimate(config: RunConfig) -> Estimate:
     speeds = {}
     for kind in hours:
         batch = random_batch(seconds, min(seconds, 12.0), kind == "labelled", tokenizer.vocabulary_size)
-        speeds[kind] = seconds / statistics.median(_time(step, batch, device) for _ in range(_STEPS))
+        audio = batch.samples / SAMPLE_RATE_HZ
+        speeds[kind] = audio / statistics.median(_time(step, batch, device) for _ in range(_STEPS))
     return Estimate(
         sum(hours[kind] / speed for kind, speed in speeds.items()),
         speeds,
@@ -82,7 +83,7 @@ def estimate(config: RunConfig) -> Estimate:
 
 
 class SameLength(TeacherLabels):
-    """Has the teacher label the batch, then returns the batch's own texts: it may find none."""
+    """Runs the teacher, but returns the texts of the batch: an untrained teacher has empty labels."""
 
     def labels(self, batch: LabelRequest) -> Labels:
         """See `Strategy.labels`."""

@@ -1,4 +1,4 @@
-"""A first config for a user's corpora: model, batch and hours that suit the amount of data and the device.
+"""A first config for a user's corpora: model, batch and hours chosen from the data and the hardware.
 
 The two smallest sizes and the hours come from this repository's own recipes: the quickstart (4 minutes of
 transcripts) and LibriSpeech's mini.yaml (5.3 hours). The two larger sizes are starting points, not tuned.
@@ -10,74 +10,70 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from string import Template
 from typing import Any
 
 import torch
 
+from asr_emapl.audio.augment import AugmentConfig
 from asr_emapl.checkpoints import files as checkpoint
-from asr_emapl.data.contents import Contents
-from asr_emapl.errors import UserError
+from asr_emapl.data.manifest_summary import ManifestSummary
+from asr_emapl.errors import UserError, counted
 from asr_emapl.storage import is_url
-
-_CONVOLUTIONAL = {"norm": "pre", "attention_dropout": 0.0, "max_shift_seconds": 0.0}
 
 
 @dataclass(frozen=True)
 class Size:
-    """A size of the transformer, with settings that go with it.
+    """A size of the transformer, with the settings that go with it.
 
     Attributes:
-        options: of the model.
+        dim, heads, layers, dropout, convolution: options of the model.
         batch_seconds: reference batch, at which `lr` holds.
         augment: SpecAugment.
     """
 
-    options: dict[str, Any]
+    dim: int
+    heads: int
+    layers: int
+    dropout: float
+    convolution: int
     batch_seconds: float
     lr: float
-    augment: dict[str, Any]
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of `TransformerCtc`: as in the recipes, convolutions instead of shifted positions."""
+        return {
+            "dim": self.dim,
+            "heads": self.heads,
+            "layers": self.layers,
+            "norm": "pre",
+            "dropout": self.dropout,
+            "frontend_dropout": self.dropout,
+            "attention_dropout": 0.0,
+            "convolution": self.convolution,
+            "max_shift_seconds": 0.0,
+        }
 
 
 SIZES = {
-    "tiny": Size(
-        {"dim": 144, "heads": 4, "layers": 3, "dropout": 0.1, "frontend_dropout": 0.1, "convolution": 15},
-        12.0,
-        3.0e-3,
-        {"frequency_masks": 2, "frequency_width": 15, "time_masks": 2, "time_width": 20, "time_share": 0.1},
-    ),
-    "mini": Size(
-        {"dim": 192, "heads": 4, "layers": 4, "dropout": 0.2, "frontend_dropout": 0.2, "convolution": 31},
-        40.0,
-        2.0e-3,
-        {"frequency_masks": 2, "frequency_width": 20, "time_masks": 4, "time_width": 40, "time_share": 0.1},
-    ),
-    "small": Size(
-        {"dim": 256, "heads": 4, "layers": 8, "dropout": 0.2, "frontend_dropout": 0.2, "convolution": 31},
-        60.0,
-        1.0e-3,
-        {"frequency_masks": 2, "frequency_width": 30, "time_masks": 10, "time_width": 50, "time_share": 0.1},
-    ),
-    "base": Size(
-        {"dim": 512, "heads": 8, "layers": 12, "dropout": 0.2, "frontend_dropout": 0.2, "convolution": 31},
-        240.0,
-        1.0e-3,
-        {"frequency_masks": 2, "frequency_width": 30, "time_masks": 10, "time_width": 50, "time_share": 0.1},
-    ),
+    "tiny": Size(144, 4, 3, 0.1, 15, 12.0, 3.0e-3, AugmentConfig(2, 15, 2, 20)),
+    "mini": Size(192, 4, 4, 0.2, 31, 40.0, 2.0e-3, AugmentConfig(2, 20, 4, 40)),
+    "small": Size(256, 4, 8, 0.2, 31, 60.0, 1.0e-3),
+    "base": Size(512, 8, 12, 0.2, 31, 240.0, 1.0e-3),
 }
-
 
 _TEMPLATE = Template("""\
 # Written by `asr-emapl init-config` for $labelled_hours h with transcripts and $unlabelled_hours h without
 # on a machine with $hardware. `asr-emapl settings` lists every setting.
-# Hours are hours of audio consumed.
-# Relative paths below start from the folder of this file.
+# Hours are hours of audio consumed. Relative paths are resolved against the folder of this file.
 root: .
 run_dir: runs/run
 seed: 0
-# The first $seed_hours h are supervised; then pseudo-labels join. Twice the hours take twice the time.
+# The first $seed_hours h are supervised; after that, pseudo-labels are used too.
 hours: $hours
 tokenizer: $tokenizer
 data:
@@ -95,8 +91,8 @@ model:
   target: $target
   options: $options
 batch:
-  # Seconds of audio in an optimizer step, padding included. Change `seconds` alone, for example if you have
-  # more GPUs: the scaling rule adapts the optimizer and the teacher, and the curve over audio stays.
+  # Seconds of audio in an optimizer step, including padding. Change `seconds` alone, for example if you have
+  # more GPUs: the scaling rule adapts optimizer and teacher, so that the curve over audio does not change.
   seconds: $batch
   # The batch at which lr, betas and the teacher's half-life below hold.
   reference_seconds: $reference
@@ -120,7 +116,7 @@ teacher:
 pseudo_labels:
   # ema: greedy labels of the teacher; none: supervised training alone.
   strategy: $strategy
-  # The teacher has to recognise words by then: look at its WER at this point.
+  # The teacher must recognise words by then: check its WER at this point.
   start_hours: $seed_hours
   unlabelled_per_labelled: $ratio
 validation: {every_hours: $validate}
@@ -131,7 +127,7 @@ init: $init
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the machine has: GPUs and CPU cores that this process may use."""
+    """GPUs and CPU cores that this process may use."""
 
     gpus: int
     cores: int
@@ -143,12 +139,12 @@ class Hardware:
         return Hardware(gpus, len(os.sched_getaffinity(0)))
 
     def __str__(self) -> str:
-        return f"{self.gpus} GPU(s)" if self.gpus else f"no GPU, {self.cores} CPU core(s)"
+        return counted(self.gpus, "GPU") if self.gpus else f"no GPU and {counted(self.cores, 'CPU core')}"
 
 
 @dataclass(frozen=True)
 class StarterData:
-    """The manifests of a run, and the hours that they have."""
+    """The manifests of a run, and their hours."""
 
     labelled: Sequence[str]
     unlabelled: Sequence[str]
@@ -162,15 +158,18 @@ class StarterData:
         """Measure manifests.
 
         Raises:
-            UserError: a manifest is missing or wrong, labelled ones have no transcripts, or two of `dev` have
-                one name.
+            UserError: a manifest is missing or invalid, a labelled one lacks transcripts, or two of `dev`
+                have the same name.
         """
-        known, unknown = [Contents.of(m) for m in labelled], [Contents.of(m) for m in unlabelled]
+        known, unknown = (
+            [ManifestSummary.of(m) for m in labelled],
+            [ManifestSummary.of(m) for m in unlabelled],
+        )
         for manifest, contents in zip(labelled, known, strict=True):
             if contents.transcribed < contents.utterances:
                 missing = contents.utterances - contents.transcribed
                 raise UserError(
-                    f"{manifest}: {missing} utterances have no transcript (it is given as labelled)"
+                    f"{manifest}: {missing} utterances have no transcript (it is passed as labelled)"
                 )
         validation = {Path(m).name.partition(".")[0]: m for m in dev}
         if len(validation) < len(dev):
@@ -187,12 +186,12 @@ class StarterData:
 
 @dataclass(frozen=True)
 class Starter:
-    """A config that has still to be written.
+    """A first config for a run.
 
     Args:
-        init: checkpoint to start from, whose model, features and tokenizer are used; None: random weights.
-        size: key of `SIZES`; None: by the data and the hardware.
-        hours: audio to train for; None: by the data.
+        init: checkpoint that provides model, features and initial weights; None: random weights.
+        size: key of `SIZES`; None: chosen from data and hardware.
+        hours: audio to train for; None: chosen from the data.
     """
 
     data: StarterData
@@ -216,9 +215,10 @@ class Starter:
 
     @property
     def seed_hours(self) -> float:
-        """Audio of the supervised part: 60 passes over 4 minutes of transcripts, 15 over 5 hours.
+        """Audio of the supervised part: 60 epochs over 4 minutes of transcripts, 15 epochs over 5 hours.
 
-        Passes fall with the cube root of the hours, which meets both recipes. From a checkpoint, half of it.
+        The number of epochs falls with the cube root of the hours, which agrees with both recipes. It is
+        halved with `init`.
         """
         if self.hours is not None:
             return _rounded(self.hours * (1.0 if not self.data.unlabelled else 4.0 / 11.0))
@@ -236,7 +236,7 @@ class Starter:
         """The config as YAML, with a comment on each choice.
 
         Args:
-            folder: of the config, from which its paths start.
+            folder: folder of the config; its paths are relative to it.
         """
 
         def place(path: str) -> str:
@@ -258,7 +258,7 @@ class Starter:
             unlabelled=_yaml([*map(place, data.unlabelled)]),
             validation=_yaml({name: place(path) for name, path in data.validation.items()}),
             workers=min(8, max(1, self.hardware.cores // gpus - 1) if gpus else 1),
-            # More than four times the reference batch lags in training, with the rule too.
+            # Above four times the reference batch, training lags even with the scaling rule.
             batch=f"{batch * min(4, max(1, gpus)):g}",
             reference=f"{batch:g}",
             precision="bf16" if gpus else "fp32",
@@ -274,13 +274,13 @@ class Starter:
         )
 
     def _model(self, place: Callable[[str], str]) -> dict[str, str]:
-        """What the template says of the model, its input and where it starts."""
+        """Values of the template for the model, its features and its initial weights."""
         if self.init is None:
             size = SIZES[self.size_name]
             tuned = "of this repository's recipes" if self.size_name in ("tiny", "mini") else "not tuned"
             why = f"Size {self.size_name!r} ({tuned}); others: {', '.join(SIZES)} (--size)."
-            target, options = "asr_emapl.models.transformer:TransformerCtc", size.options | _CONVOLUTIONAL
-            features, augment, start = {}, size.augment, {}
+            target, options = "asr_emapl.models.transformer:TransformerCtc", size.options
+            features, augment, start = {}, asdict(size.augment), {}
         else:
             config = checkpoint.find(self.init)[1]["config"]
             why = f"Model and features of {self.init}, which the run starts from."
@@ -297,5 +297,5 @@ def _rounded(value: float) -> float:
 
 
 def _yaml(value: Any) -> str:
-    """A value as YAML in one line; JSON is a part of YAML."""
+    """A value as one line of YAML, of which JSON is a subset."""
     return json.dumps(value, ensure_ascii=False)

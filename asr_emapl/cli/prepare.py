@@ -157,10 +157,10 @@ def _print_prepared(prepared: Prepared) -> None:
 
 
 def _say_manifests(manifests: Mapping[str, Path]) -> None:
-    from asr_emapl.data.contents import Contents
+    from asr_emapl.data.manifest_summary import ManifestSummary
 
     for part, manifest in manifests.items():
-        say(f"{part}: {manifest}: {Contents.of(manifest)}")
+        say(f"{part}: {manifest}: {ManifestSummary.of(manifest)}")
 
 
 @commands.command("rendered")

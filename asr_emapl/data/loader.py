@@ -27,16 +27,16 @@ from asr_emapl.data.permutation import Indices
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UnreachableError, UserError
 from asr_emapl.processes import serve_parent
-from asr_emapl.settings import PositiveSeconds, PositiveWeight, Share
+from asr_emapl.settings import Place, PositiveSeconds, PositiveWeight, Share
 
 
 @dataclass
 class DataConfig:
     """Manifests (JSONL), limits on utterances, and decoding processes."""
 
-    labelled: list[str] = field(default_factory=list)
+    labelled: list[Place] = field(default_factory=list)
     """Manifests with transcripts."""
-    unlabelled: list[str] = field(default_factory=list)
+    unlabelled: list[Place] = field(default_factory=list)
     """Manifests for pseudo-labels."""
     labelled_weights: list[PositiveWeight] = field(default_factory=list)
     """Weight in audio of each labelled manifest, which is then a corpus with passes of its own; empty: all
@@ -45,7 +45,7 @@ class DataConfig:
     """The same for unlabelled manifests."""
     temperature: PositiveWeight | None = None
     """Instead of weights: weigh each manifest by its hours ** (1 / temperature)."""
-    validation: dict[str, str] = field(default_factory=dict)
+    validation: dict[str, Place] = field(default_factory=dict)
     """Manifest of each validation split, by name."""
     min_seconds: Annotated[float, Ge(0.0), Le(1e9)] = 0.2
     """Shortest utterance; shorter ones are left out and counted."""

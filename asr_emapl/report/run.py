@@ -12,8 +12,7 @@ from typing import Any
 from asr_emapl.errors import UserError
 from asr_emapl.report.curves import Curve, curves_of
 from asr_emapl.report.usage import Usage, usage_of
-from asr_emapl.runs.reader import read_log, read_speed
-from asr_emapl.runs.starts import Start, read_starts
+from asr_emapl.runs.reader import STARTS, read_log, read_speed, read_starts
 from asr_emapl.storage.yaml_text import read_yaml
 
 _BINS = 160  # points of a curve over steps: more than a small chart has pixels for
@@ -30,7 +29,7 @@ class Run:
         wer: "model/split" -> WER in percent at each validation.
         speed: hours of audio trained on in an hour, over hours of audio.
         usage: what its time went to, None where that was not measured.
-        starts: when and where it was started and resumed.
+        starts: the records of starts.jsonl.
         config: the settings as resolved, None where the directory has no config.yaml.
     """
 
@@ -41,7 +40,7 @@ class Run:
     speed: Curve = field(default_factory=list)
     usage: Usage | None = None
     config: dict[str, Any] | None = None
-    starts: list[Start] = field(default_factory=list)
+    starts: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def hours(self) -> float:
@@ -106,9 +105,8 @@ def _read_run(label: str, folder: Path) -> Run:
     timed = read_speed(folder / "speed.jsonl") if (folder / "speed.jsonl").exists() else []
     # Other things are timed in the same file.
     speed = [(r["hours"], 3600.0 * r["hours_per_second"]) for r in timed if "hours_per_second" in r]
-    return Run(
-        label, folder, steps, wer, speed, usage_of(records, timed), _read_config(folder), read_starts(folder)
-    )
+    starts = read_starts(folder / STARTS) if (folder / STARTS).exists() else []
+    return Run(label, folder, steps, wer, speed, usage_of(records, timed), _read_config(folder), starts)
 
 
 def _read_config(folder: Path) -> dict[str, Any] | None:

@@ -62,6 +62,11 @@ def read_skipped(path: Path) -> list[dict[str, Any]]:
     return _read(path, lambda record: ("id",))
 
 
+def read_starts(path: Path) -> list[dict[str, Any]]:
+    """Read the records of starts.jsonl, as `read_log` does. See `asr_emapl.runs.starts`."""
+    return _read(path, lambda record: ("hours", *_START_TEXTS))
+
+
 def logged_validation(folder: Path, lines: int, step: int) -> dict[str, float] | None:
     """The WERs of the validation of `step`, if the line after the first `lines` lines of the log has it.
 
@@ -141,9 +146,10 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "validation": ("hours", "wer"),
 }
 
+_START_TEXTS = ("date", "command", "version", "commit", "torch", "device")
 _MEASURES = ("loss", "gradient_norm", "lr", "rho", "kappa", "half_life_hours", "confidence", "nonempty")
 _TYPES: dict[str, Callable[[object], bool]] = {
-    **dict.fromkeys(("event", "kind", "id"), _is_text),
+    **dict.fromkeys(("event", "kind", "id", *_START_TEXTS), _is_text),
     **dict.fromkeys(("hours", "hours_per_second"), _is_number),
     **dict.fromkeys(("step", "utterances", "tokens"), _is_count),
     **dict.fromkeys(_MEASURES, _is_number_or_null),

@@ -55,8 +55,6 @@ if [[ $config == "$quickstart" ]]; then
     asr-emapl prepare rendered --out data --seed 4
     [[ -f data/characters.json ]] || asr-emapl tokenizer --out data/characters.json
 fi
-status=0
 start "$PYTHON" "$here/scan.py" --config "$config" ${options[@]+"${options[@]}"} -- ${overrides[@]+"${overrides[@]}"}
-finish "$!" || status=$?
-[[ -z $was_stopped ]] || { echo "stopped; rerun the same command to resume" >&2; exit 130; }
-exit "$status"
+wait_for "$!"
+exit "${status_of[$!]}"

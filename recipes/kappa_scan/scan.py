@@ -33,8 +33,7 @@ from asr_emapl.runs.reader import read_log
 # Points on each curve.
 VALIDATIONS = 8
 
-# What trains: a student with its teacher's pseudo-labels, or on transcripts with its average beside it.
-# What each system learns from.
+# Settings of a student with its teacher's pseudo-labels, and of a supervised one with its average.
 SYSTEMS = {
     "ema": ("pseudo_labels.strategy=ema",),
     "supervised": ("pseudo_labels.strategy=none", "data.unlabelled=[]"),

@@ -79,10 +79,9 @@ prepare() {
 launch=(asr-emapl)
 ((nproc == 1)) || launch=(torchrun --standalone --nproc-per-node "$nproc" --signals-to-handle SIGHUP,SIGQUIT -m asr_emapl)
 train() { start "${launch[@]}" train --config config.yaml ${overrides[@]+"${overrides[@]}"} run_dir="runs/$1" "${@:2}"; }
-# Waits for a trainer. If a signal stops it, it has saved, and this script ends.
-wait_for() {
-    finish "$1" || true
-    [[ -z $was_stopped ]] || { echo "stopped; rerun the same command to resume" >&2; exit 130; }
+# Waits for a trainer, and ends this script if it failed.
+require() {
+    wait_for "$1"
     ((status_of[$1] == 0)) || exit "${status_of[$1]}"
 }
 
@@ -139,7 +138,7 @@ asr-emapl inspect data/labelled.jsonl data/unlabelled.jsonl data/dev.jsonl --con
 start_hours=$(asr-emapl settings pseudo_labels.start_hours --config config.yaml ${overrides[@]+"${overrides[@]}"})
 say "3 train: supervised, $start_hours h of audio"
 train seed hours="$start_hours"
-wait_for "$!"
+require "$!"
 warn_if_weak runs/seed/log.jsonl
 for system in "${systems[@]}"; do
     strategy=()
@@ -150,22 +149,15 @@ for system in "${systems[@]}"; do
         say "3 train: pseudo-labels, from the seed"
     fi
     train "$system" init.checkpoint=runs/seed init.keep=run ${strategy[@]+"${strategy[@]}"}
-    wait_for "$!"
+    require "$!"
 done
 ((stop_stage >= 4)) || exit 0
 
 say "4 score: decode data/dev.jsonl"
 runs=() hypotheses=() scores=()
 for system in seed "${systems[@]}"; do
-    checkpoint=$(newest_checkpoint "runs/$system")
     mkdir -p -- "runs/$system/scores"
-    for model in student teacher; do
-        name=runs/$system/scores/dev.$model
-        is_current "$name.jsonl" "$checkpoint" data/dev.jsonl ||
-            asr-emapl decode --checkpoint "runs/$system" --model "$model" --manifest data/dev.jsonl \
-                --out "$name.jsonl" --overwrite
-        is_current "$name.json" "$name.jsonl" || asr-emapl score --json data/dev.jsonl "$name.jsonl" >"$name.json"
-    done
+    evaluate "runs/$system" data/dev.jsonl "runs/$system/scores/dev"
     runs+=("$system=runs/$system") scores+=("$system=runs/$system/scores")
     hypotheses+=(--hypotheses "runs/$system/scores/dev.teacher.jsonl")
 done

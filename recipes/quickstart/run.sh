@@ -46,27 +46,12 @@ runs=runs/seed-$seed
 mkdir -p -- "$runs"
 config=$here/conf/quickstart.yaml
 # Where the seed ends and pseudo-labels begin is one number, in the config.
-start_hours=$("$PYTHON" - "$config" ${overrides[@]+"${overrides[@]}"} <<'PYTHON'
-import sys
-from pathlib import Path
-from asr_emapl.config import load_config
-from asr_emapl.errors import UserError
-try:
-    print(load_config(Path(sys.argv[1]), sys.argv[2:]).pseudo_labels.start_hours)
-except UserError as error:
-    sys.exit(f"error: {error}")
-PYTHON
-) || exit 2
+start_hours=$(asr-emapl settings pseudo_labels.start_hours --config "$config" ${overrides[@]+"${overrides[@]}"}) || exit 2
 
 train() { start asr-emapl train --config "$config" ${overrides[@]+"${overrides[@]}"} seed="$seed" run_dir="$runs/$1" "${@:2}"; }
 # The settings of a system: what it learns from.
 learns_from() {
     if [[ $1 == seed || $1 == baseline ]]; then echo "pseudo_labels.strategy=none data.unlabelled=[]"; else echo "pseudo_labels.strategy=$1"; fi
-}
-# Waits for trainers. If a signal stops them, they have saved, and this script ends.
-wait_for() {
-    finish "$@" || true
-    [[ -z $was_stopped ]] || { echo "stopped; rerun the same command to resume" >&2; exit 130; }
 }
 
 say "corpus: rendered speech, in $exp/data"
@@ -96,17 +81,7 @@ done
 
 say "decode and score dev-clean and dev-other"
 for system in seed "${systems[@]}"; do
-    checkpoint=$(newest_checkpoint "$runs/$system")
-    for model in student teacher; do
-        for part in dev-clean dev-other; do
-            name=$runs/$system/$part.$model
-            is_current "$name.jsonl" "$checkpoint" "data/$part.jsonl" ||
-                asr-emapl decode --checkpoint "$runs/$system" --model "$model" --manifest "data/$part.jsonl" \
-                    --out "$name.jsonl" --overwrite
-            is_current "$name.json" "$name.jsonl" ||
-                asr-emapl score --json "data/$part.jsonl" "$name.jsonl" >"$name.json"
-        done
-    done
+    for part in dev-clean dev-other; do evaluate "$runs/$system" "data/$part.jsonl" "$runs/$system/$part"; done
 done
 curves=()
 for system in "${systems[@]}"; do curves+=("$system=$runs/$system"); done

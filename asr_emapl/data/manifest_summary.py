@@ -1,4 +1,4 @@
-"""How much a manifest has: utterances, hours, speakers, transcripts."""
+"""Summary of a manifest: utterances, hours, speakers, transcripts."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from asr_emapl.errors import counted
 
 
 @dataclass(frozen=True)
-class Contents:
-    """The amounts of one manifest.
+class ManifestSummary:
+    """The amounts of data in one manifest.
 
     Attributes:
-        utterances: their number; hours: their total length; longest_seconds: length of the longest.
-        speakers: known speakers; 0 if none is known.
-        transcribed: utterances with a transcript.
+        utterances: number of utterances.
+        hours: total duration.
+        longest_seconds: duration of the longest utterance.
+        speakers: number of known speakers.
+        transcribed: number of utterances with a transcript.
     """
 
     utterances: int
@@ -26,7 +28,7 @@ class Contents:
     transcribed: int
 
     @staticmethod
-    def of(path: str | Path) -> Contents:
+    def of(path: str | Path) -> ManifestSummary:
         """Read a manifest.
 
         Raises:
@@ -37,7 +39,7 @@ class Contents:
         for utterance in manifest:
             speakers.add(utterance.speaker)
             transcribed += utterance.text is not None
-        return Contents(
+        return ManifestSummary(
             len(manifest),
             float(manifest.seconds.sum()) / 3600.0,
             float(manifest.seconds.max()),
