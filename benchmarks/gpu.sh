@@ -3,6 +3,12 @@
 # Writes a log per part and summary.txt into the folder OUT (default: a new one). With --smoke: on a CPU, small.
 set -uo pipefail
 
+case ${1-} in
+    --help | -h) sed -n '2,3s/^# //p' -- "${BASH_SOURCE[0]}"; exit 0 ;;
+    '' | --smoke) ;;
+    *) printf 'error: unknown option %q (see --help)\n' "$1" >&2; exit 2 ;;
+esac
+
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 out=${OUT:-$(mktemp -d)}
 python=${PYTHON:-python3}

@@ -26,3 +26,13 @@ def test_a_part_that_fails_is_named(tmp_path):
     done = subprocess.run(["bash", str(SCRIPT), "--smoke"], env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert "failed: step throughput average" in done.stdout
+
+
+def test_help_and_unknown_options_measure_nothing(tmp_path):
+    environment = os.environ | {"OUT": str(tmp_path)}
+    for option, status in (("--help", 0), ("--frobnicate", 2)):
+        command = ["bash", str(SCRIPT), option]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == status
+        assert option in done.stderr or "one GPU" in done.stdout
+    assert list(tmp_path.iterdir()) == []

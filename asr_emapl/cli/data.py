@@ -23,7 +23,7 @@ commands = typer.Typer()
 def tokenizer(
     out: Annotated[Path, typer.Option(help="File to write (JSON).")],
     kind: Annotated[str, typer.Option(help="characters, unigram or bpe.")] = "characters",
-    size: Annotated[int, count("Vocabulary size with the blank (unigram, bpe).", least=3)] = 1024,
+    size: Annotated[int, count("Vocabulary size including the blank (unigram, bpe).", least=3)] = 1024,
     manifest: Annotated[list[Path] | None, typer.Option(help="Texts to train on; may be repeated.")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Write the tokenizer of this run directory or checkpoint instead.")
@@ -31,8 +31,8 @@ def tokenizer(
 ) -> None:
     """Make a tokenizer: characters, or SentencePiece trained on the transcripts of manifests.
 
-    Characters are those of LibriSpeech (A-Z, apostrophe, space), or with --manifest those of its transcripts
-    if they have others.
+    The characters are those of LibriSpeech (A-Z, apostrophe, space), or if the transcripts of --manifest have
+    others, exactly those of the transcripts.
 
     Example: `asr-emapl tokenizer --kind unigram --size 256 --manifest data/train.jsonl --out data/bpe.json`
     """
@@ -69,9 +69,9 @@ def shard(
         str, typer.Option(help="Folder for shards and manifest: path, or URL that fsspec can write.")
     ],
     codec: Annotated[
-        str, typer.Option(help="as-is; flac or opus cut out each utterance, at 16 kHz mono.")
+        str, typer.Option(help="as-is: copy files; flac, opus: encode each utterance at 16 kHz mono.")
     ] = "as-is",
-    shard_mib: Annotated[float, positive("A shard ends with the file that reaches this size.")] = 512.0,
+    shard_mib: Annotated[float, positive("Start a new shard when this size is reached.")] = 512.0,
     workers: Annotated[int, workers_option("Files to read and encode in parallel.")] = 2,
 ) -> None:
     """Pack the audio of a manifest into tar files that are read by byte range. Rerun to resume.
@@ -88,9 +88,9 @@ def shard(
 def inspect(
     manifests: Annotated[list[Path], typer.Argument(help="Manifests, for example of train and dev.")],
     config: Annotated[Path | None, typer.Option(help="YAML of a run: its limits, batch, model.")] = None,
-    batch_seconds: Annotated[float | None, positive("Instead of the config's batch.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="Instead of the config's, or of characters.")] = None,
-    png: Annotated[Path | None, typer.Option(help="Plot of the lengths to write.")] = None,
+    batch_seconds: Annotated[float | None, positive("Batch; overrides the config.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer; overrides the config.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Plot of the utterance lengths to write.")] = None,
     audio: Annotated[bool, typer.Option("--audio", help="Also read the headers of the audio files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     trust: TrustOption = None,
@@ -137,11 +137,11 @@ def segment(
     max_seconds: Annotated[float, positive("Maximum length of an utterance.")] = 24.0,
     pause_seconds: Annotated[float, non_negative("A longer pause always ends an utterance.")] = 1.0,
     edge_seconds: Annotated[float, non_negative("Silence to keep before and after speech.")] = 0.2,
-    workers: Annotated[int, workers_option("Processes; each cuts one recording at a time.")] = 1,
+    workers: Annotated[int, workers_option("Number of processes.")] = 1,
 ) -> None:
     """Cut long recordings into utterances at pauses. The audio files are not changed.
 
-    Exits with 1 if some recordings could not be read; the manifest then has the others.
+    Exits with 1 if some recordings could not be read; the manifest then has the remaining ones.
 
     Example: `asr-emapl segment talks/ --out data/talks.jsonl --workers 8`
     """

@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 
 commands = typer.Typer()
 
-_Checkpoint = Annotated[Path, typer.Option(help="A checkpoint, or a run directory for its newest one.")]
+_Checkpoint = Annotated[
+    Path, typer.Option(help="Checkpoint, or run directory (its newest checkpoint is used).")
+]
 _Model = Annotated[str, typer.Option(help="teacher or student.")]
 _Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
 _Lm = Annotated[str, typer.Option(help="Language model (ARPA or KenLM binary).")]
 _Lexicon = Annotated[
     str,
-    typer.Option(help="Allowed words: a list, or an ARPA file. Without it, --lm is a model of tokens."),
+    typer.Option(help="Allowed words: a list, or an ARPA file. Without it, --lm must be a model of tokens."),
 ]
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 
@@ -45,11 +47,11 @@ def decode(
     model: _Model = "teacher",
     device: _Device = "auto",
     max_seconds: Annotated[float, non_negative("Padded seconds of audio in one batch.")] = 120.0,
-    beam: Annotated[int, typer.Option(help="Number of hypotheses of the beam search; 0: greedy.")] = 0,
+    beam: Annotated[int, typer.Option(help="Beam size; 0: greedy decoding.")] = 0,
     lm: _Lm = "",
     lexicon: _Lexicon = "",
     lm_weight: Annotated[float | None, finite("Weight of the language model.", show_default="1.0")] = None,
-    word_bonus: Annotated[float | None, finite("Score of each word, in nats.", show_default="0.0")] = None,
+    word_bonus: Annotated[float | None, finite("Score added per word, in nats.", show_default="0.0")] = None,
     lm_config: Annotated[
         Path | None, typer.Option(help="Output of tune-lm, instead of the five options above.")
     ] = None,
@@ -93,14 +95,16 @@ def transcribe(
     checkpoint: _Checkpoint,
     form: Annotated[str, typer.Option("--format", help="text, json, srt or vtt.")] = "text",
     out: Annotated[Path | None, typer.Option(help="Folder for the transcripts (default: print).")] = None,
-    lm_config: Annotated[Path | None, typer.Option(help="Output of tune-lm: use its beam search.")] = None,
+    lm_config: Annotated[
+        Path | None, typer.Option(help="Output of tune-lm; decode with its beam search.")
+    ] = None,
     model: _Model = "teacher",
     device: _Device = "auto",
     max_seconds: Annotated[float, positive("Longer audio is cut at pauses.")] = 24.0,
     overwrite: _Overwrite = False,
     trust: TrustOption = None,
 ) -> None:
-    """Transcribe audio files of any length; all formats but text have times.
+    """Transcribe audio files of any length; all formats except text have times.
 
     Exits with 1 if some files could not be read; the others are transcribed.
 
@@ -133,7 +137,7 @@ def language_model(
     prune: Annotated[
         float | None,
         non_negative(
-            "Leave out n-grams whose removal changes perplexity by a smaller fraction; 0: none.",
+            "Prune n-grams whose removal changes perplexity by less than this fraction; 0: none.",
             show_default="1e-8, of tokens 0",
         ),
     ] = None,
@@ -142,7 +146,7 @@ def language_model(
     ] = None,
     held_out: Annotated[Path | None, typer.Option(help="Text to compute the perplexity of.")] = None,
 ) -> None:
-    """Build an n-gram language model from text, which must be spelled like the transcripts.
+    """Build an n-gram language model from text, which must be normalised like the transcripts.
 
     Example: `asr-emapl lm --text lm-text.txt.xz --out 3gram.arpa`
     """
@@ -171,7 +175,7 @@ def language_model(
 def tune_lm(
     checkpoint: _Checkpoint,
     manifest: Annotated[
-        str, typer.Option(help="Transcribed utterances that are not used for scoring: path or URL.")
+        str, typer.Option(help="Transcribed utterances for tuning, not those to report on: path or URL.")
     ],
     lm: _Lm,
     out: Annotated[Path, typer.Option(help="Best weights (JSON) for --lm-config; also a .png.")],
@@ -186,9 +190,9 @@ def tune_lm(
     max_seconds: Annotated[float, non_negative("Padded seconds of audio in one batch.")] = 120.0,
     trust: TrustOption = None,
 ) -> None:
-    """Choose language model weight and word bonus by WER on held-out speech, over a grid.
+    """Choose language model weight and word bonus by a grid search for the lowest WER on held-out speech.
 
-    Exits with 1 if some audio could not be decoded; the WER is that of the rest.
+    Exits with 1 if some audio could not be decoded; the WER is that of the remaining ones.
 
     Example: `asr-emapl tune-lm --checkpoint runs/mini --manifest data/dev-clean.jsonl --lm 3gram.arpa \\
     --lexicon 3gram.arpa --out lm.json`

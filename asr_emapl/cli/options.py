@@ -16,9 +16,7 @@ _MAX_NUMBER = 1e9
 
 TrustOption = Annotated[
     list[str] | None,
-    typer.Option(
-        help="Package whose code a checkpoint or config may run by naming a model in it; may be repeated."
-    ),
+    typer.Option(help="Allow a checkpoint or config to import models from this package; may be repeated."),
 ]
 
 

@@ -20,12 +20,12 @@ commands = typer.Typer()
 
 @commands.command("librispeech")
 def prepare_librispeech(
-    data: Annotated[Path, typer.Option(help="Folder that contains LibriSpeech/<part>/<speaker>/<chapter>/.")],
-    out: Annotated[Path, typer.Option(help="Folder for <part>.jsonl.")],
+    data: Annotated[Path, typer.Option(help="Folder that contains LibriSpeech/PART/SPEAKER/CHAPTER/.")],
+    out: Annotated[Path, typer.Option(help="Folder for PART.jsonl.")],
     parts: Annotated[str, typer.Option(help="Comma-separated; empty: all that exist.")] = "",
     download: Annotated[bool, typer.Option(help="Download the parts that are missing or damaged.")] = False,
 ) -> None:
-    """Verify LibriSpeech's layout (audio against transcripts, headers, alphabet) and write manifests.
+    """Verify LibriSpeech (audio and transcripts match, audio headers, alphabet) and write manifests.
 
     Example: `asr-emapl prepare librispeech --data corpora --out data --parts train-clean-5,dev-clean`
     """
@@ -41,12 +41,12 @@ def prepare_librispeech(
 
 @commands.command("librispeech-lm")
 def prepare_librispeech_lm(
-    out: Annotated[Path, typer.Option(help="Folder for <name>.arpa.gz.")],
+    out: Annotated[Path, typer.Option(help="Folder for NAME.arpa.gz.")],
     name: Annotated[
         str, typer.Option(help="3-gram.pruned.1e-7 (34 MB), 3-gram (760 MB) or 4-gram (1.4 GB).")
     ] = "3-gram.pruned.1e-7",
 ) -> None:
-    """Download one of LibriSpeech's own language models, for `asr-emapl decode --lm --lexicon`.
+    """Download an official LibriSpeech language model, for `asr-emapl decode --lm` and `--lexicon`.
 
     Example: `asr-emapl prepare librispeech-lm --out lm`
     """
@@ -58,7 +58,7 @@ def prepare_librispeech_lm(
 @commands.command("libri-light")
 def prepare_libri_light(
     data: Annotated[Path, typer.Option(help="Folder that contains small/, medium/, large/.")],
-    out: Annotated[Path, typer.Option(help="Folder for <part>.jsonl.")],
+    out: Annotated[Path, typer.Option(help="Folder for PART.jsonl.")],
     parts: Annotated[str, typer.Option(help="Comma-separated; empty: all that exist.")] = "",
     max_seconds: Annotated[float, positive("Maximum length of a segment.")] = 20.0,
     min_seconds: Annotated[float, positive("Shorter segments are left out.")] = 1.0,
@@ -95,13 +95,15 @@ def prepare_libri_light(
 @commands.command("common-voice")
 def prepare_common_voice(
     data: Annotated[Path, typer.Option(help="Folder of one language: clips/ and the .tsv files.")],
-    out: Annotated[Path, typer.Option(help="Folder for <split>.jsonl.")],
+    out: Annotated[Path, typer.Option(help="Folder for SPLIT.jsonl.")],
     splits: Annotated[str, typer.Option(help="Comma-separated names of .tsv files.")] = "train,dev,test",
     text: Annotated[str, typer.Option(help="common-voice (English), words, plain.")] = "common-voice",
     leave_out: Annotated[bool, typer.Option(help="Leave out clips with errors, and list them.")] = False,
-    download: Annotated[bool, typer.Option(help="Print where to download the corpus.")] = False,
+    download: Annotated[
+        bool, typer.Option(help="Print where to download the corpus, which needs an account.")
+    ] = False,
 ) -> None:
-    """Verify Common Voice (clips against sentences) and write manifests.
+    """Verify that clips and sentences of Common Voice match, and write manifests.
 
     Example: `asr-emapl prepare common-voice --data cv-corpus-24.0/en --out data --leave-out`
     """
@@ -121,7 +123,7 @@ def prepare_folder(
             help="Folder of audio, searched recursively; Kaldi directory; table; NeMo or lhotse manifest."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for <name>.jsonl.")],
+    out: Annotated[Path, typer.Option(help="Folder for NAME.jsonl.")],
     name: Annotated[str, typer.Option(help="Name of the manifest; empty: the folder's name.")] = "",
     table: Annotated[
         Path | None, typer.Option(help="CSV or TSV with the columns path, text (and id, speaker).")
@@ -129,16 +131,16 @@ def prepare_folder(
     text: Annotated[
         str,
         typer.Option(
-            help="How transcripts are normalised: auto (as they need), librispeech (capitals only), "
+            help="Normalisation of transcripts: auto (chosen from the texts), librispeech (capitals only), "
             "common-voice (English), words (any language), plain (unchanged), none (no transcripts)."
         ),
     ] = "auto",
     leave_out: Annotated[bool, typer.Option(help="Leave out files with errors, and list them.")] = False,
     speaker_folders: Annotated[
-        bool, typer.Option("--speaker-folders", help="The folder of a file is named after its speaker.")
+        bool, typer.Option("--speaker-folders", help="Use the name of a file's folder as its speaker.")
     ] = False,
 ) -> None:
-    """Verify your own audio: a folder with .txt beside the files or a table, Kaldi, NeMo, lhotse.
+    """Verify your own audio (folder with .txt files or a table, Kaldi, NeMo, lhotse), write a manifest.
 
     Example: `asr-emapl prepare folder --data talks --out data --leave-out`
     """
@@ -165,7 +167,7 @@ def _say_manifests(manifests: Mapping[str, Path]) -> None:
 
 @commands.command("rendered")
 def prepare_rendered(
-    out: Annotated[Path, typer.Option(help="Folder for the audio and <part>.jsonl.")],
+    out: Annotated[Path, typer.Option(help="Folder for the audio and PART.jsonl.")],
     seed: Annotated[int, seed_option("Seed of speakers, sentences, rooms and noise.")] = 0,
 ) -> None:
     """Render the quickstart's corpus (speech synthesis, about an hour) and write its manifests.

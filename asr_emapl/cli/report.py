@@ -37,17 +37,18 @@ def report(
         typer.Option(help="Transcribed utterances, to compare the runs on."),
     ] = None,
     hypotheses: Annotated[
-        list[Path] | None, typer.Option(help="Output of decode on the manifest; once per run, in order.")
+        list[Path] | None,
+        typer.Option(help="Output of decode on the manifest; one file per run, in the same order."),
     ] = None,
     decode: Annotated[
-        bool, typer.Option("--decode", help="Or transcribe the manifest with each run.")
+        bool, typer.Option("--decode", help="Transcribe the manifest with each run, instead of --hypotheses.")
     ] = False,
     model: Annotated[str, typer.Option(help="With --decode: teacher or student.")] = "teacher",
     device: Annotated[str, typer.Option(help="With --decode: auto, cpu, cuda, cuda:N.")] = "auto",
-    worst: Annotated[int, count("Number of worst utterances to show, with audio.")] = 20,
+    worst: Annotated[int, count("Number of utterances with the most errors to show, with audio.")] = 20,
     trust: TrustOption = None,
 ) -> None:
-    """Report where time and audio went and what to change first; --out writes a page, --figures its curves.
+    """Report WER, how time and audio were spent, and what to change first; --out writes a page.
 
     Example: `asr-emapl report runs/mini`
 

@@ -40,10 +40,14 @@ Normalise = Annotated[
         "whisper-english, whisper-basic."
     ),
 ]
-SpeakerInId = Annotated[bool, typer.Option(help="The part of an id before its first - or _ is the speaker.")]
+SpeakerInId = Annotated[
+    bool, typer.Option(help="Use the part of an id before its first - or _ as the speaker.")
+]
 WeightsOption = Annotated[
     Weights,
-    typer.Option("--weights", help="levenshtein: fewest errors, as jiwer; sclite: its weights."),
+    typer.Option(
+        "--weights", help="levenshtein: minimum number of errors, as jiwer; sclite: weights of sclite."
+    ),
 ]
 
 
@@ -61,19 +65,21 @@ def score(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of tables.")] = False,
     allow_missing: AllowMissing = False,
     normalise: Normalise = "none",
-    by: Annotated[list[Breakdown] | None, typer.Option(help="Add a table; can be repeated.")] = None,
+    by: Annotated[
+        list[Breakdown] | None, typer.Option(help="Add a table by speaker or duration; may be repeated.")
+    ] = None,
     speaker_in_id: SpeakerInId = False,
     weights: WeightsOption = Weights.levenshtein,
     alignments: Annotated[
         list[Path] | None,
         typer.Option(help="Write alignments, as .txt, .html or .pra; can be repeated."),
     ] = None,
-    confusions: Annotated[int, count("Number of confusions of each kind to show.")] = 0,
+    confusions: Annotated[int, count("Number of most frequent confusions of each kind to show.")] = 0,
     vocabulary: Annotated[
         list[str] | None,
         typer.Option(help="Word list or training manifest: report words not in it; repeatable."),
     ] = None,
-    resamples: Annotated[int, count("Resamples of the bootstrap; 0: no intervals.")] = 1000,
+    resamples: Annotated[int, count("Number of bootstrap resamples; 0: no intervals.")] = 1000,
     seed: Annotated[int, seed_option("Seed of the bootstrap.")] = 0,
 ) -> None:
     """Report word, character and sentence error rates with counts and intervals, in total and per split.
@@ -121,7 +127,7 @@ def compare(
     resamples: Annotated[int, count("Resamples of the paired bootstrap.", least=1)] = 1000,
     seed: Annotated[int, seed_option("Seed of the paired bootstrap.")] = 0,
 ) -> None:
-    """Test whether one system is better than another: interval of the difference and matched-pairs test.
+    """Test whether one system is better: interval of the difference and matched-pairs test.
 
     Example: `asr-emapl compare data/dev-clean.jsonl baseline.jsonl ema.jsonl`
     """
@@ -142,14 +148,12 @@ def compare(
 def score_table(
     systems: Annotated[
         list[str],
-        typer.Argument(
-            help="Folders with <split>.<model>.json, each as name=folder; one name may be repeated."
-        ),
+        typer.Argument(help="Folders with SPLIT.MODEL.json, each as name=folder; a name may be repeated."),
     ],
 ) -> None:
     """Print one table of the WERs that `score --json` wrote: a row per system, a column per split and model.
 
-    Several folders of one name, such as seeds, give the mean and half the range.
+    Several folders with one name, such as random seeds, give the mean and half the range.
 
     Example: `asr-emapl score-table baseline=runs/baseline/scores ema=runs/ema/scores`
     """
@@ -164,7 +168,7 @@ def score_table(
 @commands.command()
 def plot(
     runs: Annotated[list[str], typer.Argument(help="Run directories, each as label=path or path.")],
-    out: Annotated[Path, typer.Option(help="Image to write; its ending gives the format.")],
+    out: Annotated[Path, typer.Option(help="Image to write; its extension determines the format.")],
 ) -> None:
     """Plot WER over hours of audio: one panel per split, one line per run and model.
 

@@ -25,12 +25,14 @@ Every setting of a run's config file, with the allowed values, its default and i
 
 @commands.command()
 def settings(
-    section: Annotated[str | None, typer.Argument(help="Only keys that begin with this.")] = None,
+    section: Annotated[str | None, typer.Argument(help="Only keys under this prefix.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="With --config: key=value, overrides the file.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML of a run: print its values.")] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/reference/settings.md.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the page docs/reference/settings.md.")
+    ] = False,
 ) -> None:
     """List every setting with its allowed values, default and meaning; with --config, the values of a run.
 
@@ -72,13 +74,15 @@ def init_config(
     ] = None,
     dev: Annotated[list[Path] | None, typer.Option(help="Manifest to validate on; may be repeated.")] = None,
     init: Annotated[
-        Path | None, typer.Option(help="Run directory or checkpoint to start from; gives the model.")
+        Path | None,
+        typer.Option(help="Run directory or checkpoint to start from; also determines the model."),
     ] = None,
     size: Annotated[
-        str | None, typer.Option(help="tiny, mini, small or base.", show_default="by the data and hardware")
+        str | None,
+        typer.Option(help="tiny, mini, small or base.", show_default="chosen from data and hardware"),
     ] = None,
     hours: Annotated[
-        float | None, positive("Hours of audio to train for.", show_default="by the data")
+        float | None, positive("Hours of audio to train for.", show_default="chosen from the data")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     measure: Annotated[

@@ -29,7 +29,7 @@ def train(
         bool,
         typer.Option(
             "--allow-changes",
-            help="Resume although seed, features, tokenizer, data or reference batch have changed.",
+            help="Resume even if seed, features, tokenizer, data or reference batch have changed.",
         ),
     ] = False,
 ) -> None:
@@ -68,12 +68,14 @@ def _warn_of_model(config: RunConfig) -> None:
 def average(
     end: Annotated[Path, typer.Option(help="Checkpoint where the window ends.")],
     out: Annotated[Path, typer.Option(help="Checkpoint to write; its teacher is the average.")],
-    start: Annotated[Path | None, typer.Option(help="Checkpoint where it begins (default: the run).")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Checkpoint where the window begins (default: start of the run).")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """Average the student between two checkpoints of a run.
+    """Average the student's weights over the steps between two checkpoints of a run.
 
-    The run needs checkpoint.running_mean=true, and checkpoint.keep large enough for the window.
+    The run must have checkpoint.running_mean=true, and checkpoint.keep large enough to keep both checkpoints.
 
     Example: `asr-emapl average --start step-000004000.pt --end step-000005000.pt --out average.pt`
     """
@@ -92,9 +94,9 @@ def scale(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, overrides the file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Show how another batch changes each hyper-parameter, before anything runs.
+    """Show how each hyper-parameter changes with the batch, without training.
 
-    kappa is measured on the training manifests: the mean unpadded audio of a step at this batch divided by
+    kappa is computed from the training manifests: the mean unpadded audio per step at this batch, divided by
     that at the reference batch. If a manifest is missing, kappa is the ratio of padded seconds.
 
     Example: `asr-emapl scale --config conf/mini.yaml --batch-seconds 480`
@@ -126,7 +128,7 @@ def gradient_noise(
         non_negative("Hours of audio to ignore at the beginning.", show_default="the warm-up"),
     ] = None,
 ) -> None:
-    """Measure how much of the gradient is noise, which tells how much larger the batch can be.
+    """Measure the gradient noise, which shows how far the batch can grow.
 
     The noise share is a mean over equal parts of the audio after the warm-up, with a 95 % interval.
 
@@ -158,7 +160,7 @@ def check_model(
     target: Annotated[str, typer.Argument(help="package.module:Class")],
     options: Annotated[list[str] | None, typer.Argument(help="Constructor options, key=value.")] = None,
 ) -> None:
-    """Check a model of your own: lengths, padding, gradients, teacher.
+    """Check a custom model: output lengths, padding, gradients, teacher.
 
     Example: `asr-emapl check-model my_pkg.my_model:MyModel dim=256`
     """

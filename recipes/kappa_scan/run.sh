@@ -12,7 +12,7 @@ usage: bash recipes/kappa_scan/run.sh [options] [-- key=value ...]
   --seeds N       number of runs at kappa 1, for the spread (default 3)
   --repeats N     number of runs of every other kind (default 1)
   --workers N     number of runs in parallel (default: one per core, or one per GPU)
-  --exp DIR       folder for everything that is written, and that paths in the config are relative to
+  --exp DIR       output folder; relative paths in the config start from it
                   (default: exp/kappa_scan in the repository root)
   -- key=value    overrides the config
 

@@ -11,11 +11,11 @@ usage: bash recipes/librispeech/run.sh --data DIR [options] [-- key=value ...]
   --stage N         first stage (default 0); every stage can be repeated
   --stop-stage N    last stage (default 5)
   --pieces N        tokenizer of N SentencePiece (BPE) pieces, trained on the transcripts (default: characters)
-  --exp DIR         folder that paths in the config are relative to (default: exp/librispeech in the repository root)
+  --exp DIR         output folder; relative paths in the config start from it (default: exp/librispeech in the repository root)
   --nproc N         training processes on this machine, one per GPU (default 1)
-  --nnodes M        number of machines (default 1), or MIN:MAX; run --stage 3 --stop-stage 3 on each of them, with the same
+  --nnodes M        number of machines (default 1), or MIN:MAX; run --stage 3 --stop-stage 3 on each, with the same --rdzv
   --rdzv HOST:PORT  address of one of the machines
-  --max-restarts N  restarts from the last checkpoint when a process is lost (default 0)
+  --max-restarts N  restarts from the last checkpoint after a process fails (default 0)
   -- key=value ...  overrides the config, the same for all stages: run_dir=runs/other teacher.half_life_hours=2
 
   0 check the environment, and that DIR has the parts that the config names
@@ -25,7 +25,7 @@ usage: bash recipes/librispeech/run.sh --data DIR [options] [-- key=value ...]
   4 decode the validation parts with teacher and student
   5 score: tables, JSON files, plot of the curves
 
-SIGTERM, SIGUSR1 and Ctrl-C stop training at its next step: it saves a checkpoint and exits with status 0. Rerun the
+SIGTERM, SIGUSR1 and Ctrl-C stop training after the current step: it saves a checkpoint and exits with status 0. Rerun the
 same command to resume. slurm.sbatch runs stage 3 as a job that requeues itself before its time limit.
 HELP
 }

@@ -8,26 +8,27 @@ usage: bash recipes/own_corpus/run.sh --labelled PATH --unlabelled PATH --dev PA
 
   --labelled PATH    audio with transcripts, to train on
   --unlabelled PATH  audio without transcripts; long recordings are cut at pauses
-  --dev PATH         audio with transcripts of other speakers, to measure the error rate
+  --dev PATH         transcribed audio of other speakers, to measure the error rate
   --init CHECKPOINT  start from this run directory or checkpoint, with its model and tokenizer
-  --size NAME        tiny, mini, small or base (default: by the hours of transcripts and the hardware)
-  --hours N          hours of audio to train for (default: by the hours of transcripts)
+  --size NAME        tiny, mini, small or base (default: chosen from the hours of transcripts and the hardware)
+  --hours N          hours of audio to train for (default: chosen from the hours of transcripts)
   --speaker-folders  each file lies in a folder that is named after its speaker
   --baseline         also continue with supervised training alone, to see what pseudo-labels add
-  --exp DIR          folder for everything that is written (default: exp/own_corpus in the repository root)
+  --exp DIR          output folder (default: exp/own_corpus in the repository root)
   --nproc N          training processes, one per GPU (default: 1)
+  --stop-stage N     last of the stages 1 to 4 below (default: 4)
   -- key=value ...   overrides the config: hours=20 batch.seconds=120
 
 PATH is a folder of audio with a .txt beside each file, a folder with one CSV or TSV (columns path, text, and speaker if
-known), a Kaldi data directory, or a manifest of NeMo or lhotse. Files with errors are listed and left out.
+known), a Kaldi data directory, or a NeMo or lhotse manifest. Files with errors are listed and left out.
 
   1 prepare: verify audio, normalise transcripts, cut long recordings, write manifests to DIR/data
   2 config: make the tokenizer and DIR/config.yaml, estimate time and memory, list what to fix in the data
-  3 train: a supervised seed, then from it with pseudo-labels of the EMA teacher
+  3 train: a supervised seed model, then continue from it with pseudo-labels of the EMA teacher
   4 score: decode the dev audio with student and teacher, print WER, write DIR/report.html
 
-Rerun the same command to resume; what is complete is not repeated. You can edit DIR/config.yaml before training:
---stop-stage 2 ends after it. Delete DIR to start over.
+Rerun the same command to resume; what is complete is not repeated. To edit DIR/config.yaml before training, run
+--stop-stage 2 first. Delete DIR to start over.
 HELP
 }
 

@@ -7,12 +7,12 @@ usage() {
 usage: bash recipes/quickstart/run.sh [options] [-- key=value ...]
 
   --seed N      seed of weights, order and augmentation (default 0); the corpus stays the same
-  --oracle      also train on the true texts of the untranscribed audio, as an upper bound
-  --exp DIR     folder for everything that is written (default: exp/quickstart in the repository root)
+  --oracle      also train on the reference transcripts of the untranscribed audio, as an upper bound
+  --exp DIR     output folder (default: exp/quickstart in the repository root)
   -- key=value  overrides conf/quickstart.yaml
 
-Renders the corpus and trains a seed model on the transcribed part. Then continues from it twice with the same amount
-of audio (supervised; with pseudo-labels of the EMA teacher), scores both and prints the table. Rerun the same command
+Renders the corpus and trains a seed model on the transcribed part. Then trains two models from it on the same amount
+of audio, one supervised and one with pseudo-labels of the EMA teacher, scores them and prints the table. Rerun the same command
 to resume; what is complete is not repeated. Delete DIR to start over.
 HELP
 }
