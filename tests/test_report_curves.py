@@ -91,7 +91,7 @@ def test_a_broken_line_is_named(tmp_path, line) -> None:
 def test_no_log_and_no_validation(tmp_path) -> None:
     with pytest.raises(UserError, match=r"nowhere.log.jsonl: cannot be read .*is .*nowhere a run directory"):
         read_curves(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"run.log.jsonl: has no validation yet; .*data.validation"):
+    with pytest.raises(UserError, match=r"run.log.jsonl: no validation results yet; .*data.validation"):
         read_curves(write_run(tmp_path / "run", []))
     (tmp_path / "run" / "log.jsonl").write_text("")
     with pytest.raises(UserError, match="has no validation yet"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from asr_emapl.plotting import COLOURS, new_figure
-from asr_emapl.report.curves import Curve, look
+from asr_emapl.report.curves import Curve, hours_shown, look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,11 +108,7 @@ def dress(axes: Axes, chart: Chart) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    first = min(line.points[0][0] for line in chart.lines)
-    last = max(line.points[-1][0] for line in chart.lines)
-    # A run that continues another begins late.
-    begin = first - 0.04 * (last - first) if 0.15 * last <= first < last else 0.0
-    axes.set_xlim(begin, last + 0.02 * (last - begin) or 1.0)
+    axes.set_xlim(*hours_shown(line.points for line in chart.lines))
     axes.margins(y=0.06)
     if chart.ceiling is not None:
         axes.set_ylim(0.0, chart.ceiling)

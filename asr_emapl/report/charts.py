@@ -26,7 +26,12 @@ class ChartGroup:
 def chart_groups(runs: Sequence[Run]) -> list[ChartGroup]:
     """All that these runs have something for, in the order of the page."""
     groups = [
-        ChartGroup("wer", "Word error rate", "Solid: teacher. Dashed: student.", word_error_rates(runs)),
+        ChartGroup(
+            "wer",
+            "Word error rate",
+            "Solid: teacher. Dashed: student. A run that starts from a checkpoint starts with its WER.",
+            word_error_rates(runs),
+        ),
         ChartGroup(
             "pseudo-labels",
             "Pseudo-labels",
@@ -51,7 +56,7 @@ def word_error_rates(runs: Sequence[Run]) -> list[Chart]:
     lines: dict[str, list[Line]] = {}
     for model in ("student", "teacher"):
         for number, run in enumerate(runs):
-            for name, curve in run.wer.items():
+            for name, curve in run.wer_from_seed.items():
                 of, _, split = name.partition("/")
                 if of == model:
                     line = Line(f"{run.label}, {model}", number, curve, dashed=model == "student")

@@ -1,4 +1,4 @@
-"""WER over hours of audio consumed, from the logs of runs. Imports no torch; matplotlib only to draw."""
+"""WER over hours of audio consumed, from the logs of runs. Imports no torch; matplotlib only to plot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from asr_emapl.errors import UserError
 from asr_emapl.plotting import COLOURS, check_ending, new_figure, write_plot
-from asr_emapl.runs.reader import read_log
+from asr_emapl.runs.reader import LOG, read_log, read_run_config
 from asr_emapl.storage import number
 
 if TYPE_CHECKING:
@@ -20,36 +20,40 @@ Curve = list[tuple[float, float]]
 """(hours of audio consumed, WER in percent), in the order of the log."""
 
 Panels = dict[str, dict[int, dict[str, Curve]]]
-"""Split -> number of the run -> model (teacher, student) -> curve."""
+"""Split -> run index -> model (teacher, student) -> curve."""
 
 MARKS = (("", ""), ("o", "\u25cf "), ("s", "\u25a0 "), ("^", "\u25b2 "))
-"""Each time the palette begins anew, the next of these goes with it, on curves and before labels."""
+"""(marker, symbol) pairs; each time the palette repeats, the next is used on curves and before labels."""
 
 _STYLES = {"teacher": "-", "student": "--"}
-_SPARSE = 12  # largest number of points that are drawn as dots
+_SPARSE = 12  # maximum number of points drawn with markers
 _PANEL_INCHES = 3.6
-_LETTER_INCHES = 0.11
-_LINE_SHARE = 0.065  # of a panel's height: what a label's line takes
+_CHARACTER_INCHES = 0.11
+_COLUMNS = 2
+_LINE_SHARE = 0.065  # height of a label line as a fraction of the panel height
 
 
 def read_curves(run: Path) -> dict[str, Curve]:
-    """The validations of a run, which may still be going on: "teacher/dev-clean" -> [(hours, WER in %)].
+    """Read the validation results of a run, which may still be in progress.
+
+    Returns:
+        "model/split" (such as "teacher/dev-clean") -> curve.
 
     Raises:
-        UserError: the run directory has no log.jsonl, a line of it is broken, or it has no validation.
+        UserError: the run directory has no log.jsonl, a line is invalid, or there are no validation results.
     """
-    path = run / "log.jsonl"
+    path = run / LOG
     curves = curves_of(read_log(path))
     if not curves:
         raise UserError(
-            f"{path}: has no validation yet; name splits in data.validation, and wait for the first "
-            "after validation.every_hours"
+            f"{path}: no validation results yet; set data.validation and wait for the first validation "
+            "(validation.every_hours)"
         )
     return curves
 
 
 def curves_of(records: Iterable[Mapping[str, Any]]) -> dict[str, Curve]:
-    """The validations among the records of `read_log`, as `read_curves`; empty if there is none yet."""
+    """Return the validation results in records of `read_log`, as `read_curves` does; empty without any."""
     curves: dict[str, Curve] = {}
     for record in records:
         if record.get("event") == "validation":
@@ -59,34 +63,43 @@ def curves_of(records: Iterable[Mapping[str, Any]]) -> dict[str, Curve]:
 
 
 def draw_curves(runs: Sequence[tuple[str, Path]], out: Path) -> None:
-    """Draw the runs, each (label, run directory), into one picture: PNG or SVG by the ending of `out`.
+    """Plot runs, given as (label, run directory), in one figure: PNG or SVG by the extension of `out`.
 
-    A panel a split; a colour a run; the teacher's line solid, the student's dashed. The number beside a run
-    is its last WER: the teacher's, or the student's where there is no teacher. What a curve has above 100 %
-    on its way down is cut off.
+    One panel per split, two panels per row, and one colour per run; teacher lines are solid, student lines
+    dashed. The number beside a run is its last WER: the teacher's, or the student's if there is no teacher.
+    Values above 100 % at the start of a curve are clipped.
 
     Raises:
-        UserError: another ending; no runs; a run without log or validations; the picture cannot be written.
+        UserError: the extension is not .png or .svg, there are no runs, a run has no log or validation
+            results, or the file cannot be written.
     """
+    from asr_emapl.report.seed import with_seed
+
     check_ending(out)
     if not runs:
-        raise UserError("there are no runs to draw: name run directories")
-    panels = _panels([read_curves(path) for _, path in runs])
+        raise UserError("there are no runs to plot; pass at least one run directory")
+    panels = _panels([with_seed(read_curves(path), path, read_run_config(path)) for _, path in runs])
+    columns = min(_COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
 
-    # A run is named in the last of its panels only, and a panel is as wide as the others, whatever the names.
+    # Label each run only in its last panel; all panels have the same width, regardless of label lengths.
     last_of = {run: split for split, curves in panels.items() for run in curves}
     labels = {split: {r: runs[r][0] for r in panels[split] if last_of[r] == split} for split in panels}
-    letters = sum(8 + max(map(len, named.values()), default=0) for named in labels.values())
-    width = 1.0 + _PANEL_INCHES * len(panels) + _LETTER_INCHES * letters
+    characters = [8 + max(map(len, named.values()), default=0) for named in labels.values()]
+    width = 1.0 + _PANEL_INCHES * columns
+    width += _CHARACTER_INCHES * sum(max(characters[i::columns]) for i in range(columns))
 
-    with new_figure(width, 4.4) as figure:
-        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        axes[0].set_ylim(0.0, highest(curve for _, curve in _curves(panels)))
-        axes[0].set_ylabel("WER (%)")
-        for panel, (split, curves) in zip(axes, panels.items(), strict=True):
+    with new_figure(width, 0.8 + _PANEL_INCHES * rows) as figure:
+        places = figure.subplots(rows, columns, sharey=True, squeeze=False)
+        for unused in places.flat[len(panels) :]:
+            unused.remove()
+        places[0, 0].set_ylim(0.0, highest(curve for _, curve in _curves(panels)))
+        for axes in places[:, 0]:
+            axes.set_ylabel("WER (%)")
+        for panel, (split, curves) in zip(places.flat, panels.items(), strict=False):
             _draw_panel(panel, split, curves)
             _label_ends(panel, curves, labels[split])
-        _add_legend(figure, axes[0], panels)
+        _add_legend(figure, places[0, 0], panels)
         write_plot(figure, out)
 
 
@@ -106,15 +119,23 @@ def _curves(panels: Panels) -> Iterator[tuple[str, Curve]]:
 
 
 def highest(curves: Iterable[Curve]) -> float:
-    """Where a panel ends: at the highest WER, but not above 100 % for the sake of a run's first hours."""
+    """Return the upper y limit: the highest WER, but not above 100 % just because of first hours."""
     finite = [[rate for _, rate in curve if math.isfinite(rate)] for curve in curves]
     least = max((min(rates) for rates in finite if rates), default=0.0)
     most = max((max(rates) for rates in finite if rates), default=0.0)
     return 1.04 * max(min(most, max(100.0, 1.2 * least)), 1.0)
 
 
+def hours_shown(curves: Iterable[Curve]) -> tuple[float, float]:
+    """Return the limits of the x axis: from 0 h, or from the first point if all curves start late."""
+    ends = [(curve[0][0], curve[-1][0]) for curve in curves]
+    first, last = min(start for start, _ in ends), max(end for _, end in ends)
+    start = first - 0.04 * (last - first) if 0.15 * last <= first < last else 0.0
+    return start, last + 0.02 * (last - start) or 1.0
+
+
 def look(run: int) -> tuple[str, str, str]:
-    """Colour and marker of a run, and the marker as a letter."""
+    """Return the colour and marker of a run, and the marker as a text symbol."""
     marker, letter = MARKS[run // len(COLOURS) % len(MARKS)]
     return COLOURS[run % len(COLOURS)], marker, letter
 
@@ -126,13 +147,12 @@ def _draw_panel(panel: Axes, split: str, curves: Mapping[int, Mapping[str, Curve
             dots = marker or ("o" if len(curve) <= _SPARSE else "")
             hours, rates = zip(*curve, strict=True)
             style = _STYLES.get(model, ":")
-            # Where they meet, the teacher lies over the student.
+            # Draw the teacher on top of the student.
             width, order = (2.2, 3.0) if model == "teacher" else (1.5, 2.5)
             panel.plot(
                 hours, rates, style, color=colour, marker=dots, markersize=4.0, linewidth=width, zorder=order
             )
-    last = max(hours for models in curves.values() for curve in models.values() for hours, _ in curve)
-    panel.set_xlim(0.0, 1.01 * last if last > 0.0 else 1.0)
+    panel.set_xlim(*hours_shown(curve for models in curves.values() for curve in models.values()))
     panel.set_xlabel("audio consumed (hours)")
     panel.set_title(split)
     panel.grid(color="#e4e4e4", linewidth=0.8)
@@ -141,7 +161,7 @@ def _draw_panel(panel: Axes, split: str, curves: Mapping[int, Mapping[str, Curve
 
 
 def _label_ends(panel: Axes, curves: Mapping[int, Mapping[str, Curve]], labels: Mapping[int, str]) -> None:
-    """The last WER of each run, and its label if there is one, right of the panel near its curve's end."""
+    """Write the last WER of each run, and its label if any, to the right of the panel."""
     top = panel.get_ylim()[1]
     ends = {
         run: (models.get("teacher") or next(iter(models.values())))[-1][1] for run, models in curves.items()
@@ -164,8 +184,9 @@ def _label_ends(panel: Axes, curves: Mapping[int, Mapping[str, Curve]], labels: 
 
 
 def _spread(heights: Sequence[float]) -> list[float]:
-    """Ascending heights in a panel, moved apart as little as it takes for labels there not to overlap."""
-    # With i lines taken off the i-th, "apart" is "ascending": isotonic regression, by pooling neighbours.
+    """Spread ascending label heights by the minimum needed to avoid overlap."""
+    # After subtracting i line heights from the i-th value, non-overlap means ascending order: isotonic
+    # regression, by pooling adjacent violators.
     pools: list[tuple[float, int]] = []
     for i, height in enumerate(heights):
         mean, count = height - i * _LINE_SHARE, 1
@@ -179,7 +200,7 @@ def _spread(heights: Sequence[float]) -> list[float]:
 
 
 def _add_legend(figure: Figure, panel: Axes, panels: Panels) -> None:
-    """Which line is the teacher's and which the student's; the runs are named at their ends."""
+    """Add a legend for teacher and student line styles; runs are labelled at the end of their curves."""
     models = {model for model, _ in _curves(panels)}
     names = [name for name in _STYLES if name in models] + sorted(models - _STYLES.keys())
     handles = [

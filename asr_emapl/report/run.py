@@ -11,9 +11,9 @@ from typing import Any
 
 from asr_emapl.errors import UserError
 from asr_emapl.report.curves import Curve, curves_of
+from asr_emapl.report.seed import with_seed
 from asr_emapl.report.usage import Usage, usage_of
-from asr_emapl.runs.reader import STARTS, read_log, read_speed, read_starts
-from asr_emapl.storage.yaml_text import read_yaml
+from asr_emapl.runs.reader import STARTS, read_log, read_run_config, read_speed, read_starts
 
 _BINS = 160  # points of a curve over steps: more than a small chart has pixels for
 
@@ -27,6 +27,7 @@ class Run:
         folder: the run directory.
         steps: the records of optimizer steps in log.jsonl.
         wer: "model/split" -> WER in percent at each validation.
+        wer_from_seed: the same, after the WER of the checkpoint that the run starts from.
         speed: hours of audio trained on in an hour, over hours of audio.
         usage: what its time went to, None where that was not measured.
         starts: the records of starts.jsonl.
@@ -37,6 +38,7 @@ class Run:
     folder: Path
     steps: list[dict[str, Any]] = field(default_factory=list)
     wer: dict[str, Curve] = field(default_factory=dict)
+    wer_from_seed: dict[str, Curve] = field(default_factory=dict)
     speed: Curve = field(default_factory=list)
     usage: Usage | None = None
     config: dict[str, Any] | None = None
@@ -106,17 +108,18 @@ def _read_run(label: str, folder: Path) -> Run:
     # Other things are timed in the same file.
     speed = [(r["hours"], 3600.0 * r["hours_per_second"]) for r in timed if "hours_per_second" in r]
     starts = read_starts(folder / STARTS) if (folder / STARTS).exists() else []
-    return Run(label, folder, steps, wer, speed, usage_of(records, timed), _read_config(folder), starts)
-
-
-def _read_config(folder: Path) -> dict[str, Any] | None:
-    path = folder / "config.yaml"
-    if not path.exists():
-        return None
-    config = read_yaml(path)
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: has no settings; is it the config.yaml that the run wrote?")
-    return config
+    config = read_run_config(folder)
+    return Run(
+        label,
+        folder,
+        steps,
+        wer,
+        with_seed(wer, folder, config),
+        speed,
+        usage_of(records, timed),
+        config,
+        starts,
+    )
 
 
 def _binned(points: Curve) -> Curve:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from asr_emapl.errors import UserError
 from asr_emapl.storage import (
     BrokenLineError,
     finite_number,
@@ -16,6 +17,7 @@ from asr_emapl.storage import (
     raw_lines,
     read_lines,
 )
+from asr_emapl.storage.yaml_text import read_yaml
 
 CONFIG, LOG, SPEED, SKIPPED = "config.yaml", "log.jsonl", "speed.jsonl", "skipped.jsonl"
 STARTS, CHECKPOINTS = "starts.jsonl", "checkpoints"
@@ -65,6 +67,21 @@ def read_skipped(path: Path) -> list[dict[str, Any]]:
 def read_starts(path: Path) -> list[dict[str, Any]]:
     """Read the records of starts.jsonl, as `read_log` does. See `asr_emapl.runs.starts`."""
     return _read(path, lambda record: ("hours", *_START_TEXTS))
+
+
+def read_run_config(folder: Path) -> dict[str, Any] | None:
+    """Read config.yaml of a run directory; None if there is none.
+
+    Raises:
+        UserError: the file is not a YAML mapping.
+    """
+    path = folder / CONFIG
+    if not path.exists():
+        return None
+    config = read_yaml(path)
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: has no settings; is it the config.yaml that the run wrote?")
+    return config
 
 
 def logged_validation(folder: Path, lines: int, step: int) -> dict[str, float] | None:
