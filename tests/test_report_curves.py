@@ -94,7 +94,7 @@ def test_no_log_and_no_validation(tmp_path) -> None:
     with pytest.raises(UserError, match=r"run.log.jsonl: no validation results yet; .*data.validation"):
         read_curves(write_run(tmp_path / "run", []))
     (tmp_path / "run" / "log.jsonl").write_text("")
-    with pytest.raises(UserError, match="has no validation yet"):
+    with pytest.raises(UserError, match="no validation results yet"):
         read_curves(tmp_path / "run")
 
 
