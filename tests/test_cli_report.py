@@ -103,6 +103,6 @@ def test_decoding_by_each_runs_last_checkpoint(tmp_path):
     result = report(tmp_path / "run", "--out", out, *wanted)
     assert result.exit_code == 0, result.output
     page = out.read_text()
-    assert "dev.jsonl, by the student" in page
+    assert "dev.jsonl, decoded by the student" in page
     assert page.count("<audio") == 2
     assert page.count("data:audio/mpeg") == 2

@@ -8,7 +8,7 @@ import pytest
 
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
-from asr_emapl.report.comparison import Decoded, comparisons, standings
+from asr_emapl.report.comparison import Decoded, System, comparisons, standings
 from asr_emapl.report.run import Run
 
 
@@ -28,17 +28,19 @@ def decoded(speakers: int = 0) -> Decoded:
     said = ("one two", "one", "three four")
     bad = {f"u{i}": said[i % 3] for i in range(40)}
     good = {f"u{i}": "one two" for i in range(40)}
-    return Decoded("dev", corpus(speakers), [bad, good, bad])
+    names = ("base", "better", "same")
+    texts = zip(names, (bad, good, bad), strict=True)
+    return Decoded("dev", corpus(speakers), [System(name, i, said) for i, (name, said) in enumerate(texts)])
 
 
 def test_rates_intervals_and_verdicts(runs):
-    base, _, same = standings(runs, decoded())
+    base, _, same = standings(decoded())
     assert base.score.words.rate == pytest.approx(39 / 80)
     assert base.interval is not None
     assert base.interval.low < 39 / 80 < base.interval.high
     assert (base.interval.units, base.interval.drawn) == ("utterances", 40)
     assert same.score == base.score
-    verdicts = [found.verdict for found in comparisons(runs, decoded())]
+    verdicts = [found.verdict for found in comparisons(decoded())]
     assert verdicts[0].startswith("better is better: WER better (0.00 %) against base (48.75 %)")
     assert verdicts[1].startswith("No difference: base and same")
     assert verdicts[2].startswith("better is better: WER better (0.00 %) against same (48.75 %)")
@@ -46,19 +48,20 @@ def test_rates_intervals_and_verdicts(runs):
 
 def test_many_runs_are_compared_with_the_first_only(runs):
     many = [replace(runs[0], label=f"run {i}") for i in range(6)]
-    texts = replace(decoded(), hypotheses=[decoded().hypotheses[0]] * 6)
-    assert [found.names for found in comparisons(many, texts)] == [("run 0", f"run {i}") for i in range(1, 6)]
+    said = decoded().systems[0].hypotheses
+    texts = replace(decoded(), systems=[System(run.label, i, said) for i, run in enumerate(many)])
+    assert [found.names for found in comparisons(texts)] == [("run 0", f"run {i}") for i in range(1, 6)]
 
 
 def test_speakers_are_drawn_where_they_are_known(runs):
-    base = standings(runs, decoded(5))[0]
+    base = standings(decoded(5))[0]
     assert base.interval is not None
     assert (base.interval.units, base.interval.drawn) == ("speakers", 5)
-    assert standings(runs, decoded(1))[0].interval is None
+    assert standings(decoded(1))[0].interval is None
 
 
 def test_a_run_with_other_utterances_is_named(runs):
     found = decoded()
-    del found.hypotheses[1]["u7"]  # type: ignore[attr-defined]
+    del found.systems[1].hypotheses["u7"]  # type: ignore[attr-defined]
     with pytest.raises(UserError, match="hypotheses of better: 1 of 40 references have no hypothesis: u7"):
-        standings(runs, found)
+        standings(found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import shutil
 import subprocess
@@ -16,10 +18,11 @@ from support.logged_runs import write_run
 
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
-from asr_emapl.report.comparison import Decoded
+from asr_emapl.report.comparison import Decoded, System
 from asr_emapl.report.page import render, write_page
 from asr_emapl.report.run import Run, read_runs
 
+NAMES = ("base", "<b>&ema" + "a" * 60)
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
@@ -46,7 +49,7 @@ class Outline(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] not in ("style",):
+        if self.open and self.open[-1] not in ("style", "script"):
             self.text += data.split()
 
     @property
@@ -64,7 +67,7 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(root) -> list[Run]:
-    places = [("base", root / "base"), ("<b>&ema" + "a" * 60, root / "ema")]
+    places = list(zip(NAMES, (root / "base", root / "ema"), strict=True))
     write_run(places[0][1], [60.0, 40.0, 31.25], ("dev", "<i>odd"))
     write_run(places[1][1], [50.0, 30.0, 21.5], ("dev", "<i>odd"))
     return read_runs(places)
@@ -78,7 +81,11 @@ def decoded(root) -> Decoded:
         Utterance("b", str(root / "absent.wav"), 1.5, "ONE TWO"),
     ]
     hypotheses = [{"a<1>": "SAY WON & MORE", "b": "ONE"}, {"a<1>": "SAY <ONE>", "b": "ONE TWO"}]
-    return Decoded("dev & co", utterances, hypotheses)
+    return Decoded(
+        "dev & co",
+        utterances,
+        [System(name, i, h) for i, (name, h) in enumerate(zip(NAMES, hypotheses, strict=True))],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +117,10 @@ def test_nothing_is_loaded_from_anywhere(page):
             assert value.startswith(("#", "data:")), (tag, name, value[:80])
     assert "url(" not in re.sub(r"url\(#", "", page)
     assert "@import" not in page
-    assert "<script" not in page
-    assert "default-src 'none'" in page
+    # The only script is that of the page itself, by its hash.
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in page
 
 
 def test_nothing_of_a_run_is_markup(page):
@@ -129,11 +138,11 @@ def test_what_a_reader_wants_to_know(page):
         "base 9 empty 3",  # pseudo-labels used and dropped
         "teacher half-life (steps)",
         "base 100.00",
-        "by pairs of runs. Undecided: WER <b>&emaaa",  # two utterances decide nothing
+        "for each pair of runs. Undecided: WER <b>&emaaa",  # two utterances decide nothing
         "Intervals: 95 %, Student's t over 2 utterances.",
         "1 error in 2 words",
         "absent.wav",
-        "The runs have the same.",
+        "All runs have the same settings.",
         "All 5 settings",
     ):
         assert text in words, text
@@ -156,8 +165,14 @@ def test_a_run_that_has_only_begun(tmp_path):
 def test_without_errors_there_is_none_to_show(decoded, tmp_path):
     right = {u.id: u.text or "" for u in decoded.utterances}
     runs = [Run("base", tmp_path), Run("<b>&ema", tmp_path)]
-    words = Outline(render(runs, Decoded("dev", decoded.utterances, [right, right]), 20)).words
-    assert "None has a word error" in words
+    words = Outline(
+        render(
+            runs,
+            Decoded("dev", decoded.utterances, [System("base", 0, right), System("<b>&ema", 1, right)]),
+            20,
+        )
+    ).words
+    assert "No utterance has a word error" in words
     assert "No difference: base and <b>&ema" in words
 
 
@@ -165,7 +180,7 @@ def test_it_is_written_whole_or_not_at_all(tmp_path):
     run = [Run("run", tmp_path)]
     write_page(run, tmp_path / "new" / "page.html")
     assert (tmp_path / "new" / "page.html").read_text(encoding="utf-8").endswith("</html>")
-    with pytest.raises(UserError, match=r"page\.pdf: name a page that ends in \.html"):
+    with pytest.raises(UserError, match=r"page\.pdf: the file name must end in \.html"):
         write_page(run, tmp_path / "page.pdf")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"page\.html: cannot be written"):
@@ -242,6 +257,23 @@ def test_audio_plays_in_a_browser(browser, written):
     assert played[0] > 0.0
     assert played[1] == pytest.approx(1.5, abs=0.15)
     assert played[2] is None
+    view.close()
+
+
+def test_worst_utterances_are_sorted_and_filtered_in_a_browser(browser, written):
+    view = browser.new_page()
+    view.goto(written)
+    ids = (
+        "[...document.querySelectorAll('#worst article')].filter(a => !a.hidden)"
+        ".map(a => a.querySelector('h3').textContent.split(' ')[0])"
+    )
+    assert view.evaluate(ids) == ["a<1>", "b"]
+    view.select_option(".order", label="errors of <b>&ema" + "a" * 60)
+    assert view.evaluate(ids) == ["a<1>", "b"]
+    view.select_option(".order", label="duration")
+    view.fill(".filter", "TWO")
+    assert view.evaluate(ids) == ["b"]
+    assert view.inner_text(".shown") == "1 of 2 shown"
     view.close()
 
 

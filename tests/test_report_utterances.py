@@ -12,7 +12,8 @@ import soundfile
 
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.report import utterances
-from asr_emapl.report.utterances import worst
+from asr_emapl.report.comparison import Decoded, System
+from asr_emapl.report.utterances import Misheard
 
 
 @pytest.fixture
@@ -22,6 +23,11 @@ def tone(tmp_path):
     wave[: 2 * 8000] = 0.0
     soundfile.write(tmp_path / "tone.wav", wave, 8000)
     return str(tmp_path / "tone.wav")
+
+
+def worst(corpus: list[Utterance], texts: list[dict[str, str]], count: int) -> list[Misheard]:
+    systems = [System(f"system {i}", i, hypotheses) for i, hypotheses in enumerate(texts)]
+    return utterances.worst(Decoded("dev", corpus, systems), count)
 
 
 def spoken(name: str, text: str, audio: str = "absent.wav") -> Utterance:
@@ -41,6 +47,13 @@ def test_most_errors_over_all_runs_first():
     ]
     assert [one.utterance.id for one in worst(corpus, [first, second], 1)] == ["b"]
     assert worst(corpus, [first, second], 0) == []
+
+
+def test_the_worst_of_each_system_are_there_too():
+    corpus = [spoken("a", "one two three"), spoken("b", "one two"), spoken("c", "one")]
+    first = {"a": "one two three", "b": "one two", "c": "two"}
+    second = {"a": "", "b": "", "c": "one"}
+    assert [one.utterance.id for one in worst(corpus, [first, second], 1)] == ["a", "c"]
 
 
 def test_silence_can_be_misheard():

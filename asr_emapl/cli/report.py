@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,7 +44,7 @@ def report(
     decode: Annotated[
         bool, typer.Option("--decode", help="Transcribe the manifest with each run, instead of --hypotheses.")
     ] = False,
-    model: Annotated[str, typer.Option(help="With --decode: teacher or student.")] = "teacher",
+    model: Annotated[str, typer.Option(help="With --decode: teacher, student or both.")] = "teacher",
     device: Annotated[str, typer.Option(help="With --decode: auto, cpu, cuda, cuda:N.")] = "auto",
     worst: Annotated[int, count("Number of utterances with the most errors to show, with audio.")] = 20,
     trust: TrustOption = None,
@@ -68,7 +69,8 @@ def report(
     if out is not None:
         from asr_emapl.report.page import write_page
 
-        decoded = _decoded(found, manifest, hypotheses or [], model if decode else None, device, trust or [])
+        models = (["teacher", "student"] if model == "both" else [model]) if decode else []
+        decoded = _decoded(found, manifest, hypotheses or [], models, device, trust or [])
         write_page(found, out, decoded, count=worst)
         written.append(out)
     if figures is not None:
@@ -119,41 +121,46 @@ def _decoded(
     runs: list[Run],
     manifest: str | None,
     files: list[Path],
-    model: str | None,
+    models: list[str],
     device: str,
     trust: list[str],
 ) -> Decoded | None:
-    """The hypotheses of each run: from files, or by `model` of its last checkpoint."""
+    """Return the hypotheses of each run: from files, or of `models` of its last checkpoint."""
     if manifest is None:
-        if files or model is not None:
+        if files or models:
             raise UserError("--hypotheses and --decode need --manifest, with the transcripts and the audio")
         return None
     from asr_emapl.data.manifest import read_manifest
-    from asr_emapl.report.comparison import Decoded
+    from asr_emapl.report.comparison import Decoded, System
     from asr_emapl.scoring.transcripts import read_transcripts
 
-    if bool(files) == (model is not None):
-        raise UserError("--manifest: give either --hypotheses or --decode")
+    if bool(files) == bool(models):
+        raise UserError("--manifest: pass either --hypotheses or --decode")
     if files and len(files) != len(runs):
-        raise UserError(f"{len(files)} --hypotheses for {len(runs)} runs: give one per run, in their order")
+        raise UserError(f"{len(files)} --hypotheses for {len(runs)} runs: pass one per run, in their order")
     utterances = read_manifest(manifest, require_text=True)
     name = Path(manifest).name
-    if model is None:
-        return Decoded(name, utterances, [read_transcripts(file, role="hypothesis") for file in files])
+    if files:
+        texts = [read_transcripts(file, role="hypothesis") for file in files]
+        return Decoded(name, utterances, [System(run.label, i, texts[i]) for i, run in enumerate(runs)])
 
     from asr_emapl.checkpoints.recognizer import load_recognizer
     from asr_emapl.cli.left_out import LeftOutList
 
-    texts, left_out = [], LeftOutList()
-    for run in runs:
-        recognizer = load_recognizer(run.folder, model, device, trust)
-        for problem in recognizer.problems:
-            warn(f"warning: {problem}: using the previous one")
-        texts.append({h.id: h.text for h in recognizer(utterances, left_out=left_out)})
+    systems, left_out = [], LeftOutList()
+    for index, run in enumerate(runs):
+        for model in models:
+            recognizer = load_recognizer(run.folder, model, device, trust)
+            for problem in recognizer.problems:
+                warn(f"warning: {problem}: using the previous one")
+            hypotheses = {h.id: h.text for h in recognizer(utterances, left_out=left_out)}
+            label = f"{run.label}, {model}" if len(models) > 1 else run.label
+            systems.append(System(label, index, hypotheses, model))
     left_out.require_some(utterances)
-    name = f"{name}, by the {model}"
+    name += ", decoded by the " + " and the ".join(models)
     if left_out.tell():
         name += f", without {len(left_out.reasons)} utterances that could not be decoded"
         utterances = [u for u in utterances if u.id not in left_out.reasons]
-        texts = [{u.id: found[u.id] for u in utterances} for found in texts]
-    return Decoded(name, utterances, texts)
+        kept = [u.id for u in utterances]
+        systems = [replace(s, hypotheses={id: s.hypotheses[id] for id in kept}) for s in systems]
+    return Decoded(name, utterances, systems)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +24,30 @@ from asr_emapl.storage import write
 
 
 def write_page(runs: Sequence[Run], out: Path, decoded: Decoded | None = None, *, count: int = 20) -> None:
-    """Write the report on `runs`; whoever looks sees the old page or the whole new one.
+    """Write the report on `runs`. The file is replaced atomically.
 
     Args:
-        decoded: for the comparison, and for the utterances that went worst.
-        count: of the latter, at most; they come with their audio.
+        decoded: hypotheses for the comparison and the worst utterances.
+        count: number of worst utterances to show with audio, over all systems and of each system.
 
     Raises:
-        UserError: another ending than .html; hypotheses and references do not match; nothing to write to.
+        UserError: the extension is not .html, hypotheses and references do not match, or the file cannot be
+            written.
     """
     check_ending(out)
     write(out, render(runs, decoded, count))
 
 
 def check_ending(out: Path) -> None:
-    """Before anything is decoded: UserError if the name does not end in .html, or a package is missing."""
+    """Raise UserError if the name does not end in .html or a package is missing. Call before decoding."""
     for package in ("matplotlib", "jinja2"):
         require_package(package, "report")
     if out.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"{out}: name a page that ends in .html")
+        raise UserError(f"{out}: the file name must end in .html")
 
 
 def render(runs: Sequence[Run], decoded: Decoded | None, count: int) -> str:
-    """The page as text. Everything that comes from a run is escaped by the template."""
+    """Return the page as HTML. The template escapes all data of the runs."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -58,6 +62,7 @@ def render(runs: Sequence[Run], decoded: Decoded | None, count: int) -> str:
         "draw": lambda chart: Markup(draw(chart)),
         "alignment": lambda alignment: Markup(alignment_html(alignment)),
     }
+    script = files("asr_emapl.report").joinpath("worst.js").read_text(encoding="utf-8")
     splits = list(dict.fromkeys(name.partition("/")[2] for run in runs for name in run.wer))
     return environment.get_template("page.html").render(
         runs=runs,
@@ -68,15 +73,17 @@ def render(runs: Sequence[Run], decoded: Decoded | None, count: int) -> str:
         scaled=[found for found in map(scaled, runs) if found is not None],
         decoded=decoded,
         usage=_usage(runs),
-        standings=standings(runs, decoded) if decoded else [],
-        comparisons=comparisons(runs, decoded) if decoded else [],
-        misheard=worst(decoded.utterances, decoded.hypotheses, count) if decoded else [],
+        standings=standings(decoded) if decoded else [],
+        comparisons=comparisons(decoded) if decoded else [],
+        misheard=worst(decoded, count) if decoded else [],
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         alignment_css=Markup(ALIGNMENT_CSS),
     )
 
 
 def _usage(runs: Sequence[Run]) -> dict[str, Any] | None:
-    """The table of those runs whose time was measured, and what is advised; None without any."""
+    """Return the usage table of the runs with timings and the advice for each, or None if no run has any."""
     usages = {run.label: run.usage for run in runs if run.usage is not None}
     if not usages:
         return None
@@ -89,5 +96,5 @@ def _usage(runs: Sequence[Run]) -> dict[str, Any] | None:
 
 
 def _look(run: int) -> tuple[int, str]:
-    """The number of a run's colour in the style, and its marker as a letter."""
+    """Return the colour index of a run in the style sheet, and its marker as a text symbol."""
     return run % len(COLOURS), look(run)[2].strip()

@@ -1,26 +1,26 @@
-"""The utterances with the most errors, with the hypotheses of each run and the audio."""
+"""The utterances with the most errors, with the hypothesis of each system and the audio."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UnreachableError, UserError
+from asr_emapl.report.comparison import Decoded
 from asr_emapl.scoring.alignment import Alignment, align
 
-# Longer recordings are embedded up to here: a page is to stay small enough to send.
+# Longer recordings are truncated to this length to limit the page size.
 LONGEST_S = 30.0
 
 
 @dataclass(frozen=True)
 class Misheard:
-    """An utterance and its alignment by each run, in the order of the runs.
+    """An utterance and its alignment for each system, in order.
 
     Attributes:
-        audio: a `data:` URI, or "" where the audio could not be had, for the reason in `problem`.
+        audio: a `data:` URI, or "" if the audio could not be read; `problem` gives the reason.
     """
 
     utterance: Utterance
@@ -30,28 +30,27 @@ class Misheard:
 
     @property
     def cut(self) -> bool:
-        """Whether the audio is only the beginning."""
+        """Whether the audio is truncated."""
         return self.utterance.duration > LONGEST_S
 
 
-def worst(
-    utterances: Sequence[Utterance], hypotheses: Sequence[Mapping[str, str]], count: int
-) -> list[Misheard]:
-    """At most `count` utterances, those with the most word errors over all runs first; none without errors.
+def worst(decoded: Decoded, count: int) -> list[Misheard]:
+    """Return the utterances with the most word errors, those with the most errors over all systems first.
 
-    Args:
-        utterances: with transcripts; one without is taken as silence.
-        hypotheses: for each run id -> text, of all the utterances.
+    They are the `count` worst over all systems and the `count` worst of each system. Utterances without
+    errors are omitted; a missing transcript is treated as empty.
     """
-    aligned = []
-    for utterance in utterances:
-        alignments = [align(utterance.text or "", texts[utterance.id], utterance.id) for texts in hypotheses]
-        errors = sum(alignment.counts.errors for alignment in alignments)
-        if errors:
-            aligned.append((errors, utterance, alignments))
-    # A stable sort: equals stay in the order of the manifest.
-    aligned.sort(key=lambda entry: -entry[0])
-    return [_with_audio(utterance, alignments) for _, utterance, alignments in aligned[:count]]
+    aligned = [
+        (u, [align(u.text or "", system.hypotheses[u.id], u.id) for system in decoded.systems])
+        for u in decoded.utterances
+    ]
+    errors = [[alignment.counts.errors for alignment in alignments] for _, alignments in aligned]
+    totals = [sum(row) for row in errors]
+    chosen: set[int] = set()
+    for column in (totals, *zip(*errors, strict=True)):
+        ranked = sorted(range(len(column)), key=lambda i: -column[i])
+        chosen.update(i for i in ranked[:count] if column[i])
+    return [_with_audio(*aligned[i]) for i in sorted(chosen, key=lambda i: (-totals[i], i))]
 
 
 def _with_audio(utterance: Utterance, alignments: list[Alignment]) -> Misheard:
@@ -60,12 +59,12 @@ def _with_audio(utterance: Utterance, alignments: list[Alignment]) -> Misheard:
     except UnreachableError:
         raise
     except UserError as error:
-        # The texts can be read all the same, often on another machine than the audio lies on.
+        # Show the texts without audio; reports are often made on a machine that does not have the audio.
         return Misheard(utterance, alignments, "", str(error))
 
 
 def _embedded(utterance: Utterance) -> str:
-    """The audio as MP3, the one compressed format that all browsers play, the oldest phones' too."""
+    """Encode the audio as MP3, the compressed format with the widest browser support."""
     import soundfile
 
     from asr_emapl.audio import SAMPLE_RATE_HZ
