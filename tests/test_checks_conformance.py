@@ -160,6 +160,37 @@ class LeaksBehindZeros(LeaksLength):
         nn.init.zeros_(self.output.weight)
 
 
+class BatchNormed(Sound):
+    """Batch statistics that count padded frames; `masked` sets them to zero before."""
+
+    masked = False
+
+    def __init__(self, vocabulary_size: int, mel_bands: int = 80) -> None:
+        super().__init__(vocabulary_size, mel_bands)
+        self.norm = nn.BatchNorm1d(8)
+
+    def hidden(self, features: Tensor, lengths: Tensor) -> Tensor:
+        x_BTD = super().hidden(features, lengths)
+        if self.masked:
+            x_BTD = x_BTD * (torch.arange(x_BTD.shape[1]) < self.output_lengths(lengths)[:, None])[..., None]
+        return self.norm(x_BTD.transpose(1, 2)).transpose(1, 2)
+
+
+class BatchNormedAfterMask(BatchNormed):
+    masked = True
+
+
+class ValidFramesNormed(Sound):
+    """Batch statistics of valid frames only."""
+
+    def hidden(self, features: Tensor, lengths: Tensor) -> Tensor:
+        x_BTD = super().hidden(features, lengths)
+        if not self.training:
+            return x_BTD
+        valid_BT = torch.arange(x_BTD.shape[1]) < self.output_lengths(lengths)[:, None]
+        return (x_BTD - x_BTD[valid_BT].mean(0)) / (x_BTD[valid_BT].std(0) + 1e-3)
+
+
 class Unused(Sound):
     def __init__(self, vocabulary_size: int, mel_bands: int = 80) -> None:
         super().__init__(vocabulary_size, mel_bands)
@@ -259,7 +290,7 @@ def test_the_transformer_passes(norm: str, layerdrop: float) -> None:
     assert len(findings) == len(conformance.CHECKS)
 
 
-@pytest.mark.parametrize("model", [Sound, Bare, WeightNormed])
+@pytest.mark.parametrize("model", [Sound, Bare, WeightNormed, ValidFramesNormed])
 def test_sound_models_pass(model: type[nn.Module]) -> None:
     findings = checked(model)
     assert [f for f in findings if not f.passed] == []
@@ -293,6 +324,8 @@ def test_sound_models_pass(model: type[nn.Module]) -> None:
         (LeaksGarbage, "padding", "garbage"),
         (LeaksLength, "padding", "zeros"),
         (LeaksBehindZeros, "padding", "zeros"),
+        (BatchNormed, "padding in training", r"more zeros as padding.* \(batch normalisation: norm\)"),
+        (BatchNormedAfterMask, "padding in training", "more zeros"),
         (Unused, "gradients", "does not reach forgotten.weight, forgotten.bias"),
         (Overflows, "gradients", "NaN or infinite gradient in conv.weight"),
         (KeepsDoubles, "teacher", "RuntimeError.*in hidden"),

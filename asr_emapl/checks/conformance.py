@@ -211,6 +211,45 @@ def _padding(subject: _Subject) -> str:
     return ""
 
 
+def _padding_in_training(subject: _Subject) -> str:
+    """Batch normalisation over padded frames changes the output in training mode only."""
+    model = subject.build().train()
+    model.load_state_dict(subject.model.state_dict())
+    if hasattr(model, "set_dropout"):
+        model.set_dropout(dropout=0.0, layerdrop=0.0)  # type: ignore[operator]
+    _disable_dropout(model)
+
+    def output(features_BTF: Tensor, seed: int = 0) -> Tensor:
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            return model(features_BTF, subject.lengths_B)[0]
+
+    expected_BTV = output(subject.features_BTF)
+    garbage_BTF = subject.features_BTF.clone()
+    garbage_BTF[1, SHORT_FRAMES:] = 100.0 * torch.randn_like(garbage_BTF[1, SHORT_FRAMES:])
+    variants = {"garbage": garbage_BTF}
+    # Random numbers that remain after dropout is disabled depend on the shape.
+    if _distance(expected_BTV, output(subject.features_BTF, seed=1)) <= TOLERANCE:
+        variants["more zeros"] = F.pad(subject.features_BTF, (0, 0, 0, LONG_FRAMES))
+    for what, features_BTF in variants.items():
+        found_BTV = output(features_BTF)
+        for row, frames in enumerate(model.output_lengths(subject.lengths_B).tolist()):  # type: ignore[operator]
+            off = _distance(expected_BTV[row, :frames], found_BTV[row, :frames])
+            if not off <= TOLERANCE:
+                norms = [
+                    n for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+                ]
+                where = f" (batch normalisation: {listing(norms, _SHOWN_NAMES)})" if norms else ""
+                return f"in training mode, with {what} as padding, valid frames change by {off:.3g}{where}"
+    return ""
+
+
+def _disable_dropout(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+
+
 def _gradients(subject: _Subject) -> str:
     _backward(subject)
     trained = [(name, p.grad) for name, p in subject.model.named_parameters() if p.requires_grad]
@@ -269,9 +308,7 @@ def _begin_step(subject: _Subject) -> str:
     model, begin = subject.model, subject.model.begin_step
     if hasattr(model, "set_dropout"):
         model.set_dropout(dropout=0.0, layerdrop=0.5)  # type: ignore[operator]
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
+    _disable_dropout(model)
     for step in range(4):
         begin(seed=step)  # type: ignore[operator]
         first_BTV, first = _backward(subject, seed=step), _silent(model)
@@ -350,6 +387,13 @@ CHECKS = (
         "trains, and a rate as it is that is None; or remove it",
         needs=("output shape",),
         method="set_dropout",
+    ),
+    _Check(
+        "padding in training",
+        _padding_in_training,
+        "compute statistics over valid frames only, or replace batch normalisation by LayerNorm: otherwise "
+        "training depends on which utterances share a micro-batch",
+        needs=("output shape", "lengths", "eval is deterministic", "padding", "set_dropout"),
     ),
     _Check(
         "begin_step",
