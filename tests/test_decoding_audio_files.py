@@ -102,3 +102,31 @@ def test_unreadable_files_are_named(recognizer, tmp_path):
     for name in ("gone.wav", "text.wav"):
         with pytest.raises(UserError, match=name):
             transcribe_file(recognizer, tmp_path / name, LevelOnly(), max_seconds=10.0)
+
+
+@pytest.mark.parametrize("pause", [0.5, 1.5])
+def test_nothing_is_recognised_in_digital_silence(recognizer, tmp_path, pause):
+    rng = np.random.default_rng(1)
+    sounds = [0.1 * rng.standard_normal(2 * RATE) for _ in range(2)]
+    silence = np.zeros(round(pause * RATE))
+    soundfile.write(tmp_path / "a.wav", np.concatenate([silence, sounds[0], silence, sounds[1]]), RATE)
+    transcript = transcribe_file(recognizer, tmp_path / "a.wav", LevelOnly(), max_seconds=15.0)
+    words = [word for segment in transcript.segments for word in segment.words]
+    assert words
+    for begin, end in ((0.0, pause), (pause + 2.0, 2 * pause + 2.0)):
+        assert not [w for w in words if w.begin > begin + 0.05 and w.end < end - 0.05]
+    assert len(transcript.segments) == (1 if pause < 1.0 else 2)
+
+
+def test_silence_alone_has_no_text(recognizer, tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(3 * RATE), RATE)
+    transcript = transcribe_file(recognizer, tmp_path / "a.wav", LevelOnly(), max_seconds=15.0)
+    assert (transcript.text, transcript.seconds, transcript.segments) == ("", 3.0, ())
+
+
+def test_a_click_between_silences_is_kept(recognizer, tmp_path):
+    wave = np.zeros(4 * RATE)
+    wave[2 * RATE : 2 * RATE + 1600] = 0.3
+    soundfile.write(tmp_path / "a.wav", wave, RATE)
+    transcript = transcribe_file(recognizer, tmp_path / "a.wav", LevelOnly(), max_seconds=15.0)
+    assert len(transcript.segments) == 1

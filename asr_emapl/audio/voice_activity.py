@@ -27,6 +27,7 @@ FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE_HZ
 
 _CONTEXT_SAMPLES = 64  # samples of the previous frame that the network also sees
 _STATE_SHAPE = (1, 1, 128)
+_SILENCE_DB = -80.0  # recorded silence is louder
 # Frames per call of the network. Constant, so that results do not depend on the blocks.
 _CALL_FRAMES = 512
 
@@ -92,12 +93,15 @@ class VoiceActivity:
 
 
 class LevelOnly:
-    """Reports speech in every frame, so that audio is cut where it is quietest. Needs no package."""
+    """Reports speech except in digital silence, so that other audio is cut where it is quietest.
+
+    Needs no package.
+    """
 
     def __call__(self, blocks: Iterable[Floats]) -> Activity:
         """See `Detector`."""
         level = np.concatenate([np.zeros(0, np.float32), *map(_level_db, _frames(blocks))])
-        return Activity(np.ones_like(level), level)
+        return Activity((level > _SILENCE_DB).astype(np.float32), level)
 
 
 def _level_db(frames: Floats) -> Floats:

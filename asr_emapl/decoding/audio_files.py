@@ -204,7 +204,7 @@ def _segments(
 ) -> Iterator[TranscriptSegment]:
     """The segment of each utterance that has text."""
     by_id = {utterance.id: utterance for utterance in utterances}
-    for batch in recognizer.posteriors(utterances):
+    for batch in recognizer.posteriors(utterances, blank_silent=True):
         for h in timed_hypotheses(batch, recognizer.tokenizer, recognizer.frame_seconds, search):
             begin = by_id[h.id].offset
             end = begin + by_id[h.id].duration
@@ -218,11 +218,15 @@ def _segments(
 
 
 def _utterances(audio: Path, seconds: float, detector: Detector, max_seconds: float) -> Sequence[Utterance]:
-    if seconds <= max_seconds:
-        return [Utterance("0", str(audio), seconds)]
-    target = max(_MIN_SECONDS, max_seconds / 2.0)
-    limits = SegmentConfig(min_seconds=_MIN_SECONDS, max_seconds=max_seconds, target_seconds=target)
-    cut = cut_recording(Recording("0", str(audio)), limits, detector)
+    """The whole file if it is short and has no digital silence of a second, otherwise parts of it."""
+    is_short = seconds <= max_seconds
+    target = max_seconds if is_short else max(_MIN_SECONDS, max_seconds / 2.0)
+    edge = 0.0 if is_short else _MIN_SECONDS / 2.0
+    limits = SegmentConfig(_MIN_SECONDS, max_seconds, target, edge_seconds=edge)
+    cut = cut_recording(Recording("0", str(audio)), limits, LevelOnly() if is_short else detector)
     if cut.fault:
         raise UserError(cut.fault)
+    used = sum(utterance.duration for utterance in cut.utterances)
+    if is_short and (cut.lost_seconds or used > seconds - limits.pause_seconds):
+        return [Utterance("0", str(audio), seconds)]
     return cut.utterances

@@ -18,6 +18,7 @@ from asr_emapl.ctc import greedy
 from asr_emapl.data.loader import LeftOut, collate
 from asr_emapl.data.micro_batches import micro_batches
 from asr_emapl.data.utterance import Utterance
+from asr_emapl.decoding.silence import blank_silence
 from asr_emapl.decoding.spans import TimedText, frame_seconds, timed_tokens, token_spans, words
 from asr_emapl.text.tokenizer import Tokenizer
 
@@ -63,6 +64,7 @@ def posteriors(
     rank: int = 0,
     world_size: int = 1,
     left_out: LeftOut | None = None,
+    blank_silent: bool = False,
 ) -> Generator[list[Posteriors], None, None]:
     """Log-probabilities of each model, longest utterance first. Audio is decoded once for all models.
 
@@ -73,6 +75,7 @@ def posteriors(
     Args:
         left_out: called with each utterance that cannot be decoded; no batch contains it. A batch may be
             empty.
+        blank_silent: emit blanks on digital silence (see `decoding.silence`).
 
     Raises:
         UserError: an utterance cannot be decoded, and `left_out` is None.
@@ -98,6 +101,9 @@ def posteriors(
                 inputs = features(batch.waveforms_BN, batch.samples_B)
                 for model in models:
                     log_probs_BTV, lengths_B = model(*inputs)
+                    if blank_silent:
+                        seconds = frame_seconds(model, features)
+                        log_probs_BTV = blank_silence(log_probs_BTV, batch.waveforms_BN, seconds)
                     found.append(Posteriors(batch.ids, log_probs_BTV[:rows].float(), lengths_B[:rows]))
             yield found
     finally:
@@ -171,7 +177,11 @@ class Recognizer:
                 yield from greedy_hypotheses(batch, self.tokenizer)
 
     def posteriors(
-        self, utterances: Sequence[Utterance], max_seconds: float = 120.0, left_out: LeftOut | None = None
+        self,
+        utterances: Sequence[Utterance],
+        max_seconds: float = 120.0,
+        left_out: LeftOut | None = None,
+        blank_silent: bool = False,
     ) -> Generator[Posteriors, None, None]:
         """Log-probabilities of the utterances, in the order and the batches of `__call__`."""
         batches = posteriors(
@@ -181,6 +191,7 @@ class Recognizer:
             device=self.device,
             max_seconds=max_seconds,
             left_out=left_out,
+            blank_silent=blank_silent,
         )
         with closing(batches):  # restores the model's mode at once
             for (batch,) in batches:
