@@ -20,12 +20,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Len, Lt
+from annotated_types import Ge, Gt, Le, Len, Lt, Predicate
 
 Text = Annotated[str, Len(1)]
 _IS_PATH = "path"
 Place = Annotated[str, Len(1), _IS_PATH]
 """A path or URL; relative paths start from the root of the config (`change_places`)."""
+_IS_IMPORT = "import path"
+ImportPath = Annotated[str, Predicate(lambda text: re.fullmatch(r"[\w.]+:\w+", text) is not None), _IS_IMPORT]
+"""The import path of a class."""
 Hours = Annotated[float, Ge(0.0), Le(1e9)]
 PositiveHours = Annotated[float, Gt(0.0), Le(1e9)]
 PositiveSeconds = Annotated[float, Gt(0.0), Le(1e9)]
@@ -99,6 +102,8 @@ def allowed(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated and _IS_PATH in hint.__metadata__:
         return "a path"
+    if origin is Annotated and _IS_IMPORT in hint.__metadata__:
+        return "package.module:Class"
     if origin is Annotated:
         bounds = [
             f"{words} {getattr(bound, name):g}"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from asr_emapl.ctc import greedy
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
@@ -14,9 +17,10 @@ from asr_emapl.pseudo_labels.filters import REASONS, LabelCandidate, reason_to_d
 
 def rejection(tokens: int, confidence: float, seconds: float, limits: PseudoLabelConfig) -> str | None:
     """Of a label that CTC can align."""
-    return reason_to_drop(LabelCandidate(tokens, tokens, 10_000, seconds, confidence), limits)
+    return reason_to_drop(LabelCandidate(range(1, tokens + 1), 10_000, seconds, confidence), limits)
 
 
+TWO_REPEATS = [1, 1, 1, 2, 3, 4, 5, 6, 7, 8]
 LIMITS = PseudoLabelConfig(min_confidence=0.75, min_tokens_per_second=2.0, max_tokens_per_second=20.0)
 
 
@@ -64,16 +68,51 @@ def test_by_default_only_empty_labels_are_rejected() -> None:
 
 @pytest.mark.parametrize("limits", [None, LIMITS])
 def test_a_label_must_fit_into_the_frames(limits):
-    assert reason_to_drop(LabelCandidate(10, 12, 12, 1.0, 0.9), limits) is None
-    assert reason_to_drop(LabelCandidate(10, 12, 11, 1.0, 0.9), limits) == "unalignable"
+    assert reason_to_drop(LabelCandidate(TWO_REPEATS, 12, 1.0, 0.9), limits) is None
+    assert reason_to_drop(LabelCandidate(TWO_REPEATS, 11, 1.0, 0.9), limits) == "unalignable"
 
 
 def test_a_transcript_is_trusted_even_if_it_is_empty_or_long():
-    assert reason_to_drop(LabelCandidate(0, 0, 0, 1.0, math.nan), None) is None
-    assert reason_to_drop(LabelCandidate(500, 500, 500, 1.0, 0.0), None) is None
+    assert reason_to_drop(LabelCandidate([], 0, 1.0, math.nan), None) is None
+    assert reason_to_drop(LabelCandidate(range(500), 500, 1.0, 0.0), None) is None
 
 
 def test_each_reason_says_what_is_wrong_and_what_to_do():
     for reason in REASONS.values():
         assert reason.description.split()[0] in ("have", "need")
         assert reason.remedy
+
+
+@pytest.mark.parametrize(
+    ("tokens", "repeats"),
+    [([], 0), ([1], 1), ([1, 2, 3], 1), ([1, 1, 1], 3), ([4, 1, 2, 1, 2, 1, 2, 5], 3), ([1, 2, 3] * 4, 4)],
+)
+def test_loops_are_counted(tokens: list[int], repeats: int) -> None:
+    candidate = LabelCandidate(tokens, 1_000, 1.0)
+    assert candidate.repeats == repeats
+    limit = max(1, repeats)
+    assert reason_to_drop(candidate, PseudoLabelConfig(max_repeats=limit)) in (None, "empty")
+    if repeats > 1:
+        assert reason_to_drop(candidate, PseudoLabelConfig(max_repeats=limit - 1)) == "loop"
+
+
+@given(
+    st.lists(st.integers(1, 3), max_size=4),
+    st.lists(st.integers(1, 3), min_size=1, max_size=8),
+    st.integers(1, 5),
+)
+def test_a_part_that_is_repeated_is_found(before: list[int], part: list[int], times: int) -> None:
+    assert LabelCandidate(before + part * times, 1_000, 1.0).repeats >= times
+
+
+def test_other_limits() -> None:
+    def reason(limits: PseudoLabelConfig, **known: Any) -> str | None:
+        return reason_to_drop(LabelCandidate([1, 2, 3, 4], 100, 1.0, **known), limits)
+
+    assert reason(PseudoLabelConfig(min_level_db=-50.0), level_db=-60.0) == "silent"
+    assert reason(PseudoLabelConfig(min_level_db=-50.0), level_db=-50.0) is None
+    assert reason(PseudoLabelConfig(min_agreement=0.8), agreement=0.75) == "disagreement"
+    assert reason(PseudoLabelConfig(min_agreement=0.75), agreement=0.75) is None
+    assert reason(PseudoLabelConfig(max_change=0.5)) == "changed"
+    assert reason(PseudoLabelConfig(max_change=0.25), previous=[1, 2, 3, 9]) is None
+    assert reason(PseudoLabelConfig(max_change=0.2), previous=[1, 2, 3, 9]) == "changed"

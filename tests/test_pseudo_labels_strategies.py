@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from asr_emapl.ctc import greedy
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
-from asr_emapl.pseudo_labels.strategies import LabelRequest, Labels, TeacherLabels, Transcripts
+from asr_emapl.pseudo_labels.labeller import Labeller
+from asr_emapl.pseudo_labels.labels import LabelRequest, Labels
+from asr_emapl.pseudo_labels.strategies.ema import FreshLabels
+from asr_emapl.pseudo_labels.strategies.given import GivenLabels
 
 LENGTHS_B = torch.tensor([60, 45, 20])
 
@@ -56,7 +59,7 @@ def check_against(labels: Labels, model: nn.Module) -> None:
 
 def test_ema_labels_are_the_teacher_s_greedy_path() -> None:
     model = student()
-    labels = TeacherLabels(EmaTeacher(model, half_life=100.0)).labels(batch())
+    labels = FreshLabels(Labeller(EmaTeacher(model, half_life=100.0))).labels(batch())
     assert int(labels.lengths_B.sum()) > 3
     assert all(0 not in tokens for tokens in texts(labels))
     assert all(0.0 < sure <= 1.0 for sure in labels.confidence_B.tolist())
@@ -65,7 +68,7 @@ def test_ema_labels_are_the_teacher_s_greedy_path() -> None:
 
 def test_ema_labels_do_not_follow_a_student_that_trains() -> None:
     model, untrained = student(), student()
-    strategy = TeacherLabels(EmaTeacher(model, half_life=100.0))
+    strategy = FreshLabels(Labeller(EmaTeacher(model, half_life=100.0)))
     train(model, 3)
     assert model.training
     assert decoded(student(), batch())[0] != decoded(model, batch())[0]
@@ -77,7 +80,7 @@ def test_ema_labels_do_not_follow_a_student_that_trains() -> None:
 def test_ema_labels_follow_the_teacher() -> None:
     model = student()
     teacher = EmaTeacher(model, half_life=1.0)
-    strategy = TeacherLabels(teacher)
+    strategy = FreshLabels(Labeller(teacher))
     train(model, 3)
     teacher.update(1e6)
     assert not teacher.module.training
@@ -85,7 +88,7 @@ def test_ema_labels_follow_the_teacher() -> None:
 
 
 def test_ema_labels_are_repeatable_and_draw_nothing() -> None:
-    strategy = TeacherLabels(EmaTeacher(student(), half_life=100.0))
+    strategy = FreshLabels(Labeller(EmaTeacher(student(), half_life=100.0)))
     before = torch.get_rng_state()
     first, second = strategy.labels(batch()), strategy.labels(batch())
     assert texts(first) == texts(second)
@@ -94,7 +97,7 @@ def test_ema_labels_are_repeatable_and_draw_nothing() -> None:
 
 
 def test_ema_labels_do_not_depend_on_company() -> None:
-    strategy, whole = TeacherLabels(EmaTeacher(student(), half_life=100.0)), batch()
+    strategy, whole = FreshLabels(Labeller(EmaTeacher(student(), half_life=100.0))), batch()
     together = strategy.labels(whole)
     for i, frames in enumerate(LENGTHS_B.tolist()):
         features, lengths = whole.features[i : i + 1, :frames], LENGTHS_B[i : i + 1]
@@ -105,13 +108,13 @@ def test_ema_labels_do_not_depend_on_company() -> None:
 
 def test_ema_labels_under_autocast_are_near() -> None:
     teacher = EmaTeacher(student(), half_life=100.0)
-    exact, rounded = (TeacherLabels(teacher, bf16=on).labels(batch()) for on in (False, True))
+    exact, rounded = (FreshLabels(Labeller(teacher, bf16=on)).labels(batch()) for on in (False, True))
     assert rounded.confidence_B.tolist() == pytest.approx(exact.confidence_B.tolist(), abs=0.05)
 
 
 def test_ema_labels_leave_no_gradient() -> None:
     model = student()
-    labels = TeacherLabels(EmaTeacher(model, half_life=100.0)).labels(batch())
+    labels = FreshLabels(Labeller(EmaTeacher(model, half_life=100.0))).labels(batch())
     assert all(p.grad is None for p in model.parameters())
     # A loss keeps its targets for the backward pass, which tensors of inference mode refuse.
     assert not any(t.is_inference() for t in (labels.tokens_BS, labels.lengths_B, labels.confidence_B))
@@ -119,11 +122,11 @@ def test_ema_labels_leave_no_gradient() -> None:
 
 def test_oracle_labels_are_the_truth() -> None:
     truth = [[1, 2, 2], [], [6]]
-    labels = Transcripts().labels(batch(truth))
+    labels = GivenLabels().labels(batch(truth))
     assert texts(labels) == truth
     assert labels.confidence_B.tolist() == [1.0, 1.0, 1.0]
 
 
 def test_oracle_without_texts_is_a_fault() -> None:
     with pytest.raises(AssertionError):
-        Transcripts().labels(batch())
+        GivenLabels().labels(batch())

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from asr_emapl.ctc import alignable, frames_needed
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.pseudo_labels.filters import REASONS
-from asr_emapl.pseudo_labels.strategies import Labels
+from asr_emapl.pseudo_labels.labels import Label, Labels
 
 
 class AmongOthers(ProcessGroup):
@@ -79,7 +79,7 @@ def test_alignable_from_as_many_frames_as_tokens_and_repeats(tokens, needed):
 
 @given(st.lists(st.lists(st.integers(1, 3), max_size=8), min_size=1, max_size=4), st.integers(0, 3))
 def test_frames_needed_of_a_batch_are_those_of_each_alone(texts, padding):
-    labels = Labels.of(texts)
+    labels = Labels.of([Label(text) for text in texts])
     tokens_BS = F.pad(labels.tokens_BS, (0, padding))
     needed = frames_needed(tokens_BS, labels.lengths_B).tolist()
     for tokens, frames in zip(texts, needed, strict=True):

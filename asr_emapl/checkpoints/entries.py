@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from asr_emapl.data.mixture import DataCursor
+from asr_emapl.pseudo_labels.label_table import LabelTable
 
 State = dict[str, Any]
 
@@ -23,6 +24,7 @@ _Check = Callable[[Any, str], None]
 _MAX_NUMBER = 2**63 - 1
 _MAX_VALUES = 100_000
 _MAX_DEPTH = 32
+_MAX_POSITION = 10_000_000  # a cache of labels has the numbers of its utterances
 
 
 def require_entries(state: Any) -> State:
@@ -135,8 +137,14 @@ def _contents(value: Any, place: str) -> None:
     _require_names(value, ["labelled"])  # every run has labelled audio
 
 
+def _strategy(value: Any, place: str) -> None:
+    _mapping(value, place)
+    for name in LabelTable.TENSORS if "rows" in value else ():
+        _require(isinstance(value.get(name), Tensor), f"{place}.{name}", "a tensor")
+
+
 def _position(value: Any, place: str) -> None:
-    for number in _plain_values(value, place):
+    for number in _plain_values(value, place, _MAX_POSITION):
         _amount(number, place)
     try:
         position = DataCursor.from_state(value)
@@ -159,11 +167,11 @@ def _config(value: Any, place: str) -> None:
     _has({"model": model, "optimizer": _has({"name": _text})})(value, place)
 
 
-def _plain_values(value: Any, place: str) -> list[Any]:
+def _plain_values(value: Any, place: str, most: int = _MAX_VALUES) -> list[Any]:
     """All numbers, texts and Nones in nested mappings and lists, if these contain nothing else."""
     found: list[Any] = []
     pending = [(value, 0)]
-    for _ in range(_MAX_VALUES):
+    for _ in range(most):
         if not pending:
             return found
         item, depth = pending.pop()
@@ -176,7 +184,7 @@ def _plain_values(value: Any, place: str) -> list[Any]:
         else:
             _require(item is None or type(item) in (bool, int, float, str), place, "plain data")
             found.append(item)
-    raise ValueError(f"{place} has more than {_MAX_VALUES} values")
+    raise ValueError(f"{place} has more than {most} values")
 
 
 _ENTRIES: dict[str, _Check] = {
@@ -186,6 +194,7 @@ _ENTRIES: dict[str, _Check] = {
     "running_mean": _running_mean,
     "clock": _has({"samples": _count, "sample_rate_hz": _positive}),
     "position": _position,
+    "strategy": _strategy,
     "contents": _contents,
     "step": _count,
     "validation_due": _flag,

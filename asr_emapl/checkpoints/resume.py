@@ -131,6 +131,8 @@ def require_contents(
         mixture = getattr(position, kind)
         corpora = (c.next_pass() if i in changed else c for i, c in enumerate(mixture.corpora))
         position = replace(position, **{kind: replace(mixture, corpora=tuple(corpora))})
+        if kind == "unlabelled":
+            position = replace(position, labels=position.labels.without_labels())
         notes.append(f"data.{kind}: other utterances than in the checkpoint; a new pass starts")
     return position, before | now, notes
 

@@ -18,7 +18,9 @@ from asr_emapl.distributed.process_group import ProcessGroup, choose_device
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.hyperparameters import build_optimizer
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
-from asr_emapl.pseudo_labels.strategies import LabelRequest, Labels, TeacherLabels
+from asr_emapl.pseudo_labels.labeller import Labeller
+from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels
+from asr_emapl.pseudo_labels.strategies.ema import FreshLabels
 from asr_emapl.training.build import build_models, build_step, read_tokenizer
 from asr_emapl.training.objectives import to_device
 from asr_emapl.training.step import TrainStep
@@ -63,7 +65,7 @@ def estimate(config: RunConfig) -> Estimate:
     step = _build(config, device, tokenizer.vocabulary_size)
     limits = config.pseudo_labels
     hours = {"labelled": config.hours}
-    if limits.strategy != "none" and limits.start_hours < config.hours:
+    if limits.uses_unlabelled and limits.start_hours < config.hours:
         rest = config.hours - limits.start_hours
         unlabelled = rest * limits.unlabelled_per_labelled / (1.0 + limits.unlabelled_per_labelled)
         hours = {"labelled": config.hours - unlabelled, "unlabelled": unlabelled}
@@ -82,14 +84,14 @@ def estimate(config: RunConfig) -> Estimate:
     )
 
 
-class SameLength(TeacherLabels):
+class SameLength(FreshLabels):
     """Runs the teacher, but returns the texts of the batch: an untrained teacher has empty labels."""
 
     def labels(self, batch: LabelRequest) -> Labels:
         """See `Strategy.labels`."""
         theirs = super().labels(batch)
         assert batch.targets is not None
-        texts, device = Labels.of(batch.targets), theirs.confidence_B.device
+        texts, device = Labels.of([Label(t) for t in batch.targets]), theirs.confidence_B.device
         # The teacher's confidence, so that the step waits for its counts as in training.
         return Labels(
             to_device(texts.tokens_BS, device), to_device(texts.lengths_B, device), theirs.confidence_B
@@ -116,7 +118,7 @@ def _build(config: RunConfig, device: torch.device, vocabulary_size: int) -> Tra
         student,
         teacher,
         build_optimizer(student, config.optimizer.name, group),
-        SameLength(teacher, bf16=bf16),
+        SameLength(Labeller(teacher, bf16=bf16)),
         PseudoLabelConfig(),
         bf16=bf16,
     )

@@ -83,7 +83,7 @@ def scale_table(
     rows += _optimizer_rows(plan.optimizer, batch.kappa)
     rows += _step_rows(config, batch)
     # True texts do not come from the teacher, so its half-life cannot mislead the student.
-    learns_from_teacher = config.pseudo_labels.strategy not in ("none", "oracle")
+    learns_from_teacher = config.pseudo_labels.learns_from_itself
     return rows, warnings(plan, learns_from_teacher=learns_from_teacher)
 
 
@@ -143,7 +143,7 @@ def _optimizer_rows(optimizer: ReferenceOptimizer, kappa: float) -> list[ScaleRo
 
 def _step_rows(config: RunConfig, batch: ScaledBatch) -> list[ScaleRow]:
     periods = {"steps in the whole run": config.hours, "warm-up steps": config.schedule.warmup_hours}
-    if config.pseudo_labels.strategy != "none":
+    if config.pseudo_labels.uses_unlabelled:
         periods["steps before pseudo-labels"] = config.pseudo_labels.start_hours
     return [
         ScaleRow(name, count(steps), count(scaled), f"same {number(hours)} h of audio: / kappa")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
@@ -67,7 +68,9 @@ class MicroBatch:
 
     `student_BN` has the perturbed waveforms of an unlabelled micro-batch, for the student; the teacher gets
     the clean `waveforms_BN`. A labelled micro-batch has no teacher, and its `waveforms_BN` are perturbed. The
-    masks (`keep_BF`, `keep_BT`) are the student's.
+    masks (`keep_BF`, `keep_BT`) are the student's. `rows` are the places of the utterances in their corpus,
+    `epoch` is the number of the pass over it, and `levels_db` are the root mean squares of clean unlabelled
+    audio in dB re full scale.
     """
 
     ids: list[str]
@@ -78,6 +81,9 @@ class MicroBatch:
     keep_BT: Tensor | None = None
     student_BN: Tensor | None = None
     student_samples_B: Tensor | None = None
+    rows: list[int] = field(default_factory=list)
+    epoch: int = 0
+    levels_db: list[float] = field(default_factory=list)
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on `device`."""
@@ -119,6 +125,8 @@ class StepBatch:
     # For all ranks: unpadded audio in samples, and the position after the step.
     samples: int
     after: DataCursor
+    # Whether the utterances are labelled and not trained on.
+    label_only: bool = False
     # For this rank.
     skipped: list[Skipped] = field(default_factory=list)
     # Why a server or a manifest could not be read, so that the step is incomplete; an error of a decoding
@@ -163,7 +171,7 @@ class StepDataset(Dataset[StepBatch]):
         """The rank's share of `batch`; utterances that cannot be decoded are in `skipped`."""
         corpus = self.corpora[batch.labelled]
         assert corpus is not None
-        made = StepBatch(batch.labelled, [], batch.samples, batch.after)
+        made = StepBatch(batch.labelled, [], batch.samples, batch.after, batch.label_only)
         # Each is read from its manifest once, though its id and its audio are wanted at different places.
         utterance = cache(corpus.utterances.__getitem__)
         try:
@@ -186,7 +194,7 @@ class StepDataset(Dataset[StepBatch]):
         corpus = self.corpora[batch.labelled]
         assert corpus is not None
         samples = int(corpus.samples[row])
-        if self.perturb is None:
+        if self.perturb is None or batch.label_only:
             return samples
         student = self.perturb.samples(samples, self.seed, utterance(row).id, batch.epoch)
         return student if batch.labelled else max(student, samples)
@@ -200,6 +208,7 @@ class StepDataset(Dataset[StepBatch]):
     ) -> MicroBatch | None:
         corpus = self.corpora[batch.labelled]
         assert corpus is not None
+        perturb = None if batch.label_only else self.perturb
         rows: list[int] = []
         ids: list[str] = []
         clean: list[Tensor] = []
@@ -210,7 +219,7 @@ class StepDataset(Dataset[StepBatch]):
                 self.desk.note(batch.labelled, i)
             try:
                 waveform = _read(u)
-                perturbed = self.perturb(waveform, self.seed, u.id, batch.epoch) if self.perturb else waveform
+                perturbed = perturb(waveform, self.seed, u.id, batch.epoch) if perturb else waveform
             except UnreachableError:
                 raise
             except UserError as error:
@@ -223,11 +232,14 @@ class StepDataset(Dataset[StepBatch]):
         if not rows:
             return None
         micro = _padded(ids, student if batch.labelled else clean)
-        if self.perturb is not None and not batch.labelled:
+        micro.rows, micro.epoch = rows, batch.epoch
+        if not batch.labelled:
+            micro.levels_db = [_level_db(waveform) for waveform in clean]
+        if perturb is not None and not batch.labelled:
             heard = _padded(ids, student)
             micro.student_BN, micro.student_samples_B = heard.waveforms_BN, heard.samples_B
         micro.targets = None if corpus.targets is None else [corpus.targets[i] for i in rows]
-        if self.augment is not None:
+        if self.augment is not None and not batch.label_only:
             seeds = [draw_seed(self.seed, name, batch.epoch) for name in ids]
             kept = [self.augment.keep(self.frames(len(w)), s) for w, s in zip(student, seeds, strict=True)]
             micro.keep_BF = torch.stack([bands for bands, _ in kept])
@@ -264,6 +276,10 @@ def collate(utterances: Sequence[Utterance], left_out: LeftOut | None = None) ->
 
 def _read(utterance: Utterance) -> Tensor:
     return read_audio(utterance.source, offset=utterance.offset, duration=utterance.duration)
+
+
+def _level_db(waveform: Tensor) -> float:
+    return 10.0 * math.log10(float(waveform.square().mean()) + 1e-12)
 
 
 def _padded(ids: list[str], waveforms: list[Tensor]) -> MicroBatch:

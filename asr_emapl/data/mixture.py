@@ -7,13 +7,14 @@ So the order depends only on the audio consumed, and a resume needs only a `Data
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from asr_emapl.data.batch_plan import BatchPlan, Chunk
+from asr_emapl.data.label_plan import CachePlan, CacheSlot, LabelCursor, LabelPlan
 from asr_emapl.data.permutation import Indices
 
 
@@ -78,6 +79,18 @@ class DataCursor:
     # Audio of each kind consumed before pseudo-labels began; the ratio counts from there.
     labelled_before: int = 0
     unlabelled_before: int = 0
+    # Position of a plan that keeps labels.
+    labels: LabelCursor = field(default_factory=LabelCursor)
+
+    @property
+    def unlabelled_consumed(self) -> int:
+        """Samples of unlabelled audio trained on."""
+        return self.unlabelled.total - self.labels.read + self.labels.trained
+
+    @property
+    def consumed(self) -> int:
+        """Samples of audio trained on."""
+        return self.labelled.total + self.unlabelled_consumed
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers."""
@@ -92,8 +105,13 @@ class DataCursor:
                 tuple(CorpusCursor.from_state(p) for p in values["corpora"]), tuple(values["weights"])
             )
 
-        before = int(state["labelled_before"]), int(state["unlabelled_before"])
-        return DataCursor(mixture(state["labelled"]), mixture(state["unlabelled"]), *before)
+        return DataCursor(
+            mixture(state["labelled"]),
+            mixture(state["unlabelled"]),
+            int(state["labelled_before"]),
+            int(state["unlabelled_before"]),
+            LabelCursor.from_state(state["labels"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -105,6 +123,7 @@ class GlobalBatch:
         epoch: the pass over their corpus.
         samples: their unpadded audio.
         after: the position after the step.
+        label_only: whether the utterances are labelled and not trained on.
     """
 
     labelled: bool
@@ -113,6 +132,7 @@ class GlobalBatch:
     epoch: int
     samples: int
     after: DataCursor
+    label_only: bool = False
 
 
 class Mixture:
@@ -183,6 +203,7 @@ class DataPlan:
         labelled, unlabelled: the corpora; unlabelled None: a supervised run.
         unlabelled_per_labelled: ratio in audio after pseudo-labels have begun.
         start_samples: audio consumed before pseudo-labels begin.
+        labels: when utterances are labelled, if their labels are kept; None: labelled in each step.
     """
 
     def __init__(
@@ -191,8 +212,9 @@ class DataPlan:
         unlabelled: Mixture | None = None,
         unlabelled_per_labelled: float = 1.0,
         start_samples: int = 0,
+        labels: LabelPlan | None = None,
     ) -> None:
-        self.labelled, self.unlabelled = labelled, unlabelled
+        self.labelled, self.unlabelled, self.labels = labelled, unlabelled, labels
         self.ratio = unlabelled_per_labelled
         self.start_samples = start_samples
 
@@ -204,18 +226,37 @@ class DataPlan:
     def next(self, at: DataCursor) -> GlobalBatch:
         """The global batch at `at`."""
         if self.unlabelled is not None and self._wants_unlabelled(at):
+            if isinstance(self.labels, CachePlan):
+                return self._next_of_cache(self.labels, self.unlabelled, at)
+            if self.labels is not None and at.labels.round < (due := self.labels.due(at.consumed)):
+                rows, after = self.labels.next(at.labels, due)
+                samples = int(self.labels.lengths[rows].sum())
+                return GlobalBatch(False, rows, (len(rows),), due, samples, replace(at, labels=after), True)
             indices, groups, epoch, mixture = self.unlabelled.next(at.unlabelled)
             samples = mixture.total - at.unlabelled.total
             return GlobalBatch(False, indices, groups, epoch, samples, replace(at, unlabelled=mixture))
         indices, groups, epoch, mixture = self.labelled.next(at.labelled)
         samples = mixture.total - at.labelled.total
         moved = replace(at, labelled=mixture)
-        if not self.has_unlabelled or mixture.total + at.unlabelled.total <= self.start_samples:
-            moved = replace(moved, labelled_before=mixture.total, unlabelled_before=at.unlabelled.total)
+        if not self.has_unlabelled or moved.consumed <= self.start_samples:
+            moved = replace(moved, labelled_before=mixture.total, unlabelled_before=at.unlabelled_consumed)
         return GlobalBatch(True, indices, groups, epoch, samples, moved)
 
+    def _next_of_cache(self, cache: CachePlan, unlabelled: Mixture, at: DataCursor) -> GlobalBatch:
+        cursor = cache.usable(at.labels)
+        if cache.wants_fresh(cursor):
+            indices, groups, epoch, mixture = unlabelled.next(at.unlabelled)
+            samples = mixture.total - at.unlabelled.total
+            slot = CacheSlot(tuple(indices.tolist()), groups, samples, cache.batch_samples)
+            after = replace(at, unlabelled=mixture, labels=cache.add(cursor, slot))
+            return GlobalBatch(False, indices, groups, epoch, samples, after, label_only=True)
+        slot, moved = cache.draw(cursor)
+        after = replace(at, labels=moved)
+        # The number of the draw, so that a batch is augmented differently each time.
+        return GlobalBatch(False, np.array(slot.indices), slot.groups, cursor.drawn, slot.samples, after)
+
     def _wants_unlabelled(self, at: DataCursor) -> bool:
-        if at.labelled.total + at.unlabelled.total < self.start_samples:
+        if at.consumed < self.start_samples:
             return False
         owed = self.ratio * (at.labelled.total - at.labelled_before)
-        return at.unlabelled.total - at.unlabelled_before < owed
+        return at.unlabelled_consumed - at.unlabelled_before < owed

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
@@ -72,34 +73,55 @@ USERS_OWN = Trust("the user's own config", everything=True)
 """For a target that the user typed, or wrote into the config of a run to train."""
 
 
-def resolve(target: str, trust: Trust) -> type[nn.Module]:
-    """The model class at "package.module:Class". The class is not called.
+@dataclass(frozen=True)
+class Wanted:
+    """What an import path has to lead to.
+
+    Attributes:
+        key: the setting with the path, for errors.
+        base: class that the class derives from.
+        contract: completes the sentence "... is no ...".
+    """
+
+    key: str
+    base: type
+    contract: str
+
+
+MODEL = Wanted(
+    "model.target",
+    nn.Module,
+    "torch module with forward(features, lengths) and output_lengths(lengths): name a class that derives "
+    "from torch.nn.Module",
+)
+
+
+def resolve(target: str, trust: Trust, wanted: Wanted = MODEL) -> type[Any]:
+    """The class at "package.module:Class". The class is not called.
 
     Raises:
         UserError: the path is malformed or not trusted, its module cannot be imported, or what it leads to is
-            not a class that derives from torch.nn.Module and is itself defined in trusted code.
+            not a class that derives from the wanted one and is itself defined in trusted code.
     """
+    key = wanted.key
     module_name, _, name = target.partition(":")
     if len(target) > _LONGEST or not (_is_module_name(module_name) and name.isidentifier()):
-        raise UserError(f"model.target {target[:_LONGEST]!r}: write package.module:Class")
+        raise UserError(f"{key} {target[:_LONGEST]!r}: write package.module:Class")
     trust.require(target, module_name)
-    module = _imported(target, module_name)
-    with blaming(f"model.target {target!r} cannot be looked up", module_name):
+    module = _imported(f"{key} {target!r}", module_name)
+    with blaming(f"{key} {target!r} cannot be looked up", module_name):
         found = getattr(module, name, None)
     if found is None:
-        raise UserError(f"model.target {target!r}: module {module_name} has no {name}")
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise UserError(
-            f"model.target {target} is no torch module with forward(features, lengths) and "
-            "output_lengths(lengths): name a class that derives from torch.nn.Module"
-        )
+        raise UserError(f"{key} {target!r}: module {module_name} has no {name}")
+    if not (isinstance(found, type) and issubclass(found, wanted.base)):
+        raise UserError(f"{key} {target} is no {wanted.contract}")
     # Modules also hold what they import themselves, whoever wrote it.
     trust.require(target, found.__module__)
     return found
 
 
-def _imported(target: str, module_name: str) -> ModuleType:
-    with blaming(f"model.target {target!r} cannot be imported", module_name):
+def _imported(place: str, module_name: str) -> ModuleType:
+    with blaming(f"{place} cannot be imported", module_name):
         # The user's own modules may be in the current folder, which console scripts do not search. At the end
         # of the path, they cannot replace installed modules.
         here = str(Path.cwd())
@@ -110,9 +132,7 @@ def _imported(target: str, module_name: str) -> ModuleType:
         except ModuleNotFoundError as error:
             if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
                 raise
-            raise UserError(
-                f"model.target {target!r}: {error}; is it in the current folder or on PYTHONPATH?"
-            ) from error
+            raise UserError(f"{place}: {error}; is it in the current folder or on PYTHONPATH?") from error
 
 
 def _is_module_name(name: str) -> bool:

@@ -2,29 +2,91 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
-from asr_emapl.settings import Factor, Hours, Share
+from annotated_types import Ge, Le, Len, Lt
+
+from asr_emapl.settings import Factor, Hours, ImportPath, Place, PositiveCount, PositiveHours, Share
+
+StrategyName = Literal["none", "ema", "cache", "rounds", "from_the_start", "external", "oracle"]
+
+
+@dataclass
+class CacheConfig:
+    """The cache of strategy `cache`."""
+
+    hours: PositiveHours = 1.0
+    """Hours of audio in the cache. As a number of batches it scales with kappa."""
+    replace: Share = 0.1
+    """Probability that a batch is replaced by a newly labelled one after it was trained on."""
+
+
+@dataclass
+class RoundsConfig:
+    """The rounds of strategy `rounds`."""
+
+    hours: Annotated[list[Hours], Len(1)] = field(default_factory=lambda: [0.0])
+    """Hours of audio at which the unlabelled utterances are labelled, ascending; at 0, with start_hours."""
+    share: Share = 1.0
+    """Share of the utterances that each round after the first labels anew, drawn at random."""
 
 
 @dataclass
 class PseudoLabelConfig:
-    """Labels for untranscribed audio. Times in hours of audio consumed."""
+    """Labels for untranscribed audio. Times are in hours of audio consumed."""
 
-    strategy: Literal["none", "ema", "oracle"] = "none"
-    """none: a supervised run; ema: greedy labels of the teacher; oracle: the true texts, an upper bound."""
+    strategy: StrategyName | ImportPath = "none"
+    """none: supervised training; ema: labels of the teacher, made in each step; cache: labels kept in a cache
+    (slimIPL); rounds: all utterances labelled at given hours (IPL); from_the_start: sampled labels, unstable
+    ones dropped; external: labels of a file; oracle: transcripts (an upper bound); or a class of your own."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of a class of your own."""
     start_hours: Hours = 0.0
-    """Hours of supervised training before pseudo-labels begin."""
+    """Hours of supervised training before pseudo-labels are used."""
     unlabelled_per_labelled: Factor = 1.0
-    """Ratio of unlabelled to labelled audio once they have begun."""
+    """Ratio of unlabelled to labelled audio after start_hours."""
+    labeller: Literal["teacher", "student"] = "teacher"
+    """Model that makes the labels."""
+    lm_config: Place | None = None
+    """Output of `asr-emapl tune-lm`: labels by its beam search; null: greedy labels."""
+    temperature: Factor = 0.0
+    """Sample labels at this temperature; 0: greedy labels."""
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    rounds: RoundsConfig = field(default_factory=RoundsConfig)
+    hypotheses: Place | None = None
+    """Labels of strategy external: JSONL (id and text), NeMo manifest, CTM or any file that `score` reads."""
     min_confidence: Share = 0.0
-    """Drop labels whose mean over frames of the highest probability is below this."""
+    """Drop labels with a lower confidence: the mean over frames of the highest probability."""
     min_tokens_per_second: Factor = 0.0
     """Drop labels with fewer tokens per second of audio."""
     max_tokens_per_second: Factor = 100.0
     """Drop labels with more tokens per second of audio."""
+    rate_quantile: Annotated[float, Ge(0.0), Lt(0.5)] | None = None
+    """Also drop labels with fewer or more tokens per second than this share of the transcripts at either end;
+    null: only the two limits above."""
+    agreement: Literal["none", "student", "greedy"] = "none"
+    """Second label to compare the label with: student, of the student; greedy, without the language model."""
+    min_agreement: Share = 0.0
+    """Drop labels of which a smaller share of the tokens agrees with the second label."""
+    max_repeats: PositiveCount | None = None
+    """Drop labels in which a part of up to 8 tokens follows itself more often; null: keep them."""
+    min_level_db: Annotated[float, Ge(-200.0), Le(0.0)] | None = None
+    """Drop utterances with a lower root mean square level (dB re full scale); null: keep them."""
+    max_change: Share | None = None
+    """With strategy from_the_start: drop labels of which a larger share of the tokens changed since the pass
+    before, and all in the first pass; null: keep them."""
     dropout: Share | None = None
-    """Dropout of the student once pseudo-labels have begun; null: unchanged."""
+    """Dropout of the student after start_hours; null: unchanged."""
     layerdrop: Share | None = None
-    """Layer drop of the student once pseudo-labels have begun; null: unchanged."""
+    """LayerDrop of the student after start_hours; null: unchanged."""
+
+    @property
+    def uses_unlabelled(self) -> bool:
+        """Whether unlabelled audio is trained on."""
+        return self.strategy != "none"
+
+    @property
+    def learns_from_itself(self) -> bool:
+        """Whether labels come from a model of the run."""
+        return self.strategy not in ("none", "oracle", "external")

@@ -19,7 +19,7 @@ def require_dropout_switch(student: Any, config: PseudoLabelConfig, target: str)
         UserError: the config sets a rate, and the student has no `set_dropout` that takes it.
     """
     rates = _rates(config)
-    if not rates or config.strategy == "none":
+    if not rates or not config.uses_unlabelled:
         return
     keys = " and ".join(f"pseudo_labels.{name}" for name in rates)
     hook = getattr(student, "set_dropout", None)

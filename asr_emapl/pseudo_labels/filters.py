@@ -1,15 +1,20 @@
-"""Why an utterance is not trained on: every reason, with what it means and what to do about it.
+"""Why an utterance is not trained on: every reason, with its filter, what it means and what to do about it.
 
 Imports no torch: the report reads the table too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+
+from rapidfuzz.distance import Levenshtein
 
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 
 _START_LATER = "start later (pseudo_labels.start_hours)"
+_LONGEST_LOOP = 8  # tokens of a repeated part that are looked for
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,12 @@ class Reason:
     remedy: str
 
 
+def _limit(description: str, setting: str, change: str) -> Reason:
+    return Reason(
+        f"{description} pseudo_labels.{setting}", f"{_START_LATER}, or {change} pseudo_labels.{setting}"
+    )
+
+
 # The numbers of dropped utterances are summed over ranks in this order.
 REASONS = {
     "unalignable": Reason(
@@ -31,18 +42,13 @@ REASONS = {
         "belong to their audio",
     ),
     "empty": Reason("have an empty label", f"the teacher is not ready: {_START_LATER}"),
-    "low_confidence": Reason(
-        "have a label less confident than pseudo_labels.min_confidence",
-        f"{_START_LATER}, or lower pseudo_labels.min_confidence",
-    ),
-    "too_few_tokens": Reason(
-        "have a label with fewer tokens than pseudo_labels.min_tokens_per_second",
-        f"{_START_LATER}, or lower pseudo_labels.min_tokens_per_second",
-    ),
-    "too_many_tokens": Reason(
-        "have a label with more tokens than pseudo_labels.max_tokens_per_second",
-        f"{_START_LATER}, or raise pseudo_labels.max_tokens_per_second",
-    ),
+    "silent": _limit("have audio with a lower level than", "min_level_db", "lower"),
+    "low_confidence": _limit("have a label less confident than", "min_confidence", "lower"),
+    "disagreement": _limit("have labels that agree less than", "min_agreement", "lower"),
+    "too_few_tokens": _limit("have a label with fewer tokens than", "min_tokens_per_second", "lower"),
+    "too_many_tokens": _limit("have a label with more tokens than", "max_tokens_per_second", "raise"),
+    "loop": _limit("have a label that repeats a part more often than", "max_repeats", "raise"),
+    "changed": _limit("have a label that changed more than", "max_change", "raise"),
     "undecodable": Reason(
         "have audio that cannot be decoded",
         "fix or remove the files that skipped.jsonl in the run directory lists",
@@ -56,17 +62,59 @@ class LabelCandidate:
 
     Attributes:
         tokens: of the label.
-        needed: frames that CTC needs to align it (`ctc.frames_needed`).
         frames: of the student's output.
         seconds: of audio.
         confidence: of the labeller, in [0, 1]; NaN marks a broken utterance.
+        agreement: with a second label of the utterance, in [0, 1]; 1 if there is none.
+        level_db: root mean square of the audio in dB re full scale.
+        previous: the label of the pass before; None: not known.
     """
 
-    tokens: int
-    needed: int
+    tokens: Sequence[int]
     frames: int
     seconds: float
     confidence: float = 1.0
+    agreement: float = 1.0
+    level_db: float = 0.0
+    previous: Sequence[int] | None = None
+
+    @property
+    def needed(self) -> int:
+        """Frames that CTC needs to align the label: a blank separates equal tokens."""
+        return len(self.tokens) + sum(a == b for a, b in pairwise(self.tokens))
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second of audio."""
+        return len(self.tokens) / self.seconds
+
+    @property
+    def repeats(self) -> int:
+        """Largest number of times that a part of the label, of up to 8 tokens, follows itself."""
+        return max((_repeats(self.tokens, size) for size in range(1, _LONGEST_LOOP + 1)), default=0)
+
+    @property
+    def change(self) -> float:
+        """Share of the tokens that changed since the pass before, in [0, 1]; 1 if that is not known."""
+        return 1.0 if self.previous is None else 1.0 - similarity(self.previous, self.tokens)
+
+
+Filter = Callable[[LabelCandidate, PseudoLabelConfig], bool]
+"""Whether a label is dropped."""
+
+# In the order in which they are asked; the first that applies is counted.
+FILTERS: dict[str, Filter] = {
+    # An empty label teaches blanks on speech, and the student teaches them to the teacher: collapse.
+    "empty": lambda c, limits: not c.tokens,
+    "silent": lambda c, limits: limits.min_level_db is not None and c.level_db < limits.min_level_db,
+    # A NaN confidence is low too.
+    "low_confidence": lambda c, limits: not c.confidence >= limits.min_confidence,
+    "disagreement": lambda c, limits: c.agreement < limits.min_agreement,
+    "too_few_tokens": lambda c, limits: c.rate < limits.min_tokens_per_second,
+    "too_many_tokens": lambda c, limits: c.rate > limits.max_tokens_per_second,
+    "loop": lambda c, limits: limits.max_repeats is not None and c.repeats > limits.max_repeats,
+    "changed": lambda c, limits: limits.max_change is not None and c.change > limits.max_change,
+}
 
 
 def reason_to_drop(candidate: LabelCandidate, limits: PseudoLabelConfig | None) -> str | None:
@@ -76,15 +124,21 @@ def reason_to_drop(candidate: LabelCandidate, limits: PseudoLabelConfig | None) 
         limits: for pseudo-labels; None: the label is a transcript and is only required to be alignable.
     """
     if limits is not None:
-        # An empty label teaches blanks on speech, and the student teaches them to the teacher: collapse.
-        if not candidate.tokens:
-            return "empty"
-        # A NaN confidence is low too.
-        if not candidate.confidence >= limits.min_confidence:
-            return "low_confidence"
-        rate = candidate.tokens / candidate.seconds
-        if rate < limits.min_tokens_per_second:
-            return "too_few_tokens"
-        if rate > limits.max_tokens_per_second:
-            return "too_many_tokens"
+        for reason, is_dropped in FILTERS.items():
+            if is_dropped(candidate, limits):
+                return reason
     return "unalignable" if candidate.frames < candidate.needed else None
+
+
+def similarity(one: Sequence[int], other: Sequence[int]) -> float:
+    """1 - the token edit distance by the length of the longer label; 1 of two empty labels."""
+    return Levenshtein.normalized_similarity(list(one), list(other))
+
+
+def _repeats(tokens: Sequence[int], size: int) -> int:
+    """How many times in a row a part of `size` tokens occurs, at most."""
+    longest = run = 0
+    for a, b in zip(tokens, tokens[size:], strict=False):
+        run = run + 1 if a == b else 0
+        longest = max(longest, run)
+    return 1 + longest // size if tokens else 0

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
 
 from asr_emapl.audio.features import LogMel
 from asr_emapl.config import RunConfig
+from asr_emapl.decoding.beam import BeamSearch
+from asr_emapl.decoding.tuning import read_config
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.errors import UserError
 from asr_emapl.models.contract import build_model, build_twin
-from asr_emapl.models.target import USERS_OWN
+from asr_emapl.models.failure import blaming
+from asr_emapl.models.target import USERS_OWN, resolve
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.pseudo_labels.dropout import require_dropout_switch
-from asr_emapl.pseudo_labels.strategies import Strategy, Transcripts
+from asr_emapl.pseudo_labels.labeller import Labeller, Model
+from asr_emapl.pseudo_labels.labels import Strategy
+from asr_emapl.pseudo_labels.strategies.cache import KeptLabels
+from asr_emapl.pseudo_labels.strategies.ema import FreshLabels
+from asr_emapl.pseudo_labels.strategies.from_the_start import StableLabels
+from asr_emapl.pseudo_labels.strategies.given import GivenLabels
+from asr_emapl.pseudo_labels.strategies.own import OWN_STRATEGY, StrategyParts
+from asr_emapl.pseudo_labels.strategies.rounds import RoundLabels
 from asr_emapl.scaling import BatchSchedule, ScalingPlan, StepAudio, momentum
 from asr_emapl.text.tokenizer import Tokenizer, load_tokenizer
 from asr_emapl.training.objectives import CtcObjective
@@ -116,6 +128,64 @@ def build_models(config: RunConfig, world: ProcessGroup, vocabulary_size: int) -
     return world.to_device(student, bf16=bf16), world.to_device(twin, bf16=bf16)
 
 
+def build_strategy(
+    config: RunConfig,
+    tokenizer: Tokenizer,
+    teacher: EmaTeacher,
+    student: nn.Module,
+    unlabelled: int,
+) -> Strategy | None:
+    """The strategy of the config; None for a supervised run.
+
+    Args:
+        student: without the wrapper of data-parallel training.
+        unlabelled: number of unlabelled utterances.
+
+    Raises:
+        UserError: the search cannot be built, or the strategy of the user's own.
+    """
+    labels = config.pseudo_labels
+    if not labels.uses_unlabelled:
+        return None
+    if labels.strategy in ("oracle", "external"):
+        return GivenLabels()
+    labeller = _build_labeller(config, tokenizer, teacher, student)
+    if labels.strategy == "cache":
+        return KeptLabels(labeller, unlabelled)
+    if labels.strategy == "rounds":
+        return RoundLabels(labeller, unlabelled)
+    if labels.strategy == "from_the_start":
+        return StableLabels(labeller, unlabelled)
+    if labels.strategy == "ema":
+        return FreshLabels(labeller)
+    parts = StrategyParts(teacher, student, labeller, tokenizer, unlabelled)
+    own = resolve(labels.strategy, USERS_OWN, OWN_STRATEGY)
+    with blaming(f"pseudo_labels.strategy {labels.strategy!r} cannot be built", own.__module__):
+        return own(parts, **labels.options)
+
+
+def _build_labeller(
+    config: RunConfig, tokenizer: Tokenizer, teacher: EmaTeacher, student: nn.Module
+) -> Labeller:
+    labels = config.pseudo_labels
+    search = None
+    if labels.lm_config is not None:
+        if labels.temperature > 0.0:
+            raise UserError("pseudo_labels.temperature and pseudo_labels.lm_config: set one of them")
+        search = BeamSearch(tokenizer, read_config(Path(labels.lm_config)))
+    second: Model | Literal["greedy"] | None = None
+    if labels.agreement != "none":
+        second = student if labels.agreement == "student" else "greedy"
+    return Labeller(
+        teacher if labels.labeller == "teacher" else student,
+        search=search,
+        temperature=labels.temperature,
+        second=second,
+        seed=config.seed,
+        bf16=config.device.precision == "bf16",
+    )
+
+
 def build_step(
     world: ProcessGroup,
     features: LogMel,
@@ -135,7 +205,7 @@ def build_step(
         limits: for pseudo-labels.
     """
     phases = Phases(world.device)
-    labelled = CtcObjective(world, features, student, Transcripts(), None, phases, bf16=bf16)
+    labelled = CtcObjective(world, features, student, GivenLabels(), None, phases, bf16=bf16)
     unlabelled = None
     if strategy is not None:
         unlabelled = CtcObjective(world, features, student, strategy, limits, phases, bf16=bf16)

@@ -16,6 +16,8 @@ from asr_emapl.data.loader import StepDataset
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UnreachableError, UserError, list_findings
+from asr_emapl.pseudo_labels.external import Spelling
+from asr_emapl.scoring.transcripts import read_transcripts
 from asr_emapl.text.tokenizer import Tokenizer
 from asr_emapl.training.selection import TrainingAudio
 
@@ -48,19 +50,25 @@ class Corpora:
             UserError: as `TrainingAudio.select`; there is unlabelled audio without a strategy; or a text has
                 characters that the tokenizer does not know.
         """
-        if config.pseudo_labels.strategy == "none" and config.data.unlabelled:
+        labels = config.pseudo_labels
+        if not labels.uses_unlabelled and config.data.unlabelled:
             raise UserError(
                 "data.unlabelled names audio that pseudo_labels.strategy=none does not use; set the strategy "
                 "to ema, or data.unlabelled to []"
             )
         perturb = _perturbation(config.perturb)
         # The true texts of the unlabelled part are for the oracle alone.
-        with_text = ("labelled", "unlabelled") if config.pseudo_labels.strategy == "oracle" else ("labelled",)
+        with_text = ("labelled", "unlabelled") if labels.strategy == "oracle" else ("labelled",)
         audio = TrainingAudio.select(config, world_size, with_text)
         corpora, notes = {}, list(audio.notes)
         for kind, utterances in audio.utterances.items():
             corpora[kind] = Corpus(utterances, _encode(utterances, tokenizer) if kind in with_text else None)
             notes += _rate_notes(f"data.{kind}", utterances)
+        if labels.strategy == "external":
+            unlabelled = audio.utterances["unlabelled"]
+            targets, note = _external(unlabelled, labels.hypotheses, tokenizer)
+            corpora["unlabelled"] = Corpus(unlabelled, targets)
+            notes.append(note)
         splits = {
             name: read_manifest(path, require_text=True) for name, path in config.data.validation.items()
         }
@@ -118,6 +126,36 @@ def _rate_notes(key: str, utterances: Sequence[Utterance]) -> list[str]:
         f"{key}: has audio of {kinds}, made {SAMPLE_RATE_HZ} Hz, mono at each reading "
         "(asr-emapl shard --codec flac does so once)"
     ]
+
+
+def _external(
+    utterances: Sequence[Utterance], hypotheses: str | None, tokenizer: Tokenizer
+) -> tuple[TokenTable, str]:
+    """The labels of a file, empty for an utterance without one, and one line on what was found in it.
+
+    Raises:
+        UserError: no file is named, it cannot be read, or it has none of the utterances.
+    """
+    if hypotheses is None:
+        raise UserError("pseudo_labels.strategy=external needs the labels: set pseudo_labels.hypotheses")
+    texts = read_transcripts(hypotheses, role="hypothesis")
+    spelling, missing = Spelling(tokenizer), 0
+
+    def tokens(utterance: Utterance) -> list[int]:
+        nonlocal missing
+        text = texts.get(utterance.id)
+        missing += text is None
+        return [] if text is None else spelling.tokens(text)
+
+    table = TokenTable(tokens(utterance) for utterance in utterances)
+    if missing == len(table):
+        raise UserError(
+            f"{hypotheses}: has no label for any of the utterances of data.unlabelled; do the ids agree?"
+        )
+    return table, (
+        f"pseudo_labels.hypotheses: labels for {len(table) - missing:,} of {len(table):,} utterances, "
+        f"{spelling.changed:,} normalised, {spelling.unspellable:,} that the tokenizer cannot encode"
+    )
 
 
 def _encode(utterances: Sequence[Utterance], tokenizer: Tokenizer) -> TokenTable:

@@ -21,7 +21,7 @@ from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import unwrap
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.pseudo_labels.filters import LabelCandidate, reason_to_drop
-from asr_emapl.pseudo_labels.strategies import LabelRequest, Labels, Strategy
+from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels, Strategy
 from asr_emapl.training.phases import Phases
 
 
@@ -119,6 +119,8 @@ class CtcObjective:
     ) -> None:
         self.world, self.features, self.student, self.strategy = world, features, student, strategy
         self.limits, self.phases, self.bf16 = limits, phases, bf16
+        # Whether the labels of each step are kept, for comparison with those of the next pass.
+        self.keeps_labels = type(strategy).previous is not Strategy.previous
 
     def prepare(self, micro_batches: Sequence[MicroBatch], passes: int) -> PreparedTargets:
         """See `Objective.prepare`. Waits for the device once, for the numbers of all labels."""
@@ -131,6 +133,35 @@ class CtcObjective:
         prepared = self._filter(queued)
         self.phases.mark("features" if self.limits is None else "teacher")
         return prepared
+
+    def label(self, micro_batches: Sequence[MicroBatch], passes: int) -> int:
+        """Label micro-batches that are not trained on; the strategy keeps the labels of all ranks.
+
+        Returns:
+            The number of labels, over all ranks.
+        """
+        found: dict[int, Label] = {}
+        for micro in micro_batches:
+            there = micro.to(self.world.device)
+            features_BTF, lengths_B = self.features(there.waveforms_BN, there.samples_B)
+            seconds = [n / SAMPLE_RATE_HZ for n in micro.samples_B.tolist()]
+            request = LabelRequest(
+                micro.ids, features_BTF, lengths_B, seconds, rows=micro.rows, epoch=micro.epoch
+            )
+            labels = self.strategy.relabel(request)
+            found |= zip(micro.rows, labels.unpacked(self.world.to_list(labels.packed())), strict=True)
+        if self.world.sharded:
+            # All ranks gather the weights of a sharded model equally often.
+            for _ in range(passes - len(micro_batches)):
+                nothing = self.nothing()
+                self.strategy.relabel(LabelRequest([], nothing.features_BTF, nothing.lengths_B, []))
+        return self._keep(found)
+
+    def _keep(self, labels: dict[int, Label]) -> int:
+        """Let the strategy keep the labels of all ranks, in the order of their rows."""
+        merged = {row: label for of_rank in self.world.gather(labels) for row, label in of_rank.items()}
+        self.strategy.keep(dict(sorted(merged.items())))
+        return len(merged)
 
     def nothing(self) -> Targets:
         """See `Objective.nothing`."""
@@ -163,9 +194,10 @@ class CtcObjective:
         if self.limits is not None:
             self.phases.mark("features")
         seconds = [n / SAMPLE_RATE_HZ for n in micro.samples_B.tolist()]
-        labels = self.strategy.labels(
-            LabelRequest(micro.ids, features_BTF, lengths_B, seconds, micro.targets)
+        request = LabelRequest(
+            micro.ids, features_BTF, lengths_B, seconds, micro.targets, micro.rows, micro.epoch
         )
+        labels = self.strategy.labels(request)
         if self.limits is not None:
             self.phases.mark("teacher")
         samples_B = micro.samples_B
@@ -178,34 +210,47 @@ class CtcObjective:
             # Features have mean 0, so a masked band or frame becomes the utterance's mean.
             features_BTF = features_BTF * there.keep_BF[:, None, :] * there.keep_BT[:, :, None]
         self.phases.count(micro)
-        return _Queued(features_BTF, lengths_B, tuple(frames.tolist()), tuple(seconds), labels)
+        return _Queued(features_BTF, lengths_B, tuple(frames.tolist()), tuple(seconds), labels, micro)
 
     def _filter(self, queued: Sequence[_Queued]) -> PreparedTargets:
         """Keep the utterances that are trained on. The only place that waits for the labels."""
         pseudo = self.limits is not None
-        if not queued:
-            return PreparedTargets([], confidence=0.0 if pseudo else None, nonempty=0 if pseudo else None)
-        numbers = self.world.to_list(torch.cat([one.labels.numbers() for one in queued], dim=1))
-        targets, dropped, start = [], Counter[str](), 0
-        for one in queued:
-            end = start + len(one.frames)
-            counts, needed, confidences = (row[start:end] for row in numbers)
-            columns = (counts, needed, one.frames, one.seconds, confidences)
-            reasons = [
-                reason_to_drop(LabelCandidate(*row), self.limits) for row in zip(*columns, strict=True)
-            ]
+        packed = [one.labels.packed() for one in queued]
+        values = self.world.to_list(torch.cat(packed)) if packed else []
+        targets, dropped, labels = [], Counter[str](), dict[int, Label]()
+        confidence, nonempty = 0.0, 0
+        for one, part in zip(queued, packed, strict=True):
+            found, values = one.labels.unpacked(values), values[len(part) :]
+            reasons = [self._reason(one, i, label) for i, label in enumerate(found)]
             dropped.update(reason for reason in reasons if reason is not None)
             kept = [row for row, reason in enumerate(reasons) if reason is None]
             if kept:
                 tokens_BS = to_device(one.labels.tokens_BS, self.world.device)
-                whole = Targets(
-                    one.features_BTF, one.lengths_B, tokens_BS, one.frames, tuple(map(int, counts))
-                )
+                counts = tuple(len(label.tokens) for label in found)
+                whole = Targets(one.features_BTF, one.lengths_B, tokens_BS, one.frames, counts)
                 targets.append(whole if len(kept) == len(reasons) else whole.take(kept))
-            start = end
+            confidence += sum(label.confidence for label in found)
+            nonempty += sum(bool(label.tokens) for label in found)
+            labels |= zip(one.micro.rows, found, strict=False)
         if not pseudo:
             return PreparedTargets(targets, dropped)
-        return PreparedTargets(targets, dropped, sum(numbers[2]), sum(count > 0 for count in numbers[0]))
+        if self.keeps_labels:
+            self._keep(labels)
+        return PreparedTargets(targets, dropped, confidence, nonempty)
+
+    def _reason(self, queued: _Queued, place: int, label: Label) -> str | None:
+        """Why an utterance is not trained on; None: it is."""
+        micro = queued.micro
+        candidate = LabelCandidate(
+            label.tokens,
+            queued.frames[place],
+            queued.seconds[place],
+            label.confidence,
+            label.agreement,
+            micro.levels_db[place] if micro.levels_db else 0.0,
+            self.strategy.previous(micro.rows[place]) if self.keeps_labels else None,
+        )
+        return reason_to_drop(candidate, self.limits)
 
 
 @dataclass(frozen=True)
@@ -217,6 +262,7 @@ class _Queued:
     frames: tuple[int, ...]
     seconds: tuple[float, ...]
     labels: Labels
+    micro: MicroBatch
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

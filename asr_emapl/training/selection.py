@@ -12,6 +12,7 @@ from asr_emapl.audio.augment import draw_seed
 from asr_emapl.checkpoints.resume import Contents, contents
 from asr_emapl.config import RunConfig
 from asr_emapl.data.corpus import Selection
+from asr_emapl.data.label_plan import CachePlan, LabelPlan, RoundsPlan
 from asr_emapl.data.loader import DataConfig
 from asr_emapl.data.manifest import Manifest, open_manifest
 from asr_emapl.data.mixture import DataPlan, Mixture
@@ -98,7 +99,22 @@ class TrainingAudio:
             mixture("unlabelled") if "unlabelled" in self.mixtures else None,
             config.pseudo_labels.unlabelled_per_labelled,
             round(config.pseudo_labels.start_hours * 3600 * SAMPLE_RATE_HZ),
+            self._label_plan(config, batch_samples),
         )
+
+    def _label_plan(self, config: RunConfig, batch_samples: int) -> LabelPlan | None:
+        """When labels that are kept are made."""
+        labels, seed = config.pseudo_labels, config.seed
+        if labels.strategy == "cache":
+            samples = round(labels.cache.hours * 3600 * SAMPLE_RATE_HZ)
+            return CachePlan(samples, labels.cache.replace, batch_samples, seed)
+        if labels.strategy == "rounds":
+            starts = [round(hours * 3600 * SAMPLE_RATE_HZ) for hours in labels.rounds.hours]
+            if starts != sorted(starts):
+                raise UserError("pseudo_labels.rounds.hours: give ascending hours")
+            lengths = self.utterances["unlabelled"].samples
+            return RoundsPlan(lengths, starts, labels.rounds.share, batch_samples, seed)
+        return None
 
     def step_audio(self, config: RunConfig, world_size: int) -> StepAudio:
         """Mean audio of a step at each batch, measured on these corpora. The same on every rank.
@@ -118,7 +134,7 @@ class TrainingAudio:
 def used_manifests(config: RunConfig) -> dict[str, list[str]]:
     """The manifests that the run learns from, by kind."""
     used = {"labelled": config.data.labelled}
-    if config.pseudo_labels.strategy != "none":
+    if config.pseudo_labels.uses_unlabelled:
         used["unlabelled"] = config.data.unlabelled
     return used
 

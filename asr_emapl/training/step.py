@@ -20,7 +20,7 @@ from asr_emapl.pseudo_labels.filters import REASONS
 from asr_emapl.pseudo_labels.quality import LabelCounts
 from asr_emapl.scaling.gradient_noise import GradientNoise, estimate_noise, square_norm
 from asr_emapl.torch_private import foreach_add_
-from asr_emapl.training.objectives import Objective, PreparedTargets, Targets
+from asr_emapl.training.objectives import CtcObjective, Objective, PreparedTargets, Targets
 from asr_emapl.training.phases import Phases
 
 
@@ -107,6 +107,14 @@ class TrainStep:
         self.phases.mark("optimizer")
         noise = estimate_noise(parts, norm**2)
         return StepResult(**vars(counts), loss=loss, gradient_norm=norm, taken=finite, noise=noise)
+
+    def label(self, batch: StepBatch) -> int:
+        """Label a global batch that is not trained on; returns the number of labels over all ranks."""
+        assert isinstance(self.unlabelled, CtcObjective)
+        passes = self.world.forward_passes(len(batch.micro_batches))
+        labels = self.unlabelled.label(batch.micro_batches, passes)
+        self.phases.mark("teacher")
+        return labels
 
     def _count(self, prepared: PreparedTargets, undecodable: int) -> LabelCounts:
         """Sums over ranks, before the backward pass: the loss is divided by the global count."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ from asr_emapl.errors import UserError
 from asr_emapl.hyperparameters import build_optimizer
 from asr_emapl.pseudo_labels.collapse import CollapseGuard
 from asr_emapl.pseudo_labels.dropout import switch_dropout
-from asr_emapl.pseudo_labels.strategies import build_strategy
 from asr_emapl.running_mean import RunningMean
 from asr_emapl.runs.lock import run_lock
 from asr_emapl.runs.reader import logged_validation
@@ -39,6 +39,7 @@ from asr_emapl.training.build import (
     build_models,
     build_plan,
     build_step,
+    build_strategy,
     nominal_step_audio,
     read_tokenizer,
     require_measurable_noise,
@@ -129,13 +130,15 @@ class Trainer:
         self.mean = RunningMean(model) if config.checkpoint.running_mean else None
         self.batch_norm = BatchNormMomenta(model)
         self.features = LogMel(config.features).to(world.device)
+        unlabelled = self.corpora.audio.sizes["unlabelled"]
+        self.strategy = build_strategy(config, self.tokenizer, self.teacher, model, unlabelled)
         self.train_step = build_step(
             world,
             self.features,
             self.student,
             self.teacher,
             self.optimizer,
-            build_strategy(config.pseudo_labels.strategy, self.teacher, bf16=bf16),
+            self.strategy,
             config.pseudo_labels,
             bf16=bf16,
         )
@@ -149,6 +152,7 @@ class Trainer:
             self.position,
             allowed=self.allow_changes,
         )
+        self._restore_labels()
         self.notes += self.corpora.notes + notes
         self.guard = CollapseGuard(**self.corpora.audio.sizes)
         rates = logged_validation(self.folder, log_lines, self.step) if self.validation_due else None
@@ -167,6 +171,18 @@ class Trainer:
         self.validator = Validator(world, *data, config.device, self.watch, self.stop)
         if rates is not None:
             self.saving.keep_best(self.step, rates, self._save)
+
+    def _restore_labels(self) -> None:
+        """Load the kept labels of the checkpoint, unless they are of other utterances or another strategy."""
+        before, now = self.resumed, self.corpora.audio.contents
+        is_same = bool(before) and (
+            before["contents"].get("unlabelled") == now.get("unlabelled")
+            and before["config"]["pseudo_labels"]["strategy"] == self.config.pseudo_labels.strategy
+        )
+        if is_same and self.strategy is not None:
+            self.strategy.load_state_dict(before["strategy"])
+        elif not is_same:
+            self.position = replace(self.position, labels=self.position.labels.without_labels())
 
     # The run itself.
 
@@ -239,6 +255,9 @@ class Trainer:
 
     def _train_on(self, batch: StepBatch) -> None:
         """One optimizer step, with the hyper-parameters of the clock and of the step's audio."""
+        if batch.label_only:
+            self._label(batch)
+            return
         every = self.config.optimizer.noise_every_steps
         now = self.plan.at(self.clock.hours, batch.samples / SAMPLE_RATE_HZ)
         self._prepare_student()
@@ -259,6 +278,12 @@ class Trainer:
             self.log.phases(self.step, self.clock.hours, self.world.gather(self.train_step.phases.take()))
         self.skipped.step(batch.skipped, read=result.seen, skipped=result.dropped["undecodable"])
         self.guard.step(self.step, batch.labelled, result, result.taken)
+
+    def _label(self, batch: StepBatch) -> None:
+        """Label a batch that is not trained on: no step, and no audio on the clock."""
+        labels = self.train_step.label(batch)
+        self.position = batch.after
+        self.skipped.step(batch.skipped, read=labels, skipped=0)
 
     def _prepare_student(self) -> None:
         """Random draws depend on (seed, step, rank) alone, so that a resumed run repeats them."""
@@ -333,7 +358,7 @@ class Trainer:
         hours = self.clock.hours
         if self.plan.steps.kappa(hours) == 1.0 or self.plan.optimizer.rule != "full":
             return
-        learns_from_teacher = self.config.pseudo_labels.strategy not in ("none", "oracle")
+        learns_from_teacher = self.config.pseudo_labels.learns_from_itself
         for warning in warnings(self.plan, hours, learns_from_teacher=learns_from_teacher):
             self.log.say(f"warning: {warning}")
 
@@ -349,6 +374,7 @@ class Trainer:
             "running_mean": self.mean.state_dict() if self.mean else {},
             "clock": self.clock.state_dict(),
             "position": self.position.state_dict(),
+            "strategy": self.strategy.state_dict() if self.strategy else {},
             "contents": self.contents,
             "step": self.step,
             "validation_due": self.validation_due,
@@ -394,5 +420,5 @@ class Trainer:
         self.kappa = state["kappa"]
         self.clock.load_state_dict(state["clock"])
         self.position = DataCursor.from_state(state["position"])
-        self.resumed = {key: state[key] for key in ("config", "step", "contents")}
+        self.resumed = {key: state[key] for key in ("config", "step", "contents", "strategy")}
         self.step = state["step"]

@@ -15,7 +15,9 @@ from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
-from asr_emapl.pseudo_labels.strategies import LabelRequest, Labels, TeacherLabels
+from asr_emapl.pseudo_labels.labeller import Labeller
+from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels, Strategy
+from asr_emapl.pseudo_labels.strategies.ema import FreshLabels
 from asr_emapl.training.build import build_step
 
 BANDS, VOCABULARY = 12, 6
@@ -25,7 +27,7 @@ FEATURES = LogMel(FeatureConfig(mel_bands=BANDS))
 ALONE = ProcessGroup(0, 1, torch.device("cpu"))
 
 
-class Given:
+class Given(Strategy):
     """A strategy with an answer for each utterance, tokens and confidence; keeps what it was shown."""
 
     def __init__(self, answers: dict[str, tuple[list[int], float]]) -> None:
@@ -34,8 +36,7 @@ class Given:
 
     def labels(self, batch: LabelRequest) -> Labels:
         self.seen.append(batch)
-        tokens, confidences = zip(*(self.answers[name] for name in batch.ids), strict=True)
-        return Labels.of(tokens, confidences)
+        return Labels.of([Label(*self.answers[name]) for name in batch.ids])
 
 
 class Parts:
@@ -43,7 +44,7 @@ class Parts:
 
     def __init__(
         self,
-        strategy: Given | type[TeacherLabels] | None = None,
+        strategy: Given | type[FreshLabels] | None = None,
         *,
         world: ProcessGroup = ALONE,
         clip_norm: float | None = None,
@@ -67,7 +68,7 @@ class Parts:
             self.student,
             self.teacher,
             self.optimizer,
-            strategy(self.teacher) if isinstance(strategy, type) else strategy,
+            strategy(Labeller(self.teacher)) if isinstance(strategy, type) else strategy,
             PseudoLabelConfig(**limits),
             clip_norm=clip_norm,
             bf16=False,

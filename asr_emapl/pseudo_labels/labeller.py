@@ -1,0 +1,110 @@
+"""Labels of a model: greedy, sampled, or by a search such as beam search with a language model.
+
+Axes: B utterances, T output frames (padded), V tokens (including the CTC blank).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from asr_emapl.audio.augment import draw_seed
+from asr_emapl.ctc import greedy
+from asr_emapl.pseudo_labels.filters import similarity
+from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels
+
+Model = Callable[..., Any]
+Search = Callable[[Tensor], Tensor]
+"""Log-probabilities [T, V] on the CPU to the label of each frame, long [T]."""
+
+
+class Labeller:
+    """Labels clean audio by a model in eval mode, as in slimIPL, MPL, Kaizen and AV-CPL.
+
+    Args:
+        model: called with features [B, T, F] and lengths [B]: the teacher, or the student, whose mode is
+            restored.
+        search: decodes each utterance on the CPU; None: the best path.
+        temperature: 0: the best path; otherwise the label of each frame is drawn from the distribution with
+            log-probabilities divided by the temperature (Berrebbi et al. 2023). Not with a search.
+        second: a model whose best path is compared with the label; "greedy": the best path of `model`; None:
+            no comparison.
+        seed: of the draws, which depend on the utterance and the pass alone.
+        bf16: run the models with autocast to bfloat16.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        search: Search | None = None,
+        temperature: float = 0.0,
+        second: Model | Literal["greedy"] | None = None,
+        seed: int = 0,
+        bf16: bool = False,
+    ) -> None:
+        self.model, self.search, self.second, self.bf16 = model, search, second, bf16
+        self.temperature, self.seed = temperature, seed
+
+    def __call__(self, batch: LabelRequest) -> Labels:
+        """Labels on the model's device. Waits for it only if there is a search or a second label."""
+        log_probs_BTV, lengths_B = self._log_probs(self.model, batch)
+        paths = greedy(log_probs_BTV, lengths_B)
+        if self.search is not None:
+            found = _searched(self.search, log_probs_BTV, lengths_B, paths.confidence)
+        elif self.temperature > 0.0 and batch.ids:
+            noisy_BTV = log_probs_BTV.float() / self.temperature + self._noise(batch, log_probs_BTV)
+            drawn = greedy(noisy_BTV, lengths_B)
+            found = Labels(drawn.labels, drawn.label_lengths, paths.confidence)
+        else:
+            found = Labels(paths.labels, paths.label_lengths, paths.confidence)
+        if self.second is None:
+            return found
+        if self.second != "greedy":
+            paths = greedy(*self._log_probs(self.second, batch))
+        tokens = [label.tokens for label in found.unpacked(found.packed().tolist())]
+        agreement = [similarity(a, b) for a, b in zip(tokens, paths.to_lists(), strict=True)]
+        return replace(found, agreement_B=torch.tensor(agreement, dtype=torch.float32))
+
+    def _log_probs(self, model: Model, batch: LabelRequest) -> tuple[Tensor, Tensor]:
+        module = model if isinstance(model, nn.Module) else None
+        was_training = module is not None and module.training
+        if module is not None:
+            module.eval()
+        try:
+            with (
+                # Not inference mode: the CTC backward pass may not keep tensors made there, and the gathered
+                # weights of a sharded teacher may not be used outside of it.
+                torch.no_grad(),
+                torch.autocast(batch.features.device.type, torch.bfloat16, enabled=self.bf16),
+            ):
+                return model(batch.features, batch.lengths)
+        finally:
+            if module is not None:
+                module.train(was_training)
+
+    def _noise(self, batch: LabelRequest, log_probs_BTV: Tensor) -> Tensor:
+        """Gumbel noise [B, T, V]: the maximum of logits with it is a draw from their softmax."""
+        frames, tokens = log_probs_BTV.shape[1:]
+        draws = []
+        for row in batch.rows:
+            generator = torch.Generator().manual_seed(draw_seed(self.seed, "label", row, batch.epoch))
+            # Frame by frame, so that padding does not change the draws.
+            draws.append(torch.rand(frames, tokens, generator=generator).clamp(min=1e-20))
+        uniform_BTV = torch.stack(draws).to(log_probs_BTV.device)
+        return -(-uniform_BTV.log()).log()
+
+
+def _searched(search: Search, log_probs_BTV: Tensor, lengths_B: Tensor, confidence_B: Tensor) -> Labels:
+    log_probs_BTV = log_probs_BTV.float().cpu()
+    labels = []
+    for log_probs_TV, frames, confidence in zip(
+        log_probs_BTV, lengths_B.tolist(), confidence_B.tolist(), strict=True
+    ):
+        path = search(log_probs_TV[:frames]).unique_consecutive().tolist() if frames else []
+        labels.append(Label([token for token in path if token], confidence))
+    return Labels.of(labels)

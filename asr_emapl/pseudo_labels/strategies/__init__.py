@@ -1,0 +1,1 @@
+"""Strategies of pseudo-labelling, one per file."""
