@@ -17,7 +17,7 @@ GROUP = {"lr": 1e-3, "betas": (0.9, 0.98), "eps": 1e-8, "weight_decay": 0.01}
 
 
 def images(count, seed):
-    """Blurred random prototypes of 10 classes, shifted and noisy: images [count, 1, 16, 16], labels [count]."""
+    """Blurred random prototypes of 10 classes, shifted and noisy [count, 1, 16, 16], and labels [count]."""
     prototypes = nn.functional.avg_pool2d(torch.randn(10, 1, 20, 20, generator=torch.manual_seed(0)), 5, 1)
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(10, (count,), generator=generator)
