@@ -1,7 +1,7 @@
-# Functions of the recipes, sourced first.
+# Functions shared by the recipes.
 # shellcheck shell=bash
 
-# Print one line and exit with status 2.
+# Print an error in one line and exit with status 2.
 fail() { printf 'error: %s\n' "$1" >&2; exit 2; }
 
 # is_current FILE INPUT...: whether FILE exists and is newer than all inputs.
@@ -12,25 +12,26 @@ is_current() {
     for input in "$@"; do [[ $file -nt $input ]] || return 1; done
 }
 
-# newest_checkpoint RUN: the file of the last step.
+# newest_checkpoint RUN: path of the newest checkpoint.
 newest_checkpoint() { find "$1/checkpoints" -regex '.*/step-[0-9]*\.pt' | sort | tail -n 1; }
 
-# Processes of torchrun by id, whose children get the signals: it would end with status 1 itself.
+# Process ids of torchrun. Its children get the signals, because torchrun itself would exit with status 1.
 declare -A torchruns=()
 
-# start COMMAND...: run in the background, as $!. It gets SIGTERM when this script dies, also by kill -9 (torchrun
-# gets SIGHUP, which it passes on).
+# start COMMAND...: run a command in the background, as $!. It gets SIGTERM if this script dies, even by kill -9
+# (torchrun gets SIGHUP, which it passes on to its children).
 start() {
     local signal=TERM tether=()
     [[ $1 != torchrun ]] || signal=HUP
     if command -v setpriv >/dev/null; then tether=(setpriv --pdeathsig "$signal" --); fi
-    # A subshell that is replaced by the command, so that this script is its parent.
+    # exec replaces the subshell, so that this script is the parent of the command.
     (trap '' TERM USR1 INT && exec ${tether[@]+"${tether[@]}"} "$@") &
     [[ $1 != torchrun ]] || torchruns[$!]=1
 }
 
-# finish PID...: wait for processes of `start`. SIGTERM, SIGUSR1 and Ctrl-C are passed on to them until they have
-# saved and ended; then `was_stopped` is 1. `status_of` has their statuses; returns the first that is not 0.
+# finish PID...: wait for processes of `start`, and pass SIGTERM, SIGUSR1 and Ctrl-C on to them until they have saved a
+# checkpoint and exited. Sets `was_stopped` to 1 after such a signal, and the exit statuses in `status_of`. Returns the
+# first status that is not 0.
 declare -A status_of=()
 finish() {
     local pid status=0 code
@@ -40,7 +41,7 @@ finish() {
         code=0
         wait "$pid" || code=$?
         while kill -0 "$pid" 2>/dev/null; do
-            # They ignore what arrives before they are ready to save.
+            # Repeat: processes ignore signals until they are ready to save.
             [[ -z $was_stopped ]] || pass_on "$@"
             sleep 1 || true
             code=0
@@ -53,14 +54,14 @@ finish() {
     return "$status"
 }
 
-# wait_for PID...: `finish`; if a signal stopped them, they have saved, and this script ends with status 130.
+# wait_for PID...: `finish`, then exit with status 130 if a signal stopped the processes.
 wait_for() {
     finish "$@" || true
     [[ -z $was_stopped ]] || { echo "stopped; rerun the same command to resume" >&2; exit 130; }
 }
 
-# evaluate RUN MANIFEST PREFIX: transcribe the manifest with student and teacher of a run and score it, into
-# PREFIX.<model>.jsonl and PREFIX.<model>.json. What is newer than its inputs is kept.
+# evaluate RUN MANIFEST PREFIX: transcribe the manifest with student and teacher of a run and score the transcripts.
+# Writes PREFIX.<model>.jsonl and PREFIX.<model>.json, unless they are newer than their inputs.
 evaluate() {
     local checkpoint model name
     checkpoint=$(newest_checkpoint "$1")
@@ -79,7 +80,7 @@ pass_on() {
     done
 }
 
-# suggest COMMAND...: print commands to continue with, that can be pasted as they are.
+# suggest COMMAND...: print commands to continue with, ready to paste.
 suggest() {
     printf '\nTo continue, from any folder:\n\n'
     [[ $PYTHON != "$root"/.venv/* ]] || printf '    source %q\n' "$root/.venv/bin/activate"

@@ -1,10 +1,10 @@
-# Sourced by the recipes and by tests/run.sh: puts the package and all that it needs within reach.
+# Sourced by the recipes and by tests/run.sh: finds or creates an environment with the package and its dependencies.
 #
 #     source recipes/environment.sh
 #
-# Takes the python of the environment it is started in if that has asr_emapl and its dependencies; else makes
-# .venv in the repository root, or repairs a half-made one. Either way PYTHON is exported and python, asr-emapl,
-# and torchrun are first in PATH. Quiet unless it installs something. bash 4 or later; no root needed.
+# Uses the current environment if it has asr_emapl and its dependencies. Otherwise creates .venv in the repository
+# root, or completes an interrupted installation. Exports PYTHON, and puts python, asr-emapl and torchrun first in
+# PATH. Prints nothing unless it installs something. Requires bash 4 or later, but not root access.
 # shellcheck shell=bash
 
 _emapl_fail() {
@@ -12,9 +12,9 @@ _emapl_fail() {
     return 1
 }
 
-# Whether a python runs everything. torchaudio is imported and not only looked for: beside a torch of another
-# build it is found and cannot be loaded. From /, since the repository root as the current directory would make
-# the package importable without being installed.
+# Whether a python has everything. torchaudio must be imported: with another build of torch it is installed but
+# cannot be loaded. The import runs in /, because in the repository root the package could be imported without
+# being installed.
 _emapl_works() {
     (cd / && "$1" -c 'import asr_emapl.cli, torch, torchaudio, soundfile, sentencepiece, jiwer, pydantic,\
  tensorboard, matplotlib' && [[ -x "$(_emapl_bin "$1")/asr-emapl" ]]) >/dev/null 2>&1
@@ -35,7 +35,7 @@ _emapl_find_python() {
     _emapl_fail 'no python >= 3.10 with venv found (on Debian: apt install python3 python3-venv)'
 }
 
-# .venv holds a stamp: "incomplete" while it is made, then what it was made from and where.
+# .venv has a stamp file: "incomplete" during the installation, then the checksum of setup.cfg and the root folder.
 _emapl_make() {
     local root=$1 venv=$1/.venv stamp=$1/.venv/asr_emapl.stamp loud=--progress-bar=on wanted had='' base
     wanted="$(cksum <"$root/setup.cfg") $root"
@@ -43,23 +43,23 @@ _emapl_make() {
     if [[ $had == "$wanted" ]] && "$venv/bin/python" -c '' 2>/dev/null; then
         return
     fi
-    # A .venv without a stamp is somebody's own and one with another setup.cfg wants an update: pip mends both.
-    # An interrupted, moved or broken one is begun anew: pip takes a package torn half-way for installed.
+    # pip updates a .venv without a stamp (made by the user) or with another setup.cfg. An interrupted, moved or broken
+    # one is created again, because pip may consider an incomplete package installed.
     if [[ -n $had && $had != *" $root" ]] || ! "$venv/bin/python" -c '' 2>/dev/null; then
         base=$(_emapl_find_python) || return 1
-        printf 'making %s with %s\n' "$venv" "$base" >&2
+        printf 'creating %s with %s\n' "$venv" "$base" >&2
         "$base" -m venv --clear -- "$venv" ||
-            _emapl_fail "$base -m venv could not make $venv (free space? permissions?)" || return 1
+            _emapl_fail "$base -m venv cannot create $venv; check free space and permissions" || return 1
         printf 'incomplete\n' >"$stamp"
     fi
-    # pip's bars where somebody watches; errors alone in a log.
+    # Progress bars on a terminal, only errors in a log.
     [[ -t 2 ]] || loud=-qq
     printf 'installing into %s: 2 to 20 minutes and 6 GB the first time\n' "$venv" >&2
-    printf '(torch and torchaudio come as CUDA builds of several GB, which run on a CPU too)\n' >&2
+    printf '(the CUDA builds of torch and torchaudio have several GB; they also run on a CPU)\n' >&2
     (cd -- "$root" && .venv/bin/python -m pip install "$loud" --disable-pip-version-check -e '.[quickstart,segment,report,tensorboard,dev]') >&2 ||
-        _emapl_fail "pip could not install asr_emapl into $venv; mend what it says and run this again" || return 1
+        _emapl_fail "pip cannot install asr_emapl into $venv; fix the error above and rerun" || return 1
     _emapl_works "$venv/bin/python" ||
-        _emapl_fail "$venv is installed but does not import; delete it and run this again" || return 1
+        _emapl_fail "asr_emapl is installed in $venv but cannot be imported; delete $venv and rerun" || return 1
     printf '%s\n' "$wanted" >"$stamp"
 }
 
@@ -79,7 +79,7 @@ _emapl_environment() {
     PYTHON=$("$found" -c 'import sys; print(sys.executable)')
     export PYTHON PATH
     PATH=$(_emapl_bin "$PYTHON"):$(dirname -- "$PYTHON"):$PATH
-    # An environment shared by several checkouts has one of them installed: run the code that lies beside this file.
+    # If the environment has another checkout installed, run the code of this one.
     origin=$(cd / && "$PYTHON" -c 'import asr_emapl, pathlib; print(pathlib.Path(asr_emapl.__file__).resolve().parents[1])')
     if [[ $origin != "$root" ]]; then
         printf 'note: asr_emapl is installed from %s; running the code in %s\n' "$origin" "$root" >&2

@@ -158,7 +158,7 @@ def test_all_stages_on_real_speech(tmp_path: Path) -> None:
     again = run(*common, "--stage", "2", "--stop-stage", "3", "--", *TINY, cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "nothing to do" in again.stdout
-    assert "exists already" in again.stdout
+    assert "already exists" in again.stdout
     assert (run_dir / "log.jsonl").read_bytes() == before
 
     # Two processes under torchrun see the same batches.

@@ -12,12 +12,12 @@ BATCH, IMAGES, HALF_LIFE = (
     16,
     24_576,
     2_000.0,
-)  # the reference batch; the run and the average's memory in images
+)  # the reference batch, the length of the run and the average's half-life, in images
 GROUP = {"lr": 1e-3, "betas": (0.9, 0.98), "eps": 1e-8, "weight_decay": 0.01}
 
 
 def images(count, seed):
-    """Blurred random prototypes of 10 classes, shifted and with noise: [count, 1, 16, 16], labels [count]."""
+    """Blurred random prototypes of 10 classes, shifted and noisy [count, 1, 16, 16], and labels [count]."""
     prototypes = nn.functional.avg_pool2d(torch.randn(10, 1, 20, 20, generator=torch.manual_seed(0)), 5, 1)
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(10, (count,), generator=generator)
@@ -27,7 +27,7 @@ def images(count, seed):
 
 
 def train(kappa, scale_optimizer, scale_average, seed=1):
-    """Losses of the average on held-out images, as (images seen, loss)."""
+    """Losses of the averaged model on held-out images, as (images seen, loss)."""
     torch.manual_seed(seed)
     model = nn.Sequential(
         nn.Conv2d(1, 16, 5, 2), nn.ReLU(), nn.Flatten(), nn.Linear(576, 64), nn.ReLU(), nn.Linear(64, 10)
@@ -43,7 +43,7 @@ def train(kappa, scale_optimizer, scale_average, seed=1):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(inputs[batch]), labels[batch]).backward()
         optimizer.step()
-        # The images of this step: the momentum follows. Without the rule, it is that of a step of 16.
+        # The momentum depends on the number of images. Without the rule, it is that of a batch of 16.
         teacher.update(BATCH * kappa if scale_average else BATCH)
         if (begin // BATCH) % 64 == 0:
             with torch.no_grad():

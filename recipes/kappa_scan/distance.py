@@ -1,4 +1,4 @@
-"""How far a run lies from those at the reference batch, and these from one another, in WER over audio."""
+"""Distances in WER over audio between runs and those at the reference batch, and among the latter."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of one run on one split, teacher's WER in points: distances from the references' mean curve.
+    """Distances of one run from the mean curve of the references on one split, in points of teacher WER.
 
-    `largest` is of any point of the curve, `last` of its end, `mean` over all points with the sign kept:
-    above 0 the run was worse on the whole.
+    `largest` is that of any point of the curve, `last` that of its end, and `mean` the signed mean over all
+    points: above 0 if the run is worse.
     """
 
     kind: str
@@ -43,7 +43,7 @@ def teacher_curves(run: Path) -> dict[str, Curve]:
 
 
 def at(curve: Curve, hours: Sequence[float]) -> np.ndarray:
-    """WER at these hours, between measurements by straight lines: steps of another batch end elsewhere."""
+    """WER at these hours, linearly interpolated: steps of another batch end at other hours."""
     times, rates = zip(*curve, strict=True)
     return np.interp(hours, times, rates)
 
@@ -56,7 +56,7 @@ def mean_curve(curves: Sequence[Curve]) -> Curve:
 
 
 def compare(kind: str, run: Path, references: Sequence[Path]) -> list[Comparison]:
-    """The run against the mean of the references, on every split."""
+    """Compare the run with the mean of the references on every split."""
     bases = [teacher_curves(reference) for reference in references]
     found = []
     for split, curve in teacher_curves(run).items():
@@ -68,7 +68,7 @@ def compare(kind: str, run: Path, references: Sequence[Path]) -> list[Comparison
 
 
 def spread(kind: str, references: Sequence[Path]) -> list[Comparison]:
-    """Each reference against the mean of the *others*, as any run is: its own share would draw it nearer."""
+    """Compare each reference with the mean of the *others*; with its own share, it would be too close."""
     found = []
     for i, run in enumerate(references):
         found += compare(kind, run, [other for j, other in enumerate(references) if j != i])
@@ -76,9 +76,9 @@ def spread(kind: str, references: Sequence[Path]) -> list[Comparison]:
 
 
 def print_tables(runs: Sequence[Comparison], seeds: Sequence[Comparison]) -> None:
-    """A Markdown table a split, each line the runs of one kind; and every run in distances.json.
+    """Print one Markdown table per split, one row per kind of runs, and write all runs to distances.json.
 
-    The last column compares the mean largest distance with that of the seeds of the same system.
+    The last column is the mean largest distance divided by that of the seeds of the same system.
     """
     for split in dict.fromkeys(c.split for c in runs):
         print(f"\n{split}, teacher\n")
@@ -99,6 +99,6 @@ def print_tables(runs: Sequence[Comparison], seeds: Sequence[Comparison]) -> Non
 
 
 def _several(values: Sequence[float]) -> str:
-    """The mean, and half the range if there is one."""
+    """The mean, and half the range if there are several values."""
     half = (max(values) - min(values)) / 2
     return f"{statistics.mean(values):.1f}" + (f" +-{half:.1f}" if len(values) > 1 else "")

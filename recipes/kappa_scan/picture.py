@@ -1,4 +1,4 @@
-"""The scan in one picture: a column a mode, a row a split, a colour a kappa, on the band of kappa 1."""
+"""Plot the scan: one column per mode, one row per split, one colour per kappa, and kappa 1 as a band."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _INCHES = 2.9
 
 
 def draw_scan(references: Sequence[Path], kinds: Mapping[str, Sequence[Path]], out: Path) -> None:
-    """Draw the runs of one system to `out` (PNG or SVG); `kinds`: "MODE-kappaK" or "progressive" -> runs.
+    """Plot the runs of one system to `out` (PNG or SVG); `kinds`: "MODE-kappaK" or "progressive" -> runs.
 
-    Teachers solid, students dashed, each the mean of its kind's runs; the grey bands are all that the
-    references' seeds cover, of the teacher and, lighter, of the student. Each row ends above what it shows.
+    Teachers are solid lines, students dashed, each the mean over the runs of its kind. The grey bands are the
+    range over the references' seeds: dark for the teacher, light for the student.
     """
     base = [read_curves(run) for run in references]
     curves = {kind: [read_curves(run) for run in runs] for kind, runs in kinds.items()}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compare training at several batch sizes: with the rule, with parts of it, and without it.
+# Compare training at several batch sizes with the full rule, with parts of it, and without scaling.
 set -euo pipefail
 
 usage() {
@@ -8,18 +8,19 @@ usage: bash recipes/kappa_scan/run.sh [options] [-- key=value ...]
 
   --config FILE   config of the runs (default: the quickstart's; its corpus is then rendered)
   --hours H       hours of audio of every run after the seed model (default 4)
-  --kappas LIST   batches relative to the config's reference batch (default 0.5,2,4,8)
+  --kappas LIST   batch sizes relative to the config's reference batch (default 0.5,2,4,8)
   --seeds N       number of runs at kappa 1, for the spread (default 3)
-  --repeats N     number of runs of every other kind (default 1)
+  --repeats N     number of runs at each other kappa and mode (default 1)
   --workers N     number of runs in parallel (default: one per core, or one per GPU)
   --exp DIR       output folder; relative paths in the config start from it
                   (default: exp/kappa_scan in the repository root)
   -- key=value    overrides the config
 
-Trains a seed model on transcripts up to pseudo_labels.start_hours. From it, at a constant learning rate, trains with
-pseudo-labels and supervised at every kappa: with the full rule, with the rule and the measured share of noise, with
-the optimizer's rule alone, and with nothing scaled; and one progressive run. Prints how far the teacher's WER is from
-that at kappa 1, with the spread of seeds, and plots ema.png and supervised.png. Completed runs are not repeated.
+Trains a supervised seed model for pseudo_labels.start_hours. From it, trains at a constant learning rate with
+pseudo-labels and without, at each kappa and in four modes: the full rule, the full rule with the measured noise share,
+only the optimizer's rule, nothing scaled. Also trains one progressive run each. Prints the differences between the
+teacher's WER and that at kappa 1, with the spread over seeds, and plots ema.png and supervised.png. Rerun the same
+command to resume; completed runs are not repeated.
 HELP
 }
 

@@ -1,7 +1,7 @@
-"""Runs at several batches from one seed, and how far their curves leave that of the reference batch.
+"""Train at several batch sizes from one seed model, and compare the curves with those at the reference batch.
 
-After section 3.3 of Busbridge et al., "How to Scale Your EMA" (pseudo-labels), and section 3.2 (averages of a
-supervised run), at another scale and with another model.
+This follows section 3.3 of Busbridge et al., "How to Scale Your EMA" (pseudo-labels), and section 3.2
+(averages of a supervised run), at another scale and with another model.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from asr_emapl.runs.reader import read_log
 # Points on each curve.
 VALIDATIONS = 8
 
-# Settings of a student with its teacher's pseudo-labels, and of a supervised one with its average.
+# Settings of a run with the teacher's pseudo-labels, and of a supervised run with an average.
 SYSTEMS = {
     "ema": ("pseudo_labels.strategy=ema",),
     "supervised": ("pseudo_labels.strategy=none", "data.unlabelled=[]"),
@@ -42,27 +42,31 @@ SYSTEMS = {
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: what it is called, and what it changes in the config."""
+    """One training run: its name, and its overrides of the config."""
 
     name: str
     overrides: tuple[str, ...]
 
     @property
     def kind(self) -> str:
-        """Its name without the seed: what is repeated."""
+        """The name without the seed; repeats have the same kind."""
         return self.name.rpartition("-seed")[0]
 
     @property
     def folder(self) -> Path:
-        """Its run directory."""
+        """The run directory."""
         return Path("runs") / self.name
 
 
 @dataclass(frozen=True)
 class Scan:
-    """All runs of a scan. `reference` is the config at kappa 1, `hours` the audio of a run after the seed.
+    """All runs of a scan.
 
-    `seeds` counts the runs at kappa 1, `repeats` those of every other kind.
+    Attributes:
+        reference: the config at kappa 1.
+        hours: audio of each run after the seed model.
+        seeds: number of runs at kappa 1.
+        repeats: number of runs of each other kind.
     """
 
     reference: RunConfig
@@ -73,19 +77,19 @@ class Scan:
 
     @property
     def start_hours(self) -> float:
-        """Where the seed ends."""
+        """Hours of the seed run."""
         return self.reference.pseudo_labels.start_hours
 
     @property
     def longest(self) -> float:
-        """Seconds of the longest utterance that fits every batch: all runs learn from the same ones."""
+        """Longest utterance, in seconds, that fits in every batch, so that all runs use the same ones."""
         smallest = min(1.0, *self.kappas) * self.reference.batch.reference_seconds
         return min(self.reference.data.max_seconds, self.reference.device.max_seconds, smallest)
 
     def half_life(self, kappa: float, scaled: bool) -> str:
-        """The teacher's half-life: kept in audio, which is the rule, or in steps.
+        """The override of the teacher's half-life.
 
-        A rho that stays as it was at kappa times the audio has kappa times the half-life.
+        With the rule, it is constant in hours of audio. An unscaled rho has kappa times the half-life.
         """
         seconds = self.reference.batch.reference_seconds
         hours = self.reference.teacher.half_life_seconds(seconds) / 3600.0
@@ -96,14 +100,14 @@ class Scan:
         return Run("seed", (f"hours={self.start_hours!r}", *SYSTEMS["supervised"]))
 
     def references(self) -> Iterator[Run]:
-        """Kappa 1, several seeds, with the noise of the gradient measured."""
+        """Runs at kappa 1 with several seeds, which measure the gradient noise."""
         for system in SYSTEMS:
             for seed in range(self.seeds):
                 noise = "optimizer.noise_every_steps=10"
                 yield self._run(f"{system}-{REFERENCE}", system, 1.0, seed, noise)
 
     def others(self, noise_share: float) -> Iterator[Run]:
-        """Every other kappa in every mode, and the progressive run; a whole scan before any repeat."""
+        """Runs at each other kappa in each mode, and the progressive runs; repeats come last."""
         modes = {
             "full": (True, ()),
             "noise": (True, (f"optimizer.noise_share={noise_share!r}",)),
@@ -118,7 +122,7 @@ class Scan:
                 yield self._run(f"{system}-progressive", system, 1.0, seed, progressive)
 
     def _stages(self) -> list[list[float]]:
-        """From kappa 1 to the two largest kappas, in equal parts of the audio: [from hours, seconds]."""
+        """Stages at the two largest kappas after kappa 1, with equal audio: [from hours, seconds]."""
         kappas = sorted(k for k in self.kappas if k > 1.0)[-2:]
         seconds, part = self.reference.batch.reference_seconds, self.hours / (len(kappas) + 1)
         return [[self.start_hours + (i + 1) * part, k * seconds] for i, k in enumerate(kappas)]
@@ -145,12 +149,12 @@ class Scan:
 
 
 def newest(run: Path) -> Path:
-    """A run's last checkpoint."""
+    """The newest checkpoint of a run."""
     return checkpoint_paths(run / "checkpoints")[-1]
 
 
 class Devices:
-    """What runs take turns on: the visible GPUs, one run each at a time; or the CPU's cores."""
+    """The devices that runs share: visible GPUs, or CPU cores."""
 
     def __init__(self, workers: int) -> None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -163,20 +167,20 @@ class Devices:
         self._is_stopped = False
 
     def stop(self, *_: object) -> None:
-        """Have the running commands end, and start no other; a handler of signals."""
+        """Stop the running commands and start no others; a signal handler."""
         self._is_stopped = True
         for process in list(self._running):
             process.terminate()
 
     def run(self, command: Sequence[str], log: TextIO) -> int:
-        """Run a command on one of them, once there is one free; its exit status.
+        """Run a command as soon as a device is free, and return its exit status.
 
         Raises:
             UserError: the scan was stopped.
         """
         gpu = self._free.get()
         if shutil.which("setpriv"):
-            # A trainer saves and ends when this process ends, however it does.
+            # Training saves and stops if this process dies for any reason.
             command = ["setpriv", "--pdeathsig", "TERM", "--", *command]
         environment = os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
         try:
@@ -194,28 +198,28 @@ class Devices:
 
 
 def train(run: Run, devices: Devices, config: Path, overrides: Sequence[str]) -> None:
-    """Train, or go on, or find that there is nothing to do; what it says goes to runs/NAME.log.
+    """Start or resume a training run, with output to runs/NAME.log.
 
     Raises:
-        UserError: it failed; with the last line of its log.
+        UserError: the run failed; the message has the last line of its log.
     """
     Path("runs").mkdir(exist_ok=True)
     log = run.folder.with_suffix(".log")
     constant = ("schedule.decay_from_hours=null", "checkpoint.keep=1", "device.threads=1")
     changes = (*constant, *overrides, *run.overrides, f"run_dir={run.folder}")
     command = [sys.executable, "-m", "asr_emapl", "train", "--config", str(config), *changes]
-    # Repeats go on from the one seed run, with other seeds.
+    # Repeats start from the same seed run with another random seed.
     command.append("--allow-changes")
     with log.open("a") as file:
         code = devices.run(command, file)
     if code:
-        lines = log.read_text().splitlines() or ["no word of why"]
+        lines = log.read_text().splitlines() or ["its log is empty"]
         raise UserError(f"run {run.name} failed: {lines[-1]}")
     print(f"{run.name}: done", flush=True)
 
 
 def measured_noise(runs: Sequence[Run], config: RunConfig) -> float:
-    """The share of noise in the gradient at the reference batch, from the runs with pseudo-labels."""
+    """The noise share of the gradient at the reference batch, from the runs with pseudo-labels."""
     seconds = config.batch.reference_seconds
     steps = [
         step for run in runs if run.name.startswith("ema") for step in read_log(run.folder / "log.jsonl")
@@ -224,7 +228,7 @@ def measured_noise(runs: Sequence[Run], config: RunConfig) -> float:
 
 
 def report(references: Sequence[Run], others: Sequence[Run]) -> None:
-    """Each run against the references of its system, these against each other; a picture a system."""
+    """Compare all runs with the references of their system, and plot one figure per system."""
     runs, seeds = [], []
     for system in SYSTEMS:
         base = [r.folder for r in references if r.kind.startswith(system)]
@@ -239,7 +243,7 @@ def report(references: Sequence[Run], others: Sequence[Run]) -> None:
 
 
 def main() -> None:
-    """Train all, print the tables."""
+    """Train all runs and report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--hours", type=float, default=4.0)
@@ -253,9 +257,9 @@ def main() -> None:
     kappas = [float(k) for k in chosen.kappas.split(",")]
     scan = Scan(config, chosen.hours, kappas, chosen.seeds, chosen.repeats)
     if chosen.seeds < 2 or chosen.repeats < 1:
-        raise UserError("--seeds: 2 at least, for the spread; --repeats: 1 at least")
+        raise UserError("--seeds must be at least 2 (for the spread), and --repeats at least 1")
     if not scan.start_hours > 0.0:
-        raise UserError("pseudo_labels.start_hours must be above 0: it is where the seed ends")
+        raise UserError("pseudo_labels.start_hours must be above 0, because the seed run ends there")
     devices = Devices(chosen.workers)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, devices.stop)
@@ -268,7 +272,7 @@ def main() -> None:
     with ThreadPoolExecutor(devices.workers) as pool:
         list(pool.map(run_one, references))
         share = measured_noise(references, config)
-        print(f"noise is {share:.3f} of the gradient's mean square at the reference batch", flush=True)
+        print(f"noise share of the gradient at the reference batch: {share:.3f}", flush=True)
         others = list(scan.others(share))
         list(pool.map(run_one, others))
     report(references, others)

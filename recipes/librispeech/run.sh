@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train on LibriSpeech with an EMA teacher: from the corpus on disk to scores.
+# Prepare LibriSpeech, train on it with an EMA teacher, decode and score.
 set -euo pipefail
 
 usage() {
@@ -8,7 +8,7 @@ usage: bash recipes/librispeech/run.sh --data DIR [options] [-- key=value ...]
 
   --data DIR        folder that contains LibriSpeech/<part>/<speaker>/<chapter>/ (stages 0 and 1)
   --config FILE     conf/mini.yaml (default), conf/emapl_100h_860h.yaml (for 8 GPUs), or your own
-  --stage N         first stage (default 0); every stage can be repeated
+  --stage N         first stage (default 0); all stages can be repeated
   --stop-stage N    last stage (default 5)
   --pieces N        tokenizer of N SentencePiece (BPE) pieces, trained on the transcripts (default: characters)
   --exp DIR         output folder; relative paths in the config start from it (default: exp/librispeech in the repository root)
@@ -16,14 +16,14 @@ usage: bash recipes/librispeech/run.sh --data DIR [options] [-- key=value ...]
   --nnodes M        number of machines (default 1), or MIN:MAX; run --stage 3 --stop-stage 3 on each, with the same --rdzv
   --rdzv HOST:PORT  address of one of the machines
   --max-restarts N  restarts from the last checkpoint after a process fails (default 0)
-  -- key=value ...  overrides the config, the same for all stages: run_dir=runs/other teacher.half_life_hours=2
+  -- key=value ...  overrides the config; pass the same for all stages: run_dir=runs/other teacher.half_life_hours=2
 
-  0 check the environment, and that DIR has the parts that the config names
+  0 check the environment, and that DIR contains the parts that the config uses
   1 verify these parts and write their manifests
-  2 make the tokenizer, unless its file exists
+  2 create the tokenizer, unless its file exists
   3 start or resume training
   4 decode the validation parts with teacher and student
-  5 score: tables, JSON files, plot of the curves
+  5 score: print tables, write JSON files, plot the curves
 
 SIGTERM, SIGUSR1 and Ctrl-C stop training after the current step: it saves a checkpoint and exits with status 0. Rerun the
 same command to resume. slurm.sbatch runs stage 3 as a job that requeues itself before its time limit.
@@ -51,17 +51,17 @@ while (($# > 0)); do
         *) fail "unknown option '$1' (see --help; key=value goes after --)" ;;
     esac
 done
-[[ $stage$stop_stage =~ ^[0-5]{2}$ && $stage -le $stop_stage ]] || fail "stages 0 to 5, not '$stage' to '$stop_stage'"
+[[ $stage$stop_stage =~ ^[0-5]{2}$ && $stage -le $stop_stage ]] || fail "--stage, --stop-stage: stages are 0 to 5 in ascending order, not '$stage' to '$stop_stage'"
 [[ $nproc.$nnodes =~ ^[1-9][0-9]*\.[1-9][0-9]*(:[1-9][0-9]*)?$ ]] ||
-    fail "--nproc '$nproc' --nnodes '$nnodes': give positive numbers"
+    fail "--nproc '$nproc' --nnodes '$nnodes': not positive numbers"
 [[ $max_restarts =~ ^[0-9]+$ ]] || fail "--max-restarts '$max_restarts': not a number"
-[[ $nnodes == 1 ]] || [[ $stage$stop_stage == 33 && -n $rdzv ]] || fail "--nnodes $nnodes: with stage 3 alone and --rdzv"
+[[ $nnodes == 1 ]] || [[ $stage$stop_stage == 33 && -n $rdzv ]] || fail "--nnodes $nnodes requires --stage 3, --stop-stage 3 and --rdzv"
 [[ -f $config ]] || [[ ! -f $here/$config ]] || config=$here/$config
 [[ -f $config ]] || fail "--config $config: no such file"
 config=$(realpath -- "$config")
 if ((stage <= 1)); then
-    [[ -n $data ]] || fail "--data is missing: name the folder that contains LibriSpeech/"
-    [[ -d $data/LibriSpeech ]] || fail "--data $data: there is no folder LibriSpeech/ in it"
+    [[ -n $data ]] || fail "--data is missing; specify the folder that contains LibriSpeech/"
+    [[ -d $data/LibriSpeech ]] || fail "--data $data contains no folder LibriSpeech/"
     data=$(realpath -- "$data")
 fi
 
@@ -70,9 +70,9 @@ source "$root/recipes/environment.sh"
 mkdir -p -- "$exp"
 cd -- "$exp"
 
-# What the stages need of the config and the overrides, one per line: run_dir, tokenizer, the parts (those whose
-# manifests are in data/), the transcribed manifests, the package of the model (the config is yours, so that its
-# checkpoints may import it), then name and manifest of every validation part.
+# What the stages need from the config and the overrides, one per line: run_dir, tokenizer, the parts (whose manifests
+# are in data/), the transcribed manifests, the model's package (trusted, because the config is the user's), then name
+# and manifest of each validation part.
 settings=$("$PYTHON" - "$config" ${overrides[@]+"${overrides[@]}"} <<'PYTHON'
 import sys
 from pathlib import Path
@@ -93,7 +93,7 @@ PYTHON
 mapfile -t settings <<<"$settings"
 run_dir=${settings[0]} tokenizer=${settings[1]} parts=${settings[2]} package=${settings[4]} validation=("${settings[@]:5}")
 
-# Calls "$1 MANIFEST HYPOTHESES PART MODEL" for each validation part and model.
+# Call "$1 MANIFEST HYPOTHESES PART MODEL" for each validation part and model.
 for_each() {
     local i model
     for ((i = 0; i + 1 < ${#validation[@]}; i += 2)); do
@@ -102,13 +102,13 @@ for_each() {
         done
     done
 }
-# Runs a launcher. If a signal stops it, this script ends with its status once it has saved.
+# Run a launcher. If a signal stops it, exit with its status after it has saved.
 train() {
     local status=0
     start "$@"
     finish "$!" || status=$?
     if [[ -n $was_stopped ]]; then
-        # For slurm.sbatch; on other nodes than its own the folder does not exist.
+        # For slurm.sbatch. The folder exists only on the node of the batch script.
         [[ -z ${EMAPL_STOPPED:-} || ! -d ${EMAPL_STOPPED%/*} ]] || : >"$EMAPL_STOPPED"
         exit "$status"
     fi
@@ -128,11 +128,11 @@ if runs 0; then
     echo "code $(git -C "$root" describe --always --dirty 2>/dev/null || echo 'not from a git repository')"
     "$PYTHON" -c 'import torch; print("torch", torch.__version__, "with", torch.cuda.device_count(), "GPUs")'
     for part in ${parts//,/ }; do
-        [[ -d $data/LibriSpeech/$part ]] || fail "$data/LibriSpeech/$part is missing (asr-emapl prepare can download it)"
+        [[ -d $data/LibriSpeech/$part ]] || fail "$data/LibriSpeech/$part is missing; download it with asr-emapl prepare librispeech --download"
     done
 fi
 if runs 1; then
-    say 1 "verify $parts, write manifests to $exp/data"
+    say 1 "verify $parts and write manifests to $exp/data"
     asr-emapl prepare librispeech --data "$data" --out data --parts "$parts"
 fi
 if runs 2; then
@@ -144,7 +144,7 @@ if runs 2; then
         for manifest in "${labelled[@]}"; do make+=(--manifest "$manifest"); done
     fi
     if [[ -f $tokenizer ]]; then
-        echo "exists already"
+        echo "already exists"
     else
         asr-emapl tokenizer --out "$tokenizer" ${make[@]+"${make[@]}"}
     fi
@@ -155,18 +155,18 @@ if runs 3; then
     [[ $nnodes == 1 ]] || meet=(--rdzv-backend c10d --rdzv-endpoint "$rdzv" --rdzv-id "$run_dir")
     # Otherwise restarted processes find the addresses of the previous ones (pytorch issue 135712).
     export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
-    # If torchrun does not handle SIGTERM, it ends with the status of its processes, and not with 1.
+    # torchrun that does not handle SIGTERM exits with the status of its processes, otherwise with 1.
     [[ $nnodes.$nproc.$max_restarts == 1.1.0 ]] ||
         launch=(torchrun --nnodes "$nnodes" --nproc-per-node "$nproc" --max-restarts "$max_restarts" "${meet[@]}"
             --signals-to-handle SIGHUP,SIGQUIT -m asr_emapl)
     train "${launch[@]}" train --config "$config" ${overrides[@]+"${overrides[@]}"}
 fi
 if runs 4; then
-    say 4 "decode with teacher and student, into $run_dir/decode"
+    say 4 "decode with teacher and student to $run_dir/decode"
     for_each decode
 fi
 if runs 5; then
-    say 5 "score, into $run_dir/scores and $run_dir/curves.png"
+    say 5 "score to $run_dir/scores and $run_dir/curves.png"
     mkdir -p -- "$run_dir/scores"
     for_each score
     asr-emapl score-table "$(basename "$run_dir")=$run_dir/scores"

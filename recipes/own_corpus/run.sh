@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From folders of your own audio to a model, its error rates and a report.
+# Train a model on your own audio, score it and write a report.
 set -euo pipefail
 
 usage() {
@@ -8,26 +8,26 @@ usage: bash recipes/own_corpus/run.sh --labelled PATH --unlabelled PATH --dev PA
 
   --labelled PATH    audio with transcripts, to train on
   --unlabelled PATH  audio without transcripts; long recordings are cut at pauses
-  --dev PATH         transcribed audio of other speakers, to measure the error rate
+  --dev PATH         audio with transcripts, of other speakers, to measure the error rate
   --init CHECKPOINT  start from this run directory or checkpoint, with its model and tokenizer
   --size NAME        tiny, mini, small or base (default: chosen from the hours of transcripts and the hardware)
   --hours N          hours of audio to train for (default: chosen from the hours of transcripts)
-  --speaker-folders  each file lies in a folder that is named after its speaker
-  --baseline         also continue with supervised training alone, to see what pseudo-labels add
+  --speaker-folders  use the name of a file's folder as its speaker
+  --baseline         also continue without pseudo-labels, to see what they add
   --exp DIR          output folder (default: exp/own_corpus in the repository root)
   --nproc N          training processes, one per GPU (default: 1)
   --stop-stage N     last of the stages 1 to 4 below (default: 4)
   -- key=value ...   overrides the config: hours=20 batch.seconds=120
 
 PATH is a folder of audio with a .txt beside each file, a folder with one CSV or TSV (columns path, text, and speaker if
-known), a Kaldi data directory, or a NeMo or lhotse manifest. Files with errors are listed and left out.
+known), a Kaldi data directory, or a NeMo or lhotse manifest. Files with errors are listed and skipped.
 
   1 prepare: verify audio, normalise transcripts, cut long recordings, write manifests to DIR/data
-  2 config: make the tokenizer and DIR/config.yaml, estimate time and memory, list what to fix in the data
-  3 train: a supervised seed model, then continue from it with pseudo-labels of the EMA teacher
+  2 config: create the tokenizer and DIR/config.yaml, estimate time and memory, list what to fix in the data
+  3 train: train a supervised seed model, then continue from it with pseudo-labels of the EMA teacher
   4 score: decode the dev audio with student and teacher, print WER, write DIR/report.html
 
-Rerun the same command to resume; what is complete is not repeated. To edit DIR/config.yaml before training, run
+Rerun the same command to resume; completed work is not repeated. To edit DIR/config.yaml before training, run with
 --stop-stage 2 first. Delete DIR to start over.
 HELP
 }
@@ -61,18 +61,18 @@ for name in labelled unlabelled dev init; do
     [[ -z ${!name} || -e ${!name} ]] || fail "--$name ${!name}: no such file or folder"
     [[ -z ${!name} ]] || printf -v "$name" '%s' "$(realpath -- "${!name}")"
 done
-[[ $nproc =~ ^[1-9][0-9]*$ ]] || fail "--nproc '$nproc': give a positive number"
-[[ $stop_stage =~ ^[1-4]$ ]] || fail "--stop-stage '$stop_stage': give 1 to 4"
+[[ $nproc =~ ^[1-9][0-9]*$ ]] || fail "--nproc '$nproc': not a positive number"
+[[ $stop_stage =~ ^[1-4]$ ]] || fail "--stop-stage '$stop_stage': not a stage from 1 to 4"
 
 # shellcheck source=recipes/environment.sh
 source "$root/recipes/environment.sh"
 mkdir -p -- "$exp"
 cd -- "$exp"
 
-# prepare NAME PATH [OPTION...]: the manifest data/NAME.jsonl.
+# prepare NAME PATH [OPTION...]: write the manifest data/NAME.jsonl.
 prepare() {
     if [[ -s data/$1.jsonl ]]; then
-        echo "data/$1.jsonl exists already (delete it if the audio has changed)"
+        echo "data/$1.jsonl already exists (delete it if the audio has changed)"
     else
         asr-emapl prepare folder --data "$2" --out data --name "$1" --leave-out ${speakers[@]+"${speakers[@]}"} "${@:3}"
     fi
@@ -80,13 +80,13 @@ prepare() {
 launch=(asr-emapl)
 ((nproc == 1)) || launch=(torchrun --standalone --nproc-per-node "$nproc" --signals-to-handle SIGHUP,SIGQUIT -m asr_emapl)
 train() { start "${launch[@]}" train --config config.yaml ${overrides[@]+"${overrides[@]}"} run_dir="runs/$1" "${@:2}"; }
-# Waits for a trainer, and ends this script if it failed.
+# Wait for a training process, and exit if it failed.
 require() {
     wait_for "$1"
     ((status_of[$1] == 0)) || exit "${status_of[$1]}"
 }
 
-# A teacher that is wrong in most words teaches its errors.
+# A teacher that gets most words wrong teaches its errors.
 warn_if_weak() {
     "$PYTHON" - "$1" <<'PYTHON'
 import json, sys
@@ -95,7 +95,7 @@ rates = [r["wer"]["teacher/dev"] for r in records if "teacher/dev" in r.get("wer
 if rates and rates[-1] > 50.0:
     print(
         f"warning: the seed's teacher has {rates[-1]:.0f} % WER; above about 50 %, pseudo-labels seldom help. "
-        "Train the seed longer (--hours), give more transcripts, or start from a model (--init).", file=sys.stderr
+        "Train the seed longer (--hours), add transcripts, or start from a model (--init).", file=sys.stderr
     )
 PYTHON
 }
@@ -107,7 +107,7 @@ prepare unlabelled-files "$unlabelled" --text none
 if [[ ! -s data/unlabelled.jsonl ]]; then
     status=0
     asr-emapl segment data/unlabelled-files.jsonl --out data/unlabelled.jsonl --workers "$(nproc)" || status=$?
-    # 1: some recordings could not be read. They are listed.
+    # Status 1: some recordings could not be read, and were listed.
     ((status <= 1)) || exit "$status"
 fi
 ((stop_stage >= 2)) || exit 0
@@ -127,7 +127,7 @@ if [[ ! -s $tokenizer ]]; then
     fi
 fi
 if [[ -s config.yaml ]]; then
-    echo "config.yaml exists already (delete it for a new one)"
+    echo "config.yaml already exists (delete it to create a new one)"
 else
     asr-emapl init-config --labelled data/labelled.jsonl --unlabelled data/unlabelled.jsonl --dev data/dev.jsonl \
         --tokenizer "$tokenizer" --out config.yaml ${options[@]+"${options[@]}"}
@@ -135,9 +135,8 @@ fi
 asr-emapl inspect data/labelled.jsonl data/unlabelled.jsonl data/dev.jsonl --config config.yaml
 ((stop_stage >= 3)) || exit 0
 
-# Where the seed ends is one number, in the config.
 start_hours=$(asr-emapl settings pseudo_labels.start_hours --config config.yaml ${overrides[@]+"${overrides[@]}"})
-say "3 train: supervised, $start_hours h of audio"
+say "3 train: supervised seed, $start_hours h of audio"
 train seed hours="$start_hours"
 require "$!"
 warn_if_weak runs/seed/log.jsonl

@@ -1,9 +1,9 @@
-"""Adam and Adagrad, torch's own, on many noisy quadratics at kappa samples a step.
+"""torch's Adam and Adagrad on many noisy quadratics at kappa samples per step.
 
 The square-root rule of Malladi et al. (2022) for Adam, and the rule for Adagrad, hold where noise dominates
-the gradient: a sample's gradient is theta plus noise many times as large. What is compared is the mean over
-the quadratics at equal numbers of samples. An average is linear in what it averages, so the mean of all the
-averages is the average of the mean.
+the gradient: a sample's gradient is theta plus much larger noise. Runs are compared by the mean over the
+quadratics at equal numbers of samples. The moving average is linear, so the mean of the averages is the
+average of the mean.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 @dataclass(frozen=True)
 class Quadratics:
-    """Loss theta ** 2 / 2 each, from theta = 1; sigma is the noise of one sample's gradient theta."""
+    """Losses theta ** 2 / 2, starting at theta = 1; sigma is the noise of a sample's gradient theta."""
 
-    count: int = 1_000  # even: draws of noise go to two each
+    count: int = 1_000  # even, because quadratics share noise in pairs
     sigma: float = 10.0
     samples: int = 40_000
     rho: float = 0.9999
 
 
 def reference(quadratics: Quadratics, name: str) -> Group:
-    """Hyper-parameters at one sample a step. In units of sigma, so that sigma leaves the drift as it is."""
+    """Hyper-parameters at one sample per step, scaled with sigma so that it does not change the drift."""
     sigma = quadratics.sigma
     if name == "adam":
         return {"lr": 2e-5 * sigma, "betas": (0.99, 0.999), "eps": 1e-8}
-    # The accumulator begins as if 100 samples had gone by, so that scaling it matters.
+    # The initial accumulator corresponds to 100 samples, so that its scaling matters.
     return {"lr": 0.02 * sigma, "eps": 1e-8, "initial_accumulator_value": 100.0 * sigma**2}
 
 
 def modes(name: str, base: Group, kappa: int) -> dict[str, Group]:
-    """What one may do to an optimizer's hyper-parameters at kappa; the rule comes first."""
+    """Ways to scale an optimizer's hyper-parameters to kappa; the first is the rule."""
     rule = scale_hyperparameters(name, base, kappa)
     groups = {"rule": rule}
     if name == "adam":
@@ -60,8 +60,8 @@ def modes(name: str, base: Group, kappa: int) -> dict[str, Group]:
 def descend(quadratics: Quadratics, name: str, group: Mapping[str, Any], kappa: int, seed: int) -> Array:
     """Mean and variance over the quadratics, [T + 1, 2].
 
-    Every draw of noise is used twice, with either sign: what it does to a pair cancels in their mean to first
-    order, which makes the mean as sharp as that of many times more quadratics.
+    Noise is drawn for pairs of quadratics with opposite signs (antithetic sampling). Its effect on their mean
+    cancels to first order, which reduces the variance of the mean.
     """
     draw = torch.Generator().manual_seed(seed)
     theta = torch.ones(quadratics.count, requires_grad=True)
@@ -93,20 +93,20 @@ class Curve:
 
 
 def curves(quadratics: Quadratics, name: str, kappas: Sequence[int], seed: int) -> list[Curve]:
-    """All runs of an optimizer, kappa = 1 first."""
+    """All runs of an optimizer, starting with kappa = 1."""
     base = reference(quadratics, name)
     runs = [Curve(name, 1, "reference", descend(quadratics, name, base, 1, seed))]
     for kappa in kappas:
         for mode, group in modes(name, base, kappa).items():
-            # Another seed: the same draws would be the noise of other samples.
+            # Another seed, because the same draws would belong to other samples.
             runs.append(Curve(name, kappa, mode, descend(quadratics, name, group, kappa, seed + kappa)))
     return runs
 
 
 def deviation_rows(quadratics: Quadratics, runs: Sequence[Curve]) -> list[dict[str, Any]]:
-    """Largest deviations from kappa = 1, the first of the runs, of the mean student and the mean average.
+    """Largest deviations of the mean student and the mean average from kappa = 1, which is the first run.
 
-    The ratio of variances is that over the last quarter of the run. One row for each of the other runs.
+    The variance ratio is taken over the last quarter of the run. One row per other run.
     """
     base = runs[0].states_T2
     base_z = average(base[:, 0], quadratics.rho)

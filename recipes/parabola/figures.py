@@ -1,4 +1,4 @@
-"""The recipe's pictures, each as PNG and SVG. Lines differ in dashes and marks too, for print in grey."""
+"""Figures of the recipe as PNG and SVG. Lines also differ in dashes and markers, for greyscale print."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BLUE, ORANGE, GREEN, PINK = COLOURS[:4]
 BASE: dict[str, Any] = {"color": "#c4c4c4", "linewidth": 6.0}
 RULE: dict[str, Any] = {"color": ORANGE, "linestyle": (0, (3, 2)), "linewidth": 2.0}
 UNSCALED: dict[str, Any] = {"color": BLUE, "linestyle": ":", "linewidth": 2.2}
-_POINTS = 300  # of a long trajectory, to keep the files small
+_POINTS = 300  # points per trajectory, to keep the files small
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -67,7 +67,7 @@ def draw_momentum(out: Path, rows: Rows) -> None:
 
 
 def draw_variance(out: Path, parabola: Parabola, rows: Rows) -> None:
-    """Stationary variances: lines by the closed form, marks by simulation, +- 2 standard errors."""
+    """Stationary variances: lines in closed form, markers by simulation +- 2 standard errors."""
     most = int(max(row["kappa"] for row in rows))
     kappas = [2**power for power in range(most.bit_length())]
     looks: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -98,7 +98,7 @@ def draw_variance(out: Path, parabola: Parabola, rows: Rows) -> None:
 
 
 def draw_adaptive(out: Path, runs: Sequence[Sequence[Curve]], kappa: int) -> None:
-    """The mean student over samples at one kappa, a panel an optimizer, a line a mode."""
+    """The mean student over samples at one kappa: one panel per optimizer, one line per mode."""
     looks: tuple[dict[str, Any], ...] = (
         RULE,
         {"color": GREEN, "linestyle": "-.", "linewidth": 1.6},
@@ -108,13 +108,13 @@ def draw_adaptive(out: Path, runs: Sequence[Sequence[Curve]], kappa: int) -> Non
     with _panels(len(runs)) as (figure, panels):
         for panel, curves in zip(panels, runs, strict=True):
             _trace(panel, curves[0].states_T2[:, 0], 1, label="$\\kappa$ = 1", **BASE)
-            # The linear form of the betas lies on the rule's own.
+            # The linear form of the betas gives the same line as the rule.
             shown = [c for c in curves if c.kappa == kappa and c.mode != "rule, betas linear"]
             for curve, look in zip(shown, looks, strict=True):
                 _trace(panel, curve.states_T2[:, 0], kappa, label=curve.mode, **look)
             panel.set(title=f"{curves[0].optimizer.capitalize()}, $\\kappa$ = {kappa}")
             panel.set_xlabel("samples consumed (thousands)")
-            # Up to where kappa = 1 has come down to a twentieth, if it does.
+            # Up to where kappa = 1 falls below 0.05, if it does.
             (low,) = (curves[0].states_T2[:, 0] < 0.05).nonzero()
             panel.set_xlim(0.0, (low[0] if len(low) else len(curves[0].states_T2) - 1) / 1000)
             panel.legend(frameon=False, fontsize=11)
@@ -134,7 +134,7 @@ def _panels(count: int, sharey: bool = False) -> Iterator[tuple[Figure, list[Axe
 
 
 def _trace(panel: Axes, states: Array, kappa: int, **look: Any) -> None:
-    """States after each step over thousands of samples, thinned."""
+    """Plot the states over thousands of samples, with fewer points."""
     stride = max(1, len(states) // _POINTS)
     thousands = [kappa * t / 1000 for t in range(0, len(states), stride)]
     panel.plot(thousands, states[::stride], **look)
@@ -144,7 +144,7 @@ def _kappa_axis(panel: Axes, kappas: Sequence[float]) -> None:
     panel.set_xscale("log", base=2)
     panel.set_xticks(kappas, [f"{kappa:.0f}" for kappa in kappas], fontsize=10)
     panel.xaxis.set_minor_locator(NullLocator())
-    panel.set_xlabel("$\\kappa$ (samples a step)")
+    panel.set_xlabel("$\\kappa$ (samples per step)")
 
 
 def _legend(figure: Figure, panel: Axes) -> None:

@@ -1,11 +1,12 @@
-"""SGD on a noisy parabola and the moving average of its iterates, at kappa samples a step.
+"""SGD on a noisy parabola and the moving average of its iterates, at kappa samples per step.
 
-One parameter, loss a theta ** 2 / 2. Sample by sample the gradient is g = a theta, plus noise of variance
-b g ** 2 + c (Busbridge et al. 2023, section 3.1, have such a toy; the constants are ours). A batch of kappa
-has the mean noise of its samples, so that all kappas see the same samples in the same order and differ by
-nothing but the batch.
+There is one parameter with loss a theta ** 2 / 2. The gradient of a sample is g = a theta plus noise of
+variance b g ** 2 + c (a similar problem is in section 3.1 of Busbridge et al. 2023; the constants are ours).
+The noise of a batch is the mean noise of its samples, so runs at all kappas use the same samples in the same
+order and differ only in the batch.
 
-Axes: T steps, R independent runs, C candidates. Arrays of states have T + 1 rows, the first is the start.
+Axes: T steps, R independent runs, C candidates. Arrays of states have T + 1 rows, starting with the initial
+state.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ ORDERS = ("pre", "midpoint", "post")
 
 @dataclass(frozen=True)
 class Parabola:
-    """The problem, and the optimizer at one sample a step."""
+    """The problem, and the optimizer at one sample per step."""
 
     curvature: float = 1.0
-    relative_noise: float = 100.0  # b: what a gradient's square adds to the variance
+    relative_noise: float = 100.0  # b: factor of the squared gradient in the variance
     noise: float = 10.0  # c: the variance at the minimum
     start: float = 1.0
     samples: int = 65_536
@@ -36,7 +37,7 @@ class Parabola:
 
 
 def scaled_lr(parabola: Parabola, kappa: int) -> float:
-    """SGD's rule: lr kappa."""
+    """The learning rate at kappa: lr kappa, by the rule for SGD."""
     return float(scale_hyperparameters("sgd", {"lr": parabola.lr}, kappa)["lr"])
 
 
@@ -51,7 +52,7 @@ def batch_noise(noise: Array, kappa: int) -> Array:
 
 
 def student(parabola: Parabola, kappa: int, noise: Array | None = None) -> Array:
-    """SGD's iterates, [T + 1, R], from the noise of each sample; without, the mean dynamics and R = 1."""
+    """Iterates of SGD, [T + 1, R], given the noise of each sample; without noise, R = 1."""
     lr, a = scaled_lr(parabola, kappa), parabola.curvature
     steps = parabola.samples // kappa
     xi = np.zeros((steps, 1)) if noise is None else batch_noise(noise, kappa)
@@ -64,10 +65,10 @@ def student(parabola: Parabola, kappa: int, noise: Array | None = None) -> Array
 
 
 def average(theta: Array, rho: float | Array, order: str = "post") -> Array:
-    """z <- rho z + (1 - rho) theta along the first axis, from z = theta; rho may hold candidates.
+    """z <- rho z + (1 - rho) theta along the first axis, starting at z = theta; rho may be an array.
 
-    The order says which theta: "post" the one after the step that the update follows, "pre" the one before
-    it, "midpoint" (ours) the mean of both.
+    The order selects theta: "post" that after the step, "pre" that before it, "midpoint" (ours) the mean of
+    both.
     """
     read = {"post": theta[1:], "pre": theta[:-1], "midpoint": 0.5 * (theta[1:] + theta[:-1])}[order]
     keep = np.asarray(rho)
@@ -79,16 +80,16 @@ def average(theta: Array, rho: float | Array, order: str = "post") -> Array:
 
 
 def largest_error(z: Array, reference: Array, kappa: int) -> Array:
-    """max |z - reference| over the samples at which the run at kappa has a state; one value a column."""
+    """max |z - reference| over the samples at which the run at kappa has a state, per column."""
     return np.abs(z - reference[::kappa]).max(axis=0)
 
 
 def best_momentum(theta: Array, reference: Array, kappa: int, rho: float, order: str) -> tuple[float, float]:
-    """The rho with the least `largest_error` for the noise-free iterates `theta` [T + 1, 1], and that error.
+    """The rho with the smallest `largest_error` for noise-free iterates `theta` [T + 1, 1], and that error.
 
-    The iterates only fall, so z at any time only grows with rho and its error falls, then rises; so does the
-    largest of these errors. A grid over 1 - rho that zooms in on its best point therefore finds the minimum.
-    Where no rho does better than the given one, that one is returned.
+    The iterates decrease, so z at any time increases with rho, and its error first falls, then rises; so does
+    the largest error. A grid over 1 - rho, refined around its best point, therefore finds the minimum. If no
+    rho is better than the given one, that one is returned.
     """
     low, high, points = (1.0 - rho) / 4.0, min(1.0, (1.0 - rho) * 4.0), 129
     given = float(largest_error(average(theta, rho, order), reference, kappa)[0])
@@ -101,13 +102,14 @@ def best_momentum(theta: Array, reference: Array, kappa: int, rho: float, order:
 
 
 def trajectory_rows(parabola: Parabola, kappas: Sequence[int]) -> list[dict[str, float]]:
-    """Noise-free: errors of the rule in each order, of an unscaled rho, and the best rho. One row a kappa.
+    """Without noise: errors of the rule in each order and of an unscaled rho, and the best rho, per kappa.
 
     To first order in kappa, with a lr = 1 - rho = h and time t in units of 1 / h samples (theta = exp(-t),
-    z = (1 + t) exp(-t)), the student at kappa is ahead by t (kappa - 1) h / 2, which its average is too, by
-    (t ** 2 / 2) exp(-t); the average itself is (kappa - 1) / 2 samples late in "pre" order and as early in
-    "post" order, which is -+ t exp(-t). So in "pre" order the two errors have opposite signs, in "post" order
-    they add up: the largest is (kappa - 1) h / 2 times 0.231 (pre), 0.271 (midpoint) or 0.587 (post).
+    z = (1 + t) exp(-t)), the student at kappa is ahead by t (kappa - 1) h / 2, which changes its average by
+    (t ** 2 / 2) exp(-t). The average itself is (kappa - 1) / 2 samples late in "pre" order and as early in
+    "post" order, which changes it by -+ t exp(-t). In "pre" order, the two errors have opposite signs; in
+    "post" order, they add up. The largest is (kappa - 1) h / 2 times 0.231 (pre), 0.271 (midpoint) or 0.587
+    (post).
     """
     theta_1 = student(parabola, 1)
     references = {order: average(theta_1, parabola.rho, order) for order in ORDERS}
@@ -127,7 +129,7 @@ def trajectory_rows(parabola: Parabola, kappas: Sequence[int]) -> list[dict[str,
 
 
 def noisy_rows(parabola: Parabola, kappas: Sequence[int], noise: Array) -> list[dict[str, float]]:
-    """With noise: the largest error of the post-order average, mean over the runs. One row a kappa."""
+    """With noise: the largest error of the average in post order, mean over runs, one row per kappa."""
     reference = average(student(parabola, 1, noise), parabola.rho)
     rows = []
     for kappa in kappas:
@@ -140,7 +142,7 @@ def noisy_rows(parabola: Parabola, kappas: Sequence[int], noise: Array) -> list[
 
 
 def stationary_variances(parabola: Parabola, kappa: int, rho: float) -> tuple[float, float]:
-    """Variances of theta and of its average once the start is forgotten, for additive noise of variance 1.
+    """Stationary variances of theta and of its average, for additive noise of variance 1.
 
     With q = 1 - a lr kappa, theta <- q theta - lr kappa xi, Var xi = 1 / kappa, so
         v = q**2 v + (lr kappa)**2 / kappa           ->  v = kappa lr**2 / (1 - q**2).
@@ -159,16 +161,16 @@ def simulated_variances(
 ) -> list[tuple[float, float]]:
     """Variances of theta and of its average for each rho, by simulation: (estimate, standard error).
 
-    `parabola.samples` *steps* warm up, whatever kappa: an unscaled rho forgets by steps. As many are
-    measured.
-    The mean is 0, so squares are averaged: over time, then over runs, which are independent.
+    The first `parabola.samples` *steps* are discarded at every kappa, because the memory of an unscaled rho
+    is constant in steps. The next ones are measured. The mean is 0, so squares are averaged over time, then
+    over the independent runs.
     """
     draw, steps, lr = np.random.default_rng(seed), parabola.samples, scaled_lr(parabola, kappa)
     q, spread = 1.0 - parabola.curvature * lr, lr / np.sqrt(kappa)
     forget = 1.0 - np.asarray(rhos)[:, None]
     theta, z = np.zeros(runs), np.zeros((len(rhos), runs))
     squares, count = np.zeros((1 + len(rhos), runs)), 0
-    stride = max(1, steps // 256)  # neighbours tell the same
+    stride = max(1, steps // 256)  # neighbouring steps are correlated
     for t in range(1, 2 * steps + 1):
         theta = q * theta - spread * draw.standard_normal(runs)
         z += forget * (theta - z)
@@ -181,7 +183,7 @@ def simulated_variances(
 
 
 def variance_rows(parabola: Parabola, kappas: Sequence[int], runs: int, seed: int) -> list[dict[str, float]]:
-    """Stationary variances, closed form beside simulation, with the rule and with rho unscaled."""
+    """Stationary variances in closed form and simulated, with the rule and with an unscaled rho."""
     rows = []
     for kappa in kappas:
         momenta = {"rule": scale_momentum(parabola.rho, kappa), "unscaled": parabola.rho}

@@ -1,4 +1,4 @@
-"""The noisy parabola with and without the EMA Scaling Rule: tables, results.json and pictures.
+"""The noisy parabola with and without the EMA Scaling Rule: tables, results.json and figures.
 
 python recipes/parabola/parabola.py --exp exp/parabola
 """
@@ -26,7 +26,7 @@ from asr_emapl.storage import write
 
 @dataclass(frozen=True)
 class Settings:
-    """What is run, at which kappas."""
+    """Problems, kappas and numbers of runs."""
 
     parabola: Parabola = field(default_factory=Parabola)
     quadratics: Quadratics = field(default_factory=Quadratics)
@@ -40,7 +40,7 @@ class Settings:
 
 
 def quick() -> Settings:
-    """Too small to say anything: to see that all runs."""
+    """Settings for a test of the recipe, too small for conclusions."""
     return Settings(
         parabola=Parabola(samples=2048),
         quadratics=Quadratics(count=100, samples=800),
@@ -51,7 +51,7 @@ def quick() -> Settings:
 
 
 def trajectories(settings: Settings, seed: int) -> dict[int, dict[str, Array]]:
-    """One noisy run at kappa = 1 and at the kappas shown, for the picture."""
+    """One noisy run at kappa = 1 and at the kappas shown in the figure."""
     parabola, noise = settings.parabola, sample_noise(settings.parabola, 1, seed)
     theta = student(parabola, 1, noise)
     runs = {1: {"student": theta, "average": average(theta, parabola.rho)}}
@@ -63,7 +63,7 @@ def trajectories(settings: Settings, seed: int) -> dict[int, dict[str, Array]]:
 
 
 def compute(settings: Settings, seed: int) -> tuple[dict[str, Any], list[list[adaptive.Curve]]]:
-    """All tables, and the runs behind the one on Adam and Adagrad. Two processes, the longest work first."""
+    """All tables, and the runs with Adam and Adagrad. Uses two processes; the longest tasks start first."""
     parabola, quadratics = settings.parabola, settings.quadratics
     noise = sample_noise(parabola, settings.noisy_runs, seed)
     with ProcessPoolExecutor(2, initializer=serve_parent) as pool:
@@ -87,7 +87,7 @@ Columns = Sequence[tuple[str, str, str]]
 
 
 def table(title: str, rows: Sequence[Mapping[str, Any]], columns: Columns) -> str:
-    """Markdown that reads well on a terminal too."""
+    """A Markdown table, aligned for a terminal."""
     cells = [[header for header, _, _ in columns]]
     cells += [[format(row[key], form) for _, key, form in columns] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -123,16 +123,16 @@ def report(tables: Mapping[str, Any]) -> str:
         ("variance ratio", "variance_ratio", ".2f"),
     ]
     parts = (
-        ("Parabola, no noise: max |z - z at kappa = 1|; rho* makes it least", "trajectory", exact),
-        ("Parabola, with noise: the same, mean over runs", "noisy", noisy),
-        ("Stationary variances: closed form, and simulation +- its standard error", "variance", variance),
-        ("Adam and Adagrad, torch's own: max deviation of the mean from kappa = 1", "adaptive", deviations),
+        ("Parabola without noise: max |z - z at kappa = 1|; rho* minimises it", "trajectory", exact),
+        ("Parabola with noise: the same, mean over runs", "noisy", noisy),
+        ("Stationary variances: closed form, and simulation +- standard error", "variance", variance),
+        ("torch's Adam and Adagrad: max deviation of the mean from kappa = 1", "adaptive", deviations),
     )
     return "\n".join(table(title, tables[key], columns) for title, key, columns in parts)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run all, print the tables, write results.json and the pictures."""
+    """Run everything, print the tables, write results.json and the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--exp", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)

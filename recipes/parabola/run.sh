@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The noisy parabola: the EMA Scaling Rule on the average of one parameter, in under a minute.
+# Test the EMA Scaling Rule on a noisy parabola with one parameter, in under a minute.
 set -euo pipefail
 
 usage() {
@@ -7,13 +7,13 @@ usage() {
 usage: bash recipes/parabola/run.sh [options]
 
   --seed N   seed of the noise (default 0)
-  --sigma S  noise of a sample's gradient with Adam and Adagrad, whose gradient is at most 1 (default 10)
-  --quick    a run of seconds, too small for conclusions
-  --exp DIR  folder for tables and figures (default: exp/parabola in the repository root)
+  --sigma S  standard deviation of a sample's gradient in the Adam and Adagrad runs; its mean is at most 1 (default 10)
+  --quick    run for a few seconds, too short for conclusions
+  --exp DIR  output folder (default: exp/parabola in the repository root)
 
 Runs SGD, Adam and Adagrad on noisy quadratics at 1 to 4096 samples per step, with and without the scaling rules, and
 averages their iterates. Prints tables as Markdown, and writes results.json and the figures trajectories, momentum,
-variance and adaptive as PNG and SVG.
+variance and adaptive as PNG and SVG files.
 HELP
 }
 
@@ -33,13 +33,13 @@ while (($# > 0)); do
         *) fail "unknown option '$1' (see --help)" ;;
     esac
 done
-[[ $seed =~ ^[0-9]{1,9}$ ]] || fail "--seed '$seed': a number is wanted"
-[[ $sigma =~ ^[1-9][0-9]{0,5}$ ]] || fail "--sigma '$sigma': a whole number from 1 on is wanted"
-mkdir -p -- "$exp" 2>/dev/null && [[ -w $exp ]] || fail "--exp '$exp': is no folder that can be written to"
+[[ $seed =~ ^[0-9]{1,9}$ ]] || fail "--seed '$seed': not a whole number of at most 9 digits"
+[[ $sigma =~ ^[1-9][0-9]{0,5}$ ]] || fail "--sigma '$sigma': not a whole number from 1 to 999999"
+mkdir -p -- "$exp" 2>/dev/null && [[ -w $exp ]] || fail "--exp '$exp': not a writable folder"
 
 # shellcheck source=recipes/environment.sh
 source "$root/recipes/environment.sh"
-# Two processes share the work; threads of theirs would only contend.
+# The work is done by two processes; more threads would only compete for cores.
 export OMP_NUM_THREADS=1
 "$PYTHON" "$here/parabola.py" --exp="$exp" --seed "$seed" --sigma "$sigma" ${quick[@]+"${quick[@]}"}
-printf 'results.json and pictures are in %s\n' "$exp"
+printf 'results.json and the figures are in %s\n' "$exp"

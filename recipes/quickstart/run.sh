@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train on minutes of transcribed and an hour of untranscribed speech with an EMA teacher.
+# Train on 4 minutes of transcribed and one hour of untranscribed speech with an EMA teacher.
 set -euo pipefail
 
 usage() {
@@ -12,8 +12,8 @@ usage: bash recipes/quickstart/run.sh [options] [-- key=value ...]
   -- key=value  overrides conf/quickstart.yaml
 
 Renders the corpus and trains a seed model on the transcribed part. Then trains two models from it on the same amount
-of audio, one supervised and one with pseudo-labels of the EMA teacher, scores them and prints the table. Rerun the same command
-to resume; what is complete is not repeated. Delete DIR to start over.
+of audio, one supervised and one with pseudo-labels of the EMA teacher, scores them and prints the table. Rerun the
+same command to resume; completed work is not repeated. Delete DIR to start over.
 HELP
 }
 
@@ -36,7 +36,7 @@ while (($# > 0)); do
         *) fail "unknown option '$1' (see --help; key=value goes after --)" ;;
     esac
 done
-[[ $seed =~ ^[0-9]+$ ]] || fail "--seed '$seed': give a number"
+[[ $seed =~ ^[0-9]+$ ]] || fail "--seed '$seed': not a whole number"
 
 # shellcheck source=recipes/environment.sh
 source "$root/recipes/environment.sh"
@@ -45,27 +45,27 @@ cd -- "$exp"
 runs=runs/seed-$seed
 mkdir -p -- "$runs"
 config=$here/conf/quickstart.yaml
-# Where the seed ends and pseudo-labels begin is one number, in the config.
+# The seed model ends where pseudo-labels start.
 start_hours=$(asr-emapl settings pseudo_labels.start_hours --config "$config" ${overrides[@]+"${overrides[@]}"}) || exit 2
 
 train() { start asr-emapl train --config "$config" ${overrides[@]+"${overrides[@]}"} seed="$seed" run_dir="$runs/$1" "${@:2}"; }
-# The settings of a system: what it learns from.
+# Settings that determine what a system learns from.
 learns_from() {
     if [[ $1 == seed || $1 == baseline ]]; then echo "pseudo_labels.strategy=none data.unlabelled=[]"; else echo "pseudo_labels.strategy=$1"; fi
 }
 
-say "corpus: rendered speech, in $exp/data"
-# Settings were chosen on the corpora of seeds 0, 1 and 3; results are reported on another one.
+say "render the corpus to $exp/data"
+# Settings were chosen on the corpora of seeds 0, 1 and 3, so results are reported on another one.
 asr-emapl prepare rendered --out data --seed 4
 [[ -s data/characters.json ]] || asr-emapl tokenizer --out data/characters.json
 
-say "seed: supervised, $start_hours h of audio"
+say "train the supervised seed model, $start_hours h of audio"
 read -ra settings <<<"$(learns_from seed)"
 train seed hours="$start_hours" "${settings[@]}"
 wait_for "$!"
 ((status_of[$!] == 0)) || exit "${status_of[$!]}"
 
-say "from the seed on, side by side: ${systems[*]} (logs in $exp/$runs/<name>.log; the EMA run is shown)"
+say "train from the seed model in parallel: ${systems[*]} (logs: $exp/$runs/<name>.log; shown: ema)"
 processes=()
 for system in "${systems[@]}"; do
     : >"$runs/$system.log" # exists before tail opens it

@@ -1,4 +1,4 @@
-"""The quickstart's table: WER of each system in each folder of runs (one a seed), mean and spread.
+"""Print the quickstart's table: WER of each system, mean and spread over folders of runs (one per seed).
 
 python recipes/quickstart/table.py exp/quickstart/runs/seed-*
 """
@@ -22,13 +22,13 @@ PARTS = ("dev-clean", "dev-other")
 
 
 def rates(folders: Sequence[Path], system: str, model: str, part: str) -> list[float]:
-    """WER in percent, one for each folder that has the system."""
+    """WER in percent for each folder that has the system."""
     found = [folder / system for folder in folders if (folder / system / f"{part}.{model}.json").exists()]
     return [read_rates(folder)[part, model] for folder in found]
 
 
 def verdict(folders: Sequence[Path], part: str) -> str:
-    """What pseudo-labels brought on one part, teacher against the baseline's average."""
+    """The gain from pseudo-labels on one part, between the teachers of the two runs."""
     mean = {
         s: statistics.mean(values) if (values := rates(folders, s, "teacher", part)) else None
         for s in SYSTEMS
@@ -45,7 +45,7 @@ def verdict(folders: Sequence[Path], part: str) -> str:
 
 
 def main(folders: Sequence[Path]) -> None:
-    """Print the table as Markdown, which reads well on a terminal too."""
+    """Print the table as Markdown, aligned for a terminal."""
     columns = [(model, part) for part in PARTS for model in ("student", "teacher")]
     print(f"\n| {'WER %':46} | " + " | ".join(f"{part} {model}" for model, part in columns) + " |")
     print("|" + "---|" * (len(columns) + 1))
