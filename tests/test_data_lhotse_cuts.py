@@ -105,7 +105,7 @@ def test_relative_paths_are_lhotses(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"type": "MixedCut"}, "a MixedCut, not a stretch of one file"),
+        ({"type": "MixedCut"}, "a MixedCut is not a segment of one file"),
         ({"type": "MultiCut"}, "a MultiCut, not"),
         ({"type": "PaddingCut"}, "a PaddingCut, not"),
         (source(type="command", source="sox a.sph -t wav -"), "from 1 sources (command), not one file"),
@@ -116,13 +116,13 @@ def test_relative_paths_are_lhotses(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ({"recording": None}, "without recording"),
         (
             {**source(channels=[0, 1]), "channel": 2, "supervisions": []},
-            "channel 2 is not among those of its recording",
+            "channel 2 is not a channel of its recording",
         ),
         (supervision(channel=1), "a supervision of channel 1 in a cut of channel 0"),
         (supervision(channel=[0, 1]), r"a supervision of channel [0, 1]"),
         (supervision(duration=1.6), "from 0.00 to 1.60 s in a cut of 1.50 s"),
         (supervision(start=-7.5, duration=9.0), "from -7.50 to 1.50 s in a cut of 1.50 s"),
-        (source(source=None), "is no path"),
+        (source(source=None), "is not a path"),
         (recording(transforms=[{"name": "Speed", "kwargs": {"factor": 0.9}}]), "is transformed"),
         ({"supervisions": [{"text": 7}]}, "text of a supervision is not a string"),
         ({"supervisions": ["GO"]}, "without supervisions"),

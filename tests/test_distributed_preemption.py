@@ -100,7 +100,7 @@ def test_an_interrupted_run_is_saved_and_goes_on(tmp_path):
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     assert "Traceback" not in output
-    assert "SIGINT: saving, then ending" in output
+    assert "SIGINT: saving, then exiting" in output
     assert "stopped by SIGINT at " in output
     (saved,) = (run / "checkpoints").glob("step-*.pt")
     steps = int(saved.stem[5:])

@@ -100,7 +100,7 @@ def test_windows_that_are_none():
     mean = RunningMean(student)
     mean.update(60.0)
     state = mean.state_dict()
-    with pytest.raises(ValueError, match="ends at 60 s of audio and begins at 60 s"):
+    with pytest.raises(ValueError, match="ends at 60 s of audio and starts at 60 s"):
         window(state, state)
     other = RunningMean(nn.Linear(2, 2)).state_dict()
     with pytest.raises(ValueError, match="different models"):

@@ -1,8 +1,8 @@
-"""The class at an import path, found without running code that nobody consented to.
+"""Import the class at an import path, without running untrusted code.
 
-Importing a module runs it, and a class's constructor is code too. A path that the user typed, or wrote into
-the config of a run to train, is consent. One that comes with a checkpoint or a run directory is not: then
-nothing is imported but asr_emapl itself and the packages that the user trusts by name.
+Importing a module and building a class run code. The user consents to this by typing the path, or by writing
+it into the config of a training run. A path in a checkpoint or a run directory is not trusted: then only
+asr_emapl and the packages that the user trusts by name are imported.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from asr_emapl.errors import UserError
 from asr_emapl.models.failure import blaming
 
 _OWN_PACKAGE = __name__.partition(".")[0]
-_LONGEST = 300  # characters of a path
+_LONGEST = 300  # maximum number of characters of a path
 
 
 @dataclass(frozen=True)
 class Trust:
-    """Whose code may be imported because a config names it. asr_emapl's own always may.
+    """Code that may be imported if a config names it. asr_emapl is always trusted.
 
     Attributes:
-        place: what names the target, for the error: "checkpoint runs/a/checkpoints/step-000000010.pt".
-        packages: packages, or modules with dots, that may be imported too, with all that lies in them.
-        everything: whether the config is the user's own, so that whatever it names may be imported.
+        place: source of the target, for errors: "checkpoint runs/a/checkpoints/step-000000010.pt".
+        packages: trusted packages or modules (dotted names), with their submodules.
+        everything: trust all code, because the config is the user's own.
     """
 
     place: str = "the config"
@@ -39,21 +39,21 @@ class Trust:
 
     @staticmethod
     def of(place: str, packages: Sequence[str]) -> Trust:
-        """Trust in packages by name, as `--trust` takes them.
+        """Trust packages by name, for `--trust`.
 
         Raises:
-            UserError: a name is not that of a package or a module.
+            UserError: a name is not a valid name of a package or module.
         """
         for name in packages:
             if not _is_module_name(name):
-                raise UserError(f"--trust {name!r}: name a package or a module, for example my_package")
+                raise UserError(f"--trust {name!r}: specify a package or a module, for example my_package")
         return Trust(place, tuple(packages))
 
     def require(self, target: str, module: str) -> None:
-        """Refuse to import a module that is neither trusted nor part of what is.
+        """Check that a module is trusted.
 
         Raises:
-            UserError: it is not trusted; says what would be imported, and how to consent.
+            UserError: it is not; says what would be imported, and how to trust it.
         """
         packages = (_OWN_PACKAGE, *self.packages)
         if self.everything or any(f"{module}.".startswith(f"{package}.") for package in packages):
@@ -61,23 +61,23 @@ class Trust:
         package = module.partition(".")[0]
         raise UserError(
             f"{self.place} names the model {target}: building it would import {module} and run its code, "
-            f"which is not part of asr_emapl; if you trust that code, add --trust {package}"
+            f"which is not part of asr_emapl; if you trust this code, add --trust {package}"
         )
 
 
 NO_TRUST = Trust()
-"""In nothing but asr_emapl itself."""
+"""Trust only asr_emapl."""
 
 USERS_OWN = Trust("the user's own config", everything=True)
-"""For a target that the user typed, or wrote into the config of a run to train."""
+"""For a target that the user typed, or wrote into the config of a training run."""
 
 
 def resolve(target: str, trust: Trust) -> type[nn.Module]:
-    """The model class at "package.module:Class". The class is not called.
+    """Import the model class at "package.module:Class", without building it.
 
     Raises:
-        UserError: the path is malformed or not trusted, its module cannot be imported, or what it leads to is
-            not a class that derives from torch.nn.Module and is itself defined in trusted code.
+        UserError: the path is malformed or not trusted, its module cannot be imported, or it is not the path
+            of a subclass of torch.nn.Module that is defined in trusted code.
     """
     module_name, _, name = target.partition(":")
     if len(target) > _LONGEST or not (_is_module_name(module_name) and name.isidentifier()):
@@ -90,18 +90,18 @@ def resolve(target: str, trust: Trust) -> type[nn.Module]:
         raise UserError(f"model.target {target!r}: module {module_name} has no {name}")
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise UserError(
-            f"model.target {target} is no torch module with forward(features, lengths) and "
-            "output_lengths(lengths): name a class that derives from torch.nn.Module"
+            f"model.target {target} is not a torch module with forward(features, lengths) and "
+            "output_lengths(lengths); specify a subclass of torch.nn.Module"
         )
-    # Modules also hold what they import themselves, whoever wrote it.
+    # The class may be imported into the module from untrusted code.
     trust.require(target, found.__module__)
     return found
 
 
 def _imported(target: str, module_name: str) -> ModuleType:
     with blaming(f"model.target {target!r} cannot be imported", module_name):
-        # The user's own modules may be in the current folder, which console scripts do not search. At the end
-        # of the path, they cannot replace installed modules.
+        # The user's modules may be in the current folder, which console scripts do not search. At the end of
+        # sys.path, they cannot replace installed modules.
         here = str(Path.cwd())
         if module_name.partition(".")[0] != _OWN_PACKAGE and here not in sys.path:
             sys.path.append(here)

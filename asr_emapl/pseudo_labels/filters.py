@@ -1,6 +1,6 @@
-"""Why an utterance is not trained on: every reason, with what it means and what to do about it.
+"""Filters of utterances, and the reasons for dropping one, with descriptions and remedies.
 
-Imports no torch: the report reads the table too.
+Does not import torch, because the report uses the table as well.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ _START_LATER = "start later (pseudo_labels.start_hours)"
 
 @dataclass(frozen=True)
 class Reason:
-    """Attributes:
-    description: completes the sentence "utterances ...".
-    remedy: what to do if most utterances are dropped for this reason.
+    """A reason for dropping utterances.
+
+    Attributes:
+        description: completes the sentence "utterances ...".
+        remedy: what to do if most utterances are dropped for this reason.
     """
 
     description: str
@@ -52,14 +54,14 @@ REASONS = {
 
 @dataclass(frozen=True)
 class LabelCandidate:
-    """What a filter knows of one utterance and its label.
+    """Properties of an utterance and its label that the filters use.
 
     Attributes:
-        tokens: of the label.
+        tokens: number of tokens in the label.
         needed: frames that CTC needs to align it (`ctc.frames_needed`).
-        frames: of the student's output.
-        seconds: of audio.
-        confidence: of the labeller, in [0, 1]; NaN marks a broken utterance.
+        frames: number of frames in the student's output.
+        seconds: duration.
+        confidence: confidence of the label, in [0, 1]; NaN if the model's output is not finite.
     """
 
     tokens: int
@@ -70,16 +72,16 @@ class LabelCandidate:
 
 
 def reason_to_drop(candidate: LabelCandidate, limits: PseudoLabelConfig | None) -> str | None:
-    """The reason not to train on an utterance, a key of `REASONS`; None: train on it.
+    """The reason to drop an utterance, a key of `REASONS`; None: train on it.
 
     Args:
-        limits: for pseudo-labels; None: the label is a transcript and is only required to be alignable.
+        limits: limits for pseudo-labels; None: the label is a transcript, which only has to be alignable.
     """
     if limits is not None:
-        # An empty label teaches blanks on speech, and the student teaches them to the teacher: collapse.
+        # Empty labels train the student, and so the teacher, to predict blanks for speech: collapse.
         if not candidate.tokens:
             return "empty"
-        # A NaN confidence is low too.
+        # NaN counts as low confidence.
         if not candidate.confidence >= limits.min_confidence:
             return "low_confidence"
         rate = candidate.tokens / candidate.seconds

@@ -1,4 +1,4 @@
-"""Where the labels of a micro-batch come from. A strategy has state only if it keeps labels."""
+"""Strategies that compute the labels of a micro-batch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from asr_emapl.ema import EmaTeacher
 
 @dataclass(frozen=True)
 class Labels:
-    """What the student is to learn of a micro-batch, on any device: reading it is the only wait for it.
+    """Labels of a micro-batch, on any device. Only reading them synchronizes with the device.
 
     Attributes:
-        tokens_BS: long [B, S], zeros after the last token of each utterance; never the blank before that.
-        lengths_B: long [B], tokens of each utterance.
-        confidence_B: float32 [B], confidence of the labeller.
+        tokens_BS: long [B, S], without blanks; padded with zeros.
+        lengths_B: long [B], number of tokens of each utterance.
+        confidence_B: float32 [B], confidence of each label.
     """
 
     tokens_BS: Tensor
@@ -29,7 +29,7 @@ class Labels:
 
     @staticmethod
     def of(tokens: Sequence[Sequence[int]], confidences: Sequence[float] | None = None) -> Labels:
-        """From one list of tokens per utterance, on the CPU; without `confidences`, all are 1."""
+        """Build labels on the CPU from one list of tokens per utterance; confidences are 1 by default."""
         lengths = [len(t) for t in tokens]
         tokens_BS = torch.zeros(len(tokens), max(lengths, default=0), dtype=torch.long)
         for row, text in zip(tokens_BS, tokens, strict=True):
@@ -45,14 +45,14 @@ class Labels:
 
 @dataclass(frozen=True)
 class LabelRequest:
-    """What a strategy sees of a micro-batch.
+    """Input of a strategy: one micro-batch.
 
     Attributes:
-        ids: of the utterances.
+        ids: ids of the utterances.
         features: float [B, T, F], clean.
         lengths: long [B], in frames.
-        seconds: of audio of each utterance.
-        targets: true tokens, where they are known.
+        seconds: duration of each utterance.
+        targets: true tokens, if known.
     """
 
     ids: list[str]
@@ -63,15 +63,15 @@ class LabelRequest:
 
 
 class Strategy(Protocol):
-    """Makes labels."""
+    """Computes labels."""
 
     def labels(self, batch: LabelRequest) -> Labels:
-        """One row per utterance, in order."""
+        """Return one row per utterance, in order."""
         ...
 
 
 class TeacherLabels:
-    """Hard labels of the EMA teacher's best CTC path on clean audio, made anew for every batch.
+    """Hard labels from the EMA teacher's best CTC path on clean audio, computed for every batch.
 
     Eval mode, no SpecAugment, no dropout, as in slimIPL, MPL, Kaizen and AV-CPL.
     """
@@ -80,10 +80,10 @@ class TeacherLabels:
         self.teacher, self.bf16 = teacher, bf16
 
     def labels(self, batch: LabelRequest) -> Labels:
-        """See `Strategy.labels`; on the teacher's device, without waiting for it."""
+        """See `Strategy.labels`. The labels are on the teacher's device; does not synchronize."""
         with (
-            # Not inference mode: the CTC backward pass may not keep tensors made there, and the gathered
-            # weights of a sharded teacher may not be used outside of it.
+            # Not inference mode: its tensors cannot be saved for the CTC backward pass, and the gathered
+            # weights of a sharded teacher could not be used outside of it.
             torch.no_grad(),
             torch.autocast(batch.features.device.type, torch.bfloat16, enabled=self.bf16),
         ):
@@ -93,7 +93,7 @@ class TeacherLabels:
 
 
 class Transcripts:
-    """The true tokens: for labelled audio, and as pseudo-labels the oracle, their upper bound."""
+    """The true tokens: for labelled audio, and for the oracle strategy, an upper bound of pseudo-labels."""
 
     def labels(self, batch: LabelRequest) -> Labels:
         """See `Strategy.labels`."""
@@ -102,7 +102,7 @@ class Transcripts:
 
 
 def build_strategy(name: str, teacher: EmaTeacher, *, bf16: bool) -> Strategy | None:
-    """The strategy of a config: "none" (a supervised run), "ema" or "oracle"."""
+    """Build a strategy by name: "ema", "oracle" or "none" (supervised training), which returns None."""
     if name == "none":
         return None
     if name == "ema":
