@@ -181,7 +181,7 @@ def test_overrides_and_checkpoints_have_the_same_limits(tmp_path):
         options = {"x": options, "y": options}
     with pytest.raises(UserError, match="aliases"):
         config_from_dict({"model": {"options": options}}, "checkpoint")
-    with pytest.raises(UserError, match="checkpoint: a mapping"):
+    with pytest.raises(UserError, match="checkpoint: expected a mapping"):
         config_from_dict([None], "checkpoint")
 
 

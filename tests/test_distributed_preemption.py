@@ -49,7 +49,7 @@ def test_a_signal_is_remembered_and_named(number, capfd, handlers):
     assert signal.getsignal(signal.SIGINT) == handlers[signal.SIGINT]
     told = capfd.readouterr().err.splitlines()
     assert len(told) == (number == signal.SIGINT)
-    assert all("a second SIGINT ends this process at once" in line for line in told)
+    assert all("a second SIGINT ends this process immediately" in line for line in told)
 
 
 # In a wait that Python's handlers do not interrupt, as that for another process.

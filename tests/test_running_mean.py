@@ -108,7 +108,7 @@ def test_windows_that_are_none():
     larger = {"mean": {"theta": torch.zeros(4)}, "audio": 1.0}
     with pytest.raises(ValueError, match=r"theta .*\(4,\)"):
         window(larger, state)
-    with pytest.raises(ValueError, match="cannot consume"):
+    with pytest.raises(ValueError, match="must not be negative"):
         mean.update(-1.0)
 
 

@@ -137,7 +137,7 @@ def test_what_is_left_out_names_its_manifest(tmp_path: Path) -> None:
 def test_unlabelled_audio_without_a_strategy_is_an_error(tmp_path):
     make_corpus(tmp_path)
     unlabelled = f"data.unlabelled=[{tmp_path}/unlabelled.jsonl]"
-    with pytest.raises(UserError, match=r"pseudo_labels\.strategy=none .*data\.unlabelled to \[\]"):
+    with pytest.raises(UserError, match=r"pseudo_labels\.strategy=none; .*data\.unlabelled to \[\]"):
         Corpora.read(tiny_config(tmp_path, unlabelled), CharacterTokenizer(), 1)
     Corpora.read(tiny_config(tmp_path), CharacterTokenizer(), 1)
     Corpora.read(tiny_config(tmp_path, "pseudo_labels.strategy=ema"), CharacterTokenizer(), 1)

@@ -44,7 +44,7 @@ class DataConfig:
     unlabelled_weights: list[PositiveWeight] = field(default_factory=list)
     """The same for unlabelled manifests."""
     temperature: PositiveWeight | None = None
-    """Weight each manifest by its hours ** (1 / temperature), instead of the weights above."""
+    """Weight each manifest by its hours ** (1 / temperature), instead of setting weights."""
     validation: dict[str, Place] = field(default_factory=dict)
     """Manifest of each validation split, by name."""
     min_seconds: Annotated[float, Ge(0.0), Le(1e9)] = 0.2

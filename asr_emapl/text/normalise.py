@@ -147,9 +147,7 @@ _in_alphabet = partial(outside, alphabet=ALPHABET)
 
 PRESETS = {
     "librispeech": Preset(librispeech, _in_alphabet, "capitals, straight apostrophes, single spaces"),
-    "common-voice": Preset(
-        common_voice, _in_alphabet, "as words, without accents, letters such as \u00c6 as AE"
-    ),
+    "common-voice": Preset(common_voice, _in_alphabet, "like words, but without accents, and \u00c6 as AE"),
     "words": Preset(
         words,
         _unspelled,
