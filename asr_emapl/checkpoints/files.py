@@ -120,7 +120,9 @@ def find(path: Path) -> Found:
     except OSError as error:
         raise UserError(f"checkpoint {path} cannot be read ({error.strerror})") from error
     if found is None:
-        raise UserError(f"{path}: has no checkpoint; name a run directory, its checkpoints/ or a file in it")
+        raise UserError(
+            f"{path}: has no checkpoint; specify a run directory, its checkpoints/ or a file in it"
+        )
     return found
 
 

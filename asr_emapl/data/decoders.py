@@ -103,7 +103,7 @@ def watched(loader: DataLoader[T], desk: WorkerProgress) -> Generator[T, None, N
         yield from items
     # OSError, EOFError: the prepared items of the process are lost.
     except (RuntimeError, OSError, EOFError) as error:
-        # An ending process closes its connections, then its sentinel, and only then stops being alive.
+        # When a process ends, its connections close first, then its sentinel, and only then is it not alive.
         dying = wait([p.sentinel for p in processes], timeout=10.0)
         for process in processes:
             if process.sentinel in dying:

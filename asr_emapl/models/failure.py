@@ -36,7 +36,7 @@ def blaming(what: str, module: str) -> Iterator[None]:
 def described(error: BaseException, module: str) -> str:
     """Describe an error in one line: its type and message, and the file, line and text of the user's code.
 
-    For asr_emapl's own classes, the message alone is sufficient.
+    For asr_emapl's own classes, only the message is shown.
 
     Args:
         module: dotted name of the user's module. Code of its package is always shown; other code only if it

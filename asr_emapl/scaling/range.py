@@ -78,7 +78,7 @@ def warnings(plan: ScalingPlan, hours: float = 0.0, *, learns_from_teacher: bool
 
 def _beyond_first_order(batch: ScaledBatch) -> str | None:
     rho, kappa = momentum(batch.half_life, batch.reference_audio), batch.kappa
-    # At the reference batch nothing is scaled, whatever rho is.
+    # At the reference batch, nothing is scaled.
     if kappa == 1.0 or kappa * (1.0 - rho) <= FIRST_ORDER_LIMIT * (1.0 + ROUNDING):
         return None
     # Lag behind a steadily moving student, in reference steps: kappa rho^kappa / (1 - rho^kappa), post order.

@@ -65,7 +65,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of labels whose repeats are already collapsed (blanks are dropped); single spaces.
+        """The text of labels without repeats, with single spaces; blanks are dropped.
 
         Raises:
             UserError: a label is outside [0, vocabulary_size): it is from another tokenizer.

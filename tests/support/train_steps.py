@@ -109,7 +109,7 @@ def unlabelled(*micros: MicroBatch) -> StepBatch:
 
 
 def loss_alone(model: nn.Module, of: MicroBatch, i: int, tokens: list[int]) -> Tensor:
-    """CTC loss of one utterance alone, without padding, in float64."""
+    """CTC loss of a single utterance, without padding, in float64."""
     samples_B = of.samples_B[i : i + 1]
     log_probs_BTV, lengths_B = model(*FEATURES(of.waveforms_BN[i : i + 1, : int(samples_B)], samples_B))
     return F.ctc_loss(
