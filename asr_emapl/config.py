@@ -1,4 +1,4 @@
-"""The settings of a run: YAML and overrides, validated against the dataclasses beside each component."""
+"""Load and validate a run's config: YAML with overrides, checked against the components' dataclasses."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ from asr_emapl.storage.yaml_text import parse_yaml, read_yaml, require_bounded
 
 @dataclass
 class InitConfig:
-    """What the run starts from."""
+    """Initial weights and state of a run."""
 
     checkpoint: Place | None = None
-    """A checkpoint; null: random weights."""
+    """Checkpoint to start from; null: random weights."""
     keep: Literal["run", "weights"] = "run"
-    """run: continue with its clock, optimizer and position in the data; weights: only its weights."""
+    """run: also restore the clock, optimizer and position in the data; weights: load only the weights."""
 
 
 @dataclass
 class IntervalConfig:
-    """When the validation splits are decoded."""
+    """How often the validation splits are decoded."""
 
     every_hours: PositiveHours | None = 1.0
     """Hours of audio between validations; null: only at the end."""
@@ -60,23 +60,23 @@ class IntervalConfig:
 
 @dataclass
 class RunConfig:
-    """Everything that a run depends on. Times in hours of audio consumed over all ranks."""
+    """All settings of a run. Times are in hours of audio consumed over all ranks."""
 
     root: Text | None = None
-    """Folder that relative paths in this config start from, itself relative to the config's file; null: the
-    folder in which the command runs."""
+    """Folder that relative paths in this config are resolved against. A relative root is resolved against the
+    folder of the config file; null: the current working directory."""
     run_dir: Place = "runs/run"
     """Run directory; rerun with the same one to resume."""
     seed: Annotated[int, Ge(-(2**63)), Le(2**63 - 1)] = 0
-    """Seed of weights, order and augmentation."""
+    """Random seed for weights, data order and augmentation."""
     hours: Hours = 10.0
     """Hours of audio to train for."""
     tokenizer: Place | None = None
-    """File that `asr-emapl tokenizer` wrote; required for training."""
+    """Tokenizer file written by `asr-emapl tokenizer`; required for training."""
     data: DataConfig = field(default_factory=DataConfig)
     features: FeatureConfig = field(default_factory=FeatureConfig)
     augment: AugmentConfig | None = field(default_factory=AugmentConfig)
-    """null: no SpecAugment."""
+    """SpecAugment; null: disabled."""
     perturb: PerturbConfig = field(default_factory=PerturbConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -94,7 +94,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file and apply overrides such as "optimizer.lr=0.001".
 
     Raises:
-        UserError: a missing file, broken YAML, an unknown key, a wrong value; names the file and the key.
+        UserError: the file is missing, its YAML is invalid, a key is unknown or a value is invalid; names the
+            file and the key.
     """
     values = read_yaml(path)
     values = _require_mapping({} if values is None else values, f"config {path}")
@@ -116,16 +117,16 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def config_from_dict(values: dict[str, Any], place: str) -> RunConfig:
-    """A config as a checkpoint stores it.
+    """Build a config from the dictionary in a checkpoint.
 
     Raises:
-        UserError: an unknown key or a wrong value; names `place` and the key.
+        UserError: a key is unknown or a value is invalid; names `place` and the key.
     """
     return _validated(_require_mapping(values, place), place)
 
 
 def config_to_dict(config: RunConfig) -> dict[str, Any]:
-    """Primitives only; the inverse of `config_from_dict`."""
+    """Convert a config to a dictionary of primitives; the inverse of `config_from_dict`."""
     return asdict(config)
 
 
@@ -133,13 +134,13 @@ def write_config(path: Path, config: RunConfig) -> None:
     """Write the config as YAML, atomically.
 
     Raises:
-        UserError: it cannot be written; what was there before stays.
+        UserError: the file cannot be written; an existing file is unchanged.
     """
     write(path, yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
 
 
 def _rooted(config: RunConfig, root: Path) -> RunConfig:
-    """The config with absolute paths, which start from `root`."""
+    """Make the config's paths absolute, resolved against `root`."""
     folder = root.absolute()
     change_places(config, lambda path: path if is_url(path) else os.path.normpath(folder / path))
     config.root = None
@@ -153,12 +154,12 @@ def _adapter() -> TypeAdapter[RunConfig]:
 
 def _require_mapping(values: Any, place: str) -> dict[str, Any]:
     if not isinstance(values, dict):
-        raise UserError(f"{place}: a mapping of keys to values is expected")
+        raise UserError(f"{place}: expected a mapping of keys to values")
     return values
 
 
 def _merged(base: Any, change: Any) -> Any:
-    """Mappings are merged key by key, anything else is replaced."""
+    """Merge mappings key by key; replace any other value."""
     if not (isinstance(base, dict) and isinstance(change, dict)):
         return change
     return base | {key: _merged(base.get(key), value) for key, value in change.items()}
@@ -179,7 +180,7 @@ def _validated(values: dict[str, Any], place: str) -> RunConfig:
 
 
 def _misuses(values: Any, cls: type, prefix: str = "") -> Iterator[str]:
-    """Unknown keys; booleans where numbers are expected, which pydantic takes for 0 and 1; and NaN."""
+    """Yield errors that pydantic does not report: unknown keys, NaN, and booleans in place of numbers."""
     hints = get_type_hints(cls, include_extras=True)
     for key, value in values.items():
         name = prefix + " ".join(str(key).split())
@@ -205,7 +206,7 @@ def _numbers(value: Any) -> Iterator[float]:
 
 
 def _explain(error: ValidationError) -> str:
-    """The first wrong value: its key, what it is, and what is allowed."""
+    """Describe the first invalid value: its key, the value, and the allowed values."""
     first = error.errors(include_url=False, include_context=False)[0]
     known = {setting.key: setting.allowed for setting in describe(RunConfig)}
     key = ""
@@ -227,6 +228,6 @@ def _explain(error: ValidationError) -> str:
 
 @cache
 def _groups() -> frozenset[str]:
-    """Keys that hold settings of their own."""
+    """Keys of groups of settings."""
     keys = [setting.key for setting in describe(RunConfig)]
     return frozenset(key[:i] for key in keys for i, letter in enumerate(key) if letter == ".")

@@ -1,7 +1,7 @@
-"""CTC: the greedy path of a batch, and which labels can be aligned. Imports torch alone.
+"""Greedy CTC decoding of a batch, and a check that labels can be aligned. Imports only torch.
 
-Axes: B utterances, T frames (padded), S tokens (padded), V labels (blank included). Results stay on the
-device and padded, so that nothing waits for the device.
+Axes: B utterances, T frames (padded), S tokens (padded), V labels (blank included). Results are padded and
+stay on the device, which avoids synchronization.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class GreedyPaths:
-    """The best path of each utterance, its repeats collapsed and its blanks dropped.
+    """The best path of each utterance, with repeats collapsed and blanks removed.
 
     Attributes:
-        labels: long [B, T], zeros after each utterance's last; before that never the blank.
-        label_lengths: long [B], labels of each utterance.
-        confidence: float32 [B], mean over the valid frames of the largest probability, in (0, 1];
-            0 for an utterance without frames, of which nothing is known.
+        labels: long [B, T], without blanks; padded with zeros.
+        label_lengths: long [B], number of labels of each utterance.
+        confidence: float32 [B], mean over the valid frames of the highest probability, in (0, 1];
+            0 for an utterance without frames.
     """
 
     labels: Tensor
@@ -30,7 +30,7 @@ class GreedyPaths:
     confidence: Tensor
 
     def to_lists(self) -> list[list[int]]:
-        """The labels as one Python list an utterance; waits for the device."""
+        """Return one list of labels per utterance. Synchronizes with the device."""
         lengths = self.label_lengths.tolist()
         rows = self.labels[:, : max(lengths, default=0)].tolist()
         return [row[:length] for row, length in zip(rows, lengths, strict=True)]
@@ -38,10 +38,10 @@ class GreedyPaths:
 
 @torch.no_grad()
 def greedy(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> GreedyPaths:
-    """Decode every utterance of a batch at once, with no Python loop.
+    """Decode all utterances of a batch, without a Python loop.
 
-    Frames at and after `lengths` are never looked at, whatever they hold (NaN included). A NaN in a valid
-    frame makes that utterance's confidence NaN. Of equal maxima the lowest label wins.
+    Frames from `lengths` on are ignored, even if they contain NaN. A NaN in a valid frame makes that
+    utterance's confidence NaN. Ties are resolved in favour of the lowest label.
 
     Args:
         log_probs: float [B, T, V], log-probabilities in any float dtype, on any device.
@@ -49,8 +49,8 @@ def greedy(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> GreedyPaths:
         blank: label of the CTC blank.
 
     Raises:
-        ValueError: shapes that do not fit together, or a length outside [0, T]; lengths on a GPU are not
-            looked at, since that would wait for it.
+        ValueError: shapes do not match, or a length is outside [0, T]. Lengths on a GPU are not checked,
+            because that would synchronize with it.
     """
     if log_probs.dim() != 3 or lengths.shape != log_probs.shape[:1]:
         raise ValueError(
@@ -59,31 +59,29 @@ def greedy(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> GreedyPaths:
         )
     batch, frames, _ = log_probs.shape
     if lengths.device.type == "cpu" and bool(((lengths < 0) | (lengths > frames)).any()):
-        raise ValueError(
-            f"lengths must lie in [0, {frames}], the frames of log_probs; got {lengths.tolist()}"
-        )
+        raise ValueError(f"lengths must be in [0, {frames}], the frames of log_probs; got {lengths.tolist()}")
     lengths = lengths.to(log_probs.device, non_blocking=True)
     best_log_prob_BT, best_BT = log_probs.max(dim=-1)
     valid_BT = torch.arange(frames, device=log_probs.device) < lengths.unsqueeze(1)
 
     keep_BT = valid_BT & (best_BT != blank)
     keep_BT[:, 1:] &= best_BT[:, 1:] != best_BT[:, :-1]  # a blank separates two equal labels
-    # What is kept moves to the front; all else goes to a column of its own, which is cut off.
+    # Move kept labels to the front. All others are written to an extra column, which is cut off.
     column_BT = torch.where(keep_BT, keep_BT.cumsum(dim=1) - 1, frames)
     labels = best_BT.new_zeros(batch, frames + 1).scatter_(1, column_BT, best_BT)[:, :frames]
 
     probability_BT = torch.where(valid_BT, best_log_prob_BT.float().exp(), 0.0)
-    # clamp: log-probabilities of a low precision can round to slightly above 0.
+    # Low-precision log-probabilities can round to slightly above 0.
     confidence = (probability_BT.sum(dim=1) / lengths.clamp(min=1)).clamp(max=1.0)
     return GreedyPaths(labels=labels, label_lengths=keep_BT.sum(dim=1), confidence=confidence)
 
 
 def frames_needed(tokens_BS: Tensor, lengths_B: Tensor) -> Tensor:
-    """Frames that CTC needs to align padded tokens, long [B]: S + repeats. Does not wait for the device.
+    """Number of frames that CTC needs to align the tokens, long [B]. Does not synchronize.
 
     Args:
         tokens_BS: long [B, S], padded.
-        lengths_B: long [B], tokens of each utterance.
+        lengths_B: long [B], number of tokens of each utterance.
     """
     position = torch.arange(1, max(1, tokens_BS.shape[1]), device=tokens_BS.device)
     repeats_BS = (tokens_BS[:, 1:] == tokens_BS[:, :-1]) & (position < lengths_B[:, None])
@@ -91,5 +89,5 @@ def frames_needed(tokens_BS: Tensor, lengths_B: Tensor) -> Tensor:
 
 
 def alignable(tokens: Sequence[int], frames: int) -> bool:
-    """Whether CTC can align the tokens: T >= S + repeats, because repeats need a blank between them."""
+    """Whether CTC can align the tokens: T >= S + repeats, because repeated tokens need a blank in between."""
     return frames >= len(tokens) + sum(a == b for a, b in pairwise(tokens))

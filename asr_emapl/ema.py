@@ -1,4 +1,4 @@
-"""The teacher: an exponential moving average of the student whose memory is stated in audio, not steps."""
+"""EMA teacher: an exponential moving average of the student, with a half-life in audio instead of steps."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from asr_emapl.scaling.averages import half_life as half_life_of
 from asr_emapl.scaling.averages import momentum
 from asr_emapl.torch_private import foreach_copy_, foreach_lerp_, uncompiled
 
-# Which student enters the average; see EmaTeacher.
+# Student weights that are averaged; see EmaTeacher.
 ORDERS = ("post", "pre", "midpoint")
-# Smallest weight of the student in an update, in units of the teacher's rounding (eps): 0.002 in fp32.
+# Minimum weight of the student in an update, as a multiple of the teacher's eps: 0.002 in fp32.
 LEAST_WEIGHT = 2.0**14
 
 
 @dataclass(frozen=True)
 class CosineHalfLife:
-    """The half-life under BYOL's momentum schedule (Grill et al. 2020), over audio instead of steps.
+    """Half-life of BYOL's momentum schedule (Grill et al. 2020), over audio instead of steps.
 
-    At the reference batch 1 - rho(t) = (1 - rho) (1 + cos(pi t / T)) / 2. Stated as a half-life it holds at
-    any batch: what is scaled is rho at *that* audio, to the power of kappa.
+    At the reference batch, 1 - rho(t) = (1 - rho) (1 + cos(pi t / T)) / 2. As a half-life, the schedule
+    applies to any batch: rho(t) is raised to the power kappa.
 
     Args:
-        rho: momentum at the beginning, at the reference batch.
-        reference, total: audio of a reference step and of the whole run, in one unit.
+        rho: initial momentum at the reference batch.
+        reference, total: audio of a reference step and of the whole run, in the same unit.
     """
 
     rho: float
@@ -39,9 +39,9 @@ class CosineHalfLife:
     total: float
 
     def __call__(self, audio: float) -> float:
-        """The half-life once `audio` has been consumed; infinite from the end of the run on."""
+        """Half-life after `audio` has been consumed; infinite from the end of the run on."""
         progress = min(1.0, audio / self.total) if self.total > 0.0 else 1.0
-        # Of the two forms of (1 + cos) / 2 the one that loses no digits near the end.
+        # sin ** 2 instead of (1 + cos) / 2, which loses precision near the end.
         rho = 1.0 - (1.0 - self.rho) * math.sin(math.pi * (1.0 - progress) / 2.0) ** 2
         return half_life_of(rho, self.reference)
 
@@ -50,33 +50,33 @@ HalfLife = float | Callable[[float], float]
 
 
 class EmaTeacher:
-    """A second module z that follows the student theta: z <- rho z + (1 - rho) theta after each step.
+    """Teacher module z that follows the student theta: z <- rho z + (1 - rho) theta after each step.
 
-    rho = 2 ** (-audio / half_life) with the audio of *that* step, so that the weight of an old student
-    depends only on the audio consumed since, not on batch size, packing, ranks, or restarts. This is the EMA
-    Scaling Rule, rho ** kappa (Busbridge et al. 2023), with kappa taken from each batch.
+    rho = 2 ** (-audio / half_life), where audio is that of the step. The weight of an old student then
+    depends only on the audio consumed since, not on batch size, packing, ranks or restarts. This is the EMA
+    Scaling Rule, rho ** kappa (Busbridge et al. 2023), with kappa computed for each batch.
 
-    The teacher is fp32 whatever the student's precision, because (1 - rho) theta would be rounded away in
-    half precision. Where 1 - rho is below 0.002, the same happens in fp32 to a student that moves slowly.
-    Then the audio of several steps is accumulated, and one update with their common rho uses the last
-    student. Less than 0.3 % of a half-life is pending (0.6 % in midpoint order, which updates twice); it is
-    part of the state, and `flush` applies it at once. Buffers are copied at each step, because they are state
-    and not weights. The teacher is in eval mode and needs no gradient.
+    The teacher is fp32 regardless of the student's precision, because small updates are lost to rounding in
+    half precision. If 1 - rho is below 0.002, this also happens in fp32 when the student changes slowly. Then
+    the audio of several steps is accumulated, and one update with their combined rho uses the last student.
+    Less than 0.3 % of a half-life is pending (0.6 % in midpoint order, which updates twice). Pending audio is
+    part of the state dict, and `flush` applies it immediately. Buffers are copied at each step, not averaged.
+    The teacher is in eval mode and requires no gradient.
 
-    `order` selects the student theta: "post", after the step, as in public training code; "pre", before it,
-    as in the paper's definition. A step of kappa reference steps shifts the teacher by (kappa - 1) / 2
-    reference steps, forward in post and back in pre order. "midpoint", the mean of both students, cancels the
-    shift to first order in kappa (1 - rho) (derived here, not in the paper). The lag behind a student that
-    moves steadily is, in reference steps:
+    `order` selects the student theta: "post" uses the weights after the optimizer step, as in public training
+    code; "pre" uses those before it, as in the paper. A step of kappa reference steps shifts the teacher by
+    (kappa - 1) / 2 reference steps, forward in post and back in pre order. "midpoint" averages both students,
+    which cancels the shift to first order in kappa (1 - rho) (derived here, not in the paper). The lag behind
+    a student that moves at constant speed is, in reference steps:
 
-        pre kappa / (1 - rho^kappa),   post kappa rho^kappa / (1 - rho^kappa),   midpoint the mean of both.
+        pre: kappa / (1 - rho^kappa),   post: kappa rho^kappa / (1 - rho^kappa),   midpoint: mean of both.
 
     Args:
-        student: the module to follow; wrappers (DDP, torch.compile) are removed.
-        half_life: audio after which a weight counts half, in seconds (or the unit that `update` gets); or a
-            function of the audio consumed that returns it, e.g. `CosineHalfLife`.
-        module: the teacher's module where the student cannot be copied (weight_norm, sharding).
-        order: "post", "pre" or "midpoint"; the last two also need `before_step`.
+        student: module to follow; wrappers (DDP, torch.compile) are removed.
+        half_life: half-life in seconds of audio (or in the unit passed to `update`); or a function that
+            returns it for the audio consumed, e.g. `CosineHalfLife`.
+        module: module to use as the teacher if the student cannot be copied (weight_norm, sharding).
+        order: "post", "pre" or "midpoint"; the last two also require `before_step`.
 
     Raises:
         ValueError: names or shapes of the two modules differ, half_life is not positive, the order is
@@ -95,9 +95,9 @@ class EmaTeacher:
             raise ValueError(f"order {order!r} is invalid; use {', '.join(ORDERS)}")
         self.order, self._half_life = order, half_life
         self.audio = 0.0
-        # Audio that no update has applied yet, in half-lives.
+        # Audio that has not been applied yet, in half-lives.
         self._pending = 0.0
-        # Audio of the step that `before_step` has begun.
+        # Audio of the current step, set by `before_step`.
         self._begun: float | None = None
         if not self.half_life > 0.0:
             raise ValueError(f"a teacher's half-life must be positive, not {self.half_life}")
@@ -110,8 +110,8 @@ class EmaTeacher:
     def follow(self, student: nn.Module) -> None:
         """Match parameters and buffers to those of `student`, by name.
 
-        Call it again if parameters of either module become other tensors: a layer was replaced, or weights
-        were loaded with `assign=True`.
+        Call it again after parameters of either module were replaced, for example by another layer or by
+        `load_state_dict(assign=True)`.
 
         Raises:
             ValueError: names or shapes of the two modules differ.
@@ -138,7 +138,7 @@ class EmaTeacher:
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Make the teacher equal to the student."""
+        """Copy the student's parameters and buffers to the teacher."""
         self._require_followed()
         foreach_copy_(self._teacher, self._student)
         self._copy_buffers()
@@ -146,27 +146,24 @@ class EmaTeacher:
 
     @torch.no_grad()
     def flush(self) -> None:
-        """Apply the pending audio now, with the present student."""
+        """Apply the pending audio now, with the current student."""
         self._require_followed()
         self._move(_weight(self._pending))
         self._pending = 0.0
 
     @property
     def half_life(self) -> float:
-        """The present half-life."""
+        """Current half-life."""
         return self._half_life(self.audio) if callable(self._half_life) else self._half_life
 
     @torch.no_grad()
     def before_step(self, audio: float, at: float | None = None) -> None:
-        """Update with the student before an optimizer step; does nothing in post order.
-
-        Args: as for `update`.
-        """
+        """Update with the student before an optimizer step; no-op in post order. See `update`."""
         if self.order == "post":
             return
         weight = _weight(self._pending + self._half_lives(audio, at))
-        # Midpoint order updates twice: weights (1 - rho) / (1 + rho) here and (1 - rho) / 2 after the step
-        # leave rho of the old average and (1 - rho) / 2 of each student, without a copy of the student.
+        # Midpoint order updates twice, with weights (1 - rho) / (1 + rho) here and (1 - rho) / 2 after the
+        # step. The result is rho z plus (1 - rho) / 2 of each student, without a copy of the student.
         if weight >= self._least_weight:
             self._require_followed()
             self._move(weight if self.order == "pre" else weight / (2.0 - weight))
@@ -177,18 +174,18 @@ class EmaTeacher:
         """Update after an optimizer step that consumed `audio` seconds.
 
         Args:
-            at: audio on the run's clock at which a changing half-life is read. None: the middle of the step
-                by this teacher's own count, which lacks skipped steps.
+            at: audio on the run's clock at which a variable half-life is evaluated. None: the middle of the
+                step on the teacher's own clock, which does not count skipped steps.
 
         Raises:
-            ValueError: negative audio.
-            RuntimeError: in pre or midpoint order, `before_step` was not called with the same audio; or the
-                parameters of a module are no longer those that `follow` has matched.
+            ValueError: audio is negative.
+            RuntimeError: in pre or midpoint order, `before_step` was not called with the same audio; or a
+                parameter was replaced after the last call of `follow`.
         """
         pending = self._pending + self._half_lives(audio, at)
         if self.order != "post" and self._begun != audio:
             raise RuntimeError(
-                f"order {self.order!r}: call before_step({audio}) before the optimizer steps, update after"
+                f"order {self.order!r}: call before_step({audio}) before the optimizer step, update after it"
             )
         weight = _weight(pending)
         if weight >= self._least_weight:
@@ -201,9 +198,9 @@ class EmaTeacher:
         self.audio += audio
 
     def _half_lives(self, audio: float, at: float | None) -> float:
-        """A step's audio in half-lives, which can be summed if the half-life changes."""
+        """Audio of a step in half-lives, which can be summed even if the half-life changes."""
         if audio < 0.0:
-            raise ValueError(f"a step cannot consume {audio} of audio")
+            raise ValueError(f"audio of a step must not be negative, got {audio}")
         return audio / self.half_life_of_step(audio, at)
 
     def _require_followed(self) -> None:
@@ -216,10 +213,10 @@ class EmaTeacher:
                 )
 
     def half_life_of_step(self, audio: float, at: float | None = None) -> float:
-        """The half-life of a step with this audio. Args: as for `update`."""
+        """Half-life of a step with this audio. See `update`."""
         if not callable(self._half_life):
             return self._half_life
-        # The middle of the step, so that a large step equals the small steps that it replaces.
+        # The middle of the step, so that one large step equals the small steps it replaces.
         return self._half_life(self.audio + audio / 2.0 if at is None else at)
 
     def _move(self, weight: float) -> None:
@@ -233,16 +230,16 @@ class EmaTeacher:
         foreach_lerp_(self._teacher, source, weight)
 
     def _copy_buffers(self) -> None:
-        # Looked up each time, because a module may assign a new tensor to a buffer.
+        # Look up buffers each time, because a module may replace their tensors.
         for student, teacher, name in self._buffers:
             getattr(teacher, name).copy_(getattr(student, name))
 
     def rho(self, audio: float, at: float | None = None) -> float:
-        """The momentum of a step with this audio, pending or not. Args: as for `update`."""
+        """Momentum of a step with this audio, ignoring pending audio. See `update`."""
         return momentum(self.half_life_of_step(audio, at), audio)
 
     def __call__(self, *inputs: Any) -> Any:
-        """The teacher's output, without a graph."""
+        """Run the teacher without recording gradients."""
         with torch.no_grad():
             return self.module(*inputs)
 
@@ -256,7 +253,7 @@ class EmaTeacher:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load weights, clock and pending audio; the half-life stays that of this teacher."""
+        """Load weights, clock and pending audio; the half-life does not change."""
         self.module.load_state_dict(state["module"])
         self.audio, self._pending = state["audio"], state["pending"]
 
@@ -278,8 +275,8 @@ def _copy(student: nn.Module) -> nn.Module:
     # torch and pickle raise these for tensors with a graph, locks, and open files.
     except (RuntimeError, TypeError) as error:
         raise ValueError(
-            f"the student cannot be copied ({str(error).splitlines()[0]}), as with the old form of "
-            "torch.nn.utils.weight_norm; build the model a second time and pass it as module="
+            f"the student cannot be copied ({str(error).splitlines()[0]}), for example because of the old "
+            "torch.nn.utils.weight_norm; build a second model and pass it as module="
         ) from error
 
 
@@ -289,12 +286,12 @@ def _weight(half_lives: float) -> float:
 
 
 def _local(tensor: Tensor) -> Tensor:
-    """This process's shard of a DTensor, in the same memory; another tensor as it is."""
+    """This process's shard of a DTensor, without a copy; other tensors are returned unchanged."""
     return tensor.detach().to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[attr-defined]
 
 
 def _fused_average(teacher: list[Tensor], student: list[Tensor]) -> Callable[[float], None] | None:
-    """One kernel for all weights, if they are on a GPU and torch came with Triton; otherwise None."""
+    """Fused update of all weights if they are on a GPU and Triton is available; otherwise None."""
     if not teacher or teacher[0].device.type != "cuda":
         return None
     try:
@@ -305,7 +302,7 @@ def _fused_average(teacher: list[Tensor], student: list[Tensor]) -> Callable[[fl
 
 
 def _matching_names(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> list[str]:
-    """The names of both, if names and shapes match."""
+    """Check that names and shapes match, and return the names."""
     unmatched = sorted(student.keys() ^ teacher.keys())
     if unmatched:
         raise ValueError(f"student and teacher differ in names: {', '.join(unmatched[:5])}")

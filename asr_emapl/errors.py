@@ -1,4 +1,4 @@
-"""Errors that a user can fix, and how their messages list things."""
+"""Errors that the user can fix, and helpers for their messages."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class UserError(Exception):
 
 
 class UnreachableError(UserError, OSError):
-    """A server does not answer or cannot serve. It says nothing about the files on the server.
+    """A server or file cannot be reached at the moment.
 
-    It ends the run or the command: the audio file is not treated as broken.
+    The run or command stops; the audio file is not treated as undecodable.
     """
 
 
@@ -25,7 +25,7 @@ def require_package(name: str, extra: str) -> None:
     """Check that an optional package is installed, without importing it.
 
     Raises:
-        UserError: it is not; the message names the extra that has it.
+        UserError: it is not installed; the message names the extra to install.
     """
     if importlib.util.find_spec(name) is None:
         raise UserError(f"{name} is not installed; pip install 'asr_emapl[{extra}]'")
@@ -37,16 +37,16 @@ def counted(number: int, noun: str) -> str:
 
 
 def listing(items: Sequence[str], limit: int) -> str:
-    """The first `limit` items, and how many more there are: "a, b and 3 more"."""
+    """Join the first `limit` items and count the rest: "a, b and 3 more"."""
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + more
 
 
 def list_findings(findings: Sequence[str], limit: int = 20, total: int | None = None) -> str:
-    """The first `limit` findings, one per line, and a line "... and 3 more".
+    """Join the first `limit` findings, one per line, and count the rest in a line "... and 3 more".
 
     Args:
-        total: number of findings if `findings` has only the first of them.
+        total: total number of findings, if `findings` is incomplete.
     """
     more = (len(findings) if total is None else total) - limit
     return "\n".join([*findings[:limit], *([f"... and {more} more"] if more > 0 else [])])

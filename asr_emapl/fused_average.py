@@ -1,8 +1,9 @@
-"""The average of all weights on a GPU in one Triton kernel, which reads two streams of memory and writes one.
+"""EMA update of all weights on a GPU in one launch of a Triton kernel.
 
-torch's multi-tensor lerp takes a dozen launches for a few hundred million weights, and cannot read a
-half-precision student into an fp32 teacher. Here a table of addresses lies on the GPU, and each block of the
-one launch looks up its piece of a tensor. Importing this module needs Triton, part of torch's CUDA builds.
+torch's multi-tensor lerp needs a dozen launches for a few hundred million weights, and does not support a
+half-precision student with an fp32 teacher. Here the addresses of all tensors are in a table on the GPU, in
+which each block looks up its part of a tensor. Importing this module requires Triton, which is part of
+torch's CUDA builds.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def _lerp(teachers, students, sizes, owners, starts, weight, STUDENT: tl.constex
     owner = tl.load(owners + block)
     places = tl.load(starts + block) + tl.arange(0, BLOCK)
     inside = places < tl.load(sizes + owner)
-    # Aligned addresses are read sixteen bytes at a time.
+    # Alignment allows loads of 16 bytes.
     teacher = tl.multiple_of(tl.load(teachers + owner).to(tl.pointer_type(tl.float32)), 16)
     student = tl.multiple_of(tl.load(students + owner).to(tl.pointer_type(STUDENT)), 16)
     z = tl.load(teacher + places, mask=inside)
@@ -33,7 +34,7 @@ def _lerp(teachers, students, sizes, owners, starts, weight, STUDENT: tl.constex
 
 
 class FusedAverage:
-    """z <- z + weight (theta - z) for all pairs of tensors, in one launch.
+    """z <- z + weight (theta - z) for all pairs of tensors, in one kernel launch.
 
     Args:
         teachers: z, fp32.
@@ -51,8 +52,8 @@ class FusedAverage:
         self._sizes, self._owners, self._starts = (self._table(values) for values in (sizes, owners, starts))
 
     def __call__(self, weight: float) -> None:
-        """Move each z by `weight` towards theta."""
-        # Parameters have other memory after a model was moved or loaded by assignment.
+        """Update all z with this weight."""
+        # Addresses change if a model is moved, or loaded with assign=True.
         addresses = [t.data_ptr() for t in self._tensors]
         if addresses != self._addresses:
             self._addresses, half = addresses, len(addresses) // 2
@@ -66,13 +67,13 @@ class FusedAverage:
 
 
 def fused_average(teachers: Sequence[Tensor], students: Sequence[Tensor]) -> FusedAverage | None:
-    """The fused average of all pairs; None unless they are plain tensors on one GPU, alike and aligned."""
-    # Some shards of a tensor with few rows are empty.
+    """Fused update of all pairs; None unless they are plain, aligned tensors of equal layout on one GPU."""
+    # Shards of a tensor with few rows can be empty.
     teachers, students = [z for z in teachers if z.numel()], [s for s in students if s.numel()]
     if not teachers or teachers[0].device.type != "cuda" or students[0].dtype not in _DTYPES:
         return None
     is_fusible = all(
-        # A subclass (DTensor, a quantised weight) is more than the memory at its address.
+        # Subclasses (DTensor, quantised weights) are not defined by the memory at their address alone.
         type(s.data) is Tensor
         and type(z.data) is Tensor
         and s.dtype == students[0].dtype

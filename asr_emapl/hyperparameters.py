@@ -1,4 +1,4 @@
-"""Settings of optimizer, schedule and teacher, all at the reference batch, and the torch optimizer."""
+"""Settings of optimizer, schedule and teacher at the reference batch; builds the torch optimizer."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _CLASSES: dict[str, type[torch.optim.Optimizer]] = {
     "adagrad": torch.optim.Adagrad,
 }
 _WITH_BETAS = ("adamw", "adam", "nadam", "radam")
-_FUSED_WHEN_SHARDED = ("adamw", "adam")  # the fused forms that torch 2.14 knows for DTensors
+_FUSED_WHEN_SHARDED = ("adamw", "adam")  # fused implementations that support DTensors in torch 2.14
 
 
 @dataclass
 class OptimizerConfig:
-    """The optimizer at the reference batch; the rule scales it to the batch in use."""
+    """The optimizer at the reference batch; the rule scales it to the actual batch."""
 
     name: Literal["adamw", "adam", "sgd", "nadam", "radam", "adagrad"] = "adamw"
-    """A torch optimizer."""
+    """Name of the torch optimizer."""
     lr: Factor = 1e-3
     """Peak learning rate."""
     betas: Annotated[list[Beta], Len(2, 2)] = field(default_factory=lambda: [0.9, 0.98])
     """Betas of adamw, adam, nadam and radam."""
     eps: Factor = 1e-8
-    """eps, for all but sgd."""
+    """Term added to the denominator for numerical stability; all but sgd."""
     weight_decay: Factor = 0.0
     """Weight decay: decoupled for adamw, L2 for the others."""
     momentum: Beta = 0.9
@@ -50,23 +50,22 @@ class OptimizerConfig:
     initial_accumulator_value: Annotated[float, Ge(0.0), Le(1e9)] = 0.0
     """Initial sum of squares of adagrad."""
     clip_norm: Annotated[float, Gt(0.0), Le(1e9)] | None = 1.0
-    """Threshold on the gradient norm at the reference batch, scaled with the gradient noise; null: no
-    clipping."""
+    """Maximum gradient norm at the reference batch, scaled with the gradient noise; null: no clipping."""
     noise_share: Share = 1.0
     """Share of noise in the mean square of the gradient at the reference batch. 1: the published square-root
-    rule; less: lr grows faster than sqrt(kappa). See scaling.gradient_noise."""
+    rule; below 1: lr grows faster than sqrt(kappa). See scaling.gradient_noise."""
     noise_every_steps: PositiveCount | None = None
-    """Steps between measurements of that share, for `asr-emapl gradient-noise`; null: never."""
+    """Steps between measurements of the noise share, for `asr-emapl gradient-noise`; null: never."""
     audio_per_step: Literal["nominal", "actual"] = "nominal"
-    """Audio that kappa is taken from: nominal, the mean audio of a step at this batch; actual, that of each
-    step. The loss is a mean over utterances: with actual, a step with fewer utterances counts less."""
+    """Audio from which kappa is computed. nominal: mean audio of a step at this batch; actual: audio of each
+    step. The loss is a mean over utterances, so with actual, a step with fewer utterances counts less."""
     rule: Literal["full", "none"] = "full"
-    """full: scale by the optimizer's rule; none: scale nothing, to see what that does."""
+    """full: scale by the optimizer's rule; none: no scaling, for comparison."""
     beta_form: Literal["power", "linear"] = "power"
     """How betas scale: beta ** kappa, or 1 - kappa (1 - beta)."""
     rescale_moments: bool = False
-    """When the batch changes, rescale second moments to the new noise level (see scaling.progressive). The
-    sum of squares of adagrad is always rescaled."""
+    """Rescale second moments to the new noise level when the batch changes (see scaling.progressive). The sum
+    of squares of adagrad is always rescaled."""
 
     def reference(self) -> ReferenceOptimizer:
         """The optimizer at the reference batch, with its rule."""
@@ -96,11 +95,11 @@ class ScheduleConfig:
     """Learning-rate schedule over hours of audio, the same at every batch."""
 
     warmup_hours: Hours = 0.0
-    """Linear warm-up."""
+    """Duration of the linear warm-up."""
     decay_from_hours: Hours | None = None
     """Start of the decay, which lasts to the end of the run; null: no decay."""
     final: Share = 0.0
-    """Share of the peak learning rate at the end of the run."""
+    """Learning rate at the end of the run, as a share of the peak."""
     shape: Literal["cosine", "linear"] = "cosine"
     """Shape of the decay."""
 
@@ -111,38 +110,38 @@ class ScheduleConfig:
 
 @dataclass
 class TeacherConfig:
-    """The EMA teacher. Set its half-life, or the paper's rho at the reference batch."""
+    """The EMA teacher. Set either its half-life or the paper's rho at the reference batch."""
 
     half_life_hours: PositiveHours | None = None
-    """Hours of audio after which a weight counts half."""
+    """Half-life of the average in hours of audio."""
     rho: Annotated[float, Gt(0.0), Le(1.0)] | None = None
     """Momentum per step at the reference batch."""
     order: Literal["post", "pre", "midpoint"] = "post"
-    """Student that enters the average: after the step, before it, or the mean of both."""
+    """Student weights that are averaged: after the optimizer step, before it, or the mean of both."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """cosine: rho rises to 1 over the run, as in BYOL and DINO."""
+    """cosine: rho increases to 1 over the run, as in BYOL and DINO."""
     audio_per_step: Literal["actual", "nominal"] = "actual"
-    """Audio that rho is taken from: actual, that of each step, so that packing does not matter; nominal, the
+    """Audio from which rho is computed. actual: audio of each step, so that packing does not matter; nominal:
     mean audio of a step at this batch."""
 
     def half_life_seconds(self, reference_audio: float) -> float:
         """The half-life in seconds of audio.
 
         Raises:
-            ValueError: both, or neither, of the two are given.
+            ValueError: both or neither of half_life_hours and rho are set.
         """
         if (self.half_life_hours is None) == (self.rho is None):
-            raise ValueError("give one of teacher.half_life_hours and teacher.rho")
+            raise ValueError("set either teacher.half_life_hours or teacher.rho")
         if self.half_life_hours is not None:
             return self.half_life_hours * 3600.0
         assert self.rho is not None
         return half_life_of(self.rho, reference_audio)
 
     def half_life_over_audio(self, reference_audio: float, total_seconds: float) -> HalfLife:
-        """What `EmaTeacher` takes: the half-life in seconds, or how it grows over a run of `total_seconds`.
+        """The half-life for `EmaTeacher`: in seconds, or as a function over a run of `total_seconds`.
 
         Raises:
-            ValueError: as `half_life_seconds`.
+            ValueError: see `half_life_seconds`.
         """
         half_life = self.half_life_seconds(reference_audio)
         if self.schedule == "constant":
@@ -151,14 +150,14 @@ class TeacherConfig:
 
 
 def build_optimizer(model: nn.Module, name: str, group: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """The torch optimizer of a param group; in its fused form, one pass over memory a step, where it has one.
+    """Build the torch optimizer, with its fused implementation if there is one.
 
     Args:
-        name: as `OptimizerConfig.name`.
-        group: hyper-parameters, scaled.
+        name: see `OptimizerConfig.name`.
+        group: scaled hyper-parameters.
 
     Raises:
-        UserError: torch refuses a value.
+        UserError: torch rejects a value.
     """
     cls, options = _CLASSES[name], dict(group)
     if "fused" in inspect.signature(cls).parameters:

@@ -1,4 +1,4 @@
-"""Colours, figures and files shared by all plots. matplotlib is imported when something is drawn."""
+"""Colours, figures and files shared by all plots. matplotlib is imported only when needed."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, told apart by colour-blind readers; without its yellow, too pale on white."""
+"""Okabe and Ito's colour-blind-safe palette, without yellow, which is too pale on white."""
 
 
 def check_ending(out: Path) -> None:
-    """Before anything is drawn: UserError if the name does not end in .png or .svg, or without matplotlib."""
+    """Raise UserError if the file extension is not .png or .svg, or if matplotlib is not installed."""
     require_package("matplotlib", "report")
     if out.suffix.lower() not in (".png", ".svg"):
-        raise UserError(f"{out}: name a picture that ends in .png or .svg")
+        raise UserError(f"{out}: unknown image format; use the file extension .png or .svg")
 
 
 @contextmanager
 def new_figure(
     width: float, height: float, *, font_size: float = 13.0, salt: str = "asr_emapl", **settings: Any
 ) -> Iterator[Figure]:
-    """An empty white figure for the block, within which it is to be drawn and written.
+    """Context with an empty white figure; draw and write it inside the context.
 
     Args:
-        width: in inches, as `height` is.
+        width, height: in inches.
         font_size: in points.
-        salt: of the ids in an SVG file: the same figure gives the same file.
-        settings: more of matplotlib's rcParams, with _ for the dot. Names from files are drawn as they are,
-            without formulas, unless text_parse_math is True.
+        salt: salt for the ids in an SVG file, so that the same figure gives the same file.
+        settings: other rcParams of matplotlib, with _ instead of the first dot. Texts are not parsed as
+            formulas unless text_parse_math is True.
     """
     require_package("matplotlib", "report")
     from matplotlib import rc_context
@@ -53,12 +53,12 @@ def new_figure(
 
 
 def write_plot(figure: Figure, out: Path, *, dpi: float = 150.0) -> None:
-    """Write a figure as PNG or SVG, as its name's ending says, in one piece.
+    """Write a figure atomically as PNG or SVG, depending on the file extension.
 
-    Control characters in its texts, which no font has and SVG forbids, are drawn as escapes.
+    Control characters in its texts, which SVG does not allow, are drawn as escapes.
 
     Raises:
-        UserError: it cannot be written; what was there before still is.
+        UserError: it cannot be written; an existing file is unchanged.
     """
     from matplotlib.text import Text
 

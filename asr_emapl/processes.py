@@ -1,4 +1,4 @@
-"""Helper processes, which leave signals to their parent and end with it. Imports no torch."""
+"""Helper processes that ignore signals handled by their parent and end with it. Does not import torch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _POLL_S = 1.0
 
 
 def serve_parent(*ignored: signal.Signals) -> None:
-    """Make this helper process end when its parent ends, also by `kill -9`.
+    """Make this helper process end when its parent ends, even by `kill -9`.
 
     Args:
-        ignored: signals to the whole process group, which the parent handles.
+        ignored: signals to ignore, because the parent handles them for the whole process group.
     """
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
@@ -26,7 +26,7 @@ def serve_parent(*ignored: signal.Signals) -> None:
 def _end_with_parent(pid: int) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
-    # Helpers that were forked later keep the parent's sentinel open; its process id is certain.
+    # Helpers forked later keep the parent's sentinel open, so check the process id as well.
     while parent.is_alive() and os.getppid() == pid:
         parent.join(_POLL_S)
     os._exit(1)

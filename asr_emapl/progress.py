@@ -1,4 +1,4 @@
-"""Progress of work on audio: a bar on a terminal, otherwise a line every 30 seconds; on standard error."""
+"""Progress on standard error: a bar on a terminal, otherwise one line every 30 seconds."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from rich.text import Text
 
 from asr_emapl.terminal import put, visible, warn
 
-_LINE_EVERY_S = 30.0  # shorter work prints no line
-_NAME_CHARACTERS = 30  # of a file's name, from its end
+_LINE_EVERY_S = 30.0  # shorter tasks print nothing
+_NAME_CHARACTERS = 30  # last characters of a file name that are shown
 
 
 class Progress:
     """Shows seconds of audio done, speed and remaining time.
 
     Args:
-        label: what is done, as in "decoding dev-clean".
-        total: seconds of audio.
-        is_shown: False: nothing is printed; for all but one of several processes.
+        label: the task, for example "decoding dev-clean".
+        total: total seconds of audio.
+        is_shown: whether to print; False for all but one of several processes.
     """
 
     def __init__(self, label: str, total: float, *, is_shown: bool = True) -> None:
@@ -52,12 +52,12 @@ class Progress:
         self._bar.stop()
 
     def at(self, name: str) -> None:
-        """Name the file in work."""
+        """Show the name of the current file."""
         shown = visible(name.rpartition("/")[2][-_NAME_CHARACTERS:], keep="")
         self._bar.update(self._task, description=f"{self.label} {shown}".strip())
 
     def advance(self, seconds: float) -> None:
-        """Count seconds of audio that are done."""
+        """Add processed seconds of audio."""
         self.done += seconds
         now = time.monotonic()
         speed = self.done / max(now - self._start, 1e-9)

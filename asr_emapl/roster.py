@@ -1,4 +1,4 @@
-"""The parameters and submodules of a module, and whether it still has the same ones."""
+"""Detect replaced parameters and submodules of a module."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from asr_emapl.torch_private import own_entries
 
 
 class Roster:
-    """The parameters and submodules that a module has now, by identity.
+    """Snapshot of a module's parameters and submodules, compared by identity.
 
     References to parameters become stale if a layer is replaced, or if weights are loaded with
     `load_state_dict(assign=True)`. The check takes about 50 ns per entry, because it does not walk the tree.
@@ -20,7 +20,7 @@ class Roster:
     def __init__(self, module: nn.Module) -> None:
         slots = [(path, slot) for path, m in module.named_modules() for slot in own_entries(m) if slot]
         self._before = [(path, slot, dict(slot)) for path, slot in slots]
-        # The same as columns, one entry after the other.
+        # The same entries as flat lists, for a fast check.
         self._slots = [slot for _, slot in slots]
         entries = [(slot, key, value) for slot in self._slots for key, value in slot.items()]
         self._owners = [owner for owner, _, _ in entries]
@@ -28,7 +28,7 @@ class Roster:
         self._values = [value for _, _, value in entries]
 
     def changed(self) -> str | None:
-        """The dotted name of an entry that was replaced, removed or added; None if there is none."""
+        """The dotted name of an entry that was replaced, removed or added; None if nothing changed."""
         if sum(map(len, self._slots)) == len(self._keys) and all(
             map(is_, map(dict.get, self._owners, self._keys), self._values)
         ):

@@ -1,7 +1,7 @@
-"""The running mean of a run's weights, from which the average over any window can be computed later.
+"""Running mean of the weights, from which the average over any window can be computed later.
 
-The half-life of an EMA is fixed beforehand. Two running means, stored at two times, give the mean of the
-weights in between (as in icefall; here weighted by audio instead of steps).
+The half-life of an EMA has to be chosen beforehand. In contrast, two running means stored at different times
+give the mean of the weights in between (as in icefall, but weighted by audio instead of steps).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from asr_emapl.roster import Roster
 class RunningMean:
     """The mean of the student over all audio so far: m <- m + (s / total) (theta - m) after a step on s.
 
-    Float64, twice the student's size, because a window is a difference of two means that are almost equal.
+    In float64, because a window is the difference of two almost equal means.
 
     Args:
-        student: the module to follow; wrappers (DDP, torch.compile) are removed.
+        student: module to follow; wrappers (DDP, torch.compile) are removed.
     """
 
     def __init__(self, student: nn.Module) -> None:
@@ -33,10 +33,10 @@ class RunningMean:
 
     @torch.no_grad()
     def update(self, audio: float) -> None:
-        """Include the student after an optimizer step that consumed `audio` seconds.
+        """Add the student's weights after an optimizer step that consumed `audio` seconds.
 
         Raises:
-            ValueError: negative audio.
+            ValueError: audio is negative.
             RuntimeError: a parameter of the student was replaced.
         """
         changed = self._roster.changed()
@@ -46,7 +46,7 @@ class RunningMean:
                 "load_state_dict(assign=True)); build a new RunningMean"
             )
         if audio < 0.0:
-            raise ValueError(f"a step cannot consume {audio} of audio")
+            raise ValueError(f"audio of a step must not be negative, got {audio}")
         if audio == 0.0:
             return
         self.audio += audio
@@ -61,11 +61,11 @@ class RunningMean:
         """Load a saved mean.
 
         Raises:
-            ValueError: it belongs to another model.
+            ValueError: the names or shapes of the weights differ.
         """
         shapes = {name: mean.shape for name, mean in state["mean"].items()}
         if shapes != {name: mean.shape for name, mean in self.mean.items()}:
-            raise ValueError("the running mean has other names or shapes than the weights")
+            raise ValueError("names or shapes of the running mean differ from those of the weights")
         for name, mean in self.mean.items():
             mean.copy_(state["mean"][name])
         self.audio = state["audio"]
@@ -85,14 +85,14 @@ def window(start: Mapping[str, Any], end: Mapping[str, Any]) -> dict[str, Tensor
     """
     audio = end["audio"] - start["audio"]
     if not audio > 0.0:
-        raise ValueError(f"the window ends at {end['audio']:g} s of audio and begins at {start['audio']:g} s")
+        raise ValueError(f"the window ends at {end['audio']:g} s of audio and starts at {start['audio']:g} s")
     if start["mean"].keys() != end["mean"].keys():
         raise ValueError("the two running means belong to different models")
     weights = {}
     for name, mean in end["mean"].items():
         before = start["mean"][name]
         if before.shape != mean.shape:
-            raise ValueError(f"{name} has two shapes, {tuple(before.shape)} and {tuple(mean.shape)}")
-        # In this form nothing cancels if the window is the whole run.
+            raise ValueError(f"{name} has different shapes: {tuple(before.shape)} and {tuple(mean.shape)}")
+        # This form avoids cancellation if the window is the whole run.
         weights[name] = (mean + (mean - before) * (start["audio"] / audio)).float()
     return weights

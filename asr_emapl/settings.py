@@ -1,11 +1,11 @@
-"""How settings are declared: dataclasses with types, ranges and docstrings, beside the component they set.
+"""Settings are declared as dataclasses with types, ranges and docstrings, beside their component.
 
     @dataclass
     class ScheduleConfig:
         warmup_hours: Hours = 0.0
         \"\"\"Linear warm-up of the learning rate.\"\"\"
 
-A setting that is not set is null. `asr_emapl.config` validates a run's settings; `describe` lists them.
+Unset settings are null. `asr_emapl.config` validates a run's settings; `describe` lists them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from annotated_types import Ge, Gt, Le, Len, Lt, Predicate
 Text = Annotated[str, Len(1)]
 _IS_PATH = "path"
 Place = Annotated[str, Len(1), _IS_PATH]
-"""A path or URL; relative paths start from the root of the config (`change_places`)."""
+"""A path or URL; relative paths are resolved against the root of the config (`change_places`)."""
 _IS_IMPORT = "import path"
 ImportPath = Annotated[str, Predicate(lambda text: re.fullmatch(r"[\w.]+:\w+", text) is not None), _IS_IMPORT]
 """The import path of a class."""
@@ -44,7 +44,7 @@ _BOUNDS = ((Ge, "ge", "at least"), (Gt, "gt", "above"), (Le, "le", "at most"), (
 
 
 class Setting(typing.NamedTuple):
-    """One setting: its dotted key, what is allowed, its default as YAML shows it, and what it means."""
+    """One setting: its dotted key, allowed values, default in YAML notation, and description."""
 
     key: str
     allowed: str
@@ -53,7 +53,7 @@ class Setting(typing.NamedTuple):
 
 
 def describe(cls: type, prefix: str = "") -> Iterator[Setting]:
-    """Every setting of a dataclass and of those in its fields, in order."""
+    """Yield all settings of a dataclass and of its nested dataclasses, in order."""
     hints, documents = typing.get_type_hints(cls, include_extras=True), _documents(cls)
     for field in fields(cls):
         key, hint = prefix + field.name, hints[field.name]
@@ -65,14 +65,14 @@ def describe(cls: type, prefix: str = "") -> Iterator[Setting]:
 
 
 def value_of(config: Any, key: str) -> str:
-    """The value of a dotted key as YAML shows it; "null" too where its group is null."""
+    """The value of a dotted key in YAML notation; "null" if its group is null."""
     for name in key.split("."):
         config = getattr(config, name, None)
     return _shown(config)
 
 
 def change_places(config: Any, change: Callable[[str], str]) -> None:
-    """Change every `Place` of a config in place, also those in lists and mappings."""
+    """Apply `change` in place to all paths of a config, including those in lists and mappings."""
     for name, hint in typing.get_type_hints(type(config), include_extras=True).items():
         value = getattr(config, name)
         if is_dataclass(value):
@@ -92,13 +92,13 @@ def _holds_places(hint: Any) -> bool:
 
 
 def group_of(hint: Any) -> type | None:
-    """The dataclass of settings that an annotation stands for; None for a single setting."""
+    """The dataclass that an annotation refers to; None for a single setting."""
     found = [part for part in (hint, *typing.get_args(hint)) if is_dataclass(part)]
     return found[0] if found and isinstance(found[0], type) else None
 
 
 def allowed(hint: Any) -> str:
-    """The values that an annotation admits, in words."""
+    """Describe the values that an annotation allows."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated and _IS_PATH in hint.__metadata__:
         return "a path"
@@ -131,7 +131,7 @@ def allowed(hint: Any) -> str:
 
 
 def allowed_item(text: str) -> str:
-    """The values of an item, from `allowed` of its list."""
+    """Describe the allowed values of an item, given `allowed` of its list."""
     return _swapped(re.sub(r"^a list of (\d+ )?", "", text), {many: one for one, many in _PLURALS.items()})
 
 

@@ -1,7 +1,7 @@
-"""Output for a terminal: lines, tables and the library's log, in which texts cannot control the terminal.
+"""Terminal output: lines, tables and the library's log, with control characters escaped.
 
-Ids, paths, speakers and texts come from files of others. Their control characters could move the cursor,
-change colours or the window's title, or hide other text; they are printed as escapes.
+Ids, paths, speakers and texts come from untrusted files. Their control characters could move the cursor,
+change colours or the window title, or hide other text.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from asr_emapl.storage.atomic import is_standard_output
 if TYPE_CHECKING:
     from rich.text import Text
 
-# C0 and C1 controls, DEL, Unicode's line separators and bidirectional controls, and halves of surrogate
-# pairs, which cannot be printed.
+# C0 and C1 controls, DEL, Unicode's line separators and bidirectional controls, and unpaired surrogates,
+# which cannot be printed.
 _ACTIVE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _LOGGERS = ("asr_emapl", "data_prep")
 RUN_LOGGER = "asr_emapl.run"
-"""Logger of the lines of a run, which are the output of its command."""
+"""Logger for the output of a training run."""
 
 
 def visible(text: str, keep: str = "\n\t") -> str:
-    r"""Replace the characters that control a terminal by escapes (\x1b, \u202e), except those in `keep`."""
+    r"""Replace control characters by escapes (\x1b, \u202e), except those in `keep`."""
     return _ACTIVE.sub(lambda match: match[0] if match[0] in keep else _escape(ord(match[0])), text)
 
 
@@ -46,12 +46,12 @@ def say_written(out: str | os.PathLike[str], text: str) -> None:
 
 
 def put(content: str) -> None:
-    """Write data to standard output: unchanged to a program, with `visible` to a terminal."""
+    """Write data to standard output; control characters are escaped only on a terminal."""
     print(visible(content) if sys.stdout.isatty() else content, end="", flush=True)
 
 
 class _LogHandler(logging.Handler):
-    """Prints the lines of a run to standard output, and everything else to standard error."""
+    """Prints the output of a run to standard output, and all other messages to standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
         rank = os.environ.get("RANK", "0")
@@ -61,7 +61,7 @@ class _LogHandler(logging.Handler):
 
 
 def print_log() -> None:
-    """Print what the library logs, in this process."""
+    """Print the library's log messages in this process."""
     for name in _LOGGERS:
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
@@ -70,14 +70,14 @@ def print_log() -> None:
 
 
 def plain(text: str) -> Text:
-    """A line for rich, without control characters, markup or emoji codes."""
+    """Text for rich, without control characters, markup or emoji codes."""
     from rich.text import Text
 
     return Text(visible(text, keep=""))
 
 
 def print_table(head: list[str], rows: list[list[str]]) -> None:
-    """Print rows under a head."""
+    """Print a table with a header row."""
     from rich.console import Console
     from rich.table import Table
 
@@ -90,5 +90,5 @@ def print_table(head: list[str], rows: list[list[str]]) -> None:
 
 
 def _escape(code: int) -> str:
-    # JSON knows \u only, and writes characters below 32 as escapes itself.
+    # JSON supports only \u escapes, and escapes characters below 0x20 itself.
     return f"\\x{code:02x}" if code < 0x20 else f"\\u{code:04x}"

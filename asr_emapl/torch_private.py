@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def queue_backward_callback(callback: Callable[[], None]) -> None:
-    """Call `callback` when the current backward pass ends; only within one, in the order of the calls."""
+    """Run `callback` at the end of the current backward pass; callbacks run in the order of the calls."""
     torch.autograd.Variable._execution_engine.queue_callback(callback)
 
 
@@ -20,27 +20,27 @@ def shut_down_workers(iterator: Any) -> None:
 
 
 def foreach_copy_(targets: list[Tensor], sources: list[Tensor]) -> None:
-    """Copy each source into its target, in few kernels."""
+    """Copy each source into its target, with few kernel launches."""
     torch._foreach_copy_(targets, sources)
 
 
 def foreach_lerp_(targets: list[Tensor], sources: list[Tensor], weight: float) -> None:
-    """Move each target by `weight` towards its source, in few kernels."""
+    """Move each target by `weight` towards its source, with few kernel launches."""
     torch._foreach_lerp_(targets, sources, weight)
 
 
 def foreach_add_(targets: list[Tensor], others: list[Tensor]) -> None:
-    """Add each tensor to its target, in few kernels."""
+    """Add each tensor to its target, with few kernel launches."""
     torch._foreach_add_(targets, others)
 
 
 def foreach_norm(tensors: list[Tensor]) -> list[Tensor]:
-    """The 2-norm of each tensor, in few kernels."""
+    """The 2-norm of each tensor, with few kernel launches."""
     return list(torch._foreach_norm(tensors))
 
 
 def uncompiled(module: nn.Module) -> nn.Module:
-    """The module that torch.compile has wrapped; another module as it is."""
+    """The module inside a torch.compile wrapper; other modules are returned unchanged."""
     return getattr(module, "_orig_mod", module)
 
 

@@ -178,7 +178,7 @@ def test_another_corpus_at_the_old_position_is_refused_or_begun_anew(corpus, run
         go_on(corpus, run, f"data.labelled=[{path}{more}]")
     last = go_on(corpus, run, f"data.labelled=[{path}{more}]", allow=True)
     assert (
-        "data.labelled: other utterances than in the checkpoint; a new pass starts" in capsys.readouterr().out
+        "data.labelled: the utterances differ from those of the checkpoint; a new" in capsys.readouterr().out
     )
     assert checkpoint.load(last)["position"]["labelled"]["corpora"][0]["epoch"] >= 1
 

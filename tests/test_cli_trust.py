@@ -153,7 +153,7 @@ def test_a_callable_that_is_no_model_is_never_called(root, tmp_path, command, co
         trust = ("--trust", target.partition(".")[0].partition(":")[0]) if consent else ()
         told = fail(*commands(root, run, tmp_path / "out")[command], *trust)
         assert target in told
-        assert ("no torch module" if consent else "--trust") in told
+        assert ("not a torch module" if consent else "--trust") in told
     assert precious.read_text() == "all I have"
     assert not (tmp_path / "sprung").exists()
     assert list((tmp_path / "out").iterdir()) == []

@@ -150,7 +150,7 @@ def test_what_is_not_yaml(tmp_path, content):
 @pytest.mark.parametrize("content", ["- hours: 2\n", "[1, 2]", "hours", "5", "- a\n- b\n"])
 def test_a_list_or_a_word_is_no_config(tmp_path, content):
     path = written(tmp_path, content)
-    assert refusal(path) == f"config {path}: a mapping of keys to values is expected"
+    assert refusal(path) == f"config {path}: expected a mapping of keys to values"
 
 
 def repeated(count, line):
@@ -181,7 +181,7 @@ def test_overrides_and_checkpoints_have_the_same_limits(tmp_path):
         options = {"x": options, "y": options}
     with pytest.raises(UserError, match="aliases"):
         config_from_dict({"model": {"options": options}}, "checkpoint")
-    with pytest.raises(UserError, match="checkpoint: a mapping"):
+    with pytest.raises(UserError, match="checkpoint: expected a mapping"):
         config_from_dict([None], "checkpoint")
 
 

@@ -119,7 +119,7 @@ def test_shapes_that_do_not_fit(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("length", [-1, 4])
 def test_lengths_outside_the_frames(length: int) -> None:
-    with pytest.raises(ValueError, match=r"must lie in \[0, 3\]"):
+    with pytest.raises(ValueError, match=r"must be in \[0, 3\]"):
         greedy(torch.zeros(1, 3, 2), torch.tensor([length]))
 
 

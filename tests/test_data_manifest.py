@@ -141,7 +141,7 @@ def test_ids_of_lines_without_one_do_not_depend_on_their_order(order: list[dict[
 
 def test_the_same_stretch_twice_without_an_id_is_refused(tmp_path: Path) -> None:
     path = lines(tmp_path / "m.jsonl", NAMELESS[0], {**NAMELESS[0], "text": "A"})
-    with pytest.raises(UserError, match="'a-0' is on line 1 too"):
+    with pytest.raises(UserError, match="'a-0' is also on line 1"):
         read_manifest(path)
 
 
@@ -228,7 +228,7 @@ def test_all_faults_are_listed_in_the_order_of_lines(tmp_path: Path) -> None:
     path = lines(tmp_path / "m.jsonl", {"id": 1, "audio": 2}, b"{", GOOD, {**GOOD, "duration": 0})
     found = faults(path)
     assert [line.split(": ")[0] for line in found] == [f"{path}:{number}" for number in (1, 1, 1, 2, 4, 4)]
-    assert "id 'a' is on line 3 too" in found[-1]
+    assert "id 'a' is also on line 3" in found[-1]
 
 
 def test_faults_beyond_twenty_are_counted(tmp_path: Path) -> None:

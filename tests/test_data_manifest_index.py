@@ -182,7 +182,7 @@ def test_faults_are_those_of_a_manifest_without_index(path):
     with pytest.raises(UserError) as indexed:
         open_manifest(path)
     assert str(indexed.value) == str(plain.value)
-    assert "id 'b' is on line 3 too" in str(plain.value)
+    assert "id 'b' is also on line 3" in str(plain.value)
     assert f"{path}:6: " in str(plain.value)
     assert not index_path(path).exists()
 

@@ -19,7 +19,7 @@ from asr_emapl.errors import UserError
     ("utterances", "fault"),
     [
         ([], "there are no utterances to write"),
-        ([Utterance("a", "/a", 1.0), Utterance("a", "/b", 1.0)], "utterance 'a': id is there twice"),
+        ([Utterance("a", "/a", 1.0), Utterance("a", "/b", 1.0)], "utterance 'a': id is not unique"),
         ([Utterance("a", "/a", math.nan)], "utterance 'a': duration is nan"),
         ([Utterance("a", "/a", 0.0)], "utterance 'a': duration is 0.0"),
         ([Utterance("a", "/a\udcff", 1.0)], "utterance 'a': audio has half of a surrogate"),

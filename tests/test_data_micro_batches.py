@@ -113,7 +113,7 @@ def test_what_fits_at_once_is_one_micro_batch():
 
 
 def test_an_utterance_that_no_device_can_hold_is_an_error():
-    with pytest.raises(ValueError, match=r"36\.0 s does not fit device\.max_seconds \(30\.0 s\)"):
+    with pytest.raises(ValueError, match=r"36\.0 s exceeds device\.max_seconds \(30\.0 s\)"):
         micro_batches([20 * SAMPLE_RATE_HZ, 36 * SAMPLE_RATE_HZ], 30 * SAMPLE_RATE_HZ)
 
 

@@ -235,7 +235,7 @@ def test_no_weights_are_equal_ones():
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, 2.0, 0.0], [1.0, 2.0, -1.0], [1.0, 2.0, float("nan")]])
 def test_weights_that_cannot_be(weights):
-    with pytest.raises(ValueError, match="3 corpora need as many positive weights"):
+    with pytest.raises(ValueError, match="3 corpora need one positive weight each"):
         blend(weights)
 
 

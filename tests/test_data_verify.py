@@ -46,8 +46,8 @@ def test_verify_names_each_finding(tmp_path: Path) -> None:
         "undecodable": "not decodable",
         "letters": "characters outside the alphabet: '7\u00c9'",
         "short": "1.00 s long, but 0.90 s in the manifest",
-        "long": "1.00 s long, but the manifest goes to 1.10 s",
-        "past the end": "1.00 s long, but the manifest goes to 1.10 s",
+        "long": "1.00 s long, but ends at 1.10 s in the manifest",
+        "past the end": "1.00 s long, but ends at 1.10 s in the manifest",
     }
     findings = verify(utterances, ALPHABET)
     assert len(findings) == len(expected)

@@ -28,22 +28,22 @@ def told(now: dict[int, RankStatus], earlier_beats: int = 4) -> str:
 
 def test_one_that_no_longer_says_anything_is_named():
     text = told({0: status(0), 1: status(1, beats=4), 2: status(2)})
-    assert text.startswith("no heartbeat of process 1 for 30 s")
+    assert text.startswith("no heartbeat from process 1 for 30 s")
 
 
 def test_one_that_never_said_anything_is_named():
-    assert told({0: status(0), 1: status(1)}).startswith("no heartbeat of process 2 ")
+    assert told({0: status(0), 1: status(1)}).startswith("no heartbeat from process 2 ")
 
 
 def test_one_that_is_behind_is_named_with_where_it_stands():
     text = told({0: status(0), 1: status(1), 2: status(2, progress=4, is_waiting=False)})
-    assert text.endswith("others wait for process 2: training, step 3 (file.py:2)")
+    assert text.endswith("other processes wait for process 2: training, step 3 (file.py:2)")
     assert "process 1" not in text
 
 
 def test_of_several_at_the_same_point_the_one_that_does_not_wait():
     text = told({0: status(0), 1: status(1, is_waiting=False), 2: status(2)})
-    assert text.endswith("others wait for process 1: training, step 3 (file.py:1)")
+    assert text.endswith("other processes wait for process 1: training, step 3 (file.py:1)")
 
 
 @pytest.mark.parametrize("waits", [False, True])
@@ -88,7 +88,7 @@ def test_one_that_falls_silent_is_missed_long_before_the_timeout(pair):
     first._beat()
     ((rank, text, status),) = ends
     assert (rank, status) == (0, 1)
-    assert text.startswith("no heartbeat of process 1 (")
+    assert text.startswith("no heartbeat from process 1 (")
     assert "for 60 s" in text
 
 

@@ -49,7 +49,7 @@ def test_a_signal_is_remembered_and_named(number, capfd, handlers):
     assert signal.getsignal(signal.SIGINT) == handlers[signal.SIGINT]
     told = capfd.readouterr().err.splitlines()
     assert len(told) == (number == signal.SIGINT)
-    assert all("a second SIGINT ends this process at once" in line for line in told)
+    assert all("a second SIGINT ends this process immediately" in line for line in told)
 
 
 # In a wait that Python's handlers do not interrupt, as that for another process.
@@ -100,7 +100,7 @@ def test_an_interrupted_run_is_saved_and_goes_on(tmp_path):
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     assert "Traceback" not in output
-    assert "SIGINT: saving, then ending" in output
+    assert "SIGINT: saving, then exiting" in output
     assert "stopped by SIGINT at " in output
     (saved,) = (run / "checkpoints").glob("step-*.pt")
     steps = int(saved.stem[5:])

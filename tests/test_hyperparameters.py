@@ -227,7 +227,7 @@ def test_rho_is_that_of_the_reference_batch(rho, reference):
 
 @pytest.mark.parametrize("config", [TeacherConfig(), TeacherConfig(half_life_hours=1.0, rho=0.9)])
 def test_the_memory_is_stated_one_way(config):
-    with pytest.raises(ValueError, match=r"give one of teacher\.half_life_hours and teacher\.rho"):
+    with pytest.raises(ValueError, match=r"set either teacher\.half_life_hours or teacher\.rho"):
         config.half_life_seconds(60.0)
 
 

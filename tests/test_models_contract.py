@@ -107,7 +107,7 @@ def test_options_that_do_not_fit(options: dict[str, Any], said: str) -> None:
 
 @pytest.mark.parametrize("name", ["NoLengths", "NoModule"])
 def test_classes_that_do_not_keep_the_contract(name: str) -> None:
-    with pytest.raises(UserError, match=rf"{name} is no torch module with forward.* and output_lengths"):
+    with pytest.raises(UserError, match=rf"{name} is not a torch module with forward.* and output_lengths"):
         build(f"{__name__}:{name}")
 
 

@@ -17,7 +17,7 @@ def test_endings(name):
 
 @pytest.mark.parametrize("name", ["a", "a.jpg", "png"])
 def test_other_endings(name):
-    with pytest.raises(UserError, match="ends in"):
+    with pytest.raises(UserError, match="unknown image format"):
         check_ending(Path(name))
 
 

@@ -157,7 +157,7 @@ def test_more_runs_than_colours(tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ["curves.pdf", "curves", "curves.jpg"])
 def test_other_endings_are_refused_before_anything_is_read(tmp_path, name) -> None:
-    with pytest.raises(UserError, match=rf"{name}: name a picture that ends in .png or .svg"):
+    with pytest.raises(UserError, match=rf"{name}: unknown image format; use the file extension .png"):
         draw_curves([("run", tmp_path / "absent")], tmp_path / name)
 
 

@@ -132,7 +132,7 @@ def test_no_locks_on_this_disk_is_a_warning(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(module.fcntl, "flock", refuse)
     with run_lock(tmp_path, WORLD):
         pass
-    assert "has no locks (No locks available)" in caplog.text
+    assert "does not support locks (No locks available)" in caplog.text
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path):

@@ -109,7 +109,7 @@ def test_a_half_life_has_to_be_positive(value):
 
 
 def test_a_step_cannot_give_audio_back():
-    with pytest.raises(ValueError, match="cannot consume -1"):
+    with pytest.raises(ValueError, match="must not be negative, got -1"):
         momentum(1.0, -1.0)
 
 

@@ -37,7 +37,7 @@ def test_a_century_of_audio_still_counts_single_samples():
 
 def test_audio_cannot_be_unconsumed():
     clock = AudioClock(samples=5)
-    with pytest.raises(ValueError, match="-1 samples"):
+    with pytest.raises(ValueError, match="must not be negative, got -1"):
         clock.advance(-1)
     assert clock.samples == 5
 

@@ -142,7 +142,7 @@ def test_training_needs_text(texts: list[str]) -> None:
 def test_training_refuses_other_models_and_tiny_sizes() -> None:
     with pytest.raises(UserError, match="'unigram', 'bpe'"):
         SentencePieceTokenizer.train(TEXTS, 40, "word")
-    with pytest.raises(UserError, match="no room"):
+    with pytest.raises(UserError, match="too small"):
         SentencePieceTokenizer.train(TEXTS, 2)
 
 

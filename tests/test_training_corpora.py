@@ -116,11 +116,11 @@ def test_a_temperature_weighs_by_hours(tmp_path: Path, temperature: float, power
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.labelled_weights=[1]"], r"data\.labelled_weights: 2 manifests need as many weights"),
+        (["data.labelled_weights=[1]"], r"data\.labelled_weights: 2 manifests need one weight each"),
         (["data.labelled_weights=[1,0]"], r"data\.labelled_weights\[1\]: 0 is not"),
         (["data.unlabelled_weights=[1,nan]"], r"data\.unlabelled_weights\[1\]: 'nan' is not"),
         (["data.temperature=0"], r"data\.temperature: 0 is not a number \(above 0"),
-        (["data.temperature=2", "data.labelled_weights=[1,2]"], "give one of them"),
+        (["data.temperature=2", "data.labelled_weights=[1,2]"], "set only one of them"),
     ],
 )
 def test_weights_that_cannot_be(tmp_path: Path, overrides: list[str], message: str) -> None:
@@ -131,13 +131,13 @@ def test_weights_that_cannot_be(tmp_path: Path, overrides: list[str], message: s
 def test_what_is_left_out_names_its_manifest(tmp_path: Path) -> None:
     (note, _) = blended(tmp_path, "data.max_seconds=1.0").notes[:2]
     assert note.startswith(f"data.labelled, {tmp_path}/labelled.jsonl: ")
-    assert "left out" in note
+    assert "excluded" in note
 
 
 def test_unlabelled_audio_without_a_strategy_is_an_error(tmp_path):
     make_corpus(tmp_path)
     unlabelled = f"data.unlabelled=[{tmp_path}/unlabelled.jsonl]"
-    with pytest.raises(UserError, match=r"pseudo_labels\.strategy=none .*data\.unlabelled to \[\]"):
+    with pytest.raises(UserError, match=r"pseudo_labels\.strategy=none; .*data\.unlabelled to \[\]"):
         Corpora.read(tiny_config(tmp_path, unlabelled), CharacterTokenizer(), 1)
     Corpora.read(tiny_config(tmp_path), CharacterTokenizer(), 1)
     Corpora.read(tiny_config(tmp_path, "pseudo_labels.strategy=ema"), CharacterTokenizer(), 1)
@@ -150,7 +150,7 @@ def test_limits_admit_what_is_on_them(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, "device.max_seconds=100", "batch.seconds=100")
     audio = TrainingAudio.select(config, 1)
     assert [u.duration for u in audio.utterances["labelled"]] == [3.0, 0.2, 9.0, 36.0, 1.0]
-    assert audio.notes[0].startswith("data.labelled: 2 of 7 utterances (0.01 h) left out")
+    assert audio.notes[0].startswith("data.labelled: 2 of 7 utterances (0.01 h) excluded")
     config = tiny_config(tmp_path, "batch.seconds=100", "data.min_seconds=37", "data.max_seconds=40")
     with pytest.raises(UserError, match=r"data\.labelled: no utterance is between 37 and "):
         TrainingAudio.select(config, 1)

@@ -105,7 +105,7 @@ def test_a_stopped_process_is_named_and_ends_the_run(corpus, tmp_path):
     assert launch.end() != 0
     assert time.monotonic() - began < 60
     (line,) = [line for line in launch.text.splitlines() if line.startswith("error: ")]
-    assert "no heartbeat of process 1" in line
+    assert "no heartbeat from process 1" in line
     assert f"pid {pid}" in line
     assert "process 0" not in line
     assert "/asr_emapl/" not in launch.text  # no traceback but torchrun's own

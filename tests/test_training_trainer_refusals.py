@@ -15,9 +15,9 @@ from asr_emapl.training.trainer import train
     ("overrides", "message"),
     [
         (["tokenizer=null"], "asr-emapl tokenizer"),
-        (["data.labelled=[]"], "data.labelled names no manifest"),
+        (["data.labelled=[]"], "data.labelled is empty"),
         (["data.min_seconds=50"], "no utterance is between"),
-        (["teacher.rho=0.9"], "one of teacher.half_life_hours and teacher.rho"),
+        (["teacher.rho=0.9"], "either teacher.half_life_hours or teacher.rho"),
         (["teacher.audio_per_step=padded"], "teacher.audio_per_step: 'padded'"),
         (["optimizer.audio_per_step=padded"], "optimizer.audio_per_step: 'padded'"),
         (["teacher.order=after"], "teacher.order: 'after' is not one of post, pre, midpoint"),
@@ -31,7 +31,7 @@ from asr_emapl.training.trainer import train
         (["optimizer.name=lion"], "lion"),
         (["schedule.shape=square"], "square"),
         (["init.checkpoint=nowhere.pt"], "nowhere.pt"),
-        (["checkpoint.best_by=test"], "checkpoint.best_by 'test' is none of null, mean, dev"),
+        (["checkpoint.best_by=test"], "checkpoint.best_by 'test' is not one of null, mean, dev"),
         (["model.target=nowhere:Model"], "nowhere"),
     ],
 )

@@ -201,9 +201,9 @@ def test_a_lost_validation_file_is_left_out_of_the_rate_and_counted(tmp_path, ca
         assert line["left_out"] == {"dev": 2}
         for model in ("student", "teacher"):
             assert line["wer"][f"{model}/dev"] == line["wer"][f"{model}/rest"]
-    assert told.count("validation split dev: utterance dev-01 is left out of the WER: ") == 1
-    assert told.count("validation split dev: utterance dev-03 is left out of the WER: ") == 1
-    assert "left out of dev: 2" in told
+    assert told.count("validation split dev: utterance dev-01 is excluded from WER: ") == 1
+    assert told.count("validation split dev: utterance dev-03 is excluded from WER: ") == 1
+    assert "excluded from dev: 2" in told
     assert best(tmp_path / "run").startswith("step-")
 
 
@@ -216,5 +216,5 @@ def test_a_split_that_is_lost_has_no_rate_and_makes_nothing_the_best(tmp_path, c
         assert list(line["wer"]) == ["student/dev", "teacher/dev"]
         assert line["left_out"] == {"lost": 4}
     assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
-    assert "validation split lost: 1 more are left out" in capsys.readouterr().out
+    assert "validation split lost: 1 more are excluded" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])["wer"]

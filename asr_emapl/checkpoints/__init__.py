@@ -1,1 +1,1 @@
-"""Checkpoints: their file format, which of them are kept, and saving in the background."""
+"""Checkpoints: file format, retention, saving in the background, and resume."""

@@ -1,4 +1,4 @@
-"""Write checkpoints in a thread while training continues; one at a time."""
+"""Write checkpoints in a background thread, one at a time, while training continues."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from asr_emapl.errors import UserError
 
 @dataclass
 class Saved:
-    """The result of a save, and its times in seconds of wall-clock.
+    """The result of a save, and its wall-clock times in seconds.
 
-    Training stands still during `wait_s` (for the save before) and `copy_s`, not during `write_s`.
+    Training pauses during `wait_s` (for the previous save) and `copy_s`, but not during `write_s`.
     """
 
     step: int
@@ -32,7 +32,7 @@ class Saved:
 
 
 class Snapshot:
-    """Copies a state into host memory that it reuses for the next copy; page-locked for GPU tensors."""
+    """Copies a state to host memory that is reused for the next copy; pinned memory for GPU tensors."""
 
     def __init__(self) -> None:
         self._memory: dict[tuple[Any, ...], torch.Tensor] = {}
@@ -60,7 +60,7 @@ class Snapshot:
 
 
 class BackgroundSave:
-    """Writes states in a thread.
+    """Writes states in a background thread.
 
     Args:
         report: called with each `Saved`, in the thread that calls the methods.
@@ -74,10 +74,10 @@ class BackgroundSave:
         self._error: BaseException | None = None
 
     def start(self, step: int, state: State, write: Callable[[State], Path]) -> None:
-        """Wait for the save before, copy the state, and start `write` with the copy.
+        """Wait for the previous save, copy the state, and start `write` with the copy.
 
         Raises:
-            Exception: that of the save before, unless it is an OSError, which is reported.
+            Exception: any error of the previous save except OSError, which is reported.
         """
         saved, began = Saved(step), time.monotonic()
         self.finish()
@@ -100,7 +100,7 @@ class BackgroundSave:
         saved.write_s = time.monotonic() - began
 
     def poll(self) -> None:
-        """Report a save that has ended, without waiting."""
+        """Report a save if it has ended; does not wait."""
         if self._thread is not None and not self._thread.is_alive():
             self.finish()
 
@@ -113,7 +113,7 @@ class BackgroundSave:
         """Wait until the save has ended and report it; returns the last one, None if there was none.
 
         Raises:
-            Exception: as `start`.
+            Exception: see `start`.
         """
         if self._thread is not None:
             self._thread.join()
@@ -136,6 +136,6 @@ class BackgroundSave:
             reason = saved.failure.strerror if saved.failure else "interrupted"
             raise UserError(
                 f"the last checkpoint, of step {saved.step}, could not be written ({reason}); fix that and "
-                "rerun the same command to resume from the one before"
+                "rerun the same command to resume from the previous one"
             )
         return None if saved is None else saved.path

@@ -1,7 +1,7 @@
-"""Types and shapes of a checkpoint's entries, checked once when it is loaded.
+"""Check the types of a checkpoint's entries once when it is loaded.
 
-A file that torch can load may contain anything. After this check, only what depends on the run can be wrong:
-whether the weights fit the model (`files.fitting`).
+A file that torch can load may contain anything. After this check, only weights that do not fit the model can
+cause an error (`files.fitting`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ State = dict[str, Any]
 
 _Check = Callable[[Any, str], None]
 
-# More than a config has. They bound the time for lists that contain the same list many times.
+# Limits that no config reaches; they bound the time for lists that contain the same list many times.
 _MAX_NUMBER = 2**63 - 1
 _MAX_VALUES = 100_000
 _MAX_DEPTH = 32
@@ -28,7 +28,7 @@ _MAX_POSITION = 10_000_000  # a cache of labels has the numbers of its utterance
 
 
 def require_entries(state: Any) -> State:
-    """Check that a state has the entries that decoding needs, and that all entries have the right type.
+    """Check that a state has the entries required for decoding, and that all entries have the right type.
 
     Raises:
         ValueError: an entry is missing or has another type; the message names it.
@@ -42,7 +42,7 @@ def require_entries(state: Any) -> State:
 
 
 def require_run_entries(state: State) -> None:
-    """Check that a state from `require_entries` has all entries that a resume needs.
+    """Check that a state from `require_entries` has all entries required for a resume.
 
     Raises:
         ValueError: an entry is missing.
@@ -97,14 +97,14 @@ def _dict_of(check_item: _Check) -> _Check:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether arithmetic with it cannot overflow: Python's integers may exceed a float."""
+    """Whether the value is a number in a range without overflow, which Python's integers can exceed."""
     return type(value) in (int, float) and (-_MAX_NUMBER <= value <= _MAX_NUMBER)
 
 
 _number = _is("a number", lambda value: _is_number(value) or (type(value) is float and math.isinf(value)))
 _amount = _is("a number of at least 0", lambda value: _is_number(value) and value >= 0.0)
 _positive = _is("a positive number", lambda value: _is_number(value) and value > 0.0)
-_count = _is("a whole number of at least 0", lambda v: type(v) is int and 0 <= v <= _MAX_NUMBER)
+_count = _is("an integer of at least 0", lambda v: type(v) is int and 0 <= v <= _MAX_NUMBER)
 _text = _is("a text", lambda value: isinstance(value, str))
 _flag = _is("true or false", lambda value: type(value) is bool)
 _mapping = _is("a mapping", lambda value: isinstance(value, dict))
@@ -118,12 +118,12 @@ def _weights(value: Any, place: str) -> None:
     _mapping(value, place)
     for name, weight in value.items():
         _text(name, f"a name in {place}")
-        if not name.endswith("_extra_state"):  # of get_extra_state, which may return anything
+        if not name.endswith("_extra_state"):  # get_extra_state may return anything
             _tensor(weight, f"{place}.{name}")
 
 
 def _running_mean(value: Any, place: str) -> None:
-    if value != {}:  # {}: the run has none
+    if value != {}:  # {}: the run has no running mean
         _has({"mean": _weights, "audio": _amount})(value, place)
 
 

@@ -1,8 +1,8 @@
-"""The checkpoint format: files that are complete or absent, and checked before their content is used.
+"""The checkpoint format: files are written atomically, and verified before their content is used.
 
-A checkpoint has the whole run (student, teacher, optimizer, clock, data cursor, tokenizer, config) as tensors
-and primitives, and loads with `weights_only=True`. torch.save writes a zip archive with a CRC-32 per record.
-torch ignores these when it loads; `load` checks them before anything is unpickled.
+A checkpoint has the state of the whole run (student, teacher, optimizer, clock, data cursor, tokenizer,
+config) as tensors and primitives, and loads with `weights_only=True`. torch.save writes a zip archive with a
+CRC-32 per record. torch.load ignores them; `load` verifies them before unpickling.
 """
 
 from __future__ import annotations
@@ -24,26 +24,25 @@ from asr_emapl.storage import publish, require_file, writing
 from asr_emapl.text.tokenizer import Tokenizer, tokenizer_from_state
 
 _logger = logging.getLogger(__name__)
-# Other files (step-final.pt, step-000000004-average.pt) belong to the user.
+# Other files (step-final.pt, step-000000004-average.pt) are the user's.
 _NAME = re.compile(r"step-([0-9]{9,})\.pt")
 
 Found = tuple[Path, State, list[str]]
-"""A checkpoint's path and state, and why newer ones cannot be read."""
+"""A checkpoint's path and state, and errors of newer checkpoints that cannot be read."""
 
 
 def save(path: Path, state: State) -> None:
     """Write a checkpoint atomically.
 
     Raises:
-        OSError: it cannot be written, or its name is taken by something that is not a file; what was there
-            is unchanged.
+        OSError: it cannot be written, or the path is not a regular file; an existing file is unchanged.
     """
     require_file(path)
     try:
         with publish(path) as file:
             torch.save(state, file)
     except RuntimeError as error:
-        # torch's archive writer raises its own error after a write has failed.
+        # torch's archive writer raises a RuntimeError after a failed write.
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
@@ -63,12 +62,12 @@ def load(path: Path) -> State:
             if archive.testzip() is not None:
                 raise zipfile.BadZipFile("checksum")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the pickle protocol of a damaged file
+            warnings.simplefilter("ignore")  # warnings about the pickle protocol of a damaged file
             state = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
-    # torch's unpickler fails with any exception on a damaged file: IndexError, KeyError, UnicodeError ... Its
-    # message is omitted, because it is empty or advises to load without weights_only.
+    # torch's unpickler can raise any exception on a damaged file: IndexError, KeyError, UnicodeError ... Its
+    # message is omitted, because it is empty or recommends loading without weights_only.
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) else None
         reason = reason or f"incomplete, or not a checkpoint: {type(error).__name__}"
@@ -121,12 +120,14 @@ def find(path: Path) -> Found:
     except OSError as error:
         raise UserError(f"checkpoint {path} cannot be read ({error.strerror})") from error
     if found is None:
-        raise UserError(f"{path}: has no checkpoint; name a run directory, its checkpoints/ or a file in it")
+        raise UserError(
+            f"{path}: has no checkpoint; specify a run directory, its checkpoints/ or a file in it"
+        )
     return found
 
 
 def require_resumable(path: Path, state: State) -> None:
-    """Check that a checkpoint, loaded from `path`, has the entries that a resume needs.
+    """Check that a checkpoint, loaded from `path`, has the entries required for a resume.
 
     Raises:
         UserError: an entry is missing.
@@ -172,10 +173,10 @@ def fitting(path: Path, target: str) -> Iterator[None]:
 
 
 def average(start: Path | None, end: Path, out: Path) -> float:
-    """Write the checkpoint `end` with the student's mean since `start` as its teacher.
+    """Write a copy of checkpoint `end` whose teacher is the student's mean since checkpoint `start`.
 
     Args:
-        start: None: the beginning of the run.
+        start: None: the start of the run.
 
     Returns:
         Hours of audio in the window.
@@ -193,13 +194,13 @@ def average(start: Path | None, end: Path, out: Path) -> float:
     try:
         weights = window(earlier, later)
     except ValueError as error:
-        raise UserError(f"{start or 'the beginning'} to {end}: {error}") from error
+        raise UserError(f"{start or 'the start'} to {end}: {error}") from error
     student = last["student"]
     with fitting(end, last["config"]["model"]["target"]):
         for name, weight in weights.items():
             if name not in student or student[name].shape != weight.shape:
                 raise ValueError(f"running mean of {name}: the student has no weight of that name and shape")
-    # Buffers have no mean and are the student's.
+    # Buffers are not averaged, but copied from the student.
     last["teacher"] |= {"module": {**student, **weights}, "pending": 0.0}
     with writing(out):
         save(out, last)

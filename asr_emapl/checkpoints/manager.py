@@ -1,4 +1,4 @@
-"""The checkpoints of one run: saved while it trains; the newest, the best and those for good are kept."""
+"""Save the checkpoints of a run; keep the newest ones, the best one and permanent ones."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ from asr_emapl.storage import replace_link
 
 @dataclass
 class CheckpointConfig:
-    """When a run saves checkpoints, and which ones it keeps."""
+    """When to save checkpoints, and which ones to keep."""
 
     every_hours: PositiveHours | None = 1.0
     """Hours of audio between checkpoints; null: only at the end."""
     keep: PositiveCount = 2
-    """Newest checkpoints to keep."""
+    """Number of newest checkpoints to keep."""
     best_by: str | None = "mean"
-    """Also keep the checkpoint with the lowest WER of the teacher on this validation split; mean: on average
-    over all splits; null: none."""
+    """Also keep the checkpoint with the teacher's lowest WER on this validation split; mean: mean WER over
+    all splits; null: none."""
     keep_every_hours: PositiveHours | None = None
-    """Hours of audio between checkpoints that are kept for good; null: none."""
+    """Hours of audio between checkpoints that are never removed; null: none."""
     running_mean: bool = False
     """Save the mean of all weights so far (float64), for `asr-emapl average`."""
 
     def require(self, splits: Collection[str]) -> None:
-        """Refuse a `best_by` that is none of the validation splits.
+        """Check that `best_by` is a validation split, "mean" or None.
 
         Raises:
             UserError: it is not.
         """
         if self.best_by not in (None, "mean", *splits):
             names = ", ".join(["null", "mean", *splits])
-            raise UserError(f"checkpoint.best_by {self.best_by!r} is none of {names}")
+            raise UserError(f"checkpoint.best_by {self.best_by!r} is not one of {names}")
 
     def selection_wer(self, rates: Mapping[str, float], splits: Collection[str]) -> float | None:
-        """Of the rates by "model/split", the teacher's by which the best is chosen.
+        """The teacher's WER by which the best checkpoint is selected, from rates by "model/split".
 
-        None if there is none, or not for all of the splits over which the mean is to be taken.
+        None if it is missing; for the mean, if it is missing for any split.
         """
         if self.best_by != "mean" or "mean" in splits:
             return rates.get(f"teacher/{self.best_by}")
@@ -63,14 +63,14 @@ class CheckpointConfig:
 class CheckpointManager:
     """Saves a run's checkpoints. All processes call it at the same points; process 0 writes.
 
-    `best.pt` links to the best checkpoint. Which ones are kept is part of each checkpoint ("kept").
+    `best.pt` links to the best checkpoint. Each checkpoint lists the ones that are kept ("kept").
 
     Args:
         splits: names of the validation splits.
         report: called with the result of each save.
 
     Attributes:
-        step: of the last checkpoint; 0 if there is none.
+        step: step of the last checkpoint; 0 if there is none.
     """
 
     def __init__(
@@ -89,12 +89,12 @@ class CheckpointManager:
         self.wait, self.poll = self._saving.wait, self._saving.poll
 
     def restore(self) -> Found | None:
-        """Load the newest checkpoint, and keep those that were kept when it was written."""
+        """Load the newest checkpoint, and its list of kept checkpoints."""
         found = newest_checkpoint(self.folder)
         if found is not None:
             self.step = found[1]["step"]
             self._kept = dict(found[1].get("kept", self._kept))
-            # A later best one has replaced it, and cannot be read.
+            # It was replaced by a later best checkpoint, which cannot be read.
             best = self._kept["best"]
             if best is not None and not checkpoint_path(self.folder, best).exists():
                 self._kept |= {"best": None, "rate": math.inf}
@@ -105,7 +105,7 @@ class CheckpointManager:
         """Copy the state, and write it in the background.
 
         Args:
-            rate: WER by which the best is chosen, if it was measured at this step.
+            rate: WER by which the best checkpoint is selected, if measured at this step.
             for_good: never remove this checkpoint.
         """
         self.step = step
@@ -130,19 +130,19 @@ class CheckpointManager:
         if self.group.all_reduce_sum([float(is_best and is_missing)])[0] > 0.0:
             save(rate)
         elif is_best:
-            # The next checkpoint stores which one is best: a run that resumes from this one calls it again.
+            # The next checkpoint stores which one is best; a run that resumes from this one repeats the call.
             self._kept |= {"best": step, "rate": rate}
             self._remove_others(checkpoint_path(self.folder, step))
 
     def record_if_best(self, rate: float | None) -> bool:
-        """Record a WER if it is lower than all before, and return whether it is; NaN never is."""
+        """Record a WER if it is the lowest so far, and return whether it is; NaN never is."""
         if rate is None or not rate < self._lowest:
             return False
         self._lowest = rate
         return True
 
     def last(self) -> Path | None:
-        """Path of the last checkpoint, once it is written; None if there is none, or on other processes.
+        """Wait for the last checkpoint and return its path; None if there is none, or on other processes.
 
         Raises:
             UserError: it could not be written.
@@ -167,7 +167,7 @@ class CheckpointManager:
     def _remove_others(self, newest: Path) -> None:
         """Link the best checkpoint, and remove those no longer kept."""
         paths = checkpoint_paths(self.folder)
-        # Later ones could not be read when the run resumed.
+        # Checkpoints of later steps could not be read when the run resumed.
         until = paths.index(newest) + 1
         steps = {*self._kept["for_good"], *({self._kept["best"]} - {None})}
         stay = {newest, *paths[max(0, until - self.config.keep) : until]}

@@ -1,4 +1,4 @@
-"""Load a trained model for transcription from a checkpoint, with its tokenizer and features."""
+"""Load a trained model with its tokenizer and features from a checkpoint, for transcription."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load_recognizer(
 
     Args:
         which: teacher or student.
-        trust: packages, besides asr_emapl, whose code may run to build the model that the checkpoint names.
+        trust: packages, besides asr_emapl, that may be imported to build the checkpoint's model.
 
     Raises:
         UserError: there is no checkpoint, `which` is neither teacher nor student, the model's code is not

@@ -1,4 +1,4 @@
-"""Compare a checkpoint with the run that resumes from it: report differences, and refuse some of them."""
+"""Compare a checkpoint with the run that resumes from it: report differences, and reject some of them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from asr_emapl.errors import UserError
 from asr_emapl.runs.reader import CONFIG
 from asr_emapl.text.tokenizer import Tokenizer
 
-_CHUNK = 65_536  # utterances that are hashed at a time
-# Refused changes; the first also if only the weights are loaded.
+_CHUNK = 65_536  # number of utterances that are hashed at a time
+# Rejected changes; the first also if only the weights are loaded.
 _REFUSED_WITH_WEIGHTS = ("features",)
 _REFUSED = (*_REFUSED_WITH_WEIGHTS, "seed", "batch.reference_seconds")
-_REMEDY = "restore what has changed, use another run_dir, or accept the changes with --allow-changes"
+_REMEDY = "undo the changes, use another run_dir, or accept them with --allow-changes"
 
 Contents = dict[str, list[str]]
 """Hashes of a run's corpora by kind: "labelled", "unlabelled"."""
@@ -41,15 +41,15 @@ def require_settings(
 
     Raises:
         UserError: features or tokenizer differ; or, in a run that resumes, the seed, the reference batch or
-            the optimizer, or the checkpoint lacks an entry that a resume needs.
+            the optimizer differ, or the checkpoint lacks an entry required for a resume.
     """
     if whole:
         require_resumable(path, state)
         theirs, mine = state["config"]["optimizer"]["name"], config.optimizer.name
         if theirs != mine:
             raise UserError(
-                f"checkpoint {path} was trained with optimizer.name={theirs}, not {mine}; keep that one, "
-                "or start another run from the weights (init.checkpoint, init.keep=weights)"
+                f"checkpoint {path} was trained with optimizer.name={theirs}, not {mine}; use {theirs}, or "
+                "start another run from the weights (init.checkpoint, init.keep=weights)"
             )
     changes = dict(_changes(state["config"], config_to_dict(config)))
     keys = _REFUSED if whole else _REFUSED_WITH_WEIGHTS
@@ -63,7 +63,7 @@ def require_settings(
 
 
 def _changes(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Key and "key: old -> new" of each setting that differs."""
+    """Yield key and "key: old -> new" of each setting that differs."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in dict.fromkeys([*old, *new]):
             yield from _changes(old.get(name, _ABSENT), new.get(name, _ABSENT), f"{key}.{name}".lstrip("."))
@@ -79,10 +79,10 @@ def _text(value: Any) -> str:
 
 
 def contents(manifests: Sequence[Manifest], *, apart: bool) -> list[str]:
-    """Hashes of ids and lengths in their order: one per manifest if `apart`, otherwise one for all.
+    """Hashes of ids and lengths in order: one per manifest if `apart`, otherwise one for all.
 
-    Paths of the audio, texts and speakers are not hashed. The hash of several manifests does not depend on
-    how the utterances are divided among them.
+    Audio paths, texts and speakers are not hashed. The hash of several manifests does not depend on how the
+    utterances are divided among them.
     """
     return [_content([m]) for m in manifests] if apart else [_content(manifests)]
 
@@ -104,15 +104,15 @@ def require_contents(
 ) -> tuple[DataCursor, Contents, list[str]]:
     """Compare a run's corpora with those of the checkpoint's data cursor.
 
-    Corpora are compared by their index; the last ones of a list may be added or removed.
+    Corpora are compared by index; corpora can be added or removed at the end of a list.
 
     Args:
         before: contents in the checkpoint.
         allowed: accept all changes.
 
     Returns:
-        The cursor, in which a changed corpus starts a new pass; the contents for the next checkpoint, with
-        those of a kind that is not used now; and one line per kind that has changed.
+        The cursor, in which a changed corpus starts a new pass; the contents for the next checkpoint,
+        including those of unused kinds; and one line per kind that has changed.
 
     Raises:
         UserError: a corpus has changed.
@@ -125,7 +125,7 @@ def require_contents(
             continue
         if not allowed:
             raise UserError(
-                f"data.{kind}: the utterances differ from those of the checkpoint (ids, durations or their "
+                f"data.{kind}: the utterances differ from those of the checkpoint (ids, durations or "
                 f"order); {_REMEDY}"
             )
         mixture = getattr(position, kind)
@@ -133,7 +133,7 @@ def require_contents(
         position = replace(position, **{kind: replace(mixture, corpora=tuple(corpora))})
         if kind == "unlabelled":
             position = replace(position, labels=position.labels.without_labels())
-        notes.append(f"data.{kind}: other utterances than in the checkpoint; a new pass starts")
+        notes.append(f"data.{kind}: the utterances differ from those of the checkpoint; a new pass starts")
     return position, before | now, notes
 
 

@@ -1,14 +1,13 @@
-"""Which utterances make up which optimizer step: pure functions of durations, seed and place in the data.
+"""Assign utterances to optimizer steps: pure functions of durations, seed and position in the data.
 
-Everything is counted in integer samples. A global batch is what kappa sees; ranks and micro-batches only
-divide it (`asr_emapl.data.micro_batches`), so world size and memory never change which utterances are learned
-from together, or when.
+All lengths are in integer samples. kappa refers to global batches; ranks and micro-batches only divide them
+(`asr_emapl.data.micro_batches`), so world size and memory do not change which utterances share a step.
 
-A pass over a corpus (epoch) is divided into chunks, random parts of the corpus of some thousand utterances.
-A chunk is planned without a look at the rest, so that to begin, or to resume anywhere, takes no longer for
-ten million utterances than for ten thousand. Its utterances are put into groups of about the same length, the
-groups into random order, and consecutive groups make up a batch. So a batch of kappa reference batches is
-kappa random groups, as kappa steps at the reference batch would be.
+A pass over a corpus (epoch) is divided into chunks: random parts of the corpus with some thousand utterances.
+Each chunk is planned independently, so that starting or resuming takes the same time for ten million
+utterances as for ten thousand. The utterances of a chunk are sorted into groups of similar length, the groups
+are shuffled, and consecutive groups form a batch. A batch of kappa reference batches then consists of kappa
+random groups, like kappa steps at the reference batch.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ from asr_emapl.data.length_order import shuffled_by_length
 from asr_emapl.data.permutation import FeistelPermutation, Indices
 from asr_emapl.settings import Count, PositiveCount, PositiveSeconds, Share
 
-# Sizes that are tried to make the groups of a chunk equal; each halves what the last one still lacks.
+# Bisection steps for the size of equal groups of a chunk.
 _TRIALS = 5
-# Groups of at least this many times `multiple` utterances are rounded to it: that costs less than 5 %.
+# Groups of at least this many times `multiple` utterances are rounded to a multiple, which costs below 5 %.
 _PLENTY = 10
 
 
@@ -48,18 +47,18 @@ class BatchConfig:
     """Later batches, as [from_hours, seconds] pairs (Progressive Scaling)."""
     group_seconds: Annotated[float, Ge(1.0), Le(1e9)] | None = None
     """Padded seconds of a group of utterances of similar length. A batch consists of random groups. Choose
-    what one device processes at a time; null: the reference batch."""
+    the audio that one device processes at a time; null: the reference batch."""
     shuffle_padding: Share = 0.008
-    """Share of padding spent on random groups: with more, the same utterances share a batch less often."""
+    """Share of padding allowed for random groups: with more, the same utterances share a batch less often."""
     pool: Annotated[int, Ge(1), Le(2**53)] = 32768
-    """Utterances planned together, about: with more, less padding."""
+    """Approximate number of utterances that are planned together; more reduce padding."""
     multiple: PositiveCount = 8
     """Make the size of a large group a multiple of this, so that ranks get equal shares."""
     curriculum_epochs: Count = 0
-    """First passes over a corpus that run from its shortest to its longest utterances."""
+    """Number of initial passes over a corpus in order of length, shortest utterances first."""
 
     def plan(self, samples: Indices, batch_samples: int, seed: int = 0) -> BatchPlan:
-        """The plan of a corpus at a batch of `batch_samples`; `samples` are the lengths, see `BatchPlan`."""
+        """The plan of a corpus at a batch of `batch_samples`; see `BatchPlan`."""
         group = self.reference_seconds if self.group_seconds is None else self.group_seconds
         return BatchPlan(
             samples,
@@ -79,13 +78,13 @@ class BatchPlan:
 
     Args:
         samples: length of each utterance, in samples.
-        batch_samples: padded samples of a batch at most: the sum of longest x count over its groups.
-        seed: of the shuffles.
-        group_samples: padded samples of a group, about; None: a batch is one group.
+        batch_samples: maximum padded samples of a batch: the sum of longest x count over its groups.
+        seed: seed of the shuffles.
+        group_samples: approximate padded samples of a group; None: a batch is one group.
         shuffle_padding, pool, multiple, curriculum_epochs: see `BatchConfig`.
 
     Raises:
-        ValueError: no utterance, or one that exceeds the batch.
+        ValueError: there are no utterances, or one is longer than the batch.
     """
 
     samples: Indices
@@ -103,22 +102,21 @@ class BatchPlan:
         if int(self.samples.max()) > self.batch_samples:
             raise ValueError(
                 f"the longest utterance ({self.samples.max()} samples) exceeds the batch "
-                f"({self.batch_samples}); "
-                "leave out what is too long first"
+                f"({self.batch_samples}); remove longer utterances first"
             )
 
     @property
     def chunks(self) -> int:
-        """Of each pass; they depend on the corpus and the pool alone, so another batch finds its place."""
+        """Number of chunks per pass. Depends only on corpus and pool, so a run can resume with any batch."""
         return max(1, round(len(self.samples) / self.pool))
 
     def chunk(self, epoch: int, number: int, earlier: tuple[tuple[int, int], ...] = ()) -> Chunk:
-        """The batches of chunk `number` of pass `epoch`, in order; each of its utterances once.
+        """The batches of chunk `number` of pass `epoch`, in order, with each of its utterances once.
 
         Args:
-            earlier: what was consumed of the chunk at other batches, in order, as (batch_samples, samples).
-                Those utterances are left out, so that each comes once in a pass even if the batch changes
-                within it.
+            earlier: audio of the chunk that was consumed at other batches, in order, as (batch_samples,
+                samples). These utterances are excluded, so that each occurs once per pass even if the batch
+                changes within it.
         """
         by_length = epoch < self.curriculum_epochs
         members = self._members(epoch, number, by_length)
@@ -144,7 +142,7 @@ class BatchPlan:
     def _arrange(
         self, members: Indices, batch_samples: int, place: tuple[int, int, int], by_length: bool
     ) -> Chunk:
-        """Batches of these utterances; `place` seeds their order: pass, chunk and stage."""
+        """Batches of these utterances, in an order seeded by `place`: pass, chunk and stage."""
         if len(members) == 0:
             return Chunk.of([], self.samples)
         rng = np.random.default_rng((self.seed, *place))
@@ -156,27 +154,27 @@ class BatchPlan:
             groups.reverse()
         else:
             groups = [groups[i] for i in rng.permutation(len(groups))]
-        # As few batches as possible, of about as many groups each.
+        # As few batches as possible, with about the same number of groups each.
         count = -(-len(groups) // per_batch)
         ends = [(i * len(groups)) // count for i in range(count + 1)]
         return Chunk.of([groups[a:b] for a, b in pairwise(ends)], self.samples)
 
     def _groups_per_batch(self, batch_samples: int, longest: int) -> int:
-        """The number that brings groups nearest to their size; a group has room for the longest utterance."""
+        """Number of groups closest to the requested group size; a group must fit the longest utterance."""
         if self.group_samples is None:
             return 1
         return max(1, min(round(batch_samples / max(1, self.group_samples)), batch_samples // longest))
 
     def _cut(self, ordered: Indices, limit: int) -> list[Indices]:
-        """Groups of utterances ordered by length: as few as possible, and about equally large.
+        """Split utterances ordered by length into as few groups as possible, of about equal size.
 
-        If each were filled, the last one would have only the rest, a step of another size.
+        If groups were simply filled, the last one would be much smaller than the others.
         """
         lengths = self.samples[ordered].tolist()
         ends = fill(lengths, limit, self.multiple)
         padded = [max(lengths[a:b]) * (b - a) for a, b in zip([0, *ends], ends, strict=False)]
         too_small, enough = max(lengths) - 1, limit
-        # About what equal groups take; it may turn out a little too small.
+        # Approximate size of equal groups; it can be slightly too small.
         trial = max(sum(padded) // len(ends), max(lengths))
         for _ in range(_TRIALS):
             tried = fill(lengths, trial, self.multiple)
@@ -190,10 +188,13 @@ class BatchPlan:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some batches, with the audio consumed after each (unpadded samples, counted from the first).
+    """The batches of a chunk.
 
-    `groups` are the numbers of utterances in each batch's groups, one group after the other; `padded` are the
-    samples of each batch when each group is padded to its longest utterance.
+    Attributes:
+        batches: utterances of each batch.
+        groups: number of utterances in each group of each batch.
+        padded: samples of each batch if each group is padded to its longest utterance.
+        consumed: unpadded samples of the chunk up to the end of each batch.
     """
 
     batches: list[Indices]
@@ -203,7 +204,7 @@ class Chunk:
 
     @staticmethod
     def of(batches: list[list[Indices]], samples: Indices) -> Chunk:
-        """A chunk of batches, each a list of groups."""
+        """Build a chunk from batches, each of which is a list of groups."""
         audio = [sum(int(samples[group].sum()) for group in batch) for batch in batches]
         return Chunk(
             [np.concatenate(batch) for batch in batches],
@@ -213,15 +214,15 @@ class Chunk:
         )
 
     def index_at(self, samples: int) -> int:
-        """The batch that comes next once `samples` of this chunk have been consumed."""
+        """Index of the next batch after `samples` of this chunk have been consumed."""
         return int(np.searchsorted(self.consumed, samples, side="right"))
 
 
 def fill(lengths: list[int], limit: int, multiple: int = 1) -> list[int]:
-    """Where groups end that are filled one after the other, to `limit` padded samples each.
+    """Fill groups one after the other with up to `limit` padded samples each, and return their ends.
 
     Args:
-        multiple: of utterances in a group where at least ten times as many fit.
+        multiple: round the number of utterances to a multiple of this if at least ten times as many fit.
     """
     ends = [0]
     while ends[-1] < len(lengths):
@@ -234,8 +235,8 @@ def fill(lengths: list[int], limit: int, multiple: int = 1) -> list[int]:
 
 
 def fitting(lengths: list[int], start: int, limit: int) -> int:
-    """How many utterances from `start` on fit `limit` when padded to the longest; at least one."""
-    # No more than if the first were the longest.
+    """Number of utterances from `start` on that fit `limit` if padded to the longest; at least one."""
+    # An upper bound: the first is the longest.
     count = min(len(lengths) - start, max(1, limit // max(1, lengths[start])))
     while count > 1 and max(lengths[start : start + count]) * count > limit:
         count -= 1

@@ -1,4 +1,4 @@
-"""A corpus: utterances of one or several manifests, with their lengths and targets."""
+"""A corpus: utterances of one or more manifests, with their lengths and targets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from asr_emapl.data.utterance import Utterance
 
 
 class TokenTable(LazySequence[list[int]]):
-    """The tokens of each utterance, 4 bytes per token."""
+    """The tokens of each utterance, in 4 bytes per token."""
 
     def __init__(self, targets: Iterable[list[int]]) -> None:
         self._ends, self._tokens = array("q", [0]), array("i")
@@ -36,18 +36,18 @@ class Selection(LazySequence[Utterance]):
     """Rows of manifests, one manifest after the other.
 
     Args:
-        parts: manifests, each with its rows; None: all of them.
+        parts: manifests with the selected rows; None: all rows.
     """
 
     def __init__(self, parts: Sequence[tuple[Manifest, Indices | None]]) -> None:
         self._parts = parts
         lengths = [m.samples if rows is None else m.samples[rows] for m, rows in parts]
         self._ends = list(accumulate(len(part) for part in lengths))
-        # One manifest with all of its rows is mapped, not copied: the processes of a host share it.
+        # A single manifest with all rows stays memory-mapped, so the processes of a host share it.
         self.samples: Indices = lengths[0] if len(lengths) == 1 else np.concatenate(lengths)
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
-        return Selection, (self._parts,)  # decoding processes that are not forked map the lengths themselves
+        return Selection, (self._parts,)  # spawned decoding processes map the lengths themselves
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -1,4 +1,4 @@
-"""The decoding processes: what each of them is reading, and the error message if one dies."""
+"""Monitor the decoding processes, and report which utterance a process was decoding when it died."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from asr_emapl.torch_private import shut_down_workers
 
 T = TypeVar("T")
 
-# Seconds that decoding processes have to end by themselves.
+# Seconds for decoding processes to end by themselves.
 PATIENCE_S = 5.0
 
-# Why a signal may have ended a decoding process, and what to do.
+# Likely causes of signals that end a decoding process, and remedies.
 _REMEDIES = {
     signal.SIGKILL: "probably out of memory: lower data.workers, or the batch",
     signal.SIGBUS: "shared memory is full: enlarge /dev/shm, or lower data.workers",
-    signal.SIGSEGV: "the file may be damaged: leave it out, or convert it again",
+    signal.SIGSEGV: "the file may be damaged: remove it, or convert it again",
 }
 
 
@@ -40,10 +40,10 @@ class Reading:
 
 
 class WorkerProgress:
-    """Shared memory in which each decoding process notes what it is reading; it outlives the processes.
+    """Shared memory in which each decoding process records its current utterance; it outlives the processes.
 
     Args:
-        processes: their number.
+        processes: number of decoding processes.
     """
 
     def __init__(self, processes: int) -> None:
@@ -57,12 +57,12 @@ class WorkerProgress:
         self._notes[self._place] = os.getpid()
 
     def note(self, labelled: bool, index: int) -> None:
-        """Note that this process starts to decode an utterance; index -1: it has finished its step."""
+        """Record that this process starts to decode an utterance; index -1: it has finished its step."""
         self._notes[self._place + 1] = labelled
         self._notes[self._place + 2] = index
 
     def last_note(self, pid: int) -> Reading | None:
-        """What the process with this id was decoding; None: nothing."""
+        """The last utterance of the process with this id; None if it was not decoding."""
         for at in range(0, len(self._notes), 3):
             if self._notes[at] == pid and self._notes[at + 2] >= 0:
                 return Reading(bool(self._notes[at + 1]), self._notes[at + 2])
@@ -70,7 +70,7 @@ class WorkerProgress:
 
 
 class DeadDecoderError(Exception):
-    """A decoding process ended. `at` is what it was decoding, or None."""
+    """A decoding process died. `at` is the utterance that it was decoding, or None."""
 
     def __init__(self, process: BaseProcess, at: Reading | None) -> None:
         code = process.exitcode or 0
@@ -90,20 +90,20 @@ def watched(loader: DataLoader[T], desk: WorkerProgress) -> Generator[T, None, N
     Processes that do not end within `PATIENCE_S` are killed.
 
     Raises:
-        DeadDecoderError: a process ended. It is noticed within seconds after its item is due.
+        DeadDecoderError: a process died; raised within seconds after its item is due.
     """
     others = set(multiprocessing.active_children())
     handler = signal.getsignal(signal.SIGCHLD)
     items = iter(loader)
     processes = [p for p in multiprocessing.active_children() if p not in others]
     if threading.current_thread() is threading.main_thread():
-        # torch's handler would raise in the middle of a training step.
+        # torch's handler would raise during a training step.
         signal.signal(signal.SIGCHLD, handler)
     try:
         yield from items
-    # OSError, EOFError: the items that the process had ready are lost.
+    # OSError, EOFError: the prepared items of the process are lost.
     except (RuntimeError, OSError, EOFError) as error:
-        # A process that ends closes its connections, then its sentinel, and is alive until after that.
+        # When a process ends, its connections close first, then its sentinel, and only then is it not alive.
         dying = wait([p.sentinel for p in processes], timeout=10.0)
         for process in processes:
             if process.sentinel in dying:
@@ -112,9 +112,9 @@ def watched(loader: DataLoader[T], desk: WorkerProgress) -> Generator[T, None, N
                 raise DeadDecoderError(process, desk.last_note(process.pid or 0)) from error
         raise
     finally:
-        # If the garbage collector shuts the loader down, its queues may be closed before the workers are told
-        # to end. A worker that reads from a dead disk does not react and ignores SIGTERM, which torch sends
-        # last: the interpreter would wait for it.
+        # If the garbage collector shuts down the loader, its queues may be closed before the workers are told
+        # to end. A worker blocked by a dead disk ignores even the SIGTERM that torch sends last, and the
+        # interpreter would wait for it.
         late = threading.Timer(PATIENCE_S, kill, [processes])
         late.start()
         try:

@@ -1,4 +1,4 @@
-"""Ids for utterances without one: they depend on the audio, not on the order of the lines."""
+"""Derive ids for utterances without one from their audio, independent of the order of the lines."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import PurePosixPath
 
 
 def derived_ids(stretches: Sequence[tuple[str, float]]) -> list[str]:
-    """An id for each utterance, from the path (or URL) of its audio and its offset in seconds.
+    """Derive an id for each utterance from the path (or URL) of its audio and its offset in seconds.
 
-    The id is the name of the file without its ending. If two files of one name are among the paths, it is the
-    path below the folder that all have in common. Where utterances share a file, or begin inside it, the
-    offset in milliseconds is appended: "talk-12500". So the same utterances get the same ids in whatever
-    order they are listed. Ids are equal only where file and millisecond are.
+    The id is the file name without its extension. If two files have the same name, ids are paths relative to
+    the common folder. If utterances share a file, or start inside it, the offset in milliseconds is appended:
+    "talk-12500". Ids do not depend on the order of the utterances. They are equal only if file and offset in
+    milliseconds are equal.
     """
     paths = sorted({path for path, _ in stretches})
     shared = Counter(path for path, _ in stretches)
@@ -23,7 +23,7 @@ def derived_ids(stretches: Sequence[tuple[str, float]]) -> list[str]:
         common = len(_common_beginning(folders))
         names = {path: "/".join(path.split("/")[common:]) for path in paths}
         bare = {path: _without_ending(name) for path, name in names.items()}
-        # a.wav beside a.flac: the ids need the endings.
+        # a.wav and a.flac: the ids need the file extensions.
         names = bare if len(set(bare.values())) == len(paths) else names
     return [
         f"{names[path]}-{round(1000 * offset)}" if offset > 0.0 or shared[path] > 1 else names[path]
@@ -36,7 +36,7 @@ def _without_ending(name: str) -> str:
 
 
 def _common_beginning(folders: Sequence[list[str]]) -> list[str]:
-    # What the first and the last of sorted sequences have in common, all of them have.
+    # The common prefix of the smallest and the largest sequence is common to all.
     first, last = min(folders), max(folders)
     count = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), None)
     return list(first[: min(len(first), len(last)) if count is None else count])

@@ -1,4 +1,4 @@
-"""A sequence whose items are made when they are asked for."""
+"""A sequence that creates its items on access."""
 
 from __future__ import annotations
 

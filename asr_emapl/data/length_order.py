@@ -1,10 +1,9 @@
-"""Which utterances may share a group: a random order by length in which padding stays within a bound.
+"""Shuffle utterances approximately by length, with a bound on padding.
 
-A group has utterances of nearly the same length. Sorted by length alone, the same utterances would share a
-group in every pass, and the steps of different passes would not be independent, which the SDE behind the
-scaling rule assumes. So each utterance is moved up or down in the sorted order by a random distance first.
-The distance is chosen where it costs least: far where many utterances have the same length, little where few
-have.
+A group has utterances of similar length. If they were sorted by length, the same utterances would share a
+group in every pass, and the steps of different passes would not be independent, as the SDE behind the scaling
+rule assumes. So each utterance is first moved up or down in the sorted order by a random distance. Distances
+are large where many utterances have similar lengths and padding is cheap, and small elsewhere.
 """
 
 from __future__ import annotations
@@ -18,13 +17,12 @@ from asr_emapl.data.permutation import Indices
 def shuffled_by_length(
     samples: Indices, group_samples: int, padding: float, rng: np.random.Generator
 ) -> Indices:
-    """Positions [n] of utterances, from the longest to the shortest but for the random distances.
+    """Positions [n] of utterances, from the longest to the shortest except for the random distances.
 
-    A group in the middle of the order draws its utterances from W groups' worth of the sorted ones, so that
-    two of them meet again in the next pass with a probability of about 1 / W. With n utterances in a group
-    and s the range of log-length that a group spans, W groups cost a padding of W s / 2. The W that minimise
-    the number of pairs that meet again (n ** 2 / W, summed) at a fixed mean padding are proportional to n /
-    sqrt(s).
+    A group contains a random sample from W groups of the sorted order, so two of its utterances share a group
+    again in the next pass with probability of about 1 / W. With n utterances per group and s the range of
+    log-length in a group, the padding is W s / 2. The W that minimise the number of repeated pairs
+    (n ** 2 / W, summed) at a fixed mean padding are proportional to n / sqrt(s).
 
     Args:
         samples: length of each utterance, in samples, [n].
@@ -35,13 +33,13 @@ def shuffled_by_length(
     lengths = samples[order].astype(np.float64)
     in_group = np.maximum(group_samples / lengths, 1.0)
     span = _log_span(lengths, in_group)
-    # Half of the log-length that a group's utterances come from: what they are padded by on average.
+    # Half of the range of log-length from which a group is sampled: its mean padding.
     reach = in_group * np.sqrt(span)
     total = float((lengths * reach).sum())
     if padding <= 0.0:
         return order
     reach *= padding * float(lengths.sum()) / total if total > 0.0 else 0.0
-    # On this axis every utterance moves by up to 1 in either direction.
+    # On this axis, each utterance moves by up to 1 in either direction.
     steps = np.divide(span, in_group * reach, out=np.zeros_like(span), where=reach > 1e-12)
     place = np.cumsum(steps) + rng.uniform(-1.0, 1.0, len(order))
     return order[np.argsort(place, kind="stable")]

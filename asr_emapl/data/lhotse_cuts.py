@@ -1,8 +1,9 @@
-"""Lhotse's cut sets (JSON lines), read as manifests.
+"""Read lhotse cut sets (JSON lines) as manifests.
 
-A cut is an utterance if it is one stretch of one channel of one file: a MonoCut, its recording a single file
-that nothing transforms, its supervisions within the cut and of its channel. The texts of its supervisions are
-joined in the order of their starts. Relative paths are taken from the current folder, as lhotse takes them.
+A cut is supported if it is a segment of one channel of one file: a MonoCut whose recording is a single file
+without transforms, and whose supervisions are within the cut and on its channel. The texts of the
+supervisions are joined in order of their start. Relative paths are resolved against the current folder, as in
+lhotse.
 """
 
 from __future__ import annotations
@@ -10,24 +11,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# Seconds by which a supervision may reach beyond its cut: rounding, and the silence at either end.
+# Seconds by which a supervision may extend beyond its cut, for rounding and silence at the ends.
 _TOLERANCE_S = 0.05
 
 
 def is_cut(fields: Mapping[str, object]) -> bool:
-    """Whether a line of JSON is a cut of any of lhotse's kinds."""
+    """Whether a line of JSON is a lhotse cut of any type."""
     return fields.get("type") in ("MonoCut", "MultiCut", "MixedCut", "PaddingCut")
 
 
 def from_cut(cut: Mapping[str, object]) -> dict[str, object]:
-    """A cut in the fields of `Utterance`, as far as it has them; the reader sees whether they are sound.
+    """Convert a cut to the fields of `Utterance`, which the reader validates.
 
     Raises:
-        ValueError: the cut is no stretch of one channel of one file.
+        ValueError: the cut is not a segment of one channel of one file.
     """
     if cut["type"] != "MonoCut":
         raise ValueError(
-            f"a {cut['type']}, not a stretch of one file (save mixed audio to files, and cut these)"
+            f"a {cut['type']} is not a segment of one file (save mixed audio to files, and cut these)"
         )
     supervisions = sorted(_mappings(cut.get("supervisions") or [], "supervisions"), key=_start)
     texts = [supervision.get("text") for supervision in supervisions]
@@ -48,7 +49,7 @@ def from_cut(cut: Mapping[str, object]) -> dict[str, object]:
 
 
 def _require_within(cut: Mapping[str, object], supervisions: Sequence[Mapping[str, object]]) -> None:
-    """Refuse supervisions whose text is not the cut's: they reach beyond it, or are of another channel."""
+    """Check that supervisions with a text are within the cut and on its channel."""
     length, channel = cut.get("duration"), cut.get("channel", 0)
     for supervision in supervisions:
         if supervision.get("text") is None:
@@ -57,23 +58,23 @@ def _require_within(cut: Mapping[str, object], supervisions: Sequence[Mapping[st
         if theirs not in (channel, [channel]):
             raise ValueError(
                 f"a supervision of channel {theirs} in a cut of channel {channel} "
-                "(make cuts of each channel: CutSet.trim_to_supervisions())"
+                "(cut each channel: CutSet.trim_to_supervisions())"
             )
         start, duration = _start(supervision), supervision.get("duration")
         if not isinstance(duration, int | float) or not isinstance(length, int | float) or length <= 0:
             continue  # the reader reports what is wrong with these
         if start < -_TOLERANCE_S or start + duration > length + _TOLERANCE_S:
             raise ValueError(
-                f"a supervision from {start:.2f} to {start + duration:.2f} s in a cut of {length:.2f} s, "
-                "whose text it is not (cut at the supervisions: CutSet.trim_to_supervisions())"
+                f"a supervision from {start:.2f} to {start + duration:.2f} s extends beyond a cut of "
+                f"{length:.2f} s (cut at the supervisions: CutSet.trim_to_supervisions())"
             )
 
 
 def _audio(recording: object, channel: object) -> dict[str, object]:
-    """The path of the one file that a recording is, and the channel of it unless it has only one."""
+    """The path of a recording's only file, and the channel if it has several."""
     (fields,) = _mappings([recording], "recording")
     if fields.get("transforms"):
-        raise ValueError("its recording is transformed when it is read (save the audio to files)")
+        raise ValueError("its recording has transforms (save the audio to files)")
     sources = _mappings(fields.get("sources"), "sources of its recording")
     if len(sources) != 1 or sources[0].get("type") != "file":
         kinds = ", ".join(sorted({str(source.get("type")) for source in sources}))
@@ -83,18 +84,18 @@ def _audio(recording: object, channel: object) -> dict[str, object]:
     (source,) = sources
     channels, path = source.get("channels"), source.get("source")
     if not isinstance(path, str) or not path.strip():
-        raise ValueError("the source of its recording is no path (write the cut set again)")
+        raise ValueError("the source of its recording is not a path (write the cut set again)")
     audio = str(Path(path).absolute())
     if not isinstance(channels, list) or len(channels) < 2:
         return {"audio": audio}
     if channel not in channels:
-        raise ValueError(f"channel {channel} is not among those of its recording, {channels} (cut it again)")
+        raise ValueError(f"channel {channel} is not a channel of its recording, {channels} (cut it again)")
     return {"audio": audio, "channel": channels.index(channel)}
 
 
 def _mappings(value: object, name: str) -> list[Mapping[str, object]]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise ValueError(f"a cut without {name} as lhotse writes them (write the cut set again)")
+        raise ValueError(f"a cut has no valid {name} (write the cut set again)")
     return value
 
 

@@ -1,4 +1,4 @@
-"""From global batches to the micro-batches of one rank: decoded, padded, with augmentation drawn."""
+"""Load the micro-batches of one rank: decoded, padded, and with random augmentation."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ class DataConfig:
     unlabelled: list[Place] = field(default_factory=list)
     """Manifests for pseudo-labels."""
     labelled_weights: list[PositiveWeight] = field(default_factory=list)
-    """Weight in audio of each labelled manifest, which is then a corpus with passes of its own; empty: all
-    manifests form one corpus."""
+    """Weight in audio of each labelled manifest, which is then a separate corpus with its own passes; empty:
+    all manifests form one corpus."""
     unlabelled_weights: list[PositiveWeight] = field(default_factory=list)
     """The same for unlabelled manifests."""
     temperature: PositiveWeight | None = None
-    """Instead of weights: weigh each manifest by its hours ** (1 / temperature)."""
+    """Weight each manifest by its hours ** (1 / temperature), instead of setting weights."""
     validation: dict[str, Place] = field(default_factory=dict)
     """Manifest of each validation split, by name."""
     min_seconds: Annotated[float, Ge(0.0), Le(1e9)] = 0.2
-    """Shortest utterance; shorter ones are left out and counted."""
+    """Minimum duration of an utterance; shorter ones are excluded and counted."""
     max_seconds: PositiveSeconds = 36.0
-    """Longest utterance; longer ones are left out and counted."""
+    """Maximum duration of an utterance; longer ones are excluded and counted."""
     workers: Annotated[int, Ge(0), Le(1024)] = 2
     """Decoding processes of each rank; 0: decode in the training process."""
     max_skipped_share: Share = 0.01
-    """Share of undecodable audio that stops the run; less is skipped and listed."""
+    """Maximum share of undecodable audio, which is skipped and listed; above it, the run stops."""
 
 
-# Steps that each decoding process prepares in advance at most.
+# Maximum number of steps that each decoding process prefetches.
 STEPS_AHEAD = 4
 
 
@@ -66,9 +66,9 @@ STEPS_AHEAD = 4
 class MicroBatch:
     """The input of one forward pass. Axes: B utterances, N samples, T frames, F mel bands.
 
-    `student_BN` has the perturbed waveforms of an unlabelled micro-batch, for the student; the teacher gets
-    the clean `waveforms_BN`. A labelled micro-batch has no teacher, and its `waveforms_BN` are perturbed. The
-    masks (`keep_BF`, `keep_BT`) are the student's. `rows` are the places of the utterances in their corpus,
+    In an unlabelled micro-batch, the student's input is the perturbed `student_BN`, and the teacher's is the
+    clean `waveforms_BN`. In a labelled micro-batch, the student's input is the perturbed `waveforms_BN`. The
+    masks (`keep_BF`, `keep_BT`) are for the student. `rows` are the places of the utterances in their corpus,
     `epoch` is the number of the pass over it, and `levels_db` are the root mean squares of clean unlabelled
     audio in dB re full scale.
     """
@@ -86,7 +86,7 @@ class MicroBatch:
     levels_db: list[float] = field(default_factory=list)
 
     def to(self, device: torch.device) -> MicroBatch:
-        """The same on `device`."""
+        """Copy to `device`."""
         moved = copy(self)
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
@@ -94,7 +94,7 @@ class MicroBatch:
         return moved
 
     def pin_memory(self) -> MicroBatch:
-        """The same in page-locked memory, for copies that overlap computation; torch's loader calls it."""
+        """Copy to pinned memory; called by torch's DataLoader."""
         pinned = copy(self)
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
@@ -104,7 +104,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Skipped:
-    """An utterance that was left out of a step because its audio cannot be decoded."""
+    """An utterance that was skipped in a step because its audio cannot be decoded."""
 
     id: str
     audio: str
@@ -116,8 +116,8 @@ class Skipped:
 class StepBatch:
     """One rank's share of one optimizer step.
 
-    `samples` and `after` are those of the plan: skipped audio counts, and perturbed audio counts with its
-    original length. So the clock and the position to resume at do not depend on unreadable files.
+    `samples` and `after` are those of the plan: they include skipped audio, and perturbed audio with its
+    original length. The clock and the position for a resume then do not depend on unreadable files.
     """
 
     labelled: bool
@@ -129,24 +129,24 @@ class StepBatch:
     label_only: bool = False
     # For this rank.
     skipped: list[Skipped] = field(default_factory=list)
-    # Why a server or a manifest could not be read, so that the step is incomplete; an error of a decoding
-    # process would arrive with its traceback as text.
+    # Error message if a server or manifest could not be read, which makes the step incomplete. An exception
+    # of a decoding process would arrive with its traceback in the message.
     unreachable: str = ""
 
     def pin_memory(self) -> StepBatch:
-        """The same in page-locked memory; see `MicroBatch.pin_memory`."""
+        """Copy to pinned memory; see `MicroBatch.pin_memory`."""
         return replace(self, micro_batches=[micro.pin_memory() for micro in self.micro_batches])
 
 
 class StepDataset(Dataset[StepBatch]):
-    """Decodes the share of one rank in a global batch.
+    """Decodes one rank's share of a global batch.
 
     Args:
-        max_samples: padded samples of a micro-batch at most, for the teacher and for the student.
-        perturb: of the student's waveforms; None: they are the teacher's.
+        max_samples: maximum padded samples of a micro-batch, for both teacher and student.
+        perturb: perturbation of the student's waveforms; None: same waveforms as for the teacher.
     """
 
-    # Where a decoding process notes what it is reading.
+    # Records the current utterance of a decoding process.
     desk: WorkerProgress | None = None
 
     def __init__(
@@ -172,7 +172,7 @@ class StepDataset(Dataset[StepBatch]):
         corpus = self.corpora[batch.labelled]
         assert corpus is not None
         made = StepBatch(batch.labelled, [], batch.samples, batch.after, batch.label_only)
-        # Each is read from its manifest once, though its id and its audio are wanted at different places.
+        # Read each utterance from its manifest only once.
         utterance = cache(corpus.utterances.__getitem__)
         try:
             heard = [self._longest(row, utterance, batch) for row in batch.indices.tolist()]
@@ -190,7 +190,7 @@ class StepDataset(Dataset[StepBatch]):
         return made
 
     def _longest(self, row: int, utterance: Callable[[int], Utterance], batch: GlobalBatch) -> int:
-        """Samples of the longest version of an utterance, as planned, on which micro-batches depend."""
+        """Samples of the longest version of an utterance according to the plan, for the micro-batches."""
         corpus = self.corpora[batch.labelled]
         assert corpus is not None
         samples = int(corpus.samples[row])
@@ -247,18 +247,18 @@ class StepDataset(Dataset[StepBatch]):
         return micro
 
 
-# Called with an utterance that is left out of a result, and the reason.
+# Called with an utterance that is excluded from a result, and the reason.
 LeftOut = Callable[[Utterance, UserError], None]
 
 
 def collate(utterances: Sequence[Utterance], left_out: LeftOut | None = None) -> MicroBatch:
-    """Decode and pad. The true length counts if it differs from the manifest's.
+    """Decode and pad utterances. Lengths are those of the audio, even if the manifest's differ.
 
     Args:
-        left_out: called with each utterance that cannot be decoded, which the batch then lacks.
+        left_out: called with each utterance that cannot be decoded; it is excluded from the batch.
 
     Raises:
-        UserError: one cannot be decoded, and `left_out` is None.
+        UserError: an utterance cannot be decoded, and `left_out` is None.
         UnreachableError: a server cannot be reached.
     """
     ids: list[str] = []
@@ -293,7 +293,7 @@ def _pad(rows: list[Tensor]) -> Tensor:
 
 
 class _Requests:
-    """Endless global batches from a position on, as a torch sampler."""
+    """Torch sampler that yields global batches endlessly from a position on."""
 
     def __init__(self, plan: DataPlan, start: DataCursor) -> None:
         self.plan, self.start = plan, start
@@ -309,15 +309,15 @@ class _Requests:
 def steps(
     dataset: StepDataset, plan: DataPlan, start: DataCursor, *, workers: int, pin_memory: bool
 ) -> Generator[StepBatch, None, None]:
-    """Yield endless steps from `start` on; they do not depend on the number of decoding processes.
+    """Yield steps endlessly from `start` on; they do not depend on the number of decoding processes.
 
     Close the generator to end its processes.
 
-    At most workers x STEPS_AHEAD steps of this rank are decoded in advance: 64 kB per padded second, twice
-    that for perturbed unlabelled audio.
+    At most workers x STEPS_AHEAD steps of this rank are prefetched: 64 kB per padded second, twice that for
+    perturbed unlabelled audio.
 
     Raises:
-        UserError: a decoding process died; names what it was decoding.
+        UserError: a decoding process died; names its current utterance.
         UnreachableError: a server with audio cannot be reached.
     """
     desk = WorkerProgress(workers)
@@ -346,10 +346,10 @@ def steps(
 
 
 def _begin(desk: WorkerProgress, worker: int) -> None:
-    """Prepare a decoding process.
+    """Initialise a decoding process.
 
-    Ctrl-C and schedulers signal the whole process group. The trainer then saves and ends its workers; if
-    these died first, its current step would fail.
+    Ctrl-C and schedulers signal the whole process group. The trainer then saves a checkpoint and ends its
+    workers. If these ended first, the current step would fail.
     """
     serve_parent(signal.SIGTERM, signal.SIGINT)
     desk.take(worker)

@@ -1,7 +1,7 @@
-"""Manifests: files of one utterance per line (`asr_emapl.data.utterance`), opened through an index if large.
+"""Manifests: files with one utterance per line (`asr_emapl.data.utterance`). Large ones have an index.
 
-Manifests and audio may be at URLs that fsspec can read. Manifests may be compressed by gzip or xz. An
-utterance without an id is named after its audio (`asr_emapl.data.ids`).
+Manifests and audio can be at URLs that fsspec supports. Manifests can be compressed with gzip or xz. The id
+of an utterance without one is derived from its audio (`asr_emapl.data.ids`).
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from asr_emapl.data.utterance import Utterance, parse_line
 from asr_emapl.errors import UnreachableError
 
 _logger = logging.getLogger(__name__)
-# Smaller manifests are read in a second or two, and need no index beside them.
+# Smaller manifests are read in a second or two and need no index.
 _INDEXED_BYTES = 16 << 20
 
 
 class Manifest(LazySequence[Utterance]):
-    """The utterances of a manifest in the order of its lines.
+    """The utterances of a manifest, in the order of its lines.
 
     Args:
         columns: see `manifest_index.COLUMNS`.
-        utterances: all of them; None: each is read from its line when it is asked for.
-        ids: derived ids by row, "" where the line has one; None: all lines have one.
+        utterances: all utterances; None: read each from its line on access.
+        ids: derived ids by row, "" if the line has an id; None: all lines have one.
         index: checksum of the index that has the columns.
 
     Attributes:
         seconds: duration of each utterance, float64 [utterances].
-        samples: length of each at 16 kHz, int64 [utterances].
-        id_hashes: a hash of each id, uint64 [utterances].
+        samples: length of each utterance at 16 kHz, int64 [utterances].
+        id_hashes: hash of each id, uint64 [utterances].
 
     Raises:
-        UnreachableError: on access, the line is not the one that was opened.
+        UnreachableError: on access, if the line has changed since the manifest was opened.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Manifest(LazySequence[Utterance]):
         self._columns, self._utterances, self._ids, self._index = columns, utterances, ids, index
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        """A process that gets the manifest maps its index, instead of a copy of the columns."""
+        """Pickle the path if there is an index, so that other processes map it instead of copying columns."""
         if self._index is not None:
             return _reopen, (self.path, self._index)
         return Manifest, (self.path, self._columns, self._utterances, self._ids)
@@ -73,7 +73,7 @@ class Manifest(LazySequence[Utterance]):
         return len(self.samples)
 
     def item(self, row: int) -> Utterance:
-        """The utterance of a line."""
+        """The utterance in a row."""
         if self._utterances is not None:
             return self._utterances[row]
         record = parse_line(read_line(Path(self.path), self._columns, row))
@@ -83,23 +83,23 @@ class Manifest(LazySequence[Utterance]):
 
 
 def open_manifest(path: str | Path, *, require_text: bool = False) -> Manifest:
-    """Open a manifest through its index, which is made if the manifest is large and has none.
+    """Open a manifest. A large manifest is opened through its index, which is created if there is none.
 
-    The utterances of a file that is small, compressed or at a URL are kept in memory.
+    If the file is small, compressed or at a URL, all utterances are kept in memory.
 
     Args:
-        path: the manifest, or its URL. Relative audio paths are taken from its own folder (or URL).
-        require_text: whether an utterance without a transcript (or with a blank one) is an error.
+        path: path or URL of the manifest. Relative audio paths are resolved against its folder (or URL).
+        require_text: whether a missing or blank transcript is an error.
 
     Raises:
-        UserError: the file is missing, unreadable or empty, or lines of it are wrong. The message has one
-            line `path:line: what (remedy)` for each wrong line.
+        UserError: the file is missing, unreadable or empty, or has invalid lines. The message has one line
+            `path:line: what (remedy)` for each invalid line.
     """
     local = None if storage.is_url(path) else Path(path)
     if local is None or not _is_indexed(local):
         scan = ManifestScan(path, keeps_utterances=True, require_text=require_text)
         return Manifest(path, scan.columns, scan.utterances)
-    storage.close_files()  # the descriptor of a file that this manifest has replaced
+    storage.close_files()  # a cached descriptor may be that of a replaced file
     with indexing(local):
         index = load_index(local)
         if index is None:
@@ -117,19 +117,19 @@ def open_manifest(path: str | Path, *, require_text: bool = False) -> Manifest:
 
 
 def read_manifest(path: str | Path, *, require_text: bool = False) -> list[Utterance]:
-    """All utterances of a manifest, in memory; no index is made. See `open_manifest`."""
+    """Read all utterances of a manifest into memory, without an index. See `open_manifest`."""
     return ManifestScan(path, keeps_utterances=True, require_text=require_text).utterances
 
 
 def _is_indexed(path: Path) -> bool:
-    """Whether a manifest is large, and its lines can be read by their offsets."""
+    """Whether a manifest is large and its lines can be read by offset."""
     try:
         if not path.is_file() or path.stat().st_size < _INDEXED_BYTES:
             return False
         with storage.open_file(path) as file:
             return not file.read(6).startswith(storage.PACKED)
     except (OSError, ValueError):
-        return False  # for the reader to report
+        return False  # the reader reports the error
 
 
 def _of_index(path: Path, index: Index) -> Manifest:
@@ -139,5 +139,5 @@ def _of_index(path: Path, index: Index) -> Manifest:
 def _reopen(path: Path, crc32: int) -> Manifest:
     index = load_index(path)
     if index is None or index.header.crc32 != crc32:
-        raise UnreachableError(f"{path}: has changed since it was opened; start again")
+        raise UnreachableError(f"{path}: has changed since it was opened; restart")
     return _of_index(path, index)

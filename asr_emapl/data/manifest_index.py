@@ -1,11 +1,11 @@
-"""The index of a manifest: lengths, hashed ids and byte offsets of its utterances, mapped into memory.
+"""The index of a manifest: lengths, hashed ids and byte offsets of its utterances, memory-mapped.
 
-It is written beside the manifest (`train.jsonl.index`), and again when the manifest has changed. It opens
-millions of utterances in a second, and the processes of a host share its memory.
+It is written beside the manifest (`train.jsonl.index`), and rewritten if the manifest has changed. With it, a
+manifest of millions of utterances opens in a second, and the processes of a host share its memory.
 
-The file has a line of JSON (format and `IndexHeader`) padded to 4,096 bytes, then each of `COLUMNS` as one
-array [utterances]. If utterances have no id, it also has the ends of the derived ids as an array
-[utterances], and the ids themselves as UTF-8.
+The file has a line of JSON (format and `IndexHeader`) padded to 4,096 bytes, followed by each of `COLUMNS` as
+an array [utterances]. If there are utterances without an id, the end offsets of the derived ids follow as an
+array [utterances], and then the ids in UTF-8.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ Columns = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class IndexHeader:
-    """What an index says of its manifest.
+    """Header of an index.
 
     Attributes:
-        count: utterances.
+        count: number of utterances.
         source: size in bytes and modification time in nanoseconds of the manifest.
         without_text: number of utterances without a transcript.
-        without_text_lines: numbers of the first lines of them, for an error message.
-        id_bytes: length of all ids; 0 if the manifest has ids.
-        crc32: of the other entries and all that follows the header.
+        without_text_lines: line numbers of the first of them, for an error message.
+        id_bytes: length of all derived ids; 0 if all lines have ids.
+        crc32: checksum of the other entries and of everything after the header.
     """
 
     count: int
@@ -70,7 +70,7 @@ class IndexHeader:
 
 @dataclass(frozen=True)
 class Index:
-    """An index: columns [count], and derived ids ("" where the line has one; None: all lines have one)."""
+    """An index: columns [count], and derived ids ("" if the line has an id; None: all lines have one)."""
 
     header: IndexHeader
     columns: Columns
@@ -78,21 +78,21 @@ class Index:
 
 
 def index_path(manifest: Path) -> Path:
-    """Where the index of a manifest is."""
+    """Path of the index of a manifest."""
     return manifest.with_name(f"{manifest.name}.index")
 
 
 def source_state(manifest: Path) -> tuple[int, int]:
-    """What changes when the manifest does: size in bytes, modification time in nanoseconds."""
+    """Size in bytes and modification time in nanoseconds, to detect changes of a manifest."""
     found = manifest.stat()
     return found.st_size, found.st_mtime_ns
 
 
 def read_line(manifest: Path, columns: Columns, row: int) -> bytes:
-    """The line of an utterance.
+    """Read the line of an utterance.
 
     Raises:
-        UnreachableError: it cannot be read, or is not the line that was indexed.
+        UnreachableError: the line cannot be read, or has changed since it was indexed.
     """
     start, length, crc32 = (int(columns[name][row]) for name in ("start", "length", "crc32"))
     try:
@@ -101,14 +101,14 @@ def read_line(manifest: Path, columns: Columns, row: int) -> bytes:
         raise UnreachableError(f"{manifest}: cannot be read ({error.strerror or error})") from error
     if zlib.crc32(line) != crc32:
         raise UnreachableError(
-            f"{manifest}: has changed since it was opened (at byte {start}); start again, and delete "
-            f"{index_path(manifest)} if its manifest was replaced under the same time of change"
+            f"{manifest}: has changed since it was opened (at byte {start}); restart, and delete "
+            f"{index_path(manifest)} if the manifest was replaced without changing its modification time"
         )
     return line
 
 
 def load_index(manifest: Path) -> Index | None:
-    """Map the index of a manifest; None if there is no index of the file as it is."""
+    """Map the index of a manifest; None if there is no valid, current index."""
     path = index_path(manifest)
     try:
         with storage.open_file(path) as file:
@@ -127,7 +127,7 @@ def _map(header: IndexHeader, file: BinaryIO) -> Index:
     columns: Columns = {}
     end = _HEADER_BYTES
     for name, dtype in _layout(header).items():
-        # The open file, because another process may replace the one of this name.
+        # Map the open file, because another process may replace the path.
         columns[name] = np.memmap(file, dtype, "r", offset=end, shape=(header.count,))
         end += columns[name].nbytes
     if not header.id_bytes:
@@ -138,9 +138,9 @@ def _map(header: IndexHeader, file: BinaryIO) -> Index:
 
 
 def save_index(manifest: Path, index: Index) -> None:
-    """Write the index of a manifest. If that fails, log a warning: the index only saves time.
+    """Write the index of a manifest. If that fails, log a warning, because the index only saves time.
 
-    A file of that name that is not an index is left as it is.
+    An existing file that is not an index is not replaced.
     """
     encoded = "".join(index.ids or ()).encode("utf-8")
     arrays = [index.columns[name].astype(dtype, copy=False) for name, dtype in COLUMNS.items()]
@@ -167,7 +167,7 @@ def save_index(manifest: Path, index: Index) -> None:
 
 
 def _require_replaceable(path: Path) -> None:
-    """Raise an OSError if a file of this name is not an index."""
+    """Raise OSError if the path is an existing file that is not an index."""
     if path.exists():
         with storage.open_file(path) as file:
             if file.read(len(_FORMAT)) not in (b"", _FORMAT.encode()):
@@ -176,7 +176,7 @@ def _require_replaceable(path: Path) -> None:
 
 @contextmanager
 def indexing(manifest: Path) -> Iterator[None]:
-    """Let one process per host index a manifest while the others wait."""
+    """Context in which one process per host indexes a manifest while the others wait."""
     with storage.open_file(manifest) as file:
         with suppress(OSError):  # a file system without locks: each process indexes it
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -188,7 +188,7 @@ def _layout(header: IndexHeader) -> dict[str, str]:
 
 
 def _read_header(file: BinaryIO) -> IndexHeader | None:
-    """The header of an index whose size fits it; None: of another version, or not an index."""
+    """Read the header; None if the file is not a complete index of this version."""
     try:
         fields = json.loads(file.read(_HEADER_BYTES))
         del fields["format"]
@@ -206,7 +206,7 @@ def _header_checksum(header: IndexHeader) -> int:
 
 
 def _checksum(header: IndexHeader, file: BinaryIO) -> int:
-    """CRC-32 of header and columns, which are read and not mapped, so that they do not take memory."""
+    """CRC-32 of header and columns. The file is read in chunks, not mapped, to save memory."""
     crc32 = _header_checksum(header)
     while piece := file.read(_CHUNK_BYTES):
         crc32 = zlib.crc32(piece, crc32)

@@ -1,4 +1,4 @@
-"""One pass over the lines of a manifest, which checks all of them."""
+"""Read and check all lines of a manifest in one pass."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from asr_emapl.data.utterance import Record, Utterance, faults, has_text, parse_
 from asr_emapl.errors import UserError, list_findings
 from asr_emapl.storage import json_text
 
-# Lines without a transcript that an index lists: as many as one error does.
+# Number of lines without a transcript that an index lists, for an error message.
 _LISTED = 20
-_REMEDY = "name a manifest, or write it with asr-emapl prepare"
+_REMEDY = "specify a manifest, or create one with asr-emapl prepare"
 _TEXT_MISSING = "text is missing (add the transcript, or use the manifest as unlabelled)"
 
 
@@ -31,31 +31,31 @@ class ManifestScan:
     """The content of a manifest.
 
     Args:
-        keeps_utterances: make `utterances`; otherwise they can be read by their offsets.
-        require_text: whether an utterance without a transcript (or with a blank one) is an error.
+        keeps_utterances: fill `utterances`; otherwise they can be read by their offsets.
+        require_text: whether a missing or blank transcript is an error.
 
     Attributes:
         columns: see `manifest_index.COLUMNS`.
-        ids: derived ids by row, "" where the line has one; None: all lines have one.
+        ids: derived ids by row, "" if the line has an id; None: all lines have one.
         utterances: empty unless kept.
 
     Raises:
-        UserError: the file is missing, unreadable or empty, or lines of it are wrong. The message has one
-            line `path:line: what (remedy)` for each wrong line.
+        UserError: the file is missing, unreadable or empty, or has invalid lines. The message has one line
+            `path:line: what (remedy)` for each invalid line.
     """
 
     def __init__(self, path: str | Path, *, keeps_utterances: bool, require_text: bool) -> None:
         self.path, self.folder = path, storage.split(path)[0]
         self.utterances: list[Utterance] = []
         self._keeps_utterances = keeps_utterances
-        # The id of each record, if utterances are kept: what is read from a pipe cannot be read again.
+        # The id of each record, if utterances are kept: a pipe cannot be read again.
         self._names: list[object] = []
-        # Number of utterances without a transcript, and the first lines of them.
+        # Number of utterances without a transcript, and the first of their line numbers.
         self._without_text, self._without_text_lines = 0, array("Q")
         self._faults: list[tuple[int, str]] = []
-        # Row and line number of the first record after each gap of lines without one.
+        # Row and line number of the first record after each gap of lines without a record.
         self._gaps: list[tuple[int, int]] = []
-        # Rows of records without an id, with the audio and offset that name them.
+        # Rows of records without an id, with the audio and offset from which it is derived.
         self._nameless: dict[int, tuple[str, float]] = {}
         self.ids: list[str] | None = None
         self.columns = self._read()
@@ -89,11 +89,11 @@ class ManifestScan:
                 column.append(value)
             row, expected = row + 1, number + 1
         if not row and not self._faults:
-            raise UserError(f"{self.path}: the manifest has no utterances (write it again with data_prep)")
+            raise UserError(f"{self.path}: the manifest has no utterances (create it again)")
         return {name: np.frombuffer(column, column.typecode) for name, column in columns.items()}
 
     def _values(self, row: int, number: int, record: Record) -> tuple[float, int, int]:
-        """Seconds, samples and hashed id of a record; its faults are noted."""
+        """Seconds, samples and hashed id of a record; records its faults."""
         if self._keeps_utterances:
             self._names.append(record["id"])
         if record["id"] is None and isinstance(record["audio"], str):
@@ -114,7 +114,7 @@ class ManifestScan:
         return seconds, round(seconds * SAMPLE_RATE_HZ), _hash(str(record["id"]))
 
     def _derive_ids(self) -> None:
-        """Give each record without an id one that its audio determines."""
+        """Derive an id from the audio for each record without one."""
         self.ids = [""] * len(self.columns["samples"])
         derived = derived_ids(list(self._nameless.values()))
         for row, id_ in zip(self._nameless, derived, strict=True):
@@ -133,11 +133,11 @@ class ManifestScan:
         for row in np.flatnonzero(np.isin(hashes, repeated)).tolist():
             number, id_ = self._number(row), self._id(row)
             if isinstance(id_, str) and first_seen.setdefault(id_, number) != number:
-                where = f"id {id_!r} is on line {first_seen[id_]} too"
+                where = f"id {id_!r} is also on line {first_seen[id_]}"
                 self._faults.append((number, f"{where} (make ids unique)"))
 
     def _id(self, row: int) -> object:
-        """The id of a row, because equal hashes need not be equal ids."""
+        """The id of a row, needed because different ids can have equal hashes."""
         if self.ids is not None and self.ids[row]:
             return self.ids[row]
         if self._keeps_utterances:
@@ -154,11 +154,11 @@ class ManifestScan:
 def wrong_lines(
     path: str | Path, found: list[tuple[int, str]], without_text_lines: list[int], without_text: int
 ) -> UserError:
-    """The error that lists the wrong lines of a manifest.
+    """Build the error that lists the invalid lines of a manifest.
 
     Args:
         found: line numbers and faults.
-        without_text_lines: the first of the lines that need a transcript and have none.
+        without_text_lines: numbers of the first lines that lack a required transcript.
         without_text: number of these lines.
     """
     # A stable sort: the faults of one line stay in the order of its fields.
@@ -168,7 +168,7 @@ def wrong_lines(
 
 
 def _offset(record: Record) -> float:
-    """The offset in seconds, 0 where a file can have none such: `faults` reports that."""
+    """The offset in seconds; 0 if it is invalid, which `faults` reports."""
     seconds = json_text.number(record["offset"])
     return seconds if seconds is not None and 0.0 <= seconds < 1e12 else 0.0
 

@@ -11,7 +11,7 @@ from asr_emapl.errors import counted
 
 @dataclass(frozen=True)
 class ManifestSummary:
-    """The amounts of data in one manifest.
+    """Summary of one manifest.
 
     Attributes:
         utterances: number of utterances.
@@ -29,10 +29,10 @@ class ManifestSummary:
 
     @staticmethod
     def of(path: str | Path) -> ManifestSummary:
-        """Read a manifest.
+        """Summarise a manifest.
 
         Raises:
-            UserError: it is missing or wrong.
+            UserError: the manifest is missing or invalid.
         """
         manifest = open_manifest(path)
         speakers, transcribed = set(), 0

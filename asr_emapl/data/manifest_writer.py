@@ -19,33 +19,32 @@ _Place = TypeVar("_Place", str, Path, str | Path)
 
 
 def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
-    """Write a manifest that `read_manifest` reads back. It replaces an older file atomically.
+    """Write a manifest for `read_manifest`, replacing an existing file atomically.
 
-    Audio paths are written absolute; only a shard in the manifest's own folder goes by its name, so that the
-    folder can be moved. Missing folders are made.
+    Audio paths are written as absolute paths, except for shards in the manifest's folder, so that the folder
+    can be moved. Missing folders are created.
 
     Raises:
-        UserError: there are no utterances, or some that could not be read back (as `read_manifest` says); the
-            file is audio of the manifest; or it cannot be written. An older manifest of that name is then
-            left as it was.
+        UserError: there are no utterances, or `read_manifest` would reject some; `path` is an audio file of
+            the manifest; or it cannot be written. An existing manifest is then unchanged.
     """
     write_manifests({path: list(utterances)})
 
 
 def write_manifests(manifests: Mapping[_Place, Sequence[Utterance]]) -> None:
-    """Write several manifests, all of them or none: no name appears before all contents are on disk.
+    """Write several manifests, all or none: files appear only after all contents are on disk.
 
-    A file that already has the content is not touched.
+    A file that already has the same content is not modified.
 
     Raises:
-        UserError: as `write_manifest`.
+        UserError: see `write_manifest`.
     """
     contents = {path: _serialise(path, utterances) for path, utterances in manifests.items()}
     check_outputs(list(contents), {u.audio for utterances in manifests.values() for u in utterances})
     with ExitStack() as stack:
         for path, content in contents.items():
             if _has_content(path, content):
-                continue  # the same time of change: what was made from it stays current
+                continue  # keep the modification time, so that files made from it stay current
             stack.enter_context(writing(path))
             file = stack.enter_context(storage.publish(str(path)))
             file.write(content)
@@ -53,9 +52,9 @@ def write_manifests(manifests: Mapping[_Place, Sequence[Utterance]]) -> None:
 
 
 def _serialise(path: str | Path, utterances: Sequence[Utterance]) -> bytes:
-    """The content of a manifest; UserError lists the utterances that could not be read back."""
+    """The content of a manifest; UserError lists the invalid utterances."""
     if not utterances:
-        raise UserError(f"{path}: there are no utterances to write (check the corpus and the filter on it)")
+        raise UserError(f"{path}: there are no utterances to write (check the corpus and its filters)")
     folder = storage.split(path)[0]
     lines: list[str] = []
     findings: list[str] = []
@@ -64,7 +63,7 @@ def _serialise(path: str | Path, utterances: Sequence[Utterance]) -> bytes:
         record: dict[str, object] = asdict(utterance)
         found = list(faults(record))
         if utterance.id in ids:
-            found.append("id is there twice (make ids unique)")
+            found.append("id is not unique (make ids unique)")
         ids.add(utterance.id)
         findings.extend(f"{path}: utterance {utterance.id!r}: {fault}" for fault in found)
         if not found:
@@ -77,7 +76,7 @@ def _serialise(path: str | Path, utterances: Sequence[Utterance]) -> bytes:
 
 
 def _audio_as_written(utterance: Utterance, folder: str) -> str:
-    """As `write_manifest` says; `folder` is the manifest's."""
+    """The audio path to write, see `write_manifest`; `folder` is the manifest's."""
     of_audio, name = storage.split(utterance.audio)
     if utterance.byte_range is not None and of_audio == folder:
         return name

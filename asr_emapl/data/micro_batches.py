@@ -1,4 +1,4 @@
-"""Divides a global batch into micro-batches that fit the memory of a device, equally among ranks."""
+"""Divide a global batch into micro-batches that fit the memory of a device, equally among ranks."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ def micro_batches(
     world_size: int = 1,
     rank: int = 0,
 ) -> list[Indices]:
-    """Positions in a global batch of each micro-batch of one rank, longest utterance first.
+    """Positions of each micro-batch of one rank in a global batch, longest utterance first.
 
     The groups are the micro-batches if they fit the memory and can be divided evenly among ranks. Otherwise,
-    utterances are sorted by length and cut into micro-batches of about equal padded audio: the same number on
-    each rank, if there are enough utterances, and at least one per group, because several groups in one
-    micro-batch would be padded to the longest utterance. Micro-batches go to the ranks forwards and backwards
-    (0 1 2 2 1 0 0 1 ...), from the longest utterances to the shortest. The first rank depends on the audio of
-    the batch; otherwise the same rank would always have the longest utterances.
+    utterances are sorted by length and split into micro-batches of about equal padded audio: the same number
+    on each rank, if there are enough utterances, and at least one per group, because several groups in one
+    micro-batch would be padded to the longest utterance. Micro-batches are assigned to ranks in alternating
+    order (0 1 2 2 1 0 0 1 ...), from the longest utterances to the shortest. The first rank depends on the
+    audio of the batch, so that the longest utterances are not always on the same rank.
 
     Args:
-        lengths: of the utterances, in samples, in any order.
-        max_samples: padded samples of a micro-batch at most.
+        lengths: lengths of the utterances in samples, in any order.
+        max_samples: maximum padded samples of a micro-batch.
         groups: number of utterances in each group of similar length; empty: one group.
 
     Raises:
-        ValueError: one utterance alone is longer than `max_samples`.
+        ValueError: an utterance is longer than `max_samples`.
     """
     lengths = np.asarray(lengths, dtype=np.int64)
     if len(lengths) == 0:
         return []
     if int(lengths.max()) > max_samples:
         raise ValueError(
-            f"an utterance of {lengths.max() / SAMPLE_RATE_HZ:.1f} s does not fit device.max_seconds "
+            f"an utterance of {lengths.max() / SAMPLE_RATE_HZ:.1f} s exceeds device.max_seconds "
             f"({max_samples / SAMPLE_RATE_HZ:.1f} s): raise it, or lower data.max_seconds"
         )
     parts = _whole_groups(lengths, max_samples, groups, world_size) or _equal_parts(
@@ -86,7 +86,7 @@ def _forwards_and_backwards(turn: int, world_size: int) -> int:
 
 
 def _equal_ends(ordered: list[int], count: int, limit: int) -> list[int]:
-    """The ends of at most `count` parts, whose largest has as few padded samples as possible."""
+    """The ends of at most `count` parts, such that the largest has as few padded samples as possible."""
     if count >= len(ordered):
         return list(range(1, len(ordered) + 1))
     ends, enough, too_small = fill(ordered, limit), limit, max(ordered[0], sum(ordered) // count) - 1

@@ -1,7 +1,7 @@
-"""The order of steps over several labelled and unlabelled corpora, by their shares of the audio consumed.
+"""The order of steps over labelled and unlabelled corpora, according to their shares of the audio consumed.
 
 Each step has one kind of audio (as in slimIPL), from one corpus: the one that is furthest behind its share.
-So the order depends only on the audio consumed, and a resume needs only a `DataCursor`.
+The order then depends only on the audio consumed, and a resume needs only a `DataCursor`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class CorpusCursor:
     """The position in one corpus.
 
     Attributes:
-        epoch, chunk: the pass, and the part of it.
-        samples: audio of that chunk consumed at the current batch.
-        total: audio of all passes consumed.
-        base: the part of `total` consumed before the corpora had their current weights.
+        epoch, chunk: the current pass, and the current chunk of it.
+        samples: audio of the chunk consumed at the current batch.
+        total: audio consumed in all passes.
+        base: part of `total` that was consumed before the corpora had their current weights.
         batch: padded samples of the batch at which `samples` was consumed.
-        earlier: what was consumed of the chunk at other batches before, as (batch, samples).
+        earlier: audio of the chunk that was consumed at other batches, as (batch, samples).
     """
 
     epoch: int = 0
@@ -40,7 +40,7 @@ class CorpusCursor:
     earlier: tuple[tuple[int, int], ...] = ()
 
     def at_batch(self, batch: int) -> CorpusCursor:
-        """The same position in a plan with another batch: the rest of the chunk comes next."""
+        """The same position in a plan with another batch, which continues with the rest of the chunk."""
         if batch == self.batch:
             return self
         if self.batch is None or self.samples == 0:
@@ -48,12 +48,12 @@ class CorpusCursor:
         return replace(self, samples=0, batch=batch, earlier=(*self.earlier, (self.batch, self.samples)))
 
     def next_pass(self) -> CorpusCursor:
-        """The beginning of the next pass over the corpus."""
+        """The start of the next pass over the corpus."""
         return replace(self, epoch=self.epoch + 1, chunk=0, samples=0, earlier=())
 
     @staticmethod
     def from_state(state: dict[str, Any]) -> CorpusCursor:
-        """From plain numbers, as `dataclasses.asdict` returns them."""
+        """Build a cursor from the result of `dataclasses.asdict`."""
         return CorpusCursor(**state | {"earlier": tuple((b, s) for b, s in state["earlier"])})
 
 
@@ -72,11 +72,11 @@ class MixtureCursor:
 
 @dataclass(frozen=True)
 class DataCursor:
-    """The position in all corpora after a number of steps: all that a resume needs."""
+    """The position in all corpora, which is sufficient for a resume."""
 
     labelled: MixtureCursor = MixtureCursor()
     unlabelled: MixtureCursor = MixtureCursor()
-    # Audio of each kind consumed before pseudo-labels began; the ratio counts from there.
+    # Audio of each kind consumed before pseudo-labels started; the ratio refers to audio after it.
     labelled_before: int = 0
     unlabelled_before: int = 0
     # Position of a plan that keeps labels.
@@ -93,7 +93,7 @@ class DataCursor:
         return self.labelled.total + self.unlabelled_consumed
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers."""
+        """Convert to a dictionary of primitives."""
         return asdict(self)
 
     @staticmethod
@@ -119,9 +119,9 @@ class GlobalBatch:
     """The utterances of one optimizer step on all ranks.
 
     Attributes:
-        groups: number of utterances in each group of similar length, one group after the other.
+        groups: number of utterances in each group of similar length.
         epoch: the pass over their corpus.
-        samples: their unpadded audio.
+        samples: unpadded audio.
         after: the position after the step.
         label_only: whether the utterances are labelled and not trained on.
     """
@@ -139,8 +139,8 @@ class Mixture:
     """Several corpora of one kind, each with its own passes, mixed by weights in audio.
 
     Args:
-        plans: one per corpus.
-        weights: with any sum; None: equal.
+        plans: one plan per corpus.
+        weights: weights with any sum; None: equal weights.
 
     Raises:
         ValueError: there is not one positive weight per plan.
@@ -150,8 +150,8 @@ class Mixture:
         self.plans = plans
         self.weights = tuple(float(w) for w in ([1.0] * len(plans) if weights is None else weights))
         if len(self.weights) != len(plans) or not all(w > 0.0 for w in self.weights):
-            raise ValueError(f"{len(plans)} corpora need as many positive weights, not {list(self.weights)}")
-        # Indices count through the corpora one after the other.
+            raise ValueError(f"{len(plans)} corpora need one positive weight each, not {list(self.weights)}")
+        # Indices refer to the concatenation of the corpora.
         self._first = np.cumsum([0, *(len(plan.samples) for plan in plans)])
         # At most two chunks of each corpus are in use at a time.
         self._chunk = lru_cache(maxsize=2 * len(plans))(self._read)
@@ -166,9 +166,9 @@ class Mixture:
         return indices + self._first[which], groups, after.epoch, MixtureCursor(corpora, self.weights)
 
     def _adopt(self, at: MixtureCursor) -> MixtureCursor:
-        """Positions for these weights; audio consumed at other weights does not count for the shares.
+        """Adapt a position to new weights; audio consumed with other weights does not count for the shares.
 
-        Corpora are identified by their place in the list; the last ones may be added or removed.
+        Corpora are identified by their index in the list; corpora can be added or removed at its end.
         """
         if at.weights == self.weights:
             return at
@@ -178,7 +178,7 @@ class Mixture:
 
     def _advance(self, which: int, at: CorpusCursor) -> tuple[Indices, tuple[int, ...], CorpusCursor]:
         if at.chunk >= self.plans[which].chunks:
-            # The position was made with a larger corpus or a smaller pool.
+            # The position is from a larger corpus or a smaller pool.
             at = at.next_pass()
         at = at.at_batch(self.plans[which].batch_samples)
         chunk = self._chunk(which, at.epoch, at.chunk, at.earlier)

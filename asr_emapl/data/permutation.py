@@ -1,4 +1,4 @@
-"""A pseudo-random permutation of any size, any part of which can be computed alone."""
+"""A pseudo-random permutation of any size, parts of which can be computed independently."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _ROUNDS = 6
 
 
 class FeistelPermutation:
-    """A pseudo-random permutation of 0 ... count - 1 that needs no memory: a Feistel network.
+    """A pseudo-random permutation of 0 ... count - 1 without a table: a Feistel network.
 
-    Each round mixes one half of the bits of an index into the other, which is invertible, so that no two
-    indices collide (Luby and Rackoff 1988). The domain is at most four times as large as the range; an index
+    Each round mixes one half of the bits of an index into the other half. This is invertible, so indices do
+    not collide (Luby and Rackoff 1988). The domain is at most four times as large as the range. An index
     outside the range is permuted again until it is inside (cycle walking, Black and Rogaway 2002).
 
     Args:

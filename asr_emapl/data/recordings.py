@@ -1,4 +1,4 @@
-"""Cut long recordings into utterances: offsets into the original files, which are not changed."""
+"""Segment long recordings into utterances, given as offsets into the original files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _AUDIO_ENDINGS = (
 
 @dataclass(frozen=True)
 class Recording:
-    """A file to cut, or the part of a file that a manifest names (seconds)."""
+    """A file to segment, or a part of a file from a manifest (in seconds)."""
 
     id: str
     audio: str
@@ -44,7 +44,7 @@ class Recording:
 
     @property
     def source(self) -> Source:
-        """Where its bytes are, and which channel is used."""
+        """Location of the bytes, and the channel."""
         return Source(self.audio, self.byte_range, self.id, self.channel)
 
 
@@ -53,10 +53,10 @@ class Cut:
     """The result for one recording.
 
     Attributes:
-        utterances: in their order; empty if there is no speech.
+        utterances: utterances in order; empty if there is no speech.
         seconds: length of the recording.
-        lost_seconds: speech between pauses that is too short for an utterance.
-        fault: why it could not be read, or None.
+        lost_seconds: speech in segments that are too short for an utterance.
+        fault: error if the recording could not be read, or None.
     """
 
     utterances: list[Utterance] = field(default_factory=list)
@@ -66,10 +66,10 @@ class Cut:
 
 
 def find_recordings(sources: Sequence[Path]) -> list[Recording]:
-    """The recordings of audio files, folders (with all below them) and manifests, in the order given.
+    """Find recordings in audio files, folders (recursively) and manifests, in the given order.
 
-    The id of a file is its name without the ending, or its path below the folder with - for /. An utterance
-    of a manifest keeps its id and its speaker. A file that is named twice is used once.
+    The id of a file is its name without the extension, or its path relative to the folder with - instead of
+    /. An utterance of a manifest keeps its id and speaker. Duplicate files are used once.
 
     Raises:
         UserError: a source is missing or unreadable, a folder has no audio, or two recordings share an id.
@@ -81,8 +81,8 @@ def find_recordings(sources: Sequence[Path]) -> list[Recording]:
     recordings = list(unique.values())
     first: dict[str, Recording] = {}
     findings = [
-        f"{r.audio}: would get the id {r.id!r} of {first[r.id].audio} "
-        "(rename it, or name a folder above both)"
+        f"{r.audio}: would have the same id {r.id!r} as {first[r.id].audio} "
+        "(rename it, or specify a common parent folder)"
         for r in recordings
         if first.setdefault(r.id, r) is not r
     ]
@@ -92,10 +92,10 @@ def find_recordings(sources: Sequence[Path]) -> list[Recording]:
 
 
 def cut_recordings(recordings: Sequence[Recording], config: SegmentConfig, workers: int = 1) -> Iterator[Cut]:
-    """Cut each recording, in the order given; one that cannot be read gets a `fault` and the others continue.
+    """Segment recordings in the given order; a recording that cannot be read has a `fault`.
 
     Args:
-        workers: processes; 1: this one.
+        workers: number of processes; 1: only this process.
 
     Raises:
         UserError: the detector is not installed, or a worker process died.
@@ -104,21 +104,21 @@ def cut_recordings(recordings: Sequence[Recording], config: SegmentConfig, worke
     if min(workers, len(recordings)) <= 1:
         yield from (cut_recording(recording, config, detector) for recording in recordings)
         return
-    # Spawned, because a fork would inherit locks of numpy's and torch's threads.
+    # Spawn, because a forked process would inherit locks of NumPy's and torch's threads.
     context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     with ProcessPoolExecutor(min(workers, len(recordings)), context, _begin) as pool:
         try:
             yield from pool.map(partial(_cut_in_worker, config=config), recordings)
         except BrokenProcessPool as error:
             raise UserError("a worker process died, probably out of memory (use fewer --workers)") from error
-        # Interrupted or closed early: the recordings in work may take minutes.
+        # Interrupted or closed early: do not wait for the current recordings, which may take minutes.
         except BaseException:
             kill(set(multiprocessing.active_children()) - others)
             raise
 
 
 def cut_recording(recording: Recording, config: SegmentConfig, detector: Detector) -> Cut:
-    """The utterances of one recording, with ids <recording>-<begin>-<end> in milliseconds of the file."""
+    """Segment one recording into utterances with ids <recording>-<start>-<end> in milliseconds."""
     try:
         length = probe(recording.source)[0]
         blocks = read_blocks(recording.source, offset=recording.offset, duration=recording.duration)
@@ -135,7 +135,7 @@ def cut_recording(recording: Recording, config: SegmentConfig, detector: Detecto
 
 
 def summary(cuts: Sequence[Cut]) -> str:
-    """The results of all recordings in one line."""
+    """Summarise the results of all recordings in one line."""
     lengths = [u.duration for cut in cuts for u in cut.utterances]
     hours = sum(cut.seconds for cut in cuts) / 3600.0
     faults = sum(cut.fault is not None for cut in cuts)
@@ -144,13 +144,13 @@ def summary(cuts: Sequence[Cut]) -> str:
     return (
         f"{len(lengths)} utterances, {kept / 3600.0:.2f} h of the {hours:.2f} h in {len(cuts) - faults} "
         f"recordings (mean {kept / max(1, len(lengths)):.1f} s, longest {max(lengths, default=0.0):.1f} s); "
-        f"{lost:.0f} s of speech left out as too short; {faults} recordings could not be read"
+        f"{lost:.0f} s of speech in segments that are too short; {faults} recordings could not be read"
     )
 
 
 def _utterance(recording: Recording, span: tuple[int, int], end_seconds: float) -> Utterance:
     begin = recording.offset + span[0] * FRAME_SECONDS
-    # The last frame may reach beyond the recording.
+    # The last frame may extend beyond the recording.
     end = min(recording.offset + span[1] * FRAME_SECONDS, end_seconds)
     return Utterance(
         id=f"{recording.id}-{round(1000 * begin):08d}-{round(1000 * end):08d}",
@@ -164,9 +164,9 @@ def _utterance(recording: Recording, span: tuple[int, int], end_seconds: float) 
 
 
 def _distinct_from_whole(utterance: Utterance, length: float) -> Utterance:
-    """The only utterance of a file, without its first sample if it begins at 0 and is not the whole file.
+    """Remove the first sample of a file's only utterance if it starts at 0 and is not the whole file.
 
-    In a manifest, an utterance at offset 0 that shares its file with no other is the whole file (`verify`).
+    In a manifest, an utterance at offset 0 that is the only one of its file has to be all of it (`verify`).
     """
     if utterance.offset > 0.0 or utterance.duration >= length - LENGTH_TOLERANCE_S:
         return utterance
@@ -181,7 +181,7 @@ def _recordings(source: Path) -> Iterator[Recording]:
     elif source.is_dir():
         files = _audio_below(source)
         if not files:
-            raise UserError(f"{source}: has no audio files (name a folder that has)")
+            raise UserError(f"{source}: has no audio files (specify a folder with audio files)")
         for path in files:
             name = "-".join(path.relative_to(source).with_suffix("").parts)
             yield Recording(name, str(path.absolute()))
@@ -192,7 +192,7 @@ def _recordings(source: Path) -> Iterator[Recording]:
 
 
 def _audio_below(folder: Path) -> list[Path]:
-    """The audio files of a folder, sorted, without hidden files."""
+    """The audio files in a folder and its subfolders, sorted, without hidden files."""
 
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename}: cannot be listed: {error.strerror} (check its permissions)")
@@ -212,7 +212,7 @@ def _detector() -> VoiceActivity:
 
 
 def _begin() -> None:
-    """Prepare a worker process, before torch is loaded for resampling."""
+    """Initialise a worker process, before torch is imported for resampling."""
     os.environ["OMP_NUM_THREADS"] = "1"
     serve_parent(signal.SIGINT)
 

@@ -1,10 +1,10 @@
-"""Shards: the audio of a manifest in a few large tar files, read by byte ranges.
+"""Shards: pack the audio of a manifest into a few large tar files, which are read by byte ranges.
 
-A tar file is not compressed: its members are complete audio files, and any tar program lists and extracts
-them. The manifest beside the shards has the shard and the byte range of each utterance. So reading in any
-order takes one seek, or one request to a server, per utterance.
+The tar files are not compressed. Their members are complete audio files, which any tar program can list and
+extract. The manifest beside the shards has the shard and the byte range of each utterance, so random access
+takes one seek, or one request to a server, per utterance.
 
-The order and the durations, and so the batch plan, are those of the original manifest.
+Order and durations, and therefore the batch plan, are those of the original manifest.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UnreachableError, UserError
 from asr_emapl.storage import check_outputs, read_object
 
-# libsndfile's names for the format and coding of a re-encoded file, and its ending.
+# libsndfile's format and subtype of a re-encoded file, and its file extension.
 _ENCODINGS = {"flac": ("FLAC", "PCM_16", "flac"), "opus": ("OGG", "OPUS", "opus")}
 CODECS = ("as-is", *_ENCODINGS)
-# A tar consists of blocks, and ends with two that are zero.
+# A tar file consists of blocks, and ends with two blocks of zeros.
 _BLOCK_BYTES = 512
 
 
 @dataclass(frozen=True)
 class ShardConfig:
-    """How audio is packed.
+    """Options of packing.
 
-    `as-is` copies files, and a recording of several utterances as a whole. `flac` and `opus` cut out each
-    utterance and convert it to 16 kHz mono: flac with 16 bits per sample; opus is lossy, a fifth of the size
-    of flac, and encodes at about 30 times real time per core.
+    The codec `as-is` copies whole files, even if they have several utterances. `flac` and `opus` extract each
+    utterance and convert it to 16 kHz mono. flac has 16 bits per sample; opus is lossy, has a fifth of the
+    size of flac, and encodes at about 30 times real time per core.
     """
 
     codec: str = "as-is"
-    # A shard ends with the file that reaches this size.
+    # A shard is complete when it reaches this size.
     mib: float = 512.0
-    # Files that are read and encoded at the same time.
+    # Number of files that are read and encoded in parallel.
     workers: int = 2
 
 
@@ -75,20 +75,20 @@ def pack(
 ) -> Packed:
     """Pack the audio of a manifest NAME.jsonl as NAME-000000.tar and so on, and write NAME.jsonl beside them.
 
-    A shard appears under its name when it is complete, and the manifest after the last shard. After an
-    interruption, the same call resumes after the last complete shard; the config and the manifest up to there
-    must not have changed. Re-encoding clips samples at -1 and 1.
+    Shards are written atomically, and the manifest after the last shard. After an interruption, the same call
+    resumes after the last complete shard; the config and the manifest up to there must not have changed.
+    Re-encoding clips samples at -1 and 1.
 
     Args:
         manifest: path or URL.
-        out: folder for shards and manifest: a path, or a URL that can be written to.
-        config: how to pack.
+        out: folder for shards and manifest: a path or a writable URL.
+        config: options of packing.
         say: called with one line per shard.
 
     Raises:
-        UserError: the manifest is wrong; its audio cannot be read; `out` already has a manifest of that name,
-            or shards of another packing, or shards that the manifest reads; `out` cannot be written; the
-            config is out of range.
+        UserError: the manifest is invalid; its audio cannot be read; `out` already has a manifest of that
+            name, or shards from another call, or shards that are the manifest's audio; `out` cannot be
+            written; the config is out of range.
     """
     config = config or ShardConfig()
     _check(config)
@@ -99,7 +99,7 @@ def pack(
     shards = _Shards(out, PurePath(name).stem, utterances, config, say)
     try:
         if storage.size(target) is not None:
-            raise UserError(f"{target}: exists already (name another folder, or remove it to pack again)")
+            raise UserError(f"{target}: exists already (use another folder, or remove it to pack again)")
         check_outputs(shards.existing(), {u.audio for u in utterances})
         shards.resume()
         shards.pack_rest()
@@ -118,16 +118,16 @@ def _check(config: ShardConfig) -> None:
     if config.codec not in CODECS:
         raise UserError(f"codec {config.codec!r} is not one of {', '.join(CODECS)}")
     if not config.mib > 0:
-        raise UserError(f"shards of {config.mib} MiB are impossible (give a size > 0)")
+        raise UserError(f"shard size {config.mib} MiB is not positive (use a size > 0)")
     if config.workers < 1:
-        raise UserError(f"{config.workers} workers are too few (give 1 or more)")
+        raise UserError(f"{config.workers} workers are too few (use 1 or more)")
 
 
 class _Shards:
-    """The shards of one manifest: their number, and the places of the utterances packed so far.
+    """The shards of one manifest: their number, and the positions of the utterances packed so far.
 
-    Until all are written, each shard has a hidden record beside it, with its content and what it was made
-    from. An interrupted packing resumes after the last shard that has one.
+    Until all shards are written, each has a hidden record beside it, with its content and a hash of its
+    input. After an interruption, packing resumes after the last shard with a record.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class _Shards:
         self._made_from = f"{config.codec} {config.mib}"
         # Shard and byte range of each utterance so far.
         self._entries: list[tuple[int, ByteRange]] = []
-        # For each utterance, the first with the same file, which is packed once if files stay whole.
+        # For each utterance, the first with the same file, which is packed only once in whole files.
         first: dict[object, int] = {}
         whole = config.codec == "as-is"
         self._origins = [
@@ -164,14 +164,14 @@ class _Shards:
         return places
 
     def resume(self) -> None:
-        """Keep the complete shards of an interrupted packing."""
+        """Keep the complete shards of an interrupted call."""
         while (record := self._read_record(self.count)) is not None:
             place = self.place(self.count)
             made_from = self._made_from_next(len(record["entries"]))
             if record["made_from"] != made_from:
                 raise UserError(
-                    f"{place}: was packed from another manifest or with another config (finish that, name "
-                    f"another folder, or remove {self._stem}-*.tar and .{self._stem}-*.json from this one)"
+                    f"{place}: was packed from another manifest or with another config (finish that first, "
+                    f"use another folder, or remove {self._stem}-*.tar and .{self._stem}-*.json here)"
                 )
             if storage.size(place) != record["bytes"]:
                 break
@@ -190,7 +190,7 @@ class _Shards:
                 self._pack_one(encoded)
 
     def packed(self) -> list[Utterance]:
-        """All utterances, with their places in the shards."""
+        """All utterances, with their positions in the shards."""
         whole = self._config.codec == "as-is"
         return [
             replace(u, audio=self.place(shard), byte_range=part)
@@ -223,7 +223,7 @@ class _Shards:
         self._say(line + (f"; {clipped} of them clipped at -1..1" if clipped else ""))
 
     def _fill(self, tar: BinaryIO, encoded: Iterator[_File]) -> tuple[list[tuple[int, ByteRange]], int]:
-        """Write one shard; returns the new entries and the number of clipped files."""
+        """Write one shard; return the new entries and the number of clipped files."""
         done, limit = len(self._entries), self._config.mib * 2**20
         made: list[tuple[int, ByteRange]] = []
         clipped = 0
@@ -249,7 +249,7 @@ class _Shards:
         place = self._record(shard)
         if storage.size(place) is None:
             return None
-        expected = f"the record of an interrupted packing (remove it and {self.place(shard)})"
+        expected = f"the record of an interrupted call (remove it and {self.place(shard)})"
         record = read_object(place, expected)
         if not _is_record(record):
             raise UserError(f"{place}: not {expected}")
@@ -265,7 +265,7 @@ class _Shards:
 
 
 def _is_record(record: dict[str, Any]) -> bool:
-    """Whether it has the entries of a record."""
+    """Whether a JSON object has the entries of a record."""
     entries = record.get("entries")
     return (
         isinstance(record.get("made_from"), str)
@@ -294,7 +294,7 @@ class _File(NamedTuple):
 
 
 def _encoded(utterances: Sequence[Utterance], config: ShardConfig) -> Generator[_File, None, None]:
-    """Yield the file of each utterance in order; a few are encoded ahead."""
+    """Yield the file of each utterance in order; prefetches a few."""
     with ThreadPoolExecutor(config.workers) as pool:
         ahead: deque[Future[_File]] = deque()
         try:
@@ -310,7 +310,7 @@ def _encoded(utterances: Sequence[Utterance], config: ShardConfig) -> Generator[
 
 
 def _encode(utterance: Utterance, codec: str) -> _File:
-    """The whole file of the utterance, or only the utterance if re-encoded. UserError: it cannot be read."""
+    """The utterance's whole file, or only the utterance if re-encoded. UserError: it cannot be read."""
     source = utterance.source
     if codec == "as-is":
         try:
@@ -324,7 +324,7 @@ def _encode(utterance: Utterance, codec: str) -> _File:
         with open_audio(io.BytesIO(content), source) as file:
             return _File(content, "wav" if file.format == "WAVEX" else file.format.lower(), False)
     samples = read_audio(source, offset=utterance.offset, duration=utterance.duration).numpy()
-    # libsndfile would scale by 32,767, which changes 16-bit audio.
+    # libsndfile would scale by 32,767, which would change 16-bit audio.
     pcm = np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
     format_, coding, ending = _ENCODINGS[codec]
     encoded = io.BytesIO()

@@ -11,17 +11,17 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.data.batch_plan import BatchPlan
 from asr_emapl.data.mixture import DataPlan, Mixture
 
-# Chunks of each corpus that are planned: random parts of it, so that a few represent all.
+# Number of chunks of each corpus that are planned. Chunks are random, so a few are representative.
 _CHUNKS = 4
 
 
 def mean_step_audio(mix: DataPlan, batch_seconds: float) -> float:
     """Mean unpadded seconds of a step over the corpora of `mix`, at a batch of `batch_seconds`.
 
-    Of labelled and unlabelled steps together, in their ratio once pseudo-labels have begun. It depends on the
-    lengths of the utterances, their weights and the batch: not on the run's seed, its length or its place,
-    nor on the world size. It takes a few seconds at most for any size of corpus. Utterances longer than the
-    batch are left out, as they are in a run at that batch.
+    The mean is over labelled and unlabelled steps, in their ratio after the start of pseudo-labels. It
+    depends on the lengths of the utterances, their weights and the batch, but not on the run's seed, length
+    or position, nor on the world size. It takes at most a few seconds, regardless of the size of the corpora.
+    Utterances longer than the batch are excluded, as in a run at that batch.
 
     Raises:
         ValueError: every utterance is longer than the batch.
@@ -30,7 +30,7 @@ def mean_step_audio(mix: DataPlan, batch_seconds: float) -> float:
     labelled = _mean_over_blend(mix.labelled, limit)
     if mix.unlabelled is None:
         return labelled / SAMPLE_RATE_HZ
-    # As much audio in other steps takes other numbers of them.
+    # Harmonic mean, because weights are in audio, not in steps.
     steps = 1.0 / labelled + mix.ratio / _mean_over_blend(mix.unlabelled, limit)
     return (1.0 + mix.ratio) / steps / SAMPLE_RATE_HZ
 
@@ -52,7 +52,7 @@ def _mean_over_blend(blend: Mixture, batch_samples: int) -> float:
 
 
 def _mean(plan: BatchPlan) -> float:
-    """Samples of a batch, over some chunks; of small corpora, over some passes."""
+    """Mean samples of a batch over some chunks, for small corpora over several passes."""
     samples = [
         int(plan.samples[batch].sum())
         for epoch, number in _places(plan.chunks)

@@ -2,14 +2,14 @@
 
     {"id": "84-121123-0000", "audio": "84-121123-0000.flac", "duration": 2.085, "text": "GO", "speaker": "84"}
 
-`text` and `speaker` may be absent. `offset` is in seconds and 0 by default. `channel` (0 is the first)
-selects one channel of the file; without it, channels are averaged. If `audio` is a shard, which has many
-audio files in it, `byte_range` gives the bytes of one file and their checksum:
+`text` and `speaker` are optional. `offset` is in seconds and 0 by default. `channel` (0 is the first)
+selects one channel of the file; without it, channels are averaged. If `audio` is a shard with many audio
+files, `byte_range` has the bytes of one file and their checksum:
 
     "audio": "dev-000000.tar", "byte_range": {"start": 512, "length": 52016, "crc32": 1394829}
 
-The field names of NeMo's manifests are read too: `audio_filepath` for `audio`, `utt_id` for `id`. So are
-lhotse's cuts (`asr_emapl.data.lhotse_cuts`). Other fields are ignored.
+NeMo's field names are also supported: `audio_filepath` for `audio`, `utt_id` for `id`. So are lhotse's cuts
+(`asr_emapl.data.lhotse_cuts`). Other fields are ignored.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from asr_emapl.data.lhotse_cuts import from_cut, is_cut
 from asr_emapl.storage import json_text
 
 Record = Mapping[str, object]
-"""The fields of `Utterance` as a line has them, None where absent."""
+"""The fields of `Utterance` in a line; None if absent."""
 
 # Largest number of channels that libsndfile reads.
 _MAX_CHANNELS = 1024
@@ -33,17 +33,17 @@ _NAMES = ("id", "audio", "duration", "text", "speaker", "offset", "byte_range", 
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One stretch of speech in one audio file.
+    """One segment of speech in one audio file.
 
     Attributes:
         id: unique within its manifest.
         audio: path or URL of the audio file or shard; absolute once read from a manifest.
         duration: seconds.
         text: the transcript, or None for unlabelled audio.
-        speaker: who speaks, if known.
-        offset: where in the file the stretch begins, seconds.
-        byte_range: where in a shard the file is; None: `audio` is the file itself.
-        channel: of the file, counted from 0; None: the mean of all channels.
+        speaker: the speaker, if known.
+        offset: start of the segment in the file, seconds.
+        byte_range: position of the file in a shard; None: `audio` is the file itself.
+        channel: channel of the file, from 0; None: the mean of all channels.
     """
 
     id: str
@@ -57,7 +57,7 @@ class Utterance:
 
     @property
     def source(self) -> Source:
-        """Where the bytes of the file are, and which channel of it is meant."""
+        """Location of the bytes of the file, and the channel."""
         return Source(self.audio, self.byte_range, self.id, self.channel)
 
     @property
@@ -82,10 +82,10 @@ class Utterance:
 
 
 def parse_line(line: bytes) -> dict[str, object]:
-    """The record of a line, with NeMo's names and lhotse's cuts translated.
+    """Parse a line into a record; NeMo's names and lhotse's cuts are converted.
 
     Raises:
-        ValueError: it is not a JSON object, or a cut that is not one stretch of one file.
+        ValueError: it is not a JSON object, or a cut that is not a segment of one file.
     """
     fields = json_text.parse_object(line)
     if "type" in fields and is_cut(fields):
@@ -98,7 +98,7 @@ def parse_line(line: bytes) -> dict[str, object]:
 
 
 def faults(record: Record) -> Iterator[str]:
-    """What keeps a record from being an Utterance, each with its remedy."""
+    """Yield the faults of a record, each with a remedy."""
     if _is_plain(record):
         return
     for field in ("id", "audio", "text", "speaker"):
@@ -111,23 +111,23 @@ def faults(record: Record) -> Iterator[str]:
         elif not _is_unicode(value):
             yield f"{field} has half of a surrogate pair (write it as UTF-8)"
         elif field in ("id", "audio") and (not value.strip() or "\0" in value):
-            yield f"{field} is blank or has a NUL character (give a name)"
+            yield f"{field} is blank or has a NUL character (set a valid {field})"
     yield from _faults_of_times(record)
     if record["byte_range"] is not None and _byte_range(record["byte_range"]) is None:
-        yield "byte_range is not {start, length, crc32} in whole numbers (pack the audio again)"
+        yield "byte_range is not {start, length, crc32} in integers (pack the audio again)"
     channel = record["channel"]
     if channel is not None and (type(channel) is not int or not 0 <= channel < _MAX_CHANNELS):
-        yield "channel is not a whole number from 0 on (give the channel, 0 for the first)"
+        yield "channel is not an integer of at least 0 (the first channel is 0)"
 
 
 def has_text(record: Record) -> bool:
-    """Whether there is a transcript that is not blank; a wrong type is a fault of its own."""
+    """Whether the transcript is neither missing nor blank; a wrong type is a separate fault."""
     text = record["text"]
     return text is not None and (not isinstance(text, str) or bool(text.strip()))
 
 
 def _is_plain(record: Record) -> bool:
-    """Whether a record is obviously in order, in a tenth of the time of all checks."""
+    """Whether a record is obviously valid; takes a tenth of the time of all checks."""
     id_, audio, duration = record["id"], record["audio"], record["duration"]
     return (
         type(duration) is float
@@ -152,28 +152,28 @@ def _faults_of_times(record: Record) -> Iterator[str]:
     if record["duration"] is None:
         yield "duration is missing (add the seconds of audio)"
     elif duration is None:
-        yield "duration is not a number (give seconds)"
+        yield "duration is not a number (use seconds)"
     elif not (0.0 < duration <= MAX_SECONDS and round(duration * SAMPLE_RATE_HZ) > 0):
-        yield f"duration is {duration} s (give seconds, above 0 and at most {MAX_SECONDS:g})"
+        yield f"duration is {duration} s (use seconds above 0 and at most {MAX_SECONDS:g})"
     if record["offset"] is not None and offset is None:
-        yield "offset is not a number (give seconds)"
+        yield "offset is not a number (use seconds)"
     elif offset is not None and not 0 <= offset <= MAX_SECONDS:
-        yield f"offset is {offset} s (give seconds, from 0 to {MAX_SECONDS:g})"
+        yield f"offset is {offset} s (use seconds from 0 to {MAX_SECONDS:g})"
 
 
 def _byte_range(value: object) -> ByteRange | None:
-    """The object as a range, None if it is none."""
+    """Convert to a byte range; None if the value is invalid."""
     names = ("start", "length", "crc32")
     if not isinstance(value, dict) or any(type(value.get(name)) is not int for name in names):
         return None
     found = ByteRange(*(value[name] for name in names))
-    # No file reaches beyond 2**63.
+    # File sizes are below 2**63.
     fits = 0 <= found.start < 2**63 and 0 < found.length < 2**63 and 0 <= found.crc32 < 2**32
     return found if fits else None
 
 
 def _is_unicode(value: str) -> bool:
-    """Whether it can be stored as UTF-8: JSON's escapes can spell what cannot."""
+    """Whether the value can be encoded as UTF-8; JSON's escapes allow others."""
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:

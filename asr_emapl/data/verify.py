@@ -1,4 +1,4 @@
-"""Compare utterances with their audio files and with an alphabet."""
+"""Check utterances against their audio files and an alphabet."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from asr_emapl.text.normalise import outside
 
 
 def verify(utterances: Iterable[Utterance], alphabet: str | None) -> list[str]:
-    """What is wrong with the audio and the transcripts, one line per finding.
+    """Find errors in audio and transcripts; returns one line per finding.
 
-    Finds audio that is missing or whose header cannot be decoded, durations more than 0.05 s off the
-    header's, and characters outside `alphabet` (None: any character is allowed). Only headers are read, once
-    per file, and for shards what `Source.open` checks. If several utterances share a file, or one begins
+    Finds missing audio, undecodable headers, durations that differ from the header's by more than 0.05 s, and
+    characters outside `alphabet` (None: all characters are allowed). Only headers are read, once per file;
+    for shards, also the bytes that `Source.open` checks. If several utterances share a file, or one starts
     inside it, they only have to end within it.
     """
     utterances = list(utterances)
     shares = Counter(_file(utterance) for utterance in utterances)
-    lengths: dict[tuple[str, ByteRange | None], float | str] = {}  # seconds, or what is wrong
+    lengths: dict[tuple[str, ByteRange | None], float | str] = {}  # seconds, or an error
     findings = []
     for utterance in utterances:
         file = _file(utterance)
@@ -46,16 +46,16 @@ def verify(utterances: Iterable[Utterance], alphabet: str | None) -> list[str]:
 
 
 def _file(utterance: Utterance) -> tuple[str, ByteRange | None]:
-    """What identifies the audio file of an utterance."""
+    """Key of an utterance's audio file."""
     return utterance.audio, utterance.byte_range
 
 
 def _length_fault(utterance: Utterance, length: float, is_shared: bool) -> str | None:
-    """How the utterance's duration contradicts the `length` (seconds) of its file, or None."""
+    """The error if the utterance's duration does not match the `length` of its file in seconds, or None."""
     end = utterance.offset + utterance.duration
     remedy = "(correct the manifest, or download the file again)"
     if end > length + LENGTH_TOLERANCE_S:
-        return f"{utterance.audio}: {length:.2f} s long, but the manifest goes to {end:.2f} s {remedy}"
+        return f"{utterance.audio}: {length:.2f} s long, but ends at {end:.2f} s in the manifest {remedy}"
     if utterance.offset == 0 and not is_shared and end < length - LENGTH_TOLERANCE_S:
         return f"{utterance.audio}: {length:.2f} s long, but {end:.2f} s in the manifest {remedy}"
     return None

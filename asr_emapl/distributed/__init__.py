@@ -1,1 +1,1 @@
-"""Several processes: process group, sharding, heartbeat, preemption."""
+"""Distributed training: process group, sharding, heartbeat, preemption."""

@@ -1,9 +1,9 @@
-"""Parameters sharded over the processes (FSDP2), and their states gathered and sharded again.
+"""Shard parameters over the processes (FSDP2), and gather and reshard their states.
 
-A checkpoint is one file of whole tensors, which any number of processes and `asr-emapl decode` can read.
-Tensors are gathered one by one into the first process's main memory, so that neither the model nor the
-optimizer's state has to fit one device. torch.distributed.checkpoint needs less memory, but reads its index
-by `pickle.load`, which runs code from the file; ours is read with `weights_only=True`.
+A checkpoint is one file of full tensors, which any number of processes and `asr-emapl decode` can read.
+Tensors are gathered one by one into the main memory of process 0, so neither the model nor the optimizer
+state has to fit one device. torch.distributed.checkpoint needs less memory, but reads its index with
+`pickle.load`, which can run code from the file; our files are read with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def shard(model: nn.Module, device: torch.device, world_size: int, *, bf16: bool
     """Shard the model's parameters over all processes, in place.
 
     Args:
-        device: of this process, for its shard.
+        device: device of this process.
         bf16: gather parameters and compute in bfloat16; parameters and reduced gradients are fp32.
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # slow to import
@@ -29,14 +29,14 @@ def shard(model: nn.Module, device: torch.device, world_size: int, *, bf16: bool
     mesh = init_device_mesh(device.type, (world_size,))
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bf16 else MixedPrecisionPolicy()
     for module in (*_blocks(model), model):
-        # Reshard the root module as well: FSDP2 would keep it gathered until a backward pass. A teacher has
-        # none, and would compute with old parameters.
+        # Reshard the root module as well. FSDP2 would keep it gathered until a backward pass, which a teacher
+        # does not have, so it would use old parameters.
         fully_shard(module, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
     return model
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The members of the model's outermost ModuleLists, which are gathered and freed one by one."""
+    """The modules in the model's outermost ModuleLists, which are gathered and freed one by one."""
     for child in module.children():
         if isinstance(module, nn.ModuleList) and not isinstance(child, nn.ModuleList):
             yield child
@@ -45,7 +45,7 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that may be sharded; all processes call it."""
+    """Gather a tensor that may be sharded; all processes call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -53,7 +53,7 @@ def gather_state(state: Any, *, keep: bool) -> Any:
     """Gather the sharded tensors of a state dict on the CPU; all processes call it.
 
     Args:
-        keep: whether this process wants the tensors; otherwise they are None.
+        keep: whether this process keeps the tensors; otherwise they are None.
     """
     if isinstance(state, DTensor):
         tensor = state.full_tensor()
@@ -64,7 +64,7 @@ def gather_state(state: Any, *, keep: bool) -> Any:
 
 
 def shard_state(state: Any, like: Any) -> Any:
-    """The inverse of `gather_state`: this process's shard of each tensor that is sharded in `like`.
+    """Inverse of `gather_state`: this process's shard of each tensor that is sharded in `like`.
 
     Raises:
         RuntimeError: a tensor's shape differs from that in `like`.
@@ -73,7 +73,7 @@ def shard_state(state: Any, like: Any) -> Any:
         if state.shape != like.shape:
             raise RuntimeError(f"size mismatch: {tuple(state.shape)} for {tuple(like.shape)}")
         part = distribute_tensor(state, like.device_mesh, like.placements, src_data_rank=None)
-        # A copy, because the shard from torch keeps the whole tensor's memory alive.
+        # Copy, because torch's shard keeps the memory of the full tensor alive.
         return torch.empty_like(like).copy_(part)
     if isinstance(like, dict):
         return {key: shard_state(value, like.get(key)) for key, value in state.items()}
@@ -81,7 +81,7 @@ def shard_state(state: Any, like: Any) -> Any:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load an optimizer's gathered state, sharded as its parameters are. Its hyper-parameters stay.
+    """Load an optimizer's gathered state, sharded like its parameters. Hyper-parameters do not change.
 
     Raises:
         ValueError: the state belongs to other parameters or to another optimizer.
@@ -98,7 +98,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
             raise ValueError(f"the optimizer state of parameter {index} lacks {missing}")
         if any(isinstance(v, Tensor) and v.shape not in ((), parameter.shape) for v in values.values()):
             raise ValueError(f"the optimizer state of parameter {index} has another shape than the parameter")
-        # Moments have the parameter's shape and are sharded like it; counts of steps are not.
+        # Moments have the parameter's shape and are sharded like it; step counts are not.
         moments[index] = {
             name: shard_state(v, parameter) if isinstance(v, Tensor) and v.shape == parameter.shape else v
             for name, v in values.items()
@@ -107,7 +107,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
 
 def _state_names(optimizer: torch.optim.Optimizer) -> set[str]:
-    """Names of the state that an optimizer with these hyper-parameters keeps per parameter."""
+    """Names of the per-parameter state of an optimizer with these hyper-parameters."""
     parameter = nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
     group = optimizer.param_groups[0] | {"params": [parameter], "fused": None, "foreach": None}

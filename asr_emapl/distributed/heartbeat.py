@@ -1,7 +1,7 @@
 """Detect stalled or dead ranks and abort the job.
 
-A process in a collective operation cannot tell which other process it waits for. A thread in each process
-can: the threads exchange their status through the rendezvous store, with any backend.
+A process in a collective operation does not know which other process it waits for. So a thread in each
+process publishes its status in the rendezvous store, which works with any backend.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from asr_emapl.distributed.process_group import ProcessGroup, rendezvous_store
 from asr_emapl.errors import UserError
 
 _logger = logging.getLogger(__name__)
-# A process waits for others if its innermost frame among these and those of the package is one of these.
+# A process waits for others if one of these is its innermost frame, ignoring frames of other libraries.
 _COLLECTIVES = ("/torch/distributed/", "/asr_emapl/distributed/process_group.py")
-# On CPUs it also waits during a backward pass. A GPU exchanges gradients without its host, which waits for it
-# later, in `ProcessGroup.to_list`.
+# On CPUs, a process also waits in a backward pass. With a GPU, the host waits later, in
+# `ProcessGroup.to_list`.
 _CPU_COLLECTIVES = (*_COLLECTIVES, "/torch/autograd/graph.py")
-# A process without a heartbeat for this time, or for half of the timeout if shorter, is taken for dead.
+# A process without a heartbeat for this time, or for half of the timeout if shorter, is considered dead.
 _SILENCE_S = 60.0
 # Time for a process to end by itself after its store is gone.
 _GRACE_S = 5.0
@@ -39,8 +39,8 @@ _GRACE_S = 5.0
 class RankStatus(NamedTuple):
     """The last status that a process published."""
 
-    beats: int  # grows as long as the process is alive
-    progress: int  # grows as its training advances, at the same points on all processes
+    beats: int  # increases as long as the process is alive
+    progress: int  # increases as training advances, at the same points on all processes
     is_waiting: bool  # in a collective operation
     name: str
     position: str
@@ -49,10 +49,10 @@ class RankStatus(NamedTuple):
 class Heartbeat:
     """End this process if another one fails, or if one stalls for longer than a timeout.
 
-    Used as a context around the run. A single process has no heartbeat.
+    Use it as a context around the run. Does nothing with a single process.
 
     Args:
-        timeout_s: time without progress on any process; 0: no limit.
+        timeout_s: maximum time without progress on any process; 0: no limit.
 
     Attributes:
         before_exit: called before the thread ends this process.
@@ -80,7 +80,7 @@ class Heartbeat:
         self._what, self._progress, self._since = what, self._progress + 1, time.monotonic()
 
     def tick(self) -> None:
-        """Record that the process still works at the same point."""
+        """Record that the process is still working at the same point."""
         self._since = time.monotonic()
 
     def __enter__(self) -> Heartbeat:
@@ -94,18 +94,18 @@ class Heartbeat:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Report an error on the process that has it first; the other processes end silently."""
+        """Report an error only on the process that raised it first; others exit silently."""
         self._over.set()
         if self._thread is None:
             return
-        # A thread that uses the store while the interpreter ends aborts the process.
+        # A thread that uses the store during interpreter shutdown would abort the process.
         self._thread.join(timeout=10.0)
         if error is None:
             return
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         is_first = self._publish_failure(f"{self._name}: {text}")
         if self.group.device.type == "cuda":
-            # End at once: destroying NCCL's process group would wait for operations of the other processes.
+            # Exit immediately, because destroying NCCL's process group would wait for the other processes.
             if is_first and isinstance(error, UserError):
                 _logger.error("%s", error)
             elif is_first:
@@ -122,7 +122,7 @@ class Heartbeat:
             while not self._over.wait(pause):
                 self._beat()
         except RuntimeError:
-            # The process with the store has ended. With gloo, the main thread gets an error as well.
+            # The process with the store has ended. With gloo, the main thread also gets an error.
             if not self._over.wait(_GRACE_S):
                 self._abort("the process with the rendezvous store (process 0, or torchrun) has ended", 1)
 
@@ -145,7 +145,7 @@ class Heartbeat:
             self._abort(diagnosis(self._earlier, self._statuses(), self.timeout_s, self.group.size), 1)
 
     def _check_next_rank(self) -> None:
-        """Abort if the next rank is dead, long before all processes have stalled for the timeout."""
+        """Abort if the next rank is dead, without waiting for the timeout of stalled processes."""
         status, now = self._status_of((self.group.rank + 1) % self.group.size), time.monotonic()
         if status is None or status.beats != self._next_beats:
             self._next_beats, self._next_since = None if status is None else status.beats, now
@@ -178,17 +178,17 @@ class Heartbeat:
         return RankStatus(*json.loads(self._store.get(str(rank))))
 
     def _publish_failure(self, text: str) -> bool:
-        """Publish why the run fails; returns whether this process is the first, True if the store is gone."""
+        """Publish an error; returns whether this process is the first, or True if the store is gone."""
         assert self._store is not None
         try:
-            # The rank makes the text different on each process.
+            # The rank makes the text unique.
             mine = f"{self.group.rank}: {text}"
             return self._store.compare_set("failed", "", mine).decode() == mine
         except RuntimeError:
             return True
 
     def _abort(self, text: str, status: int) -> None:
-        """End this process, whose main thread may wait forever."""
+        """Exit the process, because the main thread may wait forever."""
         if self._over.is_set():
             return
         if text and self._publish_failure(text):
@@ -203,7 +203,7 @@ class Heartbeat:
 
 
 def diagnosis(earlier: dict[int, RankStatus], now: dict[int, RankStatus], timeout_s: float, size: int) -> str:
-    """Which process stalls the job, from the statuses at two times; one line."""
+    """Describe in one line which process stalls the job, from the statuses at two times."""
     dead = [f"process {rank}" for rank in range(size) if rank not in now]
     dead += [s.name for rank, s in now.items() if rank in earlier and earlier[rank].beats == s.beats]
     if dead:
@@ -214,8 +214,8 @@ def diagnosis(earlier: dict[int, RankStatus], now: dict[int, RankStatus], timeou
     positions = "; ".join(f"{status.name}: {status.position}" for status in working or behind)
     if len(behind) == size and len(working) in (0, size):
         return f"no process made progress for {timeout_s:g} s (device.timeout_seconds): {positions}"
-    return f"no progress for {timeout_s:g} s (device.timeout_seconds): others wait for {positions}"
+    return f"no progress for {timeout_s:g} s (device.timeout_seconds): other processes wait for {positions}"
 
 
 def _no_heartbeat(names: str, seconds: float) -> str:
-    return f"no heartbeat of {names} for {seconds:g} s: it has stopped, or its machine is down"
+    return f"no heartbeat from {names} for {seconds:g} s: it has stopped, or its machine is down"

@@ -1,4 +1,4 @@
-"""Graceful shutdown on SIGTERM and SIGINT: the run is saved, and all processes end together."""
+"""Graceful shutdown on SIGTERM and SIGINT: save a checkpoint, and end all processes together."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 from asr_emapl.distributed.process_group import ProcessGroup
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_NOTE = b"SIGINT: saving, then ending; a second SIGINT ends this process at once, without saving\n"
+_NOTE = b"SIGINT: saving, then exiting; a second SIGINT ends this process immediately, without saving\n"
 
 
 class StopRequest:
     """Record SIGTERM and the first SIGINT during the context, instead of ending the process.
 
-    A second SIGINT ends the process at once, even during a collective operation. After a signal, SIGTERM
-    stays ignored when the context ends, because the process is about to end.
+    A second SIGINT ends the process immediately, even during a collective operation. After a signal, SIGTERM
+    is still ignored when the context ends, because the process is about to end.
 
     Attributes:
-        signal: the signal that any process has received, once `poll` has returned True.
+        signal: the signal that a process has received, after `poll` has returned True.
     """
 
     def __init__(self, group: ProcessGroup) -> None:
@@ -35,7 +35,7 @@ class StopRequest:
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous.items():
-            # A launcher may repeat SIGTERM while this process, already saved, is ending.
+            # A launcher may repeat SIGTERM while this process is ending.
             is_ending = number == signal.SIGTERM and self._received is not None
             signal.signal(number, signal.SIG_IGN if is_ending else handler)
 

@@ -1,4 +1,4 @@
-"""The processes of a run: a single one, or those that torchrun started."""
+"""The processes of a run: a single process, or those started by torchrun."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ class DeviceConfig:
     threads: Annotated[int, Ge(1), Le(65536)] | None = None
     """CPU threads of each process; null: the default of torch."""
     sharding: Literal["none", "full"] = "none"
-    """none: each process holds the whole model (DDP); full: student, teacher, gradients and optimizer state
-    are sharded by the members of the model's ModuleLists (FSDP2)."""
+    """none: each process has a copy of the model (DDP); full: student, teacher, gradients and optimizer state
+    are sharded, with one FSDP2 unit per module in the model's ModuleLists."""
     timeout_seconds: Annotated[float, Gt(0.0), Le(1e6)] | None = 600.0
-    """Abort the job, naming the process, if one process holds up the others for this long; null: never."""
+    """Abort the job if a process stalls it for this long; the error names the process. null: never."""
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that a config or a command names; auto: CUDA if available, otherwise the CPU.
+    """Return the device of a config or command; auto: CUDA if available, otherwise the CPU.
 
-    Makes this process ready for batches of any shape on it.
+    Disables cuDNN's attention kernels (see `leave_out_cudnn_attention`).
 
     Raises:
-        UserError: the name is invalid, or there is no such device.
+        UserError: the name is invalid, or the device does not exist.
     """
     leave_out_cudnn_attention()
     if name == "auto":
@@ -66,20 +66,20 @@ def choose_device(name: str) -> torch.device:
 
 
 def leave_out_cudnn_attention() -> None:
-    """Keep `scaled_dot_product_attention` of any model in this process from choosing cuDNN's kernels.
+    """Disable cuDNN's kernels of `scaled_dot_product_attention` in this process.
 
-    torch prefers them on Hopper GPUs. They plan anew for each shape, which takes longer than a training step,
-    and hardly two batches of utterances have the same shape.
+    torch prefers them on Hopper GPUs. They build a plan for each new shape, which takes longer than a
+    training step, and almost every batch of utterances has a new shape.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def rendezvous_store(prefix: str, timeout: timedelta) -> dist.Store:
-    """A connection to the rendezvous store, with keys under a prefix of their own.
+    """Connect to the rendezvous store, with a prefix for keys.
 
-    The prefix has torchrun's restart count, because torch would connect to the addresses that processes from
-    before a restart left (pytorch issue 135712). With several nodes each torchrun counts for itself; then the
-    store has to be new at each start (`TORCH_DISABLE_SHARE_RDZV_TCP_STORE`).
+    The prefix contains torchrun's restart count, because torch would otherwise connect to addresses of
+    processes from before a restart (pytorch issue 135712). With several nodes, restart counts can differ, so
+    the store must be new at each start (`TORCH_DISABLE_SHARE_RDZV_TCP_STORE`).
     """
     store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if _is_one_node() else "0"
@@ -87,7 +87,7 @@ def rendezvous_store(prefix: str, timeout: timedelta) -> dist.Store:
 
 
 def _is_one_node() -> bool:
-    """Whether one torchrun has started all processes."""
+    """Whether a single torchrun has started all processes."""
     return os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
 
 
@@ -103,7 +103,7 @@ class ProcessGroup:
 
     @staticmethod
     def join(config: DeviceConfig) -> ProcessGroup:
-        """Join the processes of torchrun, if it started this one: gloo for CPU tensors, NCCL for CUDA's.
+        """Join the process group if torchrun started this process: gloo for CPU tensors, NCCL for CUDA.
 
         Raises:
             UserError: the device does not exist.
@@ -121,7 +121,7 @@ class ProcessGroup:
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         if rank == 0:
             _warn_of_restarts()
-        # Longer than the heartbeat timeout, which names the stalled rank. torch's default is minutes.
+        # Longer than the heartbeat timeout, which names the stalled rank.
         seconds = 2.0 * config.timeout_seconds + 60.0 if config.timeout_seconds else _FOREVER_S
         timeout = timedelta(seconds=seconds)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -137,7 +137,7 @@ class ProcessGroup:
     # Collective operations: all processes call them at the same point.
 
     def all_reduce_sum(self, values: Sequence[float]) -> list[float]:
-        """Element-wise sums over all processes, in float64, by gloo: NCCL would wait for the GPU's queue."""
+        """Element-wise sums over all processes, in float64, by gloo, which does not wait for the GPU."""
         if self.size == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64)
@@ -145,7 +145,7 @@ class ProcessGroup:
         return tensor.tolist()
 
     def all_reduce_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Replace each tensor by its sum over all processes, in place."""
+        """All-reduce (sum) each tensor in place."""
         if self.size > 1:
             for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
                 work.wait()
@@ -164,10 +164,10 @@ class ProcessGroup:
             dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
 
     def next_item(self, items: Iterator[T]) -> T:
-        """The next of this process's items, once each process has its own.
+        """The next of this process's items, once all processes have theirs.
 
         Raises:
-            UserError: the error of any process, on all processes, because they would wait for it.
+            UserError: on all processes, if any process has an error, because they would wait for it.
         """
         found: list[T] = []
         failure = ""
@@ -183,10 +183,10 @@ class ProcessGroup:
         return found[0]
 
     def forward_passes(self, wanted: int) -> int:
-        """Number of forward passes that this process has to make if it wants `wanted` of them.
+        """Minimum number of forward passes of this process if it needs `wanted` of them.
 
-        DDP needs one pass of each process to average gradients. FSDP gathers parameters in each pass, so that
-        all processes need as many as the one with the most micro-batches.
+        DDP needs at least one pass on each process to average gradients. FSDP gathers parameters in each
+        pass, so all processes need as many as the one with the most micro-batches.
         """
         if not self.sharded:
             return 1
@@ -207,7 +207,7 @@ class ProcessGroup:
     def data_parallel(self, model: nn.Module) -> nn.Module:
         """Wrap a model from `to_device`, so that its backward pass averages gradients over the processes.
 
-        DDP's static graph is off, because it fails if the first pass is in `no_sync` (torch 2.14).
+        Does not use DDP's static graph, which fails if the first pass is in `no_sync` (torch 2.14).
         """
         if self.size == 1 or self.sharded:
             return model
@@ -215,26 +215,26 @@ class ProcessGroup:
         return nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
 
     def no_sync(self, student: nn.Module) -> AbstractContextManager[None]:
-        """Context whose backward passes leave the averaging of gradients to the next pass.
+        """Context in which backward passes do not average gradients; the next pass outside of it does.
 
-        FSDP averages in each pass, because unsharded gradients would take the memory that sharding frees.
+        FSDP averages in each pass, because unsharded gradients would take the memory that sharding saves.
         """
         if isinstance(student, nn.parallel.DistributedDataParallel):
             return student.no_sync()
         return contextlib.nullcontext()
 
     def to_list(self, tensor: torch.Tensor) -> list[Any]:
-        """The tensor's values. Waits for the device, and so for other processes, in the heartbeat's view."""
+        """The tensor's values. Waits for the device, which the heartbeat treats as waiting for processes."""
         return tensor.tolist()
 
     def close(self) -> None:
-        """Destroy the process group, which a single process under torchrun has as well."""
+        """Destroy the process group, which also exists for a single process under torchrun."""
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
 def _warn_of_restarts() -> None:
-    """Warn where torchrun's restarts would fail: pytorch issue 135712, with several nodes."""
+    """Warn if torchrun's restarts would fail: pytorch issue 135712, with several nodes."""
     is_shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and not _is_one_node()
     if is_shared and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)):
         _logger.warning(

@@ -1,4 +1,4 @@
-"""Acoustic models: the contract, the transformer CTC model, and checks for models of your own."""
+"""Acoustic models: the interface, the transformer CTC model, and the import of custom models."""
 
 from asr_emapl.models.contract import CtcModel, ModelConfig, build_model
 

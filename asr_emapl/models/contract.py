@@ -1,4 +1,4 @@
-"""What a model has to be, and how a config names one: by import path, nothing is registered."""
+"""The interface of a model, and how to build one from its import path."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from asr_emapl.settings import Text
 
 @runtime_checkable
 class CtcModel(Protocol):
-    """The contract. Axes: B utterances, T feature frames, F mel bands, T' output frames, V tokens (blank 0).
+    """Interface of a model. Axes: B utterances, T feature frames, F mel bands, T' output frames, V tokens.
 
-    Built as `Target(vocabulary_size=V, mel_bands=F, **model.options)`.
+    The model is built as `Target(vocabulary_size=V, mel_bands=F, **model.options)`. Token 0 is the blank.
 
-    Two methods are optional, for what only some models have:
-    `begin_step(seed: int)`, called before each optimizer step with a number that is the same on all ranks
-    and micro-batches (layerdrop draws from it);
-    `set_dropout(dropout: float | None = None, layerdrop: float | None = None)`, called by keyword before each
-    step once pseudo-labels have begun, if the config asks for another dropout from there on. A rate that is
-    not to change is not passed.
+    Two methods are optional:
+    `begin_step(seed: int)` is called before each optimizer step with a seed that is the same on all ranks
+    and micro-batches, for example for layerdrop;
+    `set_dropout(dropout: float | None = None, layerdrop: float | None = None)` is called with keyword
+    arguments before each step with pseudo-labels, if the config changes the dropout. Rates that do not change
+    are omitted.
     """
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,7 +35,7 @@ class CtcModel(Protocol):
         ...
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
-        """Feature frames [B] -> output frames [B]. Tells beforehand which labels CTC can align."""
+        """Feature frames [B] -> output frames [B], used to check which labels CTC can align."""
         ...
 
 
@@ -46,20 +46,20 @@ class ModelConfig:
     target: Text = "asr_emapl.models.transformer:TransformerCtc"
     """Import path of the class, package.module:Class."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of its constructor."""
+    """Keyword arguments of the constructor."""
 
 
 def build_model(
     config: ModelConfig, *, vocabulary_size: int, mel_bands: int, trust: Trust = NO_TRUST
 ) -> nn.Module:
-    """The model a config names.
+    """Build the model of a config.
 
     Args:
-        trust: whose code may be imported for it; unless told otherwise, none but asr_emapl's own.
+        trust: code that may be imported; by default, only asr_emapl's.
 
     Raises:
-        UserError: the path leads nowhere or is not trusted, the class does not keep the contract, an option
-            is unknown, or the class raises an error.
+        UserError: the class does not exist or is not trusted, it does not implement `CtcModel`, an option is
+            unknown, or the constructor raises an error.
     """
     cls = resolve(config.target, trust)
     options = {"vocabulary_size": vocabulary_size, "mel_bands": mel_bands, **config.options}
@@ -71,23 +71,23 @@ def build_model(
         model = cls(**options)
     if not isinstance(model, nn.Module) or not isinstance(model, CtcModel):
         raise UserError(
-            f"model.target {config.target} is no torch module with forward(features, lengths) "
+            f"model.target {config.target} is not a torch module with forward(features, lengths) "
             "and output_lengths(lengths)"
         )
     return model
 
 
 def build_twin(model: nn.Module, build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """A second instance with the state of `model`, as a teacher's module.
+    """Build a second instance with the state of `model`, as a teacher's module.
 
-    It is built and loaded, not copied: copy.deepcopy fails for a module with torch.nn.utils.weight_norm,
-    which keeps the output of a computation as an attribute.
+    It is built and loaded, not copied, because copy.deepcopy fails for a module with
+    torch.nn.utils.weight_norm, which has a non-leaf tensor as an attribute.
 
     Args:
-        build: as `model` was built, after torch.manual_seed(seed); a constructor then draws the same numbers.
+        build: builds a model as `model` was built; called after torch.manual_seed(seed).
 
     Raises:
-        UserError: the second instance does not take the state_dict of the first.
+        UserError: the second instance cannot load the state_dict of the first.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -96,7 +96,7 @@ def build_twin(model: nn.Module, build: Callable[[], nn.Module], seed: int) -> n
         twin.load_state_dict(model.state_dict())
     except RuntimeError as error:
         raise UserError(
-            f"a second {type(model).__name__} with these options does not load the state_dict of the first "
-            f"({' '.join(str(error).split())[:300]}): name and shape its weights alike in each instance"
+            f"a second {type(model).__name__} with these options cannot load the state_dict of the first "
+            f"({' '.join(str(error).split())[:300]}); use the same names and shapes in each instance"
         ) from error
     return twin

@@ -1,6 +1,6 @@
-"""Faster forms of dropout and attention on a CPU; on other devices they are torch's own.
+"""Faster dropout and attention on CPUs; other devices use torch's implementations.
 
-Axes: B utterances, H heads, T frames, d width of a head.
+Axes: B utterances, H heads, T frames, d dimension of a head.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _LEVELS = 2**16
-# With more frames (a minute at a stride of 3), the weights of all pairs of frames cost more memory than time.
+# With more frames (a minute at a stride of 3), the attention weights would take too much memory.
 _MAX_FRAMES = 2000
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
-    """Zero each element with probability `p`, and scale the others so that the mean stays.
+    """Zero each element with probability `p`, and scale the others so that the mean is unchanged.
 
-    On a CPU, one random number of 64 bits decides four elements: a fifth of the time of torch's draws. `p` is
-    rounded so that the scale is a number of x's dtype, of 8 bits in bfloat16 (0.1 becomes 0.0986) and of 16
-    otherwise; the mean then stays.
+    On a CPU, one 64-bit random number is used for four elements, which takes a fifth of the time of torch's
+    dropout. `p` is rounded to 16 bits, in bfloat16 to 8 bits (0.1 becomes 0.0986), so that the scale is exact
+    in x's dtype and the mean is unchanged.
 
     Args:
         x: any shape and float dtype.
-        p: in [0, 1].
+        p: dropout probability in [0, 1].
     """
     kept = round((1.0 - p) * _LEVELS)
     if x.device.type != "cpu" or kept == 0:
@@ -37,18 +37,18 @@ def dropout(x: Tensor, p: float) -> Tensor:
     count = x.numel()
     draws = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     keep = draws.view(torch.int16)[:count].view(x.shape) < kept - _LEVELS // 2
-    # One tensor of zeros and scales in x's dtype: the backward pass multiplies by it and converts nothing.
+    # A mask in x's dtype, by which the backward pass can multiply without a conversion.
     return x * keep.to(x.dtype).mul_(scale)
 
 
 def attend(query_BHTd: Tensor, key_BHTd: Tensor, value_BHTd: Tensor, valid_BT: Tensor, p: float) -> Tensor:
     """Scaled dot-product attention [B, H, T, d] to the frames where `valid_BT` is True.
 
-    torch's fused CPU kernel has no dropout, and is slower in bfloat16 than in float32: in these cases, matrix
-    products take half its time.
+    torch's fused CPU kernel does not support dropout, and is slow in bfloat16. In these cases, matrix
+    products take half the time.
 
     Args:
-        p: probability that a weight is dropped; 0 outside of training.
+        p: dropout probability of the attention weights; 0 outside of training.
     """
     by_products = p > 0.0 or query_BHTd.dtype == torch.bfloat16
     if query_BHTd.device.type == "cpu" and by_products and query_BHTd.shape[2] <= _MAX_FRAMES:

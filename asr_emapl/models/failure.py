@@ -1,4 +1,4 @@
-"""What a user's own code raised, as one line that names the places in that code."""
+"""Describe an error in the user's code in one line, with its location."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pathlib import Path
 from asr_emapl.errors import UserError
 
 _OWN_PACKAGE = __name__.partition(".")[0]
-_SHOWN_PLACES = 3  # of the calls that led to the error, the innermost
-_SHOWN_CHARACTERS = 300  # of its message
+_SHOWN_PLACES = 3  # innermost calls that are shown
+_SHOWN_CHARACTERS = 300  # maximum length of the message
 
 
 @contextmanager
 def blaming(what: str, module: str) -> Iterator[None]:
-    """Raise whatever the user's code raises within as a `UserError`: `what`, the error, and where it arose.
+    """Context that converts errors of the user's code to `UserError`: `what`, the error, and its location.
 
     Args:
-        module: of the user's code, with dots.
+        module: dotted name of the user's module.
 
     Raises:
-        UserError: it raised anything, or ended the process.
+        UserError: the code raised an exception or called sys.exit.
     """
     try:
         yield
@@ -34,13 +34,13 @@ def blaming(what: str, module: str) -> Iterator[None]:
 
 
 def described(error: BaseException, module: str) -> str:
-    """An error in one line: its type and message, then file, line, function and text of the user's own code.
+    """Describe an error in one line: its type and message, and the file, line and text of the user's code.
 
-    asr_emapl's own classes say in the message what they want, so that for them it stands alone.
+    For asr_emapl's own classes, only the message is shown.
 
     Args:
-        module: of the user's code, with dots: the code of its package is shown wherever it is installed,
-            other code if it is neither torch's nor anything else's that comes with Python or from an index.
+        module: dotted name of the user's module. Code of its package is always shown; other code only if it
+            is neither in the standard library nor in site-packages.
     """
     message = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
     message = message[:_SHOWN_CHARACTERS]
@@ -53,7 +53,7 @@ def described(error: BaseException, module: str) -> str:
 
 
 def _places(error: BaseException, package: str) -> list[str]:
-    """Where in the user's code it arose, outermost call first."""
+    """Locations in the user's code, outermost call first."""
     places = [
         f"{frame.filename}:{frame.lineno}, in {frame.name}: {frame.line}"
         for (running, _), frame in zip(
@@ -62,7 +62,7 @@ def _places(error: BaseException, package: str) -> list[str]:
         if _is_users(running.f_globals.get("__name__", ""), frame.filename, package)
     ]
     if isinstance(error, SyntaxError) and error.filename:
-        # Code that cannot be read never runs: no call leads into it.
+        # Code with a syntax error is not executed, so it is not in the traceback.
         places.append(f"{error.filename}:{error.lineno}: {(error.text or '').strip()}")
     return places
 

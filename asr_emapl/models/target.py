@@ -1,8 +1,8 @@
-"""The class at an import path, found without running code that nobody consented to.
+"""Import the class at an import path, without running untrusted code.
 
-Importing a module runs it, and a class's constructor is code too. A path that the user typed, or wrote into
-the config of a run to train, is consent. One that comes with a checkpoint or a run directory is not: then
-nothing is imported but asr_emapl itself and the packages that the user trusts by name.
+Importing a module and building a class run code. The user consents to this by typing the path, or by writing
+it into the config of a training run. A path in a checkpoint or a run directory is not trusted: then only
+asr_emapl and the packages that the user trusts by name are imported.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from asr_emapl.errors import UserError
 from asr_emapl.models.failure import blaming
 
 _OWN_PACKAGE = __name__.partition(".")[0]
-_LONGEST = 300  # characters of a path
+_LONGEST = 300  # maximum number of characters of a path
 
 
 @dataclass(frozen=True)
 class Trust:
-    """Whose code may be imported because a config names it. asr_emapl's own always may.
+    """Code that may be imported if a config names it. asr_emapl is always trusted.
 
     Attributes:
-        place: what names the target, for the error: "checkpoint runs/a/checkpoints/step-000000010.pt".
-        packages: packages, or modules with dots, that may be imported too, with all that lies in them.
-        everything: whether the config is the user's own, so that whatever it names may be imported.
+        place: source of the target, for errors: "checkpoint runs/a/checkpoints/step-000000010.pt".
+        packages: trusted packages or modules (dotted names), with their submodules.
+        everything: trust all code, because the config is the user's own.
     """
 
     place: str = "the config"
@@ -40,21 +40,21 @@ class Trust:
 
     @staticmethod
     def of(place: str, packages: Sequence[str]) -> Trust:
-        """Trust in packages by name, as `--trust` takes them.
+        """Trust packages by name, for `--trust`.
 
         Raises:
-            UserError: a name is not that of a package or a module.
+            UserError: a name is not a valid name of a package or module.
         """
         for name in packages:
             if not _is_module_name(name):
-                raise UserError(f"--trust {name!r}: name a package or a module, for example my_package")
+                raise UserError(f"--trust {name!r}: specify a package or a module, for example my_package")
         return Trust(place, tuple(packages))
 
     def require(self, target: str, module: str) -> None:
-        """Refuse to import a module that is neither trusted nor part of what is.
+        """Check that a module is trusted.
 
         Raises:
-            UserError: it is not trusted; says what would be imported, and how to consent.
+            UserError: it is not; says what would be imported, and how to trust it.
         """
         packages = (_OWN_PACKAGE, *self.packages)
         if self.everything or any(f"{module}.".startswith(f"{package}.") for package in packages):
@@ -62,25 +62,25 @@ class Trust:
         package = module.partition(".")[0]
         raise UserError(
             f"{self.place} names the model {target}: building it would import {module} and run its code, "
-            f"which is not part of asr_emapl; if you trust that code, add --trust {package}"
+            f"which is not part of asr_emapl; if you trust this code, add --trust {package}"
         )
 
 
 NO_TRUST = Trust()
-"""In nothing but asr_emapl itself."""
+"""Trust only asr_emapl."""
 
 USERS_OWN = Trust("the user's own config", everything=True)
-"""For a target that the user typed, or wrote into the config of a run to train."""
+"""For a target that the user typed, or wrote into the config of a training run."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What an import path has to lead to.
+    """The class that is expected at an import path.
 
     Attributes:
         key: the setting with the path, for errors.
         base: class that the class derives from.
-        contract: completes the sentence "... is no ...".
+        contract: completes the sentence "... is not a ...".
     """
 
     key: str
@@ -91,13 +91,13 @@ class Wanted:
 MODEL = Wanted(
     "model.target",
     nn.Module,
-    "torch module with forward(features, lengths) and output_lengths(lengths): name a class that derives "
-    "from torch.nn.Module",
+    "torch module with forward(features, lengths) and output_lengths(lengths); specify a subclass of "
+    "torch.nn.Module",
 )
 
 
 def resolve(target: str, trust: Trust, wanted: Wanted = MODEL) -> type[Any]:
-    """The class at "package.module:Class". The class is not called.
+    """Import the class at "package.module:Class", without building it.
 
     Raises:
         UserError: the path is malformed or not trusted, its module cannot be imported, or what it leads to is
@@ -114,16 +114,16 @@ def resolve(target: str, trust: Trust, wanted: Wanted = MODEL) -> type[Any]:
     if found is None:
         raise UserError(f"{key} {target!r}: module {module_name} has no {name}")
     if not (isinstance(found, type) and issubclass(found, wanted.base)):
-        raise UserError(f"{key} {target} is no {wanted.contract}")
-    # Modules also hold what they import themselves, whoever wrote it.
+        raise UserError(f"{key} {target} is not a {wanted.contract}")
+    # The class may be imported into the module from untrusted code.
     trust.require(target, found.__module__)
     return found
 
 
 def _imported(place: str, module_name: str) -> ModuleType:
     with blaming(f"{place} cannot be imported", module_name):
-        # The user's own modules may be in the current folder, which console scripts do not search. At the end
-        # of the path, they cannot replace installed modules.
+        # The user's modules may be in the current folder, which console scripts do not search. At the end of
+        # sys.path, they cannot replace installed modules.
         here = str(Path.cwd())
         if module_name.partition(".")[0] != _OWN_PACKAGE and here not in sys.path:
             sys.path.append(here)

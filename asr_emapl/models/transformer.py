@@ -1,4 +1,4 @@
-"""The transformer CTC model of the slimIPL line of work (Likhomanenko et al. 2021).
+"""The transformer CTC model of slimIPL (Likhomanenko et al. 2021).
 
 Axes: B utterances, T frames, F mel bands, D model width, H heads, V tokens.
 """
@@ -17,29 +17,30 @@ from asr_emapl.models.cpu import attend, dropout
 
 FRAME_SECONDS = 0.01
 
-# Layers, or frames of a kernel or a stride: beyond any use. A larger number would take forever to build.
+# Maximum number of layers, and of frames of a kernel or stride, so that building a model takes finite time.
 _MOST = 10_000
 
 
 class TransformerCtc(nn.Module):
-    """Conv front-end (kernel 7, stride 3, GLU), sinusoids with CAPE's global shift, transformer, CTC.
+    """Convolutional front-end with GLU, sinusoidal positions with CAPE's global shift, transformer, CTC.
 
     Args:
-        vocabulary_size: tokens with the blank.
-        mel_bands: width of the features.
-        dim, heads, layers, feedforward: of the transformer; feedforward 0 means 4 x dim.
-        norm: "post" (published recipes) or "pre" (easier to train when deep).
-        dropout: in the transformer layers; layerdrop: chance of skipping a layer in an optimizer step.
-        frontend_dropout: after the front-end; stays when `set_dropout` changes the others.
-        attention_dropout: of attention weights; None: as `dropout`. 0 is faster on a CPU.
-        kernel, stride: of the front-end, in frames of 10 ms.
-        convolution: kernel, in frames after the stride, of a convolution in every layer (Conformer, Gulati
-            et al. 2020): with few hours, what is near is hard to learn from positions. 0: none, as published.
-        max_shift_seconds: positions of an utterance in training are shifted by a uniform draw within +- this
-            (CAPE, Likhomanenko et al. 2021); 0: none.
+        vocabulary_size: number of tokens, including the blank.
+        mel_bands: number of mel bands of the features.
+        dim, heads, layers, feedforward: sizes of the transformer; feedforward 0 means 4 x dim.
+        norm: "post" (published recipes) or "pre" (easier to train for deep models).
+        dropout: dropout in the transformer layers.
+        layerdrop: probability of skipping a layer in an optimizer step.
+        frontend_dropout: dropout after the front-end; not changed by `set_dropout`.
+        attention_dropout: dropout of attention weights; None: same as `dropout`. 0 is faster on a CPU.
+        kernel, stride: kernel and stride of the front-end, in frames of 10 ms.
+        convolution: kernel size, in frames after the stride, of a convolution in every layer (Conformer,
+            Gulati et al. 2020), which helps with few hours of audio; 0: none, as published.
+        max_shift_seconds: in training, shift the positions of an utterance by a uniform random value in +-
+            this (CAPE, Likhomanenko et al. 2021); 0: none.
 
     Raises:
-        ValueError: an option that does not fit: dim not a multiple of heads, an even convolution, and so on.
+        ValueError: an option is invalid: dim is not a multiple of heads, convolution is even, and so on.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class TransformerCtc(nn.Module):
         sizes |= {"kernel": kernel, "stride": stride, "convolution": convolution}
         for name, value in sizes.items():
             if type(value) is not int or value < 0:
-                raise ValueError(f"{name} must be a whole number of at least 0, not {value!r}")
+                raise ValueError(f"{name} must be an integer of at least 0, not {value!r}")
         if not 0.0 <= max_shift_seconds < math.inf:
             raise ValueError(f"max_shift_seconds must be at least 0 and finite, not {max_shift_seconds}")
         if norm not in ("post", "pre"):
@@ -98,7 +99,7 @@ class TransformerCtc(nn.Module):
         """See `CtcModel.forward`."""
         x_BTD, lengths = self.frontend(features, lengths)
         valid_BT = torch.arange(x_BTD.shape[1], device=x_BTD.device) < lengths[:, None]
-        # As with embeddings (Vaswani et al. 2017): unscaled, the positions would drown the sound.
+        # Scaled as in Vaswani et al. 2017, because otherwise the positions would dominate.
         x_BTD = x_BTD * self.scale + self.positions(valid_BT, lengths).to(x_BTD.dtype)
         for layer, dropped in zip(self.layers, self._dropped_layers(), strict=True):
             x_BTD = layer(x_BTD, valid_BT, dropped)
@@ -110,11 +111,11 @@ class TransformerCtc(nn.Module):
         return self.frontend.output_lengths(lengths)
 
     def begin_step(self, seed: int) -> None:
-        """Fix which layers this optimizer step skips: the same ones on every rank and micro-batch."""
+        """Set the seed that selects the skipped layers: the same on every rank and micro-batch of a step."""
         self._step_seed = seed
 
     def set_dropout(self, dropout: float | None = None, layerdrop: float | None = None) -> None:
-        """Change dropout of the layers and layerdrop; the front-end and `attention_dropout` stay.
+        """Change dropout of the layers and layerdrop, but not `frontend_dropout` and `attention_dropout`.
 
         Args:
             dropout, layerdrop: in [0, 1]; None: unchanged.
@@ -151,9 +152,9 @@ class ConvFrontEnd(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, features_BTF: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, T, F] -> [B, T', D], and lengths in T'."""
+        """[B, T, F] -> [B, T', D], and lengths in output frames."""
         valid_BT1 = (torch.arange(features_BTF.shape[1], device=lengths.device) < lengths[:, None])[..., None]
-        # Zeros beyond the end, whatever the norm made of the padding: the kernel reaches over it.
+        # Zero the padding after the norm, because the kernel extends into it.
         x_BTF = self.norm(features_BTF) * valid_BT1
         x_BTD = F.glu(self.conv(x_BTF.transpose(1, 2)).transpose(1, 2), dim=-1)
         return self.dropout(x_BTD), self.output_lengths(lengths)
@@ -164,9 +165,9 @@ class ConvFrontEnd(nn.Module):
 
 
 class Positions(nn.Module):
-    """Sinusoids over seconds, centred on the utterance and shifted as a whole in training.
+    """Sinusoids over seconds, centred on the utterance, with a random global shift in training.
 
-    omega_j = 30 * 10000 ** (-2 j / D) (CAPE, section 4; the global shift alone, as in the ASR recipes).
+    omega_j = 30 * 10000 ** (-2 j / D) (CAPE, section 4; only the global shift, as in its ASR recipes).
     """
 
     omega: Tensor
@@ -190,7 +191,7 @@ class Positions(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention, convolution if wanted, feed-forward; norm after ("post") or before ("pre") each."""
+    """Self-attention, optional convolution, feed-forward; norm after ("post") or before ("pre") each."""
 
     def __init__(self, dim: int, heads: int, feedforward: int, convolution: int, norm: str) -> None:
         super().__init__()
@@ -211,13 +212,13 @@ class TransformerLayer(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def set_dropout(self, dropout: float, attention: float) -> None:
-        """`dropout` of the feed-forward's inside and of all residual branches; `attention` of its weights."""
+        """Set the dropout inside the feed-forward and on residual branches, and that of attention weights."""
         self.dropout, self.attention_dropout = dropout, attention
 
     def forward(self, x_BTD: Tensor, valid_BT: Tensor, skip: bool = False) -> Tensor:
-        """[B, T, D] -> [B, T, D]; frames where `valid_BT` is False are neither attended to nor convolved.
+        """[B, T, D] -> [B, T, D]; frames where `valid_BT` is False do not affect the others.
 
-        A layer is skipped from within: FSDP has its weights at hand while it runs, and only then.
+        Skipping is inside the layer, because FSDP gathers its weights only for its forward pass.
         """
         if skip:
             return _hold(x_BTD, self)
@@ -251,7 +252,7 @@ class TransformerLayer(nn.Module):
 class ConvolutionModule(nn.Module):
     """GLU, depthwise convolution over frames, swish, as in the Conformer (Gulati et al. 2020, section 2.2).
 
-    A layer norm stands for its batch norm: statistics of a batch would depend on its size and its padding.
+    A layer norm replaces the batch norm, whose statistics depend on batch size and padding.
     """
 
     def __init__(self, dim: int, kernel: int) -> None:
@@ -262,16 +263,16 @@ class ConvolutionModule(nn.Module):
         self.out_proj = nn.Linear(dim, dim)
 
     def forward(self, x_BTD: Tensor, valid_BT: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D]; what lies beyond an utterance's end counts as zero."""
+        """[B, T, D] -> [B, T, D]; padding is treated as zero."""
         x_BTD = F.glu(self.gate(x_BTD), dim=-1) * valid_BT[..., None]
         x_BTD = self.depthwise(x_BTD.transpose(1, 2)).transpose(1, 2)
         return self.out_proj(F.silu(self.norm(x_BTD)))
 
 
 def _hold(x_BTD: Tensor, layer: nn.Module) -> Tensor:
-    """Skip a layer, yet keep its parameters in the graph with a gradient of zero.
+    """Skip a layer, but keep its parameters in the graph with zero gradients.
 
-    A parameter without a gradient would stall DDP's reduction and be passed over by the optimizer.
+    Parameters without a gradient would stall DDP's reduction, and the optimizer would skip them.
     """
     return x_BTD + 0.0 * torch.stack([p.sum() for p in layer.parameters()]).sum().to(x_BTD.dtype)
 

@@ -1,1 +1,1 @@
-"""Pseudo-labels: strategies that make them, filters, quality, and what ends a run that learns nothing."""
+"""Pseudo-labels: strategies, filters, quality, and detection of collapse."""

@@ -1,4 +1,4 @@
-"""What ends a run that no longer learns, while its last good checkpoints are still there."""
+"""Stop a run that no longer learns, before its last good checkpoints are removed."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from asr_emapl.errors import UserError
 from asr_emapl.pseudo_labels.filters import REASONS
 from asr_emapl.pseudo_labels.quality import LabelCounts
 
-# Consecutive steps of one kind without an utterance to train on that end a run.
+# A run ends after this number of consecutive steps of one kind without an utterance to train on ...
 BARREN_STEPS = 100
-# Consecutive steps with a non-finite gradient that end a run.
+# ... or of consecutive steps with a non-finite gradient ...
 BROKEN_STEPS = 100
-# Fewer are enough if they are a whole pass over the labelled audio.
+# ... or of fewer such steps, if they are a whole pass over the labelled audio.
 BROKEN_STEPS_OF_A_PASS = 10
 
 _COLLAPSED = (
-    "the teacher has collapsed to blanks or never left them; start from a better seed "
+    "the teacher has collapsed to blanks or predicts only blanks so far; train longer before pseudo-labels "
     "(pseudo_labels.start_hours), or lengthen teacher.half_life_hours"
 )
 
 
 @dataclass
 class _Stretch:
-    """Consecutive steps that taught nothing."""
+    """Consecutive steps without progress."""
 
     steps: int = 0
     utterances: int = 0
@@ -41,12 +41,12 @@ class _Stretch:
 
 
 class CollapseGuard:
-    """Counts consecutive steps that taught nothing, by what was wrong.
+    """Counts consecutive steps without progress, by cause.
 
     Its input is the same on all processes, so all raise at the same step.
 
     Args:
-        labelled, unlabelled: utterances of one pass over the labelled and the unlabelled audio.
+        labelled, unlabelled: number of utterances in one pass over the labelled and the unlabelled audio.
     """
 
     def __init__(self, labelled: int, unlabelled: int) -> None:
@@ -55,10 +55,10 @@ class CollapseGuard:
         self._broken = _Stretch()
 
     def step(self, number: int, labelled: bool, counts: LabelCounts, taken: bool) -> None:
-        """Count step `number`; `taken`: whether the optimizer moved.
+        """Count step `number`; `taken`: whether the weights were updated.
 
         Raises:
-            UserError: the audio of a whole pass, or 100 steps, taught nothing.
+            UserError: there was no progress in a whole pass or in 100 steps.
         """
         if counts.utterances == 0:
             self._barren[labelled].add(counts)
@@ -83,7 +83,7 @@ class CollapseGuard:
     def _require_labels(self, number: int, labelled: bool) -> None:
         barren = self._barren[labelled]
         reason = barren.main_reason
-        # A teacher that labels nothing yet may do so after another pass, if a pass is short.
+        # If a pass is short, a teacher that predicts only blanks may improve in the next pass.
         can_change = not labelled and reason == "empty"
         is_pass = barren.utterances >= self._pass[labelled] and not can_change
         if not is_pass and barren.steps < BARREN_STEPS:

@@ -1,4 +1,4 @@
-"""What a batch gave to learn, over all ranks, and the quality of pseudo-labels over many batches."""
+"""Label counts of a global batch, and the quality of pseudo-labels over many batches."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """The utterances of one global batch.
+    """Label counts of one global batch.
 
     Attributes:
-        utterances: trained on.
-        tokens: of their labels.
-        dropped: utterances not trained on, by reason (`filters.REASONS`).
+        utterances: number of utterances trained on.
+        tokens: number of tokens in their labels.
+        dropped: number of utterances not trained on, by reason (`filters.REASONS`).
         confidence: mean confidence of the pseudo-labels, dropped ones included; None for transcripts.
         nonempty: share of pseudo-labels that are not empty; None for transcripts.
     """
@@ -27,7 +27,7 @@ class LabelCounts:
 
     @property
     def seen(self) -> int:
-        """Utterances of the batch."""
+        """Number of utterances in the batch."""
         return self.utterances + self.dropped.total()
 
 

@@ -1,1 +1,1 @@
-"""The files of a run directory: lock, logs, list of skipped audio."""
+"""The files of a run directory: lock, logs, list of skipped utterances."""

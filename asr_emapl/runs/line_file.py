@@ -1,4 +1,4 @@
-"""A text file that grows by lines. It is truncated when a run resumes, and survives a full disk."""
+"""A text file to which lines are appended, which tolerates resumes and a full disk."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class LineFile:
         except OSError as error:
             if not self._has_failed:
                 _logger.warning(
-                    f"{self.path} cannot be written ({error.strerror}); training continues, and keeps its "
-                    "lines in memory until it can"
+                    f"{self.path} cannot be written ({error.strerror}); training continues and keeps the "
+                    "lines in memory until it can be"
                 )
             self._has_failed = True
             return
@@ -58,7 +58,7 @@ class LineFile:
 
 
 def _truncate(path: Path, lines: int) -> int:
-    """Truncate a file after its first `lines` complete lines; returns their number."""
+    """Truncate a file after its first `lines` complete lines; return their number."""
     if not path.exists():
         return 0
     with path.open("r+b") as file:

@@ -1,4 +1,4 @@
-"""The lock of a run directory: only one run at a time writes there."""
+"""The lock of a run directory, so that only one run at a time writes to it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 @contextmanager
 def run_lock(folder: Path, group: ProcessGroup) -> Iterator[None]:
-    """Hold the lock of a run directory during the block; process 0 holds it for all processes.
+    """Context that holds the lock of a run directory; process 0 holds it for all processes.
 
-    The lock is `fcntl.flock` on a file that records host and process. It ends when its process ends. On
-    network disks, whether another machine sees it depends on the mount options. A file system without locks
-    causes a warning. The directory is created, and removed if it is empty in the end.
+    The lock is `fcntl.flock` on a file that records host and process. It is released when its process ends.
+    On network file systems, mount options determine whether it is visible to other machines. If the file
+    system does not support locks, a warning is logged. The directory is created if it does not exist, and
+    removed if it is empty at the end.
 
     Raises:
         UserError: another run holds the lock, or the directory cannot be written; on all processes.
@@ -61,7 +62,7 @@ class _RunLock:
             os.write(self._file, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
         except OSError as error:
             raise UserError(f"run_dir {folder} cannot be written ({error.strerror})") from error
-        # A forked child shares the lock and can outlive this process.
+        # A forked child would share the lock and could outlive this process.
         reference = weakref.ref(self)
 
         def close() -> None:
@@ -71,10 +72,10 @@ class _RunLock:
         os.register_at_fork(after_in_child=close)
 
     def _acquire(self) -> int:
-        """Open and lock the file; returns its descriptor."""
+        """Open and lock the file; return its descriptor."""
         deadline = time.monotonic() + _PATIENCE_S
         while True:
-            with suppress(FileNotFoundError):  # another run removed the directory as it ended
+            with suppress(FileNotFoundError):  # another run removed the directory when it ended
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
                 if self._try_lock(file):
@@ -89,7 +90,7 @@ class _RunLock:
                 time.sleep(0.05)
 
     def _try_lock(self, file: int) -> bool:
-        """Try to lock the file; False if another process holds it, or if its path names another file."""
+        """Try to lock the file; False if another process holds it, or if the path is another file now."""
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return os.path.samestat(os.fstat(file), self._path.stat())
@@ -100,13 +101,13 @@ class _RunLock:
                 os.close(file)
                 raise
             _logger.warning(
-                f"the file system of run_dir {self._path.parent} has no locks ({error.strerror}); make sure "
-                "that no other run uses it"
+                f"the file system of run_dir {self._path.parent} does not support locks ({error.strerror}); "
+                "make sure that no other run uses it"
             )
             return True
 
     def release(self) -> None:
-        """Remove the file while it is locked, end the lock, and remove created folders that are empty."""
+        """Remove the file while it is locked, release the lock, and remove created folders if empty."""
         with suppress(OSError):
             self._path.unlink()
         self.close()
@@ -115,16 +116,16 @@ class _RunLock:
                 folder.rmdir()
 
     def close(self) -> None:
-        """Close the file. The lock ends when all processes have closed it."""
+        """Close the file. The lock is released when all processes have closed it."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
 
 def _describe(record: bytes) -> str:
-    """The process that a lock file records."""
+    """Describe the process recorded in a lock file."""
     try:
         holder = json.loads(record)
         return f"process {int(holder['pid'])} on {str(holder['host'])[:100]!r}"
     except (ValueError, TypeError, KeyError):
-        return "another process"  # it has not written its record yet
+        return "another process"  # the record is not written yet

@@ -1,4 +1,4 @@
-"""Names and readers of the files in a run directory, which a run may still be writing. Imports no torch."""
+"""Names and readers of the files in a run directory, even of a running job. Does not import torch."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ CONFIG, LOG, SPEED, SKIPPED = "config.yaml", "log.jsonl", "speed.jsonl", "skippe
 STARTS, CHECKPOINTS = "starts.jsonl", "checkpoints"
 
 PHASES = ("data", "features", "teacher", "student", "communication", "optimizer")
-"""Parts of a step's time, in their order.
+"""Phases of a step, in order.
 
-data: waiting for the next batch. features: log-mel and the copy to the device. teacher: pseudo-labels.
-student: forward and backward. communication: what the backward pass does not hide, and waiting for other
-processes. optimizer: clipping, the optimizer's step, the teacher's update.
+data: waiting for the next batch. features: log-mel features and the copy to the device. teacher:
+pseudo-labels. student: forward and backward pass. communication: communication that does not overlap the
+backward pass, and waiting for other processes. optimizer: clipping, optimizer step and teacher update.
 """
 
 
 def run_files(path: Path) -> list[Path]:
-    """The files of a run directory (or its checkpoints) that commands read; otherwise the path itself."""
+    """The files that commands read in a run directory or its checkpoints; for a file, the file itself."""
     if not path.is_dir():
         return [path]
     if path.name == CHECKPOINTS:
@@ -44,9 +44,10 @@ def run_files(path: Path) -> list[Path]:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Read the records of log.jsonl, without an incomplete last line.
+    """Read the records of log.jsonl, ignoring an incomplete last line.
 
-    A record has the entries that its event requires, and all known entries have the right type.
+    Checks that each record has the entries required for its event, and that known entries have the right
+    type.
 
     Raises:
         UserError: the file cannot be read, or lines are invalid.
@@ -85,9 +86,9 @@ def read_run_config(folder: Path) -> dict[str, Any] | None:
 
 
 def logged_validation(folder: Path, lines: int, step: int) -> dict[str, float] | None:
-    """The WERs of the validation of `step`, if the line after the first `lines` lines of the log has it.
+    """The WERs of the validation of `step`, if they are in the log after its first `lines` lines.
 
-    A killed process may have left that line incomplete.
+    None if the line is missing or, after a killed process, incomplete.
 
     Raises:
         UserError: the log is not a regular file, or cannot be read.
@@ -131,7 +132,7 @@ def _is_number(value: object) -> bool:
 
 
 def _is_number_or_null(value: object) -> bool:
-    """A number, or null, which the log has for NaN and infinities."""
+    """A number, or null, which represents NaN and infinities in the log."""
     return value is None or _is_number(value)
 
 

@@ -1,4 +1,4 @@
-"""The list of audio that could not be decoded; too much of it ends the run."""
+"""The list of utterances that could not be decoded; too many of them end the run."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from asr_emapl.runs.reader import SKIPPED, read_skipped
 from asr_emapl.storage import require_file
 
 WINDOW = 10_000
-"""Utterances, over all processes, of which the skipped fraction is taken; notices a disk that fails late."""
+"""Number of last utterances, over all processes, whose skipped share is limited: detects failing disks."""
 
 ALWAYS_ADMITTED = 20
-"""Utterances per window that may be skipped regardless of their fraction."""
+"""Utterances per window that may be skipped regardless of their share."""
 
 _logger = logging.getLogger(__name__)
 
 
 class SkippedList:
-    """Writes skipped.jsonl: a line per utterance, when it is skipped for the first time.
+    """Writes skipped.jsonl: one line per utterance when it is skipped for the first time.
 
     Args:
         folder: the run directory.
-        max_share: fraction of a window's utterances that may be skipped.
-        keep: continue the existing list; otherwise it is removed.
+        max_share: maximum share of a window's utterances that may be skipped.
+        keep: append to the existing list; otherwise it is removed.
 
     Raises:
         OSError: the folder cannot be written.
@@ -49,12 +49,12 @@ class SkippedList:
         """Count one step.
 
         Args:
-            mine: this process's skipped utterances.
-            read: utterances of the step on all processes, with those that were skipped.
-            skipped: of these, the skipped ones.
+            mine: skipped utterances of this process.
+            read: number of utterances of the step on all processes, including skipped ones.
+            skipped: number of skipped utterances on all processes.
 
         Raises:
-            UserError: too many utterances are skipped; on all processes at the same step.
+            UserError: too many utterances were skipped; on all processes at the same step.
         """
         self._count(read, skipped)
         if not skipped:
@@ -88,7 +88,7 @@ class SkippedList:
 
 
 def _listed_ids(path: Path) -> set[str]:
-    """Ids of the list; an incomplete last line, left by a killed run, is removed."""
+    """Ids in the list; removes an incomplete last line of a killed run."""
     if not path.exists():
         return set()
     complete = path.read_bytes().rpartition(b"\n")

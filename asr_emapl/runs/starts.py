@@ -1,4 +1,4 @@
-"""The record of each start of a run: when, by which command and code, and on which device."""
+"""Record each start of a run: date, command, code version and device."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def record_start(folder: Path, group: ProcessGroup, hours: float) -> None:
 
 
 def _commit() -> str:
-    """The commit of the checkout that the code is in, with "-dirty" after changes; "" without a checkout."""
+    """The git commit of the code, with "-dirty" if there are changes; "" if it is not in a git checkout."""
     if not (_ROOT / ".git").exists():
-        return ""  # git would describe a repository that an installed package happens to lie in
+        return ""  # git would describe any repository that contains an installed package
     command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10.0, check=False)

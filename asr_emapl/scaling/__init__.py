@@ -1,9 +1,9 @@
-"""The EMA Scaling Rule: what to do to every hyper-parameter when the batch grows by kappa.
+"""The EMA Scaling Rule: scale all hyper-parameters when the batch size is multiplied by kappa.
 
-Busbridge et al., "How to Scale Your EMA", NeurIPS 2023: when the batch grows by kappa, the momentum of an
-exponential moving average goes from rho to rho ** kappa and the optimizer's hyper-parameters go by the
-optimizer's own rule, so that training at equal *data consumed* stays the same. Nothing here knows of speech
-and nothing but torch is imported: use it for any model that has a moving average.
+Busbridge et al., "How to Scale Your EMA", NeurIPS 2023: the momentum of an exponential moving average changes
+from rho to rho ** kappa, and the optimizer's hyper-parameters are scaled by the optimizer's rule. Training is
+then the same as a function of the data consumed. This package imports only torch and is not specific to
+speech: use it for any model with a moving average.
 """
 
 from asr_emapl.scaling.averages import half_life, momentum, scale_batch_norm_momentum, scale_momentum

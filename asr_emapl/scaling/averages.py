@@ -1,7 +1,7 @@
-"""Moving averages when the batch grows by kappa: the EMA Scaling Rule, and the half-life that it keeps.
+"""Moving averages at another batch size: the EMA Scaling Rule, which preserves the half-life in audio.
 
-kappa = batch / reference batch. An average z <- rho z + (1 - rho) x that is updated once a step forgets by
-steps; for it to forget by data consumed, rho goes to rho ** kappa.
+kappa = batch / reference batch. An average z <- rho z + (1 - rho) x is updated once per step, so its
+half-life in data grows with the batch. With rho ** kappa, the half-life in data is unchanged.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import math
 
 
 def scale_momentum(rho: float, kappa: float) -> float:
-    """The EMA Scaling Rule itself: rho -> rho ** kappa (Busbridge et al. 2023, Definition of the rule).
+    """The EMA Scaling Rule: rho -> rho ** kappa (Busbridge et al. 2023).
 
     Raises:
-        ValueError: rho outside [0, 1] or kappa not positive.
+        ValueError: rho is outside [0, 1] or kappa is not positive.
     """
     require_kappa(kappa)
     if not 0.0 <= rho <= 1.0:
@@ -22,7 +22,7 @@ def scale_momentum(rho: float, kappa: float) -> float:
 
 
 def half_life(rho: float, audio_per_step: float) -> float:
-    """Audio (in the unit of `audio_per_step`) after which a weight counts half in the average.
+    """Half-life of an average with momentum rho, as audio in the unit of `audio_per_step`.
 
     Infinite for rho = 1, zero for rho = 0.
     """
@@ -34,45 +34,45 @@ def half_life(rho: float, audio_per_step: float) -> float:
 
 
 def momentum(half_life: float, audio: float) -> float:
-    """rho of a step that consumes `audio`: 2 ** (-audio / half_life). Same unit for both.
+    """Momentum rho of a step that consumes `audio`: 2 ** (-audio / half_life), both in the same unit.
 
-    This *is* the rule: momentum(h, kappa * audio) == momentum(h, audio) ** kappa.
+    Equivalent to the EMA Scaling Rule: momentum(h, kappa * audio) == momentum(h, audio) ** kappa.
 
     Raises:
-        ValueError: half_life not positive, or audio negative.
+        ValueError: half_life is not positive, or audio is negative.
     """
     if not half_life > 0.0:
         raise ValueError(f"a half-life must be positive, not {half_life}")
     if audio < 0.0:
-        raise ValueError(f"a step cannot consume {audio} of audio")
+        raise ValueError(f"audio of a step must not be negative, got {audio}")
     return 2.0 ** (-audio / half_life)
 
 
 def scale_batch_norm_momentum(m: float | None, kappa: float) -> float | None:
     """`momentum` of torch's BatchNorm layers: m -> 1 - (1 - m) ** kappa. Derived.
 
-    The running statistics are an average over batches in which the *new* one has the weight m, so 1 - m is
-    the rho of the EMA Scaling Rule. Limits: the statistics of a batch themselves depend on how much is
-    normalised together, which has to stay what it was (per device, or ghost batches). With gradient
-    accumulation each micro-batch is an update of its own: there kappa is the ratio of the micro-batches.
+    The running statistics are an average over batches in which the new batch has weight m, so 1 - m is the
+    rho of the EMA Scaling Rule. Limitations: the statistics of one batch depend on the number of examples
+    that are normalised together, which must not change (per device, or ghost batches). With gradient
+    accumulation, each micro-batch is one update, and kappa is the ratio of the micro-batches.
 
     Args:
-        m: weight of the new batch, in [0, 1]; None, torch's cumulative average, has no memory to scale.
-        kappa: batch / reference batch, of what is normalised in one forward pass.
+        m: weight of the new batch, in [0, 1]; None (torch's cumulative average) is returned unchanged.
+        kappa: batch / reference batch, where a batch is normalised in one forward pass.
 
     Raises:
-        ValueError: m outside [0, 1] or kappa not positive.
+        ValueError: m is outside [0, 1] or kappa is not positive.
     """
     require_kappa(kappa)
     if m is None:
         return None
     if not 0.0 <= m <= 1.0:
         raise ValueError(f"batch-norm momentum {m} is outside [0, 1]")
-    # 1 - (1 - m) ** kappa as it stands would lose the digits of a small m.
+    # 1 - (1 - m) ** kappa, without loss of precision for small m.
     return 1.0 if m == 1.0 else -math.expm1(kappa * math.log1p(-m))
 
 
 def require_kappa(kappa: float) -> None:
-    """Raises ValueError unless kappa is positive and finite."""
+    """Raise ValueError unless kappa is positive and finite."""
     if not (kappa > 0.0 and math.isfinite(kappa)):
         raise ValueError(f"kappa must be positive and finite, not {kappa}")

@@ -1,4 +1,4 @@
-"""Running statistics of batch norm, an average like the teacher: its memory follows the audio too."""
+"""Scale the momentum of batch norm's running statistics, which are a moving average like the teacher."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from asr_emapl.scaling.averages import scale_batch_norm_momentum
 
 
 class BatchNormMomenta:
-    """The batch-norm layers of a model whose running statistics have a memory, with their momenta as built.
+    """Scales the momentum of a model's batch-norm layers.
 
-    A layer's momentum is taken for that of a reference step in one forward pass. A step of kappa reference
-    steps in n forward passes updates the statistics n times, each time by kappa / n: so their memory depends
-    on neither the batch nor the memory of the device. Layers with `momentum=None` (torch's cumulative
-    average) have none to scale. What is normalised together stays a micro-batch.
+    A layer's initial momentum is that of a reference step in one forward pass. A step of kappa reference
+    steps in n forward passes updates the statistics n times, each time with kappa / n. Their half-life in
+    audio is then independent of batch and micro-batch size. Layers with `momentum=None` (torch's cumulative
+    average) are not scaled. Examples are still normalised within a micro-batch.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -28,6 +28,6 @@ class BatchNormMomenta:
         return len(self._layers)
 
     def scale(self, kappa: float, passes: int) -> None:
-        """Set the momenta for a step of `kappa` reference steps, made in `passes` forward passes."""
+        """Set the momenta for a step of `kappa` reference steps in `passes` forward passes."""
         for layer, momentum in self._layers:
             layer.momentum = scale_batch_norm_momentum(momentum, kappa / max(1, passes))

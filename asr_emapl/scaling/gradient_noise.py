@@ -1,11 +1,11 @@
-"""Gradient noise: its estimate from one step, and how the mean square of a gradient falls with the batch.
+"""Gradient noise: its estimate from one step, and its effect on the mean square of the gradient.
 
-kappa = batch / reference batch. The gradient g of a mean loss is the true gradient plus noise of a variance
-proportional to 1 / batch. With s the share of noise in the mean of g ** 2 at the reference batch
-(`noise_share`), the mean of g ** 2 at kappa is s / kappa + (1 - s) times as large: 1 / kappa times if noise
-dominates (s = 1, as the square-root rules assume), unchanged if the gradient does (s = 0).
+kappa = batch / reference batch. The gradient g of a mean loss is the true gradient plus noise with variance
+proportional to 1 / batch. Let s be the share of noise in the mean of g ** 2 at the reference batch
+(`noise_share`). At kappa, the mean of g ** 2 is multiplied by s / kappa + (1 - s): by 1 / kappa if noise
+dominates (s = 1, as the square-root rules assume), by 1 if the true gradient dominates (s = 0).
 
-The gradients of a step's micro-batches differ by their noise alone, so their norms give an estimate of it.
+The gradients of a step's micro-batches differ only by noise, so the noise can be estimated from their norms.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from asr_emapl.torch_private import foreach_norm
 
 
 def gain(noise_share: float, kappa: float) -> float:
-    """Mean of g ** 2 at the reference batch over that at kappa: kappa / (s + (1 - s) kappa). Derived.
+    """Ratio of the mean of g ** 2 at the reference batch to that at kappa: kappa / (s + (1 - s) kappa).
 
-    Between 1 and kappa; the gain ratio of AdaScale (Johnson et al. 2020, from memory).
+    Derived. Between 1 and kappa; the gain ratio of AdaScale (Johnson et al. 2020, cited from memory).
 
     Raises:
         ValueError: the share is outside [0, 1], or kappa is not positive.
@@ -36,11 +36,11 @@ def gain(noise_share: float, kappa: float) -> float:
 
 
 def scale_noise_share(noise_share: float, kappa: float) -> float:
-    """The noise's share in the mean of g ** 2 at kappa: s / (s + (1 - s) kappa). Derived.
+    """Share of noise in the mean of g ** 2 at kappa: s / (s + (1 - s) kappa). Derived.
 
-    Restates a share that was measured at another batch, and composes rules: after scaling by k1, scale by k2
-    with this share. With the gradient noise scale N = tr(Sigma) / |G| ** 2 (McCandlish et al. 2018, from
-    memory) in the unit of the batch B, the share is N / (N + B).
+    Use it to convert a share that was measured at another batch, and to compose rules: after scaling by k1,
+    scale by k2 with this share. With the gradient noise scale N = tr(Sigma) / |G| ** 2 (McCandlish et al.
+    2018, cited from memory) in the same unit as the batch B, the share is N / (N + B).
 
     Raises:
         ValueError: the share is outside [0, 1], or kappa is not positive.
@@ -52,12 +52,12 @@ def scale_clip_norm(clip_norm: float, kappa: float, *, noise_share: float = 1.0)
     """Gradient-clipping threshold at kappa: C / sqrt(gain), by default C / sqrt(kappa). Derived.
 
     The norm of a noise-dominated gradient shrinks by sqrt(kappa), so a constant threshold would clip a
-    different share of the steps. Where the gradient dominates (noise_share 0), its norm and C do not change.
-    Limits: the norm is assumed to follow its mean square, as in many dimensions; with heavy tails the share
-    of clipped steps changes nevertheless.
+    different share of the steps. If the true gradient dominates (noise_share 0), its norm and C do not
+    change. Limitations: the norm is assumed to follow its mean square, as in high dimensions; with heavy
+    tails, the share of clipped steps changes nevertheless.
 
     Args:
-        clip_norm: threshold on the norm of the mean gradient at the reference batch; 0 stays 0.
+        clip_norm: maximum norm of the mean gradient at the reference batch; 0 stays 0.
 
     Raises:
         ValueError: the share is outside [0, 1], or kappa is not positive.
@@ -76,10 +76,10 @@ class GradientNoise:
 def estimate_noise(parts: Sequence[tuple[float, int]], mean_square: float) -> GradientNoise | None:
     """Unbiased estimate from a batch in p parts; None if p < 2 or a value is not finite.
 
-    Examples have independent gradients of variance V around the true one, G. Part i has n_i of the n examples
-    and contributes g_i, the sum of their gradients divided by n. So E |g_i| ** 2 = (n_i / n) ** 2 |G| ** 2 +
-    n_i V / n ** 2, and for the whole E |g| ** 2 = |G| ** 2 + V / n. Elimination of G gives V / n =
-    (sum_i n / n_i |g_i| ** 2 - |g| ** 2) / (p - 1).
+    Examples have independent gradients with variance V around the true gradient G. Part i has n_i of the n
+    examples and contributes g_i, the sum of their gradients divided by n. Then E |g_i| ** 2 = (n_i / n) ** 2
+    |G| ** 2 + n_i V / n ** 2, and for the whole batch E |g| ** 2 = |G| ** 2 + V / n. Eliminating G gives
+    V / n = (sum_i n / n_i |g_i| ** 2 - |g| ** 2) / (p - 1).
 
     Args:
         parts: |g_i| ** 2 and n_i of each part.

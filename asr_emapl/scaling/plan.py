@@ -1,6 +1,6 @@
-"""From kappa to every hyper-parameter of a step: the only place where batch, rule and schedules meet.
+"""Compute all hyper-parameters of a step from its batch, the scaling rule and the schedules.
 
-kappa is the unpadded audio of a step over that of a reference step, for the optimizer and the teacher alike.
+kappa is the unpadded audio of a step over that of a reference step, for both the optimizer and the teacher.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from asr_emapl.scaling.rules import scale_hyperparameters
 from asr_emapl.scaling.schedule import Schedule
 
 AudioPerStep = Literal["actual", "nominal"]
-"""actual: each step counts its own audio; nominal: each counts the mean audio of a step at its batch."""
+"""actual: the audio of each step; nominal: the mean audio of a step at its batch."""
 
 
 @dataclass(frozen=True)
 class StepAudio:
     """Mean unpadded audio of a step at each batch of a run and at the reference batch.
 
-    A batch is stated in padded seconds, because that is what fits a device. The share of padding depends on
-    the batch, so kappa is taken from the unpadded audio.
+    A batch is specified in padded seconds, which determine the memory. The share of padding depends on the
+    batch, so kappa is computed from the unpadded audio.
 
     Args:
-        batches: padded seconds of a step over hours of audio consumed.
+        batches: padded seconds of a step as a function of hours of audio consumed.
         reference: padded seconds of a reference step.
         audio: padded seconds -> mean unpadded seconds of a step, for the reference and all batches.
         measured: whether `audio` was measured on the corpora; if not, it equals the padded seconds.
@@ -50,7 +50,7 @@ class StepAudio:
 
     @staticmethod
     def nominal(batches: BatchSchedule, reference: float) -> StepAudio:
-        """Without corpora: as if no batch had padding."""
+        """Assume that batches have no padding, if there are no corpora."""
         return StepAudio(batches, reference, {s: s for s in (reference, *batches.all)}, measured=False)
 
     @property
@@ -68,7 +68,7 @@ class StepAudio:
         return self.audio[self.batches.seconds(hours)]
 
     def kappa(self, hours: float = 0.0) -> float:
-        """kappa of the batch in force after `hours` of audio; exactly 1 at the reference batch."""
+        """kappa of the batch after `hours` of audio; exactly 1 at the reference batch."""
         return self.kappa_of(self.seconds(hours))
 
     def kappa_of(self, seconds: float) -> float:
@@ -81,14 +81,14 @@ class ReferenceOptimizer:
     """An optimizer at the reference batch, and the rule that scales it.
 
     Args:
-        name: of the optimizer, as `scale_hyperparameters` takes it.
-        group: hyper-parameters as torch's param group names them, "lr" included.
-        clip_norm: threshold on the norm of the mean gradient; None: no clipping.
+        name: name of the optimizer; see `scale_hyperparameters`.
+        group: hyper-parameters with the names of torch's param groups, including "lr".
+        clip_norm: maximum norm of the mean gradient; None: no clipping.
         rule: "full": scale everything; "none": scale nothing.
         beta_form: "power" or "linear", for optimizers with betas.
         noise_share: share of noise in the gradient's mean square (see `scaling.gradient_noise`).
         rescale_moments: rescale second moments when kappa changes (see `rescale_optimizer_state`).
-        audio_per_step: the audio that kappa is taken from.
+        audio_per_step: audio from which kappa is computed.
     """
 
     name: str
@@ -109,7 +109,7 @@ class ReferenceOptimizer:
         """The param group and the clipping threshold at `kappa`.
 
         Raises:
-            ValueError: the rule has no answer at this kappa.
+            ValueError: the rule is not defined at this kappa.
         """
         if self.rule == "none":
             return dict(self.group), self.clip_norm
@@ -124,14 +124,14 @@ class ReferenceOptimizer:
 
 @dataclass(frozen=True)
 class StepHyperparameters:
-    """Everything in one optimizer step that depends on kappa or on the clock.
+    """Hyper-parameters of one optimizer step that depend on kappa or on the clock.
 
     Attributes:
-        kappa: audio over reference audio, as the optimizer counts it.
+        kappa: kappa of the optimizer.
         param_group: torch's param group; its "lr" includes the learning-rate schedule.
-        clip_norm: threshold on the norm of the mean gradient; None: no clipping.
-        teacher_audio: seconds of audio that the teacher counts for this step.
-        clock_seconds: audio consumed up to the middle of this step, where schedules are read.
+        clip_norm: maximum norm of the mean gradient; None: no clipping.
+        teacher_audio: seconds of audio of this step for the teacher.
+        clock_seconds: audio consumed up to the middle of this step, where schedules are evaluated.
         half_life_seconds: half-life of the teacher.
         rho: momentum of the teacher in this step, 2 ** (-teacher_audio / half_life_seconds).
     """
@@ -146,7 +146,7 @@ class StepHyperparameters:
 
     @property
     def lr(self) -> float:
-        """Learning rate, schedule included."""
+        """Learning rate, including the schedule."""
         return float(self.param_group["lr"])
 
     @property
@@ -160,14 +160,14 @@ class ScalingPlan:
     """The hyper-parameters of every step of a run, as a pure function of the clock and the step's audio.
 
     Args:
-        steps: audio of a step at each batch and at the reference.
-        optimizer: stated at the reference batch.
+        steps: audio of a step at each batch and at the reference batch.
+        optimizer: the optimizer at the reference batch.
         schedule: factor on the learning rate over hours of audio.
-        half_life: of the teacher in seconds of audio; or a function of the seconds of audio consumed.
-        teacher_audio_per_step: the audio that rho is taken from.
+        half_life: half-life of the teacher in seconds of audio, or a function of the seconds consumed.
+        teacher_audio_per_step: audio from which rho is computed.
 
     Raises:
-        ValueError: the rule has no answer at one of the batches, or the half-life is not positive.
+        ValueError: the rule is not defined at one of the batches, or the half-life is not positive.
     """
 
     steps: StepAudio
@@ -180,8 +180,8 @@ class ScalingPlan:
         optimizer = self.optimizer
         varies = bool(self.steps.batches.changes) or optimizer.audio_per_step == "actual"
         if varies and optimizer.scales_betas and optimizer.beta_form == "linear":
-            # Bias correction over changing batches is exact for powers only.
-            raise ValueError("beta_form=linear allows no change of batch; use beta_form=power")
+            # With changing batches, bias correction is exact only for the power form.
+            raise ValueError("beta_form=linear does not support changing batches; use beta_form=power")
         for kappa in self.steps.kappas:
             optimizer.at(kappa)
         self.at(0.0)
@@ -189,12 +189,12 @@ class ScalingPlan:
     def at(self, hours: float, step_audio: float | None = None) -> StepHyperparameters:
         """The hyper-parameters of a step.
 
-        Schedules are read in the middle of the step's audio: one large step then does what the small steps
-        in its place do, and warm-up does not waste a first step.
+        Schedules are evaluated in the middle of the step's audio. One large step is then equivalent to the
+        small steps it replaces, and the first step of a warm-up has a learning rate above 0.
 
         Args:
             hours: audio consumed before the step.
-            step_audio: unpadded audio of the step in seconds; None: the mean at the batch in force.
+            step_audio: unpadded audio of the step in seconds; None: the mean at the current batch.
         """
         mean = self.steps.seconds(hours)
         audio = mean if step_audio is None else step_audio

@@ -1,8 +1,8 @@
 """Progressive Scaling (Busbridge et al. 2023, Algorithm 1): a batch that grows during training.
 
-Early in training the gradient changes too fast for a large batch to stand for many small ones. A run may
-begin at the batch it was tuned at and take a larger one once that has passed. Hyper-parameters always follow
-from the *reference* batch, never from the stage before, so that no error adds up over stages.
+Early in training, the gradient changes too fast for one large batch to replace many small ones. A run can
+start with the batch it was tuned at and switch to a larger one later. Hyper-parameters are always scaled from
+the reference batch, not from the previous stage, so that errors do not accumulate.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from asr_emapl.scaling.gradient_noise import gain
 
 @dataclass(frozen=True)
 class BatchSchedule:
-    """Seconds of audio in a step over hours of audio consumed: `first`, then each of (from_hours, seconds).
+    """Padded seconds of a step over hours of audio consumed: `first`, then each of (from_hours, seconds).
 
     Raises:
-        ValueError: hours that do not rise from above 0, or seconds that are not positive.
+        ValueError: hours are not positive and increasing, or seconds are not positive.
     """
 
     first: float
@@ -36,12 +36,12 @@ class BatchSchedule:
             before = hours
 
     def seconds(self, hours: float) -> float:
-        """The batch in force once `hours` have been consumed."""
+        """The batch after `hours` of audio."""
         reached = [seconds for start, seconds in self.changes if hours >= start]
         return reached[-1] if reached else self.first
 
     def next_change(self, hours: float) -> float:
-        """Hours at which the next stage begins; infinite in the last."""
+        """Hours at which the next stage starts; infinite in the last stage."""
         return min((start for start, _ in self.changes if start > hours), default=math.inf)
 
     @property
@@ -51,7 +51,7 @@ class BatchSchedule:
 
     @property
     def smallest(self) -> float:
-        """Of all batches: no utterance may be longer."""
+        """The smallest batch, which is the maximum length of an utterance."""
         return min(self.all)
 
 
@@ -63,22 +63,21 @@ def rescale_optimizer_state(
     second_moments: bool = False,
     noise_share: float = 1.0,
 ) -> None:
-    """Fit an optimizer's state to another kappa, in place.
+    """Rescale an optimizer's state for another kappa, in place.
 
-    Bias correction: torch divides by 1 - beta ** step. Where betas are powers of kappa, the product of the
-    betas of all steps so far is beta_after ** (step before / after): with that many steps it stays exact.
+    Bias correction: torch divides by 1 - beta ** step. If betas are scaled as powers, the product of the
+    betas of all steps so far is beta_after ** (step * before / after). With this number of steps, bias
+    correction stays exact. Adagrad's lr_decay uses the same number of steps.
 
-    Second moments: where noise dominates, squared gradients are smaller by after / before at the new batch,
-    and the old ones make about 1 / (1 - beta2) steps too short. The paper carries them over as they are, as
-    far as is known; `second_moments` rescales them. Momentum is in units of the gradient's mean and stays.
-    Adagrad's sum of squares never forgets, so it is rescaled always: over fewer and smaller squares, by
-    (before / after) ** 2 where noise dominates. All are derived, not the paper's.
-
-    lr_decay counts steps, as bias correction does.
+    Second moments: if noise dominates, squared gradients are smaller by after / before at the new batch, so
+    the old moments make about 1 / (1 - beta2) steps too short. The paper appears to keep them unchanged;
+    `second_moments` rescales them. First moments are averages of the gradient itself and are not scaled.
+    Adagrad's sum of squares does not decay, so it is always rescaled: by (before / after) ** 2 if noise
+    dominates, because it has fewer and smaller squares. All rules are derived here, not from the paper.
 
     Args:
-        before, after: kappa at which the state was gathered, and at which it is to be used.
-        noise_share: of the gradient's mean square at the reference batch (see `scaling.noise`).
+        before, after: kappa of the previous steps and of the next step.
+        noise_share: at the reference batch (see `scaling.gradient_noise`).
     """
     if before == after:
         return

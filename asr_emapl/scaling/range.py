@@ -1,6 +1,6 @@
-"""Where the rule leaves the range in which it is known to hold, with what to change; and numbers in words.
+"""Warn if a plan leaves the range in which the scaling rule is known to hold; format numbers for messages.
 
-Advice is rounded to the safe side.
+Limits are rounded to the safe side.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from typing import Any
 from asr_emapl.scaling.averages import half_life, momentum
 from asr_emapl.scaling.plan import ScalingPlan
 
-# The rule is of first order in kappa (1 - rho).
+# The rule holds to first order in kappa (1 - rho).
 FIRST_ORDER_LIMIT = 0.1
 # Half-life in updates below which published EMA-teacher runs collapsed (Kaizen, on other data and models).
 SHORT_HALF_LIFE_STEPS = 1000
-# A beta below this averages over hardly more than one step.
+# A beta below this averages over little more than one step.
 SMALL_BETA = 0.5
 SHORT_WARMUP_STEPS = 10
-# Relative rounding error that must not trip a limit.
+# Relative tolerance of limits, for rounding errors.
 ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class ScaledBatch:
-    """A plan at the batch in force after `hours` of audio, next to the reference batch.
+    """A plan's batch after `hours` of audio, compared with the reference batch.
 
     Attributes:
-        kappa: of the batch.
-        reference_audio, audio: mean unpadded seconds of a step at the reference and at the batch.
-        half_life: of the teacher, in seconds of audio.
+        kappa: kappa of the batch.
+        reference_audio, audio: mean unpadded seconds of a step at the reference batch and at this one.
+        half_life: half-life of the teacher, in seconds of audio.
     """
 
     plan: ScalingPlan
@@ -58,15 +58,15 @@ class ScaledBatch:
         return audio * self.plan.steps.batches.seconds(self.hours) / self.audio
 
     def steps(self, hours: float) -> tuple[float, float]:
-        """Optimizer steps in `hours` of audio, at the reference and at the batch."""
+        """Number of optimizer steps in `hours` of audio, at the reference batch and at this one."""
         return hours * 3600.0 / self.reference_audio, hours * 3600.0 / self.audio
 
 
 def warnings(plan: ScalingPlan, hours: float = 0.0, *, learns_from_teacher: bool) -> list[str]:
-    """What leaves the range at the batch in force after `hours` of audio; empty if nothing does.
+    """Warnings for the batch after `hours` of audio; empty if the rule is within its range.
 
     Args:
-        learns_from_teacher: whether the student is trained on labels of the teacher.
+        learns_from_teacher: whether the student is trained on the teacher's labels.
     """
     batch = ScaledBatch(plan, hours)
     found = [_beyond_first_order(batch)]
@@ -78,7 +78,7 @@ def warnings(plan: ScalingPlan, hours: float = 0.0, *, learns_from_teacher: bool
 
 def _beyond_first_order(batch: ScaledBatch) -> str | None:
     rho, kappa = momentum(batch.half_life, batch.reference_audio), batch.kappa
-    # At the reference batch nothing is scaled, whatever rho is.
+    # At the reference batch, nothing is scaled.
     if kappa == 1.0 or kappa * (1.0 - rho) <= FIRST_ORDER_LIMIT * (1.0 + ROUNDING):
         return None
     # Lag behind a steadily moving student, in reference steps: kappa rho^kappa / (1 - rho^kappa), post order.
@@ -120,13 +120,13 @@ def _small_betas(batch: ScaledBatch) -> list[str]:
         scaled = group["betas"][i]
         if scaled >= SMALL_BETA * (1.0 - ROUNDING) or beta < SMALL_BETA:
             continue
-        # A beta to the power of kappa is a momentum: half of it is left after its half-life.
+        # beta ** kappa is 0.5 if a step is as long as the half-life of beta.
         seconds = batch.padded(batch.reference_audio)
         linear = optimizer.beta_form == "linear"
         largest = SMALL_BETA / (1.0 - beta) * seconds if linear else half_life(beta, seconds)
         found.append(
             f"betas[{i}] falls from {momentum_text(beta)} to {momentum_text(scaled)}, below {SMALL_BETA:g}: "
-            "it averages over hardly more than one step, where the square-root rule was not derived; "
+            "it averages over little more than one step, for which the square-root rule was not derived; "
             f"stay at or below {below(largest)} s, or tune a larger beta at the reference batch"
         )
     return found
@@ -145,8 +145,8 @@ def _short_warmup(batch: ScaledBatch) -> str | None:
 
 
 def _longer(batch: ScaledBatch, seconds: float) -> str:
-    """Advice in both forms in which a half-life is configured."""
-    # The bound keeps an absurd batch from asking for a teacher that never moves.
+    """Advice to lengthen the half-life, in terms of both settings for it."""
+    # The bound avoids recommending rho = 1 for an extreme batch.
     step = max(1e-15, 1.0 - momentum(seconds, batch.reference_audio))
     return (
         f"lengthen teacher.half_life_hours to {above(seconds / 3600.0)} "
@@ -155,29 +155,29 @@ def _longer(batch: ScaledBatch, seconds: float) -> str:
 
 
 def number(value: float) -> str:
-    """Four significant digits; an integer from 10,000 on (37120, not 3.712e+04)."""
+    """Format with four significant digits, as an integer from 10,000 on (37120, not 3.712e+04)."""
     return f"{value:.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
 def below(value: float) -> str:
-    """`number`, rounded down: a limit to stay under."""
+    """Format an upper limit: `number`, rounded down."""
     unit = 10.0 ** (math.floor(math.log10(value)) - 3)
     return number(math.floor(value / unit * (1.0 + ROUNDING)) * unit)
 
 
 def above(value: float) -> str:
-    """`number`, rounded up: a limit to reach."""
+    """Format a lower limit: `number`, rounded up."""
     unit = 10.0 ** (math.floor(math.log10(value)) - 3)
     return number(math.ceil(value / unit * (1.0 - ROUNDING)) * unit)
 
 
 def count(steps: float) -> str:
-    """Whole steps with thousands separators; three significant digits below 100."""
+    """Format a number of steps with thousands separators; three significant digits below 100."""
     return f"{steps:,.0f}" if steps >= 100.0 else f"{steps:.3g}"
 
 
 def momentum_text(rho: float) -> str:
-    """As many digits as leave four significant ones in 1 - rho."""
+    """Format rho with enough digits for four significant ones in 1 - rho."""
     if not 0.5 <= rho < 1.0:
         return f"{rho:.4g}"
     decimals = min(17, 3 + math.ceil(-math.log10(1.0 - rho)))
@@ -185,7 +185,7 @@ def momentum_text(rho: float) -> str:
 
 
 def value_text(key: str, value: Any) -> str:
-    """A hyper-parameter of a param group."""
+    """Format a hyper-parameter of a param group."""
     if key == "betas":
         return ", ".join(momentum_text(beta) for beta in value)
     if value is None:

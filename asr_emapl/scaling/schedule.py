@@ -1,4 +1,4 @@
-"""The learning rate over hours of audio: linear warm-up, plateau, decay. A pure function of the clock."""
+"""Learning-rate schedule over hours of audio: linear warm-up, plateau, decay."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Schedule:
-    """Factor in [0, 1] on the scaled learning rate. Times in hours of audio consumed.
+    """Factor in [0, 1] on the scaled learning rate. Times are in hours of audio consumed.
 
     Args:
         end_hours: length of the run.
-        warmup_hours: of linear warm-up from 0.
+        warmup_hours: length of the linear warm-up from 0.
         decay_from_hours: start of the decay, which lasts to the end of the run; None: no decay.
         final: factor at the end of the run.
-        shape: "cosine" or "linear", of the decay.
+        shape: shape of the decay, "cosine" or "linear".
 
     Raises:
-        ValueError: an unknown shape, or `final` outside [0, 1].
+        ValueError: the shape is unknown, or `final` is outside [0, 1].
     """
 
     end_hours: float

@@ -1,4 +1,4 @@
-"""Which normalisation a set of transcripts needs, and what it changes in them."""
+"""Choose the text normalisation for a set of transcripts, and count what it changes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from asr_emapl.errors import counted, listing
 from asr_emapl.text.normalise import ALPHABET, PRESETS
 
 AUTO = "auto"
-"""The value of --text that chooses a preset by the transcripts."""
-# More texts than this with letters beyond A-Z: they belong to the language.
+"""The value of --text that chooses a preset from the transcripts."""
+# If a larger share of texts has letters beyond A-Z, these are part of the language.
 _FOREIGN_SHARE = 0.02
 _SHOWN = 12
 
 
 def needed_preset(texts: Iterable[str]) -> str:
-    """Name of the preset that a set of transcripts needs.
+    """Name of the preset for a set of transcripts.
 
-    "librispeech" if it spells all of them in its alphabet; otherwise "common-voice" (which removes accents)
-    if at most 2 % of the texts have letters beyond A-Z, and "words" for all other languages.
+    "librispeech" if its alphabet covers all of them; otherwise "common-voice" (which removes accents) if at
+    most 2 % of the texts have letters beyond A-Z, and "words" for all other languages.
     """
     texts = list(texts)
     if not any(PRESETS["librispeech"].strange(PRESETS["librispeech"].normalise(text)) for text in texts):
@@ -34,11 +34,13 @@ def needed_preset(texts: Iterable[str]) -> str:
 
 @dataclass
 class Changes:
-    """What a preset changed in a set of transcripts.
+    """Changes of a set of transcripts by a preset.
 
     Attributes:
-        texts: transcripts seen; changed: those that changed; capitalised: those that had lower-case letters.
-        replaced: transcripts by character that was removed or replaced.
+        texts: number of transcripts.
+        changed: number of transcripts that changed.
+        capitalised: number of transcripts that had lower-case letters.
+        replaced: number of transcripts by character that was removed or replaced.
     """
 
     texts: int = 0

@@ -1,7 +1,7 @@
-"""Text as the recognizer should write it: one function per kind of corpus, and `PRESETS`, the table of them.
+"""Normalise text to the recognizer's output format: one function per kind of corpus, listed in `PRESETS`.
 
-A function does not change what it cannot spell out (digits, symbols that are read aloud); the preset's
-`strange` reports it. Each function is idempotent.
+Characters that would have to be spelled out (digits, symbols that are read aloud) are not changed; the
+preset's `strange` reports them. All functions are idempotent.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from functools import partial
 
 ALPHABET = " 'ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-"""All that the official LibriSpeech transcripts are written with: space, apostrophe, A-Z."""
+"""The characters of the official LibriSpeech transcripts: space, apostrophe, A-Z."""
 
 # Left and right single quotation mark, and the apostrophe that Unicode classifies as a letter.
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc", "'"))
-# Others that people type instead: high-reversed quote, prime, grave, acute, modifier letters, full width.
+# Other substitutes: high-reversed quote, prime, grave, acute, modifier letters, full width.
 _LOOSE_APOSTROPHES = str.maketrans(dict.fromkeys("\u201b\u2032`\u00b4\u02b9\u02bb\u02c8\uff07", "'"))
 _SPOKEN = frozenset("%&@#*/\\\u00a7\u2030")
-"""Characters that Unicode classifies as punctuation and that are read aloud."""
+"""Characters that are read aloud, although Unicode classifies them as punctuation."""
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]"
 )
@@ -39,7 +39,7 @@ _LATIN = str.maketrans(
         "\u0131": "I",
     }
 )
-# Words that begin with an apostrophe, not with a quotation mark.
+# Words that start with an apostrophe, not with a quotation mark.
 _ELISIONS = frozenset(
     ("BOUT", "CAUSE", "EM", "ER", "IM", "N", "NEATH", "ROUND", "TIL", "TIS", "TWAS", "TWERE", "TWILL")
 )
@@ -47,12 +47,12 @@ _ELISIONS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """How the text of a corpus is normalised, and which characters are not allowed afterwards.
+    """Text normalisation of a corpus, and a check of the result.
 
     Attributes:
-        normalise: text to normalised text.
-        strange: the characters of a normalised text that should not be in it, each once; empty if none.
-        stated: what is done to a text, in words.
+        normalise: maps a text to the normalised text.
+        strange: returns the invalid characters of a normalised text, each once.
+        stated: description of the normalisation.
     """
 
     normalise: Callable[[str], str]
@@ -61,33 +61,33 @@ class Preset:
 
 
 def librispeech(text: str) -> str:
-    """Text in LibriSpeech's spelling: capitals, straight apostrophes, single spaces, none at the ends.
+    """Text in LibriSpeech's format: capitals, straight apostrophes, single spaces, none at the ends.
 
-    Digits, punctuation and accents stay, so that `outside` can report them.
+    Digits, punctuation and accents are kept, so that `outside` can report them.
     """
-    # Capitals first: the capital of U+0149 is a curly apostrophe and N.
+    # Capitalise first, because the capital of U+0149 is a curly apostrophe and N.
     return " ".join(text.upper().translate(_APOSTROPHES).split())
 
 
 def plain(text: str) -> str:
-    """Any language as it is written: NFC, no invisible characters, single spaces, none at the ends."""
+    """Any language in its usual spelling: NFC, no invisible characters, single spaces, none at the ends."""
     return " ".join(_INVISIBLE.sub("", unicodedata.normalize("NFC", text)).split())
 
 
 def words(text: str) -> str:
-    """Any language in capitals, without punctuation: as `common_voice`, but accents and other letters stay.
+    """Any language in capitals, without punctuation: like `common_voice`, but keeps accents and all letters.
 
     Compatibility forms are resolved (NFKC: ligatures, full width). Hyphens, dashes and other punctuation
-    separate words. Quotation marks are removed, apostrophes stay (see `_apostrophes`). Digits, symbols, and
-    punctuation that is read aloud (% & @) stay, and `strange` reports them.
+    separate words. Quotation marks are removed, apostrophes are kept (see `_apostrophes`). Digits, symbols,
+    and punctuation that is read aloud (% & @) are kept, and `strange` reports them.
     """
     return _apostrophes(_capitals(text))
 
 
 def common_voice(text: str) -> str:
-    """English as Common Voice's speakers were shown it, in LibriSpeech's alphabet.
+    """English sentences of Common Voice, in LibriSpeech's alphabet.
 
-    As `words`, but accents are removed (CAFE) and letters such as AE are spelled out.
+    Like `words`, but accents are removed (CAFE) and letters such as AE are spelled out.
     """
     text = unicodedata.normalize("NFD", _capitals(text))
     text = "".join(letter for letter in text if not unicodedata.combining(letter))
@@ -105,9 +105,9 @@ def _unspelled(text: str) -> str:
 
 
 def _capitals(text: str) -> str:
-    """Capitals, straight apostrophes, and spaces for everything that separates words."""
+    """Capitals, straight apostrophes, and spaces instead of all word separators."""
     text = _INVISIBLE.sub("", text).translate(_APOSTROPHES).translate(_LOOSE_APOSTROPHES)
-    # Twice, because capitals may decompose what was composed.
+    # Normalise twice, because upper() may decompose characters.
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).upper())
     text = _INVISIBLE.sub("", text).translate(_APOSTROPHES).translate(_LOOSE_APOSTROPHES)
     return "".join(" " if _separates_words(letter) else letter for letter in text)
@@ -120,10 +120,10 @@ def _separates_words(letter: str) -> bool:
 
 
 def _apostrophes(text: str) -> str:
-    """The words of `text` without the single quotation marks around them, joined by single spaces.
+    """Remove single quotation marks around words, and join the words with single spaces.
 
-    An apostrophe inside a word stays. One before a word stays if the word is a known elision ('TWAS), one
-    after it if the word ends in S or IN (the boys', goin'), unless a quotation is open.
+    Apostrophes inside a word are kept. One before a word is kept if the word is a known elision ('TWAS). One
+    after a word is kept if the word ends in S or IN (the boys', goin'), unless a quotation is open.
     """
     kept = []
     is_open = False
@@ -147,9 +147,7 @@ _in_alphabet = partial(outside, alphabet=ALPHABET)
 
 PRESETS = {
     "librispeech": Preset(librispeech, _in_alphabet, "capitals, straight apostrophes, single spaces"),
-    "common-voice": Preset(
-        common_voice, _in_alphabet, "as words, without accents, letters such as \u00c6 as AE"
-    ),
+    "common-voice": Preset(common_voice, _in_alphabet, "like words, but without accents, and \u00c6 as AE"),
     "words": Preset(
         words,
         _unspelled,

@@ -1,11 +1,11 @@
-"""Text to CTC labels and back: characters or SentencePiece.
+"""Tokenizers: convert text to CTC labels and back, with characters or SentencePiece.
 
-Label 0 is the CTC blank in every tokenizer; the symbols of the tokenizer are labels 1, 2, ... `state_dict()`
-returns the whole tokenizer in primitives, which every checkpoint contains, and `fingerprint` is its hash. The
-labels of two models can be compared only if their fingerprints are equal.
+Label 0 is the CTC blank in every tokenizer; the tokenizer's symbols are labels 1, 2, ... `state_dict()`
+returns the whole tokenizer in primitives, which every checkpoint contains, and `fingerprint` is its hash.
+Labels of two models can be compared only if their fingerprints are equal.
 
-A character that the tokenizer does not know is an error (normalise the text, or extend the alphabet), so the
-unknown piece is never a training target.
+A character outside the alphabet is an error (normalise the text, or extend the alphabet), so the unknown
+piece is never a training target.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ BLANK = 0
 """The label of the CTC blank, in every tokenizer."""
 
 SENTENCEPIECE_SPACE = "\u2581"
-"""What SentencePiece writes for a space in its pieces. A text must not contain it."""
+"""SentencePiece's symbol for a space in pieces. A text must not contain it."""
 
 SENTENCEPIECE_TYPES = ("unigram", "bpe")
-"""The SentencePiece models that have the requested size and encode every character of their texts."""
+"""The SentencePiece models that have the requested size and cover all characters of their texts."""
 
 _MAX_SENTENCE_BYTES = 1 << 20  # SentencePiece silently skips longer texts; its default is 4,192
 _TRAINING_THREADS = 16  # fixed, because the pieces of the unigram training may depend on it
-_SHOWN = 20  # characters that an error names
+_SHOWN = 20  # maximum number of characters in an error message
 
 
 class Tokenizer(ABC):
@@ -53,7 +53,7 @@ class Tokenizer(ABC):
     @property
     @abstractmethod
     def vocabulary_size(self) -> int:
-        """Number of labels, the blank included: the width of the model's last layer."""
+        """Number of labels, including the blank: the size of the model's last layer."""
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -65,7 +65,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of labels whose repeats are already collapsed (blanks are dropped); single spaces.
+        """The text of labels without repeats, with single spaces; blanks are dropped.
 
         Raises:
             UserError: a label is outside [0, vocabulary_size): it is from another tokenizer.
@@ -73,10 +73,10 @@ class Tokenizer(ABC):
 
     @cached_property
     def surfaces(self) -> list[str]:
-        """The text of each label, [vocabulary_size], with a space where it separates words.
+        """The text of each label, [vocabulary_size], with spaces between words.
 
-        Joined for the labels of a path, with single spaces, they are what `decode` returns. The blank and the
-        unknown piece are empty.
+        Joined for the labels of a path, with single spaces, they equal the result of `decode`. The blank and
+        the unknown piece are empty.
         """
         return self._surfaces()
 
@@ -116,12 +116,12 @@ class Tokenizer(ABC):
             if not 0 <= label < size:
                 raise UserError(
                     f"label {label} is outside this tokenizer's vocabulary of {size}: "
-                    "decode with the tokenizer that is stored in the model's own checkpoint"
+                    "decode with the tokenizer in the model's checkpoint"
                 )
 
 
 class CharacterTokenizer(Tokenizer):
-    """One label per character: label i + 1 is `alphabet[i]`; the space separates words.
+    """One label per character: label i + 1 is `alphabet[i]`. The space separates words.
 
     Args:
         alphabet: the characters, each once, in the order of their labels.
@@ -136,16 +136,16 @@ class CharacterTokenizer(Tokenizer):
         other_spaces = sorted(
             {character for character in alphabet if character.isspace() and character != " "}
         )
-        # Control characters and halves of surrogate pairs cannot be written as text.
+        # Control characters and unpaired surrogates cannot be written as text.
         unwritable = sorted(
             {character for character in alphabet if unicodedata.category(character) in ("Cc", "Cs")}
         )
         if not alphabet:
-            raise UserError("the alphabet of the character tokenizer is empty: name its characters")
+            raise UserError("the alphabet of the character tokenizer is empty: specify its characters")
         if repeated:
             raise UserError(
                 f"the alphabet {alphabet[:100]!r} has {_quoted(repeated[:_SHOWN])} more than once: "
-                "drop the repeats"
+                "remove the duplicates"
             )
         if other_spaces:
             raise UserError(
@@ -154,14 +154,14 @@ class CharacterTokenizer(Tokenizer):
         if unwritable:
             raise UserError(
                 f"the alphabet {alphabet[:100]!r} has {_quoted(unwritable[:_SHOWN])}, which cannot "
-                "be written as text: drop them"
+                "be written as text: remove them"
             )
         self.alphabet = alphabet
         self._label_of = {character: label for label, character in enumerate(alphabet, start=BLANK + 1)}
 
     @staticmethod
     def of(texts: Iterable[str]) -> CharacterTokenizer:
-        """The tokenizer of LibriSpeech's characters if they spell all the texts; otherwise of the texts'."""
+        """Build a tokenizer with LibriSpeech's characters if they suffice, otherwise with the texts'."""
         used = {character for text in texts for character in text}
         return CharacterTokenizer(ALPHABET if used <= set(ALPHABET) else "".join(sorted(used | {" "})))
 
@@ -193,18 +193,18 @@ class SentencePieceTokenizer(Tokenizer):
         model: the bytes of a SentencePiece model file.
 
     Raises:
-        UserError: the bytes are no SentencePiece model.
+        UserError: the bytes are not a SentencePiece model.
     """
 
     def __init__(self, model: bytes) -> None:
         self.model = model
-        broken = UserError(f"not a SentencePiece model ({len(model)} bytes): make it anew with train")
-        if not model:  # would leave the processor unloaded, without an error
+        broken = UserError(f"not a SentencePiece model ({len(model)} bytes): train it again")
+        if not model:  # SentencePiece would not raise an error
             raise broken
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
             self._pieces = [self._processor.id_to_piece(i) for i in range(self._processor.get_piece_size())]
-        # UnicodeDecodeError: bytes that are no text in a piece.
+        # UnicodeDecodeError: a piece is not valid text.
         except (RuntimeError, UnicodeDecodeError) as error:
             raise broken from error
         self._unknown: int = self._processor.unk_id()
@@ -216,23 +216,23 @@ class SentencePieceTokenizer(Tokenizer):
         """Train on normalised texts, in memory. The same texts in the same order give the same tokenizer.
 
         Args:
-            texts: transcripts; every character in them can be encoded afterwards.
-            vocabulary_size: number of labels, the blank and the never-emitted unknown piece included.
+            texts: transcripts; the tokenizer covers all of their characters.
+            vocabulary_size: number of labels, including the blank and the unknown piece, which is not used.
             model_type: "unigram" or "bpe".
 
         Raises:
-            UserError: no text; a size that the texts do not allow (the message has the one that they do);
-                an unknown model type.
+            UserError: there is no text; the size is not possible for the texts (the message has the limit);
+                the model type is unknown.
         """
         if model_type not in SENTENCEPIECE_TYPES:
             raise UserError(
-                f"SentencePiece model type {model_type!r}: choose one of {_quoted(SENTENCEPIECE_TYPES)}"
+                f"SentencePiece model type {model_type!r}: use one of {_quoted(SENTENCEPIECE_TYPES)}"
             )
         if vocabulary_size < 3:
             raise UserError(
-                f"a vocabulary of {vocabulary_size} has no room beside the blank and the unknown piece"
+                f"a vocabulary of {vocabulary_size} is too small: it has only the blank and the unknown piece"
             )
-        # A list, because SentencePiece turns what an iterator raises into an error of its own.
+        # A list, because SentencePiece would replace exceptions of an iterator by its own.
         sentences = [sentence for sentence in map(_single_spaced, texts) if sentence]
         if not sentences:
             raise UserError("no text to train SentencePiece on: every transcript is empty")
@@ -247,8 +247,8 @@ class SentencePieceTokenizer(Tokenizer):
                 pad_id=-1,
                 bos_id=-1,
                 eos_id=-1,
-                character_coverage=1.0,  # every character: none is unknown afterwards
-                normalization_rule_name="identity",  # normalising is asr_emapl.text.normalise's work
+                character_coverage=1.0,  # no unknown characters
+                normalization_rule_name="identity",  # texts are already normalised
                 max_sentence_length=_MAX_SENTENCE_BYTES,
                 num_threads=_TRAINING_THREADS,
                 minloglevel=2,
@@ -262,7 +262,7 @@ class SentencePieceTokenizer(Tokenizer):
         return len(self._pieces) + 1
 
     def encode(self, text: str) -> list[int]:
-        if SENTENCEPIECE_SPACE in text:  # would come back as a space
+        if SENTENCEPIECE_SPACE in text:  # would be decoded as a space
             raise _unknown_characters(text, {SENTENCEPIECE_SPACE})
         pieces: list[int] = self._processor.encode(_single_spaced(text))
         if self._unknown in pieces:
@@ -275,7 +275,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         self._check_labels(ids)
-        # The unknown piece is in no target; SentencePiece would write a mark for it.
+        # The unknown piece is never a target; SentencePiece would decode it as a mark.
         pieces = [label - 1 for label in ids if label not in (BLANK, self._unknown + 1)]
         return _single_spaced(self._processor.decode(pieces))
 
@@ -289,10 +289,11 @@ class SentencePieceTokenizer(Tokenizer):
 
 
 def tokenizer_from_state(state: dict[str, Any]) -> Tokenizer:
-    """The tokenizer whose `state_dict()` this is. The fingerprint is checked where the state has one.
+    """Build a tokenizer from its `state_dict()`. The fingerprint is checked if the state has one.
 
     Raises:
-        UserError: unknown kind, a missing or malformed entry, or content that does not match the fingerprint.
+        UserError: the kind is unknown, an entry is missing or malformed, or the content does not match the
+            fingerprint.
     """
     kind = state.get("kind") if isinstance(state, dict) else None
     tokenizer: Tokenizer
@@ -308,19 +309,19 @@ def tokenizer_from_state(state: dict[str, Any]) -> Tokenizer:
         tokenizer = SentencePieceTokenizer(model)
     else:
         raise UserError(
-            f"tokenizer of unknown kind {kind!r}: this version knows 'characters' and 'sentencepiece'"
+            f"tokenizer of unknown kind {kind!r}: this version supports 'characters' and 'sentencepiece'"
         )
     expected = state.get("fingerprint", tokenizer.fingerprint)
     if expected != tokenizer.fingerprint:
         raise UserError(
-            f"the tokenizer's fingerprint is {tokenizer.fingerprint[:12]}..., the one stored with it "
+            f"the tokenizer's fingerprint is {tokenizer.fingerprint[:12]}..., but the stored one is "
             f"{str(expected)[:12]}...: damaged, or edited by hand (then remove the fingerprint entry)"
         )
     return tokenizer
 
 
 def save_tokenizer(path: str | os.PathLike[str], tokenizer: Tokenizer) -> None:
-    """Write the tokenizer as a JSON file; an older file is replaced atomically.
+    """Write the tokenizer as a JSON file, replacing an existing file atomically.
 
     Raises:
         UserError: the file cannot be written.
@@ -329,10 +330,10 @@ def save_tokenizer(path: str | os.PathLike[str], tokenizer: Tokenizer) -> None:
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """Read what `save_tokenizer` wrote.
+    """Read a tokenizer from a file written by `save_tokenizer`.
 
     Raises:
-        UserError: no such file, or no tokenizer in it.
+        UserError: the file does not exist, or is not a tokenizer.
     """
     state = read_object(Path(path), "a tokenizer file (write it with asr-emapl tokenizer)")
     try:
@@ -342,7 +343,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
 
 
 def _single_spaced(text: str) -> str:
-    # Split at the space only: a tab or a newline is a character outside the alphabet, and an error.
+    # Split only at spaces: a tab or a newline is an error, as it is outside the alphabet.
     return " ".join(word for word in text.split(" ") if word)
 
 
@@ -355,7 +356,7 @@ def _unknown_characters(text: str, unknown: set[str]) -> UserError:
     shown = text if len(text) <= 60 else text[:57] + "..."
     return UserError(
         f"characters outside the tokenizer's alphabet: {listing(named, _SHOWN)} in {shown!r}: "
-        "normalise the text, or make a tokenizer that has them"
+        "normalise the text, or create a tokenizer that has them"
     )
 
 
@@ -369,16 +370,16 @@ def _text_entry(state: dict[str, Any], key: str) -> str:
 
 
 def _training_error(vocabulary_size: int, message: str) -> UserError:
-    """SentencePiece's error in the terms of this module: its sizes do not count the blank, ours do."""
+    """Convert SentencePiece's error: its sizes do not include the blank, ours do."""
     if highest := re.search(r"Vocabulary size too high .* <= (\d+)", message):
         return UserError(
             f"a vocabulary of {vocabulary_size} is too large for these texts: "
-            f"SentencePiece allows at most {int(highest[1]) + 1} (the blank included)"
+            f"SentencePiece allows at most {int(highest[1]) + 1} (including the blank)"
         )
     if lowest := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return UserError(
             f"a vocabulary of {vocabulary_size} is too small for the characters of these texts: "
-            f"SentencePiece needs at least {int(lowest[1]) + 1} (the blank included)"
+            f"SentencePiece needs at least {int(lowest[1]) + 1} (including the blank)"
         )
     return UserError(
         f"SentencePiece cannot train a vocabulary of {vocabulary_size} on these texts: {message}"

@@ -1,1 +1,1 @@
-"""The trainer and its parts: step, optimizer, world of processes, checkpoints, log."""
+"""The trainer and its parts: corpora, step, objectives, validation, log."""

@@ -1,4 +1,4 @@
-"""From the config to the parts of a trainer: batches, plan, student, teacher. Errors name the setting."""
+"""Build the parts of a trainer from the config: batches, plan, student, teacher. Errors name the setting."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ from asr_emapl.training.step import TrainStep
 
 
 def read_tokenizer(config: RunConfig) -> Tokenizer:
-    """The tokenizer that the config names."""
+    """Read the tokenizer of the config."""
     if config.tokenizer is None:
-        raise UserError("tokenizer is not set; name the file that `asr-emapl tokenizer` wrote")
+        raise UserError("tokenizer is not set; specify the file written by `asr-emapl tokenizer`")
     return load_tokenizer(config.tokenizer)
 
 
@@ -47,7 +47,7 @@ def build_batches(config: RunConfig, world_size: int) -> BatchSchedule:
     """Padded seconds of a global batch, over hours of audio.
 
     Raises:
-        UserError: the hours of batch.progressive do not rise.
+        UserError: the hours of batch.progressive are not increasing.
     """
     seconds = config.batch.seconds
     first = world_size * config.device.max_seconds if seconds == "auto" else float(seconds)
@@ -58,10 +58,10 @@ def build_batches(config: RunConfig, world_size: int) -> BatchSchedule:
 
 
 def nominal_step_audio(config: RunConfig, world_size: int) -> StepAudio:
-    """Audio of steps without the corpora: the padded seconds. A run measures it (`TrainingAudio.step_audio`).
+    """Audio of steps if corpora are not available: the padded seconds. See `TrainingAudio.step_audio`.
 
     Raises:
-        UserError: as `build_batches`, or batch.reference_seconds gives no kappa.
+        UserError: see `build_batches`; also if kappa is not defined for batch.reference_seconds.
     """
     reference, batches = float(config.batch.reference_seconds), build_batches(config, world_size)
     try:
@@ -74,8 +74,8 @@ def build_plan(config: RunConfig, steps: StepAudio) -> ScalingPlan:
     """The hyper-parameters of every step of the run.
 
     Raises:
-        UserError: a setting of the optimizer, its schedule or the teacher is invalid, or the rule has no
-            answer at one of the batches.
+        UserError: a setting of the optimizer, its schedule or the teacher is invalid, or the rule is not
+            defined at one of the batches.
     """
     try:
         half_life = config.teacher.half_life_over_audio(steps.reference_seconds, 3600.0 * config.hours)
@@ -95,23 +95,23 @@ def build_plan(config: RunConfig, steps: StepAudio) -> ScalingPlan:
 
 
 def require_measurable_noise(config: RunConfig, world_size: int) -> None:
-    """Refuse to measure gradient noise where no process has a whole gradient.
+    """Check that gradient noise can be measured.
 
     Raises:
         UserError: optimizer.noise_every_steps is set and the student is sharded.
     """
     if config.device.sharding == "full" and world_size > 1 and config.optimizer.noise_every_steps:
         raise UserError(
-            "optimizer.noise_every_steps: gradient noise needs whole gradients, which no process has with "
+            "optimizer.noise_every_steps: measuring gradient noise is not supported with "
             "device.sharding=full; set it to null, or sharding to none"
         )
 
 
 def build_models(config: RunConfig, world: ProcessGroup, vocabulary_size: int) -> tuple[nn.Module, nn.Module]:
-    """Student and the module of its teacher, with equal weights, on the device of this process.
+    """Build student and teacher modules with equal weights, on the device of this process.
 
     Raises:
-        UserError: the model cannot be built, or has no switch for the dropout that the config asks for.
+        UserError: the model cannot be built, or does not support the configured change of dropout.
     """
     bf16 = config.device.precision == "bf16"
     build = functools.partial(
@@ -201,8 +201,8 @@ def build_step(
     """The train step with CTC on transcripts and, with a strategy, CTC on pseudo-labels.
 
     Args:
-        student: as `ProcessGroup.data_parallel` returned it.
-        limits: for pseudo-labels.
+        student: the result of `ProcessGroup.data_parallel`.
+        limits: limits for pseudo-labels.
     """
     phases = Phases(world.device)
     labelled = CtcObjective(world, features, student, GivenLabels(), None, phases, bf16=bf16)

@@ -1,4 +1,4 @@
-"""What a run learns from and is judged on: utterances with their targets, and validation splits."""
+"""The training corpora of a run, with targets, and its validation splits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from asr_emapl.scoring.transcripts import read_transcripts
 from asr_emapl.text.tokenizer import Tokenizer
 from asr_emapl.training.selection import TrainingAudio
 
-# Files of each corpus whose headers are looked at before a run.
+# Number of files of each corpus whose headers are read before a run.
 _PROBED = 16
 
 
@@ -30,9 +30,9 @@ class Corpora:
     """The corpora of one run.
 
     Attributes:
-        audio: what the batch plan knows of labelled and unlabelled utterances.
-        perturb: of the student's waveforms.
-        notes: what was left out, and what is resampled.
+        audio: labelled and unlabelled utterances for the batch plan.
+        perturb: perturbation of the student's waveforms.
+        notes: messages on excluded utterances and resampled audio.
     """
 
     audio: TrainingAudio
@@ -44,20 +44,20 @@ class Corpora:
 
     @staticmethod
     def read(config: RunConfig, tokenizer: Tokenizer, world_size: int) -> Corpora:
-        """Open the manifests that the config names; the unlabelled ones only if they are used.
+        """Open the manifests of the config; the unlabelled ones only if they are used.
 
         Raises:
-            UserError: as `TrainingAudio.select`; there is unlabelled audio without a strategy; or a text has
-                characters that the tokenizer does not know.
+            UserError: see `TrainingAudio.select`; also if there is unlabelled audio without a strategy, or a
+                text has characters outside the tokenizer's alphabet.
         """
         labels = config.pseudo_labels
         if not labels.uses_unlabelled and config.data.unlabelled:
             raise UserError(
-                "data.unlabelled names audio that pseudo_labels.strategy=none does not use; set the strategy "
-                "to ema, or data.unlabelled to []"
+                "data.unlabelled is not used with pseudo_labels.strategy=none; set the strategy to ema, or "
+                "data.unlabelled to []"
             )
         perturb = _perturbation(config.perturb)
-        # The true texts of the unlabelled part are for the oracle alone.
+        # Only the oracle uses the transcripts of unlabelled audio.
         with_text = ("labelled", "unlabelled") if labels.strategy == "oracle" else ("labelled",)
         audio = TrainingAudio.select(config, world_size, with_text)
         corpora, notes = {}, list(audio.notes)
@@ -75,7 +75,7 @@ class Corpora:
         return Corpora(audio, corpora["labelled"], corpora.get("unlabelled"), splits, perturb, notes)
 
     def dataset(self, config: RunConfig, rank: int, world_size: int) -> StepDataset:
-        """What decodes one rank's share of each global batch."""
+        """The dataset that decodes one rank's share of each global batch."""
         return StepDataset(
             self.labelled,
             self.unlabelled,
@@ -104,12 +104,12 @@ def _perturbation(config: PerturbConfig) -> Perturbation | None:
 
 def _read(paths: list[str], key: str) -> list[Utterance]:
     if not paths:
-        raise UserError(f"{key} names no manifest")
+        raise UserError(f"{key} is empty; specify at least one manifest")
     return [u for path in paths for u in read_manifest(path)]
 
 
 def _rate_notes(key: str, utterances: Sequence[Utterance]) -> list[str]:
-    """Whether audio is resampled, or its channels averaged: said once, after a look at some of the files."""
+    """Note if audio is resampled or its channels are averaged, according to the headers of some files."""
     found = set()
     for utterance in utterances[:: -(-len(utterances) // _PROBED)]:
         try:
@@ -117,14 +117,14 @@ def _rate_notes(key: str, utterances: Sequence[Utterance]) -> list[str]:
         except UnreachableError:
             raise
         except UserError:
-            pass  # for the loader to report
+            pass  # the loader reports the error
     foreign = sorted(found - {(SAMPLE_RATE_HZ, 1)})
     if not foreign:
         return []
     kinds = ", ".join(f"{rate} Hz with {channels} channel(s)" for rate, channels in foreign)
     return [
-        f"{key}: has audio of {kinds}, made {SAMPLE_RATE_HZ} Hz, mono at each reading "
-        "(asr-emapl shard --codec flac does so once)"
+        f"{key}: has audio of {kinds}, which is converted to {SAMPLE_RATE_HZ} Hz mono at each read "
+        "(use asr-emapl shard --codec flac to convert it once)"
     ]
 
 
@@ -162,7 +162,7 @@ def _encode(utterances: Sequence[Utterance], tokenizer: Tokenizer) -> TokenTable
     """The tokens of all transcripts.
 
     Raises:
-        UserError: lists the utterances with characters that the tokenizer does not know.
+        UserError: lists the utterances with characters outside the tokenizer's alphabet.
     """
     findings: list[str] = []
 

@@ -1,7 +1,7 @@
 """The log of a run: log.jsonl (metrics), speed.jsonl (wall-clock times), TensorBoard, and terminal lines.
 
-log.jsonl does not depend on the speed of the machine, so that the log of a resumed run equals that of an
-uninterrupted one digit for digit.
+log.jsonl does not depend on the speed of the machine, so the log of a resumed run is identical to that of an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 
 _logger = logging.getLogger(RUN_LOGGER)
-# Why utterances were left out of a validation, by split and id.
+# Why utterances were excluded from a validation, by split and id.
 LeftOut = Mapping[str, Mapping[str, str]]
-# Hyper-parameters of a step that the log keeps.
+# Hyper-parameters of a step that are logged.
 _HYPERPARAMETERS = ("lr", "rho", "kappa", "half_life_hours")
-# Utterances of a split that are named when they are left out of a validation.
+# Maximum number of excluded utterances that are listed per split and validation.
 _NAMED = 3
 
 
@@ -39,8 +39,8 @@ class RunLog:
 
     Args:
         folder: the run directory.
-        lines: lines of log.jsonl to keep; later ones, which a killed run wrote, are removed.
-        total_hours: audio of the whole run, for the remaining time.
+        lines: number of lines of log.jsonl to keep; later lines, from a killed run, are removed.
+        total_hours: audio of the whole run, to estimate the remaining time.
         every_seconds: wall-clock time between terminal lines.
     """
 
@@ -79,7 +79,7 @@ class RunLog:
     def step(
         self, step: int, hours: float, labelled: bool, result: StepResult, used: StepHyperparameters
     ) -> None:
-        """One optimizer step: a line in the log, now and then one on the terminal."""
+        """Log one optimizer step, and print a line every `every_seconds`."""
         if not self.active:
             return
         extra = {name: float(getattr(used, name)) for name in _HYPERPARAMETERS}
@@ -116,7 +116,7 @@ class RunLog:
     def _report(
         self, step: int, hours: float, seconds: float, audio_hours: float, extra: dict[str, float]
     ) -> None:
-        """Print and plot the speed since the last line, and losses and label quality of the steps since."""
+        """Print and plot speed, losses and label quality since the last printed line."""
         speed = audio_hours / seconds
         scalars = {"speed/hours_per_second": speed, **{f"schedule/{k}": v for k, v in extra.items()}}
         parts = [f"{hours:7.3f}/{self.total_hours:g} h", f"{speed * 3600:5.0f} x real time"]
@@ -138,13 +138,13 @@ class RunLog:
         self._write_speed({"step": step, "hours": hours, "hours_per_second": speed})
 
     def phases(self, step: int, hours: float, ranks: list[dict[str, float]]) -> None:
-        """Log where the time of each process went since the last call; see `Phases.take`."""
+        """Log the time of each process by phase since the last call; see `Phases.take`."""
         self._write_speed({"step": step, "hours": hours, "ranks": ranks})
 
     def validation(
         self, step: int, hours: float, rates: dict[str, float], left_out: LeftOut | None = None
     ) -> None:
-        """Log WERs in percent by "model/split", and the utterances left out of them."""
+        """Log WERs in percent by "model/split", and the excluded utterances."""
         if not self.active:
             return
         left_out = left_out or {}
@@ -155,20 +155,20 @@ class RunLog:
         self._name_left_out(left_out)
         self._plot_scalars(step, {f"wer/{name}": rate for name, rate in rates.items()})
         parts = [f"{name} {rate:.1f}" for name, rate in rates.items()]
-        parts += [f"left out of {split}: {len(lost)}" for split, lost in left_out.items()]
+        parts += [f"excluded from {split}: {len(lost)}" for split, lost in left_out.items()]
         self.say(f"{hours:7.3f}/{self.total_hours:g} h  WER " + ", ".join(parts))
         self._file.flush()
         self._since = None
 
     def _name_left_out(self, left_out: LeftOut) -> None:
-        """Warn of utterances that are left out for the first time."""
+        """Warn of utterances that are excluded for the first time."""
         for split, lost in left_out.items():
             new = [(id_, why) for id_, why in lost.items() if (split, id_) not in self._named]
             self._named |= {(split, id_) for id_, _ in new}
             for id_, why in new[:_NAMED]:
-                self.say(f"warning: validation split {split}: utterance {id_} is left out of the WER: {why}")
+                self.say(f"warning: validation split {split}: utterance {id_} is excluded from WER: {why}")
             if len(new) > _NAMED:
-                self.say(f"warning: validation split {split}: {len(new) - _NAMED} more are left out")
+                self.say(f"warning: validation split {split}: {len(new) - _NAMED} more are excluded")
 
     def saved(self, saved: Saved) -> None:
         """Report the size and the times of a checkpoint, or warn that it could not be written."""
@@ -190,7 +190,7 @@ class RunLog:
             _logger.info("%s", text)
 
     def flush(self) -> None:
-        """Write everything to the disk; call it before a checkpoint records `lines`."""
+        """Flush all files; call it before a checkpoint records `lines`."""
         if self.active:
             self._file.flush()
             self._plot(lambda board: board.flush())
@@ -208,7 +208,7 @@ class RunLog:
     def _write(self, record: dict[str, Any]) -> None:
         try:
             line = json.dumps(record, allow_nan=False)
-        except ValueError:  # NaN and infinities, which JSON lacks, become null
+        except ValueError:  # write NaN and infinities, which JSON lacks, as null
             line = json.dumps(json.loads(json.dumps(record), parse_constant=lambda name: None))
         self._file.write(line)
         self.lines = self._file.lines
@@ -226,7 +226,7 @@ class RunLog:
         self._plot(add)
 
     def _plot(self, act: Callable[[SummaryWriter], None]) -> None:
-        """Write to TensorBoard, or stop using it if its file cannot be written: log.jsonl has it all."""
+        """Write to TensorBoard. If that fails, stop using it, because log.jsonl has the same data."""
         if self._board is None:
             return
         try:
@@ -242,7 +242,7 @@ def _duration(seconds: float) -> str:
 
 
 class SkippedSteps:
-    """Counts the steps that changed no weight, with at most one warning in `every_seconds`."""
+    """Counts steps without a weight update; warns at most once in `every_seconds`."""
 
     def __init__(self, every_seconds: float) -> None:
         self.every_seconds = every_seconds
@@ -250,10 +250,10 @@ class SkippedSteps:
         self._named_at: float | None = None
 
     def step(self, number: int, labelled: bool, result: StepResult, now: float) -> str | None:
-        """Count a step; returns a warning if it was skipped and one is due.
+        """Count a step; return a warning if it was skipped and a warning is due.
 
         Args:
-            now: seconds of a monotonic clock.
+            now: time of a monotonic clock in seconds.
         """
         self.steps += 1
         if result.taken:

@@ -1,4 +1,4 @@
-"""Objectives, which prepare the targets of micro-batches and return their loss.
+"""Objectives prepare the targets of micro-batches and compute their loss.
 
 Axes: B utterances, T feature frames, F mel bands, S tokens, V labels.
 """
@@ -27,14 +27,14 @@ from asr_emapl.training.phases import Phases
 
 @dataclass(frozen=True)
 class Targets:
-    """What the student learns from one micro-batch; has only the utterances that are trained on.
+    """Input and targets of the student for one micro-batch, without dropped utterances.
 
     Attributes:
         features_BTF: augmented features, on the device.
         lengths_B: long [B], in feature frames, on the device.
         tokens_BS: long [B, S], padded with zeros, on the device.
-        frames: of the student's output, known without waiting for the device.
-        counts: tokens of each utterance.
+        frames: number of output frames of each utterance, computed on the CPU.
+        counts: number of tokens of each utterance.
     """
 
     features_BTF: Tensor
@@ -44,7 +44,7 @@ class Targets:
     counts: tuple[int, ...]
 
     def take(self, rows: Sequence[int]) -> Targets:
-        """Some of the utterances."""
+        """Select utterances."""
         index = to_device(torch.tensor(rows, dtype=torch.long), self.features_BTF.device)
         return Targets(
             self.features_BTF.index_select(0, index),
@@ -60,9 +60,9 @@ class PreparedTargets:
     """The targets of the micro-batches of this rank, and counts.
 
     Attributes:
-        targets: one per micro-batch that has an utterance to train on.
-        dropped: utterances not trained on, by reason.
-        confidence: sum over the pseudo-labels, dropped ones included; None for transcripts.
+        targets: one per micro-batch with utterances to train on.
+        dropped: number of utterances not trained on, by reason.
+        confidence: sum over the pseudo-labels, including dropped ones; None for transcripts.
         nonempty: number of pseudo-labels that are not empty; None for transcripts.
     """
 
@@ -81,28 +81,28 @@ class PreparedTargets:
 
 
 class Objective(Protocol):
-    """A part of training with its own loss. The step divides the sum by the global count."""
+    """A part of training with its own loss. The train step divides the sum by the global count."""
 
     def prepare(self, micro_batches: Sequence[MicroBatch], passes: int) -> PreparedTargets:
         """Targets of the micro-batches of this rank; each rank prepares at least `passes` of them."""
         ...
 
     def nothing(self) -> Targets:
-        """Targets without an utterance, for a rank that only takes part in a reduction."""
+        """Targets without utterances, for a rank that only participates in collective operations."""
         ...
 
     def loss(self, targets: Targets) -> Tensor:
-        """Sum of the losses of the utterances, a scalar with its autograd graph."""
+        """Sum of the losses of the utterances, a differentiable scalar."""
         ...
 
 
 class CtcObjective:
-    """CTC (Graves et al. 2006) on labels of a strategy.
+    """CTC loss (Graves et al. 2006) on the labels of a strategy.
 
     Args:
-        student: as `ProcessGroup.data_parallel` returned it.
-        strategy: makes the labels: `Transcripts`, or a strategy of pseudo-labels.
-        limits: for pseudo-labels; None: the labels are transcripts.
+        student: the result of `ProcessGroup.data_parallel`.
+        strategy: computes the labels: `Transcripts`, or a pseudo-label strategy.
+        limits: limits for pseudo-labels; None: the labels are transcripts.
         bf16: run the student's forward pass with autocast to bfloat16.
     """
 
@@ -123,10 +123,10 @@ class CtcObjective:
         self.keeps_labels = type(strategy).previous is not Strategy.previous
 
     def prepare(self, micro_batches: Sequence[MicroBatch], passes: int) -> PreparedTargets:
-        """See `Objective.prepare`. Waits for the device once, for the numbers of all labels."""
+        """See `Objective.prepare`. Synchronizes with the device once, to read the numbers of all labels."""
         queued = [self._queue(micro) for micro in micro_batches]
         if self.world.sharded and self.limits is not None:
-            # All ranks gather the weights of a sharded teacher equally often.
+            # All ranks must gather the weights of a sharded teacher equally often.
             for _ in range(passes - len(queued)):
                 nothing = self.nothing()
                 self.strategy.labels(LabelRequest([], nothing.features_BTF, nothing.lengths_B, []))
@@ -176,8 +176,8 @@ class CtcObjective:
             log_probs_BTV, _ = self.student(targets.features_BTF, targets.lengths_B)
         if not targets.counts:
             return 0.0 * log_probs_BTV.sum()
-        # int64 tokens select torch's kernel, for texts of any length; int32 may select cuDNN's. It needs
-        # lengths on the CPU, so nothing waits for the student.
+        # int64 tokens select torch's kernel, which supports texts of any length; int32 may select cuDNN's.
+        # Lengths are on the CPU, as the kernel requires, so nothing waits for the student.
         return F.ctc_loss(
             log_probs_BTV.float().transpose(0, 1),
             targets.tokens_BS,
@@ -188,7 +188,7 @@ class CtcObjective:
         )
 
     def _queue(self, micro: MicroBatch) -> _Queued:
-        """Queue the labels from clean features, and the student's features, on the device."""
+        """Queue the computation of labels from clean features, and of the student's features."""
         there = micro.to(self.world.device)
         features_BTF, lengths_B = self.features(there.waveforms_BN, there.samples_B)
         if self.limits is not None:
@@ -207,13 +207,13 @@ class CtcObjective:
             samples_B = micro.student_samples_B
         frames = unwrap(self.student).output_lengths(self.features.frames(samples_B))  # type: ignore[operator]
         if there.keep_BF is not None and there.keep_BT is not None:
-            # Features have mean 0, so a masked band or frame becomes the utterance's mean.
+            # Features have mean 0, so masking replaces a band or frame by the utterance's mean.
             features_BTF = features_BTF * there.keep_BF[:, None, :] * there.keep_BT[:, :, None]
         self.phases.count(micro)
         return _Queued(features_BTF, lengths_B, tuple(frames.tolist()), tuple(seconds), labels, micro)
 
     def _filter(self, queued: Sequence[_Queued]) -> PreparedTargets:
-        """Keep the utterances that are trained on. The only place that waits for the labels."""
+        """Drop utterances according to the filters. The only place that waits for the labels."""
         pseudo = self.limits is not None
         packed = [one.labels.packed() for one in queued]
         values = self.world.to_list(torch.cat(packed)) if packed else []
@@ -255,7 +255,7 @@ class CtcObjective:
 
 @dataclass(frozen=True)
 class _Queued:
-    """A micro-batch whose labels are queued on the device; their numbers are not known yet."""
+    """A micro-batch whose labels are being computed on the device."""
 
     features_BTF: Tensor
     lengths_B: Tensor
@@ -266,7 +266,7 @@ class _Queued:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on `device`; page-locked if it is copied to a GPU, so that nothing waits."""
+    """Copy a tensor to `device`, asynchronously from pinned memory if it is a GPU."""
     if tensor.device.type == "cpu" and device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

@@ -1,7 +1,7 @@
-"""Where the time of training steps goes, and how much of their audio is padding; measured without waiting.
+"""Measure the time of training steps by phase, and their padding, without synchronization.
 
-On a GPU, a mark is an event in its queue, which is read much later: times are those of the GPU, idle time
-included. On a CPU, a mark reads the clock.
+On a GPU, a mark is a CUDA event, which is read much later: times are those of the GPU, including idle time.
+On a CPU, a mark reads the clock.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _Micro(Protocol):
     samples_B: Tensor
 
 
-# Marks to keep before those that the device has passed are added up.
+# Maximum number of marks before completed ones are added up.
 _MOST_MARKS = 1000
 
 
@@ -42,10 +42,10 @@ class Phases:
         self._steps, self._samples, self._padded = 0, 0, 0
 
     def waiting(self, batches: Iterator[T]) -> Iterator[T]:
-        """Yield endless items; the time until each arrives is "data".
+        """Yield items endlessly; the waiting time for each is counted as "data".
 
-        The time between the last mark of a step and the wait for the next step (a validation, a checkpoint)
-        is not counted.
+        The time between the last mark of a step and the wait for the next step (validation, checkpoints) is
+        not counted.
         """
         while True:
             self._begin()
@@ -54,15 +54,15 @@ class Phases:
             yield batch
 
     def mark(self, phase: str) -> None:
-        """The time since the last mark belongs to `phase`."""
+        """Count the time since the last mark as `phase`."""
         self._marks.append((phase, self._now()))
         if len(self._marks) > _MOST_MARKS:
             self._read(wait=False)
 
     def mark_backward(self, loss: Tensor, phase: str) -> None:
-        """Have the backward pass of `loss` mark its end, without DDP's wait for other processes.
+        """Mark the end of the backward pass of `loss`, excluding DDP's wait for other processes.
 
-        Callbacks run in the order in which they were queued. This one is queued when the pass begins, before
+        Callbacks run in the order in which they were queued. This one is queued when the pass starts, before
         the one in which DDP waits.
         """
 
@@ -77,7 +77,7 @@ class Phases:
         self._padded += micro.waveforms_BN.numel()
 
     def take(self) -> dict[str, float]:
-        """Seconds by phase, steps, seconds of audio and of padded audio since the last call."""
+        """Return seconds by phase, steps, seconds of audio and of padded audio since the last call."""
         self._read(wait=True)
         taken = {**self._seconds, "steps": float(self._steps)}
         taken |= {"audio": self._samples / SAMPLE_RATE_HZ, "padded": self._padded / SAMPLE_RATE_HZ}
@@ -96,7 +96,7 @@ class Phases:
         return event
 
     def _read(self, *, wait: bool) -> None:
-        """Add up the marks so far if the device has passed the last one, or after waiting for it."""
+        """Add up the marks so far, if the device has reached the last one; `wait`: wait for it."""
         if len(self._marks) < 2:
             return
         last = self._marks[-1][1]

@@ -1,4 +1,4 @@
-"""Which utterances a run learns from, and the order of its steps. No text and no audio is read for it."""
+"""Select the training utterances of a run and the order of its steps, without reading text or audio."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KINDS = ("labelled", "unlabelled")
 
 @dataclass(frozen=True)
 class MixtureSpec:
-    """The corpora of one kind: utterances and weight in audio of each."""
+    """The corpora of one kind: number of utterances and weight in audio of each."""
 
     sizes: list[int]
     weights: list[float]
@@ -38,9 +38,9 @@ class TrainingAudio:
     """The utterances within the limits, by kind ("labelled", "unlabelled").
 
     Attributes:
-        hours: of all manifests, before the limits.
+        hours: audio of all manifests, before the limits.
         contents: hashes of each corpus before the limits; see `checkpoints.resume`.
-        notes: what was left out.
+        notes: messages on excluded utterances.
     """
 
     utterances: dict[str, Selection] = field(default_factory=dict)
@@ -51,19 +51,20 @@ class TrainingAudio:
 
     @staticmethod
     def select(config: RunConfig, world_size: int, with_text: tuple[str, ...] = ()) -> TrainingAudio:
-        """Open the manifests that the config names, the unlabelled ones only if they are used.
+        """Open the manifests of the config, the unlabelled ones only if they are used.
 
         Args:
-            with_text: kinds of which each utterance needs a transcript.
+            with_text: kinds whose utterances all require a transcript.
 
         Raises:
-            UserError: a manifest is wrong, none is named, nothing is within the limits, or weights are wrong.
+            UserError: there is no manifest, a manifest is invalid, no utterance is within the limits, or
+                weights are invalid.
         """
         found = TrainingAudio()
         limit = min(config.data.max_seconds, _fitting(config), build_batches(config, world_size).smallest)
         for kind, paths in used_manifests(config).items():
             if not paths:
-                raise UserError(f"data.{kind} names no manifest")
+                raise UserError(f"data.{kind} is empty; specify at least one manifest")
             manifests = [open_manifest(path, require_text=kind in with_text) for path in paths]
             found.hours += sum(float(manifest.seconds.sum()) for manifest in manifests) / 3600.0
             parts = []
@@ -77,7 +78,7 @@ class TrainingAudio:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Utterances of one pass over each kind."""
+        """Number of utterances in one pass over each kind."""
         return {kind: len(self.utterances.get(kind, ())) for kind in KINDS}
 
     def plan(self, config: RunConfig, batch_seconds: float) -> DataPlan:
@@ -127,12 +128,12 @@ class TrainingAudio:
         try:
             audio = {s: mean_step_audio(plan, s) for s in {reference, *batches.all}}
         except ValueError as error:
-            raise UserError(f"batch.reference_seconds: {error}; raise it to tell kappa") from error
+            raise UserError(f"batch.reference_seconds: {error}; raise it, to define kappa") from error
         return StepAudio(batches, reference, audio)
 
 
 def used_manifests(config: RunConfig) -> dict[str, list[str]]:
-    """The manifests that the run learns from, by kind."""
+    """The manifests that the run trains on, by kind."""
     used = {"labelled": config.data.labelled}
     if config.pseudo_labels.uses_unlabelled:
         used["unlabelled"] = config.data.unlabelled
@@ -140,25 +141,25 @@ def used_manifests(config: RunConfig) -> dict[str, list[str]]:
 
 
 def has_manifests(config: RunConfig) -> bool:
-    """Whether the config names manifests, and all that the run learns from exist."""
+    """Whether the config has manifests, and all that the run trains on exist."""
     paths = [path for kind in used_manifests(config).values() for path in kind]
     return bool(paths) and all(Path(path).is_file() for path in paths)
 
 
 def _fitting(config: RunConfig) -> float:
-    """Seconds of the longest utterance that fits the device, slowed down as it may be."""
+    """Maximum duration of an utterance that fits the device even at the slowest speed perturbation."""
     speed = config.perturb.speed
     slowest = float(min(speed.factors)) if speed and speed.factors else 1.0
     if slowest >= 1.0:
         return config.device.max_seconds
-    # Two samples are for rounding.
+    # Reserve two samples for rounding.
     return (config.device.max_seconds - 2 / SAMPLE_RATE_HZ) * slowest
 
 
 def _within(
     manifest: Manifest, key: str, config: DataConfig, limit: float, notes: list[str]
 ) -> Indices | None:
-    """Rows within the limits of length; None: all."""
+    """Rows of utterances within the limits; None: all rows."""
     seconds = manifest.seconds
     is_within = (seconds >= config.min_seconds) & (seconds <= limit)
     kept = int(is_within.sum())
@@ -168,23 +169,23 @@ def _within(
         raise UserError(f"{key}: no utterance is between {config.min_seconds:g} and {limit:g} s long")
     hours = float(seconds[~is_within].sum()) / 3600.0
     notes.append(
-        f"{key}: {len(manifest) - kept} of {len(manifest)} utterances ({hours:.2f} h) left out: shorter than "
+        f"{key}: {len(manifest) - kept} of {len(manifest)} utterances ({hours:.2f} h) excluded: shorter than "
         f"{config.min_seconds:g} s or longer than {limit:g} s"
     )
     return np.flatnonzero(is_within)
 
 
 def _mixture(kind: str, parts: list[tuple[Manifest, Indices | None]], config: DataConfig) -> MixtureSpec:
-    """One corpus of all manifests; or each its own, where weights or a temperature are given."""
+    """One corpus of all manifests, or one corpus per manifest if weights or a temperature are set."""
     weights = config.labelled_weights if kind == "labelled" else config.unlabelled_weights
     sizes = [len(manifest) if rows is None else len(rows) for manifest, rows in parts]
     if weights and config.temperature is not None:
-        raise UserError(f"data.temperature and data.{kind}_weights: give one of them")
+        raise UserError(f"data.temperature and data.{kind}_weights: set only one of them")
     if config.temperature is not None:
         lengths = [m.seconds if rows is None else m.seconds[rows] for m, rows in parts]
         return MixtureSpec(sizes, [float(s.sum() / 3600.0) ** (1.0 / config.temperature) for s in lengths])
     if not weights:
         return MixtureSpec([sum(sizes)], [1.0])
     if len(weights) != len(sizes):
-        raise UserError(f"data.{kind}_weights: {len(sizes)} manifests need as many weights, not {weights}")
+        raise UserError(f"data.{kind}_weights: {len(sizes)} manifests need one weight each, not {weights}")
     return MixtureSpec(sizes, list(weights))

@@ -1,4 +1,4 @@
-"""One optimizer step: targets, count over ranks, forward and backward, clip, optimizer, teacher."""
+"""One train step: targets, global counts, forward and backward pass, clipping, optimizer, teacher."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from asr_emapl.training.phases import Phases
 
 @dataclass(frozen=True)
 class StepResult(LabelCounts):
-    """The outcome of a step, over all ranks.
+    """The result of a step, over all ranks.
 
     Attributes:
         loss: mean over the utterances trained on.
-        gradient_norm: before clipping.
-        taken: whether the optimizer and the teacher moved.
-        noise: of the gradient, if requested and measurable.
+        gradient_norm: norm before clipping.
+        taken: whether student and teacher were updated.
+        noise: gradient noise, if requested and measurable.
     """
 
     loss: float = 0.0
@@ -45,10 +45,10 @@ class TrainStep:
     """Updates student, optimizer and teacher with one global batch.
 
     Args:
-        student: as `ProcessGroup.data_parallel` returned it.
-        labelled: objective of labelled audio.
-        unlabelled: objective of pseudo-labelled audio; None: a supervised run.
-        clip_norm: threshold on the norm of the global gradient, already scaled; None: no clipping.
+        student: the result of `ProcessGroup.data_parallel`.
+        labelled: objective for labelled audio.
+        unlabelled: objective for pseudo-labelled audio; None: supervised training.
+        clip_norm: maximum norm of the global gradient, already scaled; None: no clipping.
     """
 
     def __init__(
@@ -78,8 +78,8 @@ class TrainStep:
         """Train on one global batch, of which `batch` is this rank's share.
 
         Args:
-            teacher_seconds: audio that the teacher counts for this step; None: that of the batch.
-            at_seconds: audio on the run's clock, for a half-life that changes over the run.
+            teacher_seconds: audio of this step for the teacher; None: that of the batch.
+            at_seconds: audio on the run's clock, for a variable half-life.
         """
         objective = self.labelled if batch.labelled else self.unlabelled
         assert objective is not None
@@ -117,7 +117,7 @@ class TrainStep:
         return labels
 
     def _count(self, prepared: PreparedTargets, undecodable: int) -> LabelCounts:
-        """Sums over ranks, before the backward pass: the loss is divided by the global count."""
+        """All-reduce the counts before the backward pass, because the loss is divided by the global count."""
         dropped = prepared.dropped + Counter(undecodable=undecodable)
         mine = [prepared.utterances, prepared.tokens, prepared.confidence or 0.0, prepared.nonempty or 0.0]
         sums = self.world.all_reduce_sum(mine + [dropped[reason] for reason in REASONS])
@@ -129,18 +129,18 @@ class TrainStep:
         return LabelCounts(utterances, tokens, dropped, sums[2] / labelled, sums[3] / labelled)
 
     def _forward_backward(self, objective: Objective, work: Sequence[Targets], utterances: int) -> Tensor:
-        """Gradients of the global mean; returns this rank's sum of losses, still on the device."""
+        """Compute gradients of the global mean; return this rank's sum of losses, on the device."""
         total = torch.zeros((), dtype=torch.float64, device=self.world.device)
         for i, targets in enumerate(work):
-            # Ranks exchange gradients once, with the last micro-batch of each.
+            # Ranks exchange gradients once, with their last micro-batch.
             last = i == len(work) - 1
             with contextlib.nullcontext() if last else self.world.no_sync(self.student):
                 loss = objective.loss(targets)
-                # DDP averages over ranks; the loss is a sum over the global batch by its global count.
+                # DDP averages over ranks, but the gradient must be the sum over ranks by the global count.
                 mean = loss * (self.world.size / utterances)
                 self.phases.mark_backward(mean, "student")
                 mean.backward()
-            # What the backward pass still waited for when its own work was done.
+            # Time that the backward pass waited for other processes at its end.
             self.phases.mark("communication")
             total += loss.detach()
         return total
@@ -148,7 +148,7 @@ class TrainStep:
     def _forward_backward_in_parts(
         self, objective: Objective, work: Sequence[Targets], utterances: int
     ) -> tuple[Tensor, list[tuple[float, int]]]:
-        """As `_forward_backward`; also the square norm and the utterances of each part, over all ranks."""
+        """Like `_forward_backward`; also return squared norm and utterances of each part, over all ranks."""
         if self.world.size == 1 and len(work) == 1:
             work = [half for half in _halves(work[0]) if half.counts]
         parameters = [p for p in self.student.parameters() if p.requires_grad]
@@ -168,16 +168,16 @@ class TrainStep:
         self.phases.mark("student")
         self.world.all_reduce_tensors(sums)
         for parameter, gradient, has_gradient in zip(parameters, sums, touched, strict=True):
-            # None, not zeros: an optimizer decays what has a gradient.
+            # None, not zeros, because optimizers apply weight decay to parameters with a gradient.
             parameter.grad = gradient if has_gradient else None
         parts = [part for of_rank in self.world.gather(parts) for part in of_rank]
         self.phases.mark("communication")
         return total, parts
 
     def _clip(self, total: Tensor, utterances: int) -> tuple[float, float]:
-        """Clip the gradient; returns the mean loss and the norm before clipping, the same on all ranks.
+        """Clip the gradient; return the mean loss and the norm before clipping, the same on all ranks.
 
-        Both come from the device together: nothing has waited for the backward pass until here.
+        Both are read from the device together, which is the first wait for the backward pass.
         """
         limit = math.inf if self.clip_norm is None else self.clip_norm
         norm = full_tensor(torch.nn.utils.clip_grad_norm_(self.student.parameters(), limit))

@@ -1,4 +1,4 @@
-"""A run from its config to its last checkpoint: build or resume, train, validate, save."""
+"""The training loop of a run: build or resume, train, validate, save."""
 
 from __future__ import annotations
 
@@ -48,21 +48,21 @@ from asr_emapl.training.corpora import Corpora
 from asr_emapl.training.log import RunLog
 from asr_emapl.training.validation import Validator
 
-# Steps between the records of where the time of each process went.
+# Steps between log entries of each process's time by phase.
 TIMED_STEPS = 50
 
 
 def train(config: RunConfig, *, allow_changes: bool = False) -> Path | None:
-    """Start or resume the training that `config` describes; called in each process of torchrun.
+    """Start or resume the training run of `config`; called in each process of torchrun.
 
     Args:
-        allow_changes: resume with another seed, other features, another tokenizer or other data than before.
+        allow_changes: allow a resume with a different seed, features, tokenizer or data.
 
     Returns:
         The last checkpoint; None on processes other than the first.
 
     Raises:
-        UserError: something in the config, the data, or the run directory is wrong, or another run uses it.
+        UserError: the config, the data or the run directory is invalid, or another run uses the directory.
     """
     world = ProcessGroup.join(config.device)
     try:
@@ -71,7 +71,7 @@ def train(config: RunConfig, *, allow_changes: bool = False) -> Path | None:
             run_lock(Path(config.run_dir), world),
         ):
             last = Trainer(config, world, watch, allow_changes=allow_changes).run()
-            gc.collect()  # DDP's threads have to end before the process group that they use
+            gc.collect()  # end DDP's threads before the process group that they use
             world.barrier()
         return last
     finally:
@@ -79,7 +79,7 @@ def train(config: RunConfig, *, allow_changes: bool = False) -> Path | None:
 
 
 class Trainer:
-    """The parts of a run. Everything with state goes into its checkpoints."""
+    """A training run. All state is saved in its checkpoints."""
 
     def __init__(
         self, config: RunConfig, world: ProcessGroup, watch: Heartbeat, *, allow_changes: bool = False
@@ -91,7 +91,7 @@ class Trainer:
         self.clock, self.step, self.position = AudioClock(SAMPLE_RATE_HZ), 0, DataCursor()
         self.notes: list[str] = []
         self.resumed: dict[str, Any] = {}  # entries of the checkpoint that the run resumes from
-        # Whether the run was saved after its last step, but not yet validated.
+        # Whether a validation is due after the last step.
         self.validation_due = False
         self._read()
         self._build()
@@ -105,7 +105,7 @@ class Trainer:
         self._open(self._restore())
 
     def _read(self) -> None:
-        """The corpora, and the hyper-parameters of every step; settings are checked before audio is read."""
+        """Read the corpora and plan the hyper-parameters; checks settings before reading audio."""
         config, world = self.config, self.world
         self.tokenizer = read_tokenizer(config)
         require_measurable_noise(config, world.size)
@@ -113,11 +113,11 @@ class Trainer:
         self.corpora = Corpora.read(config, self.tokenizer, world.size)
         config.checkpoint.require(self.corpora.validation)
         self.plan = build_plan(config, self.corpora.audio.step_audio(config, world.size))
-        # kappa that the optimizer's state was gathered at.
+        # kappa of the optimizer's state.
         self.kappa = self.plan.steps.kappa()
 
     def _build(self) -> None:
-        """Student, teacher, optimizer, and the step that moves them."""
+        """Build student, teacher, optimizer and train step."""
         config, world = self.config, self.world
         bf16 = config.device.precision == "bf16"
         model, follower = build_models(config, world, self.tokenizer.vocabulary_size)
@@ -144,7 +144,7 @@ class Trainer:
         )
 
     def _open(self, log_lines: int) -> None:
-        """Open the run directory: log, checkpoints, validation; keep `log_lines` lines of the log."""
+        """Open the run directory (log, checkpoints, validation); keep `log_lines` lines of the log."""
         config, world, splits = self.config, self.world, self.corpora.validation
         self.position, self.contents, notes = resume.require_contents(
             self.resumed.get("contents", {}),
@@ -184,10 +184,10 @@ class Trainer:
         elif not is_same:
             self.position = replace(self.position, labels=self.position.labels.without_labels())
 
-    # The run itself.
+    # Training.
 
     def run(self) -> Path | None:
-        """Train until the hours are used up or a signal asks to stop; returns the last checkpoint."""
+        """Train for the configured hours or until a signal arrives; returns the last checkpoint."""
         config = self.config
         self._announce()
         if self.clock.hours >= config.hours and not self.validation_due:
@@ -211,7 +211,7 @@ class Trainer:
             self.log.close()
 
     def _run_stage(self) -> bool:
-        """Train at one batch until another is due or the hours are used up; True if a signal stopped it."""
+        """Train with one batch size until it changes or the run ends; True if a signal stopped training."""
         config, stop = self.config, False
         self._enter_stage()
         until = min(config.hours, self.plan.steps.batches.next_change(self.clock.hours))
@@ -235,7 +235,7 @@ class Trainer:
         return stop
 
     def _keep(self, before: int, *, stop: bool) -> bool:
-        """Save, then validate, where due since `before` (the clock's samples); returns whether to stop."""
+        """Save, then validate, if due since `before` (samples of the clock); returns whether to stop."""
         config, done = self.config, self.clock.hours >= self.config.hours
         if self.corpora.validation:
             self.validation_due = done or self.clock.passed(config.validation.every_hours, before)
@@ -247,7 +247,7 @@ class Trainer:
         return stop or self._validate()
 
     def _enter_stage(self) -> None:
-        """Report a change of the batch, which `_apply` carries out."""
+        """Report a change of the batch, which `_apply` implements."""
         hours = self.clock.hours
         if self.plan.optimizer.audio_per_step == "nominal" and self.plan.steps.kappa(hours) != self.kappa:
             self.log.say(f"from {hours:.3f} h on: {self._describe_batch()}")
@@ -286,7 +286,7 @@ class Trainer:
         self.skipped.step(batch.skipped, read=labels, skipped=0)
 
     def _prepare_student(self) -> None:
-        """Random draws depend on (seed, step, rank) alone, so that a resumed run repeats them."""
+        """Seed random numbers by (seed, step, rank), so that a resumed run repeats them; set dropout."""
         config, student = self.config, unwrap(self.student)
         torch.manual_seed(draw_seed(config.seed, "step", self.step, self.world.rank))
         begin_step = getattr(student, "begin_step", None)
@@ -297,7 +297,7 @@ class Trainer:
         student.train()
 
     def _apply(self, now: StepHyperparameters, passes: int) -> None:
-        """Give a step its hyper-parameters; optimizer state is rescaled from the kappa before."""
+        """Set the hyper-parameters of a step; rescale the optimizer state if kappa changes."""
         optimizer = self.plan.optimizer
         if optimizer.rule == "full":
             rescale_optimizer_state(
@@ -314,7 +314,7 @@ class Trainer:
         self.train_step.clip_norm = now.clip_norm
 
     def _validate(self) -> bool:
-        """Log the WERs of both models if they are due; returns whether a signal stopped the validation."""
+        """Validate both models if due; returns whether a signal stopped the validation."""
         if not self.validation_due:
             return False
         found = self.validator({"student": unwrap(self.student), "teacher": self.teacher.module})
@@ -322,8 +322,8 @@ class Trainer:
             if self.saving.step != self.step:
                 self._save()
             return True
-        # A checkpoint has the state before the line of the validation. A run that resumes from it finds the
-        # line in the log, or validates again.
+        # The checkpoint is saved before the validation is logged. A run that resumes from it finds the line
+        # in the log, or validates again.
         self.saving.keep_best(self.step, found.rates, self._save)
         self.log.validation(self.step, self.clock.hours, found.rates, found.left_out)
         self.validation_due = False
@@ -344,7 +344,7 @@ class Trainer:
         if len(self.batch_norm) and config.optimizer.rule == "full":
             self.log.say(
                 f"batch norm: the momentum of {len(self.batch_norm)} layers is that of a reference step, and "
-                "is scaled as the teacher's"
+                "is scaled like the teacher's"
             )
         self._warn_outside_range()
 
@@ -354,7 +354,7 @@ class Trainer:
         return f"batch {seconds:g} s ({audio:.4g} s of audio on average), kappa {steps.kappa(hours):.4g}"
 
     def _warn_outside_range(self) -> None:
-        """Warn where the rule leaves its range; at the reference batch nothing is scaled."""
+        """Warn if the rule is outside its range; at the reference batch, nothing is scaled."""
         hours = self.clock.hours
         if self.plan.steps.kappa(hours) == 1.0 or self.plan.optimizer.rule != "full":
             return
@@ -386,7 +386,7 @@ class Trainer:
         self.saving.save(self.step, state, rate, for_good=for_good)
 
     def _restore(self) -> int:
-        """Resume from the newest checkpoint, or start from `init.checkpoint`; returns lines of the log."""
+        """Resume from the newest checkpoint, or start from `init.checkpoint`; returns the log's lines."""
         found = self.saving.restore()
         if found is not None:
             path, state, problems = found

@@ -1,4 +1,4 @@
-"""WER of a run's models on its validation splits, decoded by all of its processes."""
+"""Validate a run's models: WER on the validation splits, decoded by all processes."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Validation:
     """The result of a validation, the same on every process.
 
     Attributes:
-        rates: WER in percent by "model/split" over the utterances that could be decoded; a split without such
-            utterances has no rate.
+        rates: WER in percent by "model/split", without undecodable utterances; a split with no other
+            utterances is omitted.
         left_out: why utterances could not be decoded, by split and id.
     """
 
@@ -53,7 +53,7 @@ class Validator:
         self.device, self.watch, self.stop = device, watch, stop
 
     def __call__(self, models: Mapping[str, nn.Module]) -> Validation | None:
-        """The WERs of the models by name; None if a stop was requested before all was decoded.
+        """The WERs of the models by name; None if a stop was requested before decoding was complete.
 
         Raises:
             UnreachableError: a server with audio cannot be reached.
@@ -77,7 +77,7 @@ class Validator:
         return found
 
     def _decode(self, models: Mapping[str, nn.Module], split: str, left_out: _Texts) -> dict[str, _Texts]:
-        """Hypotheses of this process by model and id, incomplete after a stop request; adds to `left_out`."""
+        """Hypotheses of this process by model and id (partial after a stop request); fills `left_out`."""
         texts: dict[str, _Texts] = {name: {} for name in models}
         if self.stop.signal is not None:
             return texts
@@ -101,13 +101,13 @@ class Validator:
         progress = Progress(
             f"validating on {split}", sum(seconds.values()) / self.world.size, is_shown=self.world.is_first
         )
-        with closing(batches), progress:  # closing restores the models' modes at once
+        with closing(batches), progress:  # closing restores the models' train or eval mode
             for of_models in batches:
                 for name, batch in zip(models, of_models, strict=True):
                     texts[name] |= {h.id: h.text for h in greedy_hypotheses(batch, self.tokenizer)}
                 progress.advance(sum(seconds[id_] for id_ in of_models[0].ids))
                 self.watch.tick()
-                # All processes have the same number of batches, so they get here equally often.
+                # All processes have the same number of batches, so they poll equally often.
                 if self.stop.poll():
                     break
         return texts

@@ -1,1 +1,1 @@
-"""What tests share: tiny runs, corpora, commands, servers."""
+"""Test helpers: tiny runs, corpora, commands, servers."""

@@ -18,7 +18,7 @@ OVERRIDES = (
 
 @dataclass
 class Project:
-    """What the commands of a whole project left."""
+    """The files of a project."""
 
     root: Path
     config: Path
@@ -52,7 +52,7 @@ def texts(path: Path) -> dict[str, str]:
 
 
 def make_project(source: Path, root: Path) -> Project:
-    """Prepared, with a tokenizer, and trained, by the commands alone."""
+    """Prepare a corpus, create a tokenizer and train, using only commands."""
     make_corpus(source)
     librispeech(source, root / "corpora")
     lines = succeed("prepare", "librispeech", "--data", root / "corpora", "--out", root).splitlines()

@@ -1,4 +1,4 @@
-"""Commands of `asr-emapl` called as a user does, for tests."""
+"""Run `asr-emapl` commands in tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from asr_emapl.cli import main
 
 @dataclass
 class Outcome:
-    """What a command left: its exit status, and its words."""
+    """Exit status and output of a command."""
 
     status: int | str | None
     out: str
@@ -21,7 +21,7 @@ class Outcome:
 
 
 def call(*arguments: object) -> Outcome:
-    """`asr-emapl` with these arguments, in this process: another one would import torch anew."""
+    """Run `asr-emapl` with these arguments in this process, to avoid importing torch again."""
     out, err = io.StringIO(), io.StringIO()
     status: int | str | None = 0
     with (
@@ -43,7 +43,7 @@ def succeed(*arguments: object) -> str:
 
 
 def fail(*arguments: object) -> str:
-    """The one line that a command says to input that is wrong."""
+    """Run a command with invalid input and return its one-line error."""
     outcome = call(*arguments)
     assert outcome.status == 2, outcome
     assert outcome.out == ""

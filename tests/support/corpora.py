@@ -1,4 +1,4 @@
-"""What the tests of corpora share: audio of noise, tables, what was written, what was reported."""
+"""Helpers for tests of corpora: audio of noise, tables, written manifests, reported errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from data_prep.candidates import Prepared
 
 
 def noise(path: Path, seconds: float = 0.2, rate: int = 16000, channels: int = 1) -> Path:
-    """An audio file, its format by its ending; folders are made."""
+    """Write an audio file of noise in the format of its extension; folders are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     samples = 0.1 * np.random.default_rng(0).standard_normal((round(seconds * rate), channels))
     soundfile.write(path, samples, rate)
@@ -25,19 +25,19 @@ def noise(path: Path, seconds: float = 0.2, rate: int = 16000, channels: int = 1
 
 
 def cut(path: Path) -> Path:
-    """Leave the first half of a file, under the header of the whole."""
+    """Truncate a file to its first half, without changing its header."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     return path
 
 
 def read(prepared: Prepared) -> list[Utterance]:
-    """The utterances of the one manifest written."""
+    """Read the only manifest that was written."""
     (path,) = prepared.manifests.values()
     return read_manifest(path)
 
 
 def faults(source: Path, out: Path, **options: Any) -> list[str]:
-    """The report on a bad folder of audio, for which nothing may have been written."""
+    """The errors reported for an invalid folder of audio; nothing may be written."""
     with pytest.raises(UserError) as error:
         folder.prepare(source, out, **options)
     assert not out.exists(), "something was written"
@@ -45,6 +45,6 @@ def faults(source: Path, out: Path, **options: Any) -> list[str]:
 
 
 def rows(path: Path, *lines: str) -> Path:
-    """A text file of these lines."""
+    """Write a text file with these lines."""
     path.write_text("".join(f"{line}\n" for line in lines))
     return path

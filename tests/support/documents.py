@@ -1,8 +1,8 @@
-"""The code blocks of the documentation, and how they are run.
+"""Run the code blocks of the documentation.
 
 In docs/, a `bash` block has commands that run in the quickstart's folder. A `python` block is a program that
-runs there, and a block with a title is a file of that name. A `console` block is not run: it needs a cluster,
-a long time, or a corpus that is not here.
+runs there, and a block with a title is a file of that name. A `console` block is not run, because it needs a
+cluster, a long time, or a corpus that is not available.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BLOCK = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILI
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code: its language, the file that it is (or ""), and its text."""
+    """A block of code: its language, its file name (or ""), and its text."""
 
     language: str
     title: str
@@ -37,7 +37,7 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def run_page(page: Path, folder: Path) -> int:
-    """Run the blocks of a page in a folder; returns how many commands and programs ran."""
+    """Run the blocks of a page in a folder; return the number of commands and programs."""
     count = 0
     for block in blocks(page):
         if block.title:

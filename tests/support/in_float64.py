@@ -1,4 +1,4 @@
-"""`asr-emapl` with float64 wherever it says float32: what two runs then differ in is no rounding."""
+"""`asr-emapl` with float64 instead of float32, so that two runs do not differ by rounding."""
 
 from __future__ import annotations
 

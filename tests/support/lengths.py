@@ -1,4 +1,4 @@
-"""Lengths of utterances as LibriSpeech has them, and what padding makes of them."""
+"""Utterance lengths as in LibriSpeech, and their padding."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 
 
 def librispeech_like(count, seed=0):
-    """Samples as in train-clean-*: most about 14.5 s, a flat tail of short ones, 12.5 s on average."""
+    """Lengths in samples as in train-clean-*: mostly about 14.5 s, with a flat tail; mean 12.5 s."""
     rng = np.random.default_rng(seed)
     long, short = rng.normal(14.5, 1.2, count), rng.uniform(1.4, 14.5, count)
     seconds = np.where(rng.uniform(size=count) < 0.7, long, short).clip(1.4, 24.5)
@@ -16,10 +16,10 @@ def librispeech_like(count, seed=0):
 
 
 def padded(lengths):
-    """Samples of a batch of these."""
+    """Padded samples of a batch."""
     return int(max(lengths)) * len(lengths) if len(lengths) else 0
 
 
 def as_lists(batches):
-    """To compare and to count."""
+    """Convert batches to lists."""
     return [batch.tolist() for batch in batches]

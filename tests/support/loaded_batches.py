@@ -1,4 +1,4 @@
-"""Corpora, datasets and plans of random audio, and whether two steps are the same."""
+"""Corpora, datasets and plans of random audio, and comparison of steps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FRAMES = FrameCount(window=400, hop=160)
 
 
 def make_utterances(folder: Path) -> list[Utterance]:
-    """30 of 0.3 to 1.2 s; no two are alike."""
+    """30 different utterances of 0.3 to 1.2 s."""
     rng = np.random.default_rng(0)
     made = []
     for i in range(30):
@@ -40,7 +40,7 @@ def make_utterances(folder: Path) -> list[Utterance]:
 
 
 def corpus(utterances: list[Utterance], *, with_targets: bool = True) -> Corpus:
-    """Each utterance's target is its own number, so that a mix-up shows."""
+    """A corpus whose targets are the numbers of the utterances, to detect mix-ups."""
     return Corpus(utterances, [[int(u.id[1:]) + 1] for u in utterances] if with_targets else None)
 
 

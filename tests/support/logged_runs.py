@@ -1,4 +1,4 @@
-"""Run directories with made-up logs, for tests of what reads them."""
+"""Run directories with artificial logs, for tests of their readers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNLABELLED: dict[str, Any] = {
     "confidence": 0.9,
     "nonempty": 0.75,
 }
-# What the schedules change from a step to the next.
+# Hyper-parameters of a later step.
 LATER: dict[str, Any] = {"lr": 0.002, "rho": 0.98, "kappa": 2.5, "half_life_hours": 0.5}
 CONFIG = (
     "hours: 2.0\nbatch: {seconds: 24, reference_seconds: 12}\noptimizer: {lr: 0.001}\nteacher: {rho: 0.99}\n"
@@ -35,14 +35,14 @@ CONFIG = (
 
 
 def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
-    """As JSON lines."""
+    """Write records as JSON lines."""
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
 def write_run(
     folder: Path, wer: list[float], splits: tuple[str, ...] = ("dev",), *, config: str = CONFIG
 ) -> Path:
-    """A run with two steps (the second unlabelled) and a validation an hour; the student 1 worse."""
+    """A run with two steps (the second unlabelled) and one validation per hour; the student is worse."""
     folder.mkdir(parents=True)
     lines: list[dict[str, Any]] = []
     for hour, rate in enumerate(wer, start=1):

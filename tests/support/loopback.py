@@ -1,4 +1,4 @@
-"""A web server on loopback whose manners a test decides: ranges or none, cut connections, wrong bytes."""
+"""A local web server with configurable behaviour: range requests, closed connections, wrong bytes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Loopback:
-    """What the server has and how it behaves. `requests` are (path, first byte asked for)."""
+    """Files and behaviour of the server. `requests` are (path, first requested byte)."""
 
     url: str
     files: dict[str, bytes] = field(default_factory=dict)
     has_ranges: bool = True
-    cut_after: int | None = None  # bytes of each body, then the connection is closed
-    first_statuses: list[int] = field(default_factory=list)  # answered, one a request, before all goes well
-    status_after: tuple[int, int] | None = None  # so many requests are answered, the rest with this status
-    range_header: str | None = None  # instead of the right one
+    cut_after: int | None = None  # close the connection after this many bytes
+    first_statuses: list[int] = field(default_factory=list)  # statuses of the first requests
+    status_after: tuple[int, int] | None = None  # (number of successful requests, status of the others)
+    range_header: str | None = None  # replaces the correct header
     requests: list[tuple[str, int]] = field(default_factory=list)
 
 

@@ -1,4 +1,4 @@
-"""Small shards, the audio in them, and the steps of training on them."""
+"""Small shards, their audio, and training steps on them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def same_step(left: StepBatch, right: StepBatch) -> bool:
 
 
 def make_manifest(folder: Path) -> Path:
-    """Thirteen files of 0.3 to 0.9 s, and one of 3 s with three utterances in it, of which one comes late."""
+    """13 files of 0.3 to 0.9 s, and one of 3 s with three utterances, the last at the end of the manifest."""
     rng = np.random.default_rng(0)
     made = []
     for i in range(13):

@@ -10,7 +10,7 @@ GROUPS = {
     "adam": ADAM,
     "adamw": ADAM,
     "nadam": ADAM | {"momentum_decay": 4e-3},
-    # So long a memory that no kappa of these tests, nor a product of two, takes RAdam out of its range.
+    # beta2 so large that RAdam stays in its range for all kappas of the tests and their products.
     "radam": ADAM | {"betas": (0.9, 0.99999)},
     "adagrad": {"lr": 0.1, "lr_decay": 1e-4, "eps": 1e-10, "initial_accumulator_value": 0.1},
     "lamb": ADAM,

@@ -1,4 +1,4 @@
-"""Runs of the tiny corpus in processes of their own, under torchrun if there are several; and their logs."""
+"""Runs on the tiny corpus in subprocesses, with torchrun if there are several, and their logs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def launch(
     environment: dict[str, str] | None = None,
     **popen,
 ) -> subprocess.Popen:
-    """`asr-emapl train` over the corpus in `root`; `program` stands for `asr-emapl`, after `prefix`."""
+    """Start `asr-emapl train` on the corpus in `root`; `program` replaces `asr-emapl`, after `prefix`."""
     config = write_tiny_config(root, *overrides)
     command = [*prefix, sys.executable]
     if processes > 1:
@@ -42,7 +42,7 @@ def launch(
 
 
 def finish(process: subprocess.Popen) -> str:
-    """Wait for its end; its output."""
+    """Wait for the process and return its output."""
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     return output

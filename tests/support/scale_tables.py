@@ -1,4 +1,4 @@
-"""The run of the tests of asr-emapl scale."""
+"""The run config for tests of `asr-emapl scale`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ BATCH = st.floats(0.5, 50_000.0)
 
 
 def run_config(**changes):
-    """100 s a step, rho 0.9999: well inside the range of every rule at moderate kappa."""
+    """100 s per step, rho 0.9999: well inside the range of every rule at moderate kappa."""
     config = RunConfig(
         hours=1000.0,
-        # What the config's own batch is does not matter here.
+        # The tests do not use batch.seconds.
         batch=BatchConfig(seconds=7.0, reference_seconds=100.0),
         optimizer=OptimizerConfig(weight_decay=0.01, betas=[0.99, 0.999]),
         schedule=ScheduleConfig(warmup_hours=20.0),

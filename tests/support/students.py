@@ -1,4 +1,4 @@
-"""Students for tests of the teacher, small enough to be followed by hand."""
+"""Small students for tests of the teacher."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ S = 60.0
 
 
 class Point(nn.Module):
-    """A student of a few numbers, so that what the teacher does to them can be computed by hand."""
+    """A student with a few parameters, for which the teacher can be computed by hand."""
 
     def __init__(self, value=0.0, size=3, dtype=torch.float32):
         super().__init__()
@@ -32,7 +32,7 @@ def net(seed=0, *, bias=True):
 
 
 def step(model, seed):
-    """An optimizer step's stand-in: move every weight, and let the norms see a batch."""
+    """Simulate an optimizer step: change all weights, and update the statistics of the norms."""
     generator = torch.Generator().manual_seed(seed)
     model.train()
     model(torch.randn(5, 4, generator=generator))

@@ -1,4 +1,4 @@
-"""A corpus and a config so small that a whole training run takes a second: words are chords."""
+"""A corpus and a config so small that a training run takes a second; words are chords."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ checkpoint: {{every_hours: 0.005}}
 """
 
 WITH_UNLABELLED = CONFIG.replace("  validation", "  unlabelled: [{root}/unlabelled.jsonl]\n  validation", 1)
-"""For runs with pseudo-labels; a supervised run may not name unlabelled audio."""
+"""For runs with pseudo-labels; a supervised run must not have unlabelled audio."""
 
 
 def make_corpus(root: Path) -> None:
-    """Manifests labelled (16 utterances), unlabelled (24), dev (4), audio, tokenizer."""
+    """Write manifests labelled (16 utterances), unlabelled (24) and dev (4), audio and tokenizer."""
     rng = np.random.default_rng(0)
     for part, count in (("labelled", 16), ("unlabelled", 24), ("dev", 4)):
         utterances = [_utterance(root, f"{part}-{i:02d}", rng) for i in range(count)]
@@ -63,7 +63,7 @@ def _chord(word: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def write_tiny_config(root: Path, *overrides: str) -> Path:
-    """The config file over the corpus in `root`; with the unlabelled part if overrides name a strategy."""
+    """Write the config for the corpus in `root`; with unlabelled audio if overrides set a strategy."""
     with_strategy = any(o.startswith("pseudo_labels.strategy=") and not o.endswith("none") for o in overrides)
     path = root / "tiny.yaml"
     path.write_text((WITH_UNLABELLED if with_strategy else CONFIG).format(root=root), encoding="utf-8")
@@ -71,10 +71,10 @@ def write_tiny_config(root: Path, *overrides: str) -> Path:
 
 
 def tiny_config(root: Path, *overrides: str) -> RunConfig:
-    """The config over the corpus in `root`."""
+    """The config for the corpus in `root`."""
     return load_config(write_tiny_config(root, *overrides), overrides)
 
 
 def step_audio(config: RunConfig) -> StepAudio:
-    """kappa as the run has it: by the mean unpadded audio of a step."""
+    """The audio of a step as measured by a run."""
     return TrainingAudio.select(config, 1).step_audio(config, 1)

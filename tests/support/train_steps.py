@@ -1,4 +1,4 @@
-"""A train step on given emissions, and the loss that it should have."""
+"""A train step on given labels, and its expected loss."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Given(Strategy):
 
 
 class Parts:
-    """Student, teacher, optimizer and the step over them; SGD at rate 1 shows the gradient itself."""
+    """Student, teacher, optimizer and train step; SGD with lr 1 makes the update equal to the gradient."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Parts:
         return [p.detach().clone() for p in self.student.parameters()]
 
     def state(self) -> dict[str, object]:
-        """Everything that a step moves."""
+        """All state that a step changes."""
         state = {
             "student": self.student.state_dict(),
             "teacher": self.teacher.state_dict(),
@@ -91,7 +91,7 @@ class Parts:
 
 
 def micro(lengths: dict[str, int], targets: list[list[int]] | None) -> MicroBatch:
-    """Noise of the given samples, different for each name."""
+    """A micro-batch of noise with the given lengths in samples, different for each name."""
     waves = [
         0.1 * torch.randn(n, generator=torch.Generator().manual_seed(ord(name)))
         for name, n in lengths.items()
@@ -110,7 +110,7 @@ def unlabelled(*micros: MicroBatch) -> StepBatch:
 
 
 def loss_alone(model: nn.Module, of: MicroBatch, i: int, tokens: list[int]) -> Tensor:
-    """CTC of one utterance by itself, without padding or company, in float64."""
+    """CTC loss of a single utterance, without padding, in float64."""
     samples_B = of.samples_B[i : i + 1]
     log_probs_BTV, lengths_B = model(*FEATURES(of.waveforms_BN[i : i + 1, : int(samples_B)], samples_B))
     return F.ctc_loss(

@@ -33,5 +33,5 @@ class StrategyParts:
 OWN_STRATEGY = Wanted(
     "pseudo_labels.strategy",
     Strategy,
-    "strategy: name a class that derives from asr_emapl.pseudo_labels.labels.Strategy",
+    "strategy; specify a subclass of asr_emapl.pseudo_labels.labels.Strategy",
 )
