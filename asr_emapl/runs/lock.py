@@ -26,12 +26,15 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextmanager
-def run_lock(folder: Path, group: ProcessGroup) -> Iterator[None]:
+def run_lock(folder: Path, group: ProcessGroup, name: str = "run_dir") -> Iterator[None]:
     """Hold the lock of a run directory during the block; process 0 holds it for all processes.
 
     The lock is `fcntl.flock` on a file that records host and process. It ends when its process ends. On
     network disks, whether another machine sees it depends on the mount options. A file system without locks
     causes a warning. The directory is created, and removed if it is empty in the end.
+
+    Args:
+        name: of the setting or option that names the directory, for messages.
 
     Raises:
         UserError: another run holds the lock, or the directory cannot be written; on all processes.
@@ -39,7 +42,7 @@ def run_lock(folder: Path, group: ProcessGroup) -> Iterator[None]:
     lock, failure = None, ""
     if group.is_first:
         try:
-            lock = _RunLock(folder)
+            lock = _RunLock(folder, name)
         except UserError as error:
             failure = str(error)
     try:
@@ -52,15 +55,15 @@ def run_lock(folder: Path, group: ProcessGroup) -> Iterator[None]:
 
 
 class _RunLock:
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / NAME
+    def __init__(self, folder: Path, name: str) -> None:
+        self._path, self._name = folder / NAME, name
         self._created = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             self._file = self._acquire()
             os.ftruncate(self._file, 0)
             os.write(self._file, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
         except OSError as error:
-            raise UserError(f"run_dir {folder} cannot be written ({error.strerror})") from error
+            raise UserError(f"{name} {folder} cannot be written ({error.strerror})") from error
         # A forked child shares the lock and can outlive this process.
         reference = weakref.ref(self)
 
@@ -83,8 +86,8 @@ class _RunLock:
                 os.close(file)
                 if time.monotonic() > deadline:
                     raise UserError(
-                        f"run_dir {self._path.parent} is in use by {holder}; wait until that run ends, or "
-                        "use another run_dir"
+                        f"{self._name} {self._path.parent} is in use by {holder}; wait until that run ends, "
+                        f"or use another {self._name}"
                     )
                 time.sleep(0.05)
 
@@ -100,8 +103,8 @@ class _RunLock:
                 os.close(file)
                 raise
             _logger.warning(
-                f"the file system of run_dir {self._path.parent} has no locks ({error.strerror}); make sure "
-                "that no other run uses it"
+                f"the file system of {self._name} {self._path.parent} has no locks ({error.strerror}); make "
+                "sure that no other run uses it"
             )
             return True
 
