@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from asr_emapl.audio.features import FeatureConfig, LogMel
-from asr_emapl.data import read_ahead as read_ahead_module
 from asr_emapl.data.utterance import Utterance
+from asr_emapl.decoding import transcribe as transcribe_module
 from asr_emapl.decoding.transcribe import Hypothesis, Recognizer, greedy_hypotheses, posteriors
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.text.tokenizer import CharacterTokenizer
@@ -134,8 +134,8 @@ def test_audio_is_decoded_once_for_several_models(model, utterances, monkeypatch
     with torch.no_grad():
         other.output.weight.neg_()
     alone = [run(one, utterances) for one in (model, other)]
-    read, count = read_ahead_module.collate, []
-    monkeypatch.setattr(read_ahead_module, "collate", lambda *a: count.append(1) or read(*a))
+    read, count = transcribe_module.collate, []
+    monkeypatch.setattr(transcribe_module, "collate", lambda *a: count.append(1) or read(*a))
     cpu = torch.device("cpu")
     batches = list(posteriors([model, other], FEATURES, utterances, device=cpu, max_seconds=5.0))
     assert len(count) == len(batches)

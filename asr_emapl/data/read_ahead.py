@@ -1,42 +1,33 @@
-"""Decode batches in threads ahead of their use. libsndfile decodes without Python's lock."""
+"""Read items in threads ahead of their use: libsndfile and torch compute without Python's lock."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
-from asr_emapl.data.loader import LeftOut, MicroBatch, collate
-from asr_emapl.data.utterance import Utterance
-
-Batch = Sequence[Utterance]
+Item = TypeVar("Item")
+Content = TypeVar("Content")
 
 
 def read_ahead(
-    batches: Iterable[Batch], left_out: LeftOut | None, *, threads: int, pin_memory: bool = False
-) -> Generator[tuple[Batch, MicroBatch], None, None]:
-    """Yield each batch with its audio, in order.
+    items: Iterable[Item], read: Callable[[Item], Content], *, threads: int
+) -> Generator[tuple[Item, Content], None, None]:
+    """Yield each item with what `read` returns for it, in order. An error of `read` is raised when it is due.
 
     Args:
-        left_out: see `collate`; called in the threads, for later batches as well.
-        threads: at most `threads` batches are decoded in advance; 0: each is decoded when it is due.
-
-    Raises:
-        UserError: as `collate`, when the batch is due.
+        threads: at most `threads` items are read in advance, in as many threads; 0: each is read when it is
+            due.
     """
-
-    def read(batch: Batch) -> MicroBatch:
-        found = collate(batch, left_out)
-        return found.pin_memory() if pin_memory else found
-
     if not threads:
-        yield from ((batch, read(batch)) for batch in batches)
+        yield from ((item, read(item)) for item in items)
         return
     with ThreadPoolExecutor(threads, "read-ahead") as pool:
-        queue: deque[tuple[Batch, Future[MicroBatch]]] = deque()
+        queue: deque[tuple[Item, Future[Content]]] = deque()
         try:
-            for batch in batches:
-                queue.append((batch, pool.submit(read, batch)))
+            for item in items:
+                queue.append((item, pool.submit(read, item)))
                 if len(queue) > threads:
                     due, future = queue.popleft()
                     yield due, future.result()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.features import LogMel
 from asr_emapl.ctc import greedy
-from asr_emapl.data.loader import LeftOut, MicroBatch
+from asr_emapl.data.loader import LeftOut, MicroBatch, collate
 from asr_emapl.data.micro_batches import micro_batches
 from asr_emapl.data.read_ahead import read_ahead
 from asr_emapl.data.utterance import Utterance
@@ -24,6 +24,9 @@ from asr_emapl.decoding.silence import blank_silence
 from asr_emapl.decoding.spans import TimedText, frame_seconds, timed_tokens, token_spans, words
 from asr_emapl.errors import UserError
 from asr_emapl.text.tokenizer import Tokenizer
+
+Features = tuple[Tensor, Tensor]
+"""Features [B, T, F] of a batch, and their lengths [B]."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def batch_posteriors(
         left_out: called with each utterance that cannot be decoded, which the posteriors then lack. They may
             be empty.
         blank_silent: emit blanks on digital silence (see `decoding.silence`).
-        threads: threads that decode audio in advance (see `data.read_ahead`).
+        threads: threads that prepare batches in advance: audio, and on a CPU the features; 0: none.
 
     Raises:
         UserError: an utterance cannot be decoded, and `left_out` is None.
@@ -127,36 +130,47 @@ def batch_posteriors(
     modes = [model.training for model in models]
     for model in models:
         model.eval()
-    audio = read_ahead(batches, left_out, threads=threads, pin_memory=device.type == "cuda")
+    audio = read_ahead(batches, lambda batch: _read(batch, features, device, left_out), threads=threads)
     try:
         with closing(audio):
-            for utterances, batch in audio:
-                if not batch.ids:  # sharded models need the forward pass, so they get silence
-                    batch.waveforms_BN = torch.zeros(1, utterances[0].samples)
-                    batch.samples_B = torch.tensor([utterances[0].samples])
-                yield (
-                    utterances,
-                    _posteriors(models, features, batch.to(device), bf16=bf16, blank_silent=blank_silent),
-                )
+            for utterances, (batch, inputs) in audio:
+                batch = batch.to(device)
+                inputs = inputs or features(batch.waveforms_BN, batch.samples_B)
+                found = _posteriors(models, inputs, batch.ids, bf16=bf16)
+                if blank_silent:
+                    seconds = [frame_seconds(model, features) for model in models]
+                    found = [_blank_silence(x, batch, s) for x, s in zip(found, seconds, strict=True)]
+                yield utterances, found
     finally:
         for model, was_training in zip(models, modes, strict=True):
             model.train(was_training)
 
 
+def _read(
+    utterances: Sequence[Utterance], features: LogMel, device: torch.device, left_out: LeftOut | None
+) -> tuple[MicroBatch, Features | None]:
+    """The audio of a batch, and if the device is a CPU, its features."""
+    batch = collate(utterances, left_out)
+    if not batch.ids:  # sharded models need the forward pass, so they get silence
+        batch.waveforms_BN = torch.zeros(1, utterances[0].samples)
+        batch.samples_B = torch.tensor([utterances[0].samples])
+    if device.type == "cpu":
+        return batch, features(batch.waveforms_BN, batch.samples_B)
+    return batch.pin_memory(), None
+
+
 def _posteriors(
-    models: Sequence[nn.Module], features: LogMel, batch: MicroBatch, *, bf16: bool, blank_silent: bool
+    models: Sequence[nn.Module], inputs: Features, ids: list[str], *, bf16: bool
 ) -> list[Posteriors]:
-    found, rows = [], len(batch.ids)
     # Not inference mode: tensors that a sharded model gathers there cannot be used outside.
-    with torch.no_grad(), torch.autocast(batch.waveforms_BN.device.type, torch.bfloat16, enabled=bf16):
-        inputs = features(batch.waveforms_BN, batch.samples_B)
-        for model in models:
-            log_probs_BTV, lengths_B = model(*inputs)
-            if blank_silent:
-                seconds = frame_seconds(model, features)
-                log_probs_BTV = blank_silence(log_probs_BTV, batch.waveforms_BN, seconds)
-            found.append(Posteriors(batch.ids, log_probs_BTV[:rows].float(), lengths_B[:rows]))
-    return found
+    with torch.no_grad(), torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=bf16):
+        outputs = [model(*inputs) for model in models]
+    return [Posteriors(ids, x_BTV[: len(ids)].float(), lengths_B[: len(ids)]) for x_BTV, lengths_B in outputs]
+
+
+def _blank_silence(found: Posteriors, batch: MicroBatch, seconds_per_frame: float) -> Posteriors:
+    waveforms_BN = batch.waveforms_BN[: len(batch.ids)]
+    return replace(found, log_probs_BTV=blank_silence(found.log_probs_BTV, waveforms_BN, seconds_per_frame))
 
 
 def mean_posteriors(of_models: Sequence[Posteriors]) -> Posteriors:

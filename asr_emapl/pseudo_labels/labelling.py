@@ -145,9 +145,10 @@ def require_plan(folder: Path, plan: Mapping[str, Any]) -> None:
     written = storage.read_object(path, "the plan of asr-emapl label")
     changes = dict(setting_changes(written, plan))
     if changes.keys() - {"files"}:  # a file may be moved
+        listed = "; ".join(changes.values())
         raise UserError(
-            f"{folder}: has labels that were made with other settings ({'; '.join(changes.values())}); restore "
-            "them, or name another --out"
+            f"{folder}: has labels that were made with other settings ({listed}); restore them, or name another "
+            "--out"
         )
 
 
