@@ -21,7 +21,7 @@ SHORTEST_SECONDS = 0.1
 def blank_silence(log_probs_BTV: Tensor, waveforms_BN: Tensor, seconds_per_frame: float) -> Tensor:
     """Return the log-probabilities, with probability 1 of blank in frames of digital silence."""
     silent_BT = silent_frames(waveforms_BN, log_probs_BTV.shape[1], seconds_per_frame)
-    only_blank = torch.full_like(log_probs_BTV[0, 0], -torch.inf)
+    only_blank = log_probs_BTV.new_full(log_probs_BTV.shape[2:], -torch.inf)
     only_blank[0] = 0.0
     return torch.where(silent_BT[..., None], only_blank, log_probs_BTV)
 

@@ -59,7 +59,8 @@ def join_parts(folder: Path, parts: LabelParts, limits: PseudoLabelConfig, apply
             for line in _kept_lines(folder, parts, number, limits, apply, found):
                 file.write(line)
         if not found.kept:
-            raise UserError(f"{path}: no label is left of {_amount(found)}; lower the limits of the filters")
+            remedy = "relax the filters" if found.dropped else "fix the audio, and name another --out"
+            raise UserError(f"{path}: no label is left of {_amount(found)}; {remedy}")
     return found
 
 

@@ -147,8 +147,8 @@ def require_plan(folder: Path, plan: Mapping[str, Any]) -> None:
     if changes.keys() - {"files"}:  # a file may be moved
         listed = "; ".join(changes.values())
         raise UserError(
-            f"{folder}: has labels that were made with other settings ({listed}); restore them, or name another "
-            "--out"
+            f"{folder}: has labels that were made with other settings ({listed}); restore them, or name "
+            "another --out"
         )
 
 
