@@ -13,7 +13,6 @@ import typer
 from asr_emapl.cli.options import TrustOption, non_negative, positive, share, workers_option
 from asr_emapl.cli.recognizer import open_recognizer, open_search
 from asr_emapl.errors import UserError, counted
-from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.runs.reader import run_files
 from asr_emapl.storage import check_outputs, write
 from asr_emapl.terminal import say, warn
@@ -21,6 +20,7 @@ from asr_emapl.terminal import say, warn
 if TYPE_CHECKING:
     from asr_emapl.decoding.labellers import LabellingConfig, ModelLabeller
     from asr_emapl.distributed.process_group import ProcessGroup
+    from asr_emapl.pseudo_labels.config import PseudoLabelConfig
     from asr_emapl.pseudo_labels.joined_labels import FilterMode
     from asr_emapl.pseudo_labels.label_parts import LabelParts
     from asr_emapl.pseudo_labels.labelling import LabelledAudio, Labeller
@@ -82,6 +82,7 @@ def label(
     from asr_emapl.data.manifest import open_manifest
     from asr_emapl.decoding.labellers import HypothesisLabeller, LabellingConfig
     from asr_emapl.distributed.process_group import available_cpus
+    from asr_emapl.pseudo_labels.config import PseudoLabelConfig
     from asr_emapl.pseudo_labels.label_parts import LabelParts
     from asr_emapl.pseudo_labels.labelling import label_manifest
 

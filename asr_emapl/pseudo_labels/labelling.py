@@ -9,6 +9,7 @@ summary.json      counts, hours, reasons
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -30,6 +31,7 @@ from asr_emapl.settings import setting_changes
 if TYPE_CHECKING:
     from asr_emapl.distributed.process_group import ProcessGroup
 
+_logger = logging.getLogger(__name__)
 PLAN = "plan.json"
 _VERSION = 1
 
@@ -114,6 +116,12 @@ def label_manifest(
     if world.is_first:
         require_plan(folder, _plan(manifest, parts, labeller))
         missing = parts.missing(folder)
+        if len(missing) == len(parts) < world.size:
+            _logger.warning(
+                "%d parts for %d processes: shorter parts (--part-hours) would use them all",
+                len(parts),
+                world.size,
+            )
     missing = world.gather(missing)[0]
     mine = parts.share(missing, world.rank, world.size)
     start = time.monotonic()
