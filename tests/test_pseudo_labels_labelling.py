@@ -189,7 +189,7 @@ def test_nothing_left_is_an_error_that_says_why(manifest, answers, tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "cannot be read"),
+        (None, "is missing"),
         ("", "has 0 of 3 utterances"),
         ("{}\n", r":1: not a line"),
         ("x\n", r":1: not a"),

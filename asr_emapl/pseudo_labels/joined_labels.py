@@ -89,6 +89,10 @@ def _kept_lines(
 ) -> Iterator[bytes]:
     """The lines of a part that the manifest gets; counts all of them."""
     path, count, rows = part_path(folder, number), 0, parts.rows(number)
+    if not path.is_file():
+        raise UserError(
+            f"{path}: is missing; make sure that all hosts share {folder}, and rerun the same command"
+        )
     for place, line in storage.raw_lines(path, remedy=_REMEDY):
         try:
             record = storage.parse_object(line)
