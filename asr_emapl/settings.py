@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Annotated, Any, Literal
 
@@ -167,3 +168,20 @@ def _documents(cls: type) -> dict[str, str]:
         if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and is_documented:
             found[before.target.id] = " ".join(ast.literal_eval(after.value).split())  # type: ignore[attr-defined]
     return found
+
+
+def setting_changes(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Key and "key: old -> new" of each entry that differs between two nested mappings."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in dict.fromkeys([*old, *new]):
+            changed = old.get(name, _ABSENT), new.get(name, _ABSENT)
+            yield from setting_changes(*changed, f"{key}.{name}".lstrip("."))
+    elif old != new:
+        yield key, f"{key}: {_text(old)} -> {_text(new)}"
+
+
+_ABSENT = object()
+
+
+def _text(value: Any) -> str:
+    return "absent" if value is _ABSENT else json.dumps(value, default=repr)

@@ -33,6 +33,7 @@ if [[ ${1-} == --smoke ]]; then
     part step 120 "$python" step.py --device cpu --model quickstart --rounds 2
     part throughput 240 "$python" throughput.py --device cpu --precisions bf16 --seconds 20 --rounds 1
     part average 120 "$python" ema.py --threads 1 --millions 38 --rounds 2
+    part label 120 "$python" label.py --device cpu --model quickstart --minutes 0.5 --max-seconds 20 --rounds 1
 else
     part tests 150 "$python" -m pytest -q -ra -m gpu -n 4 -p no:cacheprovider ../tests
     part step-paper 60 "$python" step.py --model paper --bf16 --rounds 15
@@ -40,7 +41,8 @@ else
     part step-mini-fp32 45 "$python" step.py --model mini --rounds 30
     part throughput-paper 110 "$python" throughput.py --encoder paper --precisions bf16 --seconds 290 --rounds 9
     part throughput-small 60 "$python" throughput.py --encoder small --precisions bf16 --seconds 40 --rounds 9
-    part average 90 "$python" ema.py --rounds 30
+    part average 60 "$python" ema.py --rounds 30
+    part label-paper 60 "$python" label.py --model paper --precision bf16 --minutes 60 --part-minutes 20 --rounds 5
 fi
 printf '\n%s\n' "${failed[*]:+failed: ${failed[*]}}" "logs: $out"
 ((${#failed[@]} == 0))

@@ -79,6 +79,7 @@ def commands(root: Path, run: Path, out: Path) -> dict[str, tuple[object, ...]]:
     lm.touch()  # it is read after the model
     return {
         "decode": ("decode", "--checkpoint", run, "--manifest", dev, "--out", out / "h.jsonl"),
+        "label": ("label", dev, "--checkpoint", run, "--out", out / "labels"),
         "transcribe": ("transcribe", read_manifest(dev)[0].audio, "--checkpoint", run, "--out", out / "t"),
         "tune-lm": (
             *("tune-lm", "--checkpoint", run, "--manifest", dev, "--lm", lm),
@@ -89,7 +90,7 @@ def commands(root: Path, run: Path, out: Path) -> dict[str, tuple[object, ...]]:
     }
 
 
-COMMANDS = ("decode", "transcribe", "tune-lm", "report", "inspect")
+COMMANDS = ("decode", "label", "transcribe", "tune-lm", "report", "inspect")
 
 
 def forged(root: Path, folder: Path, target: str, options: dict[str, object]) -> Path:

@@ -43,4 +43,4 @@ def load_recognizer(
     with fitting(path, config.model.target):
         model.load_state_dict(state["teacher"]["module"] if which == "teacher" else state["student"])
     features = LogMel(config.features).to(torch_device)
-    return Recognizer(model.to(torch_device), features, tokenizer, torch_device, problems)
+    return Recognizer(model.to(torch_device), features, tokenizer, torch_device, problems, path)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from asr_emapl.checkpoints.files import State, read_tokenizer, require_resumable
 from asr_emapl.config import RunConfig, config_from_dict, config_to_dict, write_config
@@ -15,6 +13,7 @@ from asr_emapl.data.manifest import Manifest
 from asr_emapl.data.mixture import DataCursor
 from asr_emapl.errors import UserError
 from asr_emapl.runs.reader import CONFIG
+from asr_emapl.settings import setting_changes
 from asr_emapl.text.tokenizer import Tokenizer
 
 _CHUNK = 65_536  # number of utterances that are hashed at a time
@@ -51,7 +50,7 @@ def require_settings(
                 f"checkpoint {path} was trained with optimizer.name={theirs}, not {mine}; use {theirs}, or "
                 "start another run from the weights (init.checkpoint, init.keep=weights)"
             )
-    changes = dict(_changes(state["config"], config_to_dict(config)))
+    changes = dict(setting_changes(state["config"], config_to_dict(config)))
     keys = _REFUSED if whole else _REFUSED_WITH_WEIGHTS
     refused = [text for key, text in changes.items() if any(f"{key}.".startswith(f"{k}.") for k in keys)]
     saved = read_tokenizer(path, state)
@@ -60,22 +59,6 @@ def require_settings(
     if refused and not allowed:
         raise UserError(f"changed since checkpoint {path}: {'; '.join(refused)}; {_REMEDY}")
     return [f"changed since checkpoint {path}: {text}" for text in (changes.values() if whole else refused)]
-
-
-def _changes(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield key and "key: old -> new" of each setting that differs."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for name in dict.fromkeys([*old, *new]):
-            yield from _changes(old.get(name, _ABSENT), new.get(name, _ABSENT), f"{key}.{name}".lstrip("."))
-    elif old != new:
-        yield key, f"{key}: {_text(old)} -> {_text(new)}"
-
-
-_ABSENT = object()
-
-
-def _text(value: Any) -> str:
-    return "absent" if value is _ABSENT else json.dumps(value, default=repr)
 
 
 def contents(manifests: Sequence[Manifest], *, apart: bool) -> list[str]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from asr_emapl.cli.options import TrustOption, finite, non_negative, positive
+from asr_emapl.cli.recognizer import model_files, open_recognizer, open_search
 from asr_emapl.errors import UserError
-from asr_emapl.runs.reader import run_files
 from asr_emapl.storage import check_outputs
 from asr_emapl.terminal import print_table, say, say_written, warn
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from asr_emapl.decoding.beam import BeamConfig, BeamSearch
     from asr_emapl.decoding.transcribe import Recognizer
     from asr_emapl.decoding.tuning import GridPoint
-    from asr_emapl.text.tokenizer import Tokenizer
 
 commands = typer.Typer()
 
@@ -71,11 +70,11 @@ def decode(
 
     config = _beam_config(beam, lm, lexicon, lm_weight, word_bonus, lm_config)
     utterances = read_manifest(manifest)
-    read = [manifest, lm_config, *_model_files(checkpoint, config), *_audio(utterances)]
+    read = [manifest, lm_config, *model_files(checkpoint, config), *_audio(utterances)]
     check_outputs([out], read, overwrite=overwrite)
-    recognizer = _recognizer(checkpoint, model, device, trust)
+    recognizer = open_recognizer(checkpoint, model, device, trust)
     left_out = LeftOutList()
-    search = _search(recognizer.tokenizer, config) if config else None
+    search = open_search(recognizer.tokenizer, config) if config else None
     seconds = {u.id: u.duration for u in utterances}
     texts = {}
     with Progress(f"decoding {Path(manifest).stem}", sum(seconds.values())) as progress:
@@ -116,9 +115,9 @@ def transcribe(
     jobs = plan_jobs(files, form, out, max_seconds)
     config = read_config(lm_config) if lm_config else None
     targets = [job.target for job in jobs if job.target is not None]
-    check_outputs(targets, [*files, lm_config, *_model_files(checkpoint, config)], overwrite=overwrite)
-    recognizer = _recognizer(checkpoint, model, device, trust)
-    search = _search(recognizer.tokenizer, config) if config else None
+    check_outputs(targets, [*files, lm_config, *model_files(checkpoint, config)], overwrite=overwrite)
+    recognizer = open_recognizer(checkpoint, model, device, trust)
+    search = open_search(recognizer.tokenizer, config) if config else None
     faults = transcribe_files(jobs, recognizer, search, form, max_seconds)
     for fault in faults:
         warn(f"left out: {fault}")
@@ -207,9 +206,9 @@ def tune_lm(
     config = BeamConfig(beam, lm, lexicon)
     check_outputs([out])  # a place without a name can have no plot beside it
     picture = out.with_suffix(".png")
-    check_outputs([out, picture], [manifest, *_model_files(checkpoint, config), *_audio(utterances)])
-    recognizer = _recognizer(checkpoint, model, device, trust)
-    search = _search(recognizer.tokenizer, config)
+    check_outputs([out, picture], [manifest, *model_files(checkpoint, config), *_audio(utterances)])
+    recognizer = open_recognizer(checkpoint, model, device, trust)
+    search = open_search(recognizer.tokenizer, config)
     left_out = LeftOutList()
     batches = recognizer.posteriors(utterances, max_seconds, left_out)
     log_probs = {id_: x_TV for batch in batches for id_, x_TV in batch.each()}
@@ -261,23 +260,9 @@ def _print_grid(points: list[GridPoint], weights: list[float], bonuses: list[flo
     )
 
 
-def _model_files(checkpoint: Path, config: BeamConfig | None) -> list[Path | str]:
-    """The files of a recognizer and its beam search."""
-    return [*run_files(checkpoint), *([config.lm, config.lexicon] if config else [])]
-
-
 def _audio(utterances: Iterable[Utterance]) -> set[str]:
     """The audio files of the utterances."""
     return {utterance.audio for utterance in utterances}
-
-
-def _recognizer(checkpoint: Path, model: str, device: str, trust: list[str] | None) -> Recognizer:
-    from asr_emapl.checkpoints.recognizer import load_recognizer
-
-    recognizer = load_recognizer(checkpoint, model, device, trust or ())
-    for problem in recognizer.problems:
-        warn(f"warning: {problem}: using the previous one")
-    return recognizer
 
 
 def _texts(
@@ -335,23 +320,6 @@ def _require_what_belongs_together(given: Sequence[str], lm_config: Path | None)
     for name in ("--lm-weight", "--word-bonus"):
         if name in given and "--lm" not in given:
             raise UserError(f"{name} has no effect without a language model; give an --lm, or leave it out")
-
-
-def _search(tokenizer: Tokenizer, config: BeamConfig) -> BeamSearch:
-    from asr_emapl.decoding.beam import BeamSearch
-
-    search = BeamSearch(tokenizer, config)
-    if search.unspellable:
-        warn(
-            f"warning: {config.lexicon}: {len(search.unspellable)} words that the tokenizer cannot encode, "
-            f"such as {search.unspellable[0]!r}, are ignored"
-        )
-    if config.lexicon and search.unknown:
-        warn(
-            f"warning: {config.lm}: lacks {len(search.unknown)} words of the lexicon, "
-            f"such as {search.unknown[0]!r}"
-        )
-    return search
 
 
 def _numbers(option: str, text: str) -> list[float]:

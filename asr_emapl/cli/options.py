@@ -40,9 +40,14 @@ def seed_option(help: str) -> Any:
     return typer.Option(min=0, max=2**63 - 1, metavar="<int>", help=help)
 
 
-def workers_option(help: str) -> Any:
+def share(help: str, **settings: Any) -> Any:
+    """A number from 0 to 1."""
+    return _number(help, lambda number: 0.0 <= number <= 1.0, "a number from 0 to 1", settings)
+
+
+def workers_option(help: str, **settings: Any) -> Any:
     """A number of threads or processes, from 1 to 1024."""
-    return typer.Option(min=1, max=1024, help=help)
+    return typer.Option(min=1, max=1024, help=help, **settings)
 
 
 def count(help: str, least: int = 0) -> Any:

@@ -6,6 +6,7 @@ of an utterance without one is derived from its audio (`asr_emapl.data.ids`).
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from asr_emapl.errors import UnreachableError
 _logger = logging.getLogger(__name__)
 # Smaller manifests are read in a second or two and need no index.
 _INDEXED_BYTES = 16 << 20
+_CHUNK = 65_536  # utterances that are hashed at a time
 
 
 class Manifest(LazySequence[Utterance]):
@@ -71,6 +73,15 @@ class Manifest(LazySequence[Utterance]):
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def content_hash(self) -> str:
+        """A hash of the utterances in their order: ids, lengths and checksums of their lines."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name in ("id_hash", "samples", "crc32"):
+            column = self._columns[name]
+            for start in range(0, len(column), _CHUNK):
+                digest.update(column[start : start + _CHUNK].tobytes())
+        return digest.hexdigest()
 
     def item(self, row: int) -> Utterance:
         """The utterance in a row."""

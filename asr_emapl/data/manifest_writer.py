@@ -67,12 +67,23 @@ def _serialise(path: str | Path, utterances: Sequence[Utterance]) -> bytes:
         ids.add(utterance.id)
         findings.extend(f"{path}: utterance {utterance.id!r}: {fault}" for fault in found)
         if not found:
-            record["audio"] = _audio_as_written(utterance, folder)
-            kept = {k: v for k, v in record.items() if v is not None and (k != "offset" or v != 0)}
-            lines.append(json.dumps(kept, ensure_ascii=False, allow_nan=False))
+            lines.append(json.dumps(as_record(utterance, folder), ensure_ascii=False, allow_nan=False))
     if findings:
         raise UserError(list_findings(findings))
     return ("\n".join(lines) + "\n").encode("utf-8")
+
+
+def as_record(utterance: Utterance, folder: str = "") -> dict[str, object]:
+    """The fields of an utterance's line, without those that have their defaults.
+
+    Args:
+        folder: the manifest's; a shard in it is written by its name, and all other audio by absolute paths.
+    """
+    record: dict[str, object] = asdict(utterance)
+    record["audio"] = _audio_as_written(utterance, folder)
+    return {
+        name: value for name, value in record.items() if value is not None and (name, value) != ("offset", 0)
+    }
 
 
 def _audio_as_written(utterance: Utterance, folder: str) -> str:

@@ -5,9 +5,10 @@ Axes: B utterances, T frames (padded), V labels (including the CTC blank).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +16,17 @@ from torch import Tensor, nn
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.features import LogMel
 from asr_emapl.ctc import greedy
-from asr_emapl.data.loader import LeftOut, collate
+from asr_emapl.data.loader import LeftOut, MicroBatch, collate
 from asr_emapl.data.micro_batches import micro_batches
+from asr_emapl.data.read_ahead import read_ahead
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.decoding.silence import blank_silence
 from asr_emapl.decoding.spans import TimedText, frame_seconds, timed_tokens, token_spans, words
+from asr_emapl.errors import UserError
 from asr_emapl.text.tokenizer import Tokenizer
+
+Features = tuple[Tensor, Tensor]
+"""Features [B, T, F] of a batch, and their lengths [B]."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +35,14 @@ class Hypothesis:
 
     Attributes:
         confidence: mean over frames of the highest probability, for greedy decoding and beam search alike.
+        tokens: number of labels of the text.
         words: with times from the beginning of the utterance; empty if times were not requested.
     """
 
     id: str
     text: str
     confidence: float
+    tokens: int
     words: tuple[TimedText, ...] = ()
 
 
@@ -53,6 +61,16 @@ class Posteriors:
             yield id_, log_probs_TV[:length]
 
 
+def length_batches(utterances: Sequence[Utterance], max_seconds: float) -> list[list[Utterance]]:
+    """Batches of utterances, longest first, which do not depend on their order.
+
+    A batch has at most `max_seconds` of padded audio; a longer utterance is a batch of its own.
+    """
+    ordered = sorted(utterances, key=lambda u: (-u.samples, u.id))
+    limit = max(round(max_seconds * SAMPLE_RATE_HZ), max((u.samples for u in ordered), default=0))
+    return [[ordered[i] for i in group] for group in micro_batches([u.samples for u in ordered], limit)]
+
+
 def posteriors(
     models: Sequence[nn.Module],
     features: LogMel,
@@ -66,56 +84,119 @@ def posteriors(
     left_out: LeftOut | None = None,
     blank_silent: bool = False,
 ) -> Generator[list[Posteriors], None, None]:
-    """Log-probabilities of each model, longest utterance first. Audio is decoded once for all models.
+    """Log-probabilities of each model for the batches of `length_batches`; see `batch_posteriors`.
 
-    A batch has at most `max_seconds` of padded audio; a longer utterance is a batch of its own. The models
-    run in eval mode, and their mode is restored. With several processes, each decodes its share of the
-    batches. Sharded models need the same number on each process, so some batches may be decoded twice.
-
-    Args:
-        left_out: called with each utterance that cannot be decoded; no batch contains it. A batch may be
-            empty.
-        blank_silent: emit blanks on digital silence (see `decoding.silence`).
+    With several processes, each decodes its share of the batches. Sharded models need the same number on each
+    process, so some batches may be decoded twice.
 
     Raises:
         UserError: an utterance cannot be decoded, and `left_out` is None.
         UnreachableError: a server cannot be reached.
     """
-    ordered = sorted(utterances, key=lambda u: (-u.samples, u.id))
-    limit = max(round(max_seconds * SAMPLE_RATE_HZ), max((u.samples for u in ordered), default=0))
+    batches = length_batches(utterances, max_seconds)
+    mine = [batches[(turn + rank) % len(batches)] for turn in range(0, len(batches), world_size)]
+    found = batch_posteriors(
+        models, features, mine, device=device, bf16=bf16, left_out=left_out, blank_silent=blank_silent
+    )
+    with closing(found):  # restores the models' modes at once
+        yield from (of_models for _, of_models in found)
+
+
+def batch_posteriors(
+    models: Sequence[nn.Module],
+    features: LogMel,
+    batches: Iterable[Sequence[Utterance]],
+    *,
+    device: torch.device,
+    bf16: bool = False,
+    left_out: LeftOut | None = None,
+    blank_silent: bool = False,
+    threads: int = 0,
+) -> Generator[tuple[Sequence[Utterance], list[Posteriors]], None, None]:
+    """Yield each batch with the log-probabilities of each model. Audio is decoded once for all models.
+
+    The models run in eval mode, and their mode is restored. Does not wait for the device.
+
+    Args:
+        left_out: called with each utterance that cannot be decoded, which the posteriors then lack. They may
+            be empty.
+        blank_silent: emit blanks on digital silence (see `decoding.silence`).
+        threads: threads that prepare batches in advance: audio, and on a CPU the features; 0: none.
+
+    Raises:
+        UserError: an utterance cannot be decoded, and `left_out` is None.
+        UnreachableError: a server cannot be reached.
+    """
     modes = [model.training for model in models]
     for model in models:
         model.eval()
+    audio = read_ahead(batches, lambda batch: _read(batch, features, device, left_out), threads=threads)
     try:
-        groups = micro_batches([u.samples for u in ordered], limit)
-        for turn in range(0, len(groups), world_size):
-            group = [ordered[i] for i in groups[(turn + rank) % len(groups)]]
-            batch = collate(group, left_out)
-            if not batch.ids:  # sharded models need the forward pass, so they get silence
-                batch.waveforms_BN = torch.zeros(1, group[0].samples)
-                batch.samples_B = torch.tensor([group[0].samples])
-            batch = batch.to(device)
-            found, rows = [], len(batch.ids)
-            # Not inference mode: tensors that a sharded model gathers there cannot be used outside.
-            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                inputs = features(batch.waveforms_BN, batch.samples_B)
-                for model in models:
-                    log_probs_BTV, lengths_B = model(*inputs)
-                    if blank_silent:
-                        seconds = frame_seconds(model, features)
-                        log_probs_BTV = blank_silence(log_probs_BTV, batch.waveforms_BN, seconds)
-                    found.append(Posteriors(batch.ids, log_probs_BTV[:rows].float(), lengths_B[:rows]))
-            yield found
+        with closing(audio):
+            for utterances, (batch, inputs) in audio:
+                batch = batch.to(device)
+                inputs = inputs or features(batch.waveforms_BN, batch.samples_B)
+                found = _posteriors(models, inputs, batch.ids, bf16=bf16)
+                if blank_silent:
+                    seconds = [frame_seconds(model, features) for model in models]
+                    found = [_blank_silence(x, batch, s) for x, s in zip(found, seconds, strict=True)]
+                yield utterances, found
     finally:
         for model, was_training in zip(models, modes, strict=True):
             model.train(was_training)
+
+
+def _read(
+    utterances: Sequence[Utterance], features: LogMel, device: torch.device, left_out: LeftOut | None
+) -> tuple[MicroBatch, Features | None]:
+    """The audio of a batch, and if the device is a CPU, its features."""
+    batch = collate(utterances, left_out)
+    if not batch.ids:  # sharded models need the forward pass, so they get silence
+        batch.waveforms_BN = torch.zeros(1, utterances[0].samples)
+        batch.samples_B = torch.tensor([utterances[0].samples])
+    if device.type == "cpu":
+        return batch, features(batch.waveforms_BN, batch.samples_B)
+    return batch.pin_memory(), None
+
+
+def _posteriors(
+    models: Sequence[nn.Module], inputs: Features, ids: list[str], *, bf16: bool
+) -> list[Posteriors]:
+    # Not inference mode: tensors that a sharded model gathers there cannot be used outside.
+    with torch.no_grad(), torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=bf16):
+        outputs = [model(*inputs) for model in models]
+    return [Posteriors(ids, x_BTV[: len(ids)].float(), lengths_B[: len(ids)]) for x_BTV, lengths_B in outputs]
+
+
+def _blank_silence(found: Posteriors, batch: MicroBatch, seconds_per_frame: float) -> Posteriors:
+    waveforms_BN = batch.waveforms_BN[: len(batch.ids)]
+    return replace(found, log_probs_BTV=blank_silence(found.log_probs_BTV, waveforms_BN, seconds_per_frame))
+
+
+def mean_posteriors(of_models: Sequence[Posteriors]) -> Posteriors:
+    """The normalised geometric mean of the models' posteriors: the mean of log-probabilities.
+
+    Raises:
+        UserError: the models have other numbers of frames.
+    """
+    first = of_models[0]
+    if len(of_models) == 1:
+        return first
+    if any(other.log_probs_BTV.shape != first.log_probs_BTV.shape for other in of_models):
+        shapes = sorted({other.log_probs_BTV.shape[1] for other in of_models})
+        raise UserError(
+            f"the models have different numbers of frames for the same audio ({shapes}); label with models "
+            "of one stride, or with one of them"
+        )
+    log_probs_BTV = torch.stack([other.log_probs_BTV for other in of_models]).mean(0).log_softmax(-1)
+    return Posteriors(first.ids, log_probs_BTV, first.lengths_B)
 
 
 def greedy_hypotheses(batch: Posteriors, tokenizer: Tokenizer) -> list[Hypothesis]:
     """Greedy hypotheses of a batch, without times."""
     paths = greedy(batch.log_probs_BTV, batch.lengths_B)
     rows = zip(batch.ids, paths.to_lists(), paths.confidence.tolist(), strict=True)
-    return [Hypothesis(id_, tokenizer.decode(tokens), confidence) for id_, tokens, confidence in rows]
+    return [Hypothesis(id_, tokenizer.decode(path), confidence, len(path)) for id_, path, confidence in rows]
 
 
 def timed_hypotheses(
@@ -143,7 +224,8 @@ def timed_hypotheses(
     confidences = (total_B / batch.lengths_B.clamp(min=1)).clamp(max=1.0).tolist()
     for id_, utterance, confidence in zip(batch.ids, tokens, confidences, strict=True):
         found = words(utterance)
-        yield Hypothesis(id_, " ".join(word.text for word in found), confidence, tuple(found))
+        text = " ".join(word.text for word in found)
+        yield Hypothesis(id_, text, confidence, len(utterance), tuple(found))
 
 
 @dataclass
@@ -152,6 +234,7 @@ class Recognizer:
 
     Attributes:
         problems: why newer checkpoints could not be read and were skipped.
+        path: the checkpoint; None: it was not loaded from a file.
     """
 
     model: nn.Module
@@ -159,6 +242,7 @@ class Recognizer:
     tokenizer: Tokenizer
     device: torch.device
     problems: list[str] = field(default_factory=list)
+    path: Path | None = None
 
     def __call__(
         self, utterances: Sequence[Utterance], max_seconds: float = 120.0, left_out: LeftOut | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -54,13 +55,11 @@ def to_json(transcript: Transcript) -> str:
         "text": transcript.text,
         "segments": [
             {
-                **_times(segment),
+                "begin": round(segment.begin, 3),
+                "end": round(segment.end, 3),
                 "text": segment.text,
                 "confidence": round(segment.confidence, 4),
-                "words": [
-                    {"word": word.text, **_times(word), "confidence": round(word.confidence, 4)}
-                    for word in segment.words
-                ],
+                "words": [word_record(word) for word in segment.words],
             }
             for segment in transcript.segments
         ],
@@ -94,8 +93,10 @@ FORMATS: dict[str, tuple[str, Callable[[Transcript], str]]] = {
 """Name -> file ending, and the function that formats a transcript."""
 
 
-def _times(span: TranscriptSegment | TimedText) -> dict[str, float]:
-    return {"begin": round(span.begin, 3), "end": round(span.end, 3)}
+def word_record(word: TimedText, seconds: float = math.inf) -> dict[str, object]:
+    """A word for JSON; times end at `seconds`, because the last frame of a model may end after the audio."""
+    begin, end = (round(min(time, seconds), 3) for time in (word.begin, word.end))
+    return {"word": word.text, "begin": begin, "end": end, "confidence": round(word.confidence, 4)}
 
 
 def _cues(transcript: Transcript) -> Iterator[tuple[float, float, str]]:

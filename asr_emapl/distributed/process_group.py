@@ -65,6 +65,12 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def available_cpus() -> int:
+    """CPUs that this process may use, if those of its host are shared equally by torchrun's processes."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cpus // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def leave_out_cudnn_attention() -> None:
     """Disable cuDNN's kernels of `scaled_dot_product_attention` in this process.
 

@@ -26,7 +26,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextmanager
-def run_lock(folder: Path, group: ProcessGroup) -> Iterator[None]:
+def run_lock(folder: Path, group: ProcessGroup, name: str = "run_dir") -> Iterator[None]:
     """Context that holds the lock of a run directory; process 0 holds it for all processes.
 
     The lock is `fcntl.flock` on a file that records host and process. It is released when its process ends.
@@ -34,13 +34,16 @@ def run_lock(folder: Path, group: ProcessGroup) -> Iterator[None]:
     system does not support locks, a warning is logged. The directory is created if it does not exist, and
     removed if it is empty at the end.
 
+    Args:
+        name: of the setting or option that names the directory, for messages.
+
     Raises:
         UserError: another run holds the lock, or the directory cannot be written; on all processes.
     """
     lock, failure = None, ""
     if group.is_first:
         try:
-            lock = _RunLock(folder)
+            lock = _RunLock(folder, name)
         except UserError as error:
             failure = str(error)
     try:
@@ -53,16 +56,16 @@ def run_lock(folder: Path, group: ProcessGroup) -> Iterator[None]:
 
 
 class _RunLock:
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / NAME
+    def __init__(self, folder: Path, name: str) -> None:
+        self._path, self._name = folder / NAME, name
         self._created = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             self._file = self._acquire()
             os.ftruncate(self._file, 0)
             os.write(self._file, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
         except OSError as error:
-            raise UserError(f"run_dir {folder} cannot be written ({error.strerror})") from error
-        # A forked child would share the lock and could outlive this process.
+            raise UserError(f"{name} {folder} cannot be written ({error.strerror})") from error
+        # A forked child shares the lock and can outlive this process.
         reference = weakref.ref(self)
 
         def close() -> None:
@@ -84,8 +87,8 @@ class _RunLock:
                 os.close(file)
                 if time.monotonic() > deadline:
                     raise UserError(
-                        f"run_dir {self._path.parent} is in use by {holder}; wait until that run ends, or "
-                        "use another run_dir"
+                        f"{self._name} {self._path.parent} is in use by {holder}; wait until that run ends, "
+                        f"or use another {self._name}"
                     )
                 time.sleep(0.05)
 
@@ -101,7 +104,7 @@ class _RunLock:
                 os.close(file)
                 raise
             _logger.warning(
-                f"the file system of run_dir {self._path.parent} does not support locks ({error.strerror}); "
+                f"the file system of {self._name} {self._path.parent} does not support locks ({error.strerror}); "
                 "make sure that no other run uses it"
             )
             return True

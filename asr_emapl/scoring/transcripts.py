@@ -41,7 +41,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class TranscriptEntry:
-    """The transcript of an utterance, and its speaker and duration if known.
+    """The transcript of an utterance, and its speaker, duration and confidence if known.
 
     If the text has alternatives, `text` has the first ones and `marked` has all.
     """
@@ -50,6 +50,7 @@ class TranscriptEntry:
     speaker: str | None = None
     seconds: float | None = None
     marked: Marked | None = None
+    confidence: float | None = None
 
 
 _Numbered = list[tuple[int, tuple[str, TranscriptEntry]]]
@@ -262,4 +263,9 @@ def _json_transcript(entry: Mapping[str, Any], role: Role) -> tuple[str, Transcr
     speaker, seconds = entry.get("speaker"), storage.finite_number(entry.get("duration"))
     if seconds is None and entry.get("duration") is not None:
         raise BrokenLineError(f"id {utterance!r}: 'duration' is not a number of seconds")
-    return utterance, TranscriptEntry(entry[key], None if speaker in (None, "") else str(speaker), seconds)
+    return utterance, TranscriptEntry(
+        entry[key],
+        None if speaker in (None, "") else str(speaker),
+        seconds,
+        confidence=storage.finite_number(entry.get("confidence")),
+    )

@@ -9,6 +9,7 @@ from asr_emapl.storage.files import (
     read,
     remove,
     require_file,
+    sha256,
     size,
     split,
 )

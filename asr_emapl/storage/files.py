@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import hashlib
 import os
 import re
 import stat
@@ -22,6 +23,7 @@ from asr_emapl.errors import UnreachableError
 
 # Local files that a process keeps open; systems allow 1,024.
 _OPEN_FILES = 128
+_HASHED_BYTES = 1 << 20  # at a time
 # Seconds between attempts to read a URL: a run of days must not end with one lost connection. Their sum and
 # the time to connect are less than the default of device.timeout_seconds.
 _PAUSES_S = (1.0, 5.0, 15.0, 45.0)
@@ -112,6 +114,15 @@ def size(place: str) -> int | None:
     if found is None:
         raise OSError(f"{place}: the server does not state its length")
     return int(found)
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 (hex) of a local file."""
+    digest = hashlib.sha256()
+    with open_file(path) as file:
+        while piece := file.read(_HASHED_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def remove(place: str) -> None:

@@ -1,0 +1,204 @@
+"""The command label."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from asr_emapl.cli.options import TrustOption, non_negative, positive, share, workers_option
+from asr_emapl.cli.recognizer import open_recognizer, open_search
+from asr_emapl.errors import UserError, counted
+from asr_emapl.runs.reader import run_files
+from asr_emapl.storage import check_outputs, write
+from asr_emapl.terminal import say, warn
+
+if TYPE_CHECKING:
+    from asr_emapl.decoding.labellers import LabellingConfig, ModelLabeller
+    from asr_emapl.distributed.process_group import ProcessGroup
+    from asr_emapl.pseudo_labels.config import PseudoLabelConfig
+    from asr_emapl.pseudo_labels.joined_labels import FilterMode
+    from asr_emapl.pseudo_labels.label_parts import LabelParts
+    from asr_emapl.pseudo_labels.labelling import LabelledAudio, Labeller
+
+commands = typer.Typer()
+
+
+@commands.command()
+def label(
+    manifest: Annotated[str, typer.Argument(help="Utterances to label: path or URL.")],
+    out: Annotated[Path, typer.Option(help="Folder for the labels.")],
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Checkpoint, or run directory (its newest checkpoint is used). If repeated, the mean of the "
+            "log-probabilities is decoded."
+        ),
+    ] = None,
+    hypotheses: Annotated[
+        Path | None, typer.Option(help="Hypotheses of another recogniser, instead of a checkpoint.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="teacher or student.")] = "teacher",
+    lm_config: Annotated[
+        Path | None, typer.Option(help="Output of tune-lm; decode with its beam search.")
+    ] = None,
+    times: Annotated[bool, typer.Option("--times", help="Write begin and end of each word.")] = False,
+    filter: Annotated[
+        str,
+        typer.Option(
+            help="drop: leave out labels that a filter drops; record: write its reason beside them."
+        ),
+    ] = "drop",
+    min_confidence: Annotated[float, share("Drop labels of lower confidence.")] = 0.0,
+    min_tokens_per_second: Annotated[float, non_negative("Drop labels with fewer tokens per second.")] = 0.0,
+    max_tokens_per_second: Annotated[float, non_negative("Drop labels with more tokens per second.")] = 100.0,
+    part_hours: Annotated[float, positive("Hours of audio in a part.")] = 1.0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
+    max_seconds: Annotated[float, positive("Padded seconds of audio in one batch.")] = 120.0,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    workers: Annotated[
+        int | None, workers_option("Threads that decode audio.", show_default="one per CPU")
+    ] = None,
+    max_undecodable: Annotated[
+        float, share("Stop if a larger share of a part cannot be decoded (20 utterances always may).")
+    ] = 0.01,
+    trust: TrustOption = None,
+) -> None:
+    """Label a manifest with pseudo-labels, in parts that are final once written. Rerun to resume.
+
+    Runs under torchrun on any number of processes and hosts that share the folder; a rerun may have another
+    number. The filters apply when the parts are joined: rerun with other limits to filter anew. Utterances
+    that cannot be decoded are in the parts with a reason, and not in the manifest.
+
+    Example: `asr-emapl label data/unlabelled.jsonl --checkpoint runs/mini --out labels`
+
+    Example: `torchrun --nproc-per-node 8 -m asr_emapl label data/unlabelled.jsonl --checkpoint runs/mini
+    --out labels --precision bf16`
+    """
+    from asr_emapl.data.manifest import open_manifest
+    from asr_emapl.decoding.labellers import HypothesisLabeller, LabellingConfig
+    from asr_emapl.distributed.process_group import available_cpus
+    from asr_emapl.pseudo_labels.config import PseudoLabelConfig
+    from asr_emapl.pseudo_labels.label_parts import LabelParts
+    from asr_emapl.pseudo_labels.labelling import label_manifest
+
+    _require_one_of("--filter", filter, ("drop", "record"))
+    _require_one_of("--precision", precision, ("fp32", "bf16"))
+    _require_source(checkpoint, hypotheses, lm_config)
+    limits = PseudoLabelConfig(
+        min_confidence=min_confidence,
+        min_tokens_per_second=min_tokens_per_second,
+        max_tokens_per_second=max_tokens_per_second,
+    )
+    config = LabellingConfig(
+        times, max_seconds, precision == "bf16", workers or available_cpus(), max_undecodable
+    )
+    with _processes(device, out) as world:
+        utterances = open_manifest(manifest)
+        if world.is_first:
+            _check_outputs(out, [manifest, lm_config, hypotheses], checkpoint or [])
+        labeller: Labeller
+        if hypotheses is not None:
+            labeller = HypothesisLabeller(hypotheses, needs_confidence=min_confidence > 0.0)
+        else:
+            labeller = _model_labeller(checkpoint or [], model, lm_config, config, world, trust)
+        parts = LabelParts.of(utterances.samples, part_hours)
+        labelled = label_manifest(utterances, parts, out, labeller, world)
+        if world.is_first:
+            _join(out, parts, limits, cast("FilterMode", filter), labelled)
+        world.barrier()
+
+
+def _join(
+    out: Path, parts: LabelParts, limits: PseudoLabelConfig, apply: FilterMode, labelled: LabelledAudio
+) -> None:
+    """Write manifest and summary, and print what is in them."""
+    from asr_emapl.pseudo_labels.joined_labels import MANIFEST, SUMMARY, join_parts, summary
+
+    joined = join_parts(out, parts, limits, apply)
+    start = {
+        "hours": round(labelled.audio_seconds / 3600.0, 6),
+        "seconds": round(labelled.seconds, 3),
+        "hours_per_hour": round(labelled.speed, 1) if labelled.audio_seconds else None,
+    }
+    write(out / SUMMARY, json.dumps(summary(joined, limits, apply) | {"start": start}, indent=2) + "\n")
+    if joined.left_out:
+        many = counted(joined.left_out, "utterance")
+        warn(f"left out: {many} without a label (left_out in {out}/parts); the first: {joined.example}")
+    if joined.dropped:
+        verb = "dropped" if apply == "drop" else "recorded"
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in joined.dropped.most_common())
+        say(f"{verb}: {reasons}")
+    say(f"{out / MANIFEST}: {counted(joined.kept, 'utterance')}, {joined.kept_seconds / 3600.0:.2f} h")
+    if labelled.audio_seconds:
+        hours = labelled.audio_seconds / 3600.0
+        speed = f"{labelled.speed:,.0f} hours of audio per hour"
+        say(f"labelled {hours:.2f} h in {labelled.seconds:.0f} s: {speed}")
+    else:
+        say("all parts were labelled before")
+
+
+@contextmanager
+def _processes(device: str, out: Path) -> Iterator[ProcessGroup]:
+    """The processes of torchrun, which end together, and the lock of the folder."""
+    from asr_emapl.distributed.heartbeat import Heartbeat
+    from asr_emapl.distributed.process_group import DeviceConfig, ProcessGroup
+    from asr_emapl.runs.lock import run_lock
+
+    # No timeout: a process may finish its parts hours before the others.
+    world = ProcessGroup.join(DeviceConfig(name=device, timeout_seconds=None))
+    try:
+        with Heartbeat(world, 0.0), run_lock(out, world, "--out"):
+            yield world
+    finally:
+        world.close()
+
+
+def _model_labeller(
+    checkpoints: list[Path],
+    model: str,
+    lm_config: Path | None,
+    config: LabellingConfig,
+    world: ProcessGroup,
+    trust: list[str] | None,
+) -> ModelLabeller:
+    """The labeller of checkpoints; process 0 chooses the newest one of a run for all processes."""
+    from asr_emapl.decoding.beam import BeamSearch
+    from asr_emapl.decoding.labellers import ModelLabeller, model_provenance
+    from asr_emapl.decoding.tuning import read_config
+
+    beam = read_config(lm_config) if lm_config else None
+    device, is_first = str(world.device), world.is_first
+    found = [open_recognizer(path, model, device, trust) for path in checkpoints if is_first]
+    chosen = world.gather([recognizer.path for recognizer in found])[0]
+    if not is_first:
+        found = [open_recognizer(path, model, device, trust) for path in chosen if path is not None]
+    tokenizer, search = found[0].tokenizer, None
+    if beam is not None:
+        search = open_search(tokenizer, beam) if is_first else BeamSearch(tokenizer, beam)
+    provenance = world.gather(model_provenance(found, model, beam, config) if is_first else {})[0]
+    return ModelLabeller(found, search, config, provenance)
+
+
+def _check_outputs(out: Path, inputs: list[str | Path | None], checkpoints: list[Path]) -> None:
+    from asr_emapl.pseudo_labels.joined_labels import MANIFEST, SUMMARY
+    from asr_emapl.pseudo_labels.labelling import PLAN
+
+    read = [*inputs, *(file for path in checkpoints for file in run_files(path))]
+    check_outputs([out / name for name in (PLAN, MANIFEST, SUMMARY)], read)
+
+
+def _require_source(checkpoint: list[Path] | None, hypotheses: Path | None, lm_config: Path | None) -> None:
+    if bool(checkpoint) == (hypotheses is not None):
+        raise UserError("give a --checkpoint or --hypotheses, and not both")
+    if hypotheses is not None and lm_config is not None:
+        raise UserError("--lm-config has no effect on --hypotheses; leave it out")
+
+
+def _require_one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UserError(f"{option} {value!r} is not one of {', '.join(allowed)}")

@@ -1,0 +1,45 @@
+"""The recognizer and the beam search that commands use, with their warnings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from asr_emapl.runs.reader import run_files
+from asr_emapl.terminal import warn
+
+if TYPE_CHECKING:
+    from asr_emapl.decoding.beam import BeamConfig, BeamSearch
+    from asr_emapl.decoding.transcribe import Recognizer
+    from asr_emapl.text.tokenizer import Tokenizer
+
+
+def model_files(checkpoint: Path, config: BeamConfig | None) -> list[Path | str]:
+    """The files of a recognizer and its beam search."""
+    return [*run_files(checkpoint), *([config.lm, config.lexicon] if config else [])]
+
+
+def open_recognizer(checkpoint: Path, model: str, device: str, trust: list[str] | None) -> Recognizer:
+    from asr_emapl.checkpoints.recognizer import load_recognizer
+
+    recognizer = load_recognizer(checkpoint, model, device, trust or ())
+    for problem in recognizer.problems:
+        warn(f"warning: {problem}: using the previous one")
+    return recognizer
+
+
+def open_search(tokenizer: Tokenizer, config: BeamConfig) -> BeamSearch:
+    from asr_emapl.decoding.beam import BeamSearch
+
+    search = BeamSearch(tokenizer, config)
+    if search.unspellable:
+        warn(
+            f"warning: {config.lexicon}: {len(search.unspellable)} words that the tokenizer cannot encode, "
+            f"such as {search.unspellable[0]!r}, are ignored"
+        )
+    if config.lexicon and search.unknown:
+        warn(
+            f"warning: {config.lm}: lacks {len(search.unknown)} words of the lexicon, "
+            f"such as {search.unknown[0]!r}"
+        )
+    return search

@@ -1,0 +1,193 @@
+"""Labels of one model, of several, and of a file: the texts of `decode`, for any batches and parts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from support.tiny import make_corpus
+from torch import nn
+
+from asr_emapl.audio.features import FeatureConfig, LogMel
+from asr_emapl.data.manifest import read_manifest
+from asr_emapl.data.utterance import Utterance
+from asr_emapl.decoding.labellers import (
+    HypothesisLabeller,
+    LabellingConfig,
+    ModelLabeller,
+    model_provenance,
+)
+from asr_emapl.decoding.transcribe import Recognizer, mean_posteriors
+from asr_emapl.errors import UserError
+from asr_emapl.models.transformer import TransformerCtc
+from asr_emapl.pseudo_labels.labelling import UtteranceLabel
+from asr_emapl.text.tokenizer import CharacterTokenizer
+
+BANDS = 20
+
+
+@pytest.fixture(scope="module")
+def utterances(tmp_path_factory) -> list[Utterance]:
+    root = tmp_path_factory.mktemp("corpus")
+    make_corpus(root)
+    return read_manifest(root / "unlabelled.jsonl")
+
+
+def recognizer(seed: int = 0, bands: int = BANDS, alphabet: str = "") -> Recognizer:
+    torch.manual_seed(seed)
+    tokenizer = CharacterTokenizer(alphabet) if alphabet else CharacterTokenizer()
+    model = TransformerCtc(tokenizer.vocabulary_size, bands, dim=16, heads=2, layers=2)
+    with torch.no_grad():
+        model.output.weight.mul_(20.0)  # texts of many characters, far from ties
+    return Recognizer(model, LogMel(FeatureConfig(mel_bands=bands)), tokenizer, torch.device("cpu"))
+
+
+def labels(
+    recognizers: list[Recognizer], parts: list[list[Utterance]], search=None, **config
+) -> list[list[UtteranceLabel]]:
+    seconds: list[float] = []
+    labeller = ModelLabeller(recognizers, search, LabellingConfig(**config), {})
+    found = list(labeller.label(parts, seconds.append))
+    assert sum(seconds) == pytest.approx(sum(u.duration for part in parts for u in part))
+    return found
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_each_part_has_its_labels_in_order(utterances, threads):
+    one = recognizer()
+    expected = {h.id: h for h in one(utterances)}
+    parts = [utterances[:7], utterances[7:8], utterances[8:]]
+    found = labels([one], parts, threads=threads, max_seconds=4.0)
+    assert [[label.utterance for label in part] for part in found] == parts
+    for label in (label for part in found for label in part):
+        hypothesis = expected[label.utterance.id]
+        assert label.text == hypothesis.text
+        assert label.confidence == pytest.approx(hypothesis.confidence, abs=1e-5)
+        assert label.tokens == hypothesis.tokens >= len(label.text)
+        assert label.words is None
+    assert len({label.text for part in found for label in part}) > 20
+
+
+def test_a_part_does_not_depend_on_the_others(utterances):
+    """Bit for bit, so that parts can be dealt to any number of processes."""
+    one = recognizer()
+    (alone,) = labels([one], [utterances[5:12]], threads=2)
+    _, together, _ = labels([one], [utterances[:5], utterances[5:12], utterances[12:]], threads=2)
+    assert alone == together
+
+
+def test_words_have_times(utterances):
+    (found,) = labels([recognizer()], [utterances], times=True)
+    for label in found:
+        assert " ".join(str(word["word"]) for word in label.words) == label.text
+        times = [(word["begin"], word["end"]) for word in label.words]
+        assert all(0.0 <= begin <= end <= label.utterance.duration + 6e-4 for begin, end in times)
+        assert times == sorted(times)
+
+
+def test_several_models_are_averaged(utterances):
+    first, second = recognizer(0), recognizer(1)
+    (twice,) = labels([first, first], [utterances])
+    (once,) = labels([first], [utterances])
+    assert [label.text for label in twice] == [label.text for label in once]
+    assert [label.confidence for label in twice] == pytest.approx(
+        [label.confidence for label in once], abs=1e-5
+    )
+    (both,) = labels([first, second], [utterances])
+    (other,) = labels([second, first], [utterances])
+    assert [label.text for label in both] == [label.text for label in other]
+    assert [label.text for label in both] != [label.text for label in once]
+
+
+def test_the_mean_is_the_normalised_geometric_mean(utterances):
+    (batch,) = recognizer(0).posteriors(utterances[:3])
+    (other,) = recognizer(1).posteriors(utterances[:3])
+    mean = mean_posteriors([batch, other])
+    product = (batch.log_probs_BTV.exp() * other.log_probs_BTV.exp()).sqrt()
+    expected = product / product.sum(-1, keepdim=True)
+    torch.testing.assert_close(mean.log_probs_BTV.exp(), expected)
+    assert mean_posteriors([batch]) is batch
+
+
+@pytest.mark.parametrize(
+    ("other", "said"), [({"bands": 40}, "features"), ({"alphabet": "ABC "}, "tokenizers")]
+)
+def test_models_that_cannot_be_averaged(other, said):
+    with pytest.raises(UserError, match=f"have different {said}"):
+        ModelLabeller([recognizer(), recognizer(**other)], None, LabellingConfig(), {})
+
+
+def test_models_of_other_strides_cannot_be_averaged(utterances):
+    slow = recognizer()
+    slow.model = _EverySecond(slow.model)
+    with pytest.raises(UserError, match="have different strides"):
+        ModelLabeller([recognizer(), slow], None, LabellingConfig(), {})
+
+
+class _EverySecond(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def output_lengths(self, lengths):
+        return self.model.output_lengths(lengths) // 2
+
+
+@pytest.fixture
+def broken(utterances, tmp_path) -> list[Utterance]:
+    (tmp_path / "broken.flac").write_bytes(b"fLaC and then nothing")
+    return [Utterance(f"broken-{i}", str(tmp_path / "broken.flac"), 1.0) for i in range(30)]
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_what_cannot_be_decoded_says_why(utterances, broken, threads):
+    part = [broken[0], *utterances[:3], broken[1]]
+    found = labels([recognizer()], [part, [broken[2]], utterances[3:]], threads=threads)
+    assert [label.utterance for label in found[0]] == part
+    assert ["broken.flac" in label.fault for label in found[0]] == [True, False, False, False, True]
+    assert found[0][0].text == ""
+    assert [len(of_part) for of_part in found] == [5, 1, len(utterances) - 3]
+
+
+def test_a_disk_that_fails_is_not_taken_for_broken_files(utterances, broken):
+    with pytest.raises(UserError, match=r"30 of 34 utterances.*--max-undecodable 0\.01.*broken\.flac"):
+        labels([recognizer()], [[*broken, *utterances[:4]]])
+    (found,) = labels([recognizer()], [[*broken, *utterances[:4]]], max_undecodable=0.9)
+    assert sum(bool(label.fault) for label in found) == 30
+
+
+def test_provenance_has_hashes_and_settings(tmp_path):
+    one = recognizer()
+    one.path = tmp_path / "a.pt"
+    one.path.write_bytes(b"weights")
+    found = model_provenance([one, one], "student", None, LabellingConfig(bf16=True))
+    assert found["model"] == "student"
+    assert found["decoder"] == {"search": "greedy", "precision": "bf16", "times": False}
+    assert found["checkpoints"] == [hashlib.sha256(b"weights").hexdigest()] * 2
+
+
+def test_hypotheses_of_another_recogniser(utterances, tmp_path):
+    path = tmp_path / "theirs.jsonl"
+    rows = [{"id": u.id, "text": " ONE  TWO ", "confidence": 0.5} for u in utterances[:2]]
+    rows.append({"id": utterances[2].id, "pred_text": ""})
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    labeller = HypothesisLabeller(path)
+    seconds: list[float] = []
+    (found,) = labeller.label([utterances[:4]], seconds.append)
+    assert [(label.text, label.confidence, label.tokens) for label in found[:3]] == [
+        *[("ONE TWO", 0.5, 7)] * 2,
+        ("", None, 0),
+    ]
+    assert "theirs.jsonl" in found[3].fault
+    with pytest.raises(UserError, match=r"1 hypotheses have no confidence.*leave out --min-confidence"):
+        HypothesisLabeller(path, needs_confidence=True)
+
+
+def test_a_file_of_words_has_hypotheses_too(utterances, tmp_path):
+    path = Path(tmp_path, "words.trn")
+    path.write_text(f"ONE TWO ({utterances[0].id})\n")
+    (found,) = HypothesisLabeller(path).label([utterances[:1]], lambda seconds: None)
+    assert found[0].text == "ONE TWO"
