@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from asr_emapl.pseudo_labels.config import PseudoLabelConfig
     from asr_emapl.pseudo_labels.joined_labels import FilterMode
     from asr_emapl.pseudo_labels.label_parts import LabelParts
-    from asr_emapl.pseudo_labels.labelling import LabelledAudio, Labeller
+    from asr_emapl.pseudo_labels.labelling import LabelledAudio, PartLabeller
 
 commands = typer.Typer()
 
@@ -101,7 +101,7 @@ def label(
         utterances = open_manifest(manifest)
         if world.is_first:
             _check_outputs(out, [manifest, lm_config, hypotheses], checkpoint or [])
-        labeller: Labeller
+        labeller: PartLabeller
         if hypotheses is not None:
             labeller = HypothesisLabeller(hypotheses, needs_confidence=min_confidence > 0.0)
         else:

@@ -81,7 +81,7 @@ class ModelLabeller:
     def label(
         self, parts: Iterable[Sequence[Utterance]], advance: Callable[[float], None]
     ) -> Generator[list[UtteranceLabel], None, None]:
-        """See `labelling.Labeller`. Audio and batches of later parts are prepared while one is labelled.
+        """See `labelling.PartLabeller`. Audio and batches of later parts are prepared while one is labelled.
 
         Raises:
             UserError: too much audio of a part cannot be decoded, which is a fault of the disk.
@@ -180,7 +180,7 @@ class HypothesisLabeller:
     def label(
         self, parts: Iterable[Sequence[Utterance]], advance: Callable[[float], None]
     ) -> Generator[list[UtteranceLabel], None, None]:
-        """See `labelling.Labeller`."""
+        """See `labelling.PartLabeller`."""
         for utterances in parts:
             yield [self._label(utterance) for utterance in utterances]
             advance(sum(utterance.duration for utterance in utterances))

@@ -123,9 +123,8 @@ def _reason(record: dict[str, Any], limits: PseudoLabelConfig) -> str | None:
     """The reason to drop a label. It can be aligned: it is a path through the frames of its own model."""
     confidence = record.get("confidence", 1.0)  # null: not a number
     candidate = LabelCandidate(
-        tokens=record["tokens"],
-        needed=0,
-        frames=0,
+        tokens=range(record["tokens"]),
+        frames=record["tokens"],
         seconds=record["duration"],
         confidence=math.nan if confidence is None else confidence,
     )

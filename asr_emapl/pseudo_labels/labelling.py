@@ -69,7 +69,7 @@ class UtteranceLabel:
         return record | label | {"provenance": provenance}
 
 
-class Labeller(Protocol):
+class PartLabeller(Protocol):
     """Makes labels for parts of a manifest.
 
     Attributes:
@@ -105,7 +105,7 @@ class LabelledAudio:
 
 
 def label_manifest(
-    manifest: Manifest, parts: LabelParts, folder: Path, labeller: Labeller, world: ProcessGroup
+    manifest: Manifest, parts: LabelParts, folder: Path, labeller: PartLabeller, world: ProcessGroup
 ) -> LabelledAudio:
     """Label the parts of a manifest that `folder` lacks; called in each process.
 
@@ -160,7 +160,7 @@ def require_plan(folder: Path, plan: Mapping[str, Any]) -> None:
         )
 
 
-def _plan(manifest: Manifest, parts: LabelParts, labeller: Labeller) -> dict[str, Any]:
+def _plan(manifest: Manifest, parts: LabelParts, labeller: PartLabeller) -> dict[str, Any]:
     source = storage.join(manifest.folder, storage.split(manifest.path)[1])
     return {
         "version": _VERSION,

@@ -104,8 +104,8 @@ class _RunLock:
                 os.close(file)
                 raise
             _logger.warning(
-                f"the file system of {self._name} {self._path.parent} does not support locks ({error.strerror}); "
-                "make sure that no other run uses it"
+                f"the file system of {self._name} {self._path.parent} does not support locks "
+                f"({error.strerror}); make sure that no other run uses it"
             )
             return True
 
