@@ -113,6 +113,6 @@ def test_other_limits() -> None:
     assert reason(PseudoLabelConfig(min_level_db=-50.0), level_db=-50.0) is None
     assert reason(PseudoLabelConfig(min_agreement=0.8), agreement=0.75) == "disagreement"
     assert reason(PseudoLabelConfig(min_agreement=0.75), agreement=0.75) is None
-    assert reason(PseudoLabelConfig(max_change=0.5)) == "changed"
+    assert reason(PseudoLabelConfig(max_change=0.0)) is None
     assert reason(PseudoLabelConfig(max_change=0.25), previous=[1, 2, 3, 9]) is None
     assert reason(PseudoLabelConfig(max_change=0.2), previous=[1, 2, 3, 9]) == "changed"

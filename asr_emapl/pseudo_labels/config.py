@@ -75,7 +75,7 @@ class PseudoLabelConfig:
     """Drop utterances with a lower root mean square level (dB re full scale); null: keep them."""
     max_change: Share | None = None
     """With strategy from_the_start: drop labels of which a larger share of the tokens changed since the pass
-    before, and all in the first pass; null: keep them."""
+    before; null: keep them."""
     dropout: Share | None = None
     """Dropout of the student after start_hours; null: unchanged."""
     layerdrop: Share | None = None

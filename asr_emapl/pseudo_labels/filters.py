@@ -95,8 +95,8 @@ class LabelCandidate:
 
     @property
     def change(self) -> float:
-        """Share of the tokens that changed since the pass before, in [0, 1]; 1 if that is not known."""
-        return 1.0 if self.previous is None else 1.0 - similarity(self.previous, self.tokens)
+        """Share of the tokens that changed since the pass before, in [0, 1]; 0 in the first pass."""
+        return 0.0 if self.previous is None else 1.0 - similarity(self.previous, self.tokens)
 
 
 Filter = Callable[[LabelCandidate, PseudoLabelConfig], bool]
