@@ -31,8 +31,7 @@ class Last(Strategy):
         self.before = {}
 
     def labels(self, batch):
-        new = self.labeller(batch)
-        labels = new.unpacked(new.packed().tolist())
+        labels = self.labeller(batch).to_list()
         old = [self.before.get(row, label) for row, label in zip(batch.rows, labels)]
         self.new = dict(zip(batch.rows, labels))
         return Labels.of([label if len(label.tokens) >= self.shortest else Label([]) for label in old])

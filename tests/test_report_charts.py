@@ -20,7 +20,7 @@ def groups(tmp_path):
 def test_everything_that_was_logged_has_its_chart(groups):
     assert {name: list(charts) for name, charts in groups.items()} == {
         "wer": ["dev"],
-        "pseudo-labels": ["Trained on", "Not empty", "Mean confidence", "Tokens an utterance"],
+        "pseudo-labels": ["Trained on", "Not empty", "Mean confidence", "Tokens per utterance"],
         "scaling": ["Learning rate", "kappa", "rho", "Teacher's half-life"],
         "learning": ["Loss, labelled", "Loss, pseudo-labelled", "Gradient norm"],
         "speed": ["Speed"],
@@ -44,7 +44,7 @@ def test_what_pseudo_labels_were_like(groups):
         "Trained on": [(1.0, 75.0), (2.0, 75.0)],
         "Not empty": [(1.0, 75.0), (2.0, 75.0)],
         "Mean confidence": [(1.0, 0.9), (2.0, 0.9)],
-        "Tokens an utterance": [(1.0, pytest.approx(20 / 3)), (2.0, pytest.approx(20 / 3))],
+        "Tokens per utterance": [(1.0, pytest.approx(20 / 3)), (2.0, pytest.approx(20 / 3))],
     }
 
 
@@ -83,3 +83,17 @@ def test_a_split_of_one_run_alone_has_a_chart_too(tmp_path):
     assert (other.title, len(other.lines)) == ("other", 2)
     # What lies above 100 % on the way down is cut off.
     assert dev.ceiling == pytest.approx(104.0)
+
+
+def test_changes_and_wer_of_labels(tmp_path):
+    lines = [
+        {"event": "labels", "step": 50, "hours": 1.0, "utterances": 9, "label_wer": 40.0},
+        {"event": "labels", "step": 99, "hours": 2.0, "utterances": 9, "label_wer": 30.0, "changed": 0.25},
+    ]
+    write_lines(tmp_path / "log.jsonl", lines)
+    (group,) = chart_groups(read_runs([("run", tmp_path)]))
+    points = {chart.title: chart.lines[0].points for chart in group.charts}
+    assert points == {
+        "WER of labels": [(1.0, 40.0), (2.0, 30.0)],
+        "Changed since the last pass": [(2.0, 25.0)],
+    }

@@ -143,6 +143,16 @@ def _strategy(value: Any, place: str) -> None:
         _require(isinstance(value.get(name), Tensor), f"{place}.{name}", "a tensor")
 
 
+def _monitor(value: Any, place: str) -> None:
+    if value != {}:  # {}: the run has none
+        _has({"previous": _strategy, "seen": _list_of(_seen_label)})(value, place)
+
+
+def _seen_label(value: Any, place: str) -> None:
+    is_valid = isinstance(value, tuple) and len(value) == 3 and isinstance(value[2], list)
+    _require(is_valid and all(type(n) is int for n in (*value[:2], *value[2])), place, "a list of labels")
+
+
 def _position(value: Any, place: str) -> None:
     for number in _plain_values(value, place, _MAX_POSITION):
         _amount(number, place)
@@ -195,6 +205,7 @@ _ENTRIES: dict[str, _Check] = {
     "clock": _has({"samples": _count, "sample_rate_hz": _positive}),
     "position": _position,
     "strategy": _strategy,
+    "monitor": _monitor,
     "contents": _contents,
     "step": _count,
     "validation_due": _flag,

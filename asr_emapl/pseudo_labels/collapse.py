@@ -84,7 +84,7 @@ class CollapseGuard:
         barren = self._barren[labelled]
         reason = barren.main_reason
         # If a pass is short, a teacher that predicts only blanks may improve in the next pass.
-        can_change = not labelled and reason in ("empty", "changed")
+        can_change = not labelled and reason == "empty"
         is_pass = barren.utterances >= self._pass[labelled] and not can_change
         if not is_pass and barren.steps < BARREN_STEPS:
             return

@@ -66,7 +66,7 @@ class Labeller:
             return found
         if self.second != "greedy":
             paths = greedy(*self._log_probs(self.second, batch))
-        tokens = [label.tokens for label in found.unpacked(found.packed().tolist())]
+        tokens = [label.tokens for label in found.to_list()]
         agreement = [similarity(a, b) for a, b in zip(tokens, paths.to_lists(), strict=True)]
         return replace(found, agreement_B=torch.tensor(agreement, dtype=torch.float32))
 

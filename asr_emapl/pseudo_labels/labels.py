@@ -63,6 +63,10 @@ class Labels:
         parts = (self.lengths_B, self.confidence_B, agreement_B.to(self.confidence_B.device), self.tokens_BS)
         return torch.cat([part.double().flatten() for part in parts])
 
+    def to_list(self) -> list[Label]:
+        """The label of each utterance; waits for the device."""
+        return self.unpacked(self.packed().tolist())
+
     def unpacked(self, values: Sequence[float]) -> list[Label]:
         """The label of each utterance, from the values of `packed` on the CPU."""
         count, width = self.tokens_BS.shape

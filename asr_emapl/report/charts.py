@@ -115,8 +115,20 @@ def _pseudo_labels(runs: Sequence[Run]) -> list[Chart]:
         *charts("Trained on", used, "%"),
         *charts("Not empty", nonempty, "%"),
         *charts("Mean confidence", lambda step: step.get("confidence")),
-        *charts("Tokens an utterance", tokens),
+        *charts("Tokens per utterance", tokens),
+        *_of_labels(runs, "WER of labels", "label_wer", 1.0),
+        *_of_labels(runs, "Changed since the last pass", "changed", 100.0),
     ]
+
+
+def _of_labels(runs: Sequence[Run], title: str, name: str, factor: float) -> list[Chart]:
+    """One chart in percent of a value that the label monitor logs, or none."""
+    lines = [
+        Line(run.label, number, [(r["hours"], factor * r[name]) for r in run.labels if name in r])
+        for number, run in enumerate(runs)
+    ]
+    lines = [line for line in lines if line.points]
+    return [Chart(title, lines, "%", ceiling=104.0, from_zero=True)] if lines else []
 
 
 def _speed(runs: Sequence[Run]) -> list[Chart]:

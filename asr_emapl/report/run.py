@@ -26,6 +26,7 @@ class Run:
         label: what the run is called.
         folder: the run directory.
         steps: the records of optimizer steps in log.jsonl.
+        labels: its records of changes and WER of pseudo-labels.
         wer: "model/split" -> WER in percent at each validation.
         wer_from_seed: the same, after the WER of the checkpoint that the run starts from.
         speed: hours of audio trained on in an hour, over hours of audio.
@@ -37,6 +38,7 @@ class Run:
     label: str
     folder: Path
     steps: list[dict[str, Any]] = field(default_factory=list)
+    labels: list[dict[str, Any]] = field(default_factory=list)
     wer: dict[str, Curve] = field(default_factory=dict)
     wer_from_seed: dict[str, Curve] = field(default_factory=dict)
     speed: Curve = field(default_factory=list)
@@ -107,12 +109,14 @@ def _read_run(label: str, folder: Path) -> Run:
     timed = read_speed(folder / "speed.jsonl") if (folder / "speed.jsonl").exists() else []
     # Other things are timed in the same file.
     speed = [(r["hours"], 3600.0 * r["hours_per_second"]) for r in timed if "hours_per_second" in r]
+    labels = [record for record in records if record.get("event") == "labels"]
     starts = read_starts(folder / STARTS) if (folder / STARTS).exists() else []
     config = read_run_config(folder)
     return Run(
         label,
         folder,
         steps,
+        labels,
         wer,
         with_seed(wer, folder, config),
         speed,

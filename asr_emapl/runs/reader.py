@@ -162,15 +162,17 @@ def _are_times(value: object) -> bool:
 _REQUIRED: dict[str, tuple[str, ...]] = {
     "step": ("hours", "kind", "loss", "utterances", "tokens"),
     "validation": ("hours", "wer"),
+    "labels": ("hours",),
 }
 
 _START_TEXTS = ("date", "command", "version", "commit", "torch", "device")
 _MEASURES = ("loss", "gradient_norm", "lr", "rho", "kappa", "half_life_hours", "confidence", "nonempty")
+_LABEL_MEASURES = ("changed", "label_wer")
 _TYPES: dict[str, Callable[[object], bool]] = {
     **dict.fromkeys(("event", "kind", "id", *_START_TEXTS), _is_text),
     **dict.fromkeys(("hours", "hours_per_second"), _is_number),
     **dict.fromkeys(("step", "utterances", "tokens"), _is_count),
-    **dict.fromkeys(_MEASURES, _is_number_or_null),
+    **dict.fromkeys((*_MEASURES, *_LABEL_MEASURES), _is_number_or_null),
     "dropped": _are_all(_is_count),
     # The WER against an empty reference is infinite.
     "wer": _are_all(lambda rate: number(rate) is not None),

@@ -141,6 +141,15 @@ class RunLog:
         """Log the time of each process by phase since the last call; see `Phases.take`."""
         self._write_speed({"step": step, "hours": hours, "ranks": ranks})
 
+    def labels(self, step: int, hours: float, found: dict[str, float]) -> None:
+        """Log what became of pseudo-labels; see `LabelMonitor.collect`."""
+        if self.active and found:
+            self._write({"event": "labels", "step": step, "hours": hours, **found})
+            scalars = {
+                f"pseudo_labels/{name}": value for name, value in found.items() if name != "utterances"
+            }
+            self._plot_scalars(step, scalars)
+
     def validation(
         self, step: int, hours: float, rates: dict[str, float], left_out: LeftOut | None = None
     ) -> None:

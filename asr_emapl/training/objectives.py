@@ -6,7 +6,7 @@ Axes: B utterances, T feature frames, F mel bands, S tokens, V labels.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -120,6 +120,7 @@ class CtcObjective:
         self.world, self.features, self.student, self.strategy = world, features, student, strategy
         self.limits, self.phases, self.bf16 = limits, phases, bf16
         # Whether the labels of each step are kept, for comparison with those of the next pass.
+        self.observer: Callable[[dict[int, Label]], None] = lambda labels: None
         self.keeps_labels = type(strategy).previous is not Strategy.previous
 
     def prepare(self, micro_batches: Sequence[MicroBatch], passes: int) -> PreparedTargets:
@@ -234,6 +235,7 @@ class CtcObjective:
             labels |= zip(one.micro.rows, found, strict=False)
         if not pseudo:
             return PreparedTargets(targets, dropped)
+        self.observer(labels)
         if self.keeps_labels:
             self._keep(labels)
         return PreparedTargets(targets, dropped, confidence, nonempty)

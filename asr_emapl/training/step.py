@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from asr_emapl.distributed.fsdp import full_tensor
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.pseudo_labels.filters import REASONS
+from asr_emapl.pseudo_labels.labels import Label
 from asr_emapl.pseudo_labels.quality import LabelCounts
 from asr_emapl.scaling.gradient_noise import GradientNoise, estimate_noise, square_norm
 from asr_emapl.torch_private import foreach_add_
@@ -107,6 +108,11 @@ class TrainStep:
         self.phases.mark("optimizer")
         noise = estimate_noise(parts, norm**2)
         return StepResult(**vars(counts), loss=loss, gradient_norm=norm, taken=finite, noise=noise)
+
+    def observe_labels(self, observer: Callable[[dict[int, Label]], None]) -> None:
+        """Call `observer` with the labels of this process in each unlabelled step, by row."""
+        assert isinstance(self.unlabelled, CtcObjective)
+        self.unlabelled.observer = observer
 
     def label(self, batch: StepBatch) -> int:
         """Label a global batch that is not trained on; returns the number of labels over all ranks."""

@@ -45,6 +45,7 @@ from asr_emapl.training.build import (
     require_measurable_noise,
 )
 from asr_emapl.training.corpora import Corpora
+from asr_emapl.training.label_monitor import LabelMonitor
 from asr_emapl.training.log import RunLog
 from asr_emapl.training.validation import Validator
 
@@ -142,6 +143,11 @@ class Trainer:
             config.pseudo_labels,
             bf16=bf16,
         )
+        self.monitor = None
+        if self.corpora.unlabelled is not None and config.pseudo_labels.learns_from_itself:
+            monitor = LabelMonitor(self.corpora.unlabelled.utterances, self.tokenizer)
+            self.train_step.observe_labels(lambda labels: monitor.observe(self.step, labels))
+            self.monitor = monitor
 
     def _open(self, log_lines: int) -> None:
         """Open the run directory (log, checkpoints, validation); keep `log_lines` lines of the log."""
@@ -181,6 +187,8 @@ class Trainer:
         )
         if is_same and self.strategy is not None:
             self.strategy.load_state_dict(before["strategy"])
+            if self.monitor is not None and before["monitor"]:
+                self.monitor.load_state_dict(before["monitor"], self.world)
         elif not is_same:
             self.position = replace(self.position, labels=self.position.labels.without_labels())
 
@@ -275,6 +283,8 @@ class Trainer:
         self.position = batch.after
         self.log.step(self.step, self.clock.hours, batch.labelled, result, now)
         if self.step % TIMED_STEPS == 0 or self.clock.hours >= self.config.hours:
+            if self.monitor is not None:
+                self.log.labels(self.step, self.clock.hours, self.monitor.collect(self.world))
             self.log.phases(self.step, self.clock.hours, self.world.gather(self.train_step.phases.take()))
         self.skipped.step(batch.skipped, read=result.seen, skipped=result.dropped["undecodable"])
         self.guard.step(self.step, batch.labelled, result, result.taken)
@@ -375,6 +385,7 @@ class Trainer:
             "clock": self.clock.state_dict(),
             "position": self.position.state_dict(),
             "strategy": self.strategy.state_dict() if self.strategy else {},
+            "monitor": self.monitor.state_dict(self.world) if self.monitor else {},
             "contents": self.contents,
             "step": self.step,
             "validation_due": self.validation_due,
@@ -420,5 +431,5 @@ class Trainer:
         self.kappa = state["kappa"]
         self.clock.load_state_dict(state["clock"])
         self.position = DataCursor.from_state(state["position"])
-        self.resumed = {key: state[key] for key in ("config", "step", "contents", "strategy")}
+        self.resumed = {key: state[key] for key in ("config", "step", "contents", "strategy", "monitor")}
         self.step = state["step"]
