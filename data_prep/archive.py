@@ -42,11 +42,11 @@ def install_parts(
     """Install parts of a corpus, each as `install` does, and return their folders.
 
     Args:
-        archives: of all parts of the corpus.
+        archives: archives of all parts of the corpus, by part name.
         verify: returns the faults of a part in a folder, one line each.
 
     Raises:
-        UserError: no parts are given, or some are unknown; or as `install`.
+        UserError: no parts are given, or some are unknown; see also `install`.
     """
     unknown = sorted(set(parts) - set(archives))
     if unknown or not parts:
@@ -61,9 +61,9 @@ def install_parts(
 def install(archive: Archive, destination: Path, verify: Callable[[Path], list[str]]) -> Path:
     """Install the folder of an archive as destination/<archive.folder>.
 
-    The folder gets its name when `verify` finds no faults in it. Then the sizes of its files are recorded
-    beside it, in .<name>.sizes.json, and later calls only compare the sizes. An existing folder without this
-    record is verified. Faults are logged and the damaged files restored from the archive; files that are not
+    The folder is renamed to its final name once `verify` finds no faults. File sizes are then recorded next
+    to it, in .<name>.sizes.json, and later calls only compare the sizes. An existing folder without this
+    record is verified. Faults are logged, and damaged files are restored from the archive; files that are not
     in the archive are kept. The archive stays in `destination` and may be deleted.
 
     Args:
@@ -84,7 +84,7 @@ def install(archive: Archive, destination: Path, verify: Callable[[Path], list[s
 
 
 def extract(path: Path, folder: Path) -> None:
-    """Extract an archive of files and folders into `folder`, and nothing outside it.
+    """Extract an archive into `folder`; never write outside it.
 
     tarfile's own filter is not used, because some Pythons lack it (3.10.11, 3.11.3).
 
@@ -135,7 +135,7 @@ def _install(archive: Archive, destination: Path, verify: Callable[[Path], list[
             if document.is_file() and not (target.parent / document.name).exists():
                 document.replace(target.parent / document.name)
         if hasattr(os, "sync"):
-            os.sync()  # the contents reach the disk before the name
+            os.sync()  # flush file contents to disk before the rename
         if not is_there:
             extracted.replace(target)
     finally:
@@ -152,7 +152,7 @@ def _require_complete(folder: Path, path: Path, verify: Callable[[Path], list[st
 
 
 def _restore(extracted: Path, target: Path) -> None:
-    """Move each file from `extracted` to `target`; other files in `target` stay."""
+    """Move each file from `extracted` to `target`; other files in `target` are kept."""
     for path in sorted(extracted.rglob("*")):
         place = target / path.relative_to(extracted)
         if path.is_dir():
@@ -196,7 +196,10 @@ def _changes(folder: Path) -> list[str] | None:
 
 
 def _record_sizes(folder: Path) -> None:
-    """Record the sizes of all files; a full or read-only disk has no record, which does no harm."""
+    """Record the sizes of all files.
+
+    Failure is harmless and ignored, for example on a full or read-only disk.
+    """
     with suppress(OSError), publish(str(_sizes_file(folder))) as file:
         file.write(json.dumps(dict(_sizes(folder))).encode())
 

@@ -1,4 +1,4 @@
-"""Utterances as a corpus states them, and the valid ones after text and audio are verified."""
+"""Utterances as listed by a corpus, and their validation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from asr_emapl.text.needed import AUTO, Changes, needed_preset
 from asr_emapl.text.normalise import PRESETS, Preset
 
 MAX_LINES = 50
-"""Number of findings that an error lists; it counts the others."""
+"""Maximum number of findings listed in an error; the rest are only counted."""
 
 AudioFacts = tuple[float, int, int]
 """Duration (seconds), sample rate (Hz), channels."""
@@ -35,7 +35,8 @@ class Candidate:
         offset: start in the file, in seconds.
         duration: in seconds; None: to the end of the file.
         channel: channel of the file, counted from 0; None: the mean of all.
-        may_be_mono: whether a file of one channel has only that channel.
+        may_be_mono: whether `channel` is ignored for single-channel files (the file is assumed to contain
+            only that channel).
         fault: a fault that is already known, or "".
     """
 
@@ -69,10 +70,10 @@ class Prepared:
 
 
 def preset(name: str, candidates: Iterable[Candidate] = ()) -> Preset:
-    """The normalisation of that name; for "auto", the one that the transcripts of the candidates need.
+    """The normalisation of that name; for "auto", the one inferred from the transcripts.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: unknown preset name.
     """
     if name == AUTO:
         name = needed_preset(candidate.text for candidate in candidates if candidate.text is not None)
@@ -134,7 +135,7 @@ def settle(part: str, found: Checked, leave_out: bool) -> list[str]:
     """The notes on a part.
 
     Raises:
-        UserError: there are findings, and not `leave_out`.
+        UserError: there are findings and `leave_out` is False.
     """
     if not found.findings:
         return [f"{part}: {note}" for note in found.notes]
@@ -148,10 +149,10 @@ def settle(part: str, found: Checked, leave_out: bool) -> list[str]:
 def probe_all(
     audio: Iterable[str], workers: int, averaged: Container[str] | None = None
 ) -> tuple[dict[str, AudioFacts | str], list[str]]:
-    """Facts on each file, or its fault; and notes on files that will be resampled or averaged.
+    """Return header information or an error for each file, and notes on files that are converted.
 
     Args:
-        averaged: files of which no channel is selected; None: all.
+        averaged: files for which no channel is selected; None: all files.
     """
     paths = list(dict.fromkeys(audio))
     with ThreadPoolExecutor(workers) as pool:

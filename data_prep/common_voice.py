@@ -17,7 +17,7 @@ SPLITS = ("train", "dev", "test")
 
 
 def download() -> NoReturn:
-    """Raise a UserError that names the page of the corpus, because users must accept its terms there."""
+    """Raise a UserError with the download page, where users must accept the terms."""
     raise UserError(
         "Common Voice has no public address: get the archive of your language from "
         "https://datacollective.mozillafoundation.org (it needs an account), extract it, and name the "
@@ -36,9 +36,9 @@ def prepare(
 ) -> Prepared:
     """Verify splits of one language and write a manifest for each, destination/<split>.jsonl.
 
-    Each row has a complete clip, and the preset accepts each sentence. The corpus also has rows without a
-    sentence, empty clips and numbers in digits; they are reported, or left out and counted. Manifests appear
-    all together.
+    Checks that each row has a complete clip and that the preset accepts each sentence. The corpus also has
+    rows without a sentence, empty clips and numbers in digits; they are reported, or left out and counted.
+    All manifests are written at the end, together.
 
     Args:
         source: the folder with the .tsv files and clips/ (cv-corpus-<version>/<language>).

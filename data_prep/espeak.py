@@ -28,8 +28,8 @@ class Engine:
     """Context manager that loads eSpeak NG on entry and unloads it on exit.
 
     The library keeps the phase of its pitch flutter in static variables that espeak_Terminate does not reset,
-    so its audio depends on everything spoken before. Loaded again for each speaker, it makes audio that
-    depends on the seed alone (unless something else in the process has the library loaded).
+    so its audio depends on everything spoken before. Reloading it for each speaker makes the audio depend
+    only on the seed (unless something else in the process has the library loaded).
     """
 
     # From espeak-ng/speak_lib.h.
@@ -45,7 +45,7 @@ class Engine:
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(1))
         self._chunks: list[bytes] = []
         prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
-        self._callback = prototype(self._collect)  # kept, because the engine calls it
+        self._callback = prototype(self._collect)  # keep a reference: the engine calls it
         self._library.espeak_SetSynthCallback(self._callback)
         return self
 

@@ -24,9 +24,9 @@ from data_prep.kaldi import read_data_dir
 from data_prep.table import read_table
 
 NO_TEXT = "none"
-"""The value of --text that leaves transcripts out."""
+"""Value of --text that omits transcripts."""
 AUDIO = frozenset((".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"))
-"""Endings of audio files."""
+"""Extensions of audio files."""
 TABLES = frozenset((".csv", ".tsv"))
 """Endings of tables."""
 UNREADABLE = frozenset((".aac", ".amr", ".m4a", ".mp4", ".sph", ".webm", ".wma"))
@@ -53,20 +53,20 @@ def prepare(
 
     Each file is complete and can be decoded. Each transcript has its audio, and each audio file its
     transcript (or none has one). The preset accepts each normalised text. Any sample rate and number of
-    channels is accepted. The notes list what is resampled or averaged, and changes of transcripts.
+    channels are accepted. The notes list what is resampled or averaged, and changes of transcripts.
 
     Args:
-        source: a folder of audio, searched recursively; a folder with one table; a Kaldi data directory; or
-            the file of a table or a manifest.
+        source: a folder of audio, searched recursively; a folder with one table; a Kaldi data directory; or a
+            table or manifest file.
         destination: folder of the manifest; created if missing.
-        name: of the manifest; "" for the source's.
+        name: name of the manifest;
         table: CSV or TSV with the columns `path` (relative to the table's folder) and `text`, and optionally
-            `id` and `speaker`; instead of a search.
+            `id` and `speaker`; replaces the folder search.
         text: a preset of `asr_emapl.text.normalise`; "auto": the one that the transcripts need; "none": leave
             out the transcripts.
-        leave_out: leave out utterances with faults instead of raising. A malformed table, and Kaldi files
-            that do not agree, raise in any case.
-        speaker_folders: a file whose speaker is unknown is by the speaker that its folder is named after.
+        leave_out: leave out utterances with faults instead of raising. A malformed table or inconsistent
+            Kaldi files always raise.
+        speaker_folders: use the folder name as speaker if the speaker is unknown.
         workers: threads that read headers.
 
     Raises:
@@ -77,7 +77,7 @@ def prepare(
         preset(text)
     if not source.exists():
         raise UserError(f"{source}: no such file or folder (name the one that has the audio)")
-    # A file may have two endings, as cuts.jsonl.gz; a dot in a folder's name is part of it.
+    # A file may have two extensions (cuts.jsonl.gz); dots in folder names are kept.
     name = name or (source.resolve().name if source.is_dir() else source.name.partition(".")[0])
     path = Path(destination) / f"{name}.jsonl"
     check_outputs([path], [source, table, *(source / file for file in KALDI_FILES)])
@@ -99,7 +99,7 @@ def prepare(
 
 
 def _candidates(source: Path, table: Path | None, notes: list[str]) -> list[Candidate]:
-    """The utterances of a source of any kind."""
+    """Return the utterances of any supported source."""
     if table is None and source.is_file():
         if source.suffix.lower() not in TABLES:
             return _from_manifest(source)
@@ -187,7 +187,7 @@ def _from_tree(source: Path, files: list[Path], notes: list[str]) -> list[Candid
 
 
 def _beside(path: Path, name: Path, transcript: Path | None, is_labelled: bool) -> Candidate:
-    """The candidate of one audio file, with the text file beside it."""
+    """Return the candidate for an audio file and its text file."""
     text, fault = None, ""
     if transcript is not None:
         try:
@@ -201,7 +201,10 @@ def _beside(path: Path, name: Path, transcript: Path | None, is_labelled: bool) 
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All files below a folder, without hidden ones; links are followed, each folder is visited once."""
+    """All files below a folder, excluding hidden files.
+
+    Symbolic links are followed; each folder is visited once.
+    """
 
     def refuse(error: OSError) -> NoReturn:
         raise UserError(f"{error.filename}: cannot be read: {error.strerror} (check permissions)") from error

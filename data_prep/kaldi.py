@@ -17,7 +17,7 @@ FILES = ("wav.scp", "segments", "text", "utt2spk")
 
 
 def read_data_dir(folder: Path) -> list[Candidate]:
-    """The utterances of a Kaldi data directory, in the order of segments (without it, of wav.scp).
+    """The utterances of a Kaldi data directory, in the order of `segments` or else of `wav.scp`.
 
     Fields are separated by spaces or tabs. Relative paths start from the current folder, as in Kaldi. Without
     `text` the utterances are unlabelled. Commands in wav.scp ("... |") are never run. The channel is the
@@ -119,7 +119,7 @@ def _segment(value: str) -> tuple[str, float, float, int | None]:
 
 
 def _keyed(path: Path, findings: list[str], *, may_be_empty: bool = False) -> dict[str, tuple[str, str]]:
-    """The lines of a file by their first field: place, and the rest of the line."""
+    """Return a dict from the first field of each line to (file:line, rest of the line)."""
     keyed: dict[str, tuple[str, str]] = {}
     for number, line in read_lines(path):
         place = f"{path}:{number}"

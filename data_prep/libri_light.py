@@ -1,8 +1,8 @@
 """Libri-Light (Kahn et al. 2020): audiobooks without transcripts, cut at pauses.
 
-<part>/<speaker>/<book>/ has files of minutes to hours, <name>.flac, 16 kHz mono. Beside each, <name>.json has
-the times of speech: `voice_activity`, a list of [start, end] in seconds. Utterances of the manifest refer to
-the original files by `offset` and `duration`; no audio is copied.
+<part>/<speaker>/<book>/ contains <name>.flac files of minutes to hours (16 kHz, mono). Next to each,
+<name>.json lists the speech times: `voice_activity`, a list of [start, end] in seconds. Utterances of the
+manifest refer to the original files by `offset` and `duration`; no audio is copied.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MD5 = {
 }
 
 _SLACK_S = 0.5
-"""Seconds by which speech may end after its file, because of the detector's frames; it is cut there."""
+"""Tolerance in seconds for speech that ends after its file because of detector framing; it is clipped."""
 _MAX_PAUSE_S = 1.0
 """A longer pause separates two segments."""
 
@@ -72,14 +72,14 @@ def prepare(
 ) -> Prepared:
     """Verify parts and write one manifest of unlabelled segments per part, destination/<part>.jsonl.
 
-    A segment has speech and pauses of up to 1 s, and at most `max_seconds`. Longer speech without a pause is
-    cut into equal pieces. Segments shorter than `min_seconds` are left out. The notes have the hours of
-    segments, of speech and of all audio.
+    A segment consists of speech with pauses of up to 1 s and is at most `max_seconds` long. Longer speech
+    without a pause is cut into equal pieces. Segments shorter than `min_seconds` are left out. The notes give
+    the hours of segments, speech and total audio.
 
     Args:
         source: the folder of the parts.
         destination: folder of the manifests; created if missing.
-        parts: folder names; None: the existing ones of small, medium, large.
+        parts: folder names; None: whichever of small, medium and large exist.
         max_seconds: maximum length of a segment.
         min_seconds: minimum length of a segment.
         use_voice_activity: False: cut whole files into equal pieces; needs no json.
@@ -89,7 +89,7 @@ def prepare(
     Raises:
         UserError: a part is missing; audio is damaged; json is missing or malformed. The first faults are
             listed, the others counted.
-        ValueError: not 0 < min_seconds <= max_seconds.
+        ValueError: if 0 < min_seconds <= max_seconds does not hold.
     """
     if not 0 < min_seconds <= max_seconds < math.inf:
         raise ValueError(f"expected 0 < min_seconds <= max_seconds, got {min_seconds} and {max_seconds}")
@@ -113,7 +113,7 @@ def prepare(
 
 
 def segments(speech: Sequence[Span], max_seconds: float, min_seconds: float) -> list[Span]:
-    """Join sorted, disjoint spans of speech to segments of at most `max_seconds`."""
+    """Merge sorted, disjoint spans of speech into segments of at most `max_seconds`."""
     joined: list[Span] = []
     for start, end in speech:
         pieces = math.ceil((end - start) / max_seconds)

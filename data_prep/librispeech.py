@@ -1,4 +1,4 @@
-"""LibriSpeech (Panayotov et al. 2015), and any corpus in its layout, from the archives to manifests.
+"""LibriSpeech (Panayotov et al. 2015), and any corpus with its layout: download, verify, write manifests.
 
 <part>/<speaker>/<chapter>/ has <speaker>-<chapter>-<utterance>.flac, 16 kHz mono, and one file
 <speaker>-<chapter>.trans.txt with a line "<id> <TRANSCRIPT>" per utterance.
@@ -81,7 +81,7 @@ def download(destination: Path, parts: Sequence[str]) -> dict[str, Path]:
 
 
 def download_language_model(destination: Path, name: str) -> Path:
-    """Download one of LibriSpeech's n-gram models of words to destination/<name>.arpa.gz, and verify it.
+    """Download one of LibriSpeech's word-level n-gram models to destination/<name>.arpa.gz, and verify it.
 
     The vocabulary is the 200,000 most frequent words of the corpus's books, in capitals (openslr.org/11). A
     broken transfer resumes.
@@ -107,12 +107,12 @@ def prepare(
     """Verify a corpus in LibriSpeech's layout and write one manifest per part, destination/<part>.jsonl.
 
     All parts are verified before anything is written. Each transcript has its audio and each audio file its
-    transcript. Audio is complete, 16 kHz, mono. Normalised transcripts are not empty, and only have
+    transcript. Audio is complete, 16 kHz, mono. Normalised transcripts must be non-empty and contain only
     characters of `ALPHABET`. Ids begin with the speaker and the chapter of their folder, and are unique over
     all parts. Manifests are sorted by id and appear all together.
 
     Args:
-        source: the folder of the parts, or the folder of LibriSpeech/.
+        source: the folder that contains the parts, or the one that contains LibriSpeech/.
         destination: folder of the manifests; created if missing.
         parts: folder names; None: all folders.
         workers: threads that read headers.
@@ -211,7 +211,10 @@ def _read_part(folder: Path, workers: int, findings: list[str]) -> list[Utteranc
 
 
 def _read_chapter(chapter: Path, findings: list[str]) -> list[Utterance]:
-    """One utterance per audio file, without duration; its text is None if `findings` has the reason."""
+    """One utterance per audio file, without duration.
+
+    Its text is None if it is invalid; the reason is added to `findings`.
+    """
     speaker = chapter.parent.name
     stem = f"{speaker}-{chapter.name}"
     transcripts = chapter / f"{stem}.trans.txt"
@@ -263,7 +266,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _audio_files(folder: Path) -> list[Path]:
-    """The FLAC files directly in a folder, sorted by name, without hidden ones (left by file managers)."""
+    """The FLAC files directly in a folder, sorted by name, without hidden files of file managers."""
     return sorted(
         path for path in folder.iterdir() if path.suffix == ".flac" and not path.name.startswith(".")
     )

@@ -22,8 +22,8 @@ class TableRow:
 def read_table(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
     """The rows of a table whose first line names its columns.
 
-    The cells of a *.csv file are separated by commas and may be quoted, also with line feeds in them. The
-    cells of other files are separated by tabs, and a quotation mark is an ordinary character.
+    The cells of a *.csv file are separated by commas and may be quoted, including cells that contain line
+    feeds. The cells of other files are separated by tabs, and a quotation mark is an ordinary character.
 
     Args:
         path: the file, UTF-8.

@@ -32,7 +32,7 @@ from asr_emapl.terminal import visible
 
 _logger = logging.getLogger(__name__)
 
-_ATTEMPTS = 5  # consecutive attempts without new bytes
+_ATTEMPTS = 5  # maximum consecutive attempts without new bytes
 _FIRST_PAUSE_S = 1.0  # doubled after each attempt
 _TIMEOUT_S = 60.0  # without new bytes
 _BLOCK = 1 << 18
@@ -41,14 +41,15 @@ _BUSY = (408, 425, 429, 500, 502, 503, 504)
 
 
 def fetch(url: str, path: Path, checksum: str) -> None:
-    """Download `url` to `path`, unless `path` has the MD5 or SHA-256 (hexadecimal) already.
+    """Download `url` to `path` unless the file there matches the checksum (MD5 or SHA-256, hex).
 
-    Received bytes are kept in <path>.partial. A broken transfer resumes there: at once while new bytes
-    arrive, otherwise in the next call. It starts again if the server does not support ranges, or if a resumed
-    file has the wrong checksum. A wrong file at `path` is treated as the beginning of the right one.
+    Received bytes are kept in <path>.partial. An interrupted transfer resumes from there: automatically as
+    long as retries make progress, otherwise on the next call. It starts again if the server does not support
+    ranges, or if a resumed file has the wrong checksum. A file with the wrong checksum at `path` is treated
+    as a partial download.
 
     Raises:
-        UserError: the server refuses, the network fails, or the checksum is wrong.
+        UserError: the server refuses the request, the network fails, or the checksum is wrong.
         OSError: the file cannot be written; received bytes are kept.
     """
     partial = path.with_name(f"{path.name}.partial")
@@ -100,7 +101,7 @@ def _transfer(url: str, partial: Path) -> None:
 
 
 def _receive(url: str, partial: Path) -> bool:
-    """Request the missing bytes and append them to `partial`; whether the file has its full size then."""
+    """Request the missing bytes and append them to `partial`. Return whether the file is then complete."""
     have = _size(partial)
     request = Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -123,7 +124,7 @@ def _receive(url: str, partial: Path) -> bool:
 
 
 def _span(response: Any) -> tuple[int, int | None]:
-    """First byte of a response's body in the file, and the length of the file (None: unknown)."""
+    """Return the file offset of the response body, and the total file length (None if unknown)."""
     if response.status != 206:
         length = response.headers.get("Content-Length")
         return 0, None if length is None else int(length)
@@ -154,7 +155,7 @@ def _kind(checksum: str) -> str:
 
 
 def _digest(path: Path, like: str) -> str:
-    """The hexadecimal checksum of a file, of the same kind as another one."""
+    """The hexadecimal checksum of a file, of the same kind as `like`."""
     digest = hashlib.new(_kind(like).replace("-", "").lower(), usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(1 << 20):

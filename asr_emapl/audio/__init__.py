@@ -6,4 +6,4 @@ SAMPLE_RATE_HZ = 16_000
 """Sample rate of all waveforms in the toolkit; files of another rate are resampled when they are read."""
 
 MAX_SECONDS = 1e7
-"""Largest duration or offset in seconds; the samples of a million of them fit in 64 bits."""
+"""Maximum duration or offset in seconds; the total samples of a million utterances still fit in 64 bits."""

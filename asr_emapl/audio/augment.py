@@ -36,8 +36,8 @@ class AugmentConfig:
 class SpecAugment:
     """Draws the masks of torchaudio's FrequencyMasking and TimeMasking, all masks of an utterance at once.
 
-    The random numbers are the same (`iid_masks=False`). Drawn one mask at a time, they would take longer than
-    decoding the utterance.
+    Produces the same random numbers as torchaudio (`iid_masks=False`), but in one draw: one mask at a time
+    would take longer than decoding the utterance.
     """
 
     def __init__(self, config: AugmentConfig, mel_bands: int) -> None:

@@ -29,27 +29,27 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 
 LENGTH_TOLERANCE_S = 0.05
-"""Largest difference in seconds between a stated duration and the length of the file that is no error."""
+"""Maximum difference between stated and actual duration in seconds; a larger one is an error."""
 
 MAX_AMPLITUDE = 1e12
 """Largest absolute value of a sample; full scale is 1.
 
 A Hann window of 10 s, the longest that a config allows, sums to 80,000. The power of its spectrum, times the
 weights of the filter bank (which sum to 10 at that length), stays within float32 for amplitudes below 7e13.
-32-bit integers stored as floats without scaling reach 2e9. Far beyond the limit, features overflow, and one
-utterance makes the gradient of its whole batch infinite.
+32-bit integers stored as floats without scaling reach 2e9. Much larger values overflow in the features and
+make the gradient of the whole batch infinite.
 """
 
 # libsndfile reports 2**63 - 1 frames if a header does not state the length.
 _UNKNOWN_FRAMES = 2**62
-# Size of the filter bank that resamples between two rates: 70,560 from 44.1 kHz to 16 kHz. With a small
-# common divisor it would fill the memory.
+# Maximum size of the resampling filter bank (70,560 for 44.1 kHz to 16 kHz). It explodes if the two rates
+# have a small common divisor.
 _MAX_FILTER_SIZE = 4_000_000
 
 
 def amplitude_fault(samples: Floats) -> str | None:
     """What is wrong with samples of any shape; None if features can be computed from them."""
-    # NaN fails every comparison. The extremes take no memory, unlike absolute values.
+    # NaN fails every comparison. min and max allocate no memory, unlike abs.
     peak = max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0)))
     if peak <= MAX_AMPLITUDE:
         return None
@@ -62,8 +62,9 @@ def probe(audio: str | Path | Source) -> tuple[float, int, int]:
     """Duration (seconds), sample rate (Hz) and number of channels, from the header only.
 
     Raises:
-        UserError: the file is missing, cannot be decoded, or has no samples; or its shard has changed; or it
-            consists of several MP3 or Ogg files, of which only the first would be decoded.
+        UserError: the file is missing, cannot be decoded, or has no samples; or the shard no longer contains
+            it; or it is a concatenation of several MP3 or Ogg files, of which only the first would be
+            decoded.
     """
     source = _source(audio)
     with _open(source) as file:
@@ -72,11 +73,11 @@ def probe(audio: str | Path | Source) -> tuple[float, int, int]:
 
 
 def probe_whole(path: str | Path) -> tuple[float, int, int]:
-    """As `probe`, and checks that the file is as long as its header states.
+    """Like `probe`, but also check that the file is as long as its header states.
 
     The last sample is decoded, and the size stated by a WAV file is compared with the file's size. This costs
-    no more than reading the header. Formats that state no length (Ogg, most MP3) are as long as their data,
-    so a truncated file is not noticed.
+    no more than reading the header. Truncation is not detected for formats that do not store a length (Ogg,
+    most MP3).
 
     Raises:
         UserError: as `probe`, or the file is truncated.
@@ -103,19 +104,19 @@ def read_audio(
 ) -> torch.Tensor:
     """A mono waveform, float32 [samples] at `sample_rate`; integer formats are scaled to -1..1.
 
-    Channels are averaged unless the source names one. A file of another sample rate is resampled.
+    Channels are averaged unless the source selects one. A file of another sample rate is resampled.
     Floating-point samples beyond -1..1 are not changed.
 
     Args:
         audio: path or URL of the audio file, or its location in a shard.
         offset: start in seconds from the beginning of the file.
         duration: in seconds; None: to the end of the file.
-        sample_rate: of the returned waveform, in Hz.
+        sample_rate: sample rate of the returned waveform in Hz.
 
     Raises:
         UserError: the file is missing, unreadable, empty or not in its shard, or cannot be decoded; it ends
-            more than `LENGTH_TOLERANCE_S` before `offset + duration` or before its header states; a sample
-            is NaN or larger than `MAX_AMPLITUDE`.
+            more than `LENGTH_TOLERANCE_S` before `offset + duration` or before the length stated in its
+            header; a sample is NaN or larger than `MAX_AMPLITUDE`.
         ValueError: offset, duration or sample_rate is out of range.
     """
     if not (math.isfinite(offset) and offset >= 0):
@@ -143,9 +144,9 @@ def read_blocks(
     duration: float | None = None,
     block_seconds: float = 30.0,
 ) -> Iterator[Floats]:
-    """The samples of `read_audio` at 16 kHz, in blocks of about `block_seconds`, for recordings of hours.
+    """Like `read_audio` at 16 kHz, but yield blocks of about `block_seconds`, for hours-long recordings.
 
-    Resampled blocks join without a seam.
+    Resampling produces no artefacts at block boundaries.
 
     Raises:
         UserError: as `read_audio`, when the block concerned is reached.
@@ -200,11 +201,11 @@ def _source(audio: str | Path | Source) -> Source:
 
 @contextmanager
 def _open(source: Source) -> Iterator[soundfile.SoundFile]:
-    """Open the source; its header states at least one sample.
+    """Open the source and check that its header states at least one sample.
 
     Raises:
         UserError: it cannot be opened.
-        UnreachableError: a server fails, when the file is opened or read.
+        UnreachableError: a server fails while the file is opened or read.
     """
     try:
         file = source.open()
@@ -228,10 +229,10 @@ def _open(source: Source) -> Iterator[soundfile.SoundFile]:
 
 
 def _is_truncated_riff(path: str | Path) -> bool:
-    """Whether a WAV file is shorter than it states; libsndfile does not notice.
+    """Whether a WAV file is shorter than its header states, which libsndfile does not detect.
 
-    Writers that cannot seek state the largest size that they know, 2 or 4 GiB. The byte that pads an odd
-    length may be missing.
+    Writers that cannot seek back put a placeholder size of 2 or 4 GiB in the header. The byte that pads an
+    odd length may be missing.
     """
     with Path(path).open("rb") as file:
         head = file.read(8)
@@ -261,7 +262,7 @@ def _decoded(
     """`frames` mono frames of the file from `start`, at its own rate, `block` at a time."""
     left = frames
     try:
-        if start:  # seeking costs time, even to the current position
+        if start:  # avoid the seek, which is slow even to the current position
             file.seek(start)
         while left > 0:
             x_TC = file.read(min(block, left), dtype="float32", always_2d=True)
@@ -293,7 +294,7 @@ def _mono(source: Source, x_TC: Floats) -> Floats:
                 f"{source}: has {channels} channel{'s' * (channels > 1)}, but channel {source.channel} "
                 "is requested (channels are counted from 0; correct the manifest)"
             )
-        # Strided memory would make all later operations slow.
+        # Make the channel contiguous; strided memory slows down all later operations.
         mono = np.ascontiguousarray(x_TC[:, source.channel])
     else:
         mono = x_TC[:, 0] if channels == 1 else x_TC.mean(axis=1)
@@ -304,12 +305,16 @@ def _mono(source: Source, x_TC: Floats) -> Floats:
 
 
 def _resampled(source: Source, blocks: Iterator[Floats], rate: int) -> Iterator[Floats]:
-    """Blocks at `rate` resampled to 16 kHz; samples near the end of a block wait for the next one."""
+    """Blocks at `rate` resampled to 16 kHz.
+
+    Samples near the end of a block are carried over to the next one.
+    """
     import torch
 
     divisor = math.gcd(rate, SAMPLE_RATE_HZ)
     down, up = rate // divisor, SAMPLE_RATE_HZ // divisor  # `down` frames in give `up` samples out
-    # torchaudio's filter has 6 zero crossings on either side, at 0.99 of the lower Nyquist frequency.
+    # torchaudio's filter has 6 zero crossings per side and a cutoff of 0.99 times the lower Nyquist
+    # frequency.
     margin = math.ceil((6 / 0.99 * max(1.0, rate / SAMPLE_RATE_HZ) + 1) / down)
     silence = np.zeros(margin * down, dtype=np.float32)
 

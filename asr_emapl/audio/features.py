@@ -33,7 +33,7 @@ class FrameCount:
 
     @staticmethod
     def of(config: FeatureConfig) -> FrameCount:
-        """The count for windows and hops in milliseconds."""
+        """Create from a config with window and hop in milliseconds."""
         return FrameCount(
             round(SAMPLE_RATE_HZ * config.window_ms / 1000), round(SAMPLE_RATE_HZ * config.hop_ms / 1000)
         )
@@ -48,9 +48,9 @@ class LogMel(nn.Module):
 
     The output does not depend on padding or on the other utterances in the batch.
 
-    These are not Kaldi's fbank features: the mel scale and the area normalisation of the filters are
-    Slaney's, the window is a Hann window, and there is no pre-emphasis, dither or mean removal per frame.
-    They do not fit models trained on Kaldi's features.
+    These are not Kaldi's fbank features: the mel scale and the filters use Slaney's mel scale and area
+    normalisation, the window is a Hann window, and there is no pre-emphasis, dither or mean removal per
+    frame. They do not fit models trained on Kaldi's features.
     """
 
     def __init__(self, config: FeatureConfig | None = None) -> None:
@@ -82,7 +82,7 @@ class LogMel(nn.Module):
         if short > 0:
             waveforms_BN = nn.functional.pad(waveforms_BN, (0, short))
         lengths_B = self.frames(samples_B)
-        # On a CPU, two utterances at a time fit the caches and take a third of the time.
+        # On a CPU, processing two utterances at a time fits in cache and takes a third of the time.
         rows = 2 if waveforms_BN.device.type == "cpu" else max(1, len(waveforms_BN))
         parts = zip(waveforms_BN.split(rows), lengths_B.split(rows), strict=True)
         return torch.cat([self._features(*part) for part in parts]), lengths_B
@@ -98,7 +98,7 @@ class LogMel(nn.Module):
     def _mel(self, waveforms_BN: Tensor) -> Tensor:
         """The output of `self.mel` as [B, T, F], in half the time on a CPU.
 
-        It skips a square root and power, and does not transpose the frames.
+        Skips the square root and subsequent squaring, and avoids transposing the frames.
         """
         spectrum_BKT = torch.stft(
             waveforms_BN,

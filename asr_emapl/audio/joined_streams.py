@@ -8,15 +8,15 @@ from typing import BinaryIO
 _HEAD_BYTES = 4096
 _OGG_PAGE_BYTES = 65307  # the maximum
 _OGG_FIRST = 0x02  # flag of the first page of a stream
-# Some encoders do not count the frame that states the size.
+# Some encoders exclude the header frame from the stated size.
 _SLACK_BYTES, _SLACK_RATIO = 4096, 0.01
 
 
 def has_another_stream(path: str | Path) -> bool:
     """Whether an MP3 file continues after its stated end, or an Ogg file ends with a second stream.
 
-    Reads only a few kilobytes at both ends. MP3 files that state no size are decoded to their end, so nothing
-    of them is lost. FLAC states no size in bytes, so joined FLAC files are not detected.
+    Reads only a few kilobytes at both ends. MP3 files without a stated size are decoded to their end, so no
+    audio is lost. FLAC states no size in bytes, so joined FLAC files are not detected.
 
     Raises:
         OSError: the file cannot be read.
@@ -60,7 +60,7 @@ def _id3_bytes(head: bytes) -> int:
 
 
 def _is_chained_ogg(file: BinaryIO) -> bool:
-    """Whether the last page of an Ogg file belongs to a stream that does not begin with the file."""
+    """Whether the last page of an Ogg file belongs to a different stream than the first page."""
     file.seek(0)
     serials = set()
     while (page := file.read(27)).startswith(b"OggS") and len(page) == 27 and page[5] & _OGG_FIRST:

@@ -35,12 +35,12 @@ class SpeedConfig:
 
 @dataclass
 class ReverberationConfig:
-    """Impulse responses, and how many utterances are convolved with one."""
+    """Impulse responses, and the probability of applying one."""
 
     manifests: list[Place] = field(default_factory=list)
     """Manifests of impulse responses."""
     p: Share = 0.5
-    """Probability that an utterance is convolved, drawn again in each pass."""
+    """Probability of applying reverberation, drawn anew in each epoch."""
 
 
 @dataclass
@@ -54,12 +54,12 @@ class NoiseConfig:
     snr_db: Annotated[list[Annotated[float, Ge(-100.0), Le(100.0)]], Len(2, 2)] = field(
         default_factory=lambda: [5.0, 20.0]
     )
-    """Lowest and highest signal-to-noise ratio in dB over the whole utterance, drawn uniformly between."""
+    """Range of the signal-to-noise ratio in dB over the whole utterance, drawn uniformly."""
 
 
 @dataclass
 class PerturbConfig:
-    """Perturbations of the student's waveform; null: none of that kind."""
+    """Perturbations of the student's waveform; null disables a perturbation."""
 
     speed: SpeedConfig | None = None
     reverberation: ReverberationConfig | None = None
@@ -102,7 +102,7 @@ class Speed:
         return self.factors[int(np.random.default_rng(seed).integers(len(self.factors)))]
 
     def samples(self, samples: int, factor: Fraction) -> int:
-        """Maximum length after the change; the waveform may be one sample shorter."""
+        """Maximum length in samples after the speed change; the result may be one sample shorter."""
         return math.ceil(samples / factor)
 
     def __call__(self, waveform: Tensor, factor: Fraction) -> Tensor:
@@ -177,7 +177,7 @@ class Perturbation:
     noise: Noise | None = None
 
     def samples(self, samples: int, *draw: int | str) -> int:
-        """Maximum length of an utterance of `samples` after its perturbation by `draw`."""
+        """Maximum length in samples of an utterance of `samples` samples after perturbation with `draw`."""
         if self.speed is None:
             return samples
         return self.speed.samples(samples, self.speed.draw(draw_seed(*draw, "speed")))
@@ -210,8 +210,8 @@ class Perturbation:
 def reverberate(waveform: Tensor, response: Tensor) -> Tensor:
     """The convolution [samples] with an impulse response [R], with the waveform's length and power.
 
-    The response's strongest sample is taken as the direct path and moved to time 0, so that words stay in
-    place. The reverberation after the end is cut off.
+    The response's strongest sample is taken as the direct path and moved to time 0, so that word times do not
+    change. The tail after the end of the waveform is discarded.
     """
     direct = int(response.abs().argmax())
     size = len(waveform) + len(response) - 1
@@ -226,7 +226,10 @@ def reverberate(waveform: Tensor, response: Tensor) -> Tensor:
 
 
 def _excerpt(recording: SoundSource, samples: int, start: float) -> Tensor:
-    """[samples] of a recording, from `start` (0 to 1) of the possible places; short recordings repeat."""
+    """Return an excerpt [samples] of a recording.
+
+    `start` in [0, 1] selects its position. Short recordings are repeated.
+    """
     seconds = samples / SAMPLE_RATE_HZ
     spare = recording.duration - seconds
     if spare > 0.0:

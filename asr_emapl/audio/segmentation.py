@@ -1,10 +1,10 @@
 """Cut recordings into utterances, at pauses if possible, otherwise at the places of least cost.
 
-Two thresholds on a detector's probabilities, with hysteresis, decide which frames are speech. A pause longer
-than `pause_seconds` ends an utterance. Longer utterances than the target are cut with the least total cost,
-the sum of the costs of cuts and of each utterance's distance from the target. Dynamic programming finds the
-cuts: the optimal partitioning of Jackson et al. 2005 (doi 10.1109/LSP.2001.838216), with the longest
-utterance as the bound of the search. A cut costs least in a pause and most in a loud vowel.
+Speech frames are found by hysteresis thresholding of a detector's probabilities. A pause longer than
+`pause_seconds` ends an utterance. Utterances longer than the target are cut so as to minimise the total cost:
+the cost of each cut plus a penalty for each utterance's deviation from the target length. Dynamic
+programming finds the cuts: the optimal partitioning of Jackson et al. 2005 (doi 10.1109/LSP.2001.838216),
+with the search bounded by the maximum utterance length. A cut costs least in a pause and most in a loud vowel.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from asr_emapl.audio.voice_activity import FRAME_SECONDS, Activity, Floats
 from asr_emapl.errors import UserError
 
-# Silero's defaults: the probability that makes a frame speech, and the one that its neighbours need.
+# Silero's defaults: threshold for a speech frame, and lower threshold for its neighbours.
 _THRESHOLD, _LOWER_THRESHOLD = 0.5, 0.35
 # Cost of a cut in loud speech, equal to that of an utterance of three times the target, (3 - 1) ** 2.
 _CUT_COST = 4.0
@@ -41,10 +41,10 @@ class SegmentConfig:
         UserError: the limits contradict each other.
     """
 
-    # Speech between longer pauses that makes less than this is left out.
+    # Speech segments shorter than this are discarded.
     min_seconds: float = 1.0
     max_seconds: float = 24.0
-    # What is longer is cut, into utterances of about this length.
+    # Longer segments are cut into utterances of about this length.
     target_seconds: float = 12.0
     # A pause that always ends an utterance.
     pause_seconds: float = 1.0
@@ -112,7 +112,7 @@ class _Frames:
 
     @staticmethod
     def of(config: SegmentConfig) -> _Frames:
-        rounding = 1e-6  # 1.6 s are 50 frames, in spite of floating point
+        rounding = 1e-6  # so that 1.6 s is exactly 50 frames despite floating-point error
         longest = math.floor(config.max_seconds / FRAME_SECONDS + rounding)
         return _Frames(
             math.ceil(config.min_seconds / FRAME_SECONDS - rounding),
@@ -124,7 +124,7 @@ class _Frames:
 
 
 def _runs(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The begin and end of each run of true."""
+    """Return the start and end of each run of True values."""
     steps = np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8))
     return np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
 
@@ -141,7 +141,7 @@ def _islands(voiced: NDArray[np.bool_], pause: int) -> list[Span]:
 
 
 def _cut(activity: Activity, voiced: NDArray[np.bool_], island: Span, limits: _Frames) -> list[Span]:
-    """Utterances that cover the speech of an island, each with its edges."""
+    """Utterances that cover the speech of an island, each with silence at its edges."""
     first, last = island
     start, end = max(0, first - limits.edge), min(len(voiced), last + limits.edge)
     if end - start <= limits.target:
@@ -162,7 +162,7 @@ def _cut_cost(activity: Activity, island: Span) -> Floats:
     first, last = island
     kernel = np.full(_SMOOTHING_FRAMES, 1.0 / _SMOOTHING_FRAMES)
     half = _SMOOTHING_FRAMES // 2
-    # Edge padding, because the island's ends are not silence.
+    # Pad with edge values, because zero padding would count as silence.
     speech = np.convolve(np.pad(activity.speech[first:last], half, mode="edge"), kernel, mode="valid")
     level = activity.level_db[first:last]
     quiet, loud = np.percentile(level, [5, 95])
@@ -185,12 +185,12 @@ def _cheapest(
     """The cuts between utterances, from 0 (the beginning) to len(ends) (the end).
 
     The utterance from cut i to cut j begins at starts[i] and ends at ends[j - 1]; cut[j - 1] is the cost of
-    cut j. best[j], the least cost up to cut j, is the minimum over i of best[i] plus the cost of (i, j).
+    cut j. best[j], the minimum cost up to cut j, is the minimum over i of best[i] plus the cost of (i, j).
     """
     best = np.zeros(len(ends) + 1)
     before = np.zeros(len(ends) + 1, dtype=np.int64)
-    # An utterance is at most two trimmed pauses shorter than the distance between its cuts. There is one
-    # candidate per _CANDIDATE_FRAMES.
+    # The distance between two cuts exceeds the utterance length by at most two trimmed pauses. Convert this
+    # bound to candidates.
     reach = (limits.longest + 2 * limits.pause) // _CANDIDATE_FRAMES + 2
     for j in range(1, len(best)):
         low = max(0, j - reach)

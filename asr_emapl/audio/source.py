@@ -12,7 +12,7 @@ from asr_emapl.errors import UnreachableError, UserError
 
 # Larger files are read in parts, because an utterance may be a small part of a long recording.
 _WHOLE_BYTES = 4 << 20
-# Size of a part: few requests to a server, and few bytes that are not needed.
+# Read size: a compromise between few requests and few unneeded bytes.
 _BUFFER_BYTES = 128 << 10
 
 
@@ -45,14 +45,14 @@ class Source:
         return self.place if self.byte_range is None else f"{self.place}: utterance {self.name}"
 
     def open(self) -> str | BinaryIO:
-        """What soundfile can open: a path, or a file of the bytes.
+        """Return something soundfile can open: a path or a file object.
 
-        From a shard, up to 4 MiB are read at once and their checksum is verified. Larger files are read in
-        parts, unverified. libsndfile cannot report errors while it reads; `check` raises them.
+        Files of up to 4 MiB in a shard are read at once and checksummed. Larger files are read in parts
+        without verification. libsndfile cannot propagate read errors; call `check` to raise them.
 
         Raises:
             UserError: the checksum is wrong.
-            OSError: the bytes cannot be read; UnreachableError: because of a server.
+            OSError: the bytes cannot be read (UnreachableError if a server fails).
         """
         if self.byte_range is None and not storage.is_url(self.place):
             return self.place
@@ -87,7 +87,7 @@ class Source:
 
     @staticmethod
     def check(file: str | BinaryIO) -> None:
-        """Raise the UnreachableError, if any, that ended reading from the file that `open` returned."""
+        """Raise the UnreachableError, if any, that occurred while reading a file returned by `open`."""
         window = getattr(file, "raw", None)
         if isinstance(window, _Window) and window.failure is not None:
             raise window.failure
@@ -98,7 +98,7 @@ class Source:
 
 
 class _Window(io.RawIOBase):
-    """A range of bytes of a file, as a file."""
+    """File object for a byte range of a file."""
 
     def __init__(self, place: str, start: int, length: int) -> None:
         self._place, self._start, self._length, self._position = place, start, length, 0
@@ -124,7 +124,9 @@ class _Window(io.RawIOBase):
             return 0
         try:
             piece = storage.read(self._place, self._start + self._position, size)
-        except UnreachableError as error:  # libsndfile would print and drop an exception of its callback
+        except (
+            UnreachableError
+        ) as error:  # libsndfile would print and discard an exception raised in its callback
             self.failure = error
             return 0
         buffer[: len(piece)] = piece

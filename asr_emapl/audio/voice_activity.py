@@ -1,8 +1,8 @@
 """Voice activity: probability of speech and level of each frame, computed block by block.
 
 The probabilities are Silero VAD's (Silero Team 2024, github.com/snakers4/silero-vad, MIT): a small recurrent
-network trained on speech in noise. The package `silero-vad`, in the extra `segment`, has its weights in a
-form that processes many frames per call of ONNX Runtime.
+network trained on speech in noise. The weights come with the package `silero-vad` (extra `segment`), as an
+ONNX model that processes many frames per call.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.errors import UserError, require_package
 
 FRAME_SAMPLES = 512
-"""Samples at 16 kHz per probability of the network."""
+"""Number of 16 kHz samples per frame (one network output)."""
 
 FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE_HZ
 """32 ms. Utterances begin and end on this grid."""
 
-_CONTEXT_SAMPLES = 64  # samples of the previous frame that the network also sees
+_CONTEXT_SAMPLES = 64  # context samples from the previous frame
 _STATE_SHAPE = (1, 1, 128)
 _SILENCE_DB = -80.0  # recorded silence is louder
 # Frames per call of the network. Constant, so that results do not depend on the blocks.

@@ -1,4 +1,4 @@
-"""Test whether a model satisfies the contract: `asr-emapl check-model my_pkg.my_module:MyModel`.
+"""Test whether a model implements the required interface: `asr-emapl check-model my_pkg.my_module:MyModel`.
 
 Axes: B utterances, T feature frames, F mel bands, T' output frames, V tokens (blank 0).
 """
@@ -22,21 +22,24 @@ from asr_emapl.models.failure import described
 from asr_emapl.models.target import USERS_OWN
 
 LONG_FRAMES, SHORT_FRAMES = 64, 41
-"""Frames of the two utterances that most checks run on."""
+"""Lengths in frames of the two test utterances used by most checks."""
 
 LEAST_FRAMES = 18
-"""Frames of 0.2 s, the shortest utterance that data.min_seconds admits unless told otherwise."""
+"""Frames in 0.2 s, the default data.min_seconds."""
 
 TOLERANCE = 1e-4
-"""Tolerance of log-probabilities that must be equal: other shapes may use other kernels."""
+"""Tolerance when comparing log-probabilities: different shapes may use different kernels."""
 
-_SEED = 0  # of what the model's constructor draws
-_SHOWN_NAMES = 5  # parameters that a finding names
+_SEED = 0  # seed for the model's random initialisation
+_SHOWN_NAMES = 5  # maximum number of parameter names listed in a message
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The outcome of one check. The detail of a failed one says what is wrong and what to do, in one line."""
+    """The outcome of one check.
+
+    If the check failed, `detail` states the problem and the remedy in one line.
+    """
 
     name: str
     passed: bool
@@ -45,7 +48,7 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class _Subject:
-    """The model under test, and how to build another one."""
+    """The model under test, and a factory for further instances."""
 
     model: nn.Module
     build: Callable[[], nn.Module]
@@ -56,7 +59,7 @@ class _Subject:
     def evaluate(
         self, features_BTF: Tensor | None = None, lengths_B: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Output in eval mode, of the two utterances unless others are given."""
+        """Run the model in eval mode, by default on the two test utterances."""
         return _evaluate(
             self.model,
             self.features_BTF if features_BTF is None else features_BTF,
@@ -66,13 +69,13 @@ class _Subject:
 
 @dataclass(frozen=True)
 class _Check:
-    """`run` returns what is wrong, or nothing; `needs` are checks without which its outcome means nothing."""
+    """`run` returns an error message or an empty string. `needs` lists checks that must pass first."""
 
     name: str
     run: Callable[[_Subject], str]
     remedy: str
     needs: tuple[str, ...] = ()
-    # Of a method that only some models have.
+    # Name of an optional method to check;
     method: str = ""
 
 
@@ -81,8 +84,7 @@ def check(
 ) -> list[CheckResult]:
     """Build the model at "package.module:Class" and run all checks on it, on the CPU.
 
-    A check whose outcome would mean nothing because another one failed is left out; the finding of the failed
-    one names it.
+    Checks that depend on a failed check are skipped; the result of the failed check lists them.
 
     Raises:
         UserError: the model cannot be built (see `build_model`).
@@ -104,7 +106,7 @@ def check(
 
 @torch.no_grad()
 def _stir(model: nn.Module) -> None:
-    """Weights that start at zero (an output layer, a residual branch) would hide what the checks look for."""
+    """Perturb all weights: zero-initialised layers (outputs, residual branches) would hide errors."""
     for parameter in model.parameters():
         if not nn.parameter.is_lazy(parameter):
             parameter.add_(0.01 * torch.randn_like(parameter))
@@ -165,7 +167,7 @@ def _normalised(subject: _Subject) -> str:
 
 
 def _lengths(subject: _Subject) -> str:
-    """All remainders of strides up to 12, each as the longest of its batch: there T' has nothing to spare."""
+    """Test all remainders of strides up to 12, each as the longest of its batch: T' has no slack."""
     for longest in range(LEAST_FRAMES, LEAST_FRAMES + 12):
         lengths_B = torch.tensor([longest, LEAST_FRAMES])
         log_probs_BTV, returned_B = subject.evaluate(subject.features_BTF[:, :longest], lengths_B)
@@ -289,10 +291,10 @@ def _state_dict(subject: _Subject) -> str:
 
 
 def _set_dropout(subject: _Subject) -> str:
-    """Each rate alone leaves the other; seen in the output, where one rate is 0 and the other draws."""
+    """Check that setting one rate does not change the other: one is 0, the other active."""
     model = subject.model
     for kept, changed in (("dropout", "layerdrop"), ("layerdrop", "dropout")):
-        # Nearly all layers: then which of them are drawn makes no difference.
+        # Use a layerdrop close to 1, so that it does not matter which layers are drawn.
         model.set_dropout(**{kept: 0.5 if kept == "dropout" else 0.999, changed: 0.0})  # type: ignore[operator]
         first_BTV = _train_output(subject)
         model.set_dropout(**{changed: 0.0})  # type: ignore[operator]
@@ -304,7 +306,7 @@ def _set_dropout(subject: _Subject) -> str:
 
 
 def _begin_step(subject: _Subject) -> str:
-    """What was skipped shows in the gradients, whatever else is random."""
+    """Detect skipped layers from zero gradients, which works regardless of other randomness."""
     model, begin = subject.model, subject.model.begin_step
     if hasattr(model, "set_dropout"):
         model.set_dropout(dropout=0.0, layerdrop=0.5)  # type: ignore[operator]
@@ -379,7 +381,7 @@ CHECKS = (
         "checkpoints hold the state_dict only: register what forward needs as parameter or persistent buffer",
         needs=("output shape", "eval is deterministic"),
     ),
-    # From here on the model is changed.
+    # The following checks modify the model.
     _Check(
         "set_dropout",
         _set_dropout,
@@ -413,7 +415,7 @@ def _evaluate(model: nn.Module, features_BTF: Tensor, lengths_B: Tensor) -> tupl
 
 
 def _train_output(subject: _Subject, seed: int = 0) -> Tensor:
-    """Log-probabilities [B, T', V] in train mode, the torch seed set."""
+    """Log-probabilities [B, T', V] in train mode, with the given torch seed."""
     torch.manual_seed(seed)
     with torch.no_grad():
         return subject.model.train()(subject.features_BTF, subject.lengths_B)[0]
@@ -424,7 +426,7 @@ def _backward(subject: _Subject, seed: int = 0) -> Tensor:
     torch.manual_seed(seed)
     subject.model.train().zero_grad(set_to_none=True)
     log_probs_BTV, lengths_B = subject.model(subject.features_BTF, subject.lengths_B)
-    # One token an utterance: it can be aligned at any stride.
+    # One token per utterance can be aligned at any stride.
     labels_BS, label_lengths_B = torch.tensor([[1], [subject.vocabulary_size - 1]]), torch.tensor([1, 1])
     F.ctc_loss(log_probs_BTV.transpose(0, 1), labels_BS, lengths_B, label_lengths_B).backward()
     return log_probs_BTV.detach()

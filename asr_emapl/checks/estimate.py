@@ -1,4 +1,4 @@
-"""Time and memory that a run will take, measured by a few steps of its config on random audio."""
+"""Estimate the time and memory of a run by timing a few steps on random audio."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from asr_emapl.training.objectives import to_device
 from asr_emapl.training.step import TrainStep
 
 _STEPS = 3
-_TOKENS_PER_SECOND = 14  # characters of English
+_TOKENS_PER_SECOND = 14  # typical rate of English speech, in characters
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,14 @@ class SameLength(FreshLabels):
         theirs = super().labels(batch)
         assert batch.targets is not None
         texts, device = Labels.of([Label(t) for t in batch.targets]), theirs.confidence_B.device
-        # The teacher's confidence, so that the step waits for its counts as in training.
+        # Return the teacher's confidence, so that the step synchronises on it as in training.
         return Labels(
             to_device(texts.tokens_BS, device), to_device(texts.lengths_B, device), theirs.confidence_B
         )
 
 
 def random_batch(seconds: float, each: float, labelled: bool, vocabulary_size: int) -> StepBatch:
-    """One micro-batch of noise with random texts: utterances of `each` seconds, `seconds` in all."""
+    """One micro-batch of noise with random texts: utterances of `each` seconds, `seconds` in total."""
     count, samples = max(1, round(seconds / each)), round(each * SAMPLE_RATE_HZ)
     texts = torch.randint(1, vocabulary_size, (count, round(each * _TOKENS_PER_SECOND))).tolist()
     lengths_B = torch.full((count,), samples)

@@ -1,4 +1,4 @@
-"""The share of noise in a run's gradients, from its log: `asr-emapl gradient-noise`."""
+"""Estimate the noise share of a run's gradients from its log: `asr-emapl gradient-noise`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from asr_emapl.scaling import scale_noise_share
 from asr_emapl.scoring.intervals import student_quantile
 from asr_emapl.training.build import build_batches
 
-# The share is the mean over parts of the audio: at most so many, each with at least so many measured steps.
+# The share is the mean over parts of the audio: at most _MAX_PARTS parts, each with at least
+# _MIN_STEPS_PER_PART measured steps.
 _MAX_PARTS, _MIN_STEPS_PER_PART = 10, 5
 
 
@@ -27,7 +28,7 @@ class NoiseSummary:
 
     Attributes:
         share: of noise in the mean square of the gradient at the run's batch: the mean over equal parts of
-            the audio, so that the large gradients of the beginning do not decide alone.
+            the audio, so that the large initial gradients do not dominate.
         interval: Student's 95 % interval over these parts; None with fewer than two parts.
     """
 
@@ -39,7 +40,7 @@ class NoiseSummary:
 
     @property
     def noise_scale_seconds(self) -> float:
-        """The batch at which noise and gradient are equal; a larger batch gains little."""
+        """Batch size at which noise and signal have equal power; larger batches gain little."""
         return math.inf if self.share >= 1.0 else self.batch_seconds * self.share / (1.0 - self.share)
 
     @property
@@ -49,13 +50,14 @@ class NoiseSummary:
 
 
 def read_gradient_noise(run: Path, from_hours: float | None = None) -> tuple[NoiseSummary, float]:
-    """The noise summary of a run directory, and the hours of audio from which it counts steps.
+    """The noise summary of a run directory, and the hours of audio after which steps are counted.
 
     Args:
         from_hours: hours of audio to leave out at the beginning; None: the warm-up.
 
     Raises:
-        UserError: config or log cannot be read, the batch changes over the run, or no step was measured.
+        UserError: config or log cannot be read, the batch size changes during the run, or no step was
+            measured.
     """
     config = load_config(run / "config.yaml")
     if config.batch.progressive or config.batch.seconds == "auto":
@@ -63,7 +65,8 @@ def read_gradient_noise(run: Path, from_hours: float | None = None) -> tuple[Noi
     begin = config.schedule.warmup_hours if from_hours is None else from_hours
     steps = [r for r in read_log(run / "log.jsonl") if r.get("event") == "step" and r["hours"] >= begin]
     seconds, reference_seconds = build_batches(config, 1).first, config.batch.reference_seconds
-    # The run's kappa counts unpadded audio; with audio_per_step=actual, the log has that of single steps.
+    # The run's kappa counts unpadded audio; with audio_per_step=actual, the log contains the kappa of each
+    # step instead.
     if steps and "kappa" in steps[-1] and config.optimizer.audio_per_step == "nominal":
         reference_seconds = seconds / steps[-1]["kappa"]
     return summarise_noise(steps, seconds, reference_seconds), begin
@@ -72,7 +75,7 @@ def read_gradient_noise(run: Path, from_hours: float | None = None) -> tuple[Noi
 def summarise_noise(
     steps: Iterable[Mapping[str, Any]], batch_seconds: float, reference_seconds: float
 ) -> NoiseSummary:
-    """The noise summary of the measured steps among a log's records.
+    """Summarise gradient noise over the measured steps in log records.
 
     Raises:
         UserError: no step was measured.

@@ -1,4 +1,4 @@
-"""Report what is in manifests, and what is wrong with it for training. No audio is opened."""
+"""Summarise manifests and report problems for training, without opening audio files."""
 
 from __future__ import annotations
 
@@ -21,29 +21,30 @@ from asr_emapl.errors import UserError, counted, listing
 from asr_emapl.text.tokenizer import Tokenizer
 
 MAX_EXAMPLES = 5
-"""Ids that a finding names."""
+"""Maximum number of example ids per finding."""
 
 _MAX_CHARACTERS = 20
 _BIN_SECONDS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0, 1800.0, 3600.0)
 _MAX_BINS = 20
-# Read speech stays within half of this and twice this around its median; transcripts of other audio do not.
+# Limits on the speaking rate relative to the median. Read speech rarely exceeds them; mismatched transcripts
+# do.
 _FAST, _SLOW = 2.0, 3.0
-# Silence around the words that makes nobody a slow speaker.
+# Seconds of silence ignored when checking for a slow speaking rate.
 _SILENCE_SECONDS = 1.0
 _FEWEST_FOR_RATE = 20
 
 
 @dataclass(frozen=True)
 class Requirements:
-    """The requirements of a run on its utterances.
+    """Constraints that a run imposes on its utterances.
 
     Attributes:
-        tokenizer: knows the letters that a transcript may have.
-        min_seconds, max_seconds: utterances outside are left out.
+        tokenizer: defines the allowed characters.
+        min_seconds, max_seconds: utterances outside this range are skipped.
         batch_seconds: padded seconds of audio in a step.
-        batch: how batches are made.
-        alignable: of utterances whose transcripts have the tokenizer's letters alone, whether CTC can align
-            each with the frames that the model makes; None: no model is known.
+        batch: batching configuration.
+        alignable: returns for each utterance whether CTC can align its transcript to the model's output
+            frames. Transcripts must contain only known characters. None if the model is unknown.
     """
 
     tokenizer: Tokenizer
@@ -60,10 +61,10 @@ class Contents:
 
     Attributes:
         manifest: its path.
-        with_text: utterances with a transcript, an empty one included.
-        speakers: how many are named; `most` and `least` audio are (speaker, hours).
-        histogram: utterances per bin of `Inspection.bin_seconds`, from 0 on.
-        steps: of one epoch, over the utterances within the limits; 0 if there are none.
+        with_text: number of utterances with a transcript, including empty ones.
+        speakers: number of known speakers. most, least: (speaker, hours) with the most and least audio.
+        histogram: number of utterances per bin of width `Inspection.bin_seconds`, starting at 0.
+        steps: optimizer steps per epoch, counting only utterances within the limits; 0 if there are none.
         padding: share of a step's padded audio that is padding.
     """
 
@@ -84,7 +85,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to fix, or to know if `is_fault` is False: the problem, examples, and the remedy."""
+    """A problem to fix or, if `is_fault` is False, a note: the problem, examples, and the remedy."""
 
     problem: str
     examples: list[str]
@@ -142,7 +143,7 @@ def inspect_manifests(manifests: Mapping[str, Sequence[Utterance]], demands: Req
 
 
 def with_audio(inspection: Inspection, manifests: Mapping[str, Sequence[Utterance]]) -> Inspection:
-    """The inspection with the findings of `verify` in the headers of the audio files."""
+    """Add the findings of `verify`, which reads the headers of the audio files."""
     faults = {name: verify(utterances, None) for name, utterances in manifests.items()}
     findings = [
         _finding(
@@ -228,7 +229,7 @@ def _text_findings(placed: list[_Placed]) -> list[Finding]:
 
 
 def _character_findings(placed: list[_Placed], demands: Requirements) -> list[Finding]:
-    """Characters that the tokenizer does not know, and other transcripts that CTC cannot align."""
+    """Find characters unknown to the tokenizer, and transcripts that CTC cannot align."""
     known = [p for p in placed if p.utterance.text is not None]
     findings = []
     unknown = _unknown(known, demands.tokenizer)
@@ -294,7 +295,7 @@ def _rate_findings(placed: list[_Placed]) -> list[Finding]:
     odd = (letters / seconds > fast) | (letters / np.maximum(seconds - _SILENCE_SECONDS, 1e-3) < slow)
     if not odd.any():
         return []
-    # The oddest first: it is most likely to be wrong.
+    # Sort by distance from the median; outliers are most likely wrong.
     distance = np.abs(np.log(letters / seconds / median))
     worst = sorted(np.flatnonzero(odd).tolist(), key=lambda i: -distance[i])
     return [
@@ -316,7 +317,7 @@ def _duplicates(placed: list[_Placed]) -> list[Finding]:
     same_text = _groups(others, lambda u: (u.text, u.samples))
     kinds = (
         (same_audio, "audio (file and offset)", "keep one of each, or training sees them too often", True),
-        # Sentences that are read by many speakers may have equal lengths by chance.
+        # Sentences read by many speakers may have equal durations by chance.
         (same_text, "text and length", "listen to them: if they are copies, keep one of each", False),
     )
     return [
@@ -333,7 +334,7 @@ def _duplicates(placed: list[_Placed]) -> list[Finding]:
 
 
 def _shared(manifests: Mapping[str, Sequence[Utterance]]) -> list[Finding]:
-    """What manifests have in common that they should not, a pair at a time."""
+    """Find ids and speakers shared between manifests, pair by pair."""
     findings = []
     names = list(manifests)
     ids = {name: {u.id for u in manifests[name]} for name in names}
@@ -361,7 +362,7 @@ def _shared(manifests: Mapping[str, Sequence[Utterance]]) -> list[Finding]:
 
 
 def _unknown(placed: Sequence[_Placed], tokenizer: Tokenizer) -> set[str]:
-    """The letters of the transcripts that the tokenizer refuses."""
+    """Return the characters of the transcripts that the tokenizer cannot encode."""
     letters: set[str] = set()
     for p in placed:
         letters.update(p.text)
@@ -377,7 +378,7 @@ def _encodes(tokenizer: Tokenizer, letter: str) -> bool:
 
 
 def _groups(placed: Iterable[_Placed], key: Callable[[Utterance], Hashable]) -> list[list[_Placed]]:
-    """Those of one key, where there are several."""
+    """Group utterances by key; return groups with more than one member."""
     first: dict[Hashable, _Placed] = {}
     groups: dict[Hashable, list[_Placed]] = {}
     for p in placed:

@@ -17,7 +17,7 @@ _BAR_LETTERS = 40
 
 
 def print_inspection(inspection: Inspection, console: Console) -> None:
-    """Contents, lengths, and what to fix, with its remedies."""
+    """Print the contents, the length histogram, and the findings with remedies."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -39,10 +39,12 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
 
 
 def draw_lengths(inspection: Inspection, out: Path) -> None:
-    """Draw the utterances per length, a panel a manifest: PNG or SVG by the ending of `out`.
+    """Plot a histogram of utterance durations, one panel per manifest.
+
+    The extension of `out` selects PNG or SVG.
 
     Raises:
-        UserError: another ending, or the picture cannot be written.
+        UserError: unsupported extension, or the file cannot be written.
     """
     check_ending(out)
     panels = len(inspection.contents)
@@ -85,7 +87,7 @@ def _speaker(ranked: tuple[str, float] | None) -> str:
 
 
 def _histogram(counts: Sequence[int], bin_seconds: float) -> Iterator[str]:
-    """A line a bin; the fullest has the longest bar, and none but an empty one has no bar."""
+    """Yield one line per bin. Bars are scaled to the fullest bin; every non-empty bin has a bar."""
     width = len(f"{len(counts) * bin_seconds:g}")
     most = max(counts)
     for i, count in enumerate(counts):
@@ -95,7 +97,7 @@ def _histogram(counts: Sequence[int], bin_seconds: float) -> Iterator[str]:
 
 
 def _what_to_fix(findings: Sequence[Finding]) -> Iterator[str]:
-    """Faults first, then what may be as it should be."""
+    """Print faults first, then notes."""
     faults, facts = ([f for f in findings if f.is_fault is kind] for kind in (True, False))
     if not faults:
         yield "nothing to fix"

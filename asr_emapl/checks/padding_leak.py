@@ -1,4 +1,4 @@
-"""Where padding enters the valid frames of a model: the first submodule whose output depends on it."""
+"""Find the first submodule whose valid frames depend on padding."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 def leaking_module(
     model: nn.Module, alone: Callable[[], object], together: Callable[[], object], row: int, tolerance: float
 ) -> str:
-    """Name of the submodule without children that first differs, and from which frame; "" if none does.
+    """Return the name of the first leaf module whose output differs, and the first differing frame, or
 
     Args:
-        alone: evaluates one utterance by itself; together: the same utterance as `row` of a padded batch.
+        alone: alone: evaluates one utterance by itself. together: evaluates the same utterance as row `row`
+            of a padded batch.
         tolerance: on the absolute difference.
     """
     with _recorded(model) as outputs:
@@ -24,7 +25,7 @@ def leaking_module(
         together()
     for (name, one), (other_name, batch) in zip(single, outputs, strict=False):
         if name != other_name or one.dim() != batch.dim() or len(batch) <= row:
-            return ""  # the passes took different ways: nothing can be said
+            return ""  # the two passes executed different modules; no conclusion
         longer = [axis for axis in range(1, one.dim()) if one.shape[axis] != batch.shape[axis]]
         if len(longer) != 1 or one.shape[longer[0]] > batch.shape[longer[0]]:
             continue

@@ -27,16 +27,16 @@ def read_requirements(
     batch_seconds: float | None,
     trust: Sequence[str] = (),
 ) -> Requirements:
-    """The demands of a run's config, or those of a run that leaves all at its defaults, with no model known.
+    """Read the requirements from a run's config, or use the defaults, with an unknown model.
 
     Args:
         config: YAML of a run.
-        tokenizer: in place of the config's; neither: letters.
-        batch_seconds: in place of the config's batch.
-        trust: packages, besides asr_emapl, whose code may be run to build the config's model.
+        tokenizer: overrides the config's tokenizer; if neither is given, characters are used.
+        batch_seconds: overrides the config's batch size.
+        trust: packages, besides asr_emapl, whose code may be executed to build the config's model.
 
     Raises:
-        UserError: a file cannot be read or is not valid, the batch is no positive number, or the model's code
+        UserError: a file cannot be read or is not valid, the batch size is not positive, or the model's code
             is not trusted.
     """
     if batch_seconds is not None and not 0.0 < batch_seconds < math.inf:
@@ -59,10 +59,11 @@ def read_requirements(
 def alignment(
     config: RunConfig, tokenizer: Tokenizer, trust: Trust = NO_TRUST
 ) -> Callable[[Sequence[Utterance]], list[bool]]:
-    """Whether CTC can align each of some utterances, by the config's features and model and the tokenizer."""
+    """Return a function that tells whether CTC can align an utterance with the config's model."""
     output_lengths = _output_lengths(config, tokenizer, trust)
     frame_count = FrameCount.of(config.features)
-    # A label a letter, and repeats at most double them: most texts need not be encoded.
+    # With one label per character, repeats at most double the required frames, so most texts need not be
+    # encoded.
     one_each = isinstance(tokenizer, CharacterTokenizer)
 
     def fits(utterances: Sequence[Utterance]) -> list[bool]:
@@ -87,11 +88,11 @@ def _output_lengths(
         trust=trust,
     )
     try:
-        # Without memory for its weights a large model is there at once.
+        # Build on the meta device, which is instantaneous even for large models.
         with torch.device("meta"):
             model = build()
         model.output_lengths(torch.tensor([1000]))  # type: ignore[operator]
-    # One that looks at its weights needs them; it may stumble in any way without them.
+    # A model that reads its weights cannot be built on the meta device and may raise any exception.
     except Exception:
         model = build()
     return model.output_lengths  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Show what another batch changes in a run, as a table: `asr-emapl scale`."""
+"""Tabulate how hyper-parameters change with batch size: `asr-emapl scale`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ _RULES = {
 
 @dataclass(frozen=True)
 class ScaleRow:
-    """One line of the table: a quantity at the reference batch, at the other one, and the rule in words."""
+    """One line of the table.
+
+    A quantity at the reference batch size, at the new batch size, and the scaling rule.
+    """
 
     name: str
     reference: str
@@ -50,20 +53,20 @@ class ScaleRow:
 def scale_table(
     config: RunConfig, batch_seconds: float, steps: StepAudio | None = None, epoch_hours: float = 0.0
 ) -> tuple[list[ScaleRow], list[str]]:
-    """What changes, and what does not, when the batch of a run becomes `batch_seconds`.
+    """Return how the hyper-parameters of a run change at batch size `batch_seconds`.
 
     Args:
         config: of the run; its own `batch.seconds` is ignored, the reference is `batch.reference_seconds`.
-        batch_seconds: padded seconds of one optimizer step over all ranks.
+        batch_seconds: padded seconds of audio per optimizer step, summed over ranks.
         steps: audio of a step at this batch and at the reference; None: nominal.
         epoch_hours: audio in all training manifests; 0: unknown, and no epochs in the table.
 
     Returns:
-        The table, and warnings where the scaled run leaves the range in which the rules are known to hold.
+        The table, and warnings if the scaled run is outside the range in which the rules are known to hold.
 
     Raises:
         UserError: a batch that is not positive and finite, an invalid setting of the teacher or optimizer,
-            or a rule that has no answer at this batch.
+            or a rule is undefined at this batch size.
     """
     config = at_batch(config, batch_seconds)
     if steps is None:
@@ -82,13 +85,13 @@ def scale_table(
         rows.append(ScaleRow("teacher half-life (epochs)", epochs, epochs, rule))
     rows += _optimizer_rows(plan.optimizer, batch.kappa)
     rows += _step_rows(config, batch)
-    # True texts do not come from the teacher, so its half-life cannot mislead the student.
+    # Without pseudo-labels, the teacher's half-life does not affect the student.
     learns_from_teacher = config.pseudo_labels.learns_from_itself
     return rows, warnings(plan, learns_from_teacher=learns_from_teacher)
 
 
 def at_batch(config: RunConfig, batch_seconds: float) -> RunConfig:
-    """The config of a run that has this batch from beginning to end.
+    """Return the config with a constant batch size.
 
     Raises:
         UserError: a batch that is not positive and finite.
@@ -122,7 +125,7 @@ def _optimizer_rows(optimizer: ReferenceOptimizer, kappa: float) -> list[ScaleRo
         rules["betas"] = "1 - kappa (1 - beta)"
     clip_rule = "no clipping" if optimizer.clip_norm is None else "C / sqrt(kappa)"
     if optimizer.noise_share < 1.0:
-        # What scales with the noise, and not with a power of kappa alone.
+        # Quantities that scale with the noise share, not just with a power of kappa.
         by_noise = f"by the gain at a noise share of {optimizer.noise_share:g} (scaling.gradient_noise)"
         noisy = {"lr", "eps", "initial_accumulator_value"} if optimizer.name != "sgd" else set()
         noisy |= {"weight_decay"} if optimizer.name == "adamw" else set()

@@ -30,7 +30,7 @@ class Size:
 
     Attributes:
         dim, heads, layers, dropout, convolution: options of the model.
-        batch_seconds: reference batch, at which `lr` holds.
+        batch_seconds: reference batch size, for which `lr` is valid.
         augment: SpecAugment.
     """
 
@@ -79,7 +79,7 @@ tokenizer: $tokenizer
 data:
   labelled: $labelled
   unlabelled: $unlabelled
-  # Decoded every validation.every_hours, and not trained on.
+  # Evaluated every validation.every_hours; never used for training.
   validation: $validation
   # Processes that decode audio, for each training process.
   workers: $workers
@@ -97,11 +97,11 @@ batch:
   # The batch at which lr, betas and the teacher's half-life below hold.
   reference_seconds: $reference
 device:
-  # Audio in one forward and backward pass of a process. If memory runs out, lower it: the result is the same.
+  # Seconds of audio per forward and backward pass. Lower it if you run out of memory; results do not change.
   max_seconds: $reference
   precision: $precision
 optimizer:
-  # Found at $found. If the loss does not fall, lower it.
+  # Tuned at a batch of $found. Lower it if the loss does not decrease.
   lr: $lr
   betas: [0.9, 0.98]
   clip_norm: 1.0
@@ -111,10 +111,11 @@ schedule:
   decay_from_hours: $decay
   final: 0.02
 teacher:
-  # Audio after which the weight of a student in the average is halved: 1 % of the run, at least 60 steps.
+  # Hours of audio after which a student's weight in the average halves; 1 % of the run, but at least 60
+  # steps.
   half_life_hours: $half_life
 pseudo_labels:
-  # ema: greedy labels of the teacher; none: supervised training alone.
+  # ema: greedy labels of the teacher; none: supervised training only.
   strategy: $strategy
   # The teacher must recognise words by then: check its WER at this point.
   start_hours: $seed_hours
@@ -292,7 +293,7 @@ class Starter:
 
 
 def _rounded(value: float) -> float:
-    """Two significant digits."""
+    """Round to two significant digits."""
     return float(f"{value:.2g}")
 
 

@@ -34,20 +34,20 @@ for room in (data, settings, training, decoding, labelling, scoring, report):
 
 
 def main() -> None:
-    """Entry point. Errors that the user can fix, a full disk included, are one line and exit status 2.
+    """Entry point. User errors, including a full disk, print one line and exit with status 2.
 
-    If the reader of the output ends first (`| head`), the exit status is 1.
+    If the output pipe is closed early (`| head`), exit with status 1.
     """
     _prepare_streams()
     print_log()
-    # An exception, so that partial files are removed. Training handles the signal itself.
+    # Raise an exception, so that partial files are removed. Training handles the signal itself.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     threading.excepthook = _print_thread_error
     try:
         try:
             app()
         finally:
-            # When the interpreter ends, an error of the output could no longer be reported.
+            # Flush here, because output errors cannot be reported during interpreter shutdown.
             sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
@@ -79,8 +79,8 @@ def _print_thread_error(arguments: threading.ExceptHookArgs) -> None:
 
 
 def _prepare_streams() -> None:
-    """Escape characters that the terminal's encoding lacks, and open closed streams on the null device."""
-    # In the order of their descriptors, because an opened file gets the first free one.
+    """Escape characters that the terminal cannot encode, and redirect closed streams to os.devnull."""
+    # Open in descriptor order, because a newly opened file gets the lowest free descriptor.
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:

@@ -95,7 +95,7 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     trust: TrustOption = None,
 ) -> None:
-    """Report what is in manifests, how they fill batches, and what to fix before training on them.
+    """Summarise manifests, estimate batch padding, and list problems to fix before training.
 
     With --config, also report transcripts that are too long for CTC at the frame rate of its model.
 
@@ -111,7 +111,7 @@ def inspect(
     if png is not None:
         check_outputs([png], [*manifests, config, tokenizer])
     demands = read_requirements(config, tokenizer, batch_seconds, trust or ())
-    # Garbage collection would take a third of the time and find nothing.
+    # Disable garbage collection: it takes a third of the time and frees nothing.
     gc.disable()
     try:
         read = {str(path): read_manifest(path) for path in manifests}

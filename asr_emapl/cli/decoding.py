@@ -59,7 +59,7 @@ def decode(
 ) -> None:
     """Transcribe a manifest with a checkpoint, greedily or by beam search.
 
-    Exits with 1 if some audio could not be decoded; the hypotheses of the rest are written.
+    Exits with 1 if some audio could not be decoded; the remaining hypotheses are still written.
 
     Example: `asr-emapl decode --checkpoint runs/mini --manifest data/dev-clean.jsonl --out hyp.jsonl`
     """
@@ -156,7 +156,7 @@ def language_model(
     tokens = load_tokenizer(tokenizer) if tokenizer else None
     if prune is None:
         prune = NgramConfig.prune if tokens is None else 0.0
-    # Read before the model is built, which can take hours, so that an unreadable text is an error at once.
+    # Read before the model is built, which can take hours, so that an unreadable text fails immediately.
     unseen = list(sentences([held_out], tokens)) if held_out else []
     built = build_arpa(text, out, NgramConfig(order, prune), tokens)
     say(f"{out}: {order}-gram of {built.lines} lines")
@@ -204,7 +204,7 @@ def tune_lm(
     lm_weights, word_bonuses = _numbers("--weights", weights), _numbers("--bonuses", bonuses)
     utterances = read_manifest(manifest, require_text=True)
     config = BeamConfig(beam, lm, lexicon)
-    check_outputs([out])  # a place without a name can have no plot beside it
+    check_outputs([out])  # a plot cannot be written next to an output without a file name
     picture = out.with_suffix(".png")
     check_outputs([out, picture], [manifest, *model_files(checkpoint, config), *_audio(utterances)])
     recognizer = open_recognizer(checkpoint, model, device, trust)
@@ -223,7 +223,7 @@ def tune_lm(
     try:
         tuning.draw(points, picture)
     except UserError as error:
-        warn(f"warning: {error}")  # the weights are written
+        warn(f"warning: {error}")  # the weights have already been written
     say_written(
         out, f"{out}: weight {chosen.lm_weight:g}, bonus {chosen.word_bonus:g}, WER {chosen.wer:.2f} %"
     )
@@ -234,7 +234,7 @@ def tune_lm(
 
 
 def _explain_gain(greedy: float, points: list[GridPoint], chosen: GridPoint, config: BeamConfig) -> None:
-    """Print what the lexicon does alone, and warn of a language model that does not help."""
+    """Print the effect of the lexicon alone, and warn if the language model does not help."""
     rates = [p.wer for p in points if p.lm_weight == 0.0]
     alone = f", {min(rates):.2f} % with the lexicon alone" if config.lexicon and rates else ""
     say(f"WER {greedy:.2f} % without beam search{alone}")
@@ -288,7 +288,7 @@ def _beam_config(
     word_bonus: float | None,
     lm_config: Path | None,
 ) -> BeamConfig | None:
-    """The beam search of the options; None: greedy decoding."""
+    """Build the beam search config from the options; None for greedy decoding."""
     from asr_emapl.decoding.beam import BeamConfig
     from asr_emapl.decoding.tuning import read_config
 

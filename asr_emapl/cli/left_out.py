@@ -22,7 +22,7 @@ class LeftOutList:
         self.reasons[utterance.id] = str(error)
 
     def require_some(self, utterances: Sequence[Utterance]) -> None:
-        """Refuse to continue if nothing could be decoded.
+        """Raise UserError if no utterance could be read.
 
         Raises:
             UserError: all of the utterances are left out.

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-# In seconds it is thirty years; weights, sizes and bonuses are far smaller.
+# Thirty years in seconds; weights, sizes and bonuses are far smaller.
 _MAX_NUMBER = 1e9
 
 TrustOption = Annotated[
@@ -51,7 +51,7 @@ def workers_option(help: str, **settings: Any) -> Any:
 
 
 def count(help: str, least: int = 0) -> Any:
-    """A count, from `least` to a million; more would fill the memory."""
+    """A count, from `least` to a million; larger values would exhaust memory."""
     return typer.Option(min=least, max=1_000_000, help=help)
 
 

@@ -87,7 +87,7 @@ def report(
 
 
 def _print_tables(runs: list[Run], usages: Mapping[str, Usage]) -> None:
-    """WER, then where the time went, then what to change first."""
+    """Print WER, time breakdown and advice."""
     from asr_emapl.report.run import wer_table
     from asr_emapl.report.usage import table
 
@@ -103,7 +103,7 @@ def _print_tables(runs: list[Run], usages: Mapping[str, Usage]) -> None:
 def _check(
     runs: list[Run], out: Path | None, figures: Path | None, read: Sequence[str | Path | None]
 ) -> None:
-    """Refuse outputs before any work: an ending that is not .html, or a file that the command reads."""
+    """Validate outputs before any work: the page must be .html, and inputs must not be overwritten."""
     outputs: list[Path] = []
     if out is not None:
         from asr_emapl.report.page import check_ending

@@ -33,7 +33,7 @@ def train(
         ),
     ] = False,
 ) -> None:
-    """Start or resume training; under torchrun, on all its processes.
+    """Start or resume training. With torchrun, train on all processes.
 
     Rerun the same command to resume.
 
@@ -52,7 +52,7 @@ def train(
 
 
 def _warn_of_model(config: RunConfig) -> None:
-    """Warn if a model of the user's own fails `check-model`; on the first process, when a run starts."""
+    """Warn if a custom model fails `check-model`. Runs on rank 0 when training starts."""
     target, is_first = config.model.target, os.environ.get("RANK", "0") == "0"
     if target.startswith("asr_emapl.") or not is_first or Path(config.run_dir, CHECKPOINTS).exists():
         return

@@ -1,8 +1,7 @@
 """Check language model files before KenLM reads them: damaged files can crash the process or fill its memory.
 
-An ARPA file is read once, line by line. Its header, the number of n-grams in each section and the lengths of
-lines are checked; KenLM itself reports probabilities that it cannot parse. Of a binary file, the header is
-checked.
+An ARPA file is read once, line by line. The header, the n-gram count of each section and the line lengths are
+checked; unparsable probabilities are left to KenLM. For binary files, only the header is checked.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from asr_emapl.errors import UserError
 from asr_emapl.storage import unpacked
 
 MAX_WORD_BYTES = 1_000
-"""Longer words are taken as damage, because KenLM and other readers have fixed buffers."""
+"""Longer words are treated as file corruption, because KenLM and other readers use fixed-size buffers."""
 
 _MAX_LINE_BYTES = 16_384
 _MAX_EMPTY_LINES = 1_000
@@ -37,7 +36,7 @@ def check_language_model(path: Path) -> None:
     """Check that a file is a complete ARPA language model, or a KenLM binary with a valid header.
 
     Raises:
-        UserError: it is not; the message has the line number.
+        UserError: the file is invalid; the message contains the line number.
     """
     try:
         with unpacked(path) as file:
@@ -83,7 +82,7 @@ class _ArpaChecker:
         return counts
 
     def _section(self, order: int, count: int) -> None:
-        """Count the lines of a section. This loop sees every line of the file, so it does nothing else."""
+        """Count the lines of a section. This is the hot loop, so it does no other work."""
         begin, line = self._number, b""
         for line in iter(partial(self._file.readline, _MAX_LINE_BYTES), b""):
             self._number += 1
@@ -137,6 +136,7 @@ def _check_binary(content: bytes, path: Path) -> None:
     if not 1 <= order <= _MAX_ORDER or not 1.0 <= multiplier <= 100.0 or kind > 5:
         raise damaged
     counts = struct.unpack(f"<{order}Q", content[end : end + 8 * order].ljust(8 * order, b"\xff"))
-    # An n-gram takes more than a byte in every format of KenLM. Larger counts would fill the memory.
+    # Every KenLM format uses more than one byte per n-gram, so larger counts are corrupt and would exhaust
+    # memory.
     if sum(counts) > path.stat().st_size:
         raise damaged

@@ -31,17 +31,17 @@ from asr_emapl.terminal import visible
 _logger = logging.getLogger(__name__)
 
 _MIN_SECONDS = 0.4
-"""Twice the silence that is kept at the edges, so that no speech is left out."""
+"""Minimum segment length: twice the silence kept at the edges, so that no speech is dropped."""
 _STEP_SECONDS = 120.0
 _STDIN = "-"
 
 Search = Callable[[Tensor], Tensor]
-"""Log-probabilities [T, V] on the CPU to the label of each frame, long [T]."""
+"""Maps log-probabilities [T, V] on the CPU to frame labels, long [T]."""
 
 
 @dataclass(frozen=True)
 class TranscriptionJob:
-    """An audio file as the user named it, and the file of its transcript (None: standard output)."""
+    """Audio file as given by the user, and output file for its transcript (None: standard output)."""
 
     name: str
     target: Path | None
@@ -50,11 +50,11 @@ class TranscriptionJob:
 def plan_jobs(
     files: Sequence[str], form: str, out: Path | None, max_seconds: float
 ) -> list[TranscriptionJob]:
-    """The job of each file.
+    """Return the job for each file.
 
     Raises:
-        UserError: the format is unknown; two transcripts would have the same name; subtitles of several files
-            have no folder; or `max_seconds` is too short.
+        UserError: the format is unknown; two transcripts would have the same name; subtitles are requested
+            for several files without an output folder; or `max_seconds` is too short.
     """
     if form not in FORMATS:
         raise UserError(f"--format {form!r} is not one of {', '.join(FORMATS)}")
@@ -144,7 +144,7 @@ def _detector() -> Detector:
 
 
 def _local(name: str, stack: ExitStack) -> Path:
-    """The path of a file; standard input is copied to a file, because audio formats need to seek."""
+    """The path of a file; standard input is copied to a file, because decoding needs seeking."""
     if name != _STDIN:
         return Path(name)
     path = Path(stack.enter_context(tempfile.TemporaryDirectory()), "stdin")
@@ -165,11 +165,10 @@ def transcribe_file(
     """Transcribe one file.
 
     Args:
-        detector: of speech; used only if the file is longer than `max_seconds`.
+        detector: speech detector, used only if the file is longer than `max_seconds`.
         max_seconds: maximum length of a segment; longer audio is cut.
         search: None: greedy decoding.
-        advance: called with the seconds of audio that are done and the segments found in them, in order of
-            time.
+        advance: called in time order with the seconds of audio just processed and their segments.
 
     Raises:
         UserError: the file cannot be decoded.
@@ -188,7 +187,7 @@ def transcribe_file(
 
 
 def _groups(utterances: Sequence[Utterance]) -> Iterator[list[Utterance]]:
-    """Groups of a batch's size in order of time, so that text can be shown before all is done."""
+    """Yield groups of consecutive utterances, so that text can be shown before the file is finished."""
     group: list[Utterance] = []
     for utterance in utterances:
         if group and sum(u.duration for u in group) + utterance.duration > _STEP_SECONDS:
@@ -202,7 +201,7 @@ def _groups(utterances: Sequence[Utterance]) -> Iterator[list[Utterance]]:
 def _segments(
     recognizer: Recognizer, utterances: Sequence[Utterance], search: Search | None
 ) -> Iterator[TranscriptSegment]:
-    """The segment of each utterance that has text."""
+    """Yield a segment for each utterance with non-empty text."""
     by_id = {utterance.id: utterance for utterance in utterances}
     for batch in recognizer.posteriors(utterances, blank_silent=True):
         for h in timed_hypotheses(batch, recognizer.tokenizer, recognizer.frame_seconds, search):

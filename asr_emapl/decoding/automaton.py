@@ -1,6 +1,6 @@
-"""The texts that a beam search can produce: any text, or the words of a lexicon in all their spellings.
+"""Automata of the texts that beam search can produce: any text, or lexicon words in every tokenization.
 
-An automaton has numbered nodes; node 0 is the root, where no word is open. A label leads from one node to
+An automaton has numbered nodes; node 0 is the root, the state between words. A label leads from one node to
 another. Some labels complete a unit, which the language model scores, or a word, which earns the word bonus.
 
 Axes: C candidates (a node and a label each), N nodes, V labels (including the CTC blank).
@@ -27,11 +27,11 @@ NONE = -1
 
 @dataclass(frozen=True)
 class Transitions:
-    """Results of candidates, each [C].
+    """Transition results of candidates, each [C].
 
     Attributes:
-        nodes: next nodes; -1: the label is not possible there.
-        units: units completed, for the language model; -1: none.
+        nodes: next nodes; -1 if the label is not allowed.
+        units: unit completed by the transition, for the language model; -1 if none.
         words: number of words counted.
     """
 
@@ -72,7 +72,7 @@ class FreeText:
         return np.ones(len(nodes), bool)
 
     def inside(self, nodes: Integers, labels: Integers) -> Integers:
-        """Next nodes; not called, because there are no inner labels."""
+        """Required by the interface; never called, because there are no inner labels."""
         return self._nodes[nodes, labels]
 
     def across(self, nodes: Integers, labels: Integers) -> Transitions:
@@ -80,18 +80,19 @@ class FreeText:
         return Transitions(self._nodes[nodes, labels], labels, self._words[nodes, labels])
 
     def pending(self, nodes: Integers) -> Integers:
-        """No unit anywhere."""
+        """Return -1 everywhere: no unit is ever pending."""
         return np.full(len(nodes), NONE)
 
 
 class LexiconTree:
-    """The words of a lexicon as a prefix tree of characters. A label moves by all its characters at once.
+    """The words of a lexicon as a prefix tree of characters.
 
-    Therefore every sequence of labels that spells a word is accepted. A word is a unit. The next label that
-    begins with a space, or the end of the text, completes and counts it.
+    A label advances through the tree by all its characters, so every label sequence that spells a word is
+    accepted. A word is a unit. A word is completed and counted by the next label that starts with a space, or
+    by the end of the text.
 
     Args:
-        words: without duplicates; a word's position is its unit.
+        words: unique words; the index of a word is its unit.
         surfaces: the text that each label adds, see `Tokenizer.surfaces`.
 
     Attributes:
@@ -128,7 +129,10 @@ class LexiconTree:
         self._from_root[outer] = [self._node_of(surfaces[label][1:]) for label in outer]
 
     def _grow(self, words: Sequence[str], by_surface: dict[str, list[int]]) -> None:
-        """Build nodes and transitions: `_keys` is node * labels + label, sorted; `_targets` the next node."""
+        """Build nodes and transitions.
+
+        `_keys` holds the sorted keys node * n_labels + label, `_targets` the corresponding next nodes.
+        """
         parents, words_at = [ROOT], [NONE]
         keys: list[int] = []
         targets: list[int] = []
@@ -153,7 +157,7 @@ class LexiconTree:
         self._keys, self._targets = np.array(keys, np.int64)[order], np.array(targets, np.int64)[order]
 
     def _node_of(self, characters: str) -> int:
-        """The node that characters lead to from the root; -1: no word begins with them."""
+        """Return the node reached from the root by `characters`, or -1 if no word starts with them."""
         node = ROOT
         for character in characters:
             if (node := self._children.get((node, character), NONE)) == NONE:
@@ -189,7 +193,8 @@ class LexiconTree:
     def across(self, nodes: Integers, labels: Integers) -> Transitions:
         """Transitions of candidates with outer labels, from nodes where a word may end.
 
-        They complete the word, and begin the next one with the characters after the label's space.
+        The transition completes the current word and starts the next one with the characters after the
+        label's leading space.
         """
         units = self._words[nodes]
         return Transitions(self._from_root[labels], units, (units >= 0).astype(np.int64))

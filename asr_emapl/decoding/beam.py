@@ -1,8 +1,7 @@
-"""Beam search with an n-gram language model and a lexicon, over the best CTC path of each text.
+"""CTC beam search with an optional n-gram language model and lexicon. Texts have Viterbi scores.
 
-With a lexicon, the text consists of its words in any spelling that the tokenizer's labels allow, and the
-language model is a model of words. Without one, any text is possible, and the language model is a model of
-tokens (characters or pieces).
+With a lexicon, texts are sequences of lexicon words in any tokenization, and the language model is
+word-level. Without one, any text is possible, and the language model is token-level (characters or subwords).
 
 Axes: T frames, V labels (including the CTC blank), H hypotheses, C candidates.
 """
@@ -26,28 +25,28 @@ from asr_emapl.errors import UserError
 from asr_emapl.text.tokenizer import BLANK, SENTENCEPIECE_SPACE, Tokenizer
 
 MAX_BEAM = 10_000
-"""Largest beam. The cost of a frame grows with the beam times the number of labels."""
+"""Maximum beam size. The cost per frame is proportional to beam size times number of labels."""
 
 MAX_WEIGHT = 1_000_000
-"""Limit of the language model's weight and, in nats, of the word bonus."""
+"""Maximum language model weight, and maximum absolute word bonus in nats."""
 
 _LN_10 = math.log(10.0)  # KenLM's logarithms have base 10
 
 
 @dataclass(frozen=True)
 class BeamConfig:
-    """Settings of a search; see `BeamSearch` for the score that they are part of.
+    """Beam search settings; see `BeamSearch` for the scoring function.
 
     Attributes:
-        beam: hypotheses that are kept from frame to frame, 1 to `MAX_BEAM`.
+        beam: number of hypotheses kept per frame, 1 to `MAX_BEAM`.
         lm: language model file; "": none.
-        lexicon: file of the words that may be written, as `read_words` reads it; "": any text.
+        lexicon: file with the allowed words, as `read_words` reads it; "": any text.
         lm_weight: weight of the language model, 0 to `MAX_WEIGHT`.
         word_bonus: added for each word, in nats, at most `MAX_WEIGHT`; negative: a penalty.
-        tokenizer: fingerprint of the tokenizer that the weights were chosen for; "": not known.
+        tokenizer: fingerprint of the tokenizer for which the weights were tuned;
 
     Raises:
-        UserError: a value out of its range, or a file that is missing.
+        UserError: a value is out of range, or a file is missing.
     """
 
     beam: int = 100
@@ -73,7 +72,7 @@ class BeamConfig:
 
 @dataclass(frozen=True)
 class _Hypotheses:
-    """Paths through the frames so far, one per node, context and last label; each column is [H].
+    """Partial hypotheses, one per (node, context, last label); each attribute is [H].
 
     Attributes:
         scores: higher is better.
@@ -101,12 +100,12 @@ class _Hypotheses:
         return _Hypotheses(*(column[rows] for column in self.columns))
 
     def advance(self, rows: Integers, labels: Integers, frame: Floats) -> _Hypotheses:
-        """Candidates [C] of the next frame [V]: rows [C] with labels [C]; node and context stay."""
+        """Extend rows [C] by labels [C] of the next frame [V], keeping node and context."""
         scores = self.scores[rows] + frame[labels]
         return _Hypotheses(scores, self.nodes[rows], self.contexts[rows], labels, rows)
 
     def new_label(self, rows: Integers, labels: Integers, frame: Floats, cutoffs: Floats) -> _Hypotheses:
-        """Candidates of rows with each label other than their last one, scored at least cutoffs [rows]."""
+        """Extend rows by every label except their last one; keep scores of at least `cutoffs` [rows]."""
         scores = self.scores[rows, None] + frame[labels]
         at, columns = np.nonzero(scores >= cutoffs[:, None])
         rows, labels = rows[at], labels[columns]
@@ -114,7 +113,7 @@ class _Hypotheses:
         return self.advance(rows[is_new], labels[is_new], frame)
 
     def merge(self, nodes: int, labels: int) -> _Hypotheses:
-        """The best hypothesis per node, context and last label, without impossible ones.
+        """Keep the best hypothesis per (node, context, last label) and remove impossible ones.
 
         Args:
             nodes: number of nodes of the automaton.
@@ -135,20 +134,21 @@ def _concatenate(*parts: _Hypotheses) -> _Hypotheses:
 
 
 class BeamSearch:
-    """The search for one tokenizer. The constructor reads the language model.
+    """Beam search for one tokenizer. The constructor reads the language model.
 
     It maximises, over all CTC paths (one label per frame) and therefore over all texts,
 
         log p(path) + lm_weight * ln p_LM(text) + word_bonus * words(text)
 
-    log p(path) is the sum of the frames' log-probabilities: the best path counts, not the sum over the paths
-    of a text. The language model scores each unit once, starting from the beginning of the sentence, and then
-    the end of the sentence. With a lexicon, the units are the words, and spaces cost nothing. Without one,
-    the units are the labels of the collapsed path, including spaces at the beginning. words(text) counts the
-    words of the text.
+    log p(path) is the sum of the frames' log-probabilities: the score of a text is that of its best path, not
+    the sum over its paths. The language model scores each unit once, starting from the beginning of the
+    sentence, and then the end of the sentence. With a lexicon, the units are the words, and spaces are not
+    scored by the language model. Without one, the units are the labels of the collapsed path, including
+    spaces at the beginning. words(text) counts the words of the text.
 
     The search is exact as long as the beam is never full. Otherwise it keeps the best hypotheses of each
-    frame; a hypothesis inside a word is scored with the best word (without context) that it may become.
+    frame; an unfinished word contributes the best unigram score of the words it can still become
+    (look-ahead).
 
     Attributes:
         unspellable: words of the lexicon that the tokenizer cannot encode; they are never produced.
@@ -188,7 +188,7 @@ class BeamSearch:
         self._lookahead = self._automaton.lookahead(unit_scores)
 
     def weighted(self, lm_weight: float, word_bonus: float) -> BeamSearch:
-        """The same search with other weights; no file is read again."""
+        """Return a copy of the search with other weights, without rereading files."""
         twin = object.__new__(BeamSearch)
         twin.__dict__.update(self.__dict__)
         twin.config = replace(self.config, lm_weight=lm_weight, word_bonus=word_bonus)
@@ -241,7 +241,7 @@ class BeamSearch:
         return _concatenate(kept, inside, across).merge(nodes, labels).best(width)
 
     def _inside(self, beam: _Hypotheses, frame: Floats, cutoff: float) -> _Hypotheses:
-        """Candidates with a new label that completes nothing."""
+        """Candidates extended by a label that completes no unit."""
         rows = np.arange(len(beam))
         new = beam.new_label(rows, self._automaton.inner, frame, np.full(len(beam), cutoff))
         nodes = self._automaton.inside(new.nodes, new.labels)
@@ -253,7 +253,7 @@ class BeamSearch:
         """Candidates with a new label that may complete a unit."""
         weight, bonus = self.config.lm_weight * _LN_10, self.config.word_bonus
         rows = np.flatnonzero(self._automaton.may_end(beam.nodes))
-        # The largest gain of a candidate: the language model's probability is at most 1.
+        # Upper bound on a candidate's score gain, because language model log-probabilities are at most 0.
         gain = max(0.0, bonus * self._automaton.max_words) - weight * self._lookahead[beam.nodes[rows]]
         new = beam.new_label(rows, self._automaton.outer, frame, cutoff - gain)
         moves = self._automaton.across(new.nodes, new.labels)
@@ -265,7 +265,10 @@ class BeamSearch:
         return replace(moved, contexts=contexts, scores=moved.scores + weight * lm_scores)
 
     def _lm_scores(self, contexts: Integers, units: Integers) -> tuple[Integers, Floats]:
-        """Contexts after units, and scores of units (log10). Without a unit: the same context and 0."""
+        """Return the contexts after `units` and the log10 scores.
+
+        Without a unit, the same context and score 0.
+        """
         scores = np.zeros(len(units))
         if self._lm is not None:
             at = np.flatnonzero(units != NONE)
@@ -289,10 +292,10 @@ def _check_match(lm: NgramModel, config: BeamConfig, surfaces: list[str], units:
     """Check that the language model knows at least half of the units.
 
     Raises:
-        UserError: it does not; the message names the remedy.
+        UserError: most units are unknown; the message suggests a remedy.
     """
     tokens = [surface for surface in surfaces if surface]
-    # Without spaces, words cannot be separated, so the tokens with a space count on their own as well.
+    # Tokens with a space are also checked separately, because without them words cannot be separated.
     spaces = [surface for surface in tokens if " " in surface]
     knows_tokens = not any(_mostly_unknown(lm, map(token_name, group)) for group in (tokens, spaces))
     if config.lexicon and _mostly_unknown(lm, units):
@@ -320,5 +323,5 @@ def _mostly_unknown(lm: NgramModel, units: Iterable[str]) -> bool:
 
 
 def token_name(surface: str) -> str:
-    """The name of a token in a language model, without spaces, because these separate tokens there."""
+    """The name of a token in a language model, without spaces, which separate tokens there."""
     return "|" if surface == " " else surface.replace(" ", SENTENCEPIECE_SPACE)

@@ -1,7 +1,7 @@
-"""Build n-gram language models: Kneser-Ney by kaldingram, pruned by relative entropy (Stolcke 1998).
+"""Build n-gram language models: Kneser-Ney smoothing (kaldingram) and pruning (Stolcke 1998).
 
 kaldingram, in the extra `lm`, runs as a separate process, so that its memory (3 GB for a 3-gram of 8 million
-words) is freed. Its count cutoffs are not offered, because version 0.1.2 gives no probability to words that
+words) is freed. Count cutoffs are not exposed, because kaldingram 0.1.2 assigns no probability to words that
 lose all their contexts.
 """
 
@@ -28,12 +28,12 @@ _ORDERS = range(2, 6)  # the orders that kaldingram supports
 
 @dataclass(frozen=True)
 class NgramConfig:
-    """Order, and how much the perplexity of the training text may rise, relatively, with each n-gram pruned.
+    """N-gram order and pruning threshold (maximum relative increase of perplexity per n-gram).
 
-    Models of tokens are not to be pruned: kaldingram 0.1.2 fails, or leaves n-grams without probability.
+    Do not prune token-level models: kaldingram 0.1.2 fails or leaves n-grams without probability.
 
     Raises:
-        UserError: an order that cannot be made, or a threshold below 0.
+        UserError: the order is not supported, or the threshold is negative.
     """
 
     order: int = 3
@@ -48,7 +48,7 @@ class NgramConfig:
 
 @dataclass(frozen=True)
 class BuiltModel:
-    """The number of lines of the text, and of n-grams to which the estimate gives no probability."""
+    """Number of training lines, and number of n-grams without probability in the estimated model."""
 
     lines: int
     impossible: int
@@ -56,7 +56,7 @@ class BuiltModel:
 
 @dataclass(frozen=True)
 class Perplexity:
-    """Perplexity over known words (or tokens) and ends of lines, and numbers of all and unknown units."""
+    """Perplexity over known words (or tokens) and sentence ends, and counts of all and unknown units."""
 
     perplexity: float
     units: int
@@ -70,8 +70,8 @@ def build_arpa(
 
     Args:
         texts: plain, .gz or .xz; they are not normalised.
-        out: appears when it is complete.
-        tokenizer: makes a model of tokens, for searches without a lexicon; None: a model of words.
+        out: output path, written atomically.
+        tokenizer: builds a token-level model, for beam search without a lexicon; None: a word-level model.
 
     Raises:
         UserError: kaldingram is not installed or fails; a text cannot be read, or there are no words; pruning
@@ -99,7 +99,7 @@ def build_arpa(
 
 
 def _with_unknown(line: bytes) -> bytes:
-    """A line of an ARPA file with the unigram <unk>, whose absence KenLM reports at each reading."""
+    """Add the unigram <unk> to an ARPA line; KenLM prints a warning on every load without it."""
     if line.startswith(b"ngram 1="):
         return b"ngram 1=%d\n" % (int(line.partition(b"=")[2]) + 1)
     return line + b"-100\t<unk>\n" if line.startswith(b"\\1-grams:") else line
@@ -118,7 +118,7 @@ def _write_text(path: Path, texts: Sequence[Path], tokenizer: Tokenizer | None) 
 
 
 def _estimate(folder: Path, config: NgramConfig) -> Path:
-    """The ARPA file of folder/text."""
+    """Estimate a model from folder/text and return the path of the ARPA file."""
     text, full, pruned = (folder / name for name in ("text", "whole.arpa", "pruned.arpa"))
     _run("train", "--ngram-order", str(config.order), "--text", str(text), "--lm", str(full))
     if not config.prune:
@@ -129,15 +129,15 @@ def _estimate(folder: Path, config: NgramConfig) -> Path:
 
 
 def sentences(texts: Iterable[Path], tokenizer: Tokenizer | None) -> Iterator[str]:
-    """The lines of texts (or the transcripts of manifests) that are not empty, with single spaces.
+    """Yield the non-empty lines of texts (or transcripts of manifests), with whitespace collapsed.
 
     Args:
         texts: files of lines, or manifests (.jsonl, also compressed).
-        tokenizer: the sentences are then those of its tokens.
+        tokenizer: if given, sentences are converted to its tokens.
 
     Raises:
-        UserError: a text cannot be read, or has characters that the tokenizer does not know, or a word that
-            is too long for readers of language models.
+        UserError: a text cannot be read, or has characters that the tokenizer does not know, or a word is too
+            long for language model readers.
     """
     for path in texts:
         for number, line in _lines(path):

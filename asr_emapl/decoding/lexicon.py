@@ -18,8 +18,8 @@ _SYMBOLS = frozenset(("<s>", "</s>", "<unk>", "<UNK>"))
 def read_words(path: Path) -> list[str]:
     """The words of a lexicon, without duplicates, in file order. The file may be compressed (.gz, .xz).
 
-    Of an ARPA file, these are the 1-grams. Of any other file, the first column is used, so that lexicons with
-    pronunciations or counts work as well.
+    For an ARPA file, the unigrams are returned. For other files, the first column is used, so lexicons with
+    pronunciations or counts also work.
 
     Raises:
         UserError: the file cannot be read, or has no words.
@@ -39,10 +39,10 @@ def read_words(path: Path) -> list[str]:
 
 
 def spellable(words: list[str], tokenizer: Tokenizer, place: str) -> tuple[list[str], list[str]]:
-    """The words that the tokenizer can encode, and those that it cannot.
+    """Split the words into those the tokenizer can encode and those it cannot.
 
     Raises:
-        UserError: it can encode none of them.
+        UserError: the tokenizer cannot encode any of the words.
     """
     known, unknown = [], []
     for word in words:

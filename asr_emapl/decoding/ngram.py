@@ -20,7 +20,7 @@ from asr_emapl.decoding.automaton import Floats, Integers
 from asr_emapl.errors import UserError, require_package
 from asr_emapl.storage import unpacked
 
-_MIN_SCORE = -100.0  # KenLM's score of an unknown word if the model has none
+_MIN_SCORE = -100.0  # score KenLM assigns to unknown words if the model has no <unk> entry
 
 
 class NgramModel:
@@ -28,10 +28,10 @@ class NgramModel:
 
     Args:
         path: ARPA (plain, .gz or .xz), or a KenLM binary.
-        units: the words or tokens to score; a unit's position is its number.
+        units: words or tokens to score, addressed by index.
 
     Attributes:
-        unknown: units that the model does not know, in their order.
+        unknown: units not in the model, in the order of `units`.
         unit_scores: score of each unit without context, at least -100, float64 [U].
 
     Raises:
@@ -55,7 +55,7 @@ class NgramModel:
         return unit in self._model
 
     def start(self) -> int:
-        """The context at the beginning of a sentence; invalidates the numbers of earlier contexts."""
+        """Return the start-of-sentence context. Invalidates all context numbers returned before."""
         begin = self._new_state()
         self._model.BeginSentenceWrite(begin)
         self._states = [begin]
@@ -103,7 +103,7 @@ def load_kenlm(path: str) -> Any:
         with _plain(path) as place:
             return kenlm.Model(place, config)
     except (OSError, RuntimeError, UnicodeDecodeError) as error:
-        # For some files the message quotes bytes, or is empty.
+        # For some files, KenLM's message contains raw bytes or is empty.
         lines = [] if isinstance(error, UnicodeDecodeError) else str(error).strip().splitlines()
         last = lines[-1] if lines and lines[-1].isprintable() else "not a language model"
         raise UserError(f"{path}: KenLM cannot read this language model ({last})") from error
@@ -111,7 +111,7 @@ def load_kenlm(path: str) -> Any:
 
 @contextlib.contextmanager
 def _plain(path: str) -> Iterator[str]:
-    """A path where KenLM can read the file uncompressed, because not every build of it can decompress."""
+    """Yield a path to an uncompressed copy of the file, because not every KenLM build can decompress."""
     with unpacked(path) as file:
         if isinstance(file, io.BufferedReader):  # not compressed
             yield path

@@ -1,8 +1,8 @@
 """Times and confidences of tokens and words.
 
 Axes: B utterances, T frames (padded), V labels (including the CTC blank). A frame of the model's output is
-`frame_seconds` of audio. A token lasts as long as the frames that have it as their label. A CTC model may
-place these frames slightly before or after the sound.
+`frame_seconds` of audio. A token spans the frames labelled with it. CTC models may emit these frames
+slightly before or after the sound.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.features import LogMel
 
-_MANY_FRAMES = 1_000_000  # makes the frames that a model adds or drops at the edges negligible
+_MANY_FRAMES = 1_000_000  # large enough that frames added or dropped at the edges are negligible
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TokenSpans:
         labels: long [N], with repeats collapsed and without blanks.
         label_lengths: long [B], number of tokens of each utterance.
         begin: long [N], first frame of each token.
-        end: long [N], the frame after its last.
+        end: long [N], one past the last frame of each token.
         confidence: float32 [N], mean probability of the token over its frames, in [0, 1].
     """
 
@@ -42,7 +42,8 @@ class TokenSpans:
 class TimedText:
     """A token or a word: text, begin and end in seconds, and confidence.
 
-    A token's confidence is its mean probability over its frames, a word's is the lowest of its tokens.
+    The confidence of a token is its mean probability over its frames; that of a word is the minimum over its
+    tokens.
     """
 
     text: str
@@ -53,7 +54,7 @@ class TimedText:
 
 @torch.no_grad()
 def token_spans(path_BT: Tensor, log_probs_BTV: Tensor, lengths_B: Tensor, blank: int = 0) -> TokenSpans:
-    """The tokens of paths through frames, such as `log_probs.argmax(-1)`, without a Python loop.
+    """Collapse frame-level paths, such as `log_probs.argmax(-1)`, into tokens. Vectorized.
 
     Frames at and after `lengths` have no effect.
 
@@ -70,7 +71,7 @@ def token_spans(path_BT: Tensor, log_probs_BTV: Tensor, lengths_B: Tensor, blank
     starts_BT[:, 1:] &= path_BT[:, 1:] != path_BT[:, :-1]
     keep_BT = starts_BT & (path_BT != blank)
 
-    # Runs of one label are numbered through the batch. Each utterance with frames begins a new run.
+    # Number runs of equal labels consecutively across the batch. Every non-empty utterance starts a new run.
     run_BT = starts_BT.flatten().cumsum(0).sub(1).clamp(min=0).view_as(path_BT)
     log_prob_BT = log_probs_BTV.gather(-1, path_BT.where(valid_BT, blank).unsqueeze(-1)).squeeze(-1)
     probability_BT = torch.where(valid_BT, log_prob_BT.float().exp(), 0.0)

@@ -34,7 +34,7 @@ class Hypothesis:
     """A decoded utterance.
 
     Attributes:
-        confidence: mean over frames of the highest probability, for greedy decoding and beam search alike.
+        confidence: frame average of the maximum label probability, for both greedy decoding and beam search.
         tokens: number of labels of the text.
         words: with times from the beginning of the utterance; empty if times were not requested.
     """
@@ -55,7 +55,7 @@ class Posteriors:
     lengths_B: Tensor
 
     def each(self) -> Iterator[tuple[str, Tensor]]:
-        """Id and log-probabilities [its frames, V] of each utterance, on the CPU."""
+        """Yield the id and log-probabilities [T_u, V] of each utterance, on the CPU."""
         log_probs_BTV = self.log_probs_BTV.cpu()
         for id_, log_probs_TV, length in zip(self.ids, log_probs_BTV, self.lengths_B.tolist(), strict=True):
             yield id_, log_probs_TV[:length]
@@ -86,8 +86,8 @@ def posteriors(
 ) -> Generator[list[Posteriors], None, None]:
     """Log-probabilities of each model for the batches of `length_batches`; see `batch_posteriors`.
 
-    With several processes, each decodes its share of the batches. Sharded models need the same number on each
-    process, so some batches may be decoded twice.
+    With several processes, each decodes its share of the batches. Sharded models need the same number of
+    batches on each process, so some batches may be processed twice.
 
     Raises:
         UserError: an utterance cannot be decoded, and `left_out` is None.
@@ -151,7 +151,7 @@ def _read(
 ) -> tuple[MicroBatch, Features | None]:
     """The audio of a batch, and if the device is a CPU, its features."""
     batch = collate(utterances, left_out)
-    if not batch.ids:  # sharded models need the forward pass, so they get silence
+    if not batch.ids:  # sharded models must run a forward pass on every process, so feed silence
         batch.waveforms_BN = torch.zeros(1, utterances[0].samples)
         batch.samples_B = torch.tensor([utterances[0].samples])
     if device.type == "cpu":
@@ -162,7 +162,7 @@ def _read(
 def _posteriors(
     models: Sequence[nn.Module], inputs: Features, ids: list[str], *, bf16: bool
 ) -> list[Posteriors]:
-    # Not inference mode: tensors that a sharded model gathers there cannot be used outside.
+    # Do not use inference mode: tensors gathered by a sharded model inside it cannot be used outside.
     with torch.no_grad(), torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=bf16):
         outputs = [model(*inputs) for model in models]
     return [Posteriors(ids, x_BTV[: len(ids)].float(), lengths_B[: len(ids)]) for x_BTV, lengths_B in outputs]

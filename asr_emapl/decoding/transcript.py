@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from asr_emapl.decoding.spans import TimedText
 
-# Usual limits of broadcasters for a subtitle.
+# Typical broadcast limits for subtitles.
 _LINE_CHARACTERS = 42
 _MAX_LINES = 2
 _CUE_SECONDS = 7.0
@@ -19,7 +19,7 @@ _PAUSE_SECONDS = 1.5  # a longer pause ends a subtitle
 
 @dataclass(frozen=True)
 class TranscriptSegment:
-    """A part of a file that was decoded as one utterance; times in seconds from the file's beginning."""
+    """A part of a file that was decoded as one utterance; times in seconds from the start of the file."""
 
     begin: float
     end: float
@@ -30,7 +30,7 @@ class TranscriptSegment:
 
 @dataclass(frozen=True)
 class Transcript:
-    """The segments of an audio file in order of time, without those that have no text."""
+    """Non-empty segments of an audio file, in time order."""
 
     audio: str
     seconds: float
@@ -100,7 +100,10 @@ def word_record(word: TimedText, seconds: float = math.inf) -> dict[str, object]
 
 
 def _cues(transcript: Transcript) -> Iterator[tuple[float, float, str]]:
-    """Begin, end and text of each subtitle. Only words longer than a line can make more than two lines."""
+    """Begin, end and text of each subtitle.
+
+    A subtitle has at most two lines unless a word is longer than a line.
+    """
     words: list[TimedText] = []
     for word in (word for segment in transcript.segments for word in segment.words):
         if words and not _fits(words, word):

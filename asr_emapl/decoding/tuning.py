@@ -35,7 +35,7 @@ def grid(
     weights: Sequence[float],
     bonuses: Sequence[float],
 ) -> Iterator[GridPoint]:
-    """The WER for each pair of weights; the weights vary fastest.
+    """Yield the WER for each (language model weight, word bonus) pair; language model weights vary fastest.
 
     Args:
         log_probs: id -> float [T, V] on the CPU.
@@ -58,7 +58,10 @@ def greedy_wer(log_probs: Mapping[str, Tensor], references: Mapping[str, str], t
 
 
 def best(points: Sequence[GridPoint]) -> GridPoint:
-    """The point of lowest WER; among equals, of the smallest weight, then of the bonus nearest 0."""
+    """Return the point with the lowest WER.
+
+    Ties go to the smallest weight, then to the bonus closest to 0.
+    """
     return min(points, key=lambda p: (p.wer, p.lm_weight, abs(p.word_bonus)))
 
 
@@ -76,10 +79,10 @@ def write_config(path: Path, config: BeamConfig, point: GridPoint) -> None:
 
 
 def read_config(path: Path) -> BeamConfig:
-    """Read the search and its weights from a file of `write_config`.
+    """Read a beam search configuration written by `write_config`.
 
     Raises:
-        UserError: the file cannot be read, or has other content; a file that it names is missing.
+        UserError: the file cannot be read or is invalid, or a file it refers to is missing.
     """
     content = read_object(path, "the output of asr-emapl tune-lm")
     for setting in fields(BeamConfig):

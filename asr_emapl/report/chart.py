@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "http://www.w3.org/1999/xlink"
 _INK, _GRID = "#444444", "#e4e4e4"
-# What is drawn in them takes the page's variables, which have other values on a dark screen.
+# Colours that are replaced by CSS variables of the page, so that they adapt to dark mode.
 _VARIABLES = {_INK: "--ink-2", _GRID: "--grid"} | {c.lower(): f"--run-{i}" for i, c in enumerate(COLOURS)}
-# Width and height in inches, letters in points: shown 17 to 25 rem wide, and up to 40.
+# Width and height in inches, font size in points. Small charts are shown 17 to 25 rem wide, large ones up to
+# 40 rem.
 _SMALL, _LARGE = (3.8, 2.4, 11.5), (4.8, 3.1, 10.5)
-_SPARSE = 40  # largest number of points that are drawn with their values
+_SPARSE = 40  # maximum number of points drawn with value labels
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve: of which run (by number, which gives its colour), and what it is called."""
+    """A curve with its name and the index of its run, which determines the colour."""
 
     name: str
     run: int
@@ -41,13 +42,13 @@ class Chart:
     """Lines over hours of audio.
 
     Attributes:
-        title: what is drawn.
-        unit: of the values; "" if they have none.
+        title: the plotted quantity.
+        unit: unit of the values, or
         lines: in the order in which they are drawn, the last on top.
-        ceiling: where the axis ends, what is above being cut off; None: as the values have it.
+        ceiling: upper limit of the y axis; larger values are clipped. None: determined by the data.
         from_zero: whether the axis begins at 0.
-        logarithmic: whether it is logarithmic; then values that are not positive are left out.
-        marked: whether points are shown with their values, where they are few; such a chart is larger.
+        logarithmic: whether the y axis is logarithmic; non-positive values are then omitted.
+        marked: whether points are shown with their values if there are at most 40; makes the chart larger.
     """
 
     title: str
@@ -65,19 +66,19 @@ class Chart:
 
     @property
     def is_constant(self) -> bool:
-        """Whether no line changes."""
+        """Whether all lines are constant."""
         return all(len({value for _, value in line.points}) == 1 for line in self.lines)
 
     def summary(self) -> str:
-        """Text alternative of the chart: where each line ends."""
+        """Return alternative text for the chart: the last value of each line."""
         ends = [f"{line.name}: {_told(*line.points[-1], self.unit)}" for line in self.lines]
         return f"{self.title} over hours of audio. At the end, " + "; ".join(ends)
 
 
 def draw(chart: Chart) -> str:
-    """The chart as one `<svg>` element; the same chart gives the same text."""
+    """Render the chart as an `<svg>` element. The output is deterministic."""
     width, height, letters = _LARGE if chart.marked else _SMALL
-    # Letters as text: drawn in the page's font, and found by a search.
+    # Keep text as text, so that it uses the page's font and is searchable.
     with new_figure(width, height, font_size=letters, salt=chart.title, svg_fonttype="none") as figure:
         axes = figure.subplots()
         dress(axes, chart)
@@ -88,7 +89,7 @@ def draw(chart: Chart) -> str:
 
 
 def dress(axes: Axes, chart: Chart) -> None:
-    """Axes, ticks and grid."""
+    """Style the axes, ticks and grid."""
     from matplotlib.ticker import LogLocator, MaxNLocator
 
     axes.set_xlabel("audio consumed (hours)", color=_INK)
@@ -101,7 +102,7 @@ def dress(axes: Axes, chart: Chart) -> None:
     if chart.logarithmic:
         positive = [value for value in values if value > 0.0]
         axes.set_yscale("log")
-        # A curve that stays within a decade or two may meet but one power of ten.
+        # A curve that spans less than two decades may cross only one power of ten.
         narrow = bool(positive) and max(positive) < 100.0 * min(positive)
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if narrow else (1.0,)))
         axes.yaxis.minorticks_off()
@@ -117,7 +118,7 @@ def dress(axes: Axes, chart: Chart) -> None:
 
 
 def draw_line(axes: Axes, chart: Chart, line: Line, group: str) -> dict[str, list[str]]:
-    """Draw it, under its name; returns what is to be said of its points, by the group that will hold them."""
+    """Draw the line with its name as label. Returns the tooltips of its points, keyed by SVG group id."""
     colour, marker, _ = look(line.run)
     shown = [p for p in line.points if math.isfinite(p[1]) and (p[1] > 0.0 or not chart.logarithmic)]
     if not shown:
@@ -129,7 +130,7 @@ def draw_line(axes: Axes, chart: Chart, line: Line, group: str) -> dict[str, lis
     few = chart.marked and len(seen) <= _SPARSE
     if not seen or not (few or marker):
         return {}
-    # Of a long curve, a few points carry the marker that tells its run from another of the same colour.
+    # On long curves, only a few points get the marker that distinguishes runs of the same colour.
     seen = seen if few else seen[:: max(1, len(seen) // 8)]
     hours, values = zip(*seen, strict=True)
     axes.plot(hours, values, linestyle="none", marker=marker or "o", markersize=4.5, color=colour, gid=group)
@@ -141,13 +142,13 @@ def _told(hours: float, value: float, unit: str) -> str:
 
 
 def _inline(figure: Figure, chart: Chart, titles: dict[str, list[str]]) -> str:
-    """The figure as markup for within a page: no ids but those it refers to, no style of its own."""
+    """Return the figure as SVG for embedding in a page, without group ids and without its own style sheet."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     root = ElementTree.fromstring(buffer.getvalue())
     for parent in list(root.iter()):
         for child in list(parent):
-            # matplotlib's <style> would hold for the whole page.
+            # matplotlib's <style> would apply to the whole page.
             if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
                 parent.remove(child)
     for group in root.iter(f"{{{_SVG}}}g"):
@@ -168,7 +169,7 @@ def _inline(figure: Figure, chart: Chart, titles: dict[str, list[str]]) -> str:
 
 
 def _themed(style: str) -> str:
-    """Colours by the page's variables."""
+    """Replace colours by the page's CSS variables."""
     for colour, variable in _VARIABLES.items():
         style = style.replace(colour, f"var({variable})")
     return style

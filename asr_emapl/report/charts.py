@@ -24,7 +24,7 @@ class ChartGroup:
 
 
 def chart_groups(runs: Sequence[Run]) -> list[ChartGroup]:
-    """All that these runs have something for, in the order of the page."""
+    """Return all chart groups for which the runs have logged values, in page order."""
     groups = [
         ChartGroup(
             "wer",
@@ -52,7 +52,7 @@ def chart_groups(runs: Sequence[Run]) -> list[ChartGroup]:
 
 
 def word_error_rates(runs: Sequence[Run]) -> list[Chart]:
-    """A chart a split; the student's lines below the teacher's."""
+    """Return one chart per split. Student lines are drawn below teacher lines."""
     lines: dict[str, list[Line]] = {}
     for model in ("student", "teacher"):
         for number, run in enumerate(runs):
@@ -69,7 +69,7 @@ def word_error_rates(runs: Sequence[Run]) -> list[Chart]:
 
 def _learning(runs: Sequence[Run]) -> list[Chart]:
     def loss(step: Step) -> float | None:
-        # A step that taught nothing has none.
+        # A step without utterances has no loss.
         return step["loss"] if step["utterances"] else None
 
     return [
@@ -92,7 +92,7 @@ def _scaling(runs: Sequence[Run]) -> list[Chart]:
             from_zero=True,
         ),
     ]
-    # Constants are in the table of settings.
+    # Constant values are already shown in the settings table.
     return [chart for chart in charts if not chart.is_constant]
 
 
@@ -147,7 +147,7 @@ def _over_steps(
     from_zero: bool = False,
     logarithmic: bool = False,
 ) -> list[Chart]:
-    """One chart with a line for each run that has the value, or none."""
+    """Return one chart with a line per run that logged the value, or an empty list."""
     curves: list[tuple[int, Run, Curve]] = [
         (number, run, run.curve(value, kind)) for number, run in enumerate(runs)
     ]

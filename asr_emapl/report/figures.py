@@ -47,13 +47,13 @@ def figure_files(runs: Sequence[Run], folder: Path) -> list[Path]:
 
 
 def _grid(group: ChartGroup) -> tuple[int, int]:
-    """Rows and columns of its charts."""
+    """Return the number of rows and columns of the chart grid."""
     columns = min(_COLUMNS, len(group.charts))
     return -(-len(group.charts) // columns), columns
 
 
 def _names(group: ChartGroup) -> list[str]:
-    """Of its lines."""
+    """Return the names of the lines."""
     return list(dict.fromkeys(line.name for chart in group.charts for line in chart.lines))
 
 
@@ -65,7 +65,7 @@ def _size(group: ChartGroup) -> tuple[float, float]:
 
 
 def _draw(figure: Figure, group: ChartGroup) -> None:
-    """The charts in rows, and below them which line is whose."""
+    """Draw the charts in a grid with a legend below."""
     rows, columns = _grid(group)
     figure.suptitle(group.title)
     places = list(figure.subplots(rows, columns, squeeze=False).flat)

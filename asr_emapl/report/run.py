@@ -15,22 +15,22 @@ from asr_emapl.report.seed import with_seed
 from asr_emapl.report.usage import Usage, usage_of
 from asr_emapl.runs.reader import STARTS, read_log, read_run_config, read_speed, read_starts
 
-_BINS = 160  # points of a curve over steps: more than a small chart has pixels for
+_BINS = 160  # maximum number of points per curve; small charts cannot resolve more
 
 
 @dataclass(frozen=True)
 class Run:
-    """The content of a run directory.
+    """Contents of a run directory.
 
     Attributes:
-        label: what the run is called.
+        label: name of the run.
         folder: the run directory.
         steps: the records of optimizer steps in log.jsonl.
         labels: its records of changes and WER of pseudo-labels.
         wer: "model/split" -> WER in percent at each validation.
         wer_from_seed: the same, after the WER of the checkpoint that the run starts from.
-        speed: hours of audio trained on in an hour, over hours of audio.
-        usage: what its time went to, None where that was not measured.
+        speed: curve of throughput (hours of audio per hour) over hours of audio.
+        usage: breakdown of the run time, or None if not measured.
         starts: the records of starts.jsonl.
         config: the settings as resolved, None where the directory has no config.yaml.
     """
@@ -48,7 +48,7 @@ class Run:
 
     @property
     def hours(self) -> float:
-        """Of audio consumed."""
+        """Hours of audio consumed."""
         ends = [step["hours"] for step in self.steps[-1:]]
         return max(ends + [curve[-1][0] for curve in self.wer.values()], default=0.0)
 
@@ -66,14 +66,14 @@ class Run:
         return _binned(points)
 
     def dropped(self) -> tuple[int, Counter[str]]:
-        """Pseudo-labels that were trained on, and of the others how many for which reason."""
+        """Return the number of pseudo-labels used for training, and the number dropped by reason."""
         steps = [step for step in self.steps if step["kind"] == "unlabelled"]
         reasons = sum((Counter(step.get("dropped", {})) for step in steps), Counter[str]())
         return sum(step["utterances"] for step in steps), reasons
 
 
 def wer_table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of a table: the last WER of each run and, if another was lower, the best."""
+    """Return header and rows of a table with the last WER of each run and, if lower, its best WER."""
     names = sorted(
         dict.fromkeys(name for run in runs for name in run.wer), key=lambda n: n.partition("/")[::-1]
     )
@@ -92,7 +92,7 @@ def read_runs(runs: Sequence[tuple[str, Path]]) -> list[Run]:
     """Read runs, given as (label, run directory).
 
     Raises:
-        UserError: no runs, two of the same label; a run without a log, a broken log or config.
+        UserError: there are no runs, two runs have the same label, or a log or config is missing or invalid.
     """
     if not runs:
         raise UserError("there are no runs to report on: name run directories")
@@ -107,7 +107,7 @@ def _read_run(label: str, folder: Path) -> Run:
     wer = curves_of(records)
     steps = [record for record in records if record.get("event") == "step"]
     timed = read_speed(folder / "speed.jsonl") if (folder / "speed.jsonl").exists() else []
-    # Other things are timed in the same file.
+    # The file also contains other timings.
     speed = [(r["hours"], 3600.0 * r["hours_per_second"]) for r in timed if "hours_per_second" in r]
     labels = [record for record in records if record.get("event") == "labels"]
     starts = read_starts(folder / STARTS) if (folder / STARTS).exists() else []
@@ -127,7 +127,7 @@ def _read_run(label: str, folder: Path) -> Run:
 
 
 def _binned(points: Curve) -> Curve:
-    """The points, or the means of hours and values in bins of equal width if there are too many."""
+    """Return the points, averaged in bins of equal width if there are too many."""
     if len(points) <= _BINS:
         return points
     first, last = points[0][0], points[-1][0]

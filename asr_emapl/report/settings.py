@@ -25,13 +25,13 @@ class SettingRow:
 
     @property
     def differs(self) -> bool:
-        """Between the runs."""
+        """Whether the value differs between runs."""
         return len(set(self.values)) > 1
 
 
 @dataclass(frozen=True)
 class Scaled:
-    """What the batch of a run makes of its hyper-parameters, or the note why that cannot be told."""
+    """Hyper-parameters scaled to the batch of a run, or a note explaining why they are unknown."""
 
     run: Run
     rows: list[ScaleRow]
@@ -40,14 +40,14 @@ class Scaled:
 
 
 def settings(runs: Sequence[Run]) -> list[SettingRow]:
-    """Every key that a run has, in the order of the config; none where no run has a config.yaml."""
+    """Return every key set in any run, in config order; empty if no run has a config.yaml."""
     flat = [dict(_flat(run.config or {})) for run in runs]
     keys = dict.fromkeys(key for values in flat for key in values)
     return [SettingRow(key, [values.get(key, "") for values in flat]) for key in keys]
 
 
 def scaled(run: Run) -> Scaled | None:
-    """The table of `asr-emapl scale` at the batch that the run had at its end; None without a config."""
+    """The table of `asr-emapl scale` for the final batch of the run; None without a config."""
     if run.config is None:
         return None
     from asr_emapl.checks.scale import scale_table
@@ -60,11 +60,11 @@ def scaled(run: Run) -> Scaled | None:
         if config.batch.seconds == "auto":
             if not told:
                 return Scaled(run, [], [], "batch.seconds is auto, and the log does not say which it was")
-            # As if batches of both sizes had the same share of padding.
+            # Assumes the same share of padding at both batch sizes.
             seconds = told[0] * config.batch.reference_seconds
         else:
             seconds = build_batches(config, 1).seconds(run.hours)
-        # With audio_per_step=actual the log has kappa of single steps, not of the run.
+        # With audio_per_step=actual, the log contains per-step kappas, not the kappa of the run.
         is_of_run = bool(told) and config.optimizer.audio_per_step == "nominal"
         steps = _measured(run, config, seconds) if is_of_run else None
         return Scaled(run, *scale_table(config, seconds, steps))
@@ -73,7 +73,7 @@ def scaled(run: Run) -> Scaled | None:
 
 
 def _measured(run: Run, config: RunConfig, seconds: float) -> StepAudio | None:
-    """kappa as logged, and the mean audio of the steps that had it last; None of a single step."""
+    """Return the logged kappa and the mean audio of the last steps with it; None for a single step."""
     from asr_emapl.scaling import BatchSchedule, StepAudio
 
     kappa = run.steps[-1]["kappa"]

@@ -18,13 +18,13 @@ class Usage:
     """A run's usage. Shares are of the time of all processes, in [0, 1].
 
     Attributes:
-        seconds: of training, without validation and checkpoints; mean over processes.
-        speed: audio trained on, over all processes, by that time.
-        imbalance: work of the slowest process by the mean of all: 1 with one process, or perfectly even.
-        padding: share of the padded audio that is no audio.
-        utterances: trained on; dropped: by reason.
-        steps: optimizer steps, with those that were skipped: since all of their utterances were dropped
-            (`barren_steps`), or since their gradient was not finite (`broken_steps`).
+        seconds: training time without validation and checkpoints, averaged over processes.
+        speed: total training audio of all processes divided by `seconds`.
+        imbalance: work time of the slowest process divided by the mean; 1 means perfectly balanced.
+        padding: share of padding in the padded audio.
+        utterances: number of utterances trained on. dropped: number of dropped utterances by reason.
+        steps: number of optimizer steps, including skipped ones. Steps are skipped because all utterances
+            were dropped (`barren_steps`) or the gradient was not finite (`broken_steps`).
     """
 
     seconds: float
@@ -42,22 +42,22 @@ class Usage:
 
     @property
     def dropped_share(self) -> float:
-        """Of all utterances that came."""
+        """Dropped share of all utterances."""
         lost = sum(self.dropped.values())
         return lost / max(1, self.utterances + lost)
 
     def advice(self) -> str:
-        """One line: what to change first, or that nothing is unusual."""
+        """One line of advice: what to change first, or"""
         found = [rule(self) for rule in _RULES]
         costly = max(found, key=lambda one: one[0])
         return costly[1] if costly[0] > 0.0 else "nothing is unusual"
 
 
 def read_usage(run: Path) -> Usage:
-    """The usage of a run, which may still be running; for a resumed one, of all its parts.
+    """Read the usage of a run, which may still be in progress. A resumed run is summed over all its parts.
 
     Raises:
-        UserError: no run directory, or one that has no times yet.
+        UserError: not a run directory, or no timings have been logged yet.
     """
     usage = usage_of(read_log(run / "log.jsonl"), read_speed(run / "speed.jsonl"))
     if usage is None:
@@ -76,7 +76,8 @@ def usage_of(log: Iterable[Mapping[str, Any]], speed: Iterable[Mapping[str, Any]
     timed = [r["ranks"] for r in speed if "ranks" in r]
     if not timed:
         return None
-    # A run may have gone on with more or fewer processes: each part has its own mean and slowest.
+    # A run may be resumed with a different number of processes, so the mean and the slowest process are
+    # computed per part.
     by_rank: dict[int, Counter[str]] = {}
     seconds = slowest_work = mean_work = 0.0
     for ranks in timed:
@@ -140,11 +141,11 @@ def _seconds(times: Mapping[str, float]) -> float:
 
 
 def _work(times: Mapping[str, float]) -> float:
-    """Seconds of a process without communication, in which it waits for the slowest."""
+    """Return the seconds of a process without communication, which includes waiting for others."""
     return _seconds(times) - times["communication"]
 
 
-# Each: the share of the run that is lost beyond what is usual (0 or less: nothing), and what to do about it.
+# Each rule returns the share of the run lost beyond the usual amount (<= 0: nothing lost) and a remedy.
 
 
 def _data(usage: Usage) -> tuple[float, str]:
@@ -162,7 +163,7 @@ def _imbalance(usage: Usage) -> tuple[float, str]:
 
 
 def _communication(usage: Usage) -> tuple[float, str]:
-    # Waiting for the slowest is communication too, and is the imbalance's matter.
+    # Waiting for the slowest process also counts as communication; it is covered by `_imbalance`.
     share = usage.shares["communication"] - (1.0 - 1.0 / usage.imbalance)
     remedy = "raise batch.seconds, so that processes exchange gradients less often"
     return share - 0.15, f"{share:.0%} of the time is communication: {remedy}"
@@ -174,7 +175,7 @@ def _padding(usage: Usage) -> tuple[float, str]:
 
 
 def _teacher(usage: Usage) -> tuple[float, str]:
-    # By operations a third of the student's at most: where every step is unlabelled.
+    # By operation count, the teacher costs at most a third of the student (if every step is unlabelled).
     beyond = usage.shares["teacher"] - 0.45 * usage.shares["student"]
     return beyond - 0.02, (
         f"the teacher takes {usage.shares['teacher']:.0%} of the time, the student "

@@ -46,7 +46,7 @@ section p, h2 + p { margin: .2rem 0; }
 body:has(#wrong:checked) section.right { display: none; }
 """
 _MARKS = {"correct": "", "substitution": "S", "deletion": "D", "insertion": "I"}
-_WIDTH = 100  # terminal cells
+_WIDTH = 100  # width in terminal columns
 _SUFFIXES = (".txt", ".html", ".pra")
 
 
@@ -59,7 +59,7 @@ def check_alignment_file(place: Path) -> None:
 
 
 def write_alignments(place: Path, alignments: Sequence[Alignment], name: str, normalisation: str) -> None:
-    """Write alignments in the format of the file's ending: text, an HTML page, or sclite's .pra.
+    """Write alignments in the format given by the file extension: text, an HTML page, or sclite's .pra.
 
     `name` (of the corpus) and `normalisation` (its description) are stated in the file.
 
@@ -78,7 +78,10 @@ def write_alignments(place: Path, alignments: Sequence[Alignment], name: str, no
 
 
 def alignment_text(alignment: Alignment, width: int = _WIDTH) -> str:
-    """Return the counts, then rows of at most `width` cells: reference, hypothesis, errors if any."""
+    """Format the error counts, followed by rows of at most `width` columns.
+
+    Reference, hypothesis and, if there are errors, error marks.
+    """
     lines = [f"{visible(alignment.id, keep='')}: {_counts(alignment.counts)}"]
     for row in _rows(alignment.ops, width - 5) or [[]]:
         reference, hypothesis, marks = _columns(row)
@@ -152,7 +155,7 @@ def _counts(counts: ErrorCounts) -> str:
 
 
 def _rows(ops: Iterable[Op], width: int) -> list[list[Op]]:
-    """Break columns into rows of at most `width` cells. A wider column has a row of its own."""
+    """Wrap the alignment into rows of at most `width` columns. A wider word gets its own row."""
     rows: list[list[Op]] = []
     room = 0
     for op in ops:

@@ -23,20 +23,20 @@ _FEW_SPEAKERS = 20
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two systems on the same references.
+    """Comparison of two systems on the same references.
 
     A system is called better only if the interval (by speaker where speakers are known) excludes 0 and the
-    matched-pairs test agrees. With known speakers, equally good systems are called different in at most about
-    5 % of corpora; with 8 speakers, where the interval uses Student's t, in 6 to 7 %. The test alone and the
-    interval by utterance treat the errors of one speaker as independent, and claim more differences wrongly.
+    matched-pairs test agrees. If speakers are known, the false-positive rate is about 5 %; with 8 speakers
+    (Student's t) it is 6 to 7 %. The test alone, or the by-utterance interval, treats errors of the same
+    speaker as independent and reports more false differences.
 
     Attributes:
-        names, scores: of the first and the second system.
+        names, scores: names and scores of the first and second system.
         difference: WER of the second minus that of the first, as a fraction.
         by_utterance, by_speaker: intervals of the difference; None with fewer than two units, or with unknown
             speakers.
-        second_better: fraction of draws (of speakers where known) on which the second system makes fewer
-            errors, counting ties as one half.
+        second_better: fraction of bootstrap resamples (by speaker if speakers are known) in which the second
+            system makes fewer errors, counting ties as one half.
         matched_pairs: the test of Gillick and Cox.
         normalisation: what was done to the texts; empty if unknown.
     """
@@ -154,10 +154,11 @@ def compare(
         first, second: id -> hypothesis of each system.
         names: of the systems.
         config: how to score.
-        second_references: if alternatives were chosen for each system, those for the second.
+        second_references: references for the second system, if alternatives were resolved separately for each
+            system.
 
     Raises:
-        UserError: as `tally` and `resampled_sums`, or the references have no words.
+        UserError: see `tally` and `resampled_sums`; also if the references contain no words.
     """
     a = tally(references, first, config, names[0])
     b = tally(second_references or references, second, config, names[1])
@@ -190,7 +191,10 @@ def compare_files(
 
 
 def _error_differences(a: Tally, b: Tally) -> Iterator[int]:
-    """Yield the differences of segments. An utterance whose references differ is one segment."""
+    """Yield the error difference of each segment.
+
+    An utterance whose reference differs between the two systems counts as one segment.
+    """
     for one, other in zip(a.alignments, b.alignments, strict=True):
         if one.reference == other.reference:
             yield from segment_differences(one, other)

@@ -24,7 +24,7 @@ from asr_emapl.scoring.word_counts import OutOfVocabulary, confusions, out_of_vo
 _logger = logging.getLogger(__name__)
 
 MEASURES = {"words": "WER", "characters": "CER", "sentences": "SER"}
-"""What is counted -> the name of its rate."""
+"""Counted unit -> name of its error rate."""
 
 Intervals = dict[str, Interval | None]
 """An interval for each of `MEASURES`."""
@@ -32,9 +32,9 @@ Intervals = dict[str, Interval | None]
 
 @dataclass(frozen=True)
 class SplitResult:
-    """The counts of a split, their sums, and intervals.
+    """Per-utterance counts, totals and confidence intervals of a split.
 
-    `by_utterance` is empty without resamples, `by_speaker` also if a speaker is unknown.
+    `by_utterance` is empty if `resamples` is 0. `by_speaker` is also empty if any speaker is unknown.
     """
 
     tally: Tally
@@ -58,10 +58,10 @@ class Evaluation:
     """The scores of splits and of all splits together.
 
     Attributes:
-        splits: by name.
+        splits: results by split name.
         total: the only split, or all of them joined.
-        normalisation: what was done to the texts.
-        unknown_words: the reference words outside the vocabulary, if one is given.
+        normalisation: description of the text normalisation.
+        unknown_words: out-of-vocabulary reference words, if a vocabulary is given.
     """
 
     splits: dict[str, SplitResult]
@@ -70,7 +70,7 @@ class Evaluation:
     unknown_words: OutOfVocabulary | None = None
 
     def to_dict(self, most: int) -> dict[str, Any]:
-        """Return the total, `most` confusions of each kind, and several splits separately, JSON-ready."""
+        """Return the total, the `most` most frequent confusions and each of several splits, for JSON."""
         found = self.total.to_dict()
         found |= {"normalisation": self.normalisation.stated, "weights": self.total.tally.weights}
         if most:
@@ -88,7 +88,7 @@ def evaluate(
     """Score pairs of files. Each pair is a split, named after its reference.
 
     Args:
-        files: reference, hypothesis, reference, hypothesis and so on.
+        files: alternating reference and hypothesis paths.
         config: how to score.
         normalisation: applied to both sides and to the vocabulary.
         vocabulary: word lists and manifests with the known words.
@@ -141,7 +141,10 @@ def prepared(
 
 
 def split_names(files: Sequence[str]) -> list[str]:
-    """Return unique names: file names without endings, or else paths below the common folder, or numbers."""
+    """Return a unique name per file.
+
+    The stem if unique, else the path relative to the common folder; repeated files are numbered.
+    """
     stems = [re.sub(r"(\.\w+)?(\.gz)?$", "", Path(file).name) for file in files]
     if len(set(stems)) == len(stems):
         return stems
@@ -155,7 +158,7 @@ def split_names(files: Sequence[str]) -> list[str]:
 def _wordings(
     reference: TranscriptEntry, hypothesis: TranscriptEntry | None, normalisation: Normalisation
 ) -> tuple[str, str]:
-    """Return the normalised texts; with alternatives, those that align best."""
+    """Return the normalised texts; if there are alternatives, choose those with the best alignment."""
     sides = (reference, hypothesis or TranscriptEntry(""))
     if all(side.marked is None for side in sides):
         return normalisation.apply(sides[0].text), normalisation.apply(sides[1].text)
@@ -164,7 +167,10 @@ def _wordings(
 
 
 def _with_speakers(place: str, entries: Mapping[str, TranscriptEntry]) -> dict[str, TranscriptEntry]:
-    """Add the missing speakers, from ids. Raise UserError if no id has one; warn if all have the same."""
+    """Fill in missing speakers from ids.
+
+    Raise UserError if no id contains a speaker; warn if all ids give the same speaker.
+    """
     speakers = {name: re.split("[-_]", name, maxsplit=1)[0] for name, e in entries.items() if not e.speaker}
     names = list(speakers)
     if names and all(name == speaker for name, speaker in speakers.items()):

@@ -66,7 +66,7 @@ def unmatched_lines(score: Score, prefix: str = "") -> Iterator[str]:
 def evaluation_csv(evaluation: Evaluation) -> str:
     """Return one row per measure for the total and for each split, speaker and duration bucket.
 
-    An apostrophe is put before names that a spreadsheet would read as a formula.
+    Names that a spreadsheet would interpret as a formula are prefixed with an apostrophe.
     """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -143,7 +143,10 @@ def _vocabulary(unknown: OutOfVocabulary) -> Iterator[str]:
 
 
 def _measures(score: Score) -> Iterator[tuple[str, float, list[str]]]:
-    """Yield each measure with its rate and its columns, as `error_columns`; sentences have no kinds."""
+    """Yield each measure's name, rate and columns (see `error_columns`).
+
+    Sentence errors are not split by edit kind.
+    """
     yield "words", score.words.rate, error_columns(score.words)
     yield "characters", score.characters.rate, error_columns(score.characters)
     wrong, number = score.sentences_wrong, score.sentences

@@ -1,4 +1,4 @@
-"""Recognise the format of a transcript file, by its name or by its content, and lines without ids."""
+"""Detect the format of a transcript file from its name or content, and detect lines without ids."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Literal
 from asr_emapl.errors import UserError
 from asr_emapl.storage import Line
 
-# Greedy, because a search for the first parenthesis takes quadratic time in a line of spaces.
+# Greedy: searching for the first parenthesis would take quadratic time on a line of spaces.
 TRN_LINE = re.compile(r"(?P<text>.*)\((?P<id>[^()\s]+)\)\s*")
 
 MissingIds = Literal["none", "suspected", "certain"]
@@ -38,7 +38,7 @@ def named_format(path: str | os.PathLike[str]) -> str | None:
 
 
 def sniffed_format(place: str, lines: Sequence[Line]) -> str:
-    """Return the format of lines: "jsonl", "trn", "stm" or "ctm" (by decimal times in all lines), or "plain".
+    """Return the detected format:
 
     Raises:
         UserError: the format is not supported (TextGrid, SRT, WebVTT, RTTM).
@@ -58,16 +58,14 @@ def sniffed_format(place: str, lines: Sequence[Line]) -> str:
 
 
 def lines_without_ids(firsts: Sequence[str], rests: Sequence[str]) -> MissingIds:
-    """Tell whether lines begin with words instead of ids.
+    """Return whether lines appear to start with words instead of ids.
 
-    Ids have digits or separators (1272-128104-0000, sp1_utt2, 17), words have neither. Ids are "suspected" to
-    be missing if at least half of the first fields are words of two letters or more; but not if these are in
-    lower case and the text is in upper case, or vice versa. They are "certain" to be missing if, in addition,
-    first words repeat, or at least a fifth of them recur in the text, or no line has further words.
+    Ids have digits or separators (1272-128104-0000, sp1_utt2, 17), words have neither. The result is  The
+    result is
 
     Args:
         firsts: the first field of each line, which should be an id.
-        rests: the text after it.
+        rests: the remainder of each line.
     """
     words = [first for first in firsts if _is_word(first)]
     if not words or len(words) < len(firsts) / 2:

@@ -1,4 +1,4 @@
-"""Normalisations for both sides before they are compared, and texts that look alike but differ in Unicode."""
+"""Text normalisations, and detection of texts that look alike but differ in Unicode."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _function(name: str) -> Callable[[str], str]:
     if name == "jiwer":
         import jiwer
 
-        # Without the last step, which splits the text into words.
+        # Skip the last step, which splits the text into words.
         return jiwer.Compose(jiwer.wer_standardize.transforms[:-1])
     if name in PRESETS:
         return PRESETS[name].normalise

@@ -1,4 +1,4 @@
-"""One table of word error rates from the files that `asr-emapl score --json` wrote."""
+"""Build a WER table from files written by `asr-emapl score --json`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _MODELS = ("student", "teacher")
 
 
 def score_table(systems: Mapping[str, Sequence[Path]]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of a table: a row per system, a column per split and model.
+    """Return the header and rows of a table with one row per system and one column per split and model.
 
     Args:
-        systems: folders with <split>.<model>.json by name of the system. Several, as of seeds, give
-            the mean and half the range.
+        systems: system name -> folders with <split>.<model>.json. With several folders, for example one per
+            seed, the mean and half the range are shown.
 
     Raises:
         UserError: as `read_rates`.
@@ -52,7 +52,7 @@ def read_rates(folder: Path) -> dict[tuple[str, str], float]:
 
 
 def cell(values: Sequence[float]) -> str:
-    """Mean, and half the range if there are several."""
+    """Format the mean and, for several values, half the range."""
     if not values:
         return "-"
     spread = f" +-{(max(values) - min(values)) / 2:.1f}" if len(values) > 1 else ""

@@ -41,7 +41,10 @@ class ScoringConfig:
 
 
 class ScoredPair(NamedTuple):
-    """The texts of an utterance. A missing hypothesis is empty; an unknown speaker or duration is None."""
+    """Reference and hypothesis of one utterance.
+
+    A missing hypothesis is empty; an unknown speaker or duration is None.
+    """
 
     reference: str
     hypothesis: str
@@ -114,10 +117,10 @@ def tally(
 ) -> Tally:
     """Count the errors of hypotheses against references, matched by id, as `asr_emapl.scoring.score` does.
 
-    `name` is what error messages call the hypotheses.
+    `name` identifies the hypotheses in error messages.
 
     Raises:
-        UserError: there are no references, or only one side has an id and this is not allowed.
+        UserError: there are no references, or an id occurs on one side only and `allow_missing` is not set.
     """
     try:
         missing, extra = match_ids(references, hypotheses, allow_missing=config.allow_missing)
@@ -134,7 +137,10 @@ def tally(
 
 
 def joined(tallies: Mapping[str, Tally]) -> Tally:
-    """Join splits to one corpus. Ids are prefixed with their split; equal speaker names are one speaker."""
+    """Join splits into one corpus.
+
+    Ids are prefixed with the split name; the same speaker name in several splits is treated as one speaker.
+    """
     parts = list(tallies.values())
     return Tally(
         [pair._replace(id=f"{split}/{pair.id}") for split, part in tallies.items() for pair in part.pairs],

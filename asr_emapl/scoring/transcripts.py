@@ -1,10 +1,10 @@
-"""Read transcripts from the files of recognisers and corpora, and write hypotheses.
+"""Read transcript files of recognisers and corpora, and write hypotheses.
 
 Files are UTF-8, optionally gzipped, given by path or URL, with one utterance per line:
 
 - jsonl: `{"id": "1272-128104-0000", "text": "MISTER QUILTER"}`, optionally with `speaker` and `duration`
-  (seconds): manifests and hypotheses of this package. `pred_text` is a hypothesis, with or without `text`.
-  Also NeMo's manifests and results (ids come from `audio_filepath`) and lhotse's cuts.
+  (seconds): manifests and hypotheses of this package. `pred_text` holds a hypothesis and may occur with or
+  without `text`. Also NeMo's manifests and results (ids come from `audio_filepath`) and lhotse's cuts.
 - trn: `MISTER QUILTER (1272-128104-0000)`, sclite's format.
 - stm and ctm: see `asr_emapl.scoring.nist.timed`.
 - plain: `1272-128104-0000 MISTER QUILTER`, LibriSpeech's trans.txt and Kaldi's text.
@@ -43,7 +43,7 @@ _Result = TypeVar("_Result")
 class TranscriptEntry:
     """The transcript of an utterance, and its speaker, duration and confidence if known.
 
-    If the text has alternatives, `text` has the first ones and `marked` has all.
+    If there are alternatives, `text` contains the first of each and `marked` contains all.
     """
 
     text: str
@@ -63,19 +63,20 @@ def read_transcripts(path: Place, *, role: Role = "reference") -> dict[str, str]
 
 
 def read_utterances(path: Place, *, role: Role = "reference") -> dict[str, TranscriptEntry]:
-    """Read id -> transcript, in the order of the file. A line with an id and no words is an empty transcript.
+    """Read id -> transcript, in the order of the file. A line with only an id is an empty transcript.
 
     The file's ending decides the format (.jsonl, .json, .ndjson, .trn, .stm, .ctm, optionally followed by
     .filt and .gz); otherwise its content does. A byte order mark, CRLF and empty lines are allowed. Texts are
-    not normalised. A ctm file has one transcript per recording (`read_pair` splits it by an stm file).
+    not normalised. A ctm file yields one transcript per recording; `read_pair` splits it by the segments of
+    an stm file.
 
     Args:
         path: path or URL of the file.
         role: which key of a JSON line takes precedence: `text` for "reference", `pred_text` for "hypothesis".
 
     Raises:
-        UserError: the file cannot be read or has no transcripts, or lines are invalid or ids repeated. One
-            error lists them all, one per line: `path:line: what`.
+        UserError: the file cannot be read or has no transcripts, or lines are invalid or ids repeated. A
+            single error reports all of them, one per line, as `path:line: problem`.
     """
     place = os.fspath(path)
     return _parse(place, list(storage.read_lines(place)), role)
@@ -97,7 +98,8 @@ def read_pair(
         segments, words = timed.parse_stm(first, lines), timed.parse_ctm(second, others)
         texts = timed.texts_of_segments(segments, words)
         return _require_entries(first, _of_segments(segments)), _of_texts(texts)
-    # If both are one file, lines without ids can be numbered: text and pred_text of a line belong together.
+    # If both paths are the same file, line numbers can serve as ids, because text and pred_text of a line
+    # belong together.
     is_same = first == second
     references = _parse(first, lines, "reference", number_lines=is_same)
     return references, _parse(second, others, "hypothesis", number_lines=is_same)
@@ -139,7 +141,7 @@ def _parse(
 def _collect(
     lines: Iterable[tuple[int, _Value]], parse: Callable[[_Value], _Result]
 ) -> tuple[list[tuple[int, _Result]], list[Line]]:
-    """Parse each line; return the numbered results and the findings in broken lines."""
+    """Parse each line; return the numbered results and the errors of invalid lines."""
     parsed: list[tuple[int, _Result]] = []
     broken: list[Line] = []
     for number, line in lines:

@@ -1,11 +1,13 @@
-"""Word and character error counts of a corpus. Rates are quotients of corpus sums, never means of rates.
+"""Word and character error counts of a corpus.
 
-The counts equal those of jiwer's `process_words` and `process_characters` with their default transforms:
-where several alignments have the fewest errors, both take that of rapidfuzz's `Levenshtein.editops`. sclite
-weighs errors differently (`asr_emapl.scoring.nist.sclite`). Words are separated by whitespace. Characters are
-counted over the words joined by single spaces (jiwer counts a double space as two). Case and punctuation
-count. For empty references the rate is infinite, or 0 without errors; in jiwer 4 it is the number of
-insertions.
+Rates are computed from corpus totals, not averaged over utterances.
+
+The counts equal those of jiwer's `process_words` and `process_characters` with their default transforms: ties
+between minimum-error alignments are resolved as in rapidfuzz's `Levenshtein.editops`, which jiwer also uses.
+sclite weighs errors differently (`asr_emapl.scoring.nist.sclite`). Words are separated by whitespace.
+Character errors are computed on the words joined by single spaces (jiwer counts a double space as two). The
+comparison is sensitive to case and punctuation. For empty references the rate is infinite, or 0 without
+errors; in jiwer 4 it is the number of insertions.
 """
 
 from __future__ import annotations
@@ -28,13 +30,13 @@ Counts = NDArray[np.int64]
 
 _Sum = TypeVar("_Sum", "ErrorCounts", "Score")
 
-_SHOWN_IDS = 10  # ids of each kind that an error lists
+_SHOWN_IDS = 10  # maximum number of ids of each kind listed in an error message
 _ID_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """Numbers of edits in words or characters, and the length of the references. Counts of parts add up."""
+    """Numbers of word or character edits, and the total reference length. Counts can be added."""
 
     substitutions: int = 0
     deletions: int = 0
@@ -48,7 +50,10 @@ class ErrorCounts:
 
     @property
     def rate(self) -> float:
-        """errors / reference_length, which can exceed 1. Empty references: 0, or infinity with errors."""
+        """errors / reference_length, which can exceed 1.
+
+        For empty references, 0 without errors and infinity otherwise.
+        """
         if self.reference_length == 0:
             return math.inf if self.errors else 0.0
         return self.errors / self.reference_length
@@ -66,8 +71,8 @@ class Score:
     """Error counts of a corpus. Scores of disjoint parts add up to the score of the corpus.
 
     Attributes:
-        words, characters: the counts behind `words.rate` (WER) and `characters.rate` (CER).
-        sentences_wrong: references whose words the hypothesis does not match exactly.
+        words, characters: error counts; `words.rate` is the WER and `characters.rate` the CER.
+        sentences_wrong: number of references that the hypothesis does not match exactly, word by word.
         sentences: references scored.
         missing: references without a hypothesis; each is scored as an empty hypothesis.
         extra: hypotheses without a reference; they are not scored.

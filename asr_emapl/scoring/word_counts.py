@@ -19,7 +19,7 @@ _SHOWN_WORDS = 20
 
 @dataclass(frozen=True)
 class Confusions:
-    """Confused words with their counts, the most frequent first, then in alphabetical order.
+    """Confused words with their counts, sorted by descending count, then alphabetically.
 
     A substitution is (reference word, hypothesis word, count).
     """
@@ -35,10 +35,11 @@ class OutOfVocabulary:
 
     Attributes:
         vocabulary: number of words in the vocabulary.
-        running: number of reference words that are not in it.
+        running: number of out-of-vocabulary reference words (tokens).
         words: number of all reference words.
-        distinct, recognised: how many of the `running` are different, and how many the hypotheses have right.
-        most: the most frequent ones, with their counts.
+        distinct: number of distinct out-of-vocabulary words. recognised: number of out-of-vocabulary tokens
+            recognised correctly.
+        most: the most frequent out-of-vocabulary words, with counts.
     """
 
     vocabulary: int

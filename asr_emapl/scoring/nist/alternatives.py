@@ -1,9 +1,10 @@
 """Texts in NIST's formats that allow alternatives: `I'VE { UM / UH / @ } SEEN (IT)`.
 
-`{ a / b }` allows either wording, `@` is no word, `(word)` is optional. Spaces around the marks are optional,
-and alternatives can be nested. Both sides are scored with the wordings that have the cheapest alignment under
-sclite's weights: a substitution costs 4, a deletion or an insertion 3, or 2 for an optional word. An optional
-word that is left out counts neither as an error nor as a reference word (sclite -D counts it as correct).
+`{ a / b }` allows either wording, `@` denotes the empty word, `(word)` is optional. Spaces around the marks
+are optional, and alternatives can be nested. Reference and hypothesis are scored with the wordings whose
+alignment has the lowest cost under sclite's weights: a substitution costs 4, a deletion or an insertion 3, or
+2 for an optional word. An optional word that is left out counts neither as an error nor as a reference word
+(sclite -D counts it as correct).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from asr_emapl.errors import UserError
 from asr_emapl.storage import BrokenLineError
 
 Part = tuple[str, ...]
-"""The wordings of a part of a text, one or several; "" is no word."""
+"""The alternative wordings of one part of a text; """
 
 
 class OptionalWord(tuple[str, ...]):
@@ -34,7 +35,7 @@ _Cell = tuple[float, int, int, str, str]
 _SUBSTITUTION, _OTHER, _LEFT_OUT, _NULL = 4.0, 3.0, 2.0, 0.001
 _NO_WORD = "@"
 _MAX_CELLS = 4_000_000  # 2,000 by 2,000 words take seconds and half a gigabyte
-_MAX_WORDINGS = 1000  # of one part, with nested alternatives expanded
+_MAX_WORDINGS = 1000  # maximum wordings per part, after expanding nested alternatives
 _MAX_DEPTH = 100
 _TOKEN = re.compile(r"[{}/]|[^\s{}/]+")
 _OPTIONAL = re.compile(r"\(([^()\s]+)\)")
@@ -60,7 +61,7 @@ def parse_marked(text: str) -> Marked | None:
 
 
 def first_wording(text: str) -> str:
-    """Return the text with the first of its alternatives.
+    """Return the text with each set of alternatives replaced by its first.
 
     Raises:
         BrokenLineError: as `parse_marked`.
@@ -75,10 +76,10 @@ def apply_to_wordings(marked: Marked, change: Callable[[str], str]) -> Marked:
 
 
 def best_wordings(reference: Marked, hypothesis: Marked) -> tuple[str, str]:
-    """Return the wordings of both sides whose alignment costs least; the first of those with equal cost.
+    """Return the reference and hypothesis wordings with the lowest alignment cost; ties go to the first.
 
     Raises:
-        UserError: the texts are so long that the table of alignments would exhaust the memory.
+        UserError: the texts are so long that the alignment table would not fit in memory.
     """
     mine, theirs = _network(reference), _network(hypothesis)
     if len(mine) * len(theirs) > _MAX_CELLS:
@@ -86,7 +87,7 @@ def best_wordings(reference: Marked, hypothesis: Marked) -> tuple[str, str]:
             f"texts with alternatives are too long ({len(mine):,} and {len(theirs):,} words); cut them into "
             "segments"
         )
-    # best[u][v]: cost, the previous cell, and the words of both sides on the way from it.
+    # best[u][v]: cost, predecessor cell, and the reference and hypothesis words on the arc from it.
     best: list[list[_Cell]] = [[(math.inf, 0, 0, "", "")] * len(theirs) for _ in mine]
     best[0][0] = (0.0, 0, 0, "", "")
     for u, arcs in enumerate(mine):
@@ -132,7 +133,7 @@ def _join(wordings: Iterable[str]) -> str:
 
 
 def _words(text: str) -> Iterator[Part]:
-    """Yield the parts of a text without braces; each optional word is a part."""
+    """Split a brace-free text into parts; each optional word is its own part."""
     words = [word for word in text.split() if word != _NO_WORD]
     for is_optional, group in groupby(words, lambda word: _OPTIONAL.fullmatch(word) is not None):
         if is_optional:
@@ -142,7 +143,7 @@ def _words(text: str) -> Iterator[Part]:
 
 
 def _wordings(tokens: Iterator[re.Match[str]], depth: int = 1) -> tuple[list[str], int]:
-    """Return the wordings between braces, and where they end; `tokens` begins after the opening brace."""
+    """Return the wordings inside braces and the end position; `tokens` starts after the opening brace."""
     if depth > _MAX_DEPTH:
         raise BrokenLineError(f"alternatives are nested more than {_MAX_DEPTH} deep; use fewer braces")
     found: list[str] = []
@@ -168,7 +169,7 @@ def _wordings(tokens: Iterator[re.Match[str]], depth: int = 1) -> tuple[list[str
 
 
 def _network(marked: Marked) -> list[list[tuple[int, str, float]]]:
-    """Return the arcs that end in each node, in topological order: begin, word, cost if unmatched."""
+    """Return incoming arcs of each node in topological order: (start node, word, cost if unmatched)."""
     arcs: list[list[tuple[int, str, float]]] = [[]]
     for part in marked:
         begin = len(arcs) - 1

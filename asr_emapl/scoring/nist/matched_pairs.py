@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from asr_emapl.scoring.alignment import Alignment
 
 _BUFFER_WORDS = 2
-"""Consecutive reference words, correct in both systems, that separate two segments: NIST's choice."""
+"""Number of consecutive words, correct in both systems, that separates segments (as in NIST's tool)."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class MatchedPairs:
 
     Attributes:
         segments: parts of the references in which at least one system has an error.
-        mean, deviation: of the errors of the first system minus those of the second, per segment.
+        mean, deviation: mean and standard deviation of the per-segment error difference (first system minus
+            second).
         z: mean / (deviation / sqrt(segments)), approximately normal if the systems are equally good. None if
             the deviation is 0 or there are fewer than two segments.
         p: the two-sided p-value of z, unreliable below 50 segments; None if z is None.
@@ -35,8 +36,8 @@ class MatchedPairs:
 def matched_pairs(differences: Sequence[int]) -> MatchedPairs:
     """Test whether the differences of two systems' errors, one per segment, are 0 on average.
 
-    The test treats segments as independent. It therefore claims a difference too often if each system suits
-    different speakers, in particular if these are few.
+    The test treats segments as independent. It therefore reports too many false differences if the systems
+    favour different speakers, especially with few speakers.
     """
     n = len(differences)
     mean = sum(differences) / n if n else 0.0
@@ -50,7 +51,8 @@ def matched_pairs(differences: Sequence[int]) -> MatchedPairs:
 def segment_differences(first: Alignment, second: Alignment) -> list[int]:
     """Return the first system's errors minus the second's, for each segment of an utterance that has errors.
 
-    A segment ends with the utterance, or where both systems have two consecutive reference words correct.
+    A segment ends with the utterance, or where both systems recognise two consecutive reference words
+    correctly.
 
     Raises:
         ValueError: the references differ.
@@ -69,7 +71,10 @@ def segment_differences(first: Alignment, second: Alignment) -> list[int]:
 
 
 def _errors(alignment: Alignment) -> Iterator[tuple[int, int]]:
-    """Yield the begin and end of each error in reference words; insertions lie between two words."""
+    """Yield the start and end of each error, in reference word positions.
+
+    Insertions lie between two words.
+    """
     position = 0
     for op in alignment.ops:
         width = 0 if op.kind == "insertion" else 1

@@ -1,9 +1,9 @@
 """Alignments as NIST's sclite makes them: a substitution costs 4, a deletion or an insertion 3.
 
 A deletion and an insertion with a correct word between them cost less than two substitutions, so sclite may
-count more errors than necessary. Among alignments of equal cost, sclite takes the one found from the left by
-preferring a match or substitution to an insertion, and an insertion to a deletion. This is not documented;
-tests compare it with sclite 2.10. sclite ignores case unless given -s; here case counts.
+count more errors than necessary. Among alignments of equal cost, ties are broken left to right: match or
+substitution before insertion, insertion before deletion. This behaviour is undocumented; the tests verify it
+against sclite 2.10. Unlike sclite without -s, this module is case-sensitive.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DIAGONAL, _INSERTION, _DELETION = range(3)
 
 
 def sclite_kinds(reference: Sequence[str], hypothesis: Sequence[str]) -> list[EditKind]:
-    """Return the kinds of the columns of the alignment, from left to right."""
+    """Return the edit kinds of the alignment, left to right."""
     moves = _moves(reference, hypothesis)
     i, j = len(reference), len(hypothesis)
     kinds: list[EditKind] = []
@@ -47,8 +47,8 @@ def _edits(reference: list[str], hypothesis: list[str]) -> tuple[int, int, int, 
     n, m = len(reference), len(hypothesis)
     if reference == hypothesis:
         return 0, 0, 0, n
-    # The costs are so large that their remainder is the number of substitutions: first the fewest, then the
-    # most that the minimal cost allows. Only if these differ does the choice of the alignment matter.
+    # Costs are scaled so that cost % unit is the number of substitutions. Compute the minimum and maximum
+    # number among minimum-cost alignments; a full alignment is needed only if they differ.
     unit = 2 * (n + m)
     fewest = _cost(reference, hypothesis, unit, 1)
     substitutions = fewest % unit

@@ -1,4 +1,4 @@
-"""NIST's time-marked formats: stm, segments of recordings with their texts, and ctm, single words.
+"""NIST's time-marked formats: stm (segments with transcripts) and ctm (single words).
 
     stm: talk 1 alice 12.30 17.85 <o,f0,female> AND SO IT BEGAN
     ctm: talk 1 12.41 0.22 AND 0.98
@@ -32,7 +32,10 @@ _TAG = re.compile(r"(?<!\\);\S*")
 
 @dataclass(frozen=True, slots=True)
 class StmSegment:
-    """A line of an stm file; times in seconds. `text` may have alternatives; None if it is not scored."""
+    """A line of an stm file.
+
+    Times in seconds. `text` may contain alternatives; it is None if the segment is not scored.
+    """
 
     recording: str
     channel: str
@@ -63,10 +66,12 @@ def parse_stm(place: str | Path, lines: Sequence[Line]) -> list[StmSegment]:
 
 
 def parse_ctm(place: str | Path, lines: Sequence[Line]) -> list[CtmWord]:
-    """Parse the lines of a ctm file. Alternatives become one word, whose middle is that of their latest word.
+    """Parse the lines of a ctm file.
+
+    Each set of alternatives becomes one word, centred at the midpoint of its latest word.
 
     Raises:
-        UserError: a line is invalid, or alternatives are nested or have no begin or end.
+        UserError: a line is invalid, or alternatives are nested, or lack a start or end mark.
     """
     words: list[CtmWord] = []
     group: list[CtmWord] | None = None
@@ -122,10 +127,10 @@ def texts_of_recordings(words: Sequence[CtmWord]) -> dict[str, str]:
 def texts_of_segments(segments: Sequence[StmSegment], words: Sequence[CtmWord]) -> dict[str, str]:
     """Assign words to segments as sclite does, and return the text of each segment.
 
-    In the order of their begins, each segment of a recording and channel takes the remaining words up to the
-    first whose middle is at or after the segment's end; the last takes all that remain. A word in a gap
-    therefore belongs to the next segment. Words in a segment that is not scored are dropped. A recording
-    without words has no entry; the words of one without segments form one entry.
+    Segments of a recording and channel are processed by start time. Each takes the remaining words whose
+    midpoint is before the segment's end; the last takes all remaining words. A word in a gap therefore
+    belongs to the next segment. Words in a segment that is not scored are dropped. A recording without words
+    has no entry; the words of a recording without segments form one entry.
     """
     spoken: dict[tuple[str, str], list[CtmWord]] = defaultdict(list)
     for word in words:
@@ -156,7 +161,7 @@ def _key(entry: StmSegment | CtmWord) -> tuple[str, str]:
 
 
 def _alternatives(group: Sequence[CtmWord]) -> list[CtmWord]:
-    """Return alternatives as one word; no word if none of them has a time."""
+    """Merge alternatives into one word; return an empty list if none of them has a time."""
     timed = [word for word in group if not math.isnan(word.begin)]
     if not timed:
         return []
