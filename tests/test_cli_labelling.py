@@ -82,7 +82,8 @@ def kill_after(arguments: tuple[object, ...], out: Path, parts: int, seconds: fl
     process = multiprocessing.get_context("fork").Process(target=call, args=arguments)
     wanted = len(finished(out)) + parts
     process.start()
-    while len(finished(out)) < wanted and process.is_alive():
+    deadline = time.monotonic() + 30  # a fork of a process with threads may wait for ever
+    while len(finished(out)) < wanted and process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.001)
     process.join(seconds)
     process.kill()

@@ -203,7 +203,7 @@ def test_decoding_processes_read_it_too(path):
     again = pickle.loads(pickle.dumps(opened))
     assert is_same(again, utterances())
     assert isinstance(again.samples, np.memmap)
-    with multiprocessing.get_context("fork").Pool(2) as pool:
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
         assert pool.map(opened.__getitem__, range(7)) == utterances()
 
 

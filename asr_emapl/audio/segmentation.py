@@ -4,7 +4,7 @@ Speech frames are found by hysteresis thresholding of a detector's probabilities
 `pause_seconds` ends an utterance. Utterances longer than the target are cut so as to minimise the total cost:
 the cost of each cut plus a penalty for each utterance's deviation from the target length. Dynamic
 programming finds the cuts: the optimal partitioning of Jackson et al. 2005 (doi 10.1109/LSP.2001.838216),
-with the search bounded by the maximum utterance length. A cut costs least in a pause and most in a loud vowel.
+with the search bounded by the maximum utterance length. A cut costs least in a pause, most in a loud vowel.
 """
 
 from __future__ import annotations
