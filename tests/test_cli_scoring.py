@@ -98,12 +98,14 @@ def test_options_of_score(scored, tmp_path):
         *("score", *pair, "--by", "speaker", "--by", "duration", "--confusions", 1, "--normalise", "words"),
         *("--vocabulary", scored / "ref.jsonl", "--alignments", page),
     )
-    assert "no speaker is known" in shown
+    assert "speakers are unknown" in shown
     assert "below 5 s" in shown
     assert "out of vocabulary: 0.00 %" in shown
     assert "normalisation: words: " in shown
     assert page.read_text().startswith("<!doctype html>")
-    assert "--speaker-in-id: no id has a - or _ (the first is 'u" in fail("score", *pair, "--speaker-in-id")
+    assert "--speaker-in-id: no id contains '-' or '_' (first id: 'u" in fail(
+        "score", *pair, "--speaker-in-id"
+    )
     rows = succeed("score", *pair, *pair, "--csv").splitlines()
     assert rows[0].startswith("group,name,measure,rate,")
     assert sum(row.startswith("split,") for row in rows) == 6

@@ -13,9 +13,9 @@ from asr_emapl.scoring.nist.sclite import EditKind, sclite_kinds
 from asr_emapl.scoring.wer import ErrorCounts
 
 Weights = Literal["levenshtein", "sclite"]
-"""Costs of errors when words are aligned: all equal (as in jiwer), or those of sclite."""
+"""Edit costs for word alignment: uniform (as in jiwer) or sclite's."""
 
-_MAX_PAIRS = 1 << 16  # words of the reference by those of the hypothesis, without a correct word between
+_MAX_PAIRS = 1 << 16  # (reference word, hypothesis word) pairs in a stretch without correct words
 
 
 class Op(NamedTuple):
@@ -28,7 +28,7 @@ class Op(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """The texts of an utterance as aligned columns of words, from left to right."""
+    """A word alignment of one utterance: aligned word pairs, left to right."""
 
     id: str
     ops: tuple[Op, ...]
@@ -59,10 +59,9 @@ def align(
     speaker: str | None = None,
     weights: Weights = "levenshtein",
 ) -> Alignment:
-    """Align the words of two texts of an utterance, with the least cost under `weights`.
+    """Align the words of a reference and a hypothesis with minimum cost under `weights`.
 
-    With "levenshtein", the counts are those of jiwer, and of the words without a match, the most similar are
-    paired.
+    With "levenshtein", the error counts equal jiwer's, and substitutions pair the most similar words.
     """
     words, recognised = reference.split(), hypothesis.split()
     find_kinds = sclite_kinds if weights == "sclite" else _levenshtein_kinds
@@ -76,7 +75,7 @@ def align(
 
 
 def _levenshtein_kinds(words: list[str], recognised: list[str]) -> list[EditKind]:
-    """The kinds of an alignment with the fewest errors, from left to right."""
+    """Return the edit kinds of a minimum-error alignment, left to right."""
     kinds: list[EditKind] = []
     row = column = 0
     for block in Levenshtein.editops(words, recognised).as_matching_blocks():
@@ -87,9 +86,10 @@ def _levenshtein_kinds(words: list[str], recognised: list[str]) -> list[EditKind
 
 
 def _error_kinds(words: list[str], recognised: list[str]) -> list[EditKind]:
-    """The kinds where no word is correct: the fewer words are all substituted, for the most similar ones.
+    """Return the edit kinds for a stretch without correct words, with the most similar words paired.
 
-    best[j] is the least distance of the first i of the fewer words to i of the first j others, in order.
+    best[j] is the minimum distance between the first i words of the shorter side and an ordered subset of i
+    of the first j words of the longer side.
     """
     extra: EditKind = "deletion" if len(words) > len(recognised) else "insertion"
     few, many = sorted((words, recognised), key=len)
@@ -100,7 +100,7 @@ def _error_kinds(words: list[str], recognised: list[str]) -> list[EditKind]:
     best = [0.0] * (len(many) + 1)
     chosen: list[list[bool]] = []
     for i, word in enumerate(few):
-        # Enough of the others have to be left for the rest of the fewer.
+        # Leave enough words on the longer side for the remaining words of the shorter side.
         before, best = best, [math.inf] * (len(many) + 1)
         chosen.append([False] * (len(many) + 1))
         for j in range(i, i + spare + 1):

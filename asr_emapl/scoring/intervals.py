@@ -1,15 +1,15 @@
 """Confidence intervals of error rates, by the bootstrap or by Student's t distribution.
 
-The bootstrap draws as many utterances (or speakers, with all their utterances) as there are, with
-replacement. The rate of a resample is the sum of its errors over the sum of its words (Bisani and Ney 2004).
-The interval is given by percentiles, which are too narrow for few units: in simulated corpora of 40, 20, 10,
-8, 5 and 3 speakers (gamma-distributed rates, mean 5 %, standard deviation 3.5 %; 600 to 1,800 words each),
-95 % intervals contain the true rate in 93, 91, 87, 85, 79 and 70 % of the corpora; BCa is no better. Below
-`FEW_UNITS` the interval therefore uses Student's t: 94, 93, 93, 93, 94 and 94 %. For the difference of two
-equally good systems with speaker effects, percentiles exclude 0 in 7, 8, 11, 12, 15 and 26 %, Student's t in
-5, 6, 6, 7, 5 and 6 %.
+Each bootstrap resample draws N utterances (or N speakers with all their utterances) with replacement, where N
+is their number. The rate of a resample is the sum of its errors over the sum of its words (Bisani and Ney
+2004). Percentile intervals are too narrow for few units: in simulated corpora of 40, 20, 10, 8, 5 and 3
+speakers (gamma-distributed rates, mean 5 %, standard deviation 3.5 %; 600 to 1,800 words each), 95 %
+intervals have a coverage of 93, 91, 87, 85, 79 and 70 %; BCa is no better. Below `FEW_UNITS`, Student's t is
+used instead; its coverage is 94, 93, 93, 93, 94 and 94 %. For the difference of two equally good systems with
+speaker effects, percentile intervals exclude 0 in 7, 8, 11, 12, 15 and 26 % of corpora, Student's t intervals
+in 5, 6, 6, 7, 5 and 6 %.
 
-Utterances of one speaker have correlated errors. Where speakers are known, use the interval by speaker.
+Errors of the same speaker are correlated. If speakers are known, use the interval by speaker.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from asr_emapl.storage import finite_number
 LEVEL = 0.95
 
 FEW_UNITS = 100
-"""With fewer utterances or speakers, an interval uses Student's t instead of the bootstrap."""
+"""Minimum number of utterances or speakers for the bootstrap; below it, Student's t is used."""
 
 _Floats = NDArray[np.float64]
 
@@ -39,11 +39,11 @@ class Interval:
     """A confidence interval.
 
     Attributes:
-        low, high: the ends.
-        units: what was drawn: "utterances" or "speakers".
-        drawn: number of these units.
-        resamples, seed: of the bootstrap; 0 resamples for Student's t.
-        level: the confidence level.
+        low, high: ends of the interval.
+        units: sampling unit: "utterances" or "speakers".
+        drawn: number of units.
+        resamples, seed: bootstrap parameters; `resamples` is 0 for Student's t.
+        level: confidence level.
         method: how the interval was computed.
     """
 
@@ -57,7 +57,7 @@ class Interval:
     method: Literal["percentiles", "student"] = "percentiles"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the attributes, JSON-ready. An end that is not finite is None."""
+        """Return the attributes as a JSON-serializable dict. Non-finite ends become None."""
         return {**asdict(self), "low": finite_number(self.low), "high": finite_number(self.high)}
 
 
@@ -66,7 +66,7 @@ def resampled_sums(
 ) -> _Floats:
     """Sum the columns of values, [U, K], over units drawn with replacement: [resamples, K].
 
-    `clusters` has the speaker of each utterance, to draw speakers; None draws utterances.
+    `clusters` gives the speaker of each utterance and resamples speakers; None resamples utterances.
 
     Raises:
         UserError: `resamples` is less than 1.
@@ -75,7 +75,7 @@ def resampled_sums(
     totals = _by_cluster(values, clusters)
     count = len(totals)
     rng = np.random.default_rng(seed)
-    # How often each unit was drawn, times its values. One resample at a time fits into the cache.
+    # Multiply each unit's draw count by its values, one resample at a time to stay in cache.
     draws = (rng.integers(0, count, count) for _ in range(resamples))
     return np.stack([np.bincount(drawn, minlength=count) @ totals for drawn in draws])
 
@@ -86,12 +86,12 @@ def intervals(
     resamples: int,
     seed: int,
 ) -> dict[str, Interval | None]:
-    """Return the interval of each rate, on the same draws; None if there is only one unit.
+    """Return the interval of each rate, all from the same resamples; None if there is only one unit.
 
-    `quotients` has the errors and the lengths, [U] each, of each rate.
+    `quotients` maps each rate to its errors and lengths, both [U].
 
     Raises:
-        UserError: as `resampled_sums`.
+        UserError: see `resampled_sums`.
     """
     _check(resamples)
     values = np.stack([column for quotient in quotients.values() for column in quotient], 1)
@@ -115,13 +115,13 @@ def difference(
     resamples: int,
     seed: int,
 ) -> tuple[Interval | None, float]:
-    """Compare the errors of two systems, [U] each, on the same draws (Bisani and Ney 2004).
+    """Compare the errors of two systems, both [U], on the same resamples (Bisani and Ney 2004).
 
     Returns the interval of the second system's error rate minus the first's (None if there is only one unit),
-    and the fraction of draws on which the second makes fewer errors, counting ties as one half.
+    and the fraction of resamples in which the second makes fewer errors, counting ties as one half.
 
     Raises:
-        UserError: as `resampled_sums`.
+        UserError: see `resampled_sums`.
         ValueError: the lengths are all 0.
     """
     values = np.stack([second - first, lengths], 1)
@@ -133,13 +133,13 @@ def difference(
     if len(totals) < FEW_UNITS:
         ends, used = difference_ends(totals[:, 0], totals[:, 1], LEVEL), 0
     else:
-        kept = sums[sums[:, 1] > 0]  # draws without words have no rate
+        kept = sums[sums[:, 1] > 0]  # the rate of a resample without words is undefined
         ends, used = _percentiles(kept[:, 0] / kept[:, 1]), len(kept)
     return _interval(ends, clusters, len(totals), used, seed), better
 
 
 def rates(errors: _Floats, lengths: _Floats) -> _Floats:
-    """Return errors / lengths. Where the length is 0: 0, or infinity with errors."""
+    """Return errors / lengths. If a length is 0, the rate is 0 without errors and infinity otherwise."""
     empty = np.where(errors > 0, np.inf, 0.0)
     return np.divide(errors, lengths, out=empty, where=lengths > 0)
 
@@ -147,8 +147,8 @@ def rates(errors: _Floats, lengths: _Floats) -> _Floats:
 def rate_ends(errors: _Floats, lengths: _Floats, level: float) -> tuple[float, float]:
     """Return the ends of Student's interval of sum(errors) / sum(lengths), both [K], K >= 2 units.
 
-    The interval is symmetric on a logarithmic scale, because rates of speakers are skewed. The upper end is
-    at most 1, or the highest rate of a unit. Without errors both ends are 0.
+    The interval is symmetric on a logarithmic scale, because the rates of speakers are skewed. The upper end
+    is capped at 1 or at the highest unit rate, whichever is larger. Without errors both ends are 0.
     """
     words = float(lengths.sum())
     if words == 0.0 or not errors.any():
@@ -162,7 +162,7 @@ def rate_ends(errors: _Floats, lengths: _Floats, level: float) -> tuple[float, f
 def difference_ends(differences: _Floats, lengths: _Floats, level: float) -> tuple[float, float]:
     """Return the ends of Student's interval of sum(differences) / sum(lengths), both [K], K >= 2 units.
 
-    The interval is symmetric, but does not extend beyond -1 and 1, or the largest difference of a unit.
+    The interval is symmetric and clipped to [-m, m]; m is the largest absolute unit difference, at least 1.
 
     Raises:
         ValueError: the lengths are all 0.
@@ -178,13 +178,13 @@ def difference_ends(differences: _Floats, lengths: _Floats, level: float) -> tup
 
 @cache
 def student_quantile(level: float, degrees: int) -> float:
-    """Return the t for which |T| <= t with probability `level`; T has `degrees` degrees of freedom.
+    """Return t such that P(|T| <= t) = `level`; T has `degrees` degrees of freedom.
 
     With t = sqrt(degrees) tan(angle), this probability is proportional to the integral of cos^(degrees - 1)
     from 0 to the angle (Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7).
 
     Raises:
-        ValueError: the level is not between 0 and 1, or there is no degree of freedom.
+        ValueError: `level` is not between 0 and 1, or `degrees` is less than 1.
     """
     if not (0.0 < level < 1.0 and degrees >= 1):
         raise ValueError(f"level {level}, {degrees} degrees of freedom: need 0 < level < 1 and degrees >= 1")
@@ -195,14 +195,14 @@ def student_quantile(level: float, degrees: int) -> float:
 
     low, high = 0.0, math.pi / 2
     whole = integral(high)
-    for _ in range(100):  # beyond the resolution of a float
+    for _ in range(100):  # enough bisections to exhaust float precision
         angle = (low + high) / 2
         low, high = (angle, high) if integral(angle) < level * whole else (low, angle)
     return math.sqrt(degrees) * math.tan(low)
 
 
 def _largest(values: _Floats, lengths: _Floats) -> float:
-    """Return the largest quotient of a unit, at least 1."""
+    """Return the largest per-unit ratio, but at least 1."""
     spoken = lengths > 0
     return max(1.0, float((values[spoken] / lengths[spoken]).max()))
 
@@ -219,7 +219,7 @@ def _deviation(values: _Floats, lengths: _Floats) -> float:
 
 def _percentiles(values: _Floats) -> tuple[float, float]:
     """Return the ends of the central interval that contains LEVEL of the values."""
-    # Values that were drawn, without interpolation: one of them may be infinite.
+    # Use observed values without interpolation, because some may be infinite.
     tail = (1.0 - LEVEL) / 2.0
     low, high = np.quantile(values, tail, method="lower"), np.quantile(values, 1.0 - tail, method="higher")
     return float(low), float(high)
@@ -234,7 +234,7 @@ def _interval(
 
 def _check(resamples: int) -> None:
     if resamples < 1:
-        raise UserError(f"{resamples} resamples are too few; use at least 1 (1000 are usual)")
+        raise UserError(f"{resamples} resamples are too few; use at least 1 (1000 is common)")
 
 
 def _by_cluster(values: NDArray[Any], clusters: Sequence[str] | None) -> _Floats:

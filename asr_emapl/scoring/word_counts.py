@@ -1,4 +1,4 @@
-"""Counts of words in alignments: the most frequent confusions, and words outside a vocabulary."""
+"""Word counts over alignments: the most frequent confusions, and out-of-vocabulary words."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHOWN_WORDS = 20
 
 @dataclass(frozen=True)
 class Confusions:
-    """Confused words with their counts, the most frequent first, then in alphabetical order.
+    """Confused words with their counts, sorted by descending count, then alphabetically.
 
     A substitution is (reference word, hypothesis word, count).
     """
@@ -35,10 +35,11 @@ class OutOfVocabulary:
 
     Attributes:
         vocabulary: number of words in the vocabulary.
-        running: number of reference words that are not in it.
+        running: number of out-of-vocabulary reference words (tokens).
         words: number of all reference words.
-        distinct, recognised: how many of the `running` are different, and how many the hypotheses have right.
-        most: the most frequent ones, with their counts.
+        distinct: number of distinct out-of-vocabulary words.
+        recognised: number of out-of-vocabulary tokens that are recognised correctly.
+        most: the most frequent out-of-vocabulary words, with their counts.
     """
 
     vocabulary: int
@@ -54,7 +55,7 @@ class OutOfVocabulary:
         return self.running / self.words if self.words else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the counts and `share`, JSON-ready."""
+        """Return the counts and `share` as a JSON-serializable dict."""
         return {**asdict(self), "share": self.share}
 
 
@@ -80,7 +81,7 @@ def read_vocabulary(places: Iterable[str], normalise: Callable[[str], str]) -> f
     for place in places:
         lines = list(read_lines(place))
         if not lines:
-            raise UserError(f"{place}: no words; give a list with one word per line, or a manifest")
+            raise UserError(f"{place}: no words; pass a list with one word per line, or a manifest")
         if lines[0][1].lstrip().startswith("{"):
             texts = list(read_transcripts(place).values())
         else:
