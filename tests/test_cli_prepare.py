@@ -46,7 +46,7 @@ def test_prepare_libri_light(tmp_path):
     assert [u.duration for u in read_manifest(tmp_path / "small.jsonl")] == [1.25, 1.0]
     assert call(*light, "--no-voice-activity", "--max-seconds", 2).status == 0
     assert [u.duration for u in read_manifest(tmp_path / "small.jsonl")] == [2.0, 2.0]
-    assert "is more than --max-seconds" in fail(*light, "--max-seconds", 0.5)
+    assert "exceeds --max-seconds" in fail(*light, "--max-seconds", 0.5)
     assert "no part given" in fail(*light, "--download")
 
 

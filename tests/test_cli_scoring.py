@@ -109,11 +109,11 @@ def test_options_of_score(scored, tmp_path):
     rows = succeed("score", *pair, *pair, "--csv").splitlines()
     assert rows[0].startswith("group,name,measure,rate,")
     assert sum(row.startswith("split,") for row in rows) == 6
-    assert "--csv has no rows for" in fail("score", *pair, "--csv", "--confusions", 2)
-    assert "give one of them" in fail("score", *pair, "--csv", "--json")
+    assert "--csv does not support" in fail("score", *pair, "--csv", "--confusions", 2)
+    assert "mutually exclusive" in fail("score", *pair, "--csv", "--json")
     assert "errors.docx: " in fail("score", *pair, "--alignments", tmp_path / "errors.docx")
-    assert "'shout' is not known" in fail("score", *pair, "--normalise", "shout")
-    assert "3 files; give a hypothesis" in fail("score", *pair, pair[0])
+    assert "unknown normalisation 'shout'" in fail("score", *pair, "--normalise", "shout")
+    assert "got 3 files; expected pairs" in fail("score", *pair, pair[0])
 
 
 def test_compare(scored):

@@ -1,6 +1,6 @@
-"""Option types that several commands share. Numbers are checked before a command runs.
+"""Option types shared by several commands. Numbers are validated before a command runs.
 
-typer's own min and max accept nan, and its floats can be infinite.
+typer's own min and max accept NaN, and its floats can be infinite.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-# In seconds it is thirty years; weights, sizes and bonuses are far smaller.
+# Thirty years in seconds; weights, sizes and bonuses are far smaller.
 _MAX_NUMBER = 1e9
 
 TrustOption = Annotated[
@@ -36,7 +36,7 @@ def positive(help: str, **settings: Any) -> Any:
 
 
 def seed_option(help: str) -> Any:
-    """A seed of random numbers, from 0 to 2**63 - 1."""
+    """A random seed, from 0 to 2**63 - 1."""
     return typer.Option(min=0, max=2**63 - 1, metavar="<int>", help=help)
 
 
@@ -46,7 +46,7 @@ def workers_option(help: str) -> Any:
 
 
 def count(help: str, least: int = 0) -> Any:
-    """A count, from `least` to a million; more would fill the memory."""
+    """A count, from `least` to a million; larger values would exhaust memory."""
     return typer.Option(min=least, max=1_000_000, help=help)
 
 

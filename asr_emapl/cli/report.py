@@ -34,7 +34,7 @@ def report(
     figures: Annotated[Path | None, typer.Option(help="Folder for the curves as PNG and SVG files.")] = None,
     manifest: Annotated[
         str | None,
-        typer.Option(help="Transcribed utterances, to compare the runs on."),
+        typer.Option(help="Transcribed utterances on which to compare the runs."),
     ] = None,
     hypotheses: Annotated[
         list[Path] | None,
@@ -48,7 +48,7 @@ def report(
     worst: Annotated[int, count("Number of utterances with the most errors to show, with audio.")] = 20,
     trust: TrustOption = None,
 ) -> None:
-    """Report WER, how time and audio were spent, and what to change first; --out writes a page.
+    """Report WER, how time and audio were spent, and what to improve first; --out writes an HTML page.
 
     Example: `asr-emapl report runs/mini`
 
@@ -58,7 +58,7 @@ def report(
     from asr_emapl.report.usage import as_record, no_times
 
     if out is None and (manifest or hypotheses or decode):
-        raise UserError("--manifest, --hypotheses and --decode need a page: add --out")
+        raise UserError("--manifest, --hypotheses and --decode require --out")
     found = read_runs([labelled(run) for run in runs])
     for run in found:
         if run.usage is None and out is None and figures is None:
@@ -85,7 +85,7 @@ def report(
 
 
 def _print_tables(runs: list[Run], usages: Mapping[str, Usage]) -> None:
-    """WER, then where the time went, then what to change first."""
+    """Print WER, time breakdown and advice."""
     from asr_emapl.report.run import wer_table
     from asr_emapl.report.usage import table
 
@@ -101,7 +101,7 @@ def _print_tables(runs: list[Run], usages: Mapping[str, Usage]) -> None:
 def _check(
     runs: list[Run], out: Path | None, figures: Path | None, read: Sequence[str | Path | None]
 ) -> None:
-    """Refuse outputs before any work: an ending that is not .html, or a file that the command reads."""
+    """Validate outputs before any work: the page must be .html, and inputs must not be overwritten."""
     outputs: list[Path] = []
     if out is not None:
         from asr_emapl.report.page import check_ending
@@ -123,19 +123,19 @@ def _decoded(
     device: str,
     trust: list[str],
 ) -> Decoded | None:
-    """The hypotheses of each run: from files, or by `model` of its last checkpoint."""
+    """Return the hypotheses of each run, read from files or decoded with `model` of the last checkpoint."""
     if manifest is None:
         if files or model is not None:
-            raise UserError("--hypotheses and --decode need --manifest, with the transcripts and the audio")
+            raise UserError("--hypotheses and --decode require --manifest (transcripts and audio)")
         return None
     from asr_emapl.data.manifest import read_manifest
     from asr_emapl.report.comparison import Decoded
     from asr_emapl.scoring.transcripts import read_transcripts
 
     if bool(files) == (model is not None):
-        raise UserError("--manifest: give either --hypotheses or --decode")
+        raise UserError("--manifest requires either --hypotheses or --decode")
     if files and len(files) != len(runs):
-        raise UserError(f"{len(files)} --hypotheses for {len(runs)} runs: give one per run, in their order")
+        raise UserError(f"got {len(files)} --hypotheses for {len(runs)} runs; pass one per run, in order")
     utterances = read_manifest(manifest, require_text=True)
     name = Path(manifest).name
     if model is None:
@@ -148,12 +148,12 @@ def _decoded(
     for run in runs:
         recognizer = load_recognizer(run.folder, model, device, trust)
         for problem in recognizer.problems:
-            warn(f"warning: {problem}: using the previous one")
+            warn(f"warning: {problem}; using the previous checkpoint")
         texts.append({h.id: h.text for h in recognizer(utterances, left_out=left_out)})
     left_out.require_some(utterances)
-    name = f"{name}, by the {model}"
+    name = f"{name}, decoded with the {model}"
     if left_out.tell():
-        name += f", without {len(left_out.reasons)} utterances that could not be decoded"
+        name += f", excluding {len(left_out.reasons)} unreadable utterances"
         utterances = [u for u in utterances if u.id not in left_out.reasons]
         texts = [{u.id: found[u.id] for u in utterances} for found in texts]
     return Decoded(name, utterances, texts)
