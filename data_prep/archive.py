@@ -25,7 +25,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """URL and MD5 (hexadecimal) of an archive, and the folder in it to install (a/b)."""
+    """URL and MD5 (hexadecimal) of an archive, and the folder inside it to install (a/b)."""
 
     url: str
     md5: str
@@ -39,19 +39,19 @@ def install_parts(
     destination: Path,
     verify: Callable[[str, Path], list[str]],
 ) -> dict[str, Path]:
-    """Install parts of a corpus, each as `install` does, and return their folders.
+    """Install parts of a corpus with `install`, and return their folders.
 
     Args:
-        archives: of all parts of the corpus.
-        verify: returns the faults of a part in a folder, one line each.
+        archives: archives of all parts of the corpus, by part name.
+        verify: returns the faults of a part in a folder, one line per fault.
 
     Raises:
-        UserError: no parts are given, or some are unknown; or as `install`.
+        UserError: no parts are given, or some are unknown; see also `install`.
     """
     unknown = sorted(set(parts) - set(archives))
     if unknown or not parts:
         raise UserError(
-            f"{corpus}: no part {', '.join(unknown) or 'given'} (choose among: {', '.join(archives)})"
+            f"{corpus}: no part {', '.join(unknown) or 'given'} (choose from: {', '.join(archives)})"
         )
     return {
         part: install(archives[part], destination, partial(verify, part)) for part in dict.fromkeys(parts)
@@ -61,18 +61,18 @@ def install_parts(
 def install(archive: Archive, destination: Path, verify: Callable[[Path], list[str]]) -> Path:
     """Install the folder of an archive as destination/<archive.folder>.
 
-    The folder gets its name when `verify` finds no faults in it. Then the sizes of its files are recorded
-    beside it, in .<name>.sizes.json, and later calls only compare the sizes. An existing folder without this
-    record is verified. Faults are logged and the damaged files restored from the archive; files that are not
+    The folder is renamed to its final name once `verify` finds no faults. File sizes are then recorded next
+    to it, in .<name>.sizes.json, and later calls only compare the sizes. An existing folder without this
+    record is verified. Faults are logged, and damaged files are restored from the archive; files that are not
     in the archive are kept. The archive stays in `destination` and may be deleted.
 
     Args:
-        destination: created if missing. Needs space for the archive and its content.
-        verify: returns the faults of a folder, one line each.
+        destination: created if missing. Requires space for the archive and its content.
+        verify: returns the faults of a folder, one line per fault.
 
     Raises:
-        UserError: a failed transfer, an archive that is unsafe or lacks the folder, faults in the
-            extracted files, a full disk.
+        UserError: the transfer fails, the archive is unsafe or does not contain the folder, the extracted
+            files have faults, or the disk is full.
     """
     try:
         return _install(archive, destination, verify)
@@ -84,9 +84,9 @@ def install(archive: Archive, destination: Path, verify: Callable[[Path], list[s
 
 
 def extract(path: Path, folder: Path) -> None:
-    """Extract an archive of files and folders into `folder`, and nothing outside it.
+    """Extract an archive into `folder`; never write outside it.
 
-    tarfile's own filter is not used, because some Pythons lack it (3.10.11, 3.11.3).
+    tarfile's own filter is not used, because some Python versions lack it (3.10.11, 3.11.3).
 
     Raises:
         UserError: the archive is damaged, or contains a link, a device, or a path outside `folder`.
@@ -115,7 +115,7 @@ def _install(archive: Archive, destination: Path, verify: Callable[[Path], list[
         if not findings:
             _record_sizes(target)
             return target
-        _logger.warning(f"{target}: incomplete, restored from the archive:\n{list_findings(findings)}")
+        _logger.warning(f"{target}: incomplete; restoring from the archive:\n{list_findings(findings)}")
     destination.mkdir(parents=True, exist_ok=True)
     path = destination / archive.url.rsplit("/", 1)[1]
     fetch(archive.url, path, archive.md5)
@@ -125,7 +125,7 @@ def _install(archive: Archive, destination: Path, verify: Callable[[Path], list[
         extract(path, scratch)
         extracted = scratch / archive.folder
         if not extracted.is_dir():
-            raise UserError(f"{path}: has no {archive.folder} (delete the archive and download again)")
+            raise UserError(f"{path}: {archive.folder} is missing (delete the archive and download again)")
         if is_there:
             _restore(extracted, target)
         _require_complete(target if is_there else extracted, path, verify)
@@ -135,7 +135,7 @@ def _install(archive: Archive, destination: Path, verify: Callable[[Path], list[
             if document.is_file() and not (target.parent / document.name).exists():
                 document.replace(target.parent / document.name)
         if hasattr(os, "sync"):
-            os.sync()  # the contents reach the disk before the name
+            os.sync()  # flush file contents to disk before the rename
         if not is_there:
             extracted.replace(target)
     finally:
@@ -147,12 +147,12 @@ def _install(archive: Archive, destination: Path, verify: Callable[[Path], list[
 def _require_complete(folder: Path, path: Path, verify: Callable[[Path], list[str]]) -> None:
     findings = verify(folder)
     if findings:
-        head = f"{path}: its content has faults (remove surplus files, then download again):"
+        head = f"{path}: extracted files are invalid (remove surplus files, then download again):"
         raise UserError(list_findings([head, *findings], MAX_LINES))
 
 
 def _restore(extracted: Path, target: Path) -> None:
-    """Move each file from `extracted` to `target`; other files in `target` stay."""
+    """Move each file from `extracted` to `target`; other files in `target` are kept."""
     for path in sorted(extracted.rglob("*")):
         place = target / path.relative_to(extracted)
         if path.is_dir():
@@ -182,27 +182,27 @@ def _sizes_file(folder: Path) -> Path:
 
 
 def _changes(folder: Path) -> list[str] | None:
-    """Files whose sizes differ from the recorded ones, one line each; None if there is no record."""
+    """Return one line per file whose size differs from the recorded one; None if there is no record."""
     try:
         recorded = read_object(_sizes_file(folder), "sizes")
     except UserError:
         return None
     found = dict(_sizes(folder))
     return [
-        f"{folder / name}: {found.get(name, 'no')} bytes instead of {size}"
+        f"{folder / name}: expected {size} bytes, found {found.get(name, 'no file')}"
         for name, size in recorded.items()
         if found.get(name) != size
     ]
 
 
 def _record_sizes(folder: Path) -> None:
-    """Record the sizes of all files; a full or read-only disk has no record, which does no harm."""
+    """Record the sizes of all files. Failure is harmless and ignored, for example on a full disk."""
     with suppress(OSError), publish(str(_sizes_file(folder))) as file:
         file.write(json.dumps(dict(_sizes(folder))).encode())
 
 
 def _sizes(folder: Path, prefix: str = "") -> Iterator[tuple[str, int]]:
-    """Relative path and size in bytes of each file below a folder."""
+    """Yield relative path and size in bytes of each file below a folder."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():

