@@ -1,1 +1,1 @@
-"""From corpora to verified manifests: one module per corpus, with the functions download and prepare."""
+"""Download corpora, verify them and write manifests: one module per corpus, with `download` and `prepare`."""

@@ -25,7 +25,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """URL and MD5 (hexadecimal) of an archive, and the folder in it to install (a/b)."""
+    """URL and MD5 (hexadecimal) of an archive, and the folder inside it to install (a/b)."""
 
     url: str
     md5: str
@@ -39,11 +39,11 @@ def install_parts(
     destination: Path,
     verify: Callable[[str, Path], list[str]],
 ) -> dict[str, Path]:
-    """Install parts of a corpus, each as `install` does, and return their folders.
+    """Install parts of a corpus with `install`, and return their folders.
 
     Args:
         archives: archives of all parts of the corpus, by part name.
-        verify: returns the faults of a part in a folder, one line each.
+        verify: returns the faults of a part in a folder, one line per fault.
 
     Raises:
         UserError: no parts are given, or some are unknown; see also `install`.
@@ -51,7 +51,7 @@ def install_parts(
     unknown = sorted(set(parts) - set(archives))
     if unknown or not parts:
         raise UserError(
-            f"{corpus}: no part {', '.join(unknown) or 'given'} (choose among: {', '.join(archives)})"
+            f"{corpus}: no part {', '.join(unknown) or 'given'} (choose from: {', '.join(archives)})"
         )
     return {
         part: install(archives[part], destination, partial(verify, part)) for part in dict.fromkeys(parts)
@@ -67,12 +67,12 @@ def install(archive: Archive, destination: Path, verify: Callable[[Path], list[s
     in the archive are kept. The archive stays in `destination` and may be deleted.
 
     Args:
-        destination: created if missing. Needs space for the archive and its content.
-        verify: returns the faults of a folder, one line each.
+        destination: created if missing. Requires space for the archive and its content.
+        verify: returns the faults of a folder, one line per fault.
 
     Raises:
-        UserError: a failed transfer, an archive that is unsafe or lacks the folder, faults in the
-            extracted files, a full disk.
+        UserError: the transfer fails, the archive is unsafe or does not contain the folder, the extracted
+            files have faults, or the disk is full.
     """
     try:
         return _install(archive, destination, verify)
@@ -86,7 +86,7 @@ def install(archive: Archive, destination: Path, verify: Callable[[Path], list[s
 def extract(path: Path, folder: Path) -> None:
     """Extract an archive into `folder`; never write outside it.
 
-    tarfile's own filter is not used, because some Pythons lack it (3.10.11, 3.11.3).
+    tarfile's own filter is not used, because some Python versions lack it (3.10.11, 3.11.3).
 
     Raises:
         UserError: the archive is damaged, or contains a link, a device, or a path outside `folder`.
@@ -115,7 +115,7 @@ def _install(archive: Archive, destination: Path, verify: Callable[[Path], list[
         if not findings:
             _record_sizes(target)
             return target
-        _logger.warning(f"{target}: incomplete, restored from the archive:\n{list_findings(findings)}")
+        _logger.warning(f"{target}: incomplete; restoring from the archive:\n{list_findings(findings)}")
     destination.mkdir(parents=True, exist_ok=True)
     path = destination / archive.url.rsplit("/", 1)[1]
     fetch(archive.url, path, archive.md5)
@@ -125,7 +125,7 @@ def _install(archive: Archive, destination: Path, verify: Callable[[Path], list[
         extract(path, scratch)
         extracted = scratch / archive.folder
         if not extracted.is_dir():
-            raise UserError(f"{path}: has no {archive.folder} (delete the archive and download again)")
+            raise UserError(f"{path}: {archive.folder} is missing (delete the archive and download again)")
         if is_there:
             _restore(extracted, target)
         _require_complete(target if is_there else extracted, path, verify)
@@ -147,7 +147,7 @@ def _install(archive: Archive, destination: Path, verify: Callable[[Path], list[
 def _require_complete(folder: Path, path: Path, verify: Callable[[Path], list[str]]) -> None:
     findings = verify(folder)
     if findings:
-        head = f"{path}: its content has faults (remove surplus files, then download again):"
+        head = f"{path}: extracted files are invalid (remove surplus files, then download again):"
         raise UserError(list_findings([head, *findings], MAX_LINES))
 
 
@@ -182,30 +182,27 @@ def _sizes_file(folder: Path) -> Path:
 
 
 def _changes(folder: Path) -> list[str] | None:
-    """Files whose sizes differ from the recorded ones, one line each; None if there is no record."""
+    """Return one line per file whose size differs from the recorded one; None if there is no record."""
     try:
         recorded = read_object(_sizes_file(folder), "sizes")
     except UserError:
         return None
     found = dict(_sizes(folder))
     return [
-        f"{folder / name}: {found.get(name, 'no')} bytes instead of {size}"
+        f"{folder / name}: expected {size} bytes, found {found.get(name, 'no file')}"
         for name, size in recorded.items()
         if found.get(name) != size
     ]
 
 
 def _record_sizes(folder: Path) -> None:
-    """Record the sizes of all files.
-
-    Failure is harmless and ignored, for example on a full or read-only disk.
-    """
+    """Record the sizes of all files. Failure is harmless and ignored, for example on a full disk."""
     with suppress(OSError), publish(str(_sizes_file(folder))) as file:
         file.write(json.dumps(dict(_sizes(folder))).encode())
 
 
 def _sizes(folder: Path, prefix: str = "") -> Iterator[tuple[str, int]]:
-    """Relative path and size in bytes of each file below a folder."""
+    """Yield relative path and size in bytes of each file below a folder."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():

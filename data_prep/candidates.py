@@ -11,12 +11,12 @@ from pathlib import Path
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe_whole
 from asr_emapl.data.utterance import Utterance
-from asr_emapl.errors import UserError, list_findings
+from asr_emapl.errors import UserError, counted, list_findings
 from asr_emapl.text.needed import AUTO, Changes, needed_preset
 from asr_emapl.text.normalise import PRESETS, Preset
 
 MAX_LINES = 50
-"""Maximum number of findings listed in an error; the rest are only counted."""
+"""Maximum number of findings listed in an error; the others are only counted."""
 
 AudioFacts = tuple[float, int, int]
 """Duration (seconds), sample rate (Hz), channels."""
@@ -24,19 +24,18 @@ AudioFacts = tuple[float, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One utterance as the corpus states it.
+    """One utterance as listed by the corpus.
 
     Attributes:
         id: unique in its part.
         audio: path of the file.
-        place: where the corpus states it, for messages: a file, or file:line.
-        text: the transcript as the corpus spells it, or None.
+        place: where the corpus lists it, for messages: a file, or file:line.
+        text: the original transcript, or None.
         speaker: None if unknown.
         offset: start in the file, in seconds.
         duration: in seconds; None: to the end of the file.
         channel: channel of the file, counted from 0; None: the mean of all.
-        may_be_mono: whether `channel` is ignored for single-channel files (the file is assumed to contain
-            only that channel).
+        may_be_mono: whether `channel` is ignored for single-channel files.
         fault: a fault that is already known, or "".
     """
 
@@ -54,7 +53,7 @@ class Candidate:
 
 @dataclass(slots=True)
 class Checked:
-    """The result for the candidates of a part: valid utterances, one line per fault, and notes."""
+    """Results for the candidates of a part: valid utterances, one line per invalid candidate, and notes."""
 
     utterances: list[Utterance] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
@@ -63,17 +62,17 @@ class Checked:
 
 @dataclass(slots=True)
 class Prepared:
-    """The manifest of each part, and notes for the user, for example on files that are left out."""
+    """The manifest of each part, and notes for the user, for example about skipped files."""
 
     manifests: dict[str, Path]
     notes: list[str]
 
 
 def preset(name: str, candidates: Iterable[Candidate] = ()) -> Preset:
-    """The normalisation of that name; for "auto", the one inferred from the transcripts.
+    """Return the normalisation with this name; for "auto", the one inferred from the transcripts.
 
     Raises:
-        UserError: unknown preset name.
+        UserError: the name is unknown.
     """
     if name == AUTO:
         name = needed_preset(candidate.text for candidate in candidates if candidate.text is not None)
@@ -85,7 +84,7 @@ def preset(name: str, candidates: Iterable[Candidate] = ()) -> Preset:
 def check(candidates: Iterable[Candidate], spelling: Preset, workers: int) -> Checked:
     """Verify text and audio of candidates; valid ones become utterances, in the same order.
 
-    Faults are: an id that is not unique; a normalised transcript that is empty or has characters that
+    Faults are: an id that is not unique; a normalised transcript that is empty or contains characters that
     `spelling` does not accept; audio that is missing, empty or truncated, or cannot be decoded; times outside
     the file. Each file's header is read once, by `workers` threads.
     """
@@ -106,7 +105,7 @@ def check(candidates: Iterable[Candidate], spelling: Preset, workers: int) -> Ch
         faults += [fact] if isinstance(fact, str) else _audio_faults(candidate, fact)
         if first_seen.setdefault(candidate.id, candidate.place) != candidate.place:
             first = first_seen[candidate.id]
-            faults.append(f"id {candidate.id!r} is that of {first} too (make ids unique)")
+            faults.append(f"id {candidate.id!r} is also used by {first} (make ids unique)")
         if faults:
             faults = [fault.removeprefix(f"{candidate.place}: ") for fault in faults]
             found.findings.append(f"{candidate.place}: {'; '.join(faults)}")
@@ -132,7 +131,7 @@ def _utterance(candidate: Candidate, text: str | None, fact: AudioFacts) -> Utte
 
 
 def settle(part: str, found: Checked, leave_out: bool) -> list[str]:
-    """The notes on a part.
+    """Return the notes about a part.
 
     Raises:
         UserError: there are findings and `leave_out` is False.
@@ -140,16 +139,16 @@ def settle(part: str, found: Checked, leave_out: bool) -> list[str]:
     if not found.findings:
         return [f"{part}: {note}" for note in found.notes]
     if not leave_out:
-        head = f"{part}: {len(found.findings)} faults (fix them, or give --leave-out):"
+        head = f"{part}: {len(found.findings)} faults (fix them or pass --leave-out):"
         raise UserError(list_findings([head, *found.findings], MAX_LINES))
-    left_out = list_findings([f"{part}: left out {len(found.findings)}:", *found.findings], 6)
+    left_out = list_findings([f"{part}: {len(found.findings)} skipped:", *found.findings], 6)
     return [left_out, *(f"{part}: {note}" for note in found.notes)]
 
 
 def probe_all(
     audio: Iterable[str], workers: int, averaged: Container[str] | None = None
 ) -> tuple[dict[str, AudioFacts | str], list[str]]:
-    """Return header information or an error for each file, and notes on files that are converted.
+    """Return header data or an error for each file, and notes about files that will be resampled or averaged.
 
     Args:
         averaged: files for which no channel is selected; None: all files.
@@ -162,14 +161,14 @@ def probe_all(
     notes = []
     if rates:
         listed = ", ".join(f"{count} of {rate} Hz" for rate, count in rates.most_common(5))
-        notes.append(f"{rates.total()} of {len(good)} files are resampled when they are read: {listed}")
+        notes.append(f"{rates.total()} of {len(good)} files are resampled on reading: {listed}")
     several = sum(
         not isinstance(known, str) and known[2] > 1
         for path, known in facts.items()
         if averaged is None or path in averaged
     )
     if several:
-        notes.append(f"{several} of {len(good)} files have several channels, averaged when they are read")
+        notes.append(f"{several} of {len(good)} files have several channels, which are averaged on reading")
     return facts, notes
 
 
@@ -184,23 +183,24 @@ def _text_faults(text: str | None, spelling: Preset) -> list[str]:
     if text is None:
         return []
     if not text:
-        return ["an empty transcript (add it)"]
+        return ["empty transcript (add it)"]
     strange = spelling.strange(text)
-    return [f"its text has {strange!r} (spell it out, or choose another --text)"] if strange else []
+    return [f"invalid text {strange!r} (spell it out, or choose another --text)"] if strange else []
 
 
 def _audio_faults(candidate: Candidate, fact: AudioFacts) -> list[str]:
-    """What is wrong with the times and the channel of a candidate."""
+    """Return the faults in times and channel of a candidate."""
     length, _, channels = fact
     faults = []
     end = length if candidate.duration is None else candidate.offset + candidate.duration
     if not 0 <= candidate.offset < min(end, length):
-        faults.append(f"goes from {candidate.offset:g} to {end:g} s (correct the times)")
+        faults.append(f"invalid times {candidate.offset:g} to {end:g} s (correct the times)")
     elif end > length + LENGTH_TOLERANCE_S:
-        faults.append(f"goes to {end:.2f} s in {candidate.audio}, {length:.2f} s long (correct the times)")
+        faults.append(f"end {end:.2f} s exceeds {candidate.audio}, {length:.2f} s long (correct the times)")
     channel = candidate.channel
     if channel is not None and channel >= channels and not (channels == 1 and candidate.may_be_mono):
         faults.append(
-            f"is channel {channel} (counted from 0) of {candidate.audio}, which has {channels} (correct it)"
+            f"channel {channel} (counted from 0) does not exist in {candidate.audio}, "
+            f"which has {counted(channels, 'channel')} (correct it)"
         )
     return faults

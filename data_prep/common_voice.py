@@ -1,4 +1,4 @@
-"""One language of Mozilla Common Voice: <split>.tsv with the sentences, clips/*.mp3 with the audio."""
+"""One language of Mozilla Common Voice: sentences in <split>.tsv, audio in clips/*.mp3."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SPLITS = ("train", "dev", "test")
 def download() -> NoReturn:
     """Raise a UserError with the download page, where users must accept the terms."""
     raise UserError(
-        "Common Voice has no public address: get the archive of your language from "
-        "https://datacollective.mozillafoundation.org (it needs an account), extract it, and name the "
-        "folder of clips/"
+        "Common Voice cannot be downloaded automatically: get the archive of your language from "
+        "https://datacollective.mozillafoundation.org (requires an account), extract it, and pass the "
+        "folder that contains clips/"
     )
 
 
@@ -36,16 +36,16 @@ def prepare(
 ) -> Prepared:
     """Verify splits of one language and write a manifest for each, destination/<split>.jsonl.
 
-    Checks that each row has a complete clip and that the preset accepts each sentence. The corpus also has
-    rows without a sentence, empty clips and numbers in digits; they are reported, or left out and counted.
-    All manifests are written at the end, together.
+    Checks that each row has a complete clip and that the preset accepts each sentence. The corpus also
+    contains rows without a sentence, empty clips and numbers in digits; they are reported, or skipped and
+    counted. All manifests are written together at the end.
 
     Args:
         source: the folder with the .tsv files and clips/ (cv-corpus-<version>/<language>).
         destination: folder of the manifests; created if missing.
-        splits: names of .tsv files without the ending: train, dev, test, validated, other, invalidated.
+        splits: names of .tsv files without extension: train, dev, test, validated, other, invalidated.
         text: the preset of `asr_emapl.text.normalise`; `common-voice` is for English, `words` for others.
-        leave_out: leave out utterances with faults instead of raising.
+        leave_out: skip invalid utterances instead of raising.
         workers: threads that read headers.
 
     Raises:
@@ -53,7 +53,9 @@ def prepare(
     """
     source, destination = Path(source), Path(destination)
     if not (source / "clips").is_dir():
-        raise UserError(f"{source}: has no clips/ (name the folder of a language, for example cv-corpus/en)")
+        raise UserError(
+            f"{source}: contains no clips/ (pass the folder of one language, for example cv-corpus/en)"
+        )
     spelling = preset(text)
     paths = {split: destination / f"{split}.jsonl" for split in dict.fromkeys(splits)}
     check_outputs(list(paths.values()), [source / f"{split}.tsv" for split in paths])
@@ -70,8 +72,8 @@ def prepare(
 def _candidates(source: Path, split: str) -> list[Candidate]:
     table = source / f"{split}.tsv"
     if not table.is_file():
-        there = ", ".join(sorted(path.stem for path in source.glob("*.tsv"))) or "(there is none)"
-        raise UserError(f"{table}: no such split (choose among: {there})")
+        there = ", ".join(sorted(path.stem for path in source.glob("*.tsv")))
+        raise UserError(f"{table}: no such split ({f'choose from: {there}' if there else 'no .tsv files'})")
     clips = (source / "clips").absolute()
     return [
         Candidate(

@@ -13,7 +13,7 @@ ENGINE_RATE = 22_050  # sample rate in Hz
 
 
 def engine_paths() -> tuple[str, str]:
-    """The paths of the shared library and of its data.
+    """Return the paths of the shared library and of its data.
 
     Raises:
         UserError: they are not installed.
@@ -29,7 +29,7 @@ class Engine:
 
     The library keeps the phase of its pitch flutter in static variables that espeak_Terminate does not reset,
     so its audio depends on everything spoken before. Reloading it for each speaker makes the audio depend
-    only on the seed (unless something else in the process has the library loaded).
+    only on the seed (unless something else in the process has loaded the library).
     """
 
     # From espeak-ng/speak_lib.h.
@@ -41,7 +41,7 @@ class Engine:
         self._library = ctypes.CDLL(library)
         rate = self._library.espeak_Initialize(self._SYNCHRONOUS, 0, data.encode(), self._DO_NOT_EXIT)
         if rate != ENGINE_RATE:
-            raise UserError(f"eSpeak NG did not start with its data in {data} (it answered {rate})")
+            raise UserError(f"eSpeak NG failed to initialise with data folder {data} (returned {rate})")
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(1))
         self._chunks: list[bytes] = []
         prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
@@ -59,7 +59,7 @@ class Engine:
         return 0  # continue
 
     def speak(self, text: str, voice: str, rate: int, pitch: int, pitch_range: int, gap: int) -> np.ndarray:
-        """Speech as float64 [samples] in -1..1 at ENGINE_RATE; rate in words per minute."""
+        """Return speech, float64 [samples] in -1..1 at ENGINE_RATE; `rate` is in words per minute."""
         self._chunks.clear()
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise UserError(f"eSpeak NG has no voice {voice!r}")

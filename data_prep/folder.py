@@ -1,7 +1,7 @@
 """Your own audio, with or without transcripts.
 
-A folder with text files beside the audio (a.wav, a.txt), a table (CSV, TSV) with the columns `path` and
-`text`, a Kaldi data directory (it has wav.scp), or a manifest (ours, NeMo's, lhotse's cuts).
+A folder with audio and text files (a.wav, a.txt), a table (CSV, TSV) with the columns `path` and `text`, a
+Kaldi data directory (with wav.scp), or a manifest (of this package, NeMo or lhotse).
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ NO_TEXT = "none"
 AUDIO = frozenset((".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"))
 """Extensions of audio files."""
 TABLES = frozenset((".csv", ".tsv"))
-"""Endings of tables."""
+"""Extensions of tables."""
 UNREADABLE = frozenset((".aac", ".amr", ".m4a", ".mp4", ".sph", ".webm", ".wma"))
-"""Endings of audio files that cannot be decoded; the notes list them."""
+"""Extensions of audio files that cannot be decoded; the notes list them."""
 
 
 def download() -> NoReturn:
     """Raise a UserError, because there is nothing to download."""
-    raise UserError("your own audio cannot be downloaded (name its folder with --data)")
+    raise UserError("your own audio cannot be downloaded (pass its folder with --data)")
 
 
 def prepare(
@@ -51,32 +51,32 @@ def prepare(
 ) -> Prepared:
     """Verify audio and its transcripts and write a manifest, destination/<name>.jsonl.
 
-    Each file is complete and can be decoded. Each transcript has its audio, and each audio file its
-    transcript (or none has one). The preset accepts each normalised text. Any sample rate and number of
-    channels are accepted. The notes list what is resampled or averaged, and changes of transcripts.
+    Checks that each file is complete and can be decoded, that each transcript has audio, that each audio file
+    has a transcript (or none has one), and that the preset accepts each normalised text. Any sample rate and
+    number of channels are accepted. The notes list resampled and averaged files and changed transcripts.
 
     Args:
-        source: a folder of audio, searched recursively; a folder with one table; a Kaldi data directory; or a
-            table or manifest file.
+        source: a folder of audio, searched recursively; a folder with one table; a Kaldi data directory; or
+            a table or manifest file.
         destination: folder of the manifest; created if missing.
-        name: name of the manifest;
+        name: name of the manifest; "" uses the name of the source.
         table: CSV or TSV with the columns `path` (relative to the table's folder) and `text`, and optionally
             `id` and `speaker`; replaces the folder search.
-        text: a preset of `asr_emapl.text.normalise`; "auto": the one that the transcripts need; "none": leave
-            out the transcripts.
-        leave_out: leave out utterances with faults instead of raising. A malformed table or inconsistent
-            Kaldi files always raise.
+        text: a preset of `asr_emapl.text.normalise`; "auto": inferred from the transcripts; "none": omit the
+            transcripts.
+        leave_out: skip invalid utterances instead of raising. A malformed table or inconsistent Kaldi files
+            always raise.
         speaker_folders: use the folder name as speaker if the speaker is unknown.
         workers: threads that read headers.
 
     Raises:
-        UserError: there is no audio; or there are faults. The first of them are listed, the others counted.
+        UserError: there is no audio, or there are faults. The first faults are listed, the others counted.
     """
     source = Path(source)
     if text not in (AUTO, NO_TEXT):
         preset(text)
     if not source.exists():
-        raise UserError(f"{source}: no such file or folder (name the one that has the audio)")
+        raise UserError(f"{source}: no such file or folder (pass the folder or file with the audio)")
     # A file may have two extensions (cuts.jsonl.gz); dots in folder names are kept.
     name = name or (source.resolve().name if source.is_dir() else source.name.partition(".")[0])
     path = Path(destination) / f"{name}.jsonl"
@@ -90,7 +90,7 @@ def prepare(
         candidates = [replace(candidate, text=None, fault="") for candidate in candidates]
         text = AUTO
     if not candidates:
-        raise UserError(f"{table or source}: has no audio (known endings: {', '.join(sorted(AUDIO))})")
+        raise UserError(f"{table or source}: has no audio (known extensions: {', '.join(sorted(AUDIO))})")
     found = check(candidates, preset(text, candidates), workers)
     found.notes.extend(notes)
     notes = settle(name, found, leave_out)
@@ -116,17 +116,18 @@ def _candidates(source: Path, table: Path | None, notes: list[str]) -> list[Cand
 
 
 def _only_table(source: Path, files: list[Path]) -> Path | None:
-    """The table of a folder that has no text files beside its audio; None if there is none.
+    """Return the table of a folder, or None if there is no table or audio files have text files.
 
     Raises:
-        UserError: there are several.
+        UserError: there are several tables.
     """
     audio = {path.with_suffix("") for path in files if path.suffix.lower() in AUDIO}
     if any(path.suffix.lower() == ".txt" and path.with_suffix("") in audio for path in files):
         return None
     tables = [path for path in files if path.suffix.lower() in TABLES]
     if len(tables) > 1:
-        raise UserError(f"{source}: has {len(tables)} tables, {tables[0].name} ... (name one with --table)")
+        first = tables[0].name
+        raise UserError(f"{source}: has {len(tables)} tables, such as {first} (choose one with --table)")
     return tables[0] if tables else None
 
 
@@ -168,17 +169,17 @@ def _from_table(table: Path) -> list[Candidate]:
 
 
 def _from_tree(source: Path, files: list[Path], notes: list[str]) -> list[Candidate]:
-    """A candidate per audio file below a folder; its id is the relative path without the ending."""
+    """Return a candidate per audio file below a folder; its id is the relative path without extension."""
     audio = [path for path in files if path.suffix.lower() in AUDIO]
     texts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
     stems = {path.with_suffix("") for path in audio}
     unreadable = Counter(path.suffix.lower() for path in files if path.suffix.lower() in UNREADABLE)
     if unreadable:
         listed = ", ".join(f"{count} {ending}" for ending, count in sorted(unreadable.items()))
-        notes.append(f"skipped, because they cannot be decoded: {listed} (convert them to FLAC)")
+        notes.append(f"skipped files that cannot be decoded: {listed} (convert them to FLAC)")
     orphans = [str(path) for stem, path in texts.items() if stem not in stems]
     if orphans:
-        notes.append(f"{len(orphans)} text files without audio of their name, skipped: {orphans[0]} ...")
+        notes.append(f"skipped {len(orphans)} text files without a matching audio file, such as {orphans[0]}")
     is_labelled = not stems.isdisjoint(texts)
     return [
         _beside(path, path.relative_to(source), texts.get(path.with_suffix("")), is_labelled)
@@ -195,16 +196,13 @@ def _beside(path: Path, name: Path, transcript: Path | None, is_labelled: bool) 
         except UserError as error:
             fault = str(error)
     elif is_labelled:
-        fault = "has no text file beside it, unlike others (add it, or move the audio elsewhere)"
+        fault = "has no text file, while other files do (add it, or move the audio elsewhere)"
     id_ = name.with_suffix("").as_posix()
     return Candidate(id_, str(path.absolute()), str(path), text, fault=fault)
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All files below a folder, excluding hidden files.
-
-    Symbolic links are followed; each folder is visited once.
-    """
+    """Yield the non-hidden files below a folder. Symbolic links are followed; each folder is visited once."""
 
     def refuse(error: OSError) -> NoReturn:
         raise UserError(f"{error.filename}: cannot be read: {error.strerror} (check permissions)") from error

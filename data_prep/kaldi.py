@@ -17,23 +17,23 @@ FILES = ("wav.scp", "segments", "text", "utt2spk")
 
 
 def read_data_dir(folder: Path) -> list[Candidate]:
-    """The utterances of a Kaldi data directory, in the order of `segments` or else of `wav.scp`.
+    """Return the utterances of a Kaldi data directory, in the order of `segments` or else of `wav.scp`.
 
-    Fields are separated by spaces or tabs. Relative paths start from the current folder, as in Kaldi. Without
-    `text` the utterances are unlabelled. Commands in wav.scp ("... |") are never run. The channel is the
-    fifth field of `segments` (from 0), or that of `reco2file_and_channel` (A, B or 1, 2).
+    Fields are separated by spaces or tabs. Paths are relative to the current folder, as in Kaldi. Without
+    `text` the utterances are unlabelled. Commands in wav.scp ("... |") are never executed. The channel is the
+    fifth field of `segments` (from 0), or is read from `reco2file_and_channel` (A, B or 1, 2).
 
     Raises:
-        UserError: a file cannot be read; wav.scp names commands or archives instead of files; a line is
+        UserError: a file cannot be read; wav.scp lists commands or archives instead of files; a line is
             malformed or repeated; `text` and `segments` do not match.
     """
     findings: list[str] = []
     recordings = _keyed(folder / "wav.scp", findings)
     for place, value in recordings.values():
         if value.endswith("|") or value.startswith("|"):
-            findings.append(f"{place}: a command, {value!r}, is not run (name a file of its output)")
+            findings.append(f"{place}: commands are not executed: {value!r} (list a file of its output)")
         elif not Path(value).is_file() and Path(value.rpartition(":")[0]).is_file():
-            findings.append(f"{place}: a place in an archive, {value!r} (copy it to a file, name that)")
+            findings.append(f"{place}: archive offsets are not supported: {value!r} (list a file instead)")
     sides = _sides(folder / "reco2file_and_channel", findings)
     if (folder / "segments").exists():
         candidates = _segments(folder / "segments", recordings, sides, findings)
@@ -70,7 +70,7 @@ def _absolute(audio: str) -> str:
 
 
 def _sides(path: Path, findings: list[str]) -> dict[str, int]:
-    """The channel of each recording, counted from 0; empty if the file is missing."""
+    """Return the channel of each recording, counted from 0; empty if the file is missing."""
     channels: dict[str, int] = {}
     for key, (place, value) in (_keyed(path, findings) if path.exists() else {}).items():
         side = value.split()[-1].upper()
@@ -89,7 +89,8 @@ def _segments(
         try:
             recording, start, end, channel = _segment(value)
         except (ValueError, TypeError):
-            findings.append(f"{place}: {value!r} is not recording, start, end, channel from 0 (correct it)")
+            expected = "recording start end [channel from 0]"
+            findings.append(f"{place}: expected '{expected}', got {value!r} (correct it)")
             continue
         if recording not in recordings:
             findings.append(f"{place}: recording {recording} is not in wav.scp (add it, or remove the line)")
@@ -107,7 +108,7 @@ def _segments(
 
 
 def _segment(value: str) -> tuple[str, float, float, int | None]:
-    """Recording, start, end and channel of a line; ValueError or TypeError if it is malformed."""
+    """Parse recording, start, end and channel; raise ValueError or TypeError if the line is malformed."""
 
     def parse(recording: str, start: str, end: str, side: str = "") -> tuple[str, float, float, int | None]:
         channel = int(side) if side else None
@@ -125,9 +126,9 @@ def _keyed(path: Path, findings: list[str], *, may_be_empty: bool = False) -> di
         place = f"{path}:{number}"
         key, *rest = line.split(maxsplit=1)
         if key in keyed:
-            findings.append(f"{place}: {key} is at {keyed[key][0]} too (remove one of them)")
+            findings.append(f"{place}: {key} is repeated (first at {keyed[key][0]}; remove one of them)")
         elif not rest and not may_be_empty:
-            findings.append(f"{place}: {key} has no other field (complete the line)")
+            findings.append(f"{place}: {key} has no value (complete the line)")
         else:
             keyed[key] = (place, rest[0].strip() if rest else "")
     return keyed

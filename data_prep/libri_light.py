@@ -36,9 +36,9 @@ Span = tuple[float, float]
 
 
 def download(destination: Path, parts: Sequence[str], *, workers: int = 2) -> dict[str, Path]:
-    """Fetch small (577 h, 35 GB), medium (5,193 h, 321 GB), large (51,934 h, 3.05 TB) to destination/<part>.
+    """Download small (577 h, 35 GB), medium (5,193 h, 321 GB) and large (51,934 h, 3.05 TB).
 
-    See `data_prep.archive.install`. It needs disk space for twice the archive.
+    The folders are destination/<part>; see `data_prep.archive.install`. Requires twice the archive size.
 
     Returns:
         The folder of each part.
@@ -73,23 +73,23 @@ def prepare(
     """Verify parts and write one manifest of unlabelled segments per part, destination/<part>.jsonl.
 
     A segment consists of speech with pauses of up to 1 s and is at most `max_seconds` long. Longer speech
-    without a pause is cut into equal pieces. Segments shorter than `min_seconds` are left out. The notes give
+    without a pause is cut into equal pieces. Segments shorter than `min_seconds` are skipped. The notes give
     the hours of segments, speech and total audio.
 
     Args:
-        source: the folder of the parts.
+        source: the folder that contains the parts.
         destination: folder of the manifests; created if missing.
         parts: folder names; None: whichever of small, medium and large exist.
         max_seconds: maximum length of a segment.
         min_seconds: minimum length of a segment.
-        use_voice_activity: False: cut whole files into equal pieces; needs no json.
-        leave_out: leave out files with faults instead of raising.
+        use_voice_activity: False: cut whole files into equal pieces; requires no json.
+        leave_out: skip invalid files instead of raising.
         workers: threads that read headers.
 
     Raises:
         UserError: a part is missing; audio is damaged; json is missing or malformed. The first faults are
             listed, the others counted.
-        ValueError: if 0 < min_seconds <= max_seconds does not hold.
+        ValueError: 0 < min_seconds <= max_seconds does not hold.
     """
     if not 0 < min_seconds <= max_seconds < math.inf:
         raise ValueError(f"expected 0 < min_seconds <= max_seconds, got {min_seconds} and {max_seconds}")
@@ -104,7 +104,7 @@ def prepare(
             for utterance in _utterances(path, segments(spans, max_seconds, min_seconds))
         ]
         hours = sum(utterance.duration for utterance in checked.utterances) / 3600
-        summary = f"{len(checked.utterances)} segments, {hours:.2f} h, of {', '.join(checked.notes)}"
+        summary = f"{len(checked.utterances)} segments ({hours:.2f} h) from {', '.join(checked.notes)}"
         checked.notes = [summary]
         notes += settle(part, checked, leave_out)
         found[Path(destination) / f"{part}.jsonl"] = checked.utterances
@@ -131,17 +131,15 @@ def _part_folders(source: Path, parts: Sequence[str] | None) -> dict[str, Path]:
     wanted = [part for part in _MD5 if (source / part).is_dir()] if parts is None else list(parts)
     absent = [part for part in wanted if not (source / part).is_dir()]
     if absent or not wanted:
-        raise UserError(
-            f"{source}: no part {', '.join(absent) or 'called small, medium or large'} (download it, or name "
-            "the folder above it)"
-        )
+        problem = f"no part {', '.join(absent)}" if absent else "none of small, medium, large found"
+        raise UserError(f"{source}: {problem} (download it, or pass the parent folder)")
     return {part: source / part for part in wanted}
 
 
 def _read_part(
     folder: Path, use_voice_activity: bool, workers: int
 ) -> tuple[dict[Path, list[Span]], Checked]:
-    """The spans of speech in each file of a part; and its faults and notes."""
+    """Return the spans of speech in each file of a part, and its faults and notes."""
     paths = [path.absolute() for path in sorted(folder.glob("*/*/*.flac"))]
     facts, audio_notes = probe_all(map(str, paths), workers)
     speech: dict[Path, list[Span]] = {}
@@ -157,23 +155,23 @@ def _read_part(
         except UserError as error:
             checked.findings.append(str(error))
     spoken = sum(end - start for spans in speech.values() for start, end in spans)
-    checked.notes = [f"{spoken / 3600:.2f} h of speech in {seconds / 3600:.2f} h", *audio_notes]
+    checked.notes = [f"{spoken / 3600:.2f} h of speech in {seconds / 3600:.2f} h of audio", *audio_notes]
     return speech, checked
 
 
 def _speech(path: Path, length: float) -> list[Span]:
-    """The sorted, disjoint spans of speech in the json of an audio file of `length` seconds."""
+    """Return the sorted, disjoint spans of speech listed for an audio file of `length` seconds."""
     place = path.with_suffix(".json")
     if not place.exists():
-        raise UserError(f"{place}: is missing (fetch it again, or cut without it: --no-voice-activity)")
-    remedy = "fetch it again, or --no-voice-activity"
+        raise UserError(f"{place}: is missing (download it again, or use --no-voice-activity)")
+    remedy = "download it again, or use --no-voice-activity"
     try:
         spans = read_object(place, f"voice_activity ({remedy})")["voice_activity"]
         pairs = sorted((float(start), float(end)) for start, end in spans)
     except (ValueError, OverflowError, TypeError, KeyError):
-        raise UserError(f"{place}: no voice_activity as [start, end] in seconds ({remedy})") from None
+        raise UserError(f"{place}: voice_activity must list [start, end] in seconds ({remedy})") from None
     if any(not 0 <= start <= end <= length + _SLACK_S for start, end in pairs):
-        raise UserError(f"{place}: speech outside the {length:.2f} s of audio (fetch both again)")
+        raise UserError(f"{place}: speech outside the {length:.2f} s of audio (download both again)")
     speech: list[Span] = []
     for start, end in pairs:
         end = min(end, length)
@@ -185,7 +183,7 @@ def _speech(path: Path, length: float) -> list[Span]:
 
 
 def _utterances(path: Path, spans: Sequence[Span]) -> list[Utterance]:
-    """One utterance per span, named <speaker>-<book>-<file>-<number>; times to the millisecond."""
+    """Return one utterance per span, with id <speaker>-<book>-<file>-<number> and times in milliseconds."""
     audio, speaker = str(path), path.parts[-3]
     stem = "-".join((*path.parts[-3:-1], path.stem))
     return [

@@ -1,7 +1,7 @@
-"""LibriSpeech (Panayotov et al. 2015), and any corpus with its layout: download, verify, write manifests.
+"""LibriSpeech (Panayotov et al. 2015) and any corpus with its layout: download, verify, write manifests.
 
-<part>/<speaker>/<chapter>/ has <speaker>-<chapter>-<utterance>.flac, 16 kHz mono, and one file
-<speaker>-<chapter>.trans.txt with a line "<id> <TRANSCRIPT>" per utterance.
+<part>/<speaker>/<chapter>/ contains <speaker>-<chapter>-<utterance>.flac (16 kHz, mono) and one file
+<speaker>-<chapter>.trans.txt with one line "<id> <TRANSCRIPT>" per utterance.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _URL = "https://www.openslr.org/resources"
 
 @dataclass(frozen=True, slots=True)
 class _Official:
-    """An official part: its resource on OpenSLR, MD5 of its .tar.gz, and number of its utterances."""
+    """An official part: OpenSLR resource number, MD5 of the .tar.gz, and number of utterances."""
 
     resource: int
     md5: str
     utterances: int
 
 
-# The MD5s are published beside the archives (md5sum.txt). Resource 31 is Mini LibriSpeech.
+# The MD5s are published with the archives (md5sum.txt). Resource 31 is Mini LibriSpeech.
 _OFFICIAL = {
     "dev-clean": _Official(12, "42e2234ba48799c1f50f24a7926300a1", 2_703),
     "dev-clean-2": _Official(31, "6d7ab67ac6a1d2c993d050e16d61080d", 1_089),
@@ -46,8 +46,8 @@ _OFFICIAL = {
     "train-other-500": _Official(12, "d1a0fd59409feb2c614ce4d30c387708", 148_688),
 }
 
-# SHA-256. Those of the 3-gram and the 4-gram are from rwth-i6/i6_experiments (common/datasets/librispeech),
-# that of the pruned one from an experiment built on it.
+# SHA-256. 3-gram and 4-gram: from rwth-i6/i6_experiments (common/datasets/librispeech); pruned 3-gram: from
+# an experiment based on it.
 LANGUAGE_MODELS = {
     "3-gram.pruned.1e-7": "71dd880667cb6ea3942bb1982988c91fb1208839a21911eeec7e31c857c4bdfb",
     "3-gram": "263649573475c2991d3e755eb4e690c9d2656f2b3283a1eb589e1e4e174bf874",
@@ -59,13 +59,13 @@ LANGUAGE_MODELS = {
 def download(destination: Path, parts: Sequence[str]) -> dict[str, Path]:
     """Download official parts from OpenSLR to destination/LibriSpeech/<part>; see `archive.install`.
 
-    A part is complete if it has the official number of utterances, each with its transcript and with audio of
-    the length that its header states. The archives stay in `destination` and may be deleted.
+    A part is complete if it has the official number of utterances, each with a transcript and with audio of
+    the length given in its header. The archives stay in `destination` and may be deleted.
 
     Args:
-        destination: created if missing. A part needs twice its archive's size (60 GB for train-other-500).
-        parts: among dev-clean, dev-other, test-clean, test-other, train-clean-100, train-clean-360 and
-            train-other-500, and of Mini LibriSpeech train-clean-5 and dev-clean-2.
+        destination: created if missing. A part requires twice its archive size (60 GB for train-other-500).
+        parts: any of dev-clean, dev-other, test-clean, test-other, train-clean-100, train-clean-360,
+            train-other-500 and, from Mini LibriSpeech, train-clean-5 and dev-clean-2.
 
     Returns:
         The folder of each part.
@@ -81,10 +81,10 @@ def download(destination: Path, parts: Sequence[str]) -> dict[str, Path]:
 
 
 def download_language_model(destination: Path, name: str) -> Path:
-    """Download one of LibriSpeech's word-level n-gram models to destination/<name>.arpa.gz, and verify it.
+    """Download a word-level n-gram model of LibriSpeech to destination/<name>.arpa.gz, and verify it.
 
-    The vocabulary is the 200,000 most frequent words of the corpus's books, in capitals (openslr.org/11). A
-    broken transfer resumes.
+    The vocabulary is the 200,000 most frequent words of the corpus's books, in capitals (openslr.org/11). An
+    interrupted transfer resumes.
 
     Raises:
         UserError: the name is unknown, the transfer fails, or the file cannot be written.
@@ -106,10 +106,10 @@ def prepare(
 ) -> dict[str, Path]:
     """Verify a corpus in LibriSpeech's layout and write one manifest per part, destination/<part>.jsonl.
 
-    All parts are verified before anything is written. Each transcript has its audio and each audio file its
-    transcript. Audio is complete, 16 kHz, mono. Normalised transcripts must be non-empty and contain only
-    characters of `ALPHABET`. Ids begin with the speaker and the chapter of their folder, and are unique over
-    all parts. Manifests are sorted by id and appear all together.
+    All parts are verified before anything is written. Each transcript must have audio and each audio file a
+    transcript. Audio must be complete, 16 kHz, mono. Normalised transcripts must be non-empty and contain
+    only characters of `ALPHABET`. Ids must start with the speaker and the chapter of their folder, and be
+    unique over all parts. Manifests are sorted by id and written together at the end.
 
     Args:
         source: the folder that contains the parts, or the one that contains LibriSpeech/.
@@ -137,21 +137,21 @@ def prepare(
 
 
 def _part_folders(source: Path, destination: Path, parts: Sequence[str] | None) -> dict[str, Path]:
-    """The folder of each requested part; the UserError names all that are missing."""
+    """Return the folder of each requested part; the UserError lists all missing parts."""
     root = source / _FOLDER if (source / _FOLDER).is_dir() else source
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder (name the folder of the parts, or of {_FOLDER}/)")
+        raise UserError(f"{root}: no such folder (pass the folder that contains the parts or {_FOLDER}/)")
     present = [folder.name for folder in _folders(root)]
     if parts is None:
-        # Manifests may be written beside the parts. Their folder is not a part, because it has no speakers.
+        # Manifests may be written next to the parts. Their folder is not a part: it contains no speakers.
         parts = [
             name
             for name in present
             if (root / name).resolve() != destination.resolve() or _folders(root / name)
         ]
     if not parts:
-        raise UserError(f"{root}: has no folder of a part (name the folder above train-clean-100 etc.)")
-    remedy = f"download it, or choose among: {', '.join(present) or '(there is none)'}"
+        raise UserError(f"{root}: contains no parts (pass the folder that contains train-clean-100 etc.)")
+    remedy = "download it" + (f", or choose from: {', '.join(present)}" if present else "")
     missing = [f"{root}: no part named {part!r} ({remedy})" for part in parts if part not in present]
     if missing:
         raise UserError(list_findings(missing, MAX_LINES))
@@ -159,7 +159,7 @@ def _part_folders(source: Path, destination: Path, parts: Sequence[str] | None) 
 
 
 def _read_parts(folders: dict[str, Path], workers: int) -> dict[str, list[Utterance]]:
-    """The utterances of each part; the UserError reports the faults of all parts."""
+    """Return the utterances of each part; the UserError reports the faults of all parts."""
     findings: list[str] = []
     found: dict[str, list[Utterance]] = {}
     first_seen: dict[str, str] = {}
@@ -175,16 +175,16 @@ def _read_parts(folders: dict[str, Path], workers: int) -> dict[str, list[Uttera
 
 
 def _findings(part: str, folder: Path) -> list[str]:
-    """The faults of an official part, one per line."""
+    """Return the faults of an official part, one per line."""
     findings: list[str] = []
     count, official = len(_read_part(folder, 2, findings)), _OFFICIAL[part].utterances
     if count != official and not findings:
-        findings.append(f"{folder}: {count} utterances, the official part has {official}")
+        findings.append(f"{folder}: found {count} utterances, expected {official}")
     return findings
 
 
 def _read_part(folder: Path, workers: int, findings: list[str]) -> list[Utterance]:
-    """The valid utterances of a part, sorted by id; its faults are added to `findings`."""
+    """Return the valid utterances of a part, sorted by id; add its faults to `findings`."""
     before = len(findings)
     chapters = [chapter for speaker in _folders(folder) for chapter in _folders(speaker)]
     others = [folder, *_folders(folder), *(deep for chapter in chapters for deep in _folders(chapter))]
@@ -206,15 +206,12 @@ def _read_part(folder: Path, workers: int, findings: list[str]) -> list[Utteranc
         elif utterance.text is not None:
             found.append(replace(utterance, duration=duration))
     if not read and len(findings) == before:
-        findings.append(f"{folder}: has no utterances (remove the folder, or download the part again)")
+        findings.append(f"{folder}: contains no utterances (remove the folder, or download the part again)")
     return sorted(found, key=lambda utterance: utterance.id)
 
 
 def _read_chapter(chapter: Path, findings: list[str]) -> list[Utterance]:
-    """One utterance per audio file, without duration.
-
-    Its text is None if it is invalid; the reason is added to `findings`.
-    """
+    """Return one utterance per audio file, without duration; its text is None if it is invalid."""
     speaker = chapter.parent.name
     stem = f"{speaker}-{chapter.name}"
     transcripts = chapter / f"{stem}.trans.txt"
@@ -236,7 +233,7 @@ def _read_chapter(chapter: Path, findings: list[str]) -> list[Utterance]:
 
 
 def _read_transcripts(path: Path, findings: list[str]) -> dict[str, str | None]:
-    """The normalised text of each id; None if it is invalid and `findings` has the reason."""
+    """Return the normalised text of each id, or None if it is invalid; add the reason to `findings`."""
     texts: dict[str, str | None] = {}
     try:
         lines = list(read_lines(path))
@@ -261,12 +258,12 @@ def _read_transcripts(path: Path, findings: list[str]) -> dict[str, str | None]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted by name, without hidden ones."""
+    """Return the non-hidden folders in a folder, sorted by name."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_dir())
 
 
 def _audio_files(folder: Path) -> list[Path]:
-    """The FLAC files directly in a folder, sorted by name, without hidden files of file managers."""
+    """Return the FLAC files directly in a folder, sorted by name, without hidden files of file managers."""
     return sorted(
         path for path in folder.iterdir() if path.suffix == ".flac" and not path.name.startswith(".")
     )

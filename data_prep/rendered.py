@@ -1,7 +1,7 @@
 """The corpus of the quickstart: synthetic speech, rendered on this machine.
 
-eSpeak NG (in the wheel `espeakng-loader`) speaks short commands of a small grammar in many voices. They are
-resampled to 16 kHz and trimmed; some get noise and reverberation. The corpus has LibriSpeech's layout:
+eSpeak NG (wheel `espeakng-loader`) speaks short sentences of a small grammar in many voices. The audio is
+resampled to 16 kHz and trimmed; some utterances get noise and reverberation. The layout is LibriSpeech's:
 
     DEST/LibriSpeech/SPEAKERS.TXT
     DEST/LibriSpeech/<part>/<speaker>/<chapter>/<speaker>-<chapter>-<NNNN>.flac   16 kHz, mono, 16 bit
@@ -10,7 +10,7 @@ resampled to 16 kHz and trimmed; some get noise and reverberation. The corpus ha
     train-labelled     a few minutes, few speakers, some noisy utterances
     train-unlabelled   an hour, the same speakers and others, half noisy (transcripts used only by the oracle)
     dev-clean          new speakers with the voices of train-labelled, clean
-    dev-other          voice-accent pairs unseen in training; all utterances noisy, many reverberant
+    dev-other          voice-accent pairs unseen in training, all noisy, many reverberant
 
 No sentence of a dev part occurs in training or in the other dev part. Waveforms are float64 [samples] in
 -1..1 until written to disk. Rates are in Hz, levels in dB, durations in seconds.
@@ -80,16 +80,16 @@ UNLABELLED_VOICES = [f"{ACCENTS[(i + i // 6) % 6]}+{name}" for i, name in enumer
 HELD_OUT_VOICES = [f"{ACCENTS[i % 6]}+{name}" for i, name in enumerate(HELD_OUT_VARIANTS)]
 
 Limits = tuple[tuple[float, ...], tuple[float, ...]]
-# Lower and upper limits of a speaker's pitch, pitch range, words per minute, formant shift and tilt: close to
-# eSpeak's default voice (NEAR), or the full natural-sounding range.
+# Lower and upper limits of a speaker's pitch, pitch range, words per minute, formant shift and tilt: near
+# eSpeak's default voice, or the full natural-sounding range.
 NEAR: Limits = ((42.0, 40.0, 130.0, 0.96, -0.1), (58.0, 60.0, 165.0, 1.04, 0.1))
 ANY: Limits = ((38.0, 35.0, 128.0, 0.95, -0.2), (64.0, 70.0, 168.0, 1.06, 0.2))
 
 UTTERANCES_PER_CHAPTER = 25
-SHORTEST, EDGE = 1.0, (0.05, 0.15)  # minimum utterance length; range of silence at each end, in seconds
+SHORTEST, EDGE = 1.0, (0.05, 0.15)  # seconds: minimum utterance length; range of silence at each end
 SPEECH_THRESHOLD = 0.02  # relative to the peak; leading and trailing samples below it are trimmed
 LEVEL_DB = (-27.0, -19.0)  # RMS of an utterance, relative to full scale
-FLOOR_DB = (-40.0, -25.0)  # level of the noise floor in clean utterances, relative to the speech
+FLOOR_DB = (-40.0, -25.0)  # noise floor of clean utterances, relative to the speech
 PEAK = 0.95
 REVERBERATION = (0.15, 0.35)  # seconds until the sound decays by 60 dB
 DIRECT_TO_REVERBERANT_DB = (4.0, 12.0)
@@ -122,10 +122,10 @@ DEFAULT = CorpusSize()
 
 @dataclass(frozen=True)
 class Speaker:
-    """The settings of eSpeak for one speaker, and the processing of its audio."""
+    """eSpeak settings of one speaker, and the processing of its audio."""
 
     number: int
-    voice: str  # accent+variant, as eSpeak knows it
+    voice: str  # accent+variant, as in eSpeak
     pitch: int  # on eSpeak's scale 0..99; 50 is the default of the variant
     pitch_range: int  # variation of the pitch, on the same scale
     words_per_minute: float
@@ -143,7 +143,7 @@ class Part:
     first_chapter: int  # differs between parts that share speakers
     p_noise: float = 0.0
     snr_db: tuple[float, float] = (8.0, 20.0)
-    p_room: float = 0.0  # among noisy utterances
+    p_room: float = 0.0  # probability of reverberation, among noisy utterances
 
 
 def download(
@@ -154,7 +154,7 @@ def download(
     The output depends only on size and seed. Parts are renamed when complete; complete parts are kept.
 
     Args:
-        workers: processes; None: one per core.
+        workers: number of processes; None: one per core.
 
     Raises:
         UserError: the engine is not installed, a size is invalid, or the folder contains another corpus or
@@ -168,7 +168,7 @@ def download(
     pending = [part for part in corpus_parts if not _is_complete(root, part, marker)]
     speakers_file = root / "SPEAKERS.TXT"
     if speakers_file.exists() and not read_document(speakers_file).startswith(SPEAKERS_HEADER):
-        raise UserError(f"{speakers_file} is of another corpus; give the rendered corpus another folder")
+        raise UserError(f"{speakers_file}: belongs to another corpus; choose another folder")
     if pending:
         engine_paths()  # reports a missing package before workers start
         write(speakers_file, _speakers_table(corpus_parts))
@@ -178,7 +178,7 @@ def download(
 
 
 def parts(size: CorpusSize = DEFAULT, seed: int = 0) -> tuple[Part, ...]:
-    """The four parts and their speakers, drawn from the seed."""
+    """Return the four parts and their speakers, drawn from the seed."""
     rng = np.random.default_rng([seed, 0])
 
     def cast(count: int, first: int, voices: Sequence[str], limits: Limits) -> tuple[Speaker, ...]:
@@ -215,17 +215,17 @@ def _speaker(rng: np.random.Generator, number: int, voice: str, limits: Limits) 
 
 
 def _is_complete(root: Path, part: Part, marker: dict[str, object]) -> bool:
-    """Whether the part exists with this marker; UserError if this module did not make the folder."""
+    """Return whether the part exists with this marker; raise UserError for a folder of another corpus."""
     folder = root / part.name
     if not folder.exists():
         return False
     if not (folder / MARKER).exists():
-        raise UserError(f"{folder} was not rendered by this recipe; give the rendered corpus another folder")
+        raise UserError(f"{folder}: was not rendered by this recipe; choose another folder")
     return bool(read_object(folder / MARKER, "the marker of a rendered part (remove the folder)") == marker)
 
 
 def _speakers_table(corpus_parts: tuple[Part, ...]) -> str:
-    """SPEAKERS.TXT: one line per speaker and part, with the requested minutes."""
+    """Return the content of SPEAKERS.TXT: one line per speaker and part, with the requested minutes."""
     lines = [SPEAKERS_HEADER]
     for part in corpus_parts:
         minutes = part.seconds / len(part.speakers) / 60
@@ -262,9 +262,7 @@ def _render_speaker(part: Part, speaker: Speaker, directory: Path, seed: int) ->
     with Engine() as engine:
         babble = _babble(engine, rng, rules) if part.p_noise > 0 else np.zeros(1)
         while seconds < part.seconds / len(part.speakers):
-            rule = rules[
-                rng.integers(len(rules))
-            ]  # draw the rule first, because long rules contain most sentences
+            rule = rules[rng.integers(len(rules))]  # long rules contain most sentences
             text = rule[rng.integers(len(rule))]
             wave = _trimmed(_spoken(engine, rng, text, speaker), rng)
             wave[1:] += speaker.tilt * wave[:-1].copy()
@@ -283,7 +281,7 @@ def _render_speaker(part: Part, speaker: Speaker, directory: Path, seed: int) ->
 
 
 def _spoken(engine: Engine, rng: np.random.Generator, text: str, speaker: Speaker) -> np.ndarray:
-    """The sentence in the speaker's voice [samples], with small random variations."""
+    """Return the sentence in the speaker's voice [samples], with small random variations."""
     # Resampling by 320 / d is 22.05 -> 16 kHz at d = 441. Other values of d shift formants and speech rate;
     # the engine's rate setting compensates for the latter.
     denominator = round(441 * speaker.formant_shift)
@@ -292,9 +290,7 @@ def _spoken(engine: Engine, rng: np.random.Generator, text: str, speaker: Speake
     gap = int(rng.integers(1, 8))  # between words, in units of 10 ms
     samples = engine.speak(text.lower(), speaker.voice, round(rate), pitch, speaker.pitch_range, gap)
     # Resample in the frequency domain. The edges are silent, so nothing wraps around.
-    blocks = math.ceil(
-        samples.size / (16 * denominator)
-    )  # pad to a length with an exact resampling ratio and a fast FFT
+    blocks = math.ceil(samples.size / (16 * denominator))  # exact ratio and fast FFT
     n_in, n_out = blocks * 16 * denominator, blocks * 16 * 320
     spectrum = np.fft.rfft(samples, n_in)[: n_out // 2 + 1]
     spectrum[: round(LOWEST * n_out / SAMPLE_RATE)] = 0
@@ -347,7 +343,7 @@ def _noise(kind: str, size: int, rng: np.random.Generator, babble: np.ndarray) -
 
 
 def _babble(engine: Engine, rng: np.random.Generator, rules: list[list[str]]) -> np.ndarray:
-    """A few seconds of BABBLE_VOICES overlapping speakers, [samples]."""
+    """Return a few seconds of BABBLE_VOICES overlapping speakers, [samples]."""
     voices = []
     for i in range(BABBLE_VOICES):
         speaker = _speaker(rng, i, UNLABELLED_VOICES[rng.integers(len(UNLABELLED_VOICES))], ANY)

@@ -20,18 +20,18 @@ class TableRow:
 
 
 def read_table(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
-    """The rows of a table whose first line names its columns.
+    """Yield the rows of a table whose first line names its columns.
 
-    The cells of a *.csv file are separated by commas and may be quoted, including cells that contain line
-    feeds. The cells of other files are separated by tabs, and a quotation mark is an ordinary character.
+    The cells of a *.csv file are separated by commas and may be quoted; quoted cells may contain line feeds.
+    The cells of other files are separated by tabs, and a quotation mark is an ordinary character.
 
     Args:
         path: the file, UTF-8.
         columns: names of the required columns.
 
     Raises:
-        UserError: the file is missing, unreadable or not UTF-8; a column is missing; a row has more or fewer
-            cells than there are columns.
+        UserError: the file is missing, unreadable or not UTF-8; a column is missing; the number of cells in a
+            row differs from the number of columns.
     """
     lines = list(read_lines(path))
     is_csv = path.suffix.lower() == ".csv"
@@ -45,15 +45,15 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
         if missing:
             separator = "commas" if is_csv else "tabs"
             raise UserError(
-                f"{path}: no column {', '.join(missing)} among {names} (name it in the first line; "
-                f"separate the columns by {separator})"
+                f"{path}: missing column {', '.join(missing)}, found {names} (the first line must name the "
+                f"columns, separated by {separator})"
             )
         first = reader.line_num
         for cells in reader:
             place = f"{path}:{lines[first][0]}"
             first = reader.line_num
             if len(cells) != len(names):
-                raise UserError(f"{place}: {len(cells)} cells for {len(names)} columns (correct the line)")
+                raise UserError(f"{place}: expected {len(names)} cells, got {len(cells)} (correct the line)")
             yield TableRow(place, dict(zip(names, cells, strict=True)))
     except csv.Error as error:
         raise UserError(f"{path}:{lines[reader.line_num - 1][0]}: {error} (correct the line)") from error

@@ -1,4 +1,4 @@
-"""Download files over HTTP; resumes broken transfers, and verifies checksums."""
+"""Download files over HTTP, resume interrupted transfers and verify checksums."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ _BUSY = (408, 425, 429, 500, 502, 503, 504)
 
 
 def fetch(url: str, path: Path, checksum: str) -> None:
-    """Download `url` to `path` unless the file there matches the checksum (MD5 or SHA-256, hex).
+    """Download `url` to `path`, unless the file at `path` matches the MD5 or SHA-256 checksum (hexadecimal).
 
     Received bytes are kept in <path>.partial. An interrupted transfer resumes from there: automatically as
-    long as retries make progress, otherwise on the next call. It starts again if the server does not support
+    long as retries make progress, otherwise on the next call. It restarts if the server does not support
     ranges, or if a resumed file has the wrong checksum. A file with the wrong checksum at `path` is treated
     as a partial download.
 
@@ -70,17 +70,17 @@ def fetch(url: str, path: Path, checksum: str) -> None:
             return
         partial.unlink()
     raise UserError(
-        f"{url}: arrived with the {_kind(checksum)} {found} instead of {checksum} (download "
-        "again; if that does not help, the file on the server has changed)"
+        f"{url}: wrong {_kind(checksum)}: expected {checksum}, got {found} (download again; if that does not "
+        "help, the file on the server has changed)"
     )
 
 
 def _transfer(url: str, partial: Path) -> None:
-    """Receive until the file has the size that the server states, if it states one."""
+    """Receive until the file has the size reported by the server, if any."""
     fruitless = 0
     while True:
         before = _size(partial)
-        error: Exception | str = "the connection broke off"
+        error: Exception | str = "the connection was closed"
         try:
             if _receive(url, partial):
                 return
@@ -95,7 +95,7 @@ def _transfer(url: str, partial: Path) -> None:
             break
         time.sleep(_FIRST_PAUSE_S * 2**fruitless)
     raise UserError(
-        f"{url}: cannot be fetched: {error} (check the network, then download again; it resumes after the "
+        f"{url}: download failed: {error} (check the network, then download again; it resumes after the "
         f"{_size(partial)} bytes already received)"
     )
 
@@ -114,7 +114,7 @@ def _receive(url: str, partial: Path) -> bool:
     with response:
         start, total = _span(response)
         if start not in (0, have):
-            raise HTTPException(f"the server sends bytes from {start}, not from {have}")
+            raise HTTPException(f"the server sent bytes from {start}, not from {have}")
         with partial.open("rb+" if start else "wb") as file, _progress(partial.name, start, total) as advance:
             file.seek(start)
             while block := response.read1(_BLOCK):
@@ -130,13 +130,13 @@ def _span(response: Any) -> tuple[int, int | None]:
         return 0, None if length is None else int(length)
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
     if match is None:
-        raise HTTPException("the server sends a range without its position")
+        raise HTTPException("the server sent a partial response without a Content-Range header")
     return int(match[1]), None if match[2] == "*" else int(match[2])
 
 
 @contextmanager
 def _progress(name: str, start: int, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal; yields a function that advances it by a number of bytes."""
+    """Show a progress bar on a terminal; yields a function that advances it by a number of bytes."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -155,7 +155,7 @@ def _kind(checksum: str) -> str:
 
 
 def _digest(path: Path, like: str) -> str:
-    """The hexadecimal checksum of a file, of the same kind as `like`."""
+    """Return the hexadecimal checksum of a file, of the same kind as `like`."""
     digest = hashlib.new(_kind(like).replace("-", "").lower(), usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -56,7 +56,7 @@ def lm(project) -> Path:
     told = succeed(
         "lm", "--text", project / "text", "--out", path, "--order", 2, "--held-out", project / "text"
     )
-    assert "2-gram of 16 lines" in told
+    assert "2-gram trained on 16 lines" in told
     assert "0 of " in told
     return path
 
@@ -100,16 +100,16 @@ def test_tuned_weights_are_used_by_decode_and_transcribe(project, lm, tmp_path):
 def test_decode_with_options_that_contradict(project, lm, tmp_path):
     common = decoding(project, tmp_path)
     for option, value in (("--lm", lm), ("--lexicon", lm), ("--lm-weight", 1), ("--word-bonus", 0)):
-        assert f"{option} is for beam search; give a --beam" in fail(*common, option, value)
+        assert f"{option} requires beam search; set --beam" in fail(*common, option, value)
     for option in ("--lm-weight", "--word-bonus"):
         assert f"{option} has no effect without a language model" in fail(*common, "--beam", 5, option, 1)
-    assert "leave out --beam" in fail(*common, "--beam", 5, "--lm-config", tmp_path / "lm.json")
-    assert "leave out --lm-weight" in fail(*common, "--lm-weight", 5, "--lm-config", tmp_path / "lm.json")
+    assert "omit --beam" in fail(*common, "--beam", 5, "--lm-config", tmp_path / "lm.json")
+    assert "omit --lm-weight" in fail(*common, "--lm-weight", 5, "--lm-config", tmp_path / "lm.json")
     assert "give a --lexicon" in fail(*common, "--beam", 5, "--lm", project / "lm.arpa")
     assert "beam of 1000000" in fail(*common, "--beam", 1_000_000)
     assert not (tmp_path / "h").exists()
     for weights in ("0;1", "0,nan", "inf", ""):
-        assert "separated by commas" in fail(
+        assert "comma-separated numbers" in fail(
             "tune-lm", *common[1:5], "--out", tmp_path / "o.json", "--lm", lm, "--weights", weights
         )
 
@@ -159,12 +159,12 @@ def test_transcribe_standard_input_and_go_on_after_a_fault(project, tmp_path):
         input=Path(first.audio).read_bytes(),
     )  # fmt: skip
     assert result.exit_code == 1
-    assert "left out: " in result.stderr
+    assert "skipped: " in result.stderr
     assert "gone.wav" in result.stderr
     assert (json.loads(result.stdout)["audio"], json.loads(result.stdout)["text"]) == ("-", text)
     result = run("transcribe", "-", "--checkpoint", project / "run", input=b"no audio")
     assert result.exit_code == 1
-    assert result.stderr.startswith("left out: -: not decodable")
+    assert result.stderr.startswith("skipped: -: not decodable")
 
 
 def test_transcribe_without_a_detector_says_so(project, tmp_path, monkeypatch):
@@ -221,9 +221,9 @@ def test_decode_leaves_out_what_cannot_be_decoded_and_says_so(project, lossy, tm
     result = decoded(lossy, out)
     assert result.exit_code == 1
     assert out.read_text() == whole.read_text()
-    assert "left out: absent: " in result.stderr
-    assert "left out: broken: " in result.stderr
-    assert "left out: 2 utterances" in result.stderr
+    assert "skipped: absent: " in result.stderr
+    assert "skipped: broken: " in result.stderr
+    assert "2 utterances were skipped" in result.stderr
     # What has no hypothesis is not taken for one without words.
     assert "2 of 6 references have no hypothesis: absent, broken" in fail("score", lossy, out)
     succeed("score", lossy, out, "--allow-missing")
@@ -233,8 +233,8 @@ def test_report_leaves_them_out_too(project, lossy, tmp_path):
     page = tmp_path / "report.html"
     result = run("report", project / "run", "--out", page, "--manifest", lossy, "--decode")
     assert result.exit_code == 0, result.exception
-    assert "left out: 2 utterances" in result.stderr
-    assert "without 2 utterances that could not be decoded" in page.read_text()
+    assert "2 utterances were skipped" in result.stderr
+    assert "excluding 2 unreadable utterances" in page.read_text()
 
 
 @needs_extra
@@ -244,7 +244,7 @@ def test_tune_lm_leaves_them_out_too(project, lossy, lm, tmp_path):
     told = succeed(*common, "--manifest", project / "dev.jsonl", "--out", tmp_path / "whole.json")
     result = run(*common, "--manifest", lossy, "--out", tmp_path / "lossy.json")
     assert result.exit_code == 1
-    assert "left out: 2 utterances" in result.stderr
+    assert "2 utterances were skipped" in result.stderr
     assert result.stdout.replace("lossy.json", "whole.json") == told
 
 

@@ -86,7 +86,7 @@ def test_hypotheses_of_each_run(run, manifest, tmp_path):
 def test_what_is_asked_for_wrongly(run, manifest, tmp_path):
     out = ("--out", tmp_path / "page.html")
     some = ("--hypotheses", tmp_path / "hyp.jsonl")
-    assert "need --manifest" in refused(run, *out, "--decode")
+    assert "require --manifest" in refused(run, *out, "--decode")
     assert "either" in refused(run, *out, "--manifest", manifest)
     assert "either" in refused(run, *out, "--manifest", manifest, "--decode", *some)
     assert "2 --hypotheses for 1 runs" in refused(run, *out, "--manifest", manifest, *some, *some)
@@ -103,6 +103,6 @@ def test_decoding_by_each_runs_last_checkpoint(tmp_path):
     result = report(tmp_path / "run", "--out", out, *wanted)
     assert result.exit_code == 0, result.output
     page = out.read_text()
-    assert "dev.jsonl, decoded by the student" in page
+    assert "dev.jsonl, decoded with the student" in page
     assert page.count("<audio") == 2
     assert page.count("data:audio/mpeg") == 2

@@ -98,20 +98,22 @@ def test_options_of_score(scored, tmp_path):
         *("score", *pair, "--by", "speaker", "--by", "duration", "--confusions", 1, "--normalise", "words"),
         *("--vocabulary", scored / "ref.jsonl", "--alignments", page),
     )
-    assert "no speaker is known" in shown
+    assert "speakers are unknown" in shown
     assert "below 5 s" in shown
     assert "out of vocabulary: 0.00 %" in shown
     assert "normalisation: words: " in shown
     assert page.read_text().startswith("<!doctype html>")
-    assert "--speaker-in-id: no id has a - or _ (the first is 'u" in fail("score", *pair, "--speaker-in-id")
+    assert "--speaker-in-id: no id contains '-' or '_' (first id: 'u" in fail(
+        "score", *pair, "--speaker-in-id"
+    )
     rows = succeed("score", *pair, *pair, "--csv").splitlines()
     assert rows[0].startswith("group,name,measure,rate,")
     assert sum(row.startswith("split,") for row in rows) == 6
-    assert "--csv has no rows for" in fail("score", *pair, "--csv", "--confusions", 2)
-    assert "give one of them" in fail("score", *pair, "--csv", "--json")
+    assert "--csv does not support" in fail("score", *pair, "--csv", "--confusions", 2)
+    assert "mutually exclusive" in fail("score", *pair, "--csv", "--json")
     assert "errors.docx: " in fail("score", *pair, "--alignments", tmp_path / "errors.docx")
-    assert "'shout' is not known" in fail("score", *pair, "--normalise", "shout")
-    assert "3 files; give a hypothesis" in fail("score", *pair, pair[0])
+    assert "unknown normalisation 'shout'" in fail("score", *pair, "--normalise", "shout")
+    assert "got 3 files; expected pairs" in fail("score", *pair, pair[0])
 
 
 def test_compare(scored):

@@ -103,7 +103,9 @@ def test_what_is_broken_is_named_and_put_back(
     (tmp_path / "part.tar.gz").unlink()
     install(offer(server), tmp_path, Verifier())
     assert content(tmp_path) == {**FILES, "Corpus/part/mine.jsonl": b"kept"}
-    named = {truncate: "a.txt: 1 bytes instead of 3", remove: "b.txt: no bytes instead of 5"}[damage]
+    named = {truncate: "a.txt: expected 3 bytes, found 1", remove: "b.txt: expected 5 bytes, found no file"}[
+        damage
+    ]
     said = capsys.readouterr().err
     assert f"{folder}: incomplete" in said
     assert named in said
@@ -132,7 +134,7 @@ def test_surplus_that_the_archive_cannot_mend_is_an_error(server: Loopback, tmp_
     folder = tmp_path / "Corpus" / "part"
     folder.mkdir(parents=True)
     (folder / "surplus.txt").write_bytes(b"mine")
-    with pytest.raises(UserError, match=r"(?s)has faults \(remove surplus files.*surplus\.txt: surplus"):
+    with pytest.raises(UserError, match=r"(?s)are invalid \(remove surplus files.*surplus\.txt: surplus"):
         install(offer(server), tmp_path, Verifier())
     assert (folder / "surplus.txt").read_bytes() == b"mine"
     assert not list(tmp_path.rglob("*.sizes.json"))
@@ -140,11 +142,11 @@ def test_surplus_that_the_archive_cannot_mend_is_an_error(server: Loopback, tmp_
 
 def test_an_incomplete_archive_gets_no_name(server: Loopback, tmp_path: Path) -> None:
     server.files["/part.tar.gz"] = tar({"Corpus/part/a.txt": b"one"})
-    with pytest.raises(UserError, match=r"(?s)tar\.gz: its content has faults.*b\.txt: absent"):
+    with pytest.raises(UserError, match=r"(?s)tar\.gz: extracted files are invalid.*b\.txt: absent"):
         install(offer(server), tmp_path, Verifier())
     assert [path.name for path in tmp_path.iterdir()] == ["part.tar.gz"]
     server.files["/part.tar.gz"] = tar({"Corpus/other/a.txt": b"one"})
-    with pytest.raises(UserError, match="has no Corpus/part"):
+    with pytest.raises(UserError, match="Corpus/part is missing"):
         install(offer(server), tmp_path, Verifier())
 
 

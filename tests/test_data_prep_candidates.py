@@ -44,10 +44,10 @@ def test_all_faults_of_an_utterance_are_on_one_line(tmp_path: Path) -> None:
     one, two = check(stated, preset("librispeech"), 1).findings
     assert one == f"t:1: {audio}: no such audio file (correct the path, or fetch the file)"
     for fault in (
-        "t:2: its text has '7\u00c9'",
+        "t:2: invalid text '7\u00c9'",
         "odd (look)",
         "no such audio file",
-        "id 'a' is that of t:1",
+        "id 'a' is also used by t:1",
     ):
         assert two.count(fault) == 1
 
@@ -62,5 +62,5 @@ def test_settle(tmp_path: Path) -> None:
     assert len(lines) == 51
     assert lines[-1] == "... and 11 more"
     (note,) = settle("dev", found, leave_out=True)
-    assert note.startswith("dev: left out 60:\nt:0: ")
+    assert note.startswith("dev: 60 skipped:\nt:0: ")
     assert note.endswith("\n... and 55 more")

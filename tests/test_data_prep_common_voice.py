@@ -52,7 +52,7 @@ def test_manifests_of_a_good_corpus(corpus: Path, tmp_path: Path) -> None:
     assert two.text == "WELL KNOWN CAFES"
     assert one.audio == str(corpus / "clips" / "cv_en_0.mp3")
     assert one.duration == pytest.approx(1.0, abs=0.1)
-    assert prepared.notes[0] == "train: 2 of 2 files are resampled when they are read: 2 of 48000 Hz"
+    assert prepared.notes[0] == "train: 2 of 2 files are resampled on reading: 2 of 48000 Hz"
 
 
 def test_windows_line_ends_and_byte_order_mark(corpus: Path, tmp_path: Path) -> None:
@@ -78,9 +78,9 @@ def test_faults_are_reported_or_left_out_and_counted(corpus: Path, tmp_path: Pat
         3: "absent.mp3: no such audio file",
         4: "empty.mp3: 0 bytes",
         5: "cut.mp3: is shorter",
-        6: "an empty transcript",
-        7: "its text has '1489'",
-        8: f"id 'cv_en_0' is that of {corpus / 'train.tsv'}:2 too",
+        6: "empty transcript",
+        7: "invalid text '1489'",
+        8: f"id 'cv_en_0' is also used by {corpus / 'train.tsv'}:2",
     }
     for line, (number, fault) in zip(found, expected.items(), strict=True):
         assert line.startswith(f"{corpus / 'train.tsv'}:{number}: ")
@@ -90,8 +90,8 @@ def test_faults_are_reported_or_left_out_and_counted(corpus: Path, tmp_path: Pat
 
     prepared = prepare(corpus, tmp_path / "out", ["dev", "train"], leave_out=True)
     assert [u.id for u in read_manifest(prepared.manifests["train"])] == ["cv_en_0"]
-    (note,) = [note for note in prepared.notes if "left out" in note]
-    assert note.startswith("train: left out 6:\n")
+    (note,) = [note for note in prepared.notes if "skipped" in note]
+    assert note.startswith("train: 6 skipped:\n")
     assert "absent.mp3" in note
 
 
@@ -108,15 +108,15 @@ def test_other_languages_have_a_preset(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_named(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"validated\.tsv: no such split \(choose among: dev, test, train\)"):
+    with pytest.raises(UserError, match=r"validated\.tsv: no such split \(choose from: dev, test, train\)"):
         prepare(corpus, tmp_path / "out", ["dev", "validated"])
-    with pytest.raises(UserError, match="has no clips/"):
+    with pytest.raises(UserError, match="contains no clips/"):
         prepare(corpus.parent, tmp_path / "out")
     (corpus / "dev.tsv").write_text(HEAD.replace("\t", "  ") + "\n")
-    with pytest.raises(UserError, match=r"no column path, sentence among .*columns by tabs"):
+    with pytest.raises(UserError, match=r"missing column path, sentence, found .*separated by tabs"):
         prepare(corpus, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    with pytest.raises(UserError, match=r"no public address: get .*datacollective"):
+    with pytest.raises(UserError, match=r"cannot be downloaded automatically: get .*datacollective"):
         common_voice.download()
 
 

@@ -67,14 +67,14 @@ def test_one_report_of_all_faults(talks: Path, tmp_path: Path) -> None:
     noise(talks / "digits.wav").with_suffix(".txt").write_text("room 7, please")
     noise(talks / "b.flac")  # beside b.wav: both are called b
     expected = {
-        "alone.wav": "has no text file beside it",
+        "alone.wav": "has no text file, while other files do",
         "cut.wav": "is shorter than its header states",
         "empty.flac": "0 bytes",
         "no-samples.wav": "has no samples",
-        "blank.wav": "an empty transcript",
+        "blank.wav": "empty transcript",
         "latin.wav": "not UTF-8",
-        "digits.wav": "its text has '7'",
-        "b.wav": f"id 'b' is that of {talks / 'b.flac'} too",
+        "digits.wav": "invalid text '7'",
+        "b.wav": f"id 'b' is also used by {talks / 'b.flac'}",
     }
     head, *found = faults(talks, tmp_path / "out")
     assert "8 faults " in head
@@ -88,13 +88,13 @@ def test_one_report_of_all_faults(talks: Path, tmp_path: Path) -> None:
     # With --leave-out, valid files are kept, and the others are counted and named.
     prepared = prepare(talks, tmp_path / "out", leave_out=True)
     assert [u.id for u in read(prepared)] == ["ann/a", "ann/c.d", "b"]
-    assert "left out 8" in prepared.notes[0]
+    assert "8 skipped" in prepared.notes[0]
     assert "alone.wav" in prepared.notes[0]
 
 
 def test_another_preset_spells_otherwise(talks: Path, tmp_path: Path) -> None:
     (talks / "b.txt").write_text("\u201cGo on,\u201d he said \u2013 caf\u00e9!")
-    assert "its text has" in faults(talks, tmp_path / "out", text="librispeech")[1]
+    assert "invalid text" in faults(talks, tmp_path / "out", text="librispeech")[1]
     assert read(prepare(talks, tmp_path / "out", text="common-voice"))[2].text == "GO ON HE SAID CAFE"
     assert read(prepare(talks, tmp_path / "out", text="words"))[2].text == "GO ON HE SAID CAF\u00c9"
     with pytest.raises(UserError, match=r"--text 'x' .*auto, librispeech, common-voice"):
@@ -107,8 +107,8 @@ def test_other_rates_and_channels_are_allowed_and_said_once(talks: Path, tmp_pat
     prepared = prepare(talks, tmp_path / "out")
     assert [u.duration for u in read(prepared)][2] == 0.5
     assert prepared.notes[:2] == [
-        "talks: 2 of 3 files are resampled when they are read: 1 of 8000 Hz, 1 of 44100 Hz",
-        "talks: 1 of 3 files have several channels, averaged when they are read",
+        "talks: 2 of 3 files are resampled on reading: 1 of 8000 Hz, 1 of 44100 Hz",
+        "talks: 1 of 3 files have several channels, which are averaged on reading",
     ]
 
 
@@ -206,7 +206,7 @@ def test_a_folder_with_one_table_needs_no_option(talks: Path, tmp_path: Path) ->
     by_file = prepare(talks / "metadata.tsv", tmp_path / "out")
     assert read(by_file) == read(prepared)
     (talks / "other.csv").write_text("path,text\n")
-    with pytest.raises(UserError, match=r"talks: has 2 tables, metadata.tsv .*--table"):
+    with pytest.raises(UserError, match=r"talks: has 2 tables, such as metadata.tsv .*--table"):
         prepare(talks, tmp_path / "out")
 
 

@@ -82,7 +82,7 @@ def test_a_side_in_a_mono_file_is_that_file(kaldi: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "line", "fault"),
     [
-        ("segments", "a call 0 1 2", "is channel 2 (counted from 0)"),
+        ("segments", "a call 0 1 2", "channel 2 (counted from 0)"),
         ("segments", "a call 0 1 -1", "channel from 0"),
         ("segments", "a call 0 1 0 0", "channel from 0"),
         ("reco2file_and_channel", "call call C", "does not end with a channel"),
@@ -115,14 +115,17 @@ def append(name: str, line: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (append("segments", "u1 r1 2 3"), "segments:4: u1 is at"),
-        (append("segments", "u4 r1 2"), "segments:4: 'r1 2' is not recording, start, end, channel"),
+        (append("segments", "u1 r1 2 3"), "segments:4: u1 is repeated (first at"),
+        (append("segments", "u4 r1 2"), "channel from 0]', got 'r1 2'"),
         (append("segments", "u4 r9 2 3"), "segments:4: recording r9 is not in wav.scp"),
         (append("segments", "u4 r1 0 1"), "segments:4: u4 has no line in text"),
         (append("text", "u4 hello"), "text:4: u4 has no audio"),
-        (append("text", "u1 hello"), "text:4: u1 is at"),
-        (append("wav.scp", "r3"), "wav.scp:3: r3 has no other field"),
-        (lambda data: append("wav.scp", f"r3 {data}/wav.scp:17")(data), "wav.scp:3: a place in an archive"),
+        (append("text", "u1 hello"), "text:4: u1 is repeated (first at"),
+        (append("wav.scp", "r3"), "wav.scp:3: r3 has no value"),
+        (
+            lambda data: append("wav.scp", f"r3 {data}/wav.scp:17")(data),
+            "wav.scp:3: archive offsets are not supported",
+        ),
         (lambda data: (data / "text").write_bytes(b"u1 \xff"), "text:1: not UTF-8"),
     ],
 )
@@ -138,14 +141,20 @@ def test_files_that_do_not_match_are_named(
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (lambda data: rows(data / "segments", "u1 r1 0 1", "u2 r1 2 3.5", "u3 r2 0 1"), "goes to 3.50 s in"),
-        (lambda data: rows(data / "segments", "u1 r1 0 1", "u2 r1 2 2", "u3 r2 0 1"), "goes from 2 to 2 s"),
+        (lambda data: rows(data / "segments", "u1 r1 0 1", "u2 r1 2 3.5", "u3 r2 0 1"), "end 3.50 s exceeds"),
+        (
+            lambda data: rows(data / "segments", "u1 r1 0 1", "u2 r1 2 2", "u3 r2 0 1"),
+            "invalid times 2 to 2 s",
+        ),
         (
             lambda data: rows(data / "segments", "u1 r1 0 1", "u2 r1 3 3.04", "u3 r2 0 1"),
-            "goes from 3 to 3.04",
+            "invalid times 3 to 3.04",
         ),
-        (lambda data: rows(data / "segments", "u1 r1 0 1", "u2 r1 nan 2", "u3 r2 0 1"), "goes from nan to"),
-        (lambda data: rows(data / "text", "u1 go", "u2", "u3 stop"), "an empty transcript"),
+        (
+            lambda data: rows(data / "segments", "u1 r1 0 1", "u2 r1 nan 2", "u3 r2 0 1"),
+            "invalid times nan to",
+        ),
+        (lambda data: rows(data / "text", "u1 go", "u2", "u3 stop"), "empty transcript"),
     ],
 )
 def test_utterances_with_faults_can_be_left_out(

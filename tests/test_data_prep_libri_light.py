@@ -52,7 +52,7 @@ def test_segments_of_the_voice_activity(corpus: Path, tmp_path: Path) -> None:
     ]
     assert verify(utterances, None) == []
     assert len(read_audio(utterances[0].audio, offset=0.5, duration=4.5)) == 72000
-    assert prepared.notes == ["small: 3 segments, 0.00 h, of 0.00 h of speech in 0.00 h"]
+    assert prepared.notes == ["small: 3 segments (0.00 h) from 0.00 h of speech in 0.00 h of audio"]
 
 
 def test_whole_files_need_no_json(corpus: Path, tmp_path: Path) -> None:
@@ -112,13 +112,13 @@ def test_overlapping_unsorted_and_overlong_voice_activity(corpus: Path, tmp_path
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        (None, "two.json: is missing (fetch it again, or cut without it"),
+        (None, "two.json: is missing (download it again, or use --no-voice"),
         ("", "two.json: not JSON"),
         ("[]", "two.json: not a JSON object"),
-        ('{"snr": 1}', "two.json: no voice_activity"),
-        ('{"voice_activity": 3}', "two.json: no voice_activity"),
-        ('{"voice_activity": [[1]]}', "two.json: no voice_activity"),
-        ('{"voice_activity": [[1, "x"]]}', "two.json: no voice_activity"),
+        ('{"snr": 1}', "two.json: voice_activity must list"),
+        ('{"voice_activity": 3}', "two.json: voice_activity must list"),
+        ('{"voice_activity": [[1]]}', "two.json: voice_activity must list"),
+        ('{"voice_activity": [[1, "x"]]}', "two.json: voice_activity must list"),
         ('{"voice_activity": [[1, NaN]]}', "two.json: speech outside the 5.00 s of audio"),
         ('{"voice_activity": [[1, 9]]}', "two.json: speech outside the 5.00 s of audio"),
         ('{"voice_activity": [[3, 1]]}', "two.json: speech outside the 5.00 s of audio"),
@@ -141,7 +141,7 @@ def test_bad_json_is_reported_or_left_out(
     assert not (tmp_path / "out").exists()
     prepared = prepare(corpus, tmp_path / "out", leave_out=True)
     assert {u.speaker for u in read_manifest(prepared.manifests["small"])} == {"100"}
-    assert prepared.notes[0].startswith("small: left out 1:\n")
+    assert prepared.notes[0].startswith("small: 1 skipped:\n")
 
 
 def test_damaged_audio_and_missing_parts(corpus: Path, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_damaged_audio_and_missing_parts(corpus: Path, tmp_path: Path) -> None:
         prepare(corpus, tmp_path / "out")
     with pytest.raises(UserError, match="no part medium"):
         prepare(corpus, tmp_path / "out", ["small", "medium"])
-    with pytest.raises(UserError, match="no part called small, medium or large"):
+    with pytest.raises(UserError, match="none of small, medium, large found"):
         prepare(tmp_path, tmp_path / "out")
     for shortest, longest in ((0.0, 1.0), (2.0, 1.0), (1.0, math.inf), (math.nan, 1.0)):
         with pytest.raises(ValueError, match="0 < min_seconds <= max_seconds"):
@@ -173,7 +173,7 @@ def test_download(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         download(tmp_path / "there", ["small"])
         assert len(server.requests) == asked, "the second download did something"
     assert len(read_manifest(prepare(tmp_path / "there", tmp_path / "out").manifests["small"])) == 2
-    with pytest.raises(UserError, match=r"no part tiny \(choose among: small, medium, large\)"):
+    with pytest.raises(UserError, match=r"no part tiny \(choose from: small, medium, large\)"):
         download(tmp_path, ["tiny"])
 
 

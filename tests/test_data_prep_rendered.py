@@ -209,7 +209,7 @@ def test_another_speakers_table_is_not_changed(tmp_path: Path) -> None:
     table = tmp_path / "LibriSpeech" / "SPEAKERS.TXT"
     table.parent.mkdir()
     table.write_text("; Some pieces of information about all the speakers\n")
-    with pytest.raises(UserError, match=r"SPEAKERS\.TXT is of another corpus"):
+    with pytest.raises(UserError, match=r"SPEAKERS\.TXT: belongs to another corpus"):
         download(tmp_path, size=TINY, workers=1)
     assert table.read_text().startswith("; Some pieces")
 

@@ -40,13 +40,13 @@ def test_a_spreadsheets_csv(talks: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "fault"),
     [
-        ("t.tsv", "path text\nb.wav go\n", ": no column path, text among ['path text']"),
-        ("t.tsv", "path,text\nb.wav,go\n", "columns by tabs"),
-        ("t.csv", "path\ttext\nb.wav\tgo\n", "columns by commas"),
-        ("t.tsv", "path\tsentence\nb.wav\tgo\n", ": no column text among ['path', 'sentence']"),
-        ("t.tsv", "path\ttext\n\nb.wav go\n", ":3: 1 cells for 2 columns"),
+        ("t.tsv", "path text\nb.wav go\n", ": missing column path, text, found ['path text']"),
+        ("t.tsv", "path,text\nb.wav,go\n", "columns, separated by tabs"),
+        ("t.csv", "path\ttext\nb.wav\tgo\n", "columns, separated by commas"),
+        ("t.tsv", "path\tsentence\nb.wav\tgo\n", ": missing column text, found ['path', 'sentence']"),
+        ("t.tsv", "path\ttext\n\nb.wav go\n", ":3: expected 2 cells, got 1"),
         ("t.csv", 'path,text\nb.wav,"go\n', ":2: "),
-        ("t.tsv", "", ": no column path, text among []"),
+        ("t.tsv", "", ": missing column path, text, found []"),
         ("t.tsv", "path\ttext\n", ": has no audio"),
         ("t.tsv", "path\ttext\nb.wav\tcaf\xe9\n", ": not UTF-8"),
         ("t.tsv", None, ": cannot be read (No such file"),
@@ -76,8 +76,8 @@ def test_rows_without_audio_or_text_and_rows_there_twice(talks: Path, tmp_path: 
     _, *found = faults(talks, tmp_path / "out", table=table)
     for number, fault in (
         (2, "x.wav: no such audio file"),
-        (3, "an empty transcript"),
-        (5, f"{table}:4 too"),
+        (3, "empty transcript"),
+        (5, f"also used by {table}:4"),
     ):
         assert sum(line.startswith(f"{table}:{number}: ") and fault in line for line in found) == 1
     assert len(found) == 3

@@ -98,14 +98,14 @@ def test_a_better_system() -> None:
     assert "Student's t over 20 speakers); matched pairs test p < 0.0001 (" in found.verdict
     reverse = systems(0.1, 0.2)
     assert reverse.verdict.startswith("old is better: WER old (")
-    assert "The lead is " in reverse.verdict
+    assert "The difference is " in reverse.verdict
     assert "-" not in reverse.verdict
 
 
 def test_equally_good_systems() -> None:
     found = systems(0.1, 0.1)
     assert not found.is_significant
-    assert found.verdict.startswith("No difference shown: ")
+    assert found.verdict.startswith("No significant difference: ")
     assert 0.02 < found.second_better < 0.98
     assert found.matched_pairs.p is not None
     assert found.matched_pairs.p > 0.05
@@ -144,15 +144,17 @@ def test_when_the_tests_disagree() -> None:
     found = compare(references, wrong, right, ("old", "new"), ScoringConfig())
     assert found.by_speaker is not None
     assert found.by_speaker.high >= 0.0
-    assert found.verdict.startswith("Undecided: WER new (0.00 %) against old (")
-    assert "but only the matched pairs test shows a difference. new minus old is -" in found.verdict
+    assert found.verdict.startswith("Undecided: WER new (0.00 %) vs. old (")
+    assert (
+        "but only the matched pairs test shows a difference. The difference new - old is -" in found.verdict
+    )
     assert "too few to rely on" in found.verdict
 
 
 def test_few_or_unknown_speakers_are_reported() -> None:
     few = systems(0.2, 0.1, speakers=8)
     assert few.is_significant
-    assert few.verdict.endswith("8 speakers are few; confirm the result with 20 or more.")
+    assert few.verdict.endswith("Only 8 speakers; confirm the result with 20 or more.")
     assert "are few" not in systems(0.2, 0.1).verdict
     unknown = compare(
         {f"u{i}": TranscriptEntry("A B C D E F") for i in range(200)},
@@ -197,7 +199,7 @@ def test_json_and_lines() -> None:
 
 
 def test_invalid_comparisons() -> None:
-    with pytest.raises(UserError, match="references have no words"):
+    with pytest.raises(UserError, match="references contain no words"):
         compare({"u": TranscriptEntry("")}, {"u": "A"}, {"u": ""}, ("a", "b"), ScoringConfig())
     with pytest.raises(UserError, match="1 of 1 references have no hypothesis: u"):
         compare({"u": TranscriptEntry("A")}, {"u": "A"}, {}, ("a", "b"), ScoringConfig())

@@ -107,7 +107,7 @@ def test_names_of_splits() -> None:
 
 def test_missing_files_and_ids(pair: list[str], tmp_path: Path) -> None:
     for files in (pair[:1], pair * 2 + pair[:1], []):
-        with pytest.raises(UserError, match=f"^{len(files)} files.*REF HYP"):
+        with pytest.raises(UserError, match=f"^got {len(files)} files.*REF HYP"):
             evaluated(files)
     short = write(tmp_path / "short.jsonl", {"84-1": "A", "x": "B"})
     with pytest.raises(
@@ -144,9 +144,9 @@ def test_lines_without_speakers_and_durations(tmp_path: Path) -> None:
     found = evaluated([texts, texts], resamples=0)
     shown = list(evaluation_lines(found, ["speaker", "duration"], 0))
     assert "%" not in shown[0].split()[1:]
-    hint = "or take them from ids with --speaker-in-id"
-    assert f"no speaker is known; give them in the reference, {hint}" in shown
-    assert "no duration is known; give them in the reference" in shown
+    hint = "or derive them from ids with --speaker-in-id"
+    assert f"speakers are unknown; add them to the reference, {hint}" in shown
+    assert "durations are unknown; add them to the reference" in shown
 
 
 def test_csv(pair: list[str]) -> None:
@@ -206,7 +206,7 @@ def test_vocabulary_in_an_evaluation(pair: list[str], tmp_path: Path) -> None:
     found = evaluate(pair, ScoringConfig(resamples=0), normalisation("words"), [str(tmp_path / "words")])
     assert found.to_dict(0)["out_of_vocabulary"]["running"] == 4
     shown = "\n".join(evaluation_lines(found, [], 0))
-    assert "out of vocabulary: 40.00 % of 10 words (4, 4 different), 0 of them recognised" in shown
+    assert "out of vocabulary: 40.00 % of 10 words (4 tokens, 4 types), 0 recognised correctly" in shown
     assert "most frequent: A (1), B (1), C (1), D (1)" in shown
 
 

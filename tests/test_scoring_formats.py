@@ -101,12 +101,12 @@ def test_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "ref.txt"
     path.write_text("THE CAT\nTHE DOG\n")
     with pytest.raises(
-        UserError, match=r"ref\.txt: lines begin with words \('THE', 'THE'\), not with ids.*nl -ba"
+        UserError, match=r"ref\.txt: lines start with words \('THE', 'THE'\), not with ids.*nl -ba"
     ):
         read_transcripts(path)
     path.write_text("THE CAT\n")
     assert read_transcripts(path) == {"THE": "CAT"}
-    assert "lines seem to begin with words ('THE'), not with ids" in capsys.readouterr().err
+    assert "lines seem to start with words ('THE'), not with ids" in capsys.readouterr().err
     path.write_text("1 THE CAT\n2 THE DOG\n")
     assert read_transcripts(path) == {"1": "THE CAT", "2": "THE DOG"}
     assert capsys.readouterr().err == ""

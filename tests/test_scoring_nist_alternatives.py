@@ -40,10 +40,10 @@ def test_texts(text: str, expected: Marked | None, first: str) -> None:
 
 
 def test_invalid_alternatives() -> None:
-    with pytest.raises(BrokenLineError, match="without an end"):
+    with pytest.raises(BrokenLineError, match="unclosed alternatives"):
         parse_marked("A { B / C")
     for text in ("{ " * 3000, "{ " * 3000 + "a " + "} " * 3000):
-        with pytest.raises(BrokenLineError, match="nested more than 100 deep"):
+        with pytest.raises(BrokenLineError, match="nested more than 100 levels deep"):
             parse_marked(text)
     with pytest.raises(BrokenLineError, match="more than 1000 wordings"):
         parse_marked("{ x / " + "{ a / b } " * 12 + "}")

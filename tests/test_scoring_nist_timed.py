@@ -82,13 +82,13 @@ def test_ctm_alone_has_a_text_per_recording(tmp_path: Path) -> None:
         ("stm", "talk 1 alice 0.0", "not an stm line"),
         ("stm", "talk 1 alice zero 1.0 A", "'zero' is not a time"),
         ("stm", "talk 1 alice -1 1.0 A", "'-1' is not a time"),
-        ("stm", "talk 1 alice 2 1 A", r"ends \(1 s\) before it begins \(2 s\)"),
-        ("stm", "talk 1 alice 0 1 A { B / C", "alternatives without an end"),
+        ("stm", "talk 1 alice 2 1 A", r"ends \(1 s\) before it starts \(2 s\)"),
+        ("stm", "talk 1 alice 0 1 A { B / C", "unclosed alternatives"),
         ("ctm", "talk 1 0.0 0.1", "not a ctm line"),
         ("ctm", "talk 1 0.0 nan A", "'nan' is not a time"),
         ("ctm", "talk 1 0.0 1e308 A", "'1e308' is not a time"),
         ("ctm", "talk 1 * * <ALT_END>", "alternatives"),
-        ("trn", "A { B / @ (u)", "alternatives without an end"),
+        ("trn", "A { B / @ (u)", "unclosed alternatives"),
     ],
 )
 def test_broken_lines(tmp_path: Path, name: str, line: str, expected: str) -> None:
@@ -99,7 +99,7 @@ def test_broken_lines(tmp_path: Path, name: str, line: str, expected: str) -> No
 
 def test_alternatives_of_a_ctm_end(tmp_path: Path) -> None:
     (ctm,) = write(tmp_path, ctm="talk 1 * * <ALT_BEGIN>\ntalk 1 0 1 A\n")
-    with pytest.raises(UserError, match=r"a\.ctm: alternatives without an end"):
+    with pytest.raises(UserError, match=r"a\.ctm: unclosed alternatives"):
         read_transcripts(ctm)
 
 

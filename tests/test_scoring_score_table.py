@@ -38,5 +38,5 @@ def test_a_foreign_file_is_named(tmp_path, text):
 
 
 def test_a_folder_without_scores_is_named(tmp_path):
-    with pytest.raises(UserError, match="has no scores"):
+    with pytest.raises(UserError, match="contains no scores"):
         score_table({"x": [tmp_path]})

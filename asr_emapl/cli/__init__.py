@@ -1,4 +1,4 @@
-"""The command line: each command is a few lines that call the library. Commands import torch when needed."""
+"""The command line. Each command only calls the library, and imports torch only when needed."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _fail(message: str) -> NoReturn:
 
 
 def _print_thread_error(arguments: threading.ExceptHookArgs) -> None:
-    """Print an OSError as a warning: TensorBoard's thread ends if the disk is full, and the run continues."""
+    """Print an OSError as a warning: TensorBoard's thread stops if the disk is full; the run continues."""
     error = arguments.exc_value
     if isinstance(error, OSError):
         warn(f"warning: {error.filename or 'a background thread'}: {error.strerror or error}")
@@ -79,8 +79,8 @@ def _print_thread_error(arguments: threading.ExceptHookArgs) -> None:
 
 
 def _prepare_streams() -> None:
-    """Escape characters that the terminal cannot encode, and redirect closed streams to os.devnull."""
-    # Open in descriptor order, because a newly opened file gets the lowest free descriptor.
+    """Escape characters missing in the terminal's encoding; redirect closed streams to os.devnull."""
+    # In descriptor order, because a newly opened file gets the lowest free descriptor.
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
@@ -90,7 +90,7 @@ def _prepare_streams() -> None:
 
 
 def _discard_output() -> None:
-    """Discard buffered output that cannot be written, so that the interpreter ends without a second error."""
+    """Discard buffered output that cannot be written, so that the interpreter exits without another error."""
     with suppress(OSError, ValueError):
         output = sys.stdout.fileno()
         null = os.open(os.devnull, os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""Commands on manifests and their audio: tokenizer, shard, inspect, segment."""
+"""Commands for manifests and their audio: tokenizer, shard, inspect, segment."""
 
 from __future__ import annotations
 
@@ -24,15 +24,17 @@ def tokenizer(
     out: Annotated[Path, typer.Option(help="File to write (JSON).")],
     kind: Annotated[str, typer.Option(help="characters, unigram or bpe.")] = "characters",
     size: Annotated[int, count("Vocabulary size including the blank (unigram, bpe).", least=3)] = 1024,
-    manifest: Annotated[list[Path] | None, typer.Option(help="Texts to train on; may be repeated.")] = None,
+    manifest: Annotated[
+        list[Path] | None, typer.Option(help="Transcripts to train on; may be repeated.")
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Write the tokenizer of this run directory or checkpoint instead.")
     ] = None,
 ) -> None:
-    """Make a tokenizer: characters, or SentencePiece trained on the transcripts of manifests.
+    """Create a tokenizer: characters, or SentencePiece trained on the transcripts of manifests.
 
-    The characters are those of LibriSpeech (A-Z, apostrophe, space), or if the transcripts of --manifest have
-    others, exactly those of the transcripts.
+    The default characters are A-Z, apostrophe and space. If the transcripts of --manifest contain other
+    characters, exactly the characters of the transcripts are used.
 
     Example: `asr-emapl tokenizer --kind unigram --size 256 --manifest data/train.jsonl --out data/bpe.json`
     """
@@ -46,7 +48,7 @@ def tokenizer(
 
         path, state, _ = find(checkpoint)
         save_tokenizer(out, of_checkpoint(path, state))
-        say_written(out, f"{out}: the tokenizer of {path}")
+        say_written(out, f"{out}: tokenizer of {path}")
         return
     if kind not in ("characters", "unigram", "bpe"):
         raise UserError(f"--kind {kind!r} is not one of characters, unigram, bpe")
@@ -55,7 +57,7 @@ def tokenizer(
     if kind == "characters":
         made = CharacterTokenizer.of(texts)
     elif not texts:
-        raise UserError(f"--kind {kind} is trained on texts: name a --manifest")
+        raise UserError(f"--kind {kind} is trained on text; --manifest is required")
     else:
         made = SentencePieceTokenizer.train(texts, size, kind)
     save_tokenizer(out, made)
@@ -69,7 +71,7 @@ def shard(
         str, typer.Option(help="Folder for shards and manifest: path, or URL that fsspec can write.")
     ],
     codec: Annotated[
-        str, typer.Option(help="as-is: copy files; flac, opus: encode each utterance at 16 kHz mono.")
+        str, typer.Option(help="as-is: copy the files; flac, opus: encode each utterance at 16 kHz mono.")
     ] = "as-is",
     shard_mib: Annotated[float, positive("Start a new shard when this size is reached.")] = 512.0,
     workers: Annotated[int, workers_option("Files to read and encode in parallel.")] = 2,
@@ -87,8 +89,8 @@ def shard(
 @commands.command()
 def inspect(
     manifests: Annotated[list[Path], typer.Argument(help="Manifests, for example of train and dev.")],
-    config: Annotated[Path | None, typer.Option(help="YAML of a run: its limits, batch, model.")] = None,
-    batch_seconds: Annotated[float | None, positive("Batch; overrides the config.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Run config (YAML): limits, batch size, model.")] = None,
+    batch_seconds: Annotated[float | None, positive("Batch size; overrides the config.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer; overrides the config.")] = None,
     png: Annotated[Path | None, typer.Option(help="Plot of the utterance lengths to write.")] = None,
     audio: Annotated[bool, typer.Option("--audio", help="Also read the headers of the audio files.")] = False,
@@ -130,10 +132,10 @@ def inspect(
 
 @commands.command()
 def segment(
-    sources: Annotated[list[Path], typer.Argument(help="Audio files, folders of them, manifests.")],
+    sources: Annotated[list[Path], typer.Argument(help="Audio files, folders of audio files, or manifests.")],
     out: Annotated[Path, typer.Option(help="Manifest to write.")],
-    min_seconds: Annotated[float, non_negative("Leave out shorter pieces.")] = 1.0,
-    target_seconds: Annotated[float, positive("Cut longer pieces to about this length.")] = 12.0,
+    min_seconds: Annotated[float, non_negative("Skip shorter segments.")] = 1.0,
+    target_seconds: Annotated[float, positive("Cut longer segments to about this length.")] = 12.0,
     max_seconds: Annotated[float, positive("Maximum length of an utterance.")] = 24.0,
     pause_seconds: Annotated[float, non_negative("A longer pause always ends an utterance.")] = 1.0,
     edge_seconds: Annotated[float, non_negative("Silence to keep before and after speech.")] = 0.2,
@@ -141,7 +143,7 @@ def segment(
 ) -> None:
     """Cut long recordings into utterances at pauses. The audio files are not changed.
 
-    Exits with 1 if some recordings could not be read; the manifest then has the remaining ones.
+    Exits with 1 if some recordings could not be read; the manifest then contains the remaining ones.
 
     Example: `asr-emapl segment talks/ --out data/talks.jsonl --workers 8`
     """
@@ -168,7 +170,7 @@ def segment(
     )
     faults = [cut.fault for cut in cuts if cut.fault]
     for fault in faults:
-        warn(f"left out: {fault}")
+        warn(f"skipped: {fault}")
     write_manifest(out, [utterance for cut in cuts for utterance in cut.utterances])
     say_written(out, f"{out}: {summary(cuts)}")
     if faults:

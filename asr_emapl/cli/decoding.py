@@ -25,15 +25,13 @@ if TYPE_CHECKING:
 
 commands = typer.Typer()
 
-_Checkpoint = Annotated[
-    Path, typer.Option(help="Checkpoint, or run directory (its newest checkpoint is used).")
-]
+_Checkpoint = Annotated[Path, typer.Option(help="Checkpoint, or run directory (uses the latest checkpoint).")]
 _Model = Annotated[str, typer.Option(help="teacher or student.")]
 _Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
 _Lm = Annotated[str, typer.Option(help="Language model (ARPA or KenLM binary).")]
 _Lexicon = Annotated[
     str,
-    typer.Option(help="Allowed words: a list, or an ARPA file. Without it, --lm must be a model of tokens."),
+    typer.Option(help="Allowed words: a list or an ARPA file. Without it, --lm must be a token-level model."),
 ]
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 
@@ -46,7 +44,7 @@ def decode(
     model: _Model = "teacher",
     device: _Device = "auto",
     max_seconds: Annotated[float, non_negative("Padded seconds of audio in one batch.")] = 120.0,
-    beam: Annotated[int, typer.Option(help="Beam size; 0: greedy decoding.")] = 0,
+    beam: Annotated[int, typer.Option(help="Beam size; 0 selects greedy decoding.")] = 0,
     lm: _Lm = "",
     lexicon: _Lexicon = "",
     lm_weight: Annotated[float | None, finite("Weight of the language model.", show_default="1.0")] = None,
@@ -103,9 +101,9 @@ def transcribe(
     overwrite: _Overwrite = False,
     trust: TrustOption = None,
 ) -> None:
-    """Transcribe audio files of any length; all formats except text have times.
+    """Transcribe audio files of any length; all formats except text include timestamps.
 
-    Exits with 1 if some files could not be read; the others are transcribed.
+    Exits with 1 if some files could not be read; the others are still transcribed.
 
     Example: `asr-emapl transcribe talk.flac --checkpoint runs/mini --format srt --out subtitles`
     """
@@ -120,7 +118,7 @@ def transcribe(
     search = open_search(recognizer.tokenizer, config) if config else None
     faults = transcribe_files(jobs, recognizer, search, form, max_seconds)
     for fault in faults:
-        warn(f"left out: {fault}")
+        warn(f"skipped: {fault}")
     if faults:
         raise typer.Exit(1)
 
@@ -129,21 +127,23 @@ def transcribe(
 def language_model(
     text: Annotated[
         list[Path],
-        typer.Option(help="Text (a sentence per line) or manifest (.jsonl), also .gz, .xz; repeatable."),
+        typer.Option(
+            help="Text (one sentence per line) or manifest (.jsonl), also .gz, .xz; may be repeated."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Language model to write (.arpa).")],
     order: Annotated[int, typer.Option(help="Maximum number of words (or tokens) in an n-gram.")] = 3,
     prune: Annotated[
         float | None,
         non_negative(
-            "Prune n-grams whose removal changes perplexity by less than this fraction; 0: none.",
-            show_default="1e-8, of tokens 0",
+            "Prune n-grams whose removal changes perplexity by less than this fraction; 0: no pruning.",
+            show_default="1e-8; 0 with --tokenizer",
         ),
     ] = None,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Make a model of tokens, for beam search without a lexicon.")
+        Path | None, typer.Option(help="Build a token-level model, for beam search without a lexicon.")
     ] = None,
-    held_out: Annotated[Path | None, typer.Option(help="Text to compute the perplexity of.")] = None,
+    held_out: Annotated[Path | None, typer.Option(help="Text for computing the perplexity.")] = None,
 ) -> None:
     """Build an n-gram language model from text, which must be normalised like the transcripts.
 
@@ -159,27 +159,28 @@ def language_model(
     # Read before the model is built, which can take hours, so that an unreadable text fails immediately.
     unseen = list(sentences([held_out], tokens)) if held_out else []
     built = build_arpa(text, out, NgramConfig(order, prune), tokens)
-    say(f"{out}: {order}-gram of {built.lines} lines")
+    say(f"{out}: {order}-gram trained on {built.lines} lines")
     if built.impossible:
         warn(
             f"warning: {built.impossible} n-grams have no probability, because the text is too short or too "
-            f"uniform for this order: lower --order {order}, or add text"
+            f"uniform for this order; reduce --order (now {order}) or add text"
         )
     if held_out:
         p = perplexity(out, unseen)
-        say(f"{held_out}: perplexity {p.perplexity:.1f}, {p.unknown} of {p.units} unknown (not counted)")
+        unknown = f"{p.unknown} of {p.units} tokens out of vocabulary (excluded)"
+        say(f"{held_out}: perplexity {p.perplexity:.1f}, {unknown}")
 
 
 @commands.command("tune-lm")
 def tune_lm(
     checkpoint: _Checkpoint,
     manifest: Annotated[
-        str, typer.Option(help="Transcribed utterances for tuning, not those to report on: path or URL.")
+        str, typer.Option(help="Transcribed utterances for tuning, not the test set: path or URL.")
     ],
     lm: _Lm,
     out: Annotated[Path, typer.Option(help="Best weights (JSON) for --lm-config; also a .png.")],
     lexicon: _Lexicon = "",
-    beam: Annotated[int, typer.Option(help="Number of hypotheses of the beam search.")] = 50,
+    beam: Annotated[int, typer.Option(help="Beam size.")] = 50,
     weights: Annotated[
         str, typer.Option(help="Language model weights to try, comma-separated.")
     ] = "0,0.25,0.5,1,1.5,2",
@@ -191,7 +192,7 @@ def tune_lm(
 ) -> None:
     """Choose language model weight and word bonus by a grid search for the lowest WER on held-out speech.
 
-    Exits with 1 if some audio could not be decoded; the WER is that of the remaining ones.
+    Exits with 1 if some audio could not be decoded; the WER is computed on the remaining utterances.
 
     Example: `asr-emapl tune-lm --checkpoint runs/mini --manifest data/dev-clean.jsonl --lm 3gram.arpa \\
     --lexicon 3gram.arpa --out lm.json`
@@ -204,7 +205,7 @@ def tune_lm(
     lm_weights, word_bonuses = _numbers("--weights", weights), _numbers("--bonuses", bonuses)
     utterances = read_manifest(manifest, require_text=True)
     config = BeamConfig(beam, lm, lexicon)
-    check_outputs([out])  # a plot cannot be written next to an output without a file name
+    check_outputs([out])  # with_suffix requires a file name
     picture = out.with_suffix(".png")
     check_outputs([out, picture], [manifest, *model_files(checkpoint, config), *_audio(utterances)])
     recognizer = open_recognizer(checkpoint, model, device, trust)
@@ -240,7 +241,8 @@ def _explain_gain(greedy: float, points: list[GridPoint], chosen: GridPoint, con
     say(f"WER {greedy:.2f} % without beam search{alone}")
     if chosen.lm_weight == 0.0 and not (config.lexicon and chosen.wer < greedy):
         warn(
-            f"warning: {config.lm} did not help at any weight; is its text of this kind, with this spelling?"
+            f"warning: {config.lm} did not help at any weight; check that its training text matches the "
+            "domain and spelling of the transcripts"
         )
 
 
@@ -260,9 +262,23 @@ def _print_grid(points: list[GridPoint], weights: list[float], bonuses: list[flo
     )
 
 
+def _model_files(checkpoint: Path, config: BeamConfig | None) -> list[Path | str]:
+    """Return the files of a recognizer and its beam search."""
+    return [*run_files(checkpoint), *([config.lm, config.lexicon] if config else [])]
+
+
 def _audio(utterances: Iterable[Utterance]) -> set[str]:
-    """The audio files of the utterances."""
+    """Return the audio files of the utterances."""
     return {utterance.audio for utterance in utterances}
+
+
+def _recognizer(checkpoint: Path, model: str, device: str, trust: list[str] | None) -> Recognizer:
+    from asr_emapl.checkpoints.recognizer import load_recognizer
+
+    recognizer = load_recognizer(checkpoint, model, device, trust or ())
+    for problem in recognizer.problems:
+        warn(f"warning: {problem}; using the previous checkpoint")
+    return recognizer
 
 
 def _texts(
@@ -272,7 +288,7 @@ def _texts(
     max_seconds: float,
     left_out: LeftOut,
 ) -> Iterator[tuple[str, str]]:
-    """Id and text of each utterance that can be decoded, by the beam search or greedily."""
+    """Yield id and text of each utterance that can be decoded, by beam search or greedily."""
     if search is None:
         yield from ((h.id, h.text) for h in recognizer(utterances, max_seconds, left_out))
         return
@@ -308,18 +324,35 @@ def _beam_config(
 
 
 def _require_what_belongs_together(given: Sequence[str], lm_config: Path | None) -> None:
-    """Refuse options of a beam search that would have no effect.
+    """Raise UserError for beam search options that would have no effect.
 
     Args:
         given: names of the options that are set.
     """
     if lm_config is not None and given:
-        raise UserError(f"--lm-config {lm_config} also sets {given[0]}; leave out {', '.join(given)}")
+        raise UserError(f"--lm-config {lm_config} already sets {given[0]}; omit {', '.join(given)}")
     if given and "--beam" not in given:
-        raise UserError(f"{given[0]} is for beam search; give a --beam, 100 for example")
+        raise UserError(f"{given[0]} requires beam search; set --beam, for example --beam 100")
     for name in ("--lm-weight", "--word-bonus"):
         if name in given and "--lm" not in given:
-            raise UserError(f"{name} has no effect without a language model; give an --lm, or leave it out")
+            raise UserError(f"{name} has no effect without a language model; pass --lm, or omit {name}")
+
+
+def _search(tokenizer: Tokenizer, config: BeamConfig) -> BeamSearch:
+    from asr_emapl.decoding.beam import BeamSearch
+
+    search = BeamSearch(tokenizer, config)
+    if search.unspellable:
+        warn(
+            f"warning: {config.lexicon}: ignoring {len(search.unspellable)} words that the tokenizer cannot "
+            f"encode, for example {search.unspellable[0]!r}"
+        )
+    if config.lexicon and search.unknown:
+        warn(
+            f"warning: {config.lm}: {len(search.unknown)} words of the lexicon are not in the language "
+            f"model, for example {search.unknown[0]!r}"
+        )
+    return search
 
 
 def _numbers(option: str, text: str) -> list[float]:
@@ -328,5 +361,5 @@ def _numbers(option: str, text: str) -> list[float]:
     except ValueError:
         numbers = []
     if not numbers or not all(map(math.isfinite, numbers)):
-        raise UserError(f"{option} {text!r}: write numbers separated by commas, for example 0,0.5,1")
+        raise UserError(f"{option} {text!r}: expected comma-separated numbers, for example 0,0.5,1")
     return numbers

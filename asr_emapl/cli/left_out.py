@@ -1,4 +1,4 @@
-"""Utterances that a command left out because their audio cannot be decoded."""
+"""Utterances that a command skipped because their audio cannot be decoded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class LeftOutList:
-    """A callback for `asr_emapl.decoding.transcribe.posteriors`."""
+    """Callback for `asr_emapl.decoding.transcribe.posteriors` that collects the skipped utterances."""
 
     def __init__(self) -> None:
         self.reasons: dict[str, str] = {}
@@ -22,19 +22,15 @@ class LeftOutList:
         self.reasons[utterance.id] = str(error)
 
     def require_some(self, utterances: Sequence[Utterance]) -> None:
-        """Raise UserError if no utterance could be read.
-
-        Raises:
-            UserError: all of the utterances are left out.
-        """
+        """Raise UserError if all utterances were skipped."""
         if utterances and len(self.reasons) == len(utterances):
             first = next(iter(self.reasons.values()))
-            raise UserError(f"none of {len(utterances)} utterances could be decoded; the first: {first}")
+            raise UserError(f"none of {len(utterances)} utterances could be decoded; first error: {first}")
 
     def tell(self) -> int:
-        """List the utterances on standard error; returns their number."""
+        """Print the skipped utterances to stderr, and return their number."""
         for id_, reason in self.reasons.items():
-            warn(f"left out: {id_}: {reason}")
+            warn(f"skipped: {id_}: {reason}")
         if self.reasons:
-            warn(f"left out: {len(self.reasons)} utterances have no hypothesis")
+            warn(f"{len(self.reasons)} utterances were skipped and have no hypothesis")
         return len(self.reasons)

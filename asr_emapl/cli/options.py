@@ -1,6 +1,6 @@
-"""Option types that several commands share. Numbers are checked before a command runs.
+"""Option types shared by several commands. Numbers are validated before a command runs.
 
-typer's own min and max accept nan, and its floats can be infinite.
+typer's own min and max accept NaN, and its floats can be infinite.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def positive(help: str, **settings: Any) -> Any:
 
 
 def seed_option(help: str) -> Any:
-    """A seed of random numbers, from 0 to 2**63 - 1."""
+    """A random seed, from 0 to 2**63 - 1."""
     return typer.Option(min=0, max=2**63 - 1, metavar="<int>", help=help)
 
 

@@ -21,9 +21,9 @@ commands = typer.Typer()
 @commands.command("librispeech")
 def prepare_librispeech(
     data: Annotated[Path, typer.Option(help="Folder that contains LibriSpeech/PART/SPEAKER/CHAPTER/.")],
-    out: Annotated[Path, typer.Option(help="Folder for PART.jsonl.")],
-    parts: Annotated[str, typer.Option(help="Comma-separated; empty: all that exist.")] = "",
-    download: Annotated[bool, typer.Option(help="Download the parts that are missing or damaged.")] = False,
+    out: Annotated[Path, typer.Option(help="Output folder for PART.jsonl.")],
+    parts: Annotated[str, typer.Option(help="Comma-separated; empty: all existing parts.")] = "",
+    download: Annotated[bool, typer.Option(help="Download missing or damaged parts.")] = False,
 ) -> None:
     """Verify LibriSpeech (audio and transcripts match, audio headers, alphabet) and write manifests.
 
@@ -34,14 +34,14 @@ def prepare_librispeech(
     wanted = [p for p in parts.split(",") if p] or None
     if download:
         if wanted is None:
-            raise UserError("--download needs --parts: name the parts to download")
+            raise UserError("--download requires --parts")
         librispeech.download(data, wanted)
     _say_manifests(librispeech.prepare(data, out, wanted))
 
 
 @commands.command("librispeech-lm")
 def prepare_librispeech_lm(
-    out: Annotated[Path, typer.Option(help="Folder for NAME.arpa.gz.")],
+    out: Annotated[Path, typer.Option(help="Output folder for NAME.arpa.gz.")],
     name: Annotated[
         str, typer.Option(help="3-gram.pruned.1e-7 (34 MB), 3-gram (760 MB) or 4-gram (1.4 GB).")
     ] = "3-gram.pruned.1e-7",
@@ -58,15 +58,15 @@ def prepare_librispeech_lm(
 @commands.command("libri-light")
 def prepare_libri_light(
     data: Annotated[Path, typer.Option(help="Folder that contains small/, medium/, large/.")],
-    out: Annotated[Path, typer.Option(help="Folder for PART.jsonl.")],
-    parts: Annotated[str, typer.Option(help="Comma-separated; empty: all that exist.")] = "",
+    out: Annotated[Path, typer.Option(help="Output folder for PART.jsonl.")],
+    parts: Annotated[str, typer.Option(help="Comma-separated; empty: all existing parts.")] = "",
     max_seconds: Annotated[float, positive("Maximum length of a segment.")] = 20.0,
-    min_seconds: Annotated[float, positive("Shorter segments are left out.")] = 1.0,
+    min_seconds: Annotated[float, positive("Shorter segments are skipped.")] = 1.0,
     voice_activity: Annotated[
-        bool, typer.Option(help="Cut at silence, as given by the corpus's JSON files.")
+        bool, typer.Option(help="Cut at the silences listed in the corpus's JSON files.")
     ] = True,
-    leave_out: Annotated[bool, typer.Option(help="Leave out files with errors, and list them.")] = False,
-    download: Annotated[bool, typer.Option(help="Download the parts that are missing or damaged.")] = False,
+    leave_out: Annotated[bool, typer.Option(help="Skip invalid files and list them.")] = False,
+    download: Annotated[bool, typer.Option(help="Download missing or damaged parts.")] = False,
 ) -> None:
     """Verify Libri-Light (unlabelled) and write manifests of segments. The audio files are not changed.
 
@@ -75,7 +75,7 @@ def prepare_libri_light(
     from data_prep import libri_light
 
     if min_seconds > max_seconds:
-        raise UserError(f"--min-seconds {min_seconds:g} is more than --max-seconds {max_seconds:g}")
+        raise UserError(f"--min-seconds {min_seconds:g} exceeds --max-seconds {max_seconds:g}")
     wanted = [p for p in parts.split(",") if p] or None
     if download:
         libri_light.download(data, wanted or [])
@@ -95,12 +95,12 @@ def prepare_libri_light(
 @commands.command("common-voice")
 def prepare_common_voice(
     data: Annotated[Path, typer.Option(help="Folder of one language: clips/ and the .tsv files.")],
-    out: Annotated[Path, typer.Option(help="Folder for SPLIT.jsonl.")],
+    out: Annotated[Path, typer.Option(help="Output folder for SPLIT.jsonl.")],
     splits: Annotated[str, typer.Option(help="Comma-separated names of .tsv files.")] = "train,dev,test",
     text: Annotated[str, typer.Option(help="common-voice (English), words, plain.")] = "common-voice",
-    leave_out: Annotated[bool, typer.Option(help="Leave out clips with errors, and list them.")] = False,
+    leave_out: Annotated[bool, typer.Option(help="Skip invalid clips and list them.")] = False,
     download: Annotated[
-        bool, typer.Option(help="Print where to download the corpus, which needs an account.")
+        bool, typer.Option(help="Print where to download the corpus (requires an account).")
     ] = False,
 ) -> None:
     """Verify that clips and sentences of Common Voice match, and write manifests.
@@ -123,7 +123,7 @@ def prepare_folder(
             help="Folder of audio, searched recursively; Kaldi directory; table; NeMo or lhotse manifest."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for NAME.jsonl.")],
+    out: Annotated[Path, typer.Option(help="Output folder for NAME.jsonl.")],
     name: Annotated[str, typer.Option(help="Name of the manifest; empty: the folder's name.")] = "",
     table: Annotated[
         Path | None, typer.Option(help="CSV or TSV with the columns path, text (and id, speaker).")
@@ -131,16 +131,16 @@ def prepare_folder(
     text: Annotated[
         str,
         typer.Option(
-            help="Normalisation of transcripts: auto (chosen from the texts), librispeech (capitals only), "
+            help="Normalisation of transcripts: auto (detected), librispeech (capitals only), "
             "common-voice (English), words (any language), plain (unchanged), none (no transcripts)."
         ),
     ] = "auto",
-    leave_out: Annotated[bool, typer.Option(help="Leave out files with errors, and list them.")] = False,
+    leave_out: Annotated[bool, typer.Option(help="Skip invalid files and list them.")] = False,
     speaker_folders: Annotated[
         bool, typer.Option("--speaker-folders", help="Use the name of a file's folder as its speaker.")
     ] = False,
 ) -> None:
-    """Verify your own audio (folder with .txt files or a table, Kaldi, NeMo, lhotse), write a manifest.
+    """Verify your own audio (folder with .txt files or a table, Kaldi, NeMo, lhotse) and write a manifest.
 
     Example: `asr-emapl prepare folder --data talks --out data --leave-out`
     """
@@ -167,7 +167,7 @@ def _say_manifests(manifests: Mapping[str, Path]) -> None:
 
 @commands.command("rendered")
 def prepare_rendered(
-    out: Annotated[Path, typer.Option(help="Folder for the audio and PART.jsonl.")],
+    out: Annotated[Path, typer.Option(help="Output folder for the audio and PART.jsonl.")],
     seed: Annotated[int, seed_option("Seed of speakers, sentences, rooms and noise.")] = 0,
 ) -> None:
     """Render the quickstart's corpus (speech synthesis, about an hour) and write its manifests.

@@ -35,7 +35,7 @@ def report(
     figures: Annotated[Path | None, typer.Option(help="Folder for the curves as PNG and SVG files.")] = None,
     manifest: Annotated[
         str | None,
-        typer.Option(help="Transcribed utterances, to compare the runs on."),
+        typer.Option(help="Transcribed utterances on which to compare the runs."),
     ] = None,
     hypotheses: Annotated[
         list[Path] | None,
@@ -49,7 +49,7 @@ def report(
     worst: Annotated[int, count("Number of utterances with the most errors to show, with audio.")] = 20,
     trust: TrustOption = None,
 ) -> None:
-    """Report WER, how time and audio were spent, and what to change first; --out writes a page.
+    """Report WER, how time and audio were spent, and what to improve first; --out writes an HTML page.
 
     Example: `asr-emapl report runs/mini`
 
@@ -59,7 +59,7 @@ def report(
     from asr_emapl.report.usage import as_record, no_times
 
     if out is None and (manifest or hypotheses or decode):
-        raise UserError("--manifest, --hypotheses and --decode need a page: add --out")
+        raise UserError("--manifest, --hypotheses and --decode require --out")
     found = read_runs([labelled(run) for run in runs])
     for run in found:
         if run.usage is None and out is None and figures is None:
@@ -125,19 +125,19 @@ def _decoded(
     device: str,
     trust: list[str],
 ) -> Decoded | None:
-    """Return the hypotheses of each run: from files, or of `models` of its last checkpoint."""
+    """Return the hypotheses of each run, read from files or decoded with `model` of the last checkpoint."""
     if manifest is None:
-        if files or models:
-            raise UserError("--hypotheses and --decode need --manifest, with the transcripts and the audio")
+        if files or model is not None:
+            raise UserError("--hypotheses and --decode require --manifest (transcripts and audio)")
         return None
     from asr_emapl.data.manifest import read_manifest
     from asr_emapl.report.comparison import Decoded, System
     from asr_emapl.scoring.transcripts import read_transcripts
 
-    if bool(files) == bool(models):
-        raise UserError("--manifest: pass either --hypotheses or --decode")
+    if bool(files) == (model is not None):
+        raise UserError("--manifest requires either --hypotheses or --decode")
     if files and len(files) != len(runs):
-        raise UserError(f"{len(files)} --hypotheses for {len(runs)} runs: pass one per run, in their order")
+        raise UserError(f"got {len(files)} --hypotheses for {len(runs)} runs; pass one per run, in order")
     utterances = read_manifest(manifest, require_text=True)
     name = Path(manifest).name
     if files:
@@ -147,19 +147,16 @@ def _decoded(
     from asr_emapl.checkpoints.recognizer import load_recognizer
     from asr_emapl.cli.left_out import LeftOutList
 
-    systems, left_out = [], LeftOutList()
-    for index, run in enumerate(runs):
-        for model in models:
-            recognizer = load_recognizer(run.folder, model, device, trust)
-            for problem in recognizer.problems:
-                warn(f"warning: {problem}: using the previous one")
-            hypotheses = {h.id: h.text for h in recognizer(utterances, left_out=left_out)}
-            label = f"{run.label}, {model}" if len(models) > 1 else run.label
-            systems.append(System(label, index, hypotheses, model))
+    texts, left_out = [], LeftOutList()
+    for run in runs:
+        recognizer = load_recognizer(run.folder, model, device, trust)
+        for problem in recognizer.problems:
+            warn(f"warning: {problem}; using the previous checkpoint")
+        texts.append({h.id: h.text for h in recognizer(utterances, left_out=left_out)})
     left_out.require_some(utterances)
-    name += ", decoded by the " + " and the ".join(models)
+    name = f"{name}, decoded with the {model}"
     if left_out.tell():
-        name += f", without {len(left_out.reasons)} utterances that could not be decoded"
+        name += f", excluding {len(left_out.reasons)} unreadable utterances"
         utterances = [u for u in utterances if u.id not in left_out.reasons]
         kept = [u.id for u in utterances]
         systems = [replace(s, hypotheses={id: s.hypotheses[id] for id in kept}) for s in systems]

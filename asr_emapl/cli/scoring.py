@@ -1,4 +1,4 @@
-"""Commands on hypotheses and runs: score, compare, plot."""
+"""Commands for hypotheses and runs: score, compare, score-table, plot."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Breakdown(str, Enum):
 
 
 class Weights(str, Enum):
-    """Weights of errors in the alignment of words."""
+    """Edit costs for word alignment."""
 
     levenshtein = "levenshtein"
     sclite = "sclite"
@@ -40,13 +40,11 @@ Normalise = Annotated[
         "whisper-english, whisper-basic."
     ),
 ]
-SpeakerInId = Annotated[
-    bool, typer.Option(help="Use the part of an id before its first - or _ as the speaker.")
-]
+SpeakerInId = Annotated[bool, typer.Option(help="Use the part of the id before the first - or _ as speaker.")]
 WeightsOption = Annotated[
     Weights,
     typer.Option(
-        "--weights", help="levenshtein: minimum number of errors, as jiwer; sclite: weights of sclite."
+        "--weights", help="Edit costs for word alignment: levenshtein (uniform, as in jiwer) or sclite."
     ),
 ]
 
@@ -72,14 +70,14 @@ def score(
     weights: WeightsOption = Weights.levenshtein,
     alignments: Annotated[
         list[Path] | None,
-        typer.Option(help="Write alignments, as .txt, .html or .pra; can be repeated."),
+        typer.Option(help="Write alignments as .txt, .html or .pra; may be repeated."),
     ] = None,
     confusions: Annotated[int, count("Number of most frequent confusions of each kind to show.")] = 0,
     vocabulary: Annotated[
         list[str] | None,
-        typer.Option(help="Word list or training manifest: report words not in it; repeatable."),
+        typer.Option(help="Word list or training manifest: report words not in it; may be repeated."),
     ] = None,
-    resamples: Annotated[int, count("Number of bootstrap resamples; 0: no intervals.")] = 1000,
+    resamples: Annotated[int, count("Number of bootstrap resamples; 0 disables intervals.")] = 1000,
     seed: Annotated[int, seed_option("Seed of the bootstrap.")] = 0,
 ) -> None:
     """Report word, character and sentence error rates with counts and intervals, in total and per split.
@@ -93,9 +91,9 @@ def score(
     from asr_emapl.scoring.tally import ScoringConfig
 
     if as_json and as_csv:
-        raise UserError("--json and --csv: give one of them")
+        raise UserError("--json and --csv are mutually exclusive")
     if as_csv and (confusions or vocabulary):
-        raise UserError("--csv has no rows for --confusions and --vocabulary; leave them out, or use --json")
+        raise UserError("--csv does not support --confusions and --vocabulary; omit them or use --json")
     for place in alignments or []:
         check_alignment_file(place)
     check_outputs(alignments or [], [*files, *(vocabulary or [])])
@@ -117,17 +115,17 @@ def score(
 @commands.command()
 def compare(
     reference: Annotated[str, typer.Argument(help="References, in any format that `score` reads.")],
-    first: Annotated[str, typer.Argument(help="Hypotheses of one system.")],
-    second: Annotated[str, typer.Argument(help="Hypotheses of the other.")],
+    first: Annotated[str, typer.Argument(help="Hypotheses of the first system.")],
+    second: Annotated[str, typer.Argument(help="Hypotheses of the second system.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     allow_missing: AllowMissing = False,
     normalise: Normalise = "none",
     speaker_in_id: SpeakerInId = False,
     weights: WeightsOption = Weights.levenshtein,
-    resamples: Annotated[int, count("Resamples of the paired bootstrap.", least=1)] = 1000,
+    resamples: Annotated[int, count("Number of resamples of the paired bootstrap.", least=1)] = 1000,
     seed: Annotated[int, seed_option("Seed of the paired bootstrap.")] = 0,
 ) -> None:
-    """Test whether one system is better: interval of the difference and matched-pairs test.
+    """Test whether one system is better: confidence interval of the difference and matched-pairs test.
 
     Example: `asr-emapl compare data/dev-clean.jsonl baseline.jsonl ema.jsonl`
     """
@@ -151,9 +149,9 @@ def score_table(
         typer.Argument(help="Folders with SPLIT.MODEL.json, each as name=folder; a name may be repeated."),
     ],
 ) -> None:
-    """Print one table of the WERs that `score --json` wrote: a row per system, a column per split and model.
+    """Print a table of WERs written by `score --json`: one row per system, one column per split and model.
 
-    Several folders with one name, such as random seeds, give the mean and half the range.
+    Several folders with the same name, such as seeds, are combined into the mean and half the range.
 
     Example: `asr-emapl score-table baseline=runs/baseline/scores ema=runs/ema/scores`
     """
@@ -183,7 +181,7 @@ def plot(
 
 
 def labelled(run: str) -> tuple[str, Path]:
-    """Label and path of a run, from label=path or from a path whose last part is the label."""
+    """Return label and path of a run, from label=path or from a path (the label is its last part)."""
     label, equals, path = run.partition("=")
     if not equals or Path(run).is_dir():
         return Path(run).name, Path(run)

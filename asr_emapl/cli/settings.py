@@ -1,4 +1,4 @@
-"""Commands on settings: list them, and write a first config."""
+"""Commands for settings: settings, init-config."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Every setting of a run's config file, with the allowed values, its default and i
 
 @commands.command()
 def settings(
-    section: Annotated[str | None, typer.Argument(help="Only keys under this prefix.")] = None,
+    section: Annotated[str | None, typer.Argument(help="Show only keys under this prefix.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="With --config: key=value, overrides the file.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML of a run: print its values.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Run config (YAML) whose values are shown.")] = None,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the page docs/reference/settings.md.")
     ] = False,
@@ -46,7 +46,7 @@ def settings(
     found = [s for s in describe(RunConfig) if section is None or f"{s.key}.".startswith(f"{section}.")]
     if not found:
         groups = dict.fromkeys(s.key.partition(".")[0] for s in describe(RunConfig))
-        raise UserError(f"there are no settings under {section!r}; choose one of {', '.join(groups)}")
+        raise UserError(f"no settings under {section!r}; choose from {', '.join(groups)}")
     if config is not None:
         run = load_config(config, overrides or [])
         values = [[s.key, value_of(run, s.key)] for s in found]
@@ -67,7 +67,7 @@ def settings(
 @commands.command("init-config")
 def init_config(
     labelled: Annotated[list[Path], typer.Option(help="Manifest with transcripts; may be repeated.")],
-    tokenizer: Annotated[Path, typer.Option(help="File that `asr-emapl tokenizer` wrote.")],
+    tokenizer: Annotated[Path, typer.Option(help="File written by `asr-emapl tokenizer`.")],
     out: Annotated[Path, typer.Option(help="YAML file to write.")],
     unlabelled: Annotated[
         list[Path] | None, typer.Option(help="Manifest without transcripts; may be repeated.")
@@ -75,7 +75,7 @@ def init_config(
     dev: Annotated[list[Path] | None, typer.Option(help="Manifest to validate on; may be repeated.")] = None,
     init: Annotated[
         Path | None,
-        typer.Option(help="Run directory or checkpoint to start from; also determines the model."),
+        typer.Option(help="Run directory or checkpoint to start from; determines the model."),
     ] = None,
     size: Annotated[
         str | None,

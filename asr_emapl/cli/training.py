@@ -69,7 +69,7 @@ def average(
     end: Annotated[Path, typer.Option(help="Checkpoint where the window ends.")],
     out: Annotated[Path, typer.Option(help="Checkpoint to write; its teacher is the average.")],
     start: Annotated[
-        Path | None, typer.Option(help="Checkpoint where the window begins (default: start of the run).")
+        Path | None, typer.Option(help="Checkpoint where the window starts (default: start of the run).")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
@@ -84,20 +84,21 @@ def average(
     read = [file for path in (end, start) if path is not None for file in run_files(path)]
     check_outputs([out], read, overwrite=overwrite)
     hours = run(start, end, out)
-    say_written(out, f"{out}: the teacher is the student's mean over {hours:.3f} h of audio")
+    say_written(out, f"{out}: the teacher is the average of the student over {hours:.3f} h of audio")
 
 
 @commands.command()
 def scale(
     config: Annotated[Path, typer.Option(help="YAML file of a run.")],
-    batch_seconds: Annotated[float, positive("Batch to scale to, in seconds of audio over all ranks.")],
+    batch_seconds: Annotated[float, positive("Batch size to scale to, in seconds of audio over all ranks.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, overrides the file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Show how each hyper-parameter changes with the batch, without training.
+    """Show how each hyper-parameter changes with the batch size, without training.
 
-    kappa is computed from the training manifests: the mean unpadded audio per step at this batch, divided by
-    that at the reference batch. If a manifest is missing, kappa is the ratio of padded seconds.
+    kappa is computed from the training manifests: the mean unpadded audio per step at this batch size,
+    divided by that at the reference batch size. If a manifest is missing, kappa is the ratio of padded
+    seconds.
 
     Example: `asr-emapl scale --config conf/mini.yaml --batch-seconds 480`
     """
@@ -122,15 +123,15 @@ def scale(
 
 @commands.command("gradient-noise")
 def gradient_noise(
-    run: Annotated[Path, typer.Argument(help="Run directory, trained with optimizer.noise_every_steps.")],
+    run: Annotated[Path, typer.Argument(help="Run directory of a run with optimizer.noise_every_steps set.")],
     from_hours: Annotated[
         float | None,
-        non_negative("Hours of audio to ignore at the beginning.", show_default="the warm-up"),
+        non_negative("Hours of audio to ignore at the start.", show_default="the warm-up"),
     ] = None,
 ) -> None:
-    """Measure the gradient noise, which shows how far the batch can grow.
+    """Estimate the gradient noise, which indicates how much the batch size can be increased.
 
-    The noise share is a mean over equal parts of the audio after the warm-up, with a 95 % interval.
+    The noise share is averaged over equal parts of the audio after the warm-up, with a 95 % interval.
 
     Example: `asr-emapl gradient-noise runs/mini --from-hours 20`
     """
@@ -143,11 +144,11 @@ def gradient_noise(
     batch, reference = noise.batch_seconds, noise.reference_seconds
     rows = [
         ["share of noise in the squared gradient", f"{noise.share:.3f}", f"at {batch:g} s per step"],
-        ["95 % interval", interval, f"from {begin:g} h of audio on"],
+        ["95 % interval", interval, f"after {begin:g} h of audio"],
         [
             "gradient noise scale",
             f"{noise.noise_scale_seconds:.4g} s",
-            "batch with as much noise as gradient",
+            "batch size with as much noise as gradient",
         ],
         ["optimizer.noise_share", f"{noise.reference_share:.3f}", f"at {reference:g} s per step"],
         ["measured steps", f"{noise.steps}", ""],

@@ -15,9 +15,7 @@ from asr_emapl.scoring.wer import ErrorCounts
 Weights = Literal["levenshtein", "sclite"]
 """Edit costs for word alignment: uniform (as in jiwer) or sclite's."""
 
-_MAX_PAIRS = (
-    1 << 16
-)  # maximum number of (reference word, hypothesis word) pairs in a stretch without correct words
+_MAX_PAIRS = 1 << 16  # (reference word, hypothesis word) pairs in a stretch without correct words
 
 
 class Op(NamedTuple):
@@ -63,7 +61,7 @@ def align(
 ) -> Alignment:
     """Align the words of a reference and a hypothesis with minimum cost under `weights`.
 
-    With
+    With "levenshtein", the error counts equal jiwer's, and substitutions pair the most similar words.
     """
     words, recognised = reference.split(), hypothesis.split()
     find_kinds = sclite_kinds if weights == "sclite" else _levenshtein_kinds
@@ -88,7 +86,7 @@ def _levenshtein_kinds(words: list[str], recognised: list[str]) -> list[EditKind
 
 
 def _error_kinds(words: list[str], recognised: list[str]) -> list[EditKind]:
-    """Return the edit kinds for a stretch without correct words, pairing the most similar words.
+    """Return the edit kinds for a stretch without correct words, with the most similar words paired.
 
     best[j] is the minimum distance between the first i words of the shorter side and an ordered subset of i
     of the first j words of the longer side.

@@ -1,4 +1,4 @@
-"""Alignments as text, as HTML pages for light and dark backgrounds, and as sclite's .pra files."""
+"""Alignments as text, HTML pages (light and dark) and sclite's .pra files."""
 
 from __future__ import annotations
 
@@ -46,25 +46,23 @@ section p, h2 + p { margin: .2rem 0; }
 body:has(#wrong:checked) section.right { display: none; }
 """
 _MARKS = {"correct": "", "substitution": "S", "deletion": "D", "insertion": "I"}
-_WIDTH = 100  # width in terminal columns
+_WIDTH = 100  # terminal columns
 _SUFFIXES = (".txt", ".html", ".pra")
 
 
 def check_alignment_file(place: Path) -> None:
-    """Raise UserError if the name does not end in .txt, .html or .pra."""
+    """Raise UserError if the file extension is not .txt, .html or .pra."""
     if place.suffix.lower() not in _SUFFIXES:
-        raise UserError(
-            f"{place}: unknown format of alignments; use a name that ends in {', '.join(_SUFFIXES)}"
-        )
+        raise UserError(f"{place}: unknown alignment format; use one of {', '.join(_SUFFIXES)}")
 
 
 def write_alignments(place: Path, alignments: Sequence[Alignment], name: str, normalisation: str) -> None:
-    """Write alignments in the format given by the file extension: text, an HTML page, or sclite's .pra.
+    """Write alignments in the format given by the file extension: text, HTML or sclite's .pra.
 
-    `name` (of the corpus) and `normalisation` (its description) are stated in the file.
+    `name` (of the corpus) and `normalisation` (its description) are written to the file.
 
     Raises:
-        UserError: the ending is unknown, or the file cannot be written.
+        UserError: the extension is unknown, or the file cannot be written.
     """
     check_alignment_file(place)
     suffix = place.suffix.lower()
@@ -78,10 +76,7 @@ def write_alignments(place: Path, alignments: Sequence[Alignment], name: str, no
 
 
 def alignment_text(alignment: Alignment, width: int = _WIDTH) -> str:
-    """Format the error counts, followed by rows of at most `width` columns.
-
-    Reference, hypothesis and, if there are errors, error marks.
-    """
+    """Return the error counts and rows of at most `width` columns: reference, hypothesis, error marks."""
     lines = [f"{visible(alignment.id, keep='')}: {_counts(alignment.counts)}"]
     for row in _rows(alignment.ops, width - 5) or [[]]:
         reference, hypothesis, marks = _columns(row)
@@ -92,7 +87,7 @@ def alignment_text(alignment: Alignment, width: int = _WIDTH) -> str:
 
 
 def pra(alignments: Iterable[Alignment], name: str) -> Iterator[str]:
-    """Yield the lines of the .pra file that sclite writes for a system, with utterances sorted by speaker."""
+    """Yield the lines of sclite's .pra file for a system, with utterances grouped by speaker."""
     speakers: dict[str, list[Alignment]] = {}
     for alignment in alignments:
         speakers.setdefault(alignment.speaker or "unknown", []).append(alignment)
@@ -117,7 +112,7 @@ def alignment_html(alignment: Alignment) -> str:
 
 
 def alignment_page(alignments: Sequence[Alignment], title: str, note: str) -> Iterator[str]:
-    """Yield the pieces of a self-contained HTML page, with a switch that hides utterances without errors.
+    """Yield the parts of a self-contained HTML page, with a checkbox that hides utterances without errors.
 
     `note` is added to the line below the title.
     """
@@ -155,7 +150,7 @@ def _counts(counts: ErrorCounts) -> str:
 
 
 def _rows(ops: Iterable[Op], width: int) -> list[list[Op]]:
-    """Wrap the alignment into rows of at most `width` columns. A wider word gets its own row."""
+    """Wrap the alignment into rows of at most `width` terminal columns. A wider word gets its own row."""
     rows: list[list[Op]] = []
     room = 0
     for op in ops:
@@ -169,7 +164,7 @@ def _rows(ops: Iterable[Op], width: int) -> list[list[Op]]:
 
 
 def _columns(ops: Iterable[Op]) -> tuple[str, str, str]:
-    """Return lines of the reference, the hypothesis and the marks, with aligned columns."""
+    """Return the lines of reference, hypothesis and error marks, with aligned columns."""
     lines: tuple[list[str], list[str], list[str]] = ([], [], [])
     for op in ops:
         cells = _cells(op)

@@ -1,4 +1,4 @@
-"""Compare two systems: difference of their error rates, intervals, matched-pairs test and verdict."""
+"""Compare two systems: difference of error rates, intervals, matched-pairs test and verdict."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _FEW_SPEAKERS = 20
 class Comparison:
     """Comparison of two systems on the same references.
 
-    A system is called better only if the interval (by speaker where speakers are known) excludes 0 and the
-    matched-pairs test agrees. If speakers are known, the false-positive rate is about 5 %; with 8 speakers
-    (Student's t) it is 6 to 7 %. The test alone, or the by-utterance interval, treats errors of the same
-    speaker as independent and reports more false differences.
+    A system is called better only if the interval (by speaker if speakers are known) excludes 0 and the
+    matched-pairs test agrees. If speakers are known, the false-positive rate is at most about 5 %; with 8
+    speakers (Student's t) it is 6 to 7 %. The test alone, or the by-utterance interval, treats errors of the
+    same speaker as independent and reports more false differences.
 
     Attributes:
         names, scores: names and scores of the first and second system.
-        difference: WER of the second minus that of the first, as a fraction.
-        by_utterance, by_speaker: intervals of the difference; None with fewer than two units, or with unknown
-            speakers.
+        difference: WER of the second minus WER of the first system, as a fraction.
+        by_utterance, by_speaker: intervals of the difference; None if there are fewer than two units or
+            speakers are unknown.
         second_better: fraction of bootstrap resamples (by speaker if speakers are known) in which the second
             system makes fewer errors, counting ties as one half.
-        matched_pairs: the test of Gillick and Cox.
-        normalisation: what was done to the texts; empty if unknown.
+        matched_pairs: result of the test of Gillick and Cox.
+        normalisation: description of the text normalisation; empty if unknown.
     """
 
     names: tuple[str, str]
@@ -52,7 +52,7 @@ class Comparison:
 
     @property
     def is_significant(self) -> bool:
-        """Whether the interval (by speaker where known) and the test both show a difference at 5 %."""
+        """Whether the interval (by speaker if known) and the test both show a difference at the 5 % level."""
         return self._interval_differs and self._test_differs
 
     @property
@@ -63,17 +63,17 @@ class Comparison:
             return f"No difference: {self.names[0]} and {self.names[1]} both have a WER of {first}."
         ahead, behind = (0, 1) if self.difference > 0 else (1, 0)
         better, worse = (first, second) if ahead == 0 else (second, first)
-        lead = f"{self.names[ahead]} ({better}) against {self.names[behind]} ({worse})"
+        lead = f"{self.names[ahead]} ({better}) vs. {self.names[behind]} ({worse})"
         evidence = f"{self._describe_interval()}; {self._describe_test()}"
         if self.is_significant:
             return f"{self.names[ahead]} is better: WER {lead}. {evidence}.{self._caveat()}"
         if self._interval_differs != self._test_differs:
             only = "the interval" if self._interval_differs else "the matched pairs test"
             return f"Undecided: WER {lead}, but only {only} shows a difference. {evidence}."
-        return f"No difference shown: WER {lead} may be chance. {evidence}."
+        return f"No significant difference: WER {lead}. {evidence}."
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the attributes and the verdict, JSON-ready."""
+        """Return the attributes and the verdict as a JSON-serializable dict."""
         return {
             **asdict(self),
             "scores": [score.to_dict() for score in self.scores],
@@ -88,8 +88,8 @@ class Comparison:
         rows = [[name, f"{100 * s.words.rate:.2f}", *error_columns(s.words)] for name, s in named]
         yield from (self.verdict, "")
         yield from table_lines(["", "WER %", "errors", "sub", "del", "ins", "N"], rows)
-        draws = f"{100 * self.second_better:.1f} % of the draws, counting ties as one half"
-        yield from ("", f"{self.names[1]} makes fewer errors on {draws}")
+        share = f"{100 * self.second_better:.1f} % of the bootstrap resamples (ties count one half)"
+        yield from ("", f"{self.names[1]} makes fewer errors in {share}")
         if self.normalisation:
             yield f"normalisation: {self.normalisation}"
         for name, score in named:
@@ -110,25 +110,25 @@ class Comparison:
     def _caveat(self) -> str:
         if self.by_speaker is None:
             return (
-                " Speakers are unknown, so utterances are treated as independent; give speakers in the "
-                "reference, or take them from ids with --speaker-in-id."
+                " Speakers are unknown, so utterances are treated as independent; add speakers to the "
+                "reference, or derive them from ids with --speaker-in-id."
             )
         drawn = self.by_speaker.drawn
         if drawn >= _FEW_SPEAKERS:
             return ""
-        return f" {drawn} speakers are few; confirm the result with {_FEW_SPEAKERS} or more."
+        return f" Only {drawn} speakers; confirm the result with {_FEW_SPEAKERS} or more."
 
     def _describe_interval(self) -> str:
         found = self._interval
         if found is None:
             return "There are too few utterances to resample"
-        how = "resampling" if found.method == "percentiles" else "Student's t over"
-        points = f"points (95 %, {how} {found.drawn:,} {found.units})"
+        how = "bootstrap" if found.method == "percentiles" else "Student's t"
+        points = f"points (95 % interval, {how} over {found.drawn:,} {found.units})"
         low, high = 100 * found.low, 100 * found.high
         if self._interval_differs:
             low, high = sorted((abs(low), abs(high)))
-            return f"The lead is {low:.2f} to {high:.2f} {points}"
-        return f"{self.names[1]} minus {self.names[0]} is {low:.2f} to {high:.2f} {points}"
+            return f"The difference is {low:.2f} to {high:.2f} {points}"
+        return f"The difference {self.names[1]} - {self.names[0]} is {low:.2f} to {high:.2f} {points}"
 
     def _describe_test(self) -> str:
         test = self.matched_pairs
@@ -152,10 +152,9 @@ def compare(
     Args:
         references: id -> transcript.
         first, second: id -> hypothesis of each system.
-        names: of the systems.
-        config: how to score.
-        second_references: references for the second system, if alternatives were resolved separately for each
-            system.
+        names: names of the systems.
+        config: scoring options.
+        second_references: references for the second system, if alternatives were resolved per system.
 
     Raises:
         UserError: see `tally` and `resampled_sums`; also if the references contain no words.
@@ -164,7 +163,7 @@ def compare(
     b = tally(second_references or references, second, config, names[1])
     scores = (a.score, b.score)
     if scores[0].words.reference_length == 0:
-        raise UserError("the references have no words; there is nothing to compare")
+        raise UserError("the references contain no words; there is nothing to compare")
     counts = (a.words[:, :3].sum(1), b.words[:, :3].sum(1), a.words[:, 3])
     by_speaker = None
     by_utterance, better = difference(*counts, None, config.resamples, config.seed)
@@ -178,10 +177,10 @@ def compare(
 def compare_files(
     reference: str, first: str, second: str, config: ScoringConfig, normalisation: Normalisation
 ) -> Comparison:
-    """Compare two files of hypotheses; each system is named after its file.
+    """Compare two hypothesis files; each system is named after its file.
 
     Raises:
-        UserError: as `read_pair` and `compare`.
+        UserError: see `read_pair` and `compare`.
     """
     references, a = prepared(reference, first, config, normalisation)
     second_references, b = prepared(reference, second, config, normalisation)
@@ -191,10 +190,7 @@ def compare_files(
 
 
 def _error_differences(a: Tally, b: Tally) -> Iterator[int]:
-    """Yield the error difference of each segment.
-
-    An utterance whose reference differs between the two systems counts as one segment.
-    """
+    """Yield the error difference of each segment. An utterance with two references is one segment."""
     for one, other in zip(a.alignments, b.alignments, strict=True):
         if one.reference == other.reference:
             yield from segment_differences(one, other)

@@ -1,4 +1,4 @@
-"""The evaluation of one or more splits: scores, intervals, breakdowns, confusions and vocabulary."""
+"""Evaluate one or more splits: scores, intervals, breakdowns, confusions and vocabulary."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class SplitResult:
     by_speaker: Intervals
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the score, the intervals and the scores by speaker and by duration, JSON-ready."""
+        """Return the score, the intervals and the scores by speaker and duration, for JSON."""
         return {
             **self.score.to_dict(),
             "by_utterance": {key: found and found.to_dict() for key, found in self.by_utterance.items()},
@@ -55,12 +55,12 @@ class SplitResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of splits and of all splits together.
+    """The scores of each split and of all splits together.
 
     Attributes:
         splits: results by split name.
         total: the only split, or all of them joined.
-        normalisation: description of the text normalisation.
+        normalisation: the text normalisation.
         unknown_words: out-of-vocabulary reference words, if a vocabulary is given.
     """
 
@@ -70,7 +70,7 @@ class Evaluation:
     unknown_words: OutOfVocabulary | None = None
 
     def to_dict(self, most: int) -> dict[str, Any]:
-        """Return the total, the `most` most frequent confusions and each of several splits, for JSON."""
+        """Return the total, the `most` most frequent confusions and, if there are several, the splits."""
         found = self.total.to_dict()
         found |= {"normalisation": self.normalisation.stated, "weights": self.total.tally.weights}
         if most:
@@ -89,15 +89,17 @@ def evaluate(
 
     Args:
         files: alternating reference and hypothesis paths.
-        config: how to score.
-        normalisation: applied to both sides and to the vocabulary.
+        config: scoring options.
+        normalisation: applied to references, hypotheses and vocabulary.
         vocabulary: word lists and manifests with the known words.
 
     Raises:
         UserError: the number of files is odd or 0, a file cannot be read, or ids do not match.
     """
     if not files or len(files) % 2:
-        raise UserError(f"{len(files)} files; give a hypothesis after each reference (REF HYP REF HYP ...)")
+        raise UserError(
+            f"got {len(files)} files; expected pairs of reference and hypothesis (REF HYP REF HYP ...)"
+        )
     names = split_names(files[::2])
     tallies: dict[str, Tally] = {}
     for name, reference, hypothesis in zip(names, files[::2], files[1::2], strict=True):
@@ -116,7 +118,7 @@ def prepared(
     """Read a pair of files, normalise the texts, and add speakers from ids if configured.
 
     Raises:
-        UserError: as `read_pair`; or speakers come from ids, and no id has a separator.
+        UserError: see `read_pair`; also if speakers come from ids and no id contains a separator.
     """
     references, hypotheses = read_pair(reference, hypothesis)
     if config.speaker_in_id:
@@ -141,10 +143,7 @@ def prepared(
 
 
 def split_names(files: Sequence[str]) -> list[str]:
-    """Return a unique name per file.
-
-    The stem if unique, else the path relative to the common folder; repeated files are numbered.
-    """
+    """Return unique names: stems, else paths relative to the common folder; repeated files are numbered."""
     stems = [re.sub(r"(\.\w+)?(\.gz)?$", "", Path(file).name) for file in files]
     if len(set(stems)) == len(stems):
         return stems
@@ -158,7 +157,7 @@ def split_names(files: Sequence[str]) -> list[str]:
 def _wordings(
     reference: TranscriptEntry, hypothesis: TranscriptEntry | None, normalisation: Normalisation
 ) -> tuple[str, str]:
-    """Return the normalised texts; if there are alternatives, choose those with the best alignment."""
+    """Return the normalised texts; if there are alternatives, those with the best alignment."""
     sides = (reference, hypothesis or TranscriptEntry(""))
     if all(side.marked is None for side in sides):
         return normalisation.apply(sides[0].text), normalisation.apply(sides[1].text)
@@ -167,20 +166,17 @@ def _wordings(
 
 
 def _with_speakers(place: str, entries: Mapping[str, TranscriptEntry]) -> dict[str, TranscriptEntry]:
-    """Fill in missing speakers from ids.
-
-    Raise UserError if no id contains a speaker; warn if all ids give the same speaker.
-    """
+    """Fill in missing speakers from ids. Raise UserError if no id has one; warn if all have the same."""
     speakers = {name: re.split("[-_]", name, maxsplit=1)[0] for name, e in entries.items() if not e.speaker}
     names = list(speakers)
     if names and all(name == speaker for name, speaker in speakers.items()):
         raise UserError(
-            f"{place}: --speaker-in-id: no id has a - or _ (the first is {names[0]!r}); give speakers in the "
-            "reference, or omit the option"
+            f"{place}: --speaker-in-id: no id contains '-' or '_' (first id: {names[0]!r}); add speakers to "
+            "the reference, or omit the option"
         )
     if len(names) > 1 and len(set(speakers.values())) == 1:
         _logger.warning(
-            f"{place}: --speaker-in-id: all {len(names)} ids begin with {speakers[names[0]]!r}, so there is "
+            f"{place}: --speaker-in-id: all {len(names)} ids start with {speakers[names[0]]!r}, so there is "
             "only one speaker"
         )
     return {

@@ -18,12 +18,12 @@ _CSV_COLUMNS = (
     *("low_by_utterance", "high_by_utterance", "low_by_speaker", "high_by_speaker"),
     *("errors", "substitutions", "deletions", "insertions", "reference_length", "normalisation"),
 )
-# Spreadsheets read a cell that begins with one of these as a formula.
+# Spreadsheets interpret a cell that starts with one of these as a formula.
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 
 
 def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield the lines of a table, the first column aligned to the left and the others to the right."""
+    """Yield the lines of a table; the first column is left-aligned, the others right-aligned."""
     shown = [[visible(cell, keep="") for cell in row] for row in (head, *rows)]
     widths = [max(map(cell_len, column)) for column in zip(*shown, strict=True)]
     for first, *others in shown:
@@ -35,7 +35,7 @@ def evaluation_lines(evaluation: Evaluation, by: Sequence[str], most: int) -> It
     """Yield the tables of an evaluation.
 
     Args:
-        evaluation: the result.
+        evaluation: the results to show.
         by: breakdowns to add: "speaker", "duration".
         most: number of confusions of each kind to show.
     """
@@ -58,7 +58,7 @@ def evaluation_lines(evaluation: Evaluation, by: Sequence[str], most: int) -> It
 
 
 def unmatched_lines(score: Score, prefix: str = "") -> Iterator[str]:
-    """Yield a line about missing and extra hypotheses, if there are any."""
+    """Yield one line that counts missing and extra hypotheses, if there are any."""
     if score.missing or score.extra:
         yield f"{prefix}{score.missing} hypotheses missing (counted as empty), {score.extra} extra (ignored)"
 
@@ -113,8 +113,8 @@ def _rates(evaluation: Evaluation) -> Iterator[str]:
 
 def _breakdown(name: str, scores: dict[str, Score]) -> Iterator[str]:
     if not scores:
-        hint = ", or take them from ids with --speaker-in-id" if name == "speaker" else ""
-        return iter([f"no {name} is known; give them in the reference{hint}"])
+        hint = ", or derive them from ids with --speaker-in-id" if name == "speaker" else ""
+        return iter([f"{name}s are unknown; add them to the reference{hint}"])
     head = [name, "WER %", "CER %", "SER %", "sub", "del", "ins", "words", "utterances"]
     rows = []
     for label, score in scores.items():
@@ -136,17 +136,15 @@ def _vocabulary(unknown: OutOfVocabulary) -> Iterator[str]:
     yield ""
     yield (
         f"out of vocabulary: {100 * unknown.share:.2f} % of {unknown.words:,} words "
-        f"({unknown.running:,}, {unknown.distinct:,} different), {unknown.recognised:,} of them recognised"
+        f"({unknown.running:,} tokens, {unknown.distinct:,} types), "
+        f"{unknown.recognised:,} recognised correctly"
     )
     if unknown.most:
         yield "most frequent: " + ", ".join(f"{word} ({times})" for word, times in unknown.most)
 
 
 def _measures(score: Score) -> Iterator[tuple[str, float, list[str]]]:
-    """Yield each measure's name, rate and columns (see `error_columns`).
-
-    Sentence errors are not split by edit kind.
-    """
+    """Yield the name, rate and `error_columns` of each measure; sentences have no edit kinds."""
     yield "words", score.words.rate, error_columns(score.words)
     yield "characters", score.characters.rate, error_columns(score.characters)
     wrong, number = score.sentences_wrong, score.sentences

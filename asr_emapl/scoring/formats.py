@@ -12,7 +12,7 @@ from typing import Literal
 from asr_emapl.errors import UserError
 from asr_emapl.storage import Line
 
-# Greedy: searching for the first parenthesis would take quadratic time on a line of spaces.
+# Greedy, because searching for the first parenthesis takes quadratic time on a line of spaces.
 TRN_LINE = re.compile(r"(?P<text>.*)\((?P<id>[^()\s]+)\)\s*")
 
 MissingIds = Literal["none", "suspected", "certain"]
@@ -32,13 +32,15 @@ def without_comments(lines: Sequence[Line]) -> list[Line]:
 
 
 def named_format(path: str | os.PathLike[str]) -> str | None:
-    """Return the format by the file's name (a.jsonl, a.trn.gz, a.stm.filt, or just ctm); None if unknown."""
+    """Return the format given by the file name (a.jsonl, a.trn.gz, a.stm.filt, ctm); None if unknown."""
     name = Path(os.fspath(path).lower()).name.removesuffix(".gz").removesuffix(".filt")
     return _FORMATS.get(name.rpartition(".")[2])
 
 
 def sniffed_format(place: str, lines: Sequence[Line]) -> str:
-    """Return the detected format:
+    """Return the detected format: "jsonl", "trn", "stm", "ctm" or "plain".
+
+    stm and ctm require decimal times on every line.
 
     Raises:
         UserError: the format is not supported (TextGrid, SRT, WebVTT, RTTM).
@@ -60,8 +62,10 @@ def sniffed_format(place: str, lines: Sequence[Line]) -> str:
 def lines_without_ids(firsts: Sequence[str], rests: Sequence[str]) -> MissingIds:
     """Return whether lines appear to start with words instead of ids.
 
-    Ids have digits or separators (1272-128104-0000, sp1_utt2, 17), words have neither. The result is  The
-    result is
+    Ids contain digits or separators (1272-128104-0000, sp1_utt2, 17); words contain neither. The result is
+    "suspected" if at least half of the first fields are words of two or more letters, unless these fields are
+    in lower case and the text is in upper case, or vice versa. It is "certain" if, in addition, first fields
+    repeat, at least a fifth of them also occur in the text, or no line has more than one word.
 
     Args:
         firsts: the first field of each line, which should be an id.
@@ -108,6 +112,4 @@ def _refuse_other_formats(place: str, lines: Sequence[str]) -> None:
         found = "RTTM"
     else:
         return
-    raise UserError(
-        f"{place}: unsupported format: {found}; convert it to stm, ctm, trn or lines of 'id words'"
-    )
+    raise UserError(f"{place}: unsupported format: {found}; convert it to stm, ctm, trn or lines 'id words'")

@@ -2,14 +2,14 @@
 
 Each bootstrap resample draws N utterances (or N speakers with all their utterances) with replacement, where N
 is their number. The rate of a resample is the sum of its errors over the sum of its words (Bisani and Ney
-2004). The interval is given by percentiles, which are too narrow for few units: in simulated corpora of 40,
-20, 10, 8, 5 and 3 speakers (gamma-distributed rates, mean 5 %, standard deviation 3.5 %; 600 to 1,800 words
-each), 95 % intervals contain the true rate in 93, 91, 87, 85, 79 and 70 % of the corpora; BCa is no better.
-Below `FEW_UNITS` the interval therefore uses Student's t: 94, 93, 93, 93, 94 and 94 %. For the difference of
-two equally good systems with speaker effects, percentiles exclude 0 in 7, 8, 11, 12, 15 and 26 %, Student's t
+2004). Percentile intervals are too narrow for few units: in simulated corpora of 40, 20, 10, 8, 5 and 3
+speakers (gamma-distributed rates, mean 5 %, standard deviation 3.5 %; 600 to 1,800 words each), 95 %
+intervals have a coverage of 93, 91, 87, 85, 79 and 70 %; BCa is no better. Below `FEW_UNITS`, Student's t is
+used instead; its coverage is 94, 93, 93, 93, 94 and 94 %. For the difference of two equally good systems with
+speaker effects, percentile intervals exclude 0 in 7, 8, 11, 12, 15 and 26 % of corpora, Student's t intervals
 in 5, 6, 6, 7, 5 and 6 %.
 
-Utterances of one speaker have correlated errors. Where speakers are known, use the interval by speaker.
+Errors of the same speaker are correlated. If speakers are known, use the interval by speaker.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Interval:
     """A confidence interval.
 
     Attributes:
-        low, high: the ends.
-        units: resampling unit: "utterances" or "speakers".
-        drawn: number of these units.
+        low, high: ends of the interval.
+        units: sampling unit: "utterances" or "speakers".
+        drawn: number of units.
         resamples, seed: bootstrap parameters; `resamples` is 0 for Student's t.
-        level: the confidence level.
+        level: confidence level.
         method: how the interval was computed.
     """
 
@@ -57,7 +57,7 @@ class Interval:
     method: Literal["percentiles", "student"] = "percentiles"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the attributes, JSON-ready. Non-finite ends become None."""
+        """Return the attributes as a JSON-serializable dict. Non-finite ends become None."""
         return {**asdict(self), "low": finite_number(self.low), "high": finite_number(self.high)}
 
 
@@ -86,12 +86,12 @@ def intervals(
     resamples: int,
     seed: int,
 ) -> dict[str, Interval | None]:
-    """Return the interval of each rate, all from the same resamples, or None if there is only one unit.
+    """Return the interval of each rate, all from the same resamples; None if there is only one unit.
 
     `quotients` maps each rate to its errors and lengths, both [U].
 
     Raises:
-        UserError: as `resampled_sums`.
+        UserError: see `resampled_sums`.
     """
     _check(resamples)
     values = np.stack([column for quotient in quotients.values() for column in quotient], 1)
@@ -115,13 +115,13 @@ def difference(
     resamples: int,
     seed: int,
 ) -> tuple[Interval | None, float]:
-    """Compare the errors of two systems, [U] each, on the same draws (Bisani and Ney 2004).
+    """Compare the errors of two systems, both [U], on the same resamples (Bisani and Ney 2004).
 
     Returns the interval of the second system's error rate minus the first's (None if there is only one unit),
-    and the fraction of draws on which the second makes fewer errors, counting ties as one half.
+    and the fraction of resamples in which the second makes fewer errors, counting ties as one half.
 
     Raises:
-        UserError: as `resampled_sums`.
+        UserError: see `resampled_sums`.
         ValueError: the lengths are all 0.
     """
     values = np.stack([second - first, lengths], 1)
@@ -133,13 +133,13 @@ def difference(
     if len(totals) < FEW_UNITS:
         ends, used = difference_ends(totals[:, 0], totals[:, 1], LEVEL), 0
     else:
-        kept = sums[sums[:, 1] > 0]  # draws without words have no rate
+        kept = sums[sums[:, 1] > 0]  # the rate of a resample without words is undefined
         ends, used = _percentiles(kept[:, 0] / kept[:, 1]), len(kept)
     return _interval(ends, clusters, len(totals), used, seed), better
 
 
 def rates(errors: _Floats, lengths: _Floats) -> _Floats:
-    """Return errors / lengths. If the length is 0, the rate is 0 without errors and infinity otherwise."""
+    """Return errors / lengths. If a length is 0, the rate is 0 without errors and infinity otherwise."""
     empty = np.where(errors > 0, np.inf, 0.0)
     return np.divide(errors, lengths, out=empty, where=lengths > 0)
 
@@ -147,8 +147,8 @@ def rates(errors: _Floats, lengths: _Floats) -> _Floats:
 def rate_ends(errors: _Floats, lengths: _Floats, level: float) -> tuple[float, float]:
     """Return the ends of Student's interval of sum(errors) / sum(lengths), both [K], K >= 2 units.
 
-    The interval is symmetric on a logarithmic scale, because rates of speakers are skewed. The upper end is
-    capped at 1 or at the highest unit rate, whichever is larger. Without errors both ends are 0.
+    The interval is symmetric on a logarithmic scale, because the rates of speakers are skewed. The upper end
+    is capped at 1 or at the highest unit rate, whichever is larger. Without errors both ends are 0.
     """
     words = float(lengths.sum())
     if words == 0.0 or not errors.any():
@@ -162,8 +162,7 @@ def rate_ends(errors: _Floats, lengths: _Floats, level: float) -> tuple[float, f
 def difference_ends(differences: _Floats, lengths: _Floats, level: float) -> tuple[float, float]:
     """Return the ends of Student's interval of sum(differences) / sum(lengths), both [K], K >= 2 units.
 
-    The interval is symmetric and clipped to [-m, m], where m is the larger of 1 and the largest absolute unit
-    difference.
+    The interval is symmetric and clipped to [-m, m]; m is the largest absolute unit difference, at least 1.
 
     Raises:
         ValueError: the lengths are all 0.
@@ -185,7 +184,7 @@ def student_quantile(level: float, degrees: int) -> float:
     from 0 to the angle (Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7).
 
     Raises:
-        ValueError: the level is not between 0 and 1, or `degrees` is less than 1.
+        ValueError: `level` is not between 0 and 1, or `degrees` is less than 1.
     """
     if not (0.0 < level < 1.0 and degrees >= 1):
         raise ValueError(f"level {level}, {degrees} degrees of freedom: need 0 < level < 1 and degrees >= 1")
@@ -235,7 +234,7 @@ def _interval(
 
 def _check(resamples: int) -> None:
     if resamples < 1:
-        raise UserError(f"{resamples} resamples are too few; use at least 1 (1000 are usual)")
+        raise UserError(f"{resamples} resamples are too few; use at least 1 (1000 is common)")
 
 
 def _by_cluster(values: NDArray[Any], clusters: Sequence[str] | None) -> _Floats:

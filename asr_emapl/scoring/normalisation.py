@@ -1,4 +1,4 @@
-"""Text normalisations, and detection of texts that look alike but differ in Unicode."""
+"""Text normalisation for scoring, and detection of texts that look alike but differ in Unicode."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ NORMALISATIONS = {
     "whisper-basic": "Whisper's basic normaliser for any language (package whisper-normalizer)",
     **{name: f"{name}: {preset.stated}" for name, preset in PRESETS.items()},
 }
-"""Name -> description that is reported with a result."""
+"""Name -> description, reported with the results."""
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """A normalisation: its name and description in `NORMALISATIONS`, and the function from text to text."""
+    """A normalisation: name and description (see `NORMALISATIONS`), and the function from text to text."""
 
     name: str
     stated: str
@@ -31,21 +31,21 @@ def normalisation(name: str) -> Normalisation:
     """Return the normalisation with this name.
 
     Raises:
-        UserError: the name is unknown, or a package that it needs is not installed.
+        UserError: the name is unknown, or a required package is not installed.
     """
     if name not in NORMALISATIONS:
-        raise UserError(f"normalisation {name!r} is not known; use one of {', '.join(NORMALISATIONS)}")
+        raise UserError(f"unknown normalisation {name!r}; use one of {', '.join(NORMALISATIONS)}")
     return Normalisation(name, NORMALISATIONS[name], _function(name))
 
 
 def are_alike(first: Collection[str], second: Iterable[str]) -> bool:
-    """Whether an id of `second` that is not in `first` looks like an id of `first`."""
+    """Return whether an id of `second` that is not in `first` looks like an id of `first`."""
     shown = {plain(name) for name in first}
     return any(name not in first and plain(name) in shown for name in second)
 
 
 def differs_invisibly(reference: str, hypothesis: str) -> bool:
-    """Whether words of two texts look alike but differ (NFC and NFD, or invisible characters)."""
+    """Return whether words of two texts look alike but differ (NFC and NFD, or invisible characters)."""
     if reference == hypothesis or (reference.isascii() and hypothesis.isascii()):
         return False
     shown = [plain(word) for word in set(reference.split()) ^ set(hypothesis.split())]

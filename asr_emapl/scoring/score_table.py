@@ -16,11 +16,11 @@ def score_table(systems: Mapping[str, Sequence[Path]]) -> tuple[list[str], list[
     """Return the header and rows of a table with one row per system and one column per split and model.
 
     Args:
-        systems: system name -> folders with <split>.<model>.json. With several folders, for example one per
-            seed, the mean and half the range are shown.
+        systems: system name -> folders with <split>.<model>.json. For several folders, such as one per seed,
+            the table shows the mean and half the range.
 
     Raises:
-        UserError: as `read_rates`.
+        UserError: see `read_rates`.
     """
     rates = {name: [read_rates(folder) for folder in folders] for name, folders in systems.items()}
     columns = sorted({key for found in rates.values() for one in found for key in one})
@@ -32,10 +32,10 @@ def score_table(systems: Mapping[str, Sequence[Path]]) -> tuple[list[str], list[
 
 
 def read_rates(folder: Path) -> dict[tuple[str, str], float]:
-    """WER in percent by split and model.
+    """Return the WER in percent by split and model.
 
     Raises:
-        UserError: the folder has no scores, or a file is not what `score --json` writes.
+        UserError: the folder contains no scores, or a file was not written by `score --json`.
     """
     rates = {}
     for path in sorted(folder.glob("*.json")):
@@ -45,9 +45,9 @@ def read_rates(folder: Path) -> dict[tuple[str, str], float]:
         try:
             rates[split, model] = 100.0 * float(json.loads(path.read_text(encoding="utf-8"))["words"]["rate"])
         except (ValueError, TypeError, KeyError, OSError) as error:
-            raise UserError(f"{path}: is not a result of `asr-emapl score --json`; write it again") from error
+            raise UserError(f"{path}: not written by `asr-emapl score --json`; rerun it") from error
     if not rates:
-        raise UserError(f"{folder}: has no scores (<split>.teacher.json or <split>.student.json)")
+        raise UserError(f"{folder}: contains no scores (<split>.teacher.json or <split>.student.json)")
     return rates
 
 

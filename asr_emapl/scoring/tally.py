@@ -23,14 +23,14 @@ DURATION_EDGES_S = (5.0, 10.0, 15.0, 20.0, 30.0)
 
 @dataclass(frozen=True)
 class ScoringConfig:
-    """How hypotheses are scored.
+    """Scoring options.
 
     Attributes:
         allow_missing: score missing hypotheses as empty, and ignore extra ones.
-        speaker_in_id: where no speaker is given, use the part of the id before the first - or _.
-        weights: how words are aligned, as in `align`.
-        resamples: of the bootstrap; 0 for no intervals.
-        seed: of the bootstrap.
+        speaker_in_id: if no speaker is given, use the part of the id before the first - or _.
+        weights: edit costs for word alignment, see `align`.
+        resamples: number of bootstrap resamples; 0 disables intervals.
+        seed: bootstrap seed.
     """
 
     allow_missing: bool = False
@@ -62,7 +62,7 @@ class Tally:
         words, characters: [U, 4]: substitutions, deletions, insertions, reference length.
         missing: ids of references without a hypothesis.
         extra: ids of hypotheses without a reference; they are not scored.
-        weights: how words were aligned. Characters are always aligned with the fewest errors.
+        weights: edit costs of the word alignment. Characters are always aligned with uniform costs.
     """
 
     pairs: Sequence[ScoredPair]
@@ -115,12 +115,13 @@ def tally(
     config: ScoringConfig,
     name: str = "",
 ) -> Tally:
-    """Count the errors of hypotheses against references, matched by id, as `asr_emapl.scoring.score` does.
+    """Count the errors of hypotheses against references, matched by id as in `asr_emapl.scoring.score`.
 
     `name` identifies the hypotheses in error messages.
 
     Raises:
-        UserError: there are no references, or an id occurs on one side only and `allow_missing` is not set.
+        UserError: there are no references, or an id occurs on one side only and `config.allow_missing` is
+            not set.
     """
     try:
         missing, extra = match_ids(references, hypotheses, allow_missing=config.allow_missing)
@@ -137,10 +138,7 @@ def tally(
 
 
 def joined(tallies: Mapping[str, Tally]) -> Tally:
-    """Join splits into one corpus.
-
-    Ids are prefixed with the split name; the same speaker name in several splits is treated as one speaker.
-    """
+    """Join splits into one corpus. Ids get the split as prefix; equal speaker names are one speaker."""
     parts = list(tallies.values())
     return Tally(
         [pair._replace(id=f"{split}/{pair.id}") for split, part in tallies.items() for pair in part.pairs],

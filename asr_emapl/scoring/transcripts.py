@@ -3,13 +3,13 @@
 Files are UTF-8, optionally gzipped, given by path or URL, with one utterance per line:
 
 - jsonl: `{"id": "1272-128104-0000", "text": "MISTER QUILTER"}`, optionally with `speaker` and `duration`
-  (seconds): manifests and hypotheses of this package. `pred_text` holds a hypothesis and may occur with or
-  without `text`. Also NeMo's manifests and results (ids come from `audio_filepath`) and lhotse's cuts.
+  (seconds): manifests and hypotheses of this package. `pred_text` is a hypothesis and may occur without
+  `text`. Also NeMo's manifests and results (ids come from `audio_filepath`) and lhotse's cuts.
 - trn: `MISTER QUILTER (1272-128104-0000)`, sclite's format.
 - stm and ctm: see `asr_emapl.scoring.nist.timed`.
 - plain: `1272-128104-0000 MISTER QUILTER`, LibriSpeech's trans.txt and Kaldi's text.
 
-trn, stm and ctm can have alternatives, `{ UM / UH / @ }`, and optional words, `(UM)`: see
+trn, stm and ctm may contain alternatives, `{ UM / UH / @ }`, and optional words, `(UM)`: see
 `asr_emapl.scoring.nist.alternatives`. Lines that start with `;;` are comments, except in JSON.
 """
 
@@ -58,17 +58,17 @@ _Numbered = list[tuple[int, tuple[str, TranscriptEntry]]]
 
 
 def read_transcripts(path: Place, *, role: Role = "reference") -> dict[str, str]:
-    """Read id -> text, as `read_utterances` without speakers and durations."""
+    """Read id -> text; see `read_utterances`."""
     return {name: entry.text for name, entry in read_utterances(path, role=role).items()}
 
 
 def read_utterances(path: Place, *, role: Role = "reference") -> dict[str, TranscriptEntry]:
     """Read id -> transcript, in the order of the file. A line with only an id is an empty transcript.
 
-    The file's ending decides the format (.jsonl, .json, .ndjson, .trn, .stm, .ctm, optionally followed by
-    .filt and .gz); otherwise its content does. A byte order mark, CRLF and empty lines are allowed. Texts are
-    not normalised. A ctm file yields one transcript per recording; `read_pair` splits it by the segments of
-    an stm file.
+    The format is determined by the file extension (.jsonl, .json, .ndjson, .trn, .stm, .ctm, optionally
+    followed by .filt and .gz), or else by the content. A byte order mark, CRLF and empty lines are allowed.
+    Texts are not normalised. A ctm file yields one transcript per recording; `read_pair` splits it by the
+    segments of an stm file.
 
     Args:
         path: path or URL of the file.
@@ -90,7 +90,7 @@ def read_pair(
     A ctm hypothesis is split by an stm reference, as in sclite (`timed.texts_of_segments`).
 
     Raises:
-        UserError: as `read_utterances`.
+        UserError: see `read_utterances`.
     """
     first, second = os.fspath(reference), os.fspath(hypothesis)
     lines, others = list(storage.read_lines(first)), list(storage.read_lines(second))
@@ -98,8 +98,7 @@ def read_pair(
         segments, words = timed.parse_stm(first, lines), timed.parse_ctm(second, others)
         texts = timed.texts_of_segments(segments, words)
         return _require_entries(first, _of_segments(segments)), _of_texts(texts)
-    # If both paths are the same file, line numbers can serve as ids, because text and pred_text of a line
-    # belong together.
+    # In a single file, line numbers can serve as ids, because text and pred_text of a line belong together.
     is_same = first == second
     references = _parse(first, lines, "reference", number_lines=is_same)
     return references, _parse(second, others, "hypothesis", number_lines=is_same)
@@ -153,7 +152,7 @@ def _collect(
 
 
 def _by_id(place: str, parsed: _Numbered, broken: list[Line]) -> dict[str, TranscriptEntry]:
-    """Map ids to transcripts; raise one UserError for all broken lines and repeated ids."""
+    """Map ids to transcripts; raise one UserError for all invalid lines and repeated ids."""
     found: dict[str, TranscriptEntry] = {}
     first: dict[str, int] = {}
     findings = list(broken)
@@ -167,21 +166,21 @@ def _by_id(place: str, parsed: _Numbered, broken: list[Line]) -> dict[str, Trans
 
 
 def _require_ids(place: str, parsed: _Numbered) -> None:
-    """Raise UserError if lines certainly begin with words instead of ids; warn if they seem to."""
+    """Raise UserError if lines start with words instead of ids; warn if this is only suspected."""
     firsts = [name for _, (name, _) in parsed]
     finding = formats.lines_without_ids(firsts, [entry.text for _, (_, entry) in parsed])
     if finding == "none":
         return
     shown = ", ".join(repr(first) for first in firsts[:3])
-    remedy = "put an id before each line, or number references and hypotheses alike: nl -ba -w1 FILE"
+    remedy = "put an id before each line, or number the lines of both files with nl -ba -w1 FILE"
     if finding == "certain":
-        raise UserError(f"{place}: lines begin with words ({shown}), not with ids; {remedy}")
-    _logger.warning(f"{place}: lines seem to begin with words ({shown}), not with ids; if so, {remedy}")
+        raise UserError(f"{place}: lines start with words ({shown}), not with ids; {remedy}")
+    _logger.warning(f"{place}: lines seem to start with words ({shown}), not with ids; if so, {remedy}")
 
 
 def _require_entries(place: str, entries: dict[str, TranscriptEntry]) -> dict[str, TranscriptEntry]:
     if not entries:
-        raise UserError(f"{place}: no transcripts; check that it is the right file and complete")
+        raise UserError(f"{place}: no transcripts; check that this is the right file and that it is complete")
     return entries
 
 
@@ -209,7 +208,7 @@ def _parse_plain(line: str) -> tuple[str, TranscriptEntry]:
 def _parse_trn(line: str) -> tuple[str, TranscriptEntry]:
     match = formats.TRN_LINE.fullmatch(line)
     if match is None:
-        raise BrokenLineError("no '(id)' at the end of the line; trn files need it")
+        raise BrokenLineError("no '(id)' at the end of the line; trn files require it")
     return match["id"], _marked(timed.untagged(match["text"].rstrip()))
 
 
@@ -238,7 +237,7 @@ def _parse_object(line: str) -> dict[str, Any]:
 
 
 def _add_ids(place: str, entries: Sequence[dict[str, Any]], number_lines: bool) -> None:
-    """Derive missing ids from the audio, as `asr_emapl.data.manifest.read_manifest` does."""
+    """Derive missing ids from the audio, as in `asr_emapl.data.manifest.read_manifest`."""
     if number_lines and all(entry["id"] is None and entry["audio"] is None for entry in entries):
         for number, entry in enumerate(entries, start=1):
             entry["id"] = f"line-{number}"

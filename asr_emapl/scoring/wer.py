@@ -1,13 +1,12 @@
 """Word and character error counts of a corpus.
 
-Rates are computed from corpus totals, not averaged over utterances.
-
-The counts equal those of jiwer's `process_words` and `process_characters` with their default transforms: ties
-between minimum-error alignments are resolved as in rapidfuzz's `Levenshtein.editops`, which jiwer also uses.
-sclite weighs errors differently (`asr_emapl.scoring.nist.sclite`). Words are separated by whitespace.
-Character errors are computed on the words joined by single spaces (jiwer counts a double space as two). The
-comparison is sensitive to case and punctuation. For empty references the rate is infinite, or 0 without
-errors; in jiwer 4 it is the number of insertions.
+Rates are computed from corpus totals, not averaged over utterances. The counts equal those of jiwer's
+`process_words` and `process_characters` with their default transforms: ties between minimum-error alignments
+are resolved as in rapidfuzz's `Levenshtein.editops`. sclite uses different edit costs
+(`asr_emapl.scoring.nist.sclite`). Words are separated by whitespace. Character errors are computed on the
+words joined by single spaces (jiwer counts a double space as two). The comparison is sensitive to case and
+punctuation. For empty references the rate is infinite, or 0 without errors; in jiwer 4 it is the number of
+insertions.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ Counts = NDArray[np.int64]
 
 _Sum = TypeVar("_Sum", "ErrorCounts", "Score")
 
-_SHOWN_IDS = 10  # maximum number of ids of each kind listed in an error message
+_SHOWN_IDS = 10  # maximum number of ids of each kind in an error message
 _ID_CHARACTERS = 200
 
 
@@ -50,10 +49,7 @@ class ErrorCounts:
 
     @property
     def rate(self) -> float:
-        """errors / reference_length, which can exceed 1.
-
-        For empty references, 0 without errors and infinity otherwise.
-        """
+        """errors / reference_length, which can exceed 1. Infinite or 0 (no errors) for empty references."""
         if self.reference_length == 0:
             return math.inf if self.errors else 0.0
         return self.errors / self.reference_length
@@ -62,20 +58,20 @@ class ErrorCounts:
         return _sum(self, other)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the counts, `errors` and `rate`, JSON-ready. An infinite rate is None."""
+        """Return the counts, `errors` and `rate` as a JSON-serializable dict; an infinite rate is None."""
         return {**asdict(self), "errors": self.errors, "rate": finite_number(self.rate)}
 
 
 @dataclass(frozen=True)
 class Score:
-    """Error counts of a corpus. Scores of disjoint parts add up to the score of the corpus.
+    """Error counts of a corpus. The scores of disjoint parts can be added.
 
     Attributes:
         words, characters: error counts; `words.rate` is the WER and `characters.rate` the CER.
-        sentences_wrong: number of references that the hypothesis does not match exactly, word by word.
-        sentences: references scored.
-        missing: references without a hypothesis; each is scored as an empty hypothesis.
-        extra: hypotheses without a reference; they are not scored.
+        sentences_wrong: number of references whose words the hypothesis does not match exactly.
+        sentences: number of references.
+        missing: number of references without a hypothesis; they are scored with an empty hypothesis.
+        extra: number of hypotheses without a reference; they are not scored.
     """
 
     words: ErrorCounts
@@ -89,7 +85,7 @@ class Score:
         return _sum(self, other)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all counts and rates as nested dicts, JSON-ready."""
+        """Return all counts and rates as a nested, JSON-serializable dict."""
         return {**asdict(self), "words": self.words.to_dict(), "characters": self.characters.to_dict()}
 
 
@@ -104,7 +100,7 @@ def score(
         allow_missing: score missing hypotheses as empty and ignore extra ones, instead of raising.
 
     Raises:
-        UserError: there are no references, or only one side has an id and `allow_missing` is not set.
+        UserError: there are no references, or an id occurs on one side only and `allow_missing` is not set.
     """
     missing, extra = match_ids(references, hypotheses, allow_missing=allow_missing)
     texts = list(references.values())
@@ -113,7 +109,7 @@ def score(
 
 
 def total(words: Counts, characters: Counts, missing: int = 0, extra: int = 0) -> Score:
-    """Sum the edits of utterances, as `word_edits` and `character_edits` return them."""
+    """Sum the edits of utterances returned by `word_edits` and `character_edits`."""
     return Score(
         words=ErrorCounts(*words.sum(0).tolist()),
         characters=ErrorCounts(*characters.sum(0).tolist()),
@@ -130,14 +126,14 @@ def word_edits(references: Sequence[str], hypotheses: Sequence[str]) -> Counts:
 
 
 def character_edits(references: Sequence[str], hypotheses: Sequence[str]) -> Counts:
-    """Count the character errors of each pair of texts, as `word_edits`."""
+    """Count the character errors of each pair of texts; see `word_edits`."""
     return _edits(references, hypotheses, lambda text: " ".join(text.split()))
 
 
 def match_ids(
     references: Collection[str], hypotheses: Collection[str], *, allow_missing: bool
 ) -> tuple[list[str], list[str]]:
-    """Return the ids that only the references have, and those that only the hypotheses have.
+    """Return the ids that occur only in the references, and those that occur only in the hypotheses.
 
     Raises:
         UserError: there are no references, or such ids exist and `allow_missing` is not set.
@@ -154,7 +150,7 @@ def match_ids(
     if extra:
         parts.append(f"{len(extra)} hypotheses have no reference: {_listed(extra)}")
     if missing and extra and are_alike(missing, extra):
-        parts.append("some ids look alike and differ in Unicode (NFC and NFD, or invisible characters)")
+        parts.append("some ids look alike but differ in Unicode (NFC and NFD, or invisible characters)")
     raise UserError(
         f"{'; '.join(parts)}. Score matching files, or use --allow-missing to score missing hypotheses as "
         "empty and ignore extra ones"

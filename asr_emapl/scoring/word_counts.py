@@ -1,4 +1,4 @@
-"""Counts of words in alignments: the most frequent confusions, and words outside a vocabulary."""
+"""Word counts over alignments: the most frequent confusions, and out-of-vocabulary words."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class OutOfVocabulary:
         vocabulary: number of words in the vocabulary.
         running: number of out-of-vocabulary reference words (tokens).
         words: number of all reference words.
-        distinct: number of distinct out-of-vocabulary words. recognised: number of out-of-vocabulary tokens
-            recognised correctly.
-        most: the most frequent out-of-vocabulary words, with counts.
+        distinct: number of distinct out-of-vocabulary words.
+        recognised: number of out-of-vocabulary tokens that are recognised correctly.
+        most: the most frequent out-of-vocabulary words, with their counts.
     """
 
     vocabulary: int
@@ -55,7 +55,7 @@ class OutOfVocabulary:
         return self.running / self.words if self.words else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the counts and `share`, JSON-ready."""
+        """Return the counts and `share` as a JSON-serializable dict."""
         return {**asdict(self), "share": self.share}
 
 
@@ -81,7 +81,7 @@ def read_vocabulary(places: Iterable[str], normalise: Callable[[str], str]) -> f
     for place in places:
         lines = list(read_lines(place))
         if not lines:
-            raise UserError(f"{place}: no words; give a list with one word per line, or a manifest")
+            raise UserError(f"{place}: no words; pass a list with one word per line, or a manifest")
         if lines[0][1].lstrip().startswith("{"):
             texts = list(read_transcripts(place).values())
         else:

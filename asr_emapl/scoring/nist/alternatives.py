@@ -3,8 +3,8 @@
 `{ a / b }` allows either wording, `@` denotes the empty word, `(word)` is optional. Spaces around the marks
 are optional, and alternatives can be nested. Reference and hypothesis are scored with the wordings whose
 alignment has the lowest cost under sclite's weights: a substitution costs 4, a deletion or an insertion 3, or
-2 for an optional word. An optional word that is left out counts neither as an error nor as a reference word
-(sclite -D counts it as correct).
+2 for an optional word. An omitted optional word counts neither as an error nor as a reference word (sclite -D
+counts it as correct).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from asr_emapl.errors import UserError
 from asr_emapl.storage import BrokenLineError
 
 Part = tuple[str, ...]
-"""The alternative wordings of one part of a text; """
+"""The alternative wordings of one part of a text; "" denotes the empty word."""
 
 
 class OptionalWord(tuple[str, ...]):
@@ -35,7 +35,7 @@ _Cell = tuple[float, int, int, str, str]
 _SUBSTITUTION, _OTHER, _LEFT_OUT, _NULL = 4.0, 3.0, 2.0, 0.001
 _NO_WORD = "@"
 _MAX_CELLS = 4_000_000  # 2,000 by 2,000 words take seconds and half a gigabyte
-_MAX_WORDINGS = 1000  # maximum wordings per part, after expanding nested alternatives
+_MAX_WORDINGS = 1000  # per part, after expanding nested alternatives
 _MAX_DEPTH = 100
 _TOKEN = re.compile(r"[{}/]|[^\s{}/]+")
 _OPTIONAL = re.compile(r"\(([^()\s]+)\)")
@@ -64,19 +64,19 @@ def first_wording(text: str) -> str:
     """Return the text with each set of alternatives replaced by its first.
 
     Raises:
-        BrokenLineError: as `parse_marked`.
+        BrokenLineError: see `parse_marked`.
     """
     marked = parse_marked(text) if "{" in text or _NO_WORD in text.split() else None
     return text if marked is None else _join(part[0] for part in marked)
 
 
 def apply_to_wordings(marked: Marked, change: Callable[[str], str]) -> Marked:
-    """Apply a function to each wording that is not empty."""
+    """Apply a function to each non-empty wording."""
     return tuple(type(part)(change(wording) if wording else "" for wording in part) for part in marked)
 
 
 def best_wordings(reference: Marked, hypothesis: Marked) -> tuple[str, str]:
-    """Return the reference and hypothesis wordings with the lowest alignment cost; ties go to the first.
+    """Return the reference and hypothesis with the lowest alignment cost; ties go to the first wording.
 
     Raises:
         UserError: the texts are so long that the alignment table would not fit in memory.
@@ -84,8 +84,8 @@ def best_wordings(reference: Marked, hypothesis: Marked) -> tuple[str, str]:
     mine, theirs = _network(reference), _network(hypothesis)
     if len(mine) * len(theirs) > _MAX_CELLS:
         raise UserError(
-            f"texts with alternatives are too long ({len(mine):,} and {len(theirs):,} words); cut them into "
-            "segments"
+            f"texts with alternatives are too long ({len(mine):,} and {len(theirs):,} words); "
+            "split them into segments"
         )
     # best[u][v]: cost, predecessor cell, and the reference and hypothesis words on the arc from it.
     best: list[list[_Cell]] = [[(math.inf, 0, 0, "", "")] * len(theirs) for _ in mine]
@@ -133,7 +133,7 @@ def _join(wordings: Iterable[str]) -> str:
 
 
 def _words(text: str) -> Iterator[Part]:
-    """Split a brace-free text into parts; each optional word is its own part."""
+    """Split a text without braces into parts; each optional word is its own part."""
     words = [word for word in text.split() if word != _NO_WORD]
     for is_optional, group in groupby(words, lambda word: _OPTIONAL.fullmatch(word) is not None):
         if is_optional:
@@ -145,7 +145,7 @@ def _words(text: str) -> Iterator[Part]:
 def _wordings(tokens: Iterator[re.Match[str]], depth: int = 1) -> tuple[list[str], int]:
     """Return the wordings inside braces and the end position; `tokens` starts after the opening brace."""
     if depth > _MAX_DEPTH:
-        raise BrokenLineError(f"alternatives are nested more than {_MAX_DEPTH} deep; use fewer braces")
+        raise BrokenLineError(f"alternatives are nested more than {_MAX_DEPTH} levels deep; use fewer braces")
     found: list[str] = []
     heads = [""]
     for match in tokens:
@@ -164,12 +164,12 @@ def _wordings(tokens: Iterator[re.Match[str]], depth: int = 1) -> tuple[list[str
             tails = (optional[1], "") if optional else ("" if token == _NO_WORD else token,)
         heads = [_join(pair) for pair in product(heads, tails)]
         if len(heads) + len(found) > _MAX_WORDINGS:
-            raise BrokenLineError(f"more than {_MAX_WORDINGS} wordings between braces; use fewer")
-    raise BrokenLineError("alternatives without an end; write { a / b }")
+            raise BrokenLineError(f"more than {_MAX_WORDINGS} wordings inside braces; reduce their number")
+    raise BrokenLineError("unclosed alternatives; write { a / b }")
 
 
 def _network(marked: Marked) -> list[list[tuple[int, str, float]]]:
-    """Return incoming arcs of each node in topological order: (start node, word, cost if unmatched)."""
+    """Return the incoming arcs of each node in topological order: start node, word, cost if unmatched."""
     arcs: list[list[tuple[int, str, float]]] = [[]]
     for part in marked:
         begin = len(arcs) - 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from asr_emapl.scoring.alignment import Alignment
 
 _BUFFER_WORDS = 2
-"""Number of consecutive words, correct in both systems, that separates segments (as in NIST's tool)."""
+"""Number of consecutive correct words, in both systems, that separates two segments (as in sc_stats)."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,8 @@ class MatchedPairs:
 
     Attributes:
         segments: parts of the references in which at least one system has an error.
-        mean, deviation: mean and standard deviation of the per-segment error difference (first system minus
-            second).
-        z: mean / (deviation / sqrt(segments)), approximately normal if the systems are equally good. None if
+        mean, deviation: mean and standard deviation of the error difference per segment, first minus second.
+        z: mean / (deviation / sqrt(segments)), approximately normal if the systems are equally good; None if
             the deviation is 0 or there are fewer than two segments.
         p: the two-sided p-value of z, unreliable below 50 segments; None if z is None.
     """
@@ -34,7 +33,7 @@ class MatchedPairs:
 
 
 def matched_pairs(differences: Sequence[int]) -> MatchedPairs:
-    """Test whether the differences of two systems' errors, one per segment, are 0 on average.
+    """Test whether the error differences of two systems, one per segment, have zero mean.
 
     The test treats segments as independent. It therefore reports too many false differences if the systems
     favour different speakers, especially with few speakers.
@@ -51,14 +50,13 @@ def matched_pairs(differences: Sequence[int]) -> MatchedPairs:
 def segment_differences(first: Alignment, second: Alignment) -> list[int]:
     """Return the first system's errors minus the second's, for each segment of an utterance that has errors.
 
-    A segment ends with the utterance, or where both systems recognise two consecutive reference words
-    correctly.
+    A segment ends with the utterance, or where both systems get two consecutive reference words right.
 
     Raises:
         ValueError: the references differ.
     """
     if first.reference != second.reference:
-        raise ValueError(f"{first.id!r} and {second.id!r} are alignments with different references")
+        raise ValueError(f"alignments {first.id!r} and {second.id!r} have different references")
     errors = sorted([(*at, 1) for at in _errors(first)] + [(*at, -1) for at in _errors(second)])
     differences: list[int] = []
     reached = -math.inf
@@ -71,10 +69,7 @@ def segment_differences(first: Alignment, second: Alignment) -> list[int]:
 
 
 def _errors(alignment: Alignment) -> Iterator[tuple[int, int]]:
-    """Yield the start and end of each error, in reference word positions.
-
-    Insertions lie between two words.
-    """
+    """Yield start and end of each error as reference word positions; they are equal for an insertion."""
     position = 0
     for op in alignment.ops:
         width = 0 if op.kind == "insertion" else 1

@@ -1,9 +1,9 @@
-"""Alignments as NIST's sclite makes them: a substitution costs 4, a deletion or an insertion 3.
+"""Alignments equal to those of NIST's sclite: a substitution costs 4, a deletion or an insertion 3.
 
 A deletion and an insertion with a correct word between them cost less than two substitutions, so sclite may
-count more errors than necessary. Among alignments of equal cost, ties are broken left to right: match or
-substitution before insertion, insertion before deletion. This behaviour is undocumented; the tests verify it
-against sclite 2.10. Unlike sclite without -s, this module is case-sensitive.
+count more errors than the minimum. Ties are broken in each cell of the cost table: match or substitution
+before insertion, insertion before deletion. This is undocumented; tests verify it against sclite 2.10. Unlike
+sclite without -s, this module is case-sensitive.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def sclite_kinds(reference: Sequence[str], hypothesis: Sequence[str]) -> list[Ed
 
 
 def sclite_word_edits(references: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.int64]:
-    """Count the word errors of sclite's alignments: [U, 4], as `asr_emapl.scoring.wer.word_edits`."""
+    """Count the word errors of sclite's alignments: [U, 4], see `asr_emapl.scoring.wer.word_edits`."""
     pairs = zip(references, hypotheses, strict=True)
     return np.array([_edits(a.split(), b.split()) for a, b in pairs], np.int64).reshape(-1, 4)
 
@@ -47,8 +47,8 @@ def _edits(reference: list[str], hypothesis: list[str]) -> tuple[int, int, int, 
     n, m = len(reference), len(hypothesis)
     if reference == hypothesis:
         return 0, 0, 0, n
-    # Costs are scaled so that cost % unit is the number of substitutions. Compute the minimum and maximum
-    # number among minimum-cost alignments; a full alignment is needed only if they differ.
+    # Costs are scaled so that cost % unit is the number of substitutions: the minimum, then the maximum among
+    # minimum-cost alignments. The full alignment is needed only if they differ.
     unit = 2 * (n + m)
     fewest = _cost(reference, hypothesis, unit, 1)
     substitutions = fewest % unit
@@ -65,7 +65,7 @@ def _cost(reference: list[str], hypothesis: list[str], unit: int, extra: int) ->
 
 
 def _moves(reference: Sequence[str], hypothesis: Sequence[str]) -> list[bytearray]:
-    """Return the move that reaches each cell of the table of minimal costs."""
+    """Return the move that reaches each cell of the cost table."""
     above = [_OTHER * j for j in range(len(hypothesis) + 1)]
     moves = [bytearray([_INSERTION]) * len(above)]
     for i, wanted in enumerate(reference, start=1):

@@ -4,8 +4,8 @@
     ctm: talk 1 12.41 0.22 AND 0.98
 
 Lines that start with ";;" are comments. As in NIST's sclite, whose manual describes the formats, names of
-recordings and channels are not case-sensitive. Tags (";" and what follows it in a word) and a "*" at the end
-of a word are removed. Fragments ("wor-") are words.
+recordings and channels are not case-sensitive. Tags (from ";" to the end of a word) and a "*" at the end of a
+word are removed. Fragments ("wor-") are words.
 """
 
 from __future__ import annotations
@@ -32,10 +32,7 @@ _TAG = re.compile(r"(?<!\\);\S*")
 
 @dataclass(frozen=True, slots=True)
 class StmSegment:
-    """A line of an stm file.
-
-    Times in seconds. `text` may contain alternatives; it is None if the segment is not scored.
-    """
+    """One line of an stm file; times in seconds. `text` is None if the segment is not scored."""
 
     recording: str
     channel: str
@@ -47,7 +44,7 @@ class StmSegment:
 
 @dataclass(frozen=True, slots=True)
 class CtmWord:
-    """A word of a ctm file, or alternatives as "{ a / b }"; times in seconds."""
+    """One word of a ctm file, or alternatives as "{ a / b }"; times in seconds."""
 
     recording: str
     channel: str
@@ -60,7 +57,7 @@ def parse_stm(place: str | Path, lines: Sequence[Line]) -> list[StmSegment]:
     """Parse the lines of an stm file.
 
     Raises:
-        UserError: a line is invalid, or alternatives have no end.
+        UserError: a line is invalid, or alternatives are not closed.
     """
     return [segment for _, segment in parse_lines(place, without_comments(lines), _segment)]
 
@@ -71,7 +68,7 @@ def parse_ctm(place: str | Path, lines: Sequence[Line]) -> list[CtmWord]:
     Each set of alternatives becomes one word, centred at the midpoint of its latest word.
 
     Raises:
-        UserError: a line is invalid, or alternatives are nested, or lack a start or end mark.
+        UserError: a line is invalid, or alternatives are nested or lack a start or end mark.
     """
     words: list[CtmWord] = []
     group: list[CtmWord] | None = None
@@ -83,7 +80,7 @@ def parse_ctm(place: str | Path, lines: Sequence[Line]) -> list[CtmWord]:
             words.append(word)
         elif group is None or mark == _BEGIN:
             raise UserError(
-                f"{place}:{number}: unexpected {word.word}; alternatives begin with {_BEGIN}, end with "
+                f"{place}:{number}: unexpected {word.word}; alternatives start with {_BEGIN}, end with "
                 f"{_END} and cannot be nested"
             )
         elif mark == _END:
@@ -92,15 +89,15 @@ def parse_ctm(place: str | Path, lines: Sequence[Line]) -> list[CtmWord]:
         else:
             group.append(word)
     if group is not None:
-        raise UserError(f"{place}: alternatives without an end; add {_END}")
+        raise UserError(f"{place}: unclosed alternatives; add {_END}")
     return words
 
 
 def segment_ids(segments: Sequence[StmSegment]) -> list[str]:
-    """Return an id per segment: recording-channel-begin-end with times in milliseconds.
+    """Return one id per segment: recording-channel-start-end, with times in milliseconds.
 
-    The only segment of a recording has the recording's name. Segments with equal times (simultaneous
-    speakers) are numbered, beginning with the second.
+    The id of a recording's only segment is the recording's name. Segments with equal times (simultaneous
+    speakers) are numbered from the second on.
     """
     count = Counter(segment.recording for segment in segments)
     seen: Counter[str] = Counter()
@@ -115,7 +112,7 @@ def segment_ids(segments: Sequence[StmSegment]) -> list[str]:
 
 
 def texts_of_recordings(words: Sequence[CtmWord]) -> dict[str, str]:
-    """Return the text of each recording, or of each channel if a recording has several, in order of time."""
+    """Return the text of each recording (or channel, if a recording has several), ordered by time."""
     channels = Counter(recording for recording, _ in {(word.recording, word.channel) for word in words})
     texts: dict[str, list[str]] = defaultdict(list)
     for word in sorted(words, key=lambda w: w.begin):
@@ -127,10 +124,10 @@ def texts_of_recordings(words: Sequence[CtmWord]) -> dict[str, str]:
 def texts_of_segments(segments: Sequence[StmSegment], words: Sequence[CtmWord]) -> dict[str, str]:
     """Assign words to segments as sclite does, and return the text of each segment.
 
-    Segments of a recording and channel are processed by start time. Each takes the remaining words whose
-    midpoint is before the segment's end; the last takes all remaining words. A word in a gap therefore
-    belongs to the next segment. Words in a segment that is not scored are dropped. A recording without words
-    has no entry; the words of a recording without segments form one entry.
+    The segments of a recording and channel are processed by start time. Each takes the remaining words up to
+    the first whose midpoint is at or after the segment's end; the last takes all remaining words. A word in a
+    gap therefore belongs to the next segment. Words in segments that are not scored are dropped. A recording
+    without words has no entry; the words of a recording without segments form one entry.
     """
     spoken: dict[tuple[str, str], list[CtmWord]] = defaultdict(list)
     for word in words:
@@ -147,7 +144,7 @@ def texts_of_segments(segments: Sequence[StmSegment], words: Sequence[CtmWord]) 
         here = sorted(placed[place], key=lambda pair: pair[0].begin)
         for number, (segment, name) in enumerate(here, start=1):
             taken = []
-            # sclite rounds the end of a segment to single precision, but not the middle of a word.
+            # sclite rounds the end of a segment to single precision, but not the midpoint of a word.
             end = math.inf if number == len(here) else float(np.float32(segment.end))
             while remaining and remaining[0].begin + remaining[0].duration / 2 < end:
                 taken.append(remaining.popleft().word)
@@ -174,11 +171,11 @@ def _alternatives(group: Sequence[CtmWord]) -> list[CtmWord]:
 def _segment(line: str) -> StmSegment:
     fields = line.split(maxsplit=5)
     if len(fields) < 5:
-        raise BrokenLineError("not an stm line; expected recording, channel, speaker, begin, end, words")
+        raise BrokenLineError("not an stm line; expected recording, channel, speaker, start, end, words")
     recording, channel, speaker = fields[:3]
     begin, end = map(_seconds, fields[3:5])
     if end < begin:
-        raise BrokenLineError(f"the segment ends ({end:g} s) before it begins ({begin:g} s)")
+        raise BrokenLineError(f"the segment ends ({end:g} s) before it starts ({begin:g} s)")
     text = fields[5].strip() if len(fields) == 6 else ""
     if text.startswith("<"):
         text = text.partition(" ")[2].strip()
@@ -193,7 +190,7 @@ def _word(line: str) -> CtmWord:
     fields = line.split()
     if not 5 <= len(fields) <= 8:
         raise BrokenLineError(
-            "not a ctm line; expected recording, channel, begin, duration, word and optionally confidence"
+            "not a ctm line; expected recording, channel, start, duration, word and optionally confidence"
         )
     recording, channel, begin, duration, word = fields[:5]
     if word.upper() in (_BEGIN, _OR, _END):
