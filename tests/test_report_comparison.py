@@ -40,7 +40,7 @@ def test_rates_intervals_and_verdicts(runs):
     assert base.interval.low < 39 / 80 < base.interval.high
     assert (base.interval.units, base.interval.drawn) == ("utterances", 40)
     assert same.score == base.score
-    verdicts = [found.verdict for found in comparisons(runs, decoded())]
+    verdicts = [found.verdict for found in comparisons(decoded())]
     assert verdicts[0].startswith("better is better: WER better (0.00 %) vs. base (48.75 %)")
     assert verdicts[1].startswith("No difference: base and same")
     assert verdicts[2].startswith("better is better: WER better (0.00 %) vs. same (48.75 %)")

@@ -205,7 +205,7 @@ def tune_lm(
     lm_weights, word_bonuses = _numbers("--weights", weights), _numbers("--bonuses", bonuses)
     utterances = read_manifest(manifest, require_text=True)
     config = BeamConfig(beam, lm, lexicon)
-    check_outputs([out])  # with_suffix requires a file name
+    check_outputs([out])  # a plot cannot be written next to an output without a file name
     picture = out.with_suffix(".png")
     check_outputs([out, picture], [manifest, *model_files(checkpoint, config), *_audio(utterances)])
     recognizer = open_recognizer(checkpoint, model, device, trust)
@@ -262,23 +262,9 @@ def _print_grid(points: list[GridPoint], weights: list[float], bonuses: list[flo
     )
 
 
-def _model_files(checkpoint: Path, config: BeamConfig | None) -> list[Path | str]:
-    """Return the files of a recognizer and its beam search."""
-    return [*run_files(checkpoint), *([config.lm, config.lexicon] if config else [])]
-
-
 def _audio(utterances: Iterable[Utterance]) -> set[str]:
     """Return the audio files of the utterances."""
     return {utterance.audio for utterance in utterances}
-
-
-def _recognizer(checkpoint: Path, model: str, device: str, trust: list[str] | None) -> Recognizer:
-    from asr_emapl.checkpoints.recognizer import load_recognizer
-
-    recognizer = load_recognizer(checkpoint, model, device, trust or ())
-    for problem in recognizer.problems:
-        warn(f"warning: {problem}; using the previous checkpoint")
-    return recognizer
 
 
 def _texts(
@@ -336,23 +322,6 @@ def _require_what_belongs_together(given: Sequence[str], lm_config: Path | None)
     for name in ("--lm-weight", "--word-bonus"):
         if name in given and "--lm" not in given:
             raise UserError(f"{name} has no effect without a language model; pass --lm, or omit {name}")
-
-
-def _search(tokenizer: Tokenizer, config: BeamConfig) -> BeamSearch:
-    from asr_emapl.decoding.beam import BeamSearch
-
-    search = BeamSearch(tokenizer, config)
-    if search.unspellable:
-        warn(
-            f"warning: {config.lexicon}: ignoring {len(search.unspellable)} words that the tokenizer cannot "
-            f"encode, for example {search.unspellable[0]!r}"
-        )
-    if config.lexicon and search.unknown:
-        warn(
-            f"warning: {config.lm}: {len(search.unknown)} words of the lexicon are not in the language "
-            f"model, for example {search.unknown[0]!r}"
-        )
-    return search
 
 
 def _numbers(option: str, text: str) -> list[float]:

@@ -125,19 +125,19 @@ def _decoded(
     device: str,
     trust: list[str],
 ) -> Decoded | None:
-    """Return the hypotheses of each run, read from files or decoded with `model` of the last checkpoint."""
+    """Return the hypotheses of each run: from files, or of `models` of its last checkpoint."""
     if manifest is None:
-        if files or model is not None:
-            raise UserError("--hypotheses and --decode require --manifest (transcripts and audio)")
+        if files or models:
+            raise UserError("--hypotheses and --decode require --manifest, with transcripts and audio")
         return None
     from asr_emapl.data.manifest import read_manifest
     from asr_emapl.report.comparison import Decoded, System
     from asr_emapl.scoring.transcripts import read_transcripts
 
-    if bool(files) == (model is not None):
-        raise UserError("--manifest requires either --hypotheses or --decode")
+    if bool(files) == bool(models):
+        raise UserError("--manifest: pass either --hypotheses or --decode")
     if files and len(files) != len(runs):
-        raise UserError(f"got {len(files)} --hypotheses for {len(runs)} runs; pass one per run, in order")
+        raise UserError(f"{len(files)} --hypotheses for {len(runs)} runs: pass one per run, in their order")
     utterances = read_manifest(manifest, require_text=True)
     name = Path(manifest).name
     if files:
@@ -147,14 +147,17 @@ def _decoded(
     from asr_emapl.checkpoints.recognizer import load_recognizer
     from asr_emapl.cli.left_out import LeftOutList
 
-    texts, left_out = [], LeftOutList()
-    for run in runs:
-        recognizer = load_recognizer(run.folder, model, device, trust)
-        for problem in recognizer.problems:
-            warn(f"warning: {problem}; using the previous checkpoint")
-        texts.append({h.id: h.text for h in recognizer(utterances, left_out=left_out)})
+    systems, left_out = [], LeftOutList()
+    for index, run in enumerate(runs):
+        for model in models:
+            recognizer = load_recognizer(run.folder, model, device, trust)
+            for problem in recognizer.problems:
+                warn(f"warning: {problem}: using the previous one")
+            hypotheses = {h.id: h.text for h in recognizer(utterances, left_out=left_out)}
+            label = f"{run.label}, {model}" if len(models) > 1 else run.label
+            systems.append(System(label, index, hypotheses, model))
     left_out.require_some(utterances)
-    name = f"{name}, decoded with the {model}"
+    name += ", decoded with the " + " and the ".join(models)
     if left_out.tell():
         name += f", excluding {len(left_out.reasons)} unreadable utterances"
         utterances = [u for u in utterances if u.id not in left_out.reasons]
