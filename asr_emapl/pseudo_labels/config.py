@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le, Len, Lt
+from annotated_types import Ge, Le, Len
 
 from asr_emapl.settings import Factor, Hours, ImportPath, Place, PositiveCount, PositiveHours, Share
 
@@ -62,9 +62,6 @@ class PseudoLabelConfig:
     """Drop labels with fewer tokens per second of audio."""
     max_tokens_per_second: Factor = 100.0
     """Drop labels with more tokens per second of audio."""
-    rate_quantile: Annotated[float, Ge(0.0), Lt(0.5)] | None = None
-    """Also drop labels with fewer or more tokens per second than this share of the transcripts at either end;
-    null: only the two limits above."""
     agreement: Literal["none", "student", "greedy"] = "none"
     """Second label to compare the label with: student, of the student; greedy, without the language model."""
     min_agreement: Share = 0.0
