@@ -291,7 +291,13 @@ class Trainer:
 
     def _label(self, batch: StepBatch) -> None:
         """Label a batch that is not trained on: no step, and no audio on the clock."""
+        self.watch.at(f"labelling before step {self.step + 1}")
         labels = self.train_step.label(batch)
+        finished = batch.after.labels.round
+        if finished != self.position.labels.round:
+            self.log.say(
+                f"{self.clock.hours:7.3f}/{self.config.hours:g} h  labels of round {finished} are ready"
+            )
         self.position = batch.after
         self.skipped.step(batch.skipped, read=labels, skipped=0)
 
