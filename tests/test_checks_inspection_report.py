@@ -81,7 +81,7 @@ def test_the_picture_is_the_same_each_time(tmp_path, name):
 
 
 def test_pictures_that_cannot_be(tmp_path):
-    with pytest.raises(UserError, match=r"ends in \.png or \.svg"):
+    with pytest.raises(UserError, match=r"extension \.png or \.svg"):
         draw_lengths(INSPECTION, tmp_path / "lengths.gif")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):

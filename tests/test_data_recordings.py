@@ -168,7 +168,7 @@ def test_the_command_names_what_failed_and_says_so_by_its_status(tmp_path, loud)
     (tmp_path / "a" / "2.wav").write_bytes(b"no audio")
     outcome = call("segment", tmp_path / "a", "--out", out)
     assert outcome.status == 1
-    assert outcome.err.count("left out: ") == 1
+    assert outcome.err.count("skipped: ") == 1
     assert "2.wav" in outcome.err
     assert "1 recordings could not be read" in outcome.out
     assert len(read_manifest(out)) == 2

@@ -62,3 +62,10 @@ def test_plot_draws_the_seed_too(tmp_path):
         pictures.append((tmp_path / "out.svg").read_text())
         shutil.rmtree(folder)
     assert pictures[0] != pictures[1]
+
+
+def test_absolute_paths(tmp_path):
+    seed = write_run(tmp_path / "seed", [70.0])
+    config = f"run_dir: {tmp_path / 'ema'}\ninit: {{checkpoint: {seed}, keep: run}}\n"
+    (found,) = read_runs([("ema", write_run(tmp_path / "ema", [30.0], config=config))])
+    assert found.wer_from_seed["teacher/dev"] == [(1.0, 70.0), (1.0, 30.0)]

@@ -51,7 +51,7 @@ def _seed(folder: Path, config: Mapping[str, Any]) -> dict[str, tuple[float, flo
 def _base(folder: Path, run_dir: object) -> Path:
     """Return the folder that the paths of a config are relative to, even if the run was moved since."""
     folder = folder.resolve()
-    parts = Path(run_dir).parts if isinstance(run_dir, str) else ()
+    parts = Path(run_dir).parts if isinstance(run_dir, str) and not Path(run_dir).is_absolute() else ()
     if parts and folder.parts[-len(parts) :] == parts:
         return folder.parents[len(parts) - 1]
     return Path()
