@@ -77,8 +77,8 @@ WRONG = (None, -1, 2.5, "text", [1, 2], {"a": 1}, torch.zeros(3))
 def test_every_entry_has_its_kind(whole, tmp_path):
     for entry in whole:
         for wrong in WRONG:
-            # A mapping that is no tokenizer is refused by what reads it; a strategy may keep anything.
-            if (entry, type(wrong)) in (("kappa", float), ("tokenizer", dict), ("strategy", dict)):
+            # A mapping that is no tokenizer is refused by what reads it.
+            if (entry, type(wrong)) in (("kappa", float), ("tokenizer", dict)):
                 continue
             path = forge(tmp_path, whole | {entry: wrong})
             told = refusal(checkpoint.load, path)

@@ -244,7 +244,7 @@ def test_a_torn_checkpoint_is_passed_over_and_said_so(corpus, tmp_path, capsys):
     newest = max((tmp_path / "checkpoints").glob("step-*.pt"))
     newest.write_bytes(newest.read_bytes()[:1000])
     train(config)
-    assert "using the previous one" in capsys.readouterr().out
+    assert "using the previous checkpoint" in capsys.readouterr().out
     assert (tmp_path / "log.jsonl").read_text() == complete
 
 

@@ -210,7 +210,7 @@ def average(start: Path | None, end: Path, out: Path) -> float:
 def _find_logged(path: Path) -> tuple[Path, State]:
     path, state, problems = find(path)
     for problem in problems:
-        _logger.warning("%s: using the previous one", problem)
+        _logger.warning("%s: using the previous checkpoint", problem)
     return path, state
 
 

@@ -75,7 +75,7 @@ class _Check:
     run: Callable[[_Subject], str]
     remedy: str
     needs: tuple[str, ...] = ()
-    # Name of an optional method to check;
+    # Name of the optional method that is checked, or "".
     method: str = ""
 
 

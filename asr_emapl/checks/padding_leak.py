@@ -11,7 +11,7 @@ from torch import Tensor, nn
 def leaking_module(
     model: nn.Module, alone: Callable[[], object], together: Callable[[], object], row: int, tolerance: float
 ) -> str:
-    """Return the name of the first leaf module whose output differs, and the first differing frame, or
+    """Name the first leaf module whose output differs, and the first differing frame; "" if none does.
 
     Args:
         alone: alone: evaluates one utterance by itself. together: evaluates the same utterance as row `row`

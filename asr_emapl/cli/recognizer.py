@@ -24,7 +24,7 @@ def open_recognizer(checkpoint: Path, model: str, device: str, trust: list[str] 
 
     recognizer = load_recognizer(checkpoint, model, device, trust or ())
     for problem in recognizer.problems:
-        warn(f"warning: {problem}: using the previous one")
+        warn(f"warning: {problem}: using the previous checkpoint")
     return recognizer
 
 

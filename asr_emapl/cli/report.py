@@ -152,7 +152,7 @@ def _decoded(
         for model in models:
             recognizer = load_recognizer(run.folder, model, device, trust)
             for problem in recognizer.problems:
-                warn(f"warning: {problem}: using the previous one")
+                warn(f"warning: {problem}: using the previous checkpoint")
             hypotheses = {h.id: h.text for h in recognizer(utterances, left_out=left_out)}
             label = f"{run.label}, {model}" if len(models) > 1 else run.label
             systems.append(System(label, index, hypotheses, model))

@@ -112,9 +112,8 @@ def watched(loader: DataLoader[T], desk: WorkerProgress) -> Generator[T, None, N
                 raise DeadDecoderError(process, desk.last_note(process.pid or 0)) from error
         raise
     finally:
-        # If the garbage collector shuts down the loader, its queues may be closed before the workers are told
-        # to end. A worker blocked by a dead disk ignores even the SIGTERM that torch sends last, and the
-        # interpreter would wait for it.
+        # The garbage collector may close the loader's queues before its workers receive the request to stop.
+        # A worker that waits for a dead disk also ignores SIGTERM, and blocks the exit of the interpreter.
         late = threading.Timer(PATIENCE_S, kill, [processes])
         late.start()
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
@@ -69,8 +68,7 @@ class MicroBatch:
     In an unlabelled micro-batch, the student's input is the perturbed `student_BN`, and the teacher's is the
     clean `waveforms_BN`. In a labelled micro-batch, the student's input is the perturbed `waveforms_BN`. The
     masks (`keep_BF`, `keep_BT`) are for the student. `rows` are the places of the utterances in their corpus,
-    `epoch` is the number of the pass over it, and `levels_db` are the root mean squares of clean unlabelled
-    audio in dB re full scale.
+    and `epoch` is the number of the pass over it.
     """
 
     ids: list[str]
@@ -83,7 +81,6 @@ class MicroBatch:
     student_samples_B: Tensor | None = None
     rows: list[int] = field(default_factory=list)
     epoch: int = 0
-    levels_db: list[float] = field(default_factory=list)
 
     def to(self, device: torch.device) -> MicroBatch:
         """Copy to `device`."""
@@ -233,8 +230,6 @@ class StepDataset(Dataset[StepBatch]):
             return None
         micro = _padded(ids, student if batch.labelled else clean)
         micro.rows, micro.epoch = rows, batch.epoch
-        if not batch.labelled:
-            micro.levels_db = [_level_db(waveform) for waveform in clean]
         if perturb is not None and not batch.labelled:
             heard = _padded(ids, student)
             micro.student_BN, micro.student_samples_B = heard.waveforms_BN, heard.samples_B
@@ -276,10 +271,6 @@ def collate(utterances: Sequence[Utterance], left_out: LeftOut | None = None) ->
 
 def _read(utterance: Utterance) -> Tensor:
     return read_audio(utterance.source, offset=utterance.offset, duration=utterance.duration)
-
-
-def _level_db(waveform: Tensor) -> float:
-    return 10.0 * math.log10(float(waveform.square().mean()) + 1e-12)
 
 
 def _padded(ids: list[str], waveforms: list[Tensor]) -> MicroBatch:

@@ -43,7 +43,7 @@ class BeamConfig:
         lexicon: file with the allowed words, as `read_words` reads it; "": any text.
         lm_weight: weight of the language model, 0 to `MAX_WEIGHT`.
         word_bonus: added for each word, in nats, at most `MAX_WEIGHT`; negative: a penalty.
-        tokenizer: fingerprint of the tokenizer for which the weights were tuned;
+        tokenizer: fingerprint of the tokenizer for which the weights were tuned, or "" if unknown.
 
     Raises:
         UserError: a value is out of range, or a file is missing.

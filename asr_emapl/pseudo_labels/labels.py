@@ -5,8 +5,10 @@ Axes: B utterances, T frames (padded), F mel bands, S tokens (padded).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -36,12 +38,14 @@ class Labels:
         lengths_B: long [B], tokens of each utterance.
         confidence_B: float32 [B], confidence of the labeller.
         agreement_B: float32 [B], agreement with a second label; None: there is none.
+        known: the label of each utterance, if the host knows them; then nothing has to be read.
     """
 
     tokens_BS: Tensor
     lengths_B: Tensor
     confidence_B: Tensor
     agreement_B: Tensor | None = None
+    known: Sequence[Label] | None = None
 
     @staticmethod
     def of(labels: Sequence[Label]) -> Labels:
@@ -55,30 +59,36 @@ class Labels:
             torch.tensor(lengths, dtype=torch.long),
             torch.tensor([label.confidence for label in labels], dtype=torch.float32),
             torch.tensor([label.agreement for label in labels], dtype=torch.float32),
+            labels,
         )
 
-    def packed(self) -> Tensor:
+    def to_list(self) -> Sequence[Label]:
+        """The label of each utterance; waits for the device unless they are known."""
+        return read_labels([self], Tensor.tolist)[0]
+
+    def _packed(self) -> Tensor:
         """Lengths, confidence, agreement and tokens in one float64 tensor on the labels' device."""
         agreement_B = torch.ones_like(self.confidence_B) if self.agreement_B is None else self.agreement_B
         parts = (self.lengths_B, self.confidence_B, agreement_B.to(self.confidence_B.device), self.tokens_BS)
         return torch.cat([part.double().flatten() for part in parts])
 
-    def to_list(self) -> list[Label]:
-        """The label of each utterance; waits for the device."""
-        return self.unpacked(self.packed().tolist())
-
-    def unpacked(self, values: Sequence[float]) -> list[Label]:
-        """The label of each utterance, from the values of `packed` on the CPU."""
+    def _unpacked(self, values: Iterator[float]) -> list[Label]:
+        """The label of each utterance, from the values of `_packed`."""
         count, width = self.tokens_BS.shape
-        lengths, confidences, agreements = (values[i * count : (i + 1) * count] for i in range(3))
-        found = []
-        for i, (length, confidence, agreement) in enumerate(
-            zip(lengths, confidences, agreements, strict=True)
-        ):
-            start = 3 * count + i * width
-            tokens = [int(token) for token in values[start : start + int(length)]]
-            found.append(Label(tokens, confidence, agreement))
-        return found
+        lengths, confidences, agreements = (list(islice(values, count)) for _ in range(3))
+        tokens = ([int(token) for token in islice(values, width)][: int(length)] for length in lengths)
+        return [Label(*row) for row in zip(tokens, confidences, agreements, strict=True)]
+
+
+def read_labels(labels: Sequence[Labels], to_list: Callable[[Tensor], list[float]]) -> list[Sequence[Label]]:
+    """Read the labels of several micro-batches, waiting for their device once at most.
+
+    Args:
+        to_list: copies a tensor to the host.
+    """
+    packed = [one._packed() for one in labels if one.known is None]
+    values = iter(to_list(torch.cat(packed)) if packed else [])
+    return [one._unpacked(values) if one.known is None else one.known for one in labels]
 
 
 @dataclass(frozen=True)
@@ -104,21 +114,20 @@ class LabelRequest:
     epoch: int = 0
 
 
-class Strategy:
+class Strategy(ABC):
     """Makes the labels that unlabelled micro-batches are trained on.
 
-    A strategy that makes new labels in each step overrides `labels` alone. One that keeps labels also
-    overrides `keep`, `state_dict` and `load_state_dict`, and either `relabel`, for batches that are only
-    labelled (see `data.label_plan`), or `previous`.
+    Only `labels` is required. A strategy that keeps labels also overrides `keep`, `state_dict` and
+    `load_state_dict`.
     """
 
+    @abstractmethod
     def labels(self, batch: LabelRequest) -> Labels:
         """The labels to train on, one row per utterance, in order; on any device, without waiting for it."""
-        raise NotImplementedError
 
     def relabel(self, batch: LabelRequest) -> Labels:
-        """The new labels of a batch that is only labelled."""
-        raise NotImplementedError
+        """The new labels of a batch that is labelled and not trained on (see `data.label_plan`)."""
+        return self.labels(batch)
 
     def previous(self, row: int) -> list[int] | None:
         """The label of an utterance in the pass before, if the strategy keeps it; None: not known.
@@ -127,13 +136,12 @@ class Strategy:
         """
         return None
 
-    def keep(self, labels: Mapping[int, Label]) -> None:
+    def keep(self, labels: Mapping[int, Label]) -> None:  # noqa: B027 - optional
         """Keep new labels, by row. Called with those of all ranks, the same on each."""
-        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         """What a resume needs, equal on all ranks."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - optional
         """The inverse of `state_dict`."""

@@ -43,7 +43,7 @@ class Chart:
 
     Attributes:
         title: the plotted quantity.
-        unit: unit of the values, or
+        unit: unit of the values, or "" if they have none.
         lines: in the order in which they are drawn, the last on top.
         ceiling: upper limit of the y axis; larger values are clipped. None: determined by the data.
         from_zero: whether the axis begins at 0.

@@ -47,7 +47,7 @@ class Usage:
         return lost / max(1, self.utterances + lost)
 
     def advice(self) -> str:
-        """One line of advice: what to change first, or"""
+        """One line of advice: what to change first, or that nothing is unusual."""
         found = [rule(self) for rule in _RULES]
         costly = max(found, key=lambda one: one[0])
         return costly[1] if costly[0] > 0.0 else "nothing is unusual"

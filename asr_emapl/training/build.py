@@ -23,7 +23,7 @@ from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.pseudo_labels.dropout import require_dropout_switch
 from asr_emapl.pseudo_labels.labeller import Labeller, Model
 from asr_emapl.pseudo_labels.labels import Strategy
-from asr_emapl.pseudo_labels.strategies.cache import KeptLabels
+from asr_emapl.pseudo_labels.strategies.cache import CachedLabels
 from asr_emapl.pseudo_labels.strategies.ema import FreshLabels
 from asr_emapl.pseudo_labels.strategies.from_the_start import StableLabels
 from asr_emapl.pseudo_labels.strategies.given import GivenLabels
@@ -151,7 +151,7 @@ def build_strategy(
         return GivenLabels()
     labeller = _build_labeller(config, tokenizer, teacher, student)
     if labels.strategy == "cache":
-        return KeptLabels(labeller, unlabelled)
+        return CachedLabels(labeller, unlabelled)
     if labels.strategy == "rounds":
         return RoundLabels(labeller, unlabelled)
     if labels.strategy == "from_the_start":

@@ -39,6 +39,7 @@ class LabelMonitor:
         # Evenly spaced rows, so that each corpus of several is represented.
         rows = np.linspace(0, len(utterances) - 1, min(SAMPLE, len(utterances)), dtype=int)
         self._sample = set(rows.tolist())
+        self._references: dict[int, str] = {}
         self._previous = LabelTable(len(utterances))
         self._seen: list[_Seen] = []
 
@@ -89,9 +90,11 @@ class LabelMonitor:
 
     def _reference(self, row: int) -> str:
         """The transcript, if it is spelled as the labels are."""
-        text = self.utterances[row].text or ""
-        try:
-            self.tokenizer.encode(text)
-        except UserError:
-            return ""
-        return text
+        if row not in self._references:
+            text = self.utterances[row].text or ""
+            try:
+                self.tokenizer.encode(text)
+            except UserError:
+                text = ""
+            self._references[row] = text
+        return self._references[row]

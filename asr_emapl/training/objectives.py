@@ -5,8 +5,9 @@ Axes: B utterances, T feature frames, F mel bands, S tokens, V labels.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,7 +22,7 @@ from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import unwrap
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.pseudo_labels.filters import LabelCandidate, reason_to_drop
-from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels, Strategy
+from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels, Strategy, read_labels
 from asr_emapl.training.phases import Phases
 
 
@@ -62,14 +63,12 @@ class PreparedTargets:
     Attributes:
         targets: one per micro-batch with utterances to train on.
         dropped: number of utterances not trained on, by reason.
-        confidence: sum over the pseudo-labels, including dropped ones; None for transcripts.
-        nonempty: number of pseudo-labels that are not empty; None for transcripts.
+        labels: the pseudo-labels by row, including dropped ones; None for transcripts.
     """
 
     targets: list[Targets]
     dropped: Counter[str] = field(default_factory=Counter)
-    confidence: float | None = None
-    nonempty: int | None = None
+    labels: Mapping[int, Label] | None = None
 
     @property
     def utterances(self) -> int:
@@ -101,7 +100,7 @@ class CtcObjective:
 
     Args:
         student: the result of `ProcessGroup.data_parallel`.
-        strategy: computes the labels: `Transcripts`, or a pseudo-label strategy.
+        strategy: computes the labels: `GivenLabels`, or a pseudo-label strategy.
         limits: limits for pseudo-labels; None: the labels are transcripts.
         bf16: run the student's forward pass with autocast to bfloat16.
     """
@@ -120,7 +119,6 @@ class CtcObjective:
         self.world, self.features, self.student, self.strategy = world, features, student, strategy
         self.limits, self.phases, self.bf16 = limits, phases, bf16
         # Whether the labels of each step are kept, for comparison with those of the next pass.
-        self.observer: Callable[[dict[int, Label]], None] = lambda labels: None
         self.keeps_labels = type(strategy).previous is not Strategy.previous
 
     def prepare(self, micro_batches: Sequence[MicroBatch], passes: int) -> PreparedTargets:
@@ -141,7 +139,7 @@ class CtcObjective:
         Returns:
             The number of labels, over all ranks.
         """
-        found: dict[int, Label] = {}
+        queued = []
         for micro in micro_batches:
             there = micro.to(self.world.device)
             features_BTF, lengths_B = self.features(there.waveforms_BN, there.samples_B)
@@ -149,17 +147,16 @@ class CtcObjective:
             request = LabelRequest(
                 micro.ids, features_BTF, lengths_B, seconds, rows=micro.rows, epoch=micro.epoch
             )
-            labels = self.strategy.relabel(request)
-            found |= zip(micro.rows, labels.unpacked(self.world.to_list(labels.packed())), strict=True)
+            queued.append(self.strategy.relabel(request))
         if self.world.sharded:
             # All ranks gather the weights of a sharded model equally often.
             for _ in range(passes - len(micro_batches)):
                 nothing = self.nothing()
                 self.strategy.relabel(LabelRequest([], nothing.features_BTF, nothing.lengths_B, []))
-        return self._keep(found)
+        return self._keep(_by_row(micro_batches, read_labels(queued, self.world.to_list)))
 
     def _keep(self, labels: dict[int, Label]) -> int:
-        """Let the strategy keep the labels of all ranks, in the order of their rows."""
+        """Let the strategy keep the labels of all ranks, in the order of their rows; returns their number."""
         merged = {row: label for of_rank in self.world.gather(labels) for row, label in of_rank.items()}
         self.strategy.keep(dict(sorted(merged.items())))
         return len(merged)
@@ -215,44 +212,43 @@ class CtcObjective:
 
     def _filter(self, queued: Sequence[_Queued]) -> PreparedTargets:
         """Drop utterances according to the filters. The only place that waits for the labels."""
-        pseudo = self.limits is not None
-        packed = [one.labels.packed() for one in queued]
-        values = self.world.to_list(torch.cat(packed)) if packed else []
-        targets, dropped, labels = [], Counter[str](), dict[int, Label]()
-        confidence, nonempty = 0.0, 0
-        for one, part in zip(queued, packed, strict=True):
-            found, values = one.labels.unpacked(values), values[len(part) :]
+        read = read_labels([one.labels for one in queued], self.world.to_list)
+        targets, dropped = [], Counter[str]()
+        for one, found in zip(queued, read, strict=True):
             reasons = [self._reason(one, i, label) for i, label in enumerate(found)]
             dropped.update(reason for reason in reasons if reason is not None)
-            kept = [row for row, reason in enumerate(reasons) if reason is None]
+            kept = [i for i, reason in enumerate(reasons) if reason is None]
             if kept:
                 tokens_BS = to_device(one.labels.tokens_BS, self.world.device)
                 counts = tuple(len(label.tokens) for label in found)
                 whole = Targets(one.features_BTF, one.lengths_B, tokens_BS, one.frames, counts)
                 targets.append(whole if len(kept) == len(reasons) else whole.take(kept))
-            confidence += sum(label.confidence for label in found)
-            nonempty += sum(bool(label.tokens) for label in found)
-            labels |= zip(one.micro.rows, found, strict=False)
-        if not pseudo:
+        if self.limits is None:
             return PreparedTargets(targets, dropped)
-        self.observer(labels)
+        labels = _by_row([one.micro for one in queued], read)
         if self.keeps_labels:
             self._keep(labels)
-        return PreparedTargets(targets, dropped, confidence, nonempty)
+        return PreparedTargets(targets, dropped, labels)
 
     def _reason(self, queued: _Queued, place: int, label: Label) -> str | None:
         """Why an utterance is not trained on; None: it is."""
-        micro = queued.micro
         candidate = LabelCandidate(
             label.tokens,
             queued.frames[place],
             queued.seconds[place],
             label.confidence,
             label.agreement,
-            micro.levels_db[place] if micro.levels_db else 0.0,
-            self.strategy.previous(micro.rows[place]) if self.keeps_labels else None,
+            self._level_db(queued.micro, place),
+            self.strategy.previous(queued.micro.rows[place]) if self.keeps_labels else None,
         )
         return reason_to_drop(candidate, self.limits)
+
+    def _level_db(self, micro: MicroBatch, place: int) -> float:
+        """Root mean square of the audio in dB re full scale; 0 if no filter needs it."""
+        if self.limits is None or self.limits.min_level_db is None:
+            return 0.0
+        samples = int(micro.samples_B[place])
+        return 10.0 * math.log10(float(micro.waveforms_BN[place, :samples].square().mean()) + 1e-12)
 
 
 @dataclass(frozen=True)
@@ -265,6 +261,11 @@ class _Queued:
     seconds: tuple[float, ...]
     labels: Labels
     micro: MicroBatch
+
+
+def _by_row(micro_batches: Sequence[MicroBatch], labels: Sequence[Sequence[Label]]) -> dict[int, Label]:
+    pairs = zip(micro_batches, labels, strict=True)
+    return {row: label for micro, found in pairs for row, label in zip(micro.rows, found, strict=True)}
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -34,12 +34,14 @@ class StepResult(LabelCounts):
         gradient_norm: norm before clipping.
         taken: whether student and teacher were updated.
         noise: gradient noise, if requested and measurable.
+        labels: the pseudo-labels of this process by row, including dropped ones.
     """
 
     loss: float = 0.0
     gradient_norm: float = 0.0
     taken: bool = True
     noise: GradientNoise | None = None
+    labels: Mapping[int, Label] = field(default_factory=dict)
 
 
 class TrainStep:
@@ -90,7 +92,7 @@ class TrainStep:
         counts = self._count(prepared, undecodable=len(batch.skipped))
         self.phases.mark("communication")
         if counts.utterances == 0:
-            return StepResult(**vars(counts), taken=False)
+            return StepResult(**vars(counts), taken=False, labels=prepared.labels or {})
         work = prepared.targets + [objective.nothing()] * (passes - len(prepared.targets))
         self.optimizer.zero_grad(set_to_none=True)
         parts: list[tuple[float, int]] = []
@@ -107,12 +109,14 @@ class TrainStep:
             self.teacher.update(seconds, at_seconds)
         self.phases.mark("optimizer")
         noise = estimate_noise(parts, norm**2)
-        return StepResult(**vars(counts), loss=loss, gradient_norm=norm, taken=finite, noise=noise)
-
-    def observe_labels(self, observer: Callable[[dict[int, Label]], None]) -> None:
-        """Call `observer` with the labels of this process in each unlabelled step, by row."""
-        assert isinstance(self.unlabelled, CtcObjective)
-        self.unlabelled.observer = observer
+        return StepResult(
+            **vars(counts),
+            loss=loss,
+            gradient_norm=norm,
+            taken=finite,
+            noise=noise,
+            labels=prepared.labels or {},
+        )
 
     def label(self, batch: StepBatch) -> int:
         """Label a global batch that is not trained on; returns the number of labels over all ranks."""
@@ -125,11 +129,13 @@ class TrainStep:
     def _count(self, prepared: PreparedTargets, undecodable: int) -> LabelCounts:
         """All-reduce the counts before the backward pass, because the loss is divided by the global count."""
         dropped = prepared.dropped + Counter(undecodable=undecodable)
-        mine = [prepared.utterances, prepared.tokens, prepared.confidence or 0.0, prepared.nonempty or 0.0]
+        labels = (prepared.labels or {}).values()
+        confidence, nonempty = sum(one.confidence for one in labels), sum(bool(one.tokens) for one in labels)
+        mine = [prepared.utterances, prepared.tokens, confidence, nonempty]
         sums = self.world.all_reduce_sum(mine + [dropped[reason] for reason in REASONS])
         dropped = Counter({r: int(n) for r, n in zip(REASONS, sums[4:], strict=True) if n})
         utterances, tokens = int(sums[0]), int(sums[1])
-        if prepared.confidence is None:
+        if prepared.labels is None:
             return LabelCounts(utterances, tokens, dropped)
         labelled = max(1, utterances + dropped.total() - dropped["undecodable"])
         return LabelCounts(utterances, tokens, dropped, sums[2] / labelled, sums[3] / labelled)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from asr_emapl.runs.reader import logged_validation
 from asr_emapl.runs.skipped import SkippedList
 from asr_emapl.runs.starts import record_start
 from asr_emapl.scaling import AudioClock, BatchNormMomenta, StepHyperparameters, rescale_optimizer_state
-from asr_emapl.scaling.range import warnings
+from asr_emapl.training.announcement import announcement, describe_batch, range_warnings
 from asr_emapl.training.build import (
     build_models,
     build_plan,
@@ -45,8 +44,8 @@ from asr_emapl.training.build import (
     require_measurable_noise,
 )
 from asr_emapl.training.corpora import Corpora
-from asr_emapl.training.label_monitor import LabelMonitor
 from asr_emapl.training.log import RunLog
+from asr_emapl.training.run_labels import RunLabels
 from asr_emapl.training.validation import Validator
 
 # Steps between log entries of each process's time by phase.
@@ -132,22 +131,18 @@ class Trainer:
         self.batch_norm = BatchNormMomenta(model)
         self.features = LogMel(config.features).to(world.device)
         unlabelled = self.corpora.audio.sizes["unlabelled"]
-        self.strategy = build_strategy(config, self.tokenizer, self.teacher, model, unlabelled)
+        strategy = build_strategy(config, self.tokenizer, self.teacher, model, unlabelled)
+        self.labels = RunLabels(config, strategy, self.corpora, self.tokenizer, world)
         self.train_step = build_step(
             world,
             self.features,
             self.student,
             self.teacher,
             self.optimizer,
-            self.strategy,
+            strategy,
             config.pseudo_labels,
             bf16=bf16,
         )
-        self.monitor = None
-        if self.corpora.unlabelled is not None and config.pseudo_labels.learns_from_itself:
-            monitor = LabelMonitor(self.corpora.unlabelled.utterances, self.tokenizer)
-            self.train_step.observe_labels(lambda labels: monitor.observe(self.step, labels))
-            self.monitor = monitor
 
     def _open(self, log_lines: int) -> None:
         """Open the run directory (log, checkpoints, validation); keep `log_lines` lines of the log."""
@@ -158,7 +153,7 @@ class Trainer:
             self.position,
             allowed=self.allow_changes,
         )
-        self._restore_labels()
+        self.position = self.labels.restore(self.resumed, self.position)
         self.notes += self.corpora.notes + notes
         self.guard = CollapseGuard(**self.corpora.audio.sizes)
         rates = logged_validation(self.folder, log_lines, self.step) if self.validation_due else None
@@ -177,20 +172,6 @@ class Trainer:
         self.validator = Validator(world, *data, config.device, self.watch, self.stop)
         if rates is not None:
             self.saving.keep_best(self.step, rates, self._save)
-
-    def _restore_labels(self) -> None:
-        """Load the kept labels of the checkpoint, unless they are of other utterances or another strategy."""
-        before, now = self.resumed, self.corpora.audio.contents
-        is_same = bool(before) and (
-            before["contents"].get("unlabelled") == now.get("unlabelled")
-            and before["config"]["pseudo_labels"]["strategy"] == self.config.pseudo_labels.strategy
-        )
-        if is_same and self.strategy is not None:
-            self.strategy.load_state_dict(before["strategy"])
-            if self.monitor is not None and before["monitor"]:
-                self.monitor.load_state_dict(before["monitor"], self.world)
-        elif not is_same:
-            self.position = replace(self.position, labels=self.position.labels.without_labels())
 
     # Training.
 
@@ -258,8 +239,11 @@ class Trainer:
         """Report a change of the batch, which `_apply` implements."""
         hours = self.clock.hours
         if self.plan.optimizer.audio_per_step == "nominal" and self.plan.steps.kappa(hours) != self.kappa:
-            self.log.say(f"from {hours:.3f} h on: {self._describe_batch()}")
-            self._warn_outside_range()
+            for line in (
+                f"from {hours:.3f} h on: {describe_batch(self.plan, hours)}",
+                *range_warnings(self.plan, self.config, hours),
+            ):
+                self.log.say(line)
 
     def _train_on(self, batch: StepBatch) -> None:
         """One optimizer step, with the hyper-parameters of the clock and of the step's audio."""
@@ -281,10 +265,10 @@ class Trainer:
         if self.mean is not None and result.taken:
             self.mean.update(batch.samples / SAMPLE_RATE_HZ)
         self.position = batch.after
+        self.labels.observe(self.step, result.labels)
         self.log.step(self.step, self.clock.hours, batch.labelled, result, now)
         if self.step % TIMED_STEPS == 0 or self.clock.hours >= self.config.hours:
-            if self.monitor is not None:
-                self.log.labels(self.step, self.clock.hours, self.monitor.collect(self.world))
+            self.log.labels(self.step, self.clock.hours, self.labels.collect())
             self.log.phases(self.step, self.clock.hours, self.world.gather(self.train_step.phases.take()))
         self.skipped.step(batch.skipped, read=result.seen, skipped=result.dropped["undecodable"])
         self.guard.step(self.step, batch.labelled, result, result.taken)
@@ -346,37 +330,18 @@ class Trainer:
         return False
 
     def _announce(self) -> None:
-        config, student = self.config, unwrap(self.student)
-        parameters = sum(p.numel() for p in student.parameters())
-        for note in self.notes:
-            self.log.say(note)
-        self.log.say(
-            f"{self.folder}: {parameters / 1e6:.2f} M parameters, "
-            f"{self.world.size} x {self.world.device.type}, "
-            f"{self._describe_batch()}, "
-            f"pseudo-labels: {config.pseudo_labels.strategy}, "
-            f"teacher half-life {self.teacher.half_life / 3600:g} h, from {self.clock.hours:.3f} h of audio"
+        student, world = unwrap(self.student), self.world
+        lines = announcement(
+            self.config,
+            self.plan,
+            self.clock.hours,
+            parameters=sum(p.numel() for p in student.parameters()),
+            devices=f"{world.size} x {world.device.type}",
+            half_life_seconds=self.teacher.half_life,
+            batch_norms=len(self.batch_norm),
         )
-        if len(self.batch_norm) and config.optimizer.rule == "full":
-            self.log.say(
-                f"batch norm: the momentum of {len(self.batch_norm)} layers is that of a reference step, and "
-                "is scaled like the teacher's"
-            )
-        self._warn_outside_range()
-
-    def _describe_batch(self) -> str:
-        hours, steps = self.clock.hours, self.plan.steps
-        seconds, audio = steps.batches.seconds(hours), steps.seconds(hours)
-        return f"batch {seconds:g} s ({audio:.4g} s of audio on average), kappa {steps.kappa(hours):.4g}"
-
-    def _warn_outside_range(self) -> None:
-        """Warn if the rule is outside its range; at the reference batch, nothing is scaled."""
-        hours = self.clock.hours
-        if self.plan.steps.kappa(hours) == 1.0 or self.plan.optimizer.rule != "full":
-            return
-        learns_from_teacher = self.config.pseudo_labels.learns_from_itself
-        for warning in warnings(self.plan, hours, learns_from_teacher=learns_from_teacher):
-            self.log.say(f"warning: {warning}")
+        for line in self.notes + lines:
+            self.log.say(line)
 
     # Checkpoints and resume.
 
@@ -390,8 +355,7 @@ class Trainer:
             "running_mean": self.mean.state_dict() if self.mean else {},
             "clock": self.clock.state_dict(),
             "position": self.position.state_dict(),
-            "strategy": self.strategy.state_dict() if self.strategy else {},
-            "monitor": self.monitor.state_dict(self.world) if self.monitor else {},
+            "pseudo_labels": self.labels.state_dict(),
             "contents": self.contents,
             "step": self.step,
             "validation_due": self.validation_due,
@@ -404,19 +368,19 @@ class Trainer:
 
     def _restore(self) -> int:
         """Resume from the newest checkpoint, or start from `init.checkpoint`; returns the log's lines."""
-        found = self.saving.restore()
-        if found is not None:
-            path, state, problems = found
-            self.notes += [f"{problem}: using the previous one" for problem in problems]
-            self._load(state, path, whole=True)
-            self.validation_due = bool(state.get("validation_due"))
-            return int(state["log_lines"])
-        init = self.config.init
-        if init.checkpoint is not None:
-            path, state, problems = checkpoint.find(Path(init.checkpoint))
-            self.notes += [f"{problem}: using the previous one" for problem in problems]
-            self._load(state, path, whole=init.keep == "run")
-        return 0
+        init, found, whole = self.config.init, self.saving.restore(), True
+        is_resume = found is not None
+        if found is None and init.checkpoint is not None:
+            found, whole = checkpoint.find(Path(init.checkpoint)), init.keep == "run"
+        if found is None:
+            return 0
+        path, state, problems = found
+        self.notes += [f"{problem}: using the previous checkpoint" for problem in problems]
+        self._load(state, path, whole=whole)
+        if not is_resume:
+            return 0
+        self.validation_due = bool(state.get("validation_due"))
+        return int(state["log_lines"])
 
     def _load(self, state: dict[str, Any], path: Path, *, whole: bool) -> None:
         self.notes += resume.require_settings(
@@ -437,5 +401,5 @@ class Trainer:
         self.kappa = state["kappa"]
         self.clock.load_state_dict(state["clock"])
         self.position = DataCursor.from_state(state["position"])
-        self.resumed = {key: state[key] for key in ("config", "step", "contents", "strategy", "monitor")}
+        self.resumed = {key: state[key] for key in ("config", "step", "contents", "pseudo_labels")}
         self.step = state["step"]

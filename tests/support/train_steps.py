@@ -97,7 +97,8 @@ def micro(lengths: dict[str, int], targets: list[list[int]] | None) -> MicroBatc
         for name, n in lengths.items()
     ]
     padded = nn.utils.rnn.pad_sequence(waves, batch_first=True)
-    return MicroBatch(list(lengths), padded, torch.tensor(list(lengths.values())), targets)
+    rows = [ord(name) for name in lengths]
+    return MicroBatch(list(lengths), padded, torch.tensor(list(lengths.values())), targets, rows=rows)
 
 
 def labelled(*micros: MicroBatch, samples: int = 0) -> StepBatch:

@@ -1,46 +1,13 @@
 """`cache`: labels that stay in a cache until they are replaced.
 
-This is slimIPL (Likhomanenko et al. 2021, algorithm 1).
-
-`data.label_plan.CachePlan` decides which batches enter and leave the cache, and which one is trained on.
+This is slimIPL (Likhomanenko et al. 2021, algorithm 1). `data.label_plan.CachePlan` decides which batches
+enter and leave the cache, and which one is trained on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from asr_emapl.pseudo_labels.label_table import LabelTable
-from asr_emapl.pseudo_labels.labeller import Labeller
-from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels, Strategy
+from asr_emapl.pseudo_labels.strategies.kept import KeptLabels
 
 
-class KeptLabels(Strategy):
-    """Labels that are made when a batch enters the cache, and kept by row.
-
-    Args:
-        size: utterances of the unlabelled corpus.
-    """
-
-    def __init__(self, labeller: Labeller, size: int) -> None:
-        self.labeller, self.table = labeller, LabelTable(size)
-
-    def labels(self, batch: LabelRequest) -> Labels:
-        """See `Strategy.labels`. An utterance without a label gets an empty one."""
-        return Labels.of([self.table.get(row) for row in batch.rows])
-
-    def relabel(self, batch: LabelRequest) -> Labels:
-        """See `Strategy.relabel`."""
-        return self.labeller(batch)
-
-    def keep(self, labels: Mapping[int, Label]) -> None:
-        """See `Strategy.keep`."""
-        self.table.update(labels)
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Strategy.state_dict`."""
-        return self.table.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Strategy.load_state_dict`."""
-        self.table.load_state_dict(state)
+class CachedLabels(KeptLabels):
+    """Labels made when a batch entered the cache."""

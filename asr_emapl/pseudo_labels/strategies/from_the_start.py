@@ -7,38 +7,17 @@ trained on (`pseudo_labels.max_change`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from asr_emapl.pseudo_labels.label_table import LabelTable
-from asr_emapl.pseudo_labels.labeller import Labeller
-from asr_emapl.pseudo_labels.labels import Label
-from asr_emapl.pseudo_labels.strategies.ema import FreshLabels
+from asr_emapl.pseudo_labels.labels import LabelRequest, Labels
+from asr_emapl.pseudo_labels.strategies.kept import KeptLabels
 
 
-class StableLabels(FreshLabels):
-    """Fresh labels, of which the previous one is known.
+class StableLabels(KeptLabels):
+    """Labels that are made in each step, and kept for comparison with those of the next pass."""
 
-    Args:
-        size: utterances of the unlabelled corpus.
-    """
-
-    def __init__(self, labeller: Labeller, size: int) -> None:
-        super().__init__(labeller)
-        self.table = LabelTable(size)
+    def labels(self, batch: LabelRequest) -> Labels:
+        """See `Strategy.labels`."""
+        return self.labeller(batch)
 
     def previous(self, row: int) -> list[int] | None:
         """See `Strategy.previous`."""
         return self.table.get(row).tokens if row in self.table else None
-
-    def keep(self, labels: Mapping[int, Label]) -> None:
-        """See `Strategy.keep`."""
-        self.table.update(labels)
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Strategy.state_dict`."""
-        return self.table.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Strategy.load_state_dict`."""
-        self.table.load_state_dict(state)

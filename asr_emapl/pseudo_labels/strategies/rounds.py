@@ -8,7 +8,7 @@ with strategy `external`. `data.label_plan.RoundsPlan` decides when which uttera
 
 from __future__ import annotations
 
-from asr_emapl.pseudo_labels.strategies.cache import KeptLabels
+from asr_emapl.pseudo_labels.strategies.kept import KeptLabels
 
 
 class RoundLabels(KeptLabels):

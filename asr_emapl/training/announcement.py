@@ -1,0 +1,51 @@
+"""What a run says of itself before it trains, and when its batch changes."""
+
+from __future__ import annotations
+
+from asr_emapl.config import RunConfig
+from asr_emapl.scaling import ScalingPlan
+from asr_emapl.scaling.range import warnings
+
+
+def describe_batch(plan: ScalingPlan, hours: float) -> str:
+    """The batch at `hours` of audio, and its kappa."""
+    seconds, audio = plan.steps.batches.seconds(hours), plan.steps.seconds(hours)
+    return f"batch {seconds:g} s ({audio:.4g} s of audio on average), kappa {plan.steps.kappa(hours):.4g}"
+
+
+def range_warnings(plan: ScalingPlan, config: RunConfig, hours: float) -> list[str]:
+    """Warnings if the rule is outside its range; at the reference batch, nothing is scaled."""
+    if plan.steps.kappa(hours) == 1.0 or plan.optimizer.rule != "full":
+        return []
+    learns_from_teacher = config.pseudo_labels.learns_from_itself
+    return [f"warning: {text}" for text in warnings(plan, hours, learns_from_teacher=learns_from_teacher)]
+
+
+def announcement(
+    config: RunConfig,
+    plan: ScalingPlan,
+    hours: float,
+    *,
+    parameters: int,
+    devices: str,
+    half_life_seconds: float,
+    batch_norms: int,
+) -> list[str]:
+    """The lines at the start of a run.
+
+    Args:
+        hours: audio consumed before.
+        devices: such as "2 x cuda".
+        batch_norms: number of batch normalisation layers.
+    """
+    lines = [
+        f"{config.run_dir}: {parameters / 1e6:.2f} M parameters, {devices}, {describe_batch(plan, hours)}, "
+        f"pseudo-labels: {config.pseudo_labels.strategy}, teacher half-life {half_life_seconds / 3600:g} h, "
+        f"from {hours:.3f} h of audio"
+    ]
+    if batch_norms and config.optimizer.rule == "full":
+        lines.append(
+            f"batch norm: the momentum of {batch_norms} layers is that of a reference step, and is scaled "
+            "like the teacher's"
+        )
+    return lines + range_warnings(plan, config, hours)
