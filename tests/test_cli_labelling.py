@@ -251,8 +251,8 @@ def test_beam_search_with_a_language_model(project, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ((), "give a --checkpoint or --hypotheses"),
-        (("--checkpoint", "a.pt", "--hypotheses", "h.jsonl"), "and not both"),
+        ((), "pass either --checkpoint or --hypotheses"),
+        (("--checkpoint", "a.pt", "--hypotheses", "h.jsonl"), "pass either --checkpoint or --hypotheses"),
         (("--hypotheses", "h.jsonl", "--lm-config", "lm.json"), "--lm-config has no effect"),
         (("--checkpoint", "a.pt", "--filter", "keep"), "--filter 'keep' is not one of drop, record"),
         (("--checkpoint", "a.pt", "--precision", "fp16"), "--precision 'fp16' is not one of fp32, bf16"),

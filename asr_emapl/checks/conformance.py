@@ -5,33 +5,17 @@ Axes: B utterances, T feature frames, F mel bands, T' output frames, V tokens (b
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from asr_emapl.checks.padding_leak import leaking_module
-from asr_emapl.ema import EmaTeacher
-from asr_emapl.errors import UserError, listing
-from asr_emapl.models.contract import ModelConfig, build_model, build_twin
+from asr_emapl.checks.model_checks import CHECKS, LONG_FRAMES, SEED, SHORT_FRAMES, ModelCheck, Subject
+from asr_emapl.errors import UserError
+from asr_emapl.models.contract import ModelConfig, build_model
 from asr_emapl.models.failure import described
 from asr_emapl.models.target import USERS_OWN
-
-LONG_FRAMES, SHORT_FRAMES = 64, 41
-"""Lengths in frames of the two test utterances used by most checks."""
-
-LEAST_FRAMES = 18
-"""Frames in 0.2 s, the default data.min_seconds."""
-
-TOLERANCE = 1e-4
-"""Tolerance when comparing log-probabilities: different shapes may use different kernels."""
-
-_SEED = 0  # seed for the model's random initialisation
-_SHOWN_NAMES = 5  # maximum number of parameter names listed in a message
 
 
 @dataclass(frozen=True)
@@ -44,39 +28,6 @@ class CheckResult:
     name: str
     passed: bool
     detail: str
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """The model under test, and a factory for further instances."""
-
-    model: nn.Module
-    build: Callable[[], nn.Module]
-    vocabulary_size: int
-    features_BTF: Tensor
-    lengths_B: Tensor
-
-    def evaluate(
-        self, features_BTF: Tensor | None = None, lengths_B: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Run the model in eval mode, by default on the two test utterances."""
-        return _evaluate(
-            self.model,
-            self.features_BTF if features_BTF is None else features_BTF,
-            self.lengths_B if lengths_B is None else lengths_B,
-        )
-
-
-@dataclass(frozen=True)
-class _Check:
-    """`run` returns an error message or an empty string. `needs` lists checks that must pass first."""
-
-    name: str
-    run: Callable[[_Subject], str]
-    remedy: str
-    needs: tuple[str, ...] = ()
-    # Name of the optional method that is checked, or "".
-    method: str = ""
 
 
 def check(
@@ -95,13 +46,13 @@ def check(
         return build_model(config, vocabulary_size=vocabulary_size, mel_bands=mel_bands, trust=USERS_OWN)
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SEED)
+        torch.manual_seed(SEED)
         model = build()
         _stir(model)
         features_BTF = torch.randn(2, LONG_FRAMES, mel_bands)
         features_BTF[1, SHORT_FRAMES:] = 0.0
         lengths_B = torch.tensor([LONG_FRAMES, SHORT_FRAMES])
-        return _run(_Subject(model, build, vocabulary_size, features_BTF, lengths_B))
+        return _run(Subject(model, build, vocabulary_size, features_BTF, lengths_B))
 
 
 @torch.no_grad()
@@ -112,7 +63,7 @@ def _stir(model: nn.Module) -> None:
             parameter.add_(0.01 * torch.randn_like(parameter))
 
 
-def _run(subject: _Subject) -> list[CheckResult]:
+def _run(subject: Subject) -> list[CheckResult]:
     findings: list[CheckResult] = []
     blocked: dict[str, list[str]] = {}
     for check in CHECKS:
@@ -128,7 +79,7 @@ def _run(subject: _Subject) -> list[CheckResult]:
     return [_with_blocked(finding, blocked.get(finding.name, [])) for finding in findings]
 
 
-def _find(check: _Check, subject: _Subject) -> CheckResult:
+def _find(check: ModelCheck, subject: Subject) -> CheckResult:
     if check.method and not hasattr(subject.model, check.method):
         return CheckResult(check.name, True, "the model has none; it is optional")
     try:
@@ -146,296 +97,3 @@ def _with_blocked(finding: CheckResult, blocked: list[str]) -> CheckResult:
     return CheckResult(
         finding.name, finding.passed, f"{finding.detail} (until then not judged: {', '.join(blocked)})"
     )
-
-
-def _shape(subject: _Subject) -> str:
-    output = subject.evaluate()
-    if not (isinstance(output, tuple) and len(output) == 2 and all(isinstance(o, Tensor) for o in output)):
-        return f"forward returned {type(output).__name__} instead of a tuple of two tensors"
-    log_probs = output[0]
-    batch = subject.features_BTF.shape[0]
-    if log_probs.dim() != 3 or log_probs.shape[0] != batch or log_probs.shape[2] != subject.vocabulary_size:
-        expected = f"[{batch}, T', {subject.vocabulary_size}]"
-        return f"{expected} expected, forward returned {list(log_probs.shape)}"
-    return "" if log_probs.dtype == torch.float32 else f"float32 expected, forward returned {log_probs.dtype}"
-
-
-def _normalised(subject: _Subject) -> str:
-    log_probs_BTV, _ = subject.evaluate()
-    off = (log_probs_BTV.exp().sum(-1) - 1.0).abs().max().item()
-    return "" if off <= 1e-3 else f"exp(output) sums over tokens to 1 +- {off:.3g}"
-
-
-def _lengths(subject: _Subject) -> str:
-    """Test all remainders of strides up to 12, each as the longest of its batch: T' has no slack."""
-    for longest in range(LEAST_FRAMES, LEAST_FRAMES + 12):
-        lengths_B = torch.tensor([longest, LEAST_FRAMES])
-        log_probs_BTV, returned_B = subject.evaluate(subject.features_BTF[:, :longest], lengths_B)
-        promised_B = subject.model.output_lengths(lengths_B)  # type: ignore[operator]
-        for what, tensor in (
-            ("forward returned lengths", returned_B),
-            ("output_lengths returned", promised_B),
-        ):
-            if tensor.shape != lengths_B.shape or tensor.dtype != torch.long:
-                return f"{what} of {tensor.dtype} {list(tensor.shape)}, long [2] expected"
-        returned, promised, frames = returned_B.tolist(), promised_B.tolist(), log_probs_BTV.shape[1]
-        if returned != promised:
-            return f"of {lengths_B.tolist()} frames forward makes {returned}, output_lengths says {promised}"
-        if not all(1 <= length <= frames for length in returned):
-            return (
-                f"of {lengths_B.tolist()} frames forward makes {returned}, but its output has {frames} frames"
-            )
-    return ""
-
-
-def _deterministic(subject: _Subject) -> str:
-    off = _distance(subject.evaluate()[0], subject.evaluate()[0])
-    return "" if off <= TOLERANCE else f"two passes in eval mode differ by {off:.3g}"
-
-
-def _padding(subject: _Subject) -> str:
-    alone = partial(subject.evaluate, subject.features_BTF[1:, :SHORT_FRAMES], torch.tensor([SHORT_FRAMES]))
-    alone_BTV, lengths_B = alone()
-    frames = int(lengths_B[0])
-    for what, size in (("zeros", 0.0), ("garbage", 100.0)):
-        features_BTF = subject.features_BTF.clone()
-        features_BTF[1, SHORT_FRAMES:] = size * torch.randn_like(features_BTF[1, SHORT_FRAMES:])
-        together_BTV, _ = subject.evaluate(features_BTF)
-        off = _distance(alone_BTV[0, :frames], together_BTV[1, :frames])
-        if not off <= TOLERANCE:
-            place = leaking_module(
-                subject.model, alone, partial(subject.evaluate, features_BTF), 1, TOLERANCE
-            )
-            where = f" (first in {place})" if place else ""
-            return (
-                f"beside a longer utterance, with {what} as padding, valid frames change by {off:.3g}{where}"
-            )
-    return ""
-
-
-def _padding_in_training(subject: _Subject) -> str:
-    """Batch normalisation over padded frames changes the output in training mode only."""
-    model = subject.build().train()
-    model.load_state_dict(subject.model.state_dict())
-    if hasattr(model, "set_dropout"):
-        model.set_dropout(dropout=0.0, layerdrop=0.0)  # type: ignore[operator]
-    _disable_dropout(model)
-
-    def output(features_BTF: Tensor, seed: int = 0) -> Tensor:
-        torch.manual_seed(seed)
-        with torch.no_grad():
-            return model(features_BTF, subject.lengths_B)[0]
-
-    expected_BTV = output(subject.features_BTF)
-    garbage_BTF = subject.features_BTF.clone()
-    garbage_BTF[1, SHORT_FRAMES:] = 100.0 * torch.randn_like(garbage_BTF[1, SHORT_FRAMES:])
-    variants = {"garbage": garbage_BTF}
-    # Random numbers that remain after dropout is disabled depend on the shape.
-    if _distance(expected_BTV, output(subject.features_BTF, seed=1)) <= TOLERANCE:
-        variants["more zeros"] = F.pad(subject.features_BTF, (0, 0, 0, LONG_FRAMES))
-    for what, features_BTF in variants.items():
-        found_BTV = output(features_BTF)
-        for row, frames in enumerate(model.output_lengths(subject.lengths_B).tolist()):  # type: ignore[operator]
-            off = _distance(expected_BTV[row, :frames], found_BTV[row, :frames])
-            if not off <= TOLERANCE:
-                norms = [
-                    n for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
-                ]
-                where = f" (batch normalisation: {listing(norms, _SHOWN_NAMES)})" if norms else ""
-                return f"in training mode, with {what} as padding, valid frames change by {off:.3g}{where}"
-    return ""
-
-
-def _disable_dropout(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-
-
-def _gradients(subject: _Subject) -> str:
-    _backward(subject)
-    trained = [(name, p.grad) for name, p in subject.model.named_parameters() if p.requires_grad]
-    if not trained:
-        return "no parameter requires a gradient"
-    absent = [name for name, gradient in trained if gradient is None]
-    if absent:
-        return f"the CTC loss does not reach {listing(absent, _SHOWN_NAMES)}"
-    broken = [name for name, g in trained if g is not None and not g.isfinite().all()]
-    return f"NaN or infinite gradient in {listing(broken, _SHOWN_NAMES)}" if broken else ""
-
-
-def _teacher(subject: _Subject) -> str:
-    twin = build_twin(subject.model, subject.build, _SEED)
-    teacher = EmaTeacher(subject.model, half_life=3600.0, module=twin)
-    off = _distance(subject.evaluate()[0], teacher(subject.features_BTF, subject.lengths_B)[0])
-    return "" if off <= TOLERANCE else f"a teacher with the same weights differs from the model by {off:.3g}"
-
-
-def _bf16(subject: _Subject) -> str:
-    with torch.autocast("cpu", torch.bfloat16):
-        log_probs_BTV, _ = subject.evaluate()
-    if log_probs_BTV.dtype != torch.float32:
-        return f"under autocast to bfloat16 the log-probabilities are {log_probs_BTV.dtype}"
-    return "" if log_probs_BTV.isfinite().all() else "under autocast to bfloat16 the output is not finite"
-
-
-def _state_dict(subject: _Subject) -> str:
-    other = subject.build()
-    other.load_state_dict(subject.model.state_dict())
-    off = _distance(subject.evaluate()[0], _evaluate(other, subject.features_BTF, subject.lengths_B)[0])
-    return (
-        ""
-        if off <= TOLERANCE
-        else f"a second instance with its state_dict differs from the model by {off:.3g}"
-    )
-
-
-def _set_dropout(subject: _Subject) -> str:
-    """Check that setting one rate does not change the other: one is 0, the other active."""
-    model = subject.model
-    for kept, changed in (("dropout", "layerdrop"), ("layerdrop", "dropout")):
-        # Use a layerdrop close to 1, so that it does not matter which layers are drawn.
-        model.set_dropout(**{kept: 0.5 if kept == "dropout" else 0.999, changed: 0.0})  # type: ignore[operator]
-        first_BTV = _train_output(subject)
-        model.set_dropout(**{changed: 0.0})  # type: ignore[operator]
-        if not _distance(first_BTV, _train_output(subject)) <= TOLERANCE:
-            return f"set_dropout({changed}=0.0) changes {kept} as well"
-    model.set_dropout(dropout=0.2, layerdrop=0.2)  # type: ignore[operator]
-    _train_output(subject)
-    return ""
-
-
-def _begin_step(subject: _Subject) -> str:
-    """Detect skipped layers from zero gradients, which works regardless of other randomness."""
-    model, begin = subject.model, subject.model.begin_step
-    if hasattr(model, "set_dropout"):
-        model.set_dropout(dropout=0.0, layerdrop=0.5)  # type: ignore[operator]
-    _disable_dropout(model)
-    for step in range(4):
-        begin(seed=step)  # type: ignore[operator]
-        first_BTV, first = _backward(subject, seed=step), _silent(model)
-        _backward(subject, seed=step + 100)
-        if _silent(model) != first:
-            return "two micro-batches of one step skip different layers"
-        begin(seed=step + 1)  # type: ignore[operator]
-        begin(seed=step)  # type: ignore[operator]
-        again_BTV = _backward(subject, seed=step)
-        if _silent(model) != first or not _distance(first_BTV, again_BTV) <= TOLERANCE:
-            return "the same seed skips different layers the second time"
-    return ""
-
-
-CHECKS = (
-    _Check(
-        "output shape",
-        _shape,
-        "forward(features [B, T, F], lengths [B]) returns (log_probs float32 [B, T', V], lengths long [B])",
-    ),
-    _Check(
-        "log-probabilities",
-        _normalised,
-        "end forward with log_softmax(logits.float(), dim=-1)",
-        needs=("output shape",),
-    ),
-    _Check(
-        "lengths",
-        _lengths,
-        "return output_lengths(lengths) from forward, and derive it from kernel, stride and padding",
-        needs=("output shape",),
-    ),
-    _Check(
-        "eval is deterministic",
-        _deterministic,
-        "draw at random only while self.training (nn.Dropout does; F.dropout has to be told)",
-        needs=("output shape",),
-    ),
-    _Check(
-        "padding",
-        _padding,
-        "zero what lies beyond the length before each convolution, keep it out of attention and statistics",
-        needs=("output shape", "lengths", "eval is deterministic"),
-    ),
-    _Check(
-        "gradients",
-        _gradients,
-        "use each parameter in each pass (times 0.0 where a layer is skipped), else remove or freeze it: "
-        "distributed training waits for every gradient",
-        needs=("output shape", "lengths"),
-    ),
-    _Check(
-        "teacher",
-        _teacher,
-        "the teacher is a second instance in float32, built from the same seed, that loads the first one's "
-        "state_dict: name and shape weights alike in each instance, and take the dtype from them",
-        needs=("output shape", "eval is deterministic"),
-    ),
-    _Check(
-        "bf16",
-        _bf16,
-        "end forward with log_softmax(logits.float(), dim=-1)",
-        needs=("output shape",),
-    ),
-    _Check(
-        "state_dict",
-        _state_dict,
-        "checkpoints hold the state_dict only: register what forward needs as parameter or persistent buffer",
-        needs=("output shape", "eval is deterministic"),
-    ),
-    # The following checks modify the model.
-    _Check(
-        "set_dropout",
-        _set_dropout,
-        "set_dropout(dropout: float | None = None, layerdrop: float | None = None) has to leave a model that "
-        "trains, and a rate as it is that is None; or remove it",
-        needs=("output shape",),
-        method="set_dropout",
-    ),
-    _Check(
-        "padding in training",
-        _padding_in_training,
-        "compute statistics over valid frames only, or replace batch normalisation by LayerNorm: otherwise "
-        "training depends on which utterances share a micro-batch",
-        needs=("output shape", "lengths", "eval is deterministic", "padding", "set_dropout"),
-    ),
-    _Check(
-        "begin_step",
-        _begin_step,
-        "keep the seed in begin_step(seed: int) and draw what is skipped from a torch.Generator seeded with "
-        "it anew in each forward pass; or remove it",
-        needs=("output shape", "lengths", "set_dropout"),
-        method="begin_step",
-    ),
-)
-
-
-def _evaluate(model: nn.Module, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-    model.eval()
-    with torch.no_grad():
-        return model(features_BTF, lengths_B)
-
-
-def _train_output(subject: _Subject, seed: int = 0) -> Tensor:
-    """Log-probabilities [B, T', V] in train mode, with the given torch seed."""
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        return subject.model.train()(subject.features_BTF, subject.lengths_B)[0]
-
-
-def _backward(subject: _Subject, seed: int = 0) -> Tensor:
-    """One CTC backward pass in train mode, the torch seed set; returns the log-probabilities [B, T', V]."""
-    torch.manual_seed(seed)
-    subject.model.train().zero_grad(set_to_none=True)
-    log_probs_BTV, lengths_B = subject.model(subject.features_BTF, subject.lengths_B)
-    # One token per utterance can be aligned at any stride.
-    labels_BS, label_lengths_B = torch.tensor([[1], [subject.vocabulary_size - 1]]), torch.tensor([1, 1])
-    F.ctc_loss(log_probs_BTV.transpose(0, 1), labels_BS, lengths_B, label_lengths_B).backward()
-    return log_probs_BTV.detach()
-
-
-def _silent(model: nn.Module) -> set[str]:
-    """Parameters without a gradient, or with one of zeros."""
-    return {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
-
-
-def _distance(a: Tensor, b: Tensor) -> float:
-    return (a - b).abs().max().item()

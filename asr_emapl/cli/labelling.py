@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -28,31 +29,37 @@ if TYPE_CHECKING:
 commands = typer.Typer()
 
 
+_Checkpoints = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--checkpoint",
+        help="Checkpoint, or run directory (its newest checkpoint is used). If repeated, the mean of the "
+        "log-probabilities is decoded.",
+    ),
+]
+_Hypotheses = Annotated[
+    Path | None, typer.Option(help="Hypotheses of another recogniser, instead of a checkpoint.")
+]
+_LmConfig = Annotated[Path | None, typer.Option(help="Output of tune-lm; decode with its beam search.")]
+_Filter = Annotated[
+    str, typer.Option(help="drop: omit labels that a filter drops; record: keep them, with its reason.")
+]
+_Workers = Annotated[int | None, workers_option("Threads that decode audio.", show_default="one per CPU")]
+_MaxUndecodable = Annotated[
+    float, share("Stop if a larger share of a part cannot be decoded (20 utterances always may).")
+]
+
+
 @commands.command()
 def label(
     manifest: Annotated[str, typer.Argument(help="Utterances to label: path or URL.")],
     out: Annotated[Path, typer.Option(help="Folder for the labels.")],
-    checkpoint: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Checkpoint, or run directory (its newest checkpoint is used). If repeated, the mean of the "
-            "log-probabilities is decoded."
-        ),
-    ] = None,
-    hypotheses: Annotated[
-        Path | None, typer.Option(help="Hypotheses of another recogniser, instead of a checkpoint.")
-    ] = None,
+    checkpoints: _Checkpoints = None,
+    hypotheses: _Hypotheses = None,
     model: Annotated[str, typer.Option(help="teacher or student.")] = "teacher",
-    lm_config: Annotated[
-        Path | None, typer.Option(help="Output of tune-lm; decode with its beam search.")
-    ] = None,
+    lm_config: _LmConfig = None,
     times: Annotated[bool, typer.Option("--times", help="Write begin and end of each word.")] = False,
-    filter: Annotated[
-        str,
-        typer.Option(
-            help="drop: leave out labels that a filter drops; record: write its reason beside them."
-        ),
-    ] = "drop",
+    filter: _Filter = "drop",
     min_confidence: Annotated[float, share("Drop labels of lower confidence.")] = 0.0,
     min_tokens_per_second: Annotated[float, non_negative("Drop labels with fewer tokens per second.")] = 0.0,
     max_tokens_per_second: Annotated[float, non_negative("Drop labels with more tokens per second.")] = 100.0,
@@ -60,12 +67,8 @@ def label(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
     max_seconds: Annotated[float, positive("Padded seconds of audio in one batch.")] = 120.0,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
-    workers: Annotated[
-        int | None, workers_option("Threads that decode audio.", show_default="one per CPU")
-    ] = None,
-    max_undecodable: Annotated[
-        float, share("Stop if a larger share of a part cannot be decoded (20 utterances always may).")
-    ] = 0.01,
+    workers: _Workers = None,
+    max_undecodable: _MaxUndecodable = 0.01,
     trust: TrustOption = None,
 ) -> None:
     """Label a manifest with pseudo-labels, in parts that are final once written. Rerun to resume.
@@ -79,38 +82,80 @@ def label(
     Example: `torchrun --nproc-per-node 8 -m asr_emapl label data/unlabelled.jsonl --checkpoint runs/mini
     --out labels --precision bf16`
     """
-    from asr_emapl.data.manifest import open_manifest
-    from asr_emapl.decoding.labellers import HypothesisLabeller, LabellingConfig
+    from asr_emapl.decoding.labellers import LabellingConfig
     from asr_emapl.distributed.process_group import available_cpus
     from asr_emapl.pseudo_labels.config import PseudoLabelConfig
-    from asr_emapl.pseudo_labels.label_parts import LabelParts
-    from asr_emapl.pseudo_labels.labelling import label_manifest
 
     _require_one_of("--filter", filter, ("drop", "record"))
     _require_one_of("--precision", precision, ("fp32", "bf16"))
-    _require_source(checkpoint, hypotheses, lm_config)
     limits = PseudoLabelConfig(
         min_confidence=min_confidence,
         min_tokens_per_second=min_tokens_per_second,
         max_tokens_per_second=max_tokens_per_second,
     )
-    config = LabellingConfig(
-        times, max_seconds, precision == "bf16", workers or available_cpus(), max_undecodable
-    )
+    threads = workers or available_cpus()
+    config = LabellingConfig(times, max_seconds, precision == "bf16", threads, max_undecodable)
+    source = _Source(checkpoints or [], hypotheses, model, lm_config, trust)
     with _processes(device, out) as world:
-        utterances = open_manifest(manifest)
-        if world.is_first:
-            _check_outputs(out, [manifest, lm_config, hypotheses], checkpoint or [])
-        labeller: PartLabeller
-        if hypotheses is not None:
-            labeller = HypothesisLabeller(hypotheses, needs_confidence=min_confidence > 0.0)
-        else:
-            labeller = _model_labeller(checkpoint or [], model, lm_config, config, world, trust)
-        parts = LabelParts.of(utterances.samples, part_hours)
-        labelled = label_manifest(utterances, parts, out, labeller, world)
-        if world.is_first:
-            _join(out, parts, limits, cast("FilterMode", filter), labelled)
-        world.barrier()
+        _label(manifest, out, part_hours, source, config, limits, cast("FilterMode", filter), world)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What the labels are made by: checkpoints, or a file of hypotheses.
+
+    Raises:
+        UserError: not one of both, or the language model has no effect.
+    """
+
+    checkpoints: list[Path]
+    hypotheses: Path | None
+    model: str
+    lm_config: Path | None
+    trust: list[str] | None
+
+    def __post_init__(self) -> None:
+        if bool(self.checkpoints) == (self.hypotheses is not None):
+            raise UserError("pass either --checkpoint or --hypotheses")
+        if self.hypotheses is not None and self.lm_config is not None:
+            raise UserError("--lm-config has no effect on --hypotheses; omit it")
+
+    @property
+    def files(self) -> list[str | Path | None]:
+        """All files that are read."""
+        return [self.lm_config, self.hypotheses, *(f for path in self.checkpoints for f in run_files(path))]
+
+
+def _label(
+    manifest: str,
+    out: Path,
+    part_hours: float,
+    source: _Source,
+    config: LabellingConfig,
+    limits: PseudoLabelConfig,
+    apply: FilterMode,
+    world: ProcessGroup,
+) -> None:
+    """Label the missing parts on all processes, then join them on the first."""
+    from asr_emapl.data.manifest import open_manifest
+    from asr_emapl.decoding.labellers import HypothesisLabeller
+    from asr_emapl.pseudo_labels.joined_labels import MANIFEST, SUMMARY
+    from asr_emapl.pseudo_labels.label_parts import LabelParts
+    from asr_emapl.pseudo_labels.labelling import PLAN, label_manifest
+
+    utterances = open_manifest(manifest)
+    if world.is_first:
+        check_outputs([out / name for name in (PLAN, MANIFEST, SUMMARY)], [manifest, *source.files])
+    labeller: PartLabeller
+    if source.hypotheses is not None:
+        labeller = HypothesisLabeller(source.hypotheses, needs_confidence=limits.min_confidence > 0.0)
+    else:
+        labeller = _model_labeller(source, config, world)
+    parts = LabelParts.of(utterances.samples, part_hours)
+    labelled = label_manifest(utterances, parts, out, labeller, world)
+    if world.is_first:
+        _join(out, parts, limits, apply, labelled)
+    world.barrier()
 
 
 def _join(
@@ -158,22 +203,15 @@ def _processes(device: str, out: Path) -> Iterator[ProcessGroup]:
         world.close()
 
 
-def _model_labeller(
-    checkpoints: list[Path],
-    model: str,
-    lm_config: Path | None,
-    config: LabellingConfig,
-    world: ProcessGroup,
-    trust: list[str] | None,
-) -> ModelLabeller:
+def _model_labeller(source: _Source, config: LabellingConfig, world: ProcessGroup) -> ModelLabeller:
     """The labeller of checkpoints; process 0 chooses the newest one of a run for all processes."""
     from asr_emapl.decoding.beam import BeamSearch
     from asr_emapl.decoding.labellers import ModelLabeller, model_provenance
     from asr_emapl.decoding.tuning import read_config
 
-    beam = read_config(lm_config) if lm_config else None
-    device, is_first = str(world.device), world.is_first
-    found = [open_recognizer(path, model, device, trust) for path in checkpoints if is_first]
+    beam = read_config(source.lm_config) if source.lm_config else None
+    model, trust, device, is_first = source.model, source.trust, str(world.device), world.is_first
+    found = [open_recognizer(path, model, device, trust) for path in source.checkpoints if is_first]
     chosen = world.gather([recognizer.path for recognizer in found])[0]
     if not is_first:
         found = [open_recognizer(path, model, device, trust) for path in chosen if path is not None]
@@ -182,21 +220,6 @@ def _model_labeller(
         search = open_search(tokenizer, beam) if is_first else BeamSearch(tokenizer, beam)
     provenance = world.gather(model_provenance(found, model, beam, config) if is_first else {})[0]
     return ModelLabeller(found, search, config, provenance)
-
-
-def _check_outputs(out: Path, inputs: list[str | Path | None], checkpoints: list[Path]) -> None:
-    from asr_emapl.pseudo_labels.joined_labels import MANIFEST, SUMMARY
-    from asr_emapl.pseudo_labels.labelling import PLAN
-
-    read = [*inputs, *(file for path in checkpoints for file in run_files(path))]
-    check_outputs([out / name for name in (PLAN, MANIFEST, SUMMARY)], read)
-
-
-def _require_source(checkpoint: list[Path] | None, hypotheses: Path | None, lm_config: Path | None) -> None:
-    if bool(checkpoint) == (hypotheses is not None):
-        raise UserError("give a --checkpoint or --hypotheses, and not both")
-    if hypotheses is not None and lm_config is not None:
-        raise UserError("--lm-config has no effect on --hypotheses; leave it out")
 
 
 def _require_one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -15,7 +15,7 @@ from asr_emapl.cli.scoring import labelled
 from asr_emapl.errors import UserError
 from asr_emapl.runs.reader import run_files
 from asr_emapl.storage import check_outputs
-from asr_emapl.terminal import print_table, say, warn
+from asr_emapl.terminal import print_table, say
 
 if TYPE_CHECKING:
     from asr_emapl.report.comparison import Decoded
@@ -144,15 +144,13 @@ def _decoded(
         texts = [read_transcripts(file, role="hypothesis") for file in files]
         return Decoded(name, utterances, [System(run.label, i, texts[i]) for i, run in enumerate(runs)])
 
-    from asr_emapl.checkpoints.recognizer import load_recognizer
     from asr_emapl.cli.left_out import LeftOutList
+    from asr_emapl.cli.recognizer import open_recognizer
 
     systems, left_out = [], LeftOutList()
     for index, run in enumerate(runs):
         for model in models:
-            recognizer = load_recognizer(run.folder, model, device, trust)
-            for problem in recognizer.problems:
-                warn(f"warning: {problem}: using the previous checkpoint")
+            recognizer = open_recognizer(run.folder, model, device, trust)
             hypotheses = {h.id: h.text for h in recognizer(utterances, left_out=left_out)}
             label = f"{run.label}, {model}" if len(models) > 1 else run.label
             systems.append(System(label, index, hypotheses, model))

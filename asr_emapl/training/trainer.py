@@ -24,7 +24,6 @@ from asr_emapl.distributed.preemption import StopRequest
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher, unwrap
 from asr_emapl.errors import UserError
-from asr_emapl.hyperparameters import build_optimizer
 from asr_emapl.pseudo_labels.collapse import CollapseGuard
 from asr_emapl.pseudo_labels.dropout import switch_dropout
 from asr_emapl.running_mean import RunningMean
@@ -32,7 +31,7 @@ from asr_emapl.runs.lock import run_lock
 from asr_emapl.runs.reader import logged_validation
 from asr_emapl.runs.skipped import SkippedList
 from asr_emapl.runs.starts import record_start
-from asr_emapl.scaling import AudioClock, BatchNormMomenta, StepHyperparameters, rescale_optimizer_state
+from asr_emapl.scaling import AudioClock
 from asr_emapl.training.announcement import announcement, describe_batch, range_warnings
 from asr_emapl.training.build import (
     build_models,
@@ -46,6 +45,7 @@ from asr_emapl.training.build import (
 from asr_emapl.training.corpora import Corpora
 from asr_emapl.training.log import RunLog
 from asr_emapl.training.run_labels import RunLabels
+from asr_emapl.training.scaled_optimizer import ScaledOptimizer
 from asr_emapl.training.validation import Validator
 
 # Steps between log entries of each process's time by phase.
@@ -113,8 +113,6 @@ class Trainer:
         self.corpora = Corpora.read(config, self.tokenizer, world.size)
         config.checkpoint.require(self.corpora.validation)
         self.plan = build_plan(config, self.corpora.audio.step_audio(config, world.size))
-        # kappa of the optimizer's state.
-        self.kappa = self.plan.steps.kappa()
 
     def _build(self) -> None:
         """Build student, teacher, optimizer and train step."""
@@ -122,13 +120,12 @@ class Trainer:
         bf16 = config.device.precision == "bf16"
         model, follower = build_models(config, world, self.tokenizer.vocabulary_size)
         self.student = world.data_parallel(model)
-        self.optimizer = build_optimizer(model, config.optimizer.name, self.plan.optimizer.at(self.kappa)[0])
+        self.scaled = ScaledOptimizer(model, config.optimizer.name, self.plan)
         try:
             self.teacher = EmaTeacher(model, self.plan.half_life, follower, order=config.teacher.order)
         except ValueError as error:
             raise UserError(f"teacher: {error}") from error
         self.mean = RunningMean(model) if config.checkpoint.running_mean else None
-        self.batch_norm = BatchNormMomenta(model)
         self.features = LogMel(config.features).to(world.device)
         unlabelled = self.corpora.audio.sizes["unlabelled"]
         strategy = build_strategy(config, self.tokenizer, self.teacher, model, unlabelled)
@@ -138,7 +135,7 @@ class Trainer:
             self.features,
             self.student,
             self.teacher,
-            self.optimizer,
+            self.scaled.optimizer,
             strategy,
             config.pseudo_labels,
             bf16=bf16,
@@ -236,9 +233,12 @@ class Trainer:
         return stop or self._validate()
 
     def _enter_stage(self) -> None:
-        """Report a change of the batch, which `_apply` implements."""
+        """Report a change of the batch, which `ScaledOptimizer.apply` implements."""
         hours = self.clock.hours
-        if self.plan.optimizer.audio_per_step == "nominal" and self.plan.steps.kappa(hours) != self.kappa:
+        if (
+            self.plan.optimizer.audio_per_step == "nominal"
+            and self.plan.steps.kappa(hours) != self.scaled.kappa
+        ):
             for line in (
                 f"from {hours:.3f} h on: {describe_batch(self.plan, hours)}",
                 *range_warnings(self.plan, self.config, hours),
@@ -253,7 +253,8 @@ class Trainer:
         every = self.config.optimizer.noise_every_steps
         now = self.plan.at(self.clock.hours, batch.samples / SAMPLE_RATE_HZ)
         self._prepare_student()
-        self._apply(now, len(batch.micro_batches))
+        self.scaled.apply(now, len(batch.micro_batches))
+        self.train_step.clip_norm = now.clip_norm
         result = self.train_step(
             batch,
             teacher_seconds=now.teacher_audio,
@@ -296,23 +297,6 @@ class Trainer:
             switch_dropout(student, config.pseudo_labels)
         student.train()
 
-    def _apply(self, now: StepHyperparameters, passes: int) -> None:
-        """Set the hyper-parameters of a step; rescale the optimizer state if kappa changes."""
-        optimizer = self.plan.optimizer
-        if optimizer.rule == "full":
-            rescale_optimizer_state(
-                self.optimizer,
-                self.kappa,
-                now.kappa,
-                second_moments=optimizer.rescale_moments,
-                noise_share=optimizer.noise_share,
-            )
-            self.batch_norm.scale(now.kappa, passes)
-        self.kappa = now.kappa
-        for group in self.optimizer.param_groups:
-            group.update(now.param_group)
-        self.train_step.clip_norm = now.clip_norm
-
     def _validate(self) -> bool:
         """Validate both models if due; returns whether a signal stopped the validation."""
         if not self.validation_due:
@@ -338,7 +322,7 @@ class Trainer:
             parameters=sum(p.numel() for p in student.parameters()),
             devices=f"{world.size} x {world.device.type}",
             half_life_seconds=self.teacher.half_life,
-            batch_norms=len(self.batch_norm),
+            batch_norms=len(self.scaled.batch_norm),
         )
         for line in self.notes + lines:
             self.log.say(line)
@@ -351,7 +335,7 @@ class Trainer:
         state = {
             "student": unwrap(self.student).state_dict(),
             "teacher": self.teacher.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.scaled.optimizer.state_dict(),
             "running_mean": self.mean.state_dict() if self.mean else {},
             "clock": self.clock.state_dict(),
             "position": self.position.state_dict(),
@@ -359,7 +343,7 @@ class Trainer:
             "contents": self.contents,
             "step": self.step,
             "validation_due": self.validation_due,
-            "kappa": self.kappa,
+            "kappa": self.scaled.kappa,
             "log_lines": self.log.lines,
             "tokenizer": self.tokenizer.state_dict(),
             "config": config_to_dict(self.config),
@@ -395,10 +379,10 @@ class Trainer:
             self.teacher.audio = 0.0
             return
         with checkpoint.fitting(path, self.config.model.target):
-            load_optimizer(self.optimizer, state["optimizer"])
+            load_optimizer(self.scaled.optimizer, state["optimizer"])
             if self.mean is not None and state["running_mean"]:
                 self.mean.load_state_dict(shard_state(state["running_mean"], self.mean.state_dict()))
-        self.kappa = state["kappa"]
+        self.scaled.kappa = state["kappa"]
         self.clock.load_state_dict(state["clock"])
         self.position = DataCursor.from_state(state["position"])
         self.resumed = {key: state[key] for key in ("config", "step", "contents", "pseudo_labels")}
