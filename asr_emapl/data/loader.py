@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from copy import copy
@@ -284,17 +285,24 @@ def _pad(rows: list[Tensor]) -> Tensor:
 
 
 class _Requests:
-    """Torch sampler that yields global batches endlessly from a position on."""
+    """Torch sampler that yields global batches endlessly from a position on.
+
+    Attributes:
+        positions: those after the batches that were requested and not yet received. They are not sent through
+            the decoding processes: a cache of labels makes them large.
+    """
 
     def __init__(self, plan: DataPlan, start: DataCursor) -> None:
         self.plan, self.start = plan, start
+        self.positions: deque[DataCursor] = deque()
 
     def __iter__(self) -> Iterator[GlobalBatch]:
         at = self.start
         while True:
             batch = self.plan.next(at)
-            yield batch
             at = batch.after
+            self.positions.append(at)
+            yield replace(batch, after=DataCursor())
 
 
 def steps(
@@ -311,11 +319,11 @@ def steps(
         UserError: a decoding process died; names its current utterance.
         UnreachableError: a server with audio cannot be reached.
     """
-    desk = WorkerProgress(workers)
+    desk, requests = WorkerProgress(workers), _Requests(plan, start)
     loader: DataLoader[StepBatch] = DataLoader(
         dataset,
         batch_size=None,
-        sampler=_Requests(plan, start),
+        sampler=requests,
         num_workers=workers,
         prefetch_factor=STEPS_AHEAD if workers else None,
         pin_memory=pin_memory,
@@ -326,6 +334,7 @@ def steps(
             for step in made:
                 if step.unreachable:
                     raise UnreachableError(step.unreachable)
+                step.after = requests.positions.popleft()
                 yield step
     except DeadDecoderError as death:
         if death.at is None:
