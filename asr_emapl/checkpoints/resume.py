@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from asr_emapl.checkpoints.files import State, read_tokenizer, require_resumable
 from asr_emapl.config import RunConfig, config_from_dict, config_to_dict, write_config
-from asr_emapl.data.manifest import Manifest
+from asr_emapl.data.manifest import Manifest, column_digest
 from asr_emapl.data.mixture import DataCursor
 from asr_emapl.errors import UserError
 from asr_emapl.runs.reader import CONFIG
 from asr_emapl.settings import setting_changes
 from asr_emapl.text.tokenizer import Tokenizer
 
-_CHUNK = 65_536  # number of utterances that are hashed at a time
 # Rejected changes; the first also if only the weights are loaded.
 _REFUSED_WITH_WEIGHTS = ("features",)
 _REFUSED = (*_REFUSED_WITH_WEIGHTS, "seed", "batch.reference_seconds")
@@ -71,15 +69,8 @@ def contents(manifests: Sequence[Manifest], *, apart: bool) -> list[str]:
 
 
 def _content(manifests: Sequence[Manifest]) -> str:
-    digests = []
-    for name in ("id_hashes", "samples"):
-        digest = hashlib.blake2b(digest_size=16)
-        for manifest in manifests:
-            values = getattr(manifest, name)
-            for start in range(0, len(values), _CHUNK):
-                digest.update(values[start : start + _CHUNK].tobytes())
-        digests.append(digest.hexdigest())
-    return "".join(digests)
+    columns = ("id_hashes", "samples")
+    return "".join(column_digest(getattr(m, name) for m in manifests) for name in columns)
 
 
 def require_contents(

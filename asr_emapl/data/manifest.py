@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from numpy.typing import NDArray
 
 from asr_emapl import storage
 from asr_emapl.data.lazy_sequence import LazySequence
@@ -76,12 +78,7 @@ class Manifest(LazySequence[Utterance]):
 
     def content_hash(self) -> str:
         """A hash of the utterances in their order: ids, lengths and checksums of their lines."""
-        digest = hashlib.blake2b(digest_size=16)
-        for name in ("id_hash", "samples", "crc32"):
-            column = self._columns[name]
-            for start in range(0, len(column), _CHUNK):
-                digest.update(column[start : start + _CHUNK].tobytes())
-        return digest.hexdigest()
+        return column_digest(self._columns[name] for name in ("id_hash", "samples", "crc32"))
 
     def item(self, row: int) -> Utterance:
         """The utterance in a row."""
@@ -91,6 +88,15 @@ class Manifest(LazySequence[Utterance]):
         if self._ids is not None and self._ids[row]:
             record["id"] = self._ids[row]
         return Utterance.of(record, self.folder)
+
+
+def column_digest(columns: Iterable[NDArray[Any]]) -> str:
+    """A hash of arrays, one after the other, which are read in parts."""
+    digest = hashlib.blake2b(digest_size=16)
+    for column in columns:
+        for start in range(0, len(column), _CHUNK):
+            digest.update(column[start : start + _CHUNK].tobytes())
+    return digest.hexdigest()
 
 
 def open_manifest(path: str | Path, *, require_text: bool = False) -> Manifest:
