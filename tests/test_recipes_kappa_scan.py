@@ -17,7 +17,7 @@ from asr_emapl.training.build import nominal_step_audio
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes" / "kappa_scan"
 QUICKSTART = ROOT / "recipes" / "quickstart" / "conf" / "quickstart.yaml"
-sys.path.insert(0, str(RECIPE))
+sys.path[:0] = [str(RECIPE), str(RECIPE.parent)]
 
 from distance import compare, mean_curve, spread, teacher_curves  # noqa: E402
 from scan import Run, Scan  # noqa: E402

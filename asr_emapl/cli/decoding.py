@@ -1,4 +1,4 @@
-"""Commands for recognition and language models: decode, transcribe, lm, tune-lm."""
+"""Commands for recognition and language models: decode, transcribe, lm, tune-lm, calibrate-lm."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from asr_emapl.storage import check_outputs
 from asr_emapl.terminal import print_table, say, say_written, warn
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from asr_emapl.cli.left_out import LeftOutList
     from asr_emapl.data.loader import LeftOut
     from asr_emapl.data.utterance import Utterance
     from asr_emapl.decoding.beam import BeamConfig, BeamSearch
@@ -197,7 +200,6 @@ def tune_lm(
     Example: `asr-emapl tune-lm --checkpoint runs/mini --manifest data/dev-clean.jsonl --lm 3gram.arpa \\
     --lexicon 3gram.arpa --out lm.json`
     """
-    from asr_emapl.cli.left_out import LeftOutList
     from asr_emapl.data.manifest import read_manifest
     from asr_emapl.decoding import tuning
     from asr_emapl.decoding.beam import BeamConfig
@@ -210,17 +212,15 @@ def tune_lm(
     check_outputs([out, picture], [manifest, *model_files(checkpoint, config), *_audio(utterances)])
     recognizer = open_recognizer(checkpoint, model, device, trust)
     search = open_search(recognizer.tokenizer, config)
-    left_out = LeftOutList()
-    batches = recognizer.posteriors(utterances, max_seconds, left_out)
-    log_probs = {id_: x_TV for batch in batches for id_, x_TV in batch.each()}
-    left_out.require_some(utterances)
+    log_probs, left_out = _log_probs(recognizer, utterances, max_seconds)
     references = {u.id: u.text or "" for u in utterances if u.id in log_probs}
     grid = tuning.grid(search, log_probs, references, lm_weights, word_bonuses)
     points = _with_progress(grid, len(lm_weights) * len(word_bonuses))
     _print_grid(points, lm_weights, word_bonuses)
     chosen = tuning.best(points)
+    config = replace(config, lm_weight=chosen.lm_weight, word_bonus=chosen.word_bonus)
     config = replace(config, tokenizer=recognizer.tokenizer.fingerprint)
-    tuning.write_config(out, config, chosen)
+    tuning.write_config(out, config, wer_percent=chosen.wer)
     try:
         tuning.draw(points, picture)
     except UserError as error:
@@ -232,6 +232,67 @@ def tune_lm(
     _explain_gain(greedy, points, chosen, config)
     if left_out.tell():
         raise typer.Exit(1)
+
+
+@commands.command("calibrate-lm")
+def calibrate_lm(
+    checkpoint: _Checkpoint,
+    manifest: Annotated[str, typer.Option(help="Utterances to decode, without transcripts: path or URL.")],
+    transcripts: Annotated[
+        str, typer.Option(help="Labelled utterances whose words per second are matched: path or URL.")
+    ],
+    lm: _Lm,
+    out: Annotated[Path, typer.Option(help="Weights (JSON) for --lm-config and pseudo_labels.lm_config.")],
+    lexicon: _Lexicon = "",
+    weight: Annotated[float, non_negative("Language model weight.")] = 1.0,
+    beam: Annotated[int, typer.Option(help="Beam size.")] = 50,
+    utterances: Annotated[int, typer.Option(min=1, help="Utterances to decode, evenly spaced.")] = 200,
+    model: _Model = "teacher",
+    device: _Device = "auto",
+    max_seconds: Annotated[float, non_negative("Padded seconds of audio in one batch.")] = 120.0,
+    trust: TrustOption = None,
+) -> None:
+    """Choose the word bonus without transcripts: the texts get the words per second of labelled speech.
+
+    Use it for pseudo-labels with a language model if there is no held-out transcribed speech for `tune-lm`.
+
+    Example: `asr-emapl calibrate-lm --checkpoint runs/seed --manifest data/train-unlabelled.jsonl \\
+    --transcripts data/train-labelled.jsonl --lm 3gram.arpa --lexicon 3gram.arpa --out lm.json`
+    """
+    from asr_emapl.data.manifest import read_manifest
+    from asr_emapl.decoding import tuning
+    from asr_emapl.decoding.beam import BeamConfig
+
+    config = BeamConfig(beam, lm, lexicon, weight)
+    labelled = read_manifest(transcripts, require_text=True)
+    wanted = sum(len((u.text or "").split()) for u in labelled) / sum(u.duration for u in labelled)
+    found = read_manifest(manifest)
+    chosen = found[:: max(1, len(found) // utterances)][:utterances]
+    check_outputs([out], [manifest, transcripts, *model_files(checkpoint, config), *_audio(chosen)])
+    recognizer = open_recognizer(checkpoint, model, device, trust)
+    search = open_search(recognizer.tokenizer, config)
+    log_probs, left_out = _log_probs(recognizer, chosen, max_seconds)
+    seconds = sum(u.duration for u in chosen if u.id in log_probs)
+    bonus, rate = tuning.matching_bonus(search, list(log_probs.values()), seconds, wanted)
+    config = replace(config, tokenizer=recognizer.tokenizer.fingerprint, word_bonus=bonus)
+    tuning.write_config(out, config, words_per_second=rate)
+    say_written(out, f"{out}: weight {weight:g}, bonus {bonus:g}: {rate:.2f} words per second")
+    say(f"{transcripts}: {wanted:.2f} words per second")
+    if left_out.tell():
+        raise typer.Exit(1)
+
+
+def _log_probs(
+    recognizer: Recognizer, utterances: Sequence[Utterance], max_seconds: float
+) -> tuple[dict[str, Tensor], LeftOutList]:
+    """The log-probabilities [T, V] of each utterance that can be decoded, by id, and those that cannot."""
+    from asr_emapl.cli.left_out import LeftOutList
+
+    left_out = LeftOutList()
+    batches = recognizer.posteriors(utterances, max_seconds, left_out)
+    log_probs = {id_: x_TV for batch in batches for id_, x_TV in batch.each()}
+    left_out.require_some(utterances)
+    return log_probs, left_out
 
 
 def _explain_gain(greedy: float, points: list[GridPoint], chosen: GridPoint, config: BeamConfig) -> None:

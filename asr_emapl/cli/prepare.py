@@ -169,6 +169,9 @@ def _say_manifests(manifests: Mapping[str, Path]) -> None:
 def prepare_rendered(
     out: Annotated[Path, typer.Option(help="Output folder for the audio and PART.jsonl.")],
     seed: Annotated[int, seed_option("Seed of speakers, sentences, rooms and noise.")] = 0,
+    labelled_minutes: Annotated[
+        float, positive("Audio of train-labelled; less of it is the beginning of each speaker.")
+    ] = 4.0,
 ) -> None:
     """Render the quickstart's corpus (speech synthesis, about an hour) and write its manifests.
 
@@ -176,5 +179,6 @@ def prepare_rendered(
     """
     from data_prep import librispeech, rendered
 
-    source = rendered.download(out, seed=seed)
+    size = rendered.CorpusSize(labelled_seconds=60.0 * labelled_minutes)
+    source = rendered.download(out, size=size, seed=seed)
     _say_manifests(librispeech.prepare(source, out))

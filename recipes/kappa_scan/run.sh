@@ -56,6 +56,7 @@ if [[ $config == "$quickstart" ]]; then
     asr-emapl prepare rendered --out data --seed 4
     [[ -f data/characters.json ]] || asr-emapl tokenizer --out data/characters.json
 fi
+export PYTHONPATH=$root/recipes${PYTHONPATH:+:$PYTHONPATH}
 start "$PYTHON" "$here/scan.py" --config "$config" ${options[@]+"${options[@]}"} -- ${overrides[@]+"${overrides[@]}"}
 wait_for "$!"
 exit "${status_of[$!]}"

@@ -7,24 +7,17 @@ This follows section 3.3 of Busbridge et al., "How to Scale Your EMA" (pseudo-la
 from __future__ import annotations
 
 import argparse
-import os
-import queue
-import shutil
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TextIO
 
-import torch
 from distance import REFERENCE, compare, print_tables, spread
+from parallel_runs import Devices, Run, newest
 from picture import draw_scan
 
-from asr_emapl.checkpoints.files import checkpoint_paths
 from asr_emapl.checks.gradient_noise import summarise_noise
 from asr_emapl.config import RunConfig, load_config
 from asr_emapl.errors import UserError
@@ -38,24 +31,6 @@ SYSTEMS = {
     "ema": ("pseudo_labels.strategy=ema",),
     "supervised": ("pseudo_labels.strategy=none", "data.unlabelled=[]"),
 }
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training run: its name, and its overrides of the config."""
-
-    name: str
-    overrides: tuple[str, ...]
-
-    @property
-    def kind(self) -> str:
-        """The name without the seed; repeats have the same kind."""
-        return self.name.rpartition("-seed")[0]
-
-    @property
-    def folder(self) -> Path:
-        """The run directory."""
-        return Path("runs") / self.name
 
 
 @dataclass(frozen=True)
@@ -148,74 +123,10 @@ class Scan:
         )
 
 
-def newest(run: Path) -> Path:
-    """The newest checkpoint of a run."""
-    return checkpoint_paths(run / "checkpoints")[-1]
-
-
-class Devices:
-    """The devices that runs share: visible GPUs, or CPU cores."""
-
-    def __init__(self, workers: int) -> None:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        gpus = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
-        self.workers = workers or len(gpus) or torch.get_num_threads()
-        self._free: queue.Queue[str] = queue.Queue()
-        for i in range(self.workers):
-            self._free.put(gpus[i % len(gpus)] if gpus else "")
-        self._running: set[subprocess.Popen[bytes]] = set()
-        self._is_stopped = False
-
-    def stop(self, *_: object) -> None:
-        """Stop the running commands and start no others; a signal handler."""
-        self._is_stopped = True
-        for process in list(self._running):
-            process.terminate()
-
-    def run(self, command: Sequence[str], log: TextIO) -> int:
-        """Run a command as soon as a device is free, and return its exit status.
-
-        Raises:
-            UserError: the scan was stopped.
-        """
-        gpu = self._free.get()
-        if shutil.which("setpriv"):
-            # Training saves and stops if this process dies for any reason.
-            command = ["setpriv", "--pdeathsig", "TERM", "--", *command]
-        environment = os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
-        try:
-            if self._is_stopped:
-                raise UserError("stopped; rerun the same command to resume")
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-            self._running.add(process)
-            code = process.wait()
-            self._running.discard(process)
-            if self._is_stopped:
-                raise UserError("stopped; rerun the same command to resume")
-            return code
-        finally:
-            self._free.put(gpu)
-
-
 def train(run: Run, devices: Devices, config: Path, overrides: Sequence[str]) -> None:
-    """Start or resume a training run, with output to runs/NAME.log.
-
-    Raises:
-        UserError: the run failed; the message has the last line of its log.
-    """
-    Path("runs").mkdir(exist_ok=True)
-    log = run.folder.with_suffix(".log")
+    """Start or resume a training run at a constant learning rate, with output to runs/NAME.log."""
     constant = ("schedule.decay_from_hours=null", "checkpoint.keep=1", "device.threads=1")
-    changes = (*constant, *overrides, *run.overrides, f"run_dir={run.folder}")
-    command = [sys.executable, "-m", "asr_emapl", "train", "--config", str(config), *changes]
-    # Repeats start from the same seed run with another random seed.
-    command.append("--allow-changes")
-    with log.open("a") as file:
-        code = devices.run(command, file)
-    if code:
-        lines = log.read_text().splitlines() or ["its log is empty"]
-        raise UserError(f"run {run.name} failed: {lines[-1]}")
-    print(f"{run.name}: done", flush=True)
+    devices.train(run, config, *constant, *overrides)
 
 
 def measured_noise(runs: Sequence[Run], config: RunConfig) -> float:
@@ -261,8 +172,6 @@ def main() -> None:
     if not scan.start_hours > 0.0:
         raise UserError("pseudo_labels.start_hours must be above 0, because the seed run ends there")
     devices = Devices(chosen.workers)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, devices.stop)
 
     def run_one(run: Run) -> None:
         train(run, devices, chosen.config, chosen.overrides)
