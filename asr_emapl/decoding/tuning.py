@@ -1,4 +1,4 @@
-"""Choose weights of a beam search by WER on transcribed speech or, without transcripts, by words per second."""
+"""Weights of a beam search: by WER on transcribed speech or, without transcripts, by words per second."""
 
 from __future__ import annotations
 

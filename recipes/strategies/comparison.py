@@ -84,10 +84,8 @@ def print_tables(runs: Path, titles: Mapping[str, str]) -> None:
         same = [run for run in found if run.minutes == minutes]
         systems = {name: [r for r in same if r.system == name] for name in titles}
         print(f"\n{minutes} min labelled\n")
-        print(
-            "| system | seeds | dev-clean | dev-other | dev-other - ema (95 %) | gap closed | label WER | CPU min |"
-        )
-        print("|---" * 8 + "|")
+        print(f"| system | {' | '.join(_COLUMNS)} |")
+        print("|---" * (1 + len(_COLUMNS)) + "|")
         for name, title in titles.items():
             if systems[name]:
                 print(f"| {title} | " + " | ".join(_cells(systems[name], systems)) + " |")
