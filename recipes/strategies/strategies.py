@@ -167,10 +167,10 @@ class Work:
 def train_all(work: Work, comparisons: Sequence[Comparison], systems: Sequence[str]) -> None:
     """Train seeds, then systems, each as soon as its seed is there."""
     with ThreadPoolExecutor(work.devices.workers) as pool:
-        seeds = {c: pool.submit(work.seed, c) for c in comparisons}
-        futures: list[Future[None]] = list(seeds.values())
-        for comparison in comparisons:
-            futures += [pool.submit(_after, seeds[comparison], work, comparison, name) for name in systems]
+        seeds = [pool.submit(work.seed, comparison) for comparison in comparisons]
+        futures = list(seeds)
+        for comparison, seed in zip(comparisons, seeds, strict=True):
+            futures += [pool.submit(_after, seed, work, comparison, name) for name in systems]
         for future in futures:
             future.result()
 
