@@ -292,7 +292,7 @@ def test_the_command_takes_overrides(command):
 @pytest.mark.parametrize(
     ("arguments", "batch", "message"),
     [
-        (("teacher.rho=null",), "400", r"teacher: set either teacher\.half_life_hours or teacher\.rho"),
+        (("teacher.rho=null",), "400", r"teacher: set one of teacher\.half_life_hours, teacher\.rho"),
         (("optimizer.lr=fast",), "400", r"optimizer\.lr"),
         (("optimizer.beta_form=linear",), "20000", "kappa must stay below 100"),
     ],
