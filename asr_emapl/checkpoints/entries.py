@@ -204,7 +204,7 @@ _ENTRIES: dict[str, _Check] = {
     "running_mean": _running_mean,
     "clock": _has({"samples": _count, "sample_rate_hz": _positive}),
     "position": _position,
-    "pseudo_labels": _has({"strategy": _strategy, "monitor": _monitor}),
+    "pseudo_labels": _has({"strategy": _strategy, "monitor": _monitor, "gate": _dict_of(_amount)}),
     "contents": _contents,
     "step": _count,
     "validation_due": _flag,

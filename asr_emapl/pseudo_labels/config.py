@@ -30,6 +30,9 @@ class RoundsConfig:
     """Hours of audio at which the unlabelled utterances are labelled, ascending; at 0, with start_hours."""
     share: Share = 1.0
     """Share of the utterances that each round after the first labels anew, drawn at random."""
+    gate: str | None = None
+    """Set of data.validation on which the labeller must have a lower WER than the labeller of the present
+    labels; otherwise they are kept. null: each round replaces labels."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The pseudo-labels of a run: those that its strategy keeps, and those that the monitor compares."""
+"""The pseudo-labels of a run: what its strategy keeps, what the monitor compares, and the gate of rounds."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import Any
 from asr_emapl.config import RunConfig
 from asr_emapl.data.mixture import DataCursor
 from asr_emapl.distributed.process_group import ProcessGroup
+from asr_emapl.errors import UserError
 from asr_emapl.pseudo_labels.labels import Label, Strategy
+from asr_emapl.pseudo_labels.round_gate import RoundGate
 from asr_emapl.text.tokenizer import Tokenizer
 from asr_emapl.training.corpora import Corpora
 from asr_emapl.training.label_monitor import LabelMonitor
 
 
 class RunLabels:
-    """Strategy and monitor, with the state that is saved in checkpoints.
+    """Strategy, monitor and gate, with the state that is saved in checkpoints.
 
     Args:
         strategy: None: supervised training.
@@ -32,6 +34,11 @@ class RunLabels:
     ) -> None:
         self.name, self.strategy, self.world = config.pseudo_labels.strategy, strategy, world
         self.contents = corpora.audio.contents.get("unlabelled")
+        labels = config.pseudo_labels
+        split = labels.rounds.gate if labels.strategy == "rounds" else None
+        if split is not None and split not in config.data.validation:
+            raise UserError(f"pseudo_labels.rounds.gate: {split!r} is not a set of data.validation")
+        self.gate = RoundGate(None if split is None else f"{labels.labeller}/{split}")
         self.monitor = None
         if corpora.unlabelled is not None and config.pseudo_labels.learns_from_itself:
             self.monitor = LabelMonitor(corpora.unlabelled.utterances, tokenizer)
@@ -50,6 +57,7 @@ class RunLabels:
         return {
             "strategy": {} if self.strategy is None else self.strategy.state_dict(),
             "monitor": {} if self.monitor is None else self.monitor.state_dict(self.world),
+            "gate": self.gate.state_dict(),
         }
 
     def restore(self, state: Mapping[str, Any], position: DataCursor) -> DataCursor:
@@ -70,6 +78,7 @@ class RunLabels:
         labels = state["pseudo_labels"]
         if self.strategy is not None:
             self.strategy.load_state_dict(labels["strategy"])
+        self.gate.load_state_dict(labels["gate"])
         if self.monitor is not None and labels["monitor"]:
             self.monitor.load_state_dict(labels["monitor"], self.world)
         return position

@@ -168,6 +168,7 @@ class Trainer:
         data = (self.features, self.tokenizer, splits)
         self.validator = Validator(world, *data, config.device, self.watch, self.stop)
         if rates is not None:
+            self.labels.gate.validated(rates)
             self.saving.keep_best(self.step, rates, self._save)
 
     # Training.
@@ -277,12 +278,11 @@ class Trainer:
     def _label(self, batch: StepBatch) -> None:
         """Label a batch that is not trained on: no step, and no audio on the clock."""
         self.watch.at(f"labelling before step {self.step + 1}")
-        labels = self.train_step.label(batch)
+        labels = self.train_step.label(batch) if self.labels.gate.is_open() else 0
         finished = batch.after.labels.round
         if finished != self.position.labels.round:
-            self.log.say(
-                f"{self.clock.hours:7.3f}/{self.config.hours:g} h  labels of round {finished} are ready"
-            )
+            outcome = self.labels.gate.finish_round()
+            self.log.say(f"{self.clock.hours:7.3f}/{self.config.hours:g} h  round {finished}: {outcome}")
         self.position = batch.after
         self.skipped.step(batch.skipped, read=labels, skipped=0)
 
@@ -310,6 +310,7 @@ class Trainer:
         # in the log, or validates again.
         self.saving.keep_best(self.step, found.rates, self._save)
         self.log.validation(self.step, self.clock.hours, found.rates, found.left_out)
+        self.labels.gate.validated(found.rates)
         self.validation_due = False
         return False
 
