@@ -9,7 +9,7 @@ from annotated_types import Ge, Le, Len
 
 from asr_emapl.settings import Factor, Hours, ImportPath, Place, PositiveCount, PositiveHours, Share
 
-StrategyName = Literal["none", "ema", "cache", "rounds", "from_the_start", "external", "oracle"]
+StrategyName = Literal["none", "ema", "cache", "rounds", "from_the_start", "soft", "external", "oracle"]
 
 
 @dataclass
@@ -42,7 +42,8 @@ class PseudoLabelConfig:
     strategy: StrategyName | ImportPath = "none"
     """none: supervised training; ema: labels of the teacher, made in each step; cache: labels kept in a cache
     (slimIPL); rounds: all utterances labelled at given hours (IPL); from_the_start: sampled labels, unstable
-    ones dropped; external: labels of a file; oracle: transcripts (an upper bound); or a class of your own."""
+    ones dropped; soft: the teacher's distribution of each frame (experimental, known to collapse); external:
+    labels of a file; oracle: transcripts (an upper bound); or a class of your own."""
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments of a class of your own."""
     start_hours: Hours = 0.0
@@ -76,6 +77,8 @@ class PseudoLabelConfig:
     max_change: Share | None = None
     """With strategy from_the_start: drop labels of which a larger share of the tokens changed since the pass
     before; null: keep them."""
+    hard_share: Share = 0.1
+    """With strategy soft: share of the CTC loss on the teacher's label in the loss."""
     dropout: Share | None = None
     """Dropout of the student after start_hours; null: unchanged."""
     layerdrop: Share | None = None

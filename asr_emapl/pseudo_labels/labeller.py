@@ -33,6 +33,7 @@ class Labeller:
             log-probabilities divided by the temperature (Berrebbi et al. 2023). Not with a search.
         second: a model whose best path is compared with the label; "greedy": the best path of `model`; None:
             no comparison.
+        soft: also give the log-probabilities, for strategy `soft`.
         seed: of the draws, which depend on the utterance and the pass alone.
         bf16: run the models with autocast to bfloat16.
     """
@@ -44,10 +45,12 @@ class Labeller:
         search: Search | None = None,
         temperature: float = 0.0,
         second: Model | Literal["greedy"] | None = None,
+        soft: bool = False,
         seed: int = 0,
         bf16: bool = False,
     ) -> None:
         self.model, self.search, self.second, self.bf16 = model, search, second, bf16
+        self.soft = soft
         self.temperature, self.seed = temperature, seed
 
     def __call__(self, batch: LabelRequest) -> Labels:
@@ -62,6 +65,8 @@ class Labeller:
             found = Labels(drawn.labels, drawn.label_lengths, paths.confidence)
         else:
             found = Labels(paths.labels, paths.label_lengths, paths.confidence)
+        if self.soft:
+            found = replace(found, soft_BTV=log_probs_BTV.float())
         if self.second is None:
             return found
         if self.second != "greedy":

@@ -1,6 +1,6 @@
 """Labels of a micro-batch, and the interface of what makes them.
 
-Axes: B utterances, T frames (padded), F mel bands, S tokens (padded).
+Axes: B utterances, T frames (padded), F mel bands, S tokens (padded), V labels.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class Labels:
         confidence_B: float32 [B], confidence of the labeller.
         agreement_B: float32 [B], agreement with a second label; None: there is none.
         known: the label of each utterance, if the host knows them; then nothing has to be read.
+        soft_BTV: log-probabilities of the labeller, to train on frame by frame (strategy `soft`); None: only
+            the tokens are trained on.
     """
 
     tokens_BS: Tensor
@@ -46,6 +48,7 @@ class Labels:
     confidence_B: Tensor
     agreement_B: Tensor | None = None
     known: Sequence[Label] | None = None
+    soft_BTV: Tensor | None = None
 
     @staticmethod
     def of(labels: Sequence[Label]) -> Labels:

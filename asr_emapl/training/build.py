@@ -156,7 +156,11 @@ def build_strategy(
         return RoundLabels(labeller, unlabelled)
     if labels.strategy == "from_the_start":
         return StableLabels(labeller, unlabelled)
-    if labels.strategy == "ema":
+    if labels.strategy == "soft" and config.perturb.speed is not None:
+        raise UserError(
+            "pseudo_labels.strategy=soft requires equal frames of teacher and student: set perturb.speed=null"
+        )
+    if labels.strategy in ("ema", "soft"):
         return FreshLabels(labeller)
     parts = StrategyParts(teacher, student, labeller, tokenizer, unlabelled)
     own = resolve(labels.strategy, USERS_OWN, OWN_STRATEGY)
@@ -181,6 +185,7 @@ def _build_labeller(
         search=search,
         temperature=labels.temperature,
         second=second,
+        soft=labels.strategy == "soft",
         seed=config.seed,
         bf16=config.device.precision == "bf16",
     )

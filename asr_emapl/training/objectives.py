@@ -23,6 +23,7 @@ from asr_emapl.ema import unwrap
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.pseudo_labels.filters import LabelCandidate, reason_to_drop
 from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels, Strategy, read_labels
+from asr_emapl.pseudo_labels.strategies.soft import soft_loss
 from asr_emapl.training.phases import Phases
 
 
@@ -36,6 +37,8 @@ class Targets:
         tokens_BS: long [B, S], padded with zeros, on the device.
         frames: number of output frames of each utterance, computed on the CPU.
         counts: number of tokens of each utterance.
+        soft_BTV: log-probabilities to train on frame by frame, on the device; None: only the tokens are
+            trained on.
     """
 
     features_BTF: Tensor
@@ -43,6 +46,7 @@ class Targets:
     tokens_BS: Tensor
     frames: tuple[int, ...]
     counts: tuple[int, ...]
+    soft_BTV: Tensor | None = None
 
     def take(self, rows: Sequence[int]) -> Targets:
         """Select utterances."""
@@ -53,6 +57,7 @@ class Targets:
             self.tokens_BS.index_select(0, index),
             tuple(self.frames[i] for i in rows),
             tuple(self.counts[i] for i in rows),
+            None if self.soft_BTV is None else self.soft_BTV.index_select(0, index),
         )
 
 
@@ -176,14 +181,20 @@ class CtcObjective:
             return 0.0 * log_probs_BTV.sum()
         # int64 tokens select torch's kernel, which supports texts of any length; int32 may select cuDNN's.
         # Lengths are on the CPU, as the kernel requires, so nothing waits for the student.
-        return F.ctc_loss(
-            log_probs_BTV.float().transpose(0, 1),
+        log_probs_BTV = log_probs_BTV.float()
+        hard = F.ctc_loss(
+            log_probs_BTV.transpose(0, 1),
             targets.tokens_BS,
             torch.tensor(targets.frames),
             torch.tensor(targets.counts),
             reduction="sum",
             zero_infinity=True,
         )
+        if targets.soft_BTV is None or self.limits is None:
+            return hard
+        lengths_B = to_device(torch.tensor(targets.frames), self.world.device)
+        soft = soft_loss(log_probs_BTV, targets.soft_BTV, lengths_B).sum()
+        return self.limits.hard_share * hard + (1.0 - self.limits.hard_share) * soft
 
     def _queue(self, micro: MicroBatch) -> _Queued:
         """Queue the computation of labels from clean features, and of the student's features."""
@@ -221,14 +232,15 @@ class CtcObjective:
             if kept:
                 tokens_BS = to_device(one.labels.tokens_BS, self.world.device)
                 counts = tuple(len(label.tokens) for label in found)
-                whole = Targets(one.features_BTF, one.lengths_B, tokens_BS, one.frames, counts)
+                labels = (tokens_BS, one.frames, counts, one.labels.soft_BTV)
+                whole = Targets(one.features_BTF, one.lengths_B, *labels)
                 targets.append(whole if len(kept) == len(reasons) else whole.take(kept))
         if self.limits is None:
             return PreparedTargets(targets, dropped)
-        labels = _by_row([one.micro for one in queued], read)
+        by_row = _by_row([one.micro for one in queued], read)
         if self.keeps_labels:
-            self._keep(labels)
-        return PreparedTargets(targets, dropped, labels)
+            self._keep(by_row)
+        return PreparedTargets(targets, dropped, by_row)
 
     def _reason(self, queued: _Queued, place: int, label: Label) -> str | None:
         """Why an utterance is not trained on; None: it is."""
