@@ -15,7 +15,7 @@ from asr_emapl.ema import CosineHalfLife, GrowingHalfLife, HalfLife
 from asr_emapl.errors import UserError
 from asr_emapl.scaling import ReferenceOptimizer, Schedule, momentum
 from asr_emapl.scaling import half_life as half_life_of
-from asr_emapl.settings import Beta, Factor, Hours, PositiveCount, PositiveHours, Share
+from asr_emapl.settings import Beta, Factor, Hours, PositiveCount, PositiveHours, PositiveWeight, Share
 
 _CLASSES: dict[str, type[torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -125,6 +125,8 @@ class TeacherConfig:
     """Weight that the teacher's weights of epoch_hours before still have (w in MPL, Higuchi et al. 2021)."""
     epoch_hours: PositiveHours | None = None
     """Hours of audio in an epoch, for epoch_weight: labelled and unlabelled audio together."""
+    half_life_factor: PositiveWeight = 1.0
+    """Multiplies the half-life. A run that goes back after a collapse of its labels doubles it."""
     order: Literal["post", "pre", "midpoint"] = "post"
     """Student weights that are averaged: after the optimizer step, before it, or the mean of both."""
     schedule: Literal["constant", "cosine", "growing"] = "constant"
@@ -166,7 +168,7 @@ class TeacherConfig:
         Raises:
             ValueError: see `half_life_seconds`.
         """
-        half_life = self.half_life_seconds(reference_audio)
+        half_life = self.half_life_factor * self.half_life_seconds(reference_audio)
         if self.schedule == "constant":
             return half_life
         if self.schedule == "growing":

@@ -22,41 +22,82 @@ def monitor() -> LabelMonitor:
     return LabelMonitor(utterances, TOKENIZER)
 
 
-def label(text: str) -> Label:
-    return Label(TOKENIZER.encode(text))
+def label(text: str, confidence: float = 1.0) -> Label:
+    return Label(TOKENIZER.encode(text), confidence)
 
 
 def test_wer_of_labels_with_a_transcript():
     watch = monitor()
-    watch.observe(0, {0: label("ONE TOO"), 1: label("THREE"), 2: label("X"), 3: label("Y")})
-    assert watch.collect(ALONE) == {"utterances": 4, "label_wer": pytest.approx(100.0 / 3)}
+    watch.observe(0, {0: label("ONE TOO"), 1: label("THREE"), 2: label("X"), 3: label("Y")}, {})
+    found = watch.collect(ALONE)
+    assert found["utterances"] == 4
+    assert found["label_wer"] == pytest.approx(100.0 / 3)
+    assert "changed" not in found
     assert watch.collect(ALONE) == {}
 
 
 def test_change_since_the_previous_pass():
     watch = monitor()
-    watch.observe(0, {2: label("ABCD"), 3: label("AB")})
+    watch.observe(0, {2: label("ABCD"), 3: label("AB")}, {})
     watch.collect(ALONE)
-    watch.observe(1, {2: label("ABCE")})
-    watch.observe(2, {2: label("ABCE")})
-    assert watch.collect(ALONE) == {"utterances": 2, "revisited": 2, "changed": 0.125}
+    watch.observe(1, {2: label("ABCE")}, {})
+    watch.observe(2, {2: label("ABCE")}, {})
+    found = watch.collect(ALONE)
+    assert (found["utterances"], found["revisited"], found["changed"]) == (2, 2, 0.125)
+
+
+def test_tokens_and_words_are_compared_with_those_of_the_first_label():
+    watch = monitor()
+    watch.observe(0, {2: label("AB CD EF"), 3: label("GH IJ")}, {})
+    watch.observe(1, {2: label("AB CD"), 3: label("GH IJ")}, {})
+    watch.collect(ALONE)
+    watch.observe(2, {2: label("AB"), 3: label("GH IJ")}, {})
+    found = watch.collect(ALONE)
+    assert found["kept_words"] == pytest.approx(3 / 5)
+    assert found["kept_tokens"] == pytest.approx((2 + 5) / (8 + 5))
+
+
+def test_audio_is_counted_by_the_reason_why_it_is_dropped():
+    watch = monitor()
+    watch.observe(0, {row: label("A") for row in range(4)}, {1: "loop", 3: "low_confidence"})
+    assert watch.collect(ALONE)["audio"] == {"kept": 0.5, "loop": 0.25, "low_confidence": 0.25}
+
+
+def test_some_utterances_are_followed(monkeypatch):
+    monkeypatch.setattr(label_monitor, "FOLLOWED", 2)
+    watch = monitor()
+    for step, text in enumerate(["ONE", "ONE TWO"]):
+        watch.observe(step, {row: label(text, 0.5) for row in range(4)}, {})
+    assert watch.collect(ALONE)["followed"] == [
+        {"id": id_, "text": text, "confidence": 0.5} for text in ("ONE", "ONE TWO") for id_ in "03"
+    ]
+
+
+def test_kept_and_dropped_labels_are_sampled_with_their_audio():
+    watch = monitor()
+    watch.observe(3, {0: label("ONE"), 1: label("")}, {1: "empty"})
+    empty, kept = watch.sampled()
+    assert (kept["reason"], kept["id"], kept["text"], kept["transcript"]) == ("kept", "0", "ONE", "ONE TWO")
+    assert (empty["reason"], empty["step"], empty["text"]) == ("empty", 3, "")
+    assert kept["audio"].endswith("a.wav")
 
 
 def test_it_goes_on_from_its_state():
     whole, first = monitor(), monitor()
     for watch in (whole, first):
-        watch.observe(0, {0: label("ONE"), 1: label("TEN")})
+        watch.observe(0, {0: label("ONE"), 1: label("TEN")}, {1: "loop"})
         watch.collect(ALONE)
-        watch.observe(1, {0: label("ONE TWO")})
+        watch.observe(1, {0: label("ONE TWO")}, {})
     resumed = monitor()
     resumed.load_state_dict(first.state_dict(ALONE), ALONE)
     for watch in (whole, first, resumed):
-        watch.observe(2, {1: label("THREE")})
+        watch.observe(2, {1: label("THREE")}, {})
     assert whole.collect(ALONE) == first.collect(ALONE) == resumed.collect(ALONE)
+    assert whole.sampled() == first.sampled() == resumed.sampled()
 
 
 def test_only_a_sample_is_compared(monkeypatch):
     monkeypatch.setattr(label_monitor, "SAMPLE", 2)
     watch = monitor()
-    watch.observe(0, {row: label("A") for row in range(4)})
+    watch.observe(0, {row: label("A") for row in range(4)}, {})
     assert watch.collect(ALONE)["utterances"] == 2

@@ -145,12 +145,21 @@ def _strategy(value: Any, place: str) -> None:
 
 def _monitor(value: Any, place: str) -> None:
     if value != {}:  # {}: the run has none
-        _has({"previous": _strategy, "seen": _list_of(_seen_label)})(value, place)
+        parts = {"previous": _strategy, "first": _mapping, "seen": _labels, "samples": _labels}
+        _has(parts)(value, place)
 
 
-def _seen_label(value: Any, place: str) -> None:
-    is_valid = isinstance(value, tuple) and len(value) == 3 and isinstance(value[2], list)
-    _require(is_valid and all(type(n) is int for n in (*value[:2], *value[2])), place, "a list of labels")
+def _labels(value: Any, place: str) -> None:
+    """A list of tuples of plain data."""
+    _list_of(_is("a label", lambda label: isinstance(label, tuple)))(value, place)
+    _plain_values(value, place, _MAX_POSITION)
+
+
+def _guard(value: Any, place: str) -> None:
+    if value != {}:  # {}: the run has none
+        pairs = _dict_of(_list_of(_number))
+        parts = {"sums": _dict_of(_number), "best": pairs, "since": pairs, "healthy_step": _count}
+        _has(parts)(value, place)
 
 
 def _position(value: Any, place: str) -> None:
@@ -204,7 +213,9 @@ _ENTRIES: dict[str, _Check] = {
     "running_mean": _running_mean,
     "clock": _has({"samples": _count, "sample_rate_hz": _positive}),
     "position": _position,
-    "pseudo_labels": _has({"strategy": _strategy, "monitor": _monitor, "gate": _dict_of(_amount)}),
+    "pseudo_labels": _has(
+        {"strategy": _strategy, "monitor": _monitor, "gate": _dict_of(_amount), "guard": _guard}
+    ),
     "contents": _contents,
     "step": _count,
     "validation_due": _flag,

@@ -77,6 +77,9 @@ class PseudoLabelConfig:
     max_change: Share | None = None
     """With strategy from_the_start: drop labels of which a larger share of the tokens changed since the pass
     before; null: keep them."""
+    on_collapse: Literal["stop", "slower_teacher", "warn"] = "stop"
+    """When labels collapse to blanks, one text or loops, or lose their words: stop; go back to the last
+    healthy checkpoint with twice the half-life; or only warn."""
     hard_share: Share = 0.1
     """With strategy soft: share of the CTC loss on the teacher's label in the loss."""
     dropout: Share | None = None

@@ -20,7 +20,8 @@ from asr_emapl.storage import (
 from asr_emapl.storage.yaml_text import read_yaml
 
 CONFIG, LOG, SPEED, SKIPPED = "config.yaml", "log.jsonl", "speed.jsonl", "skipped.jsonl"
-STARTS, CHECKPOINTS = "starts.jsonl", "checkpoints"
+STARTS, CHECKPOINTS, ROLLBACKS = "starts.jsonl", "checkpoints", "rollbacks.jsonl"
+LABEL_SAMPLES = "label_samples.jsonl"
 
 PHASES = ("data", "features", "teacher", "student", "communication", "optimizer")
 """Phases of a step, in order.
@@ -38,7 +39,7 @@ def run_files(path: Path) -> list[Path]:
     if path.name == CHECKPOINTS:
         return [*path.glob("*.pt")]
     return [
-        *(path / name for name in (CONFIG, LOG, SPEED, SKIPPED, STARTS)),
+        *(path / name for name in (CONFIG, LOG, SPEED, SKIPPED, STARTS, LABEL_SAMPLES)),
         *path.glob(f"{CHECKPOINTS}/*.pt"),
     ]
 
@@ -58,6 +59,18 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 def read_speed(path: Path) -> list[dict[str, Any]]:
     """Read the records of speed.jsonl, as `read_log` does."""
     return _read(path, lambda record: ("hours",) if "hours_per_second" in record else ())
+
+
+def read_rollbacks(folder: Path) -> list[dict[str, Any]]:
+    """Read how often a run went back after its labels had collapsed; see `asr_emapl.training.rollback`."""
+    path = folder / ROLLBACKS
+    return _read(path, lambda record: ("reason", "from")) if path.exists() else []
+
+
+def read_label_samples(folder: Path) -> list[dict[str, Any]]:
+    """Read the sample of kept and dropped labels; see `LabelMonitor.sampled`."""
+    path = folder / LABEL_SAMPLES
+    return _read(path, lambda record: ("reason", "id", "text")) if path.exists() else []
 
 
 def read_skipped(path: Path) -> list[dict[str, Any]]:

@@ -141,14 +141,13 @@ class RunLog:
         """Log the time of each process by phase since the last call; see `Phases.take`."""
         self._write_speed({"step": step, "hours": hours, "ranks": ranks})
 
-    def labels(self, step: int, hours: float, found: dict[str, float]) -> None:
+    def labels(self, step: int, hours: float, found: dict[str, Any]) -> None:
         """Log what became of pseudo-labels; see `LabelMonitor.collect`."""
         if self.active and found:
             self._write({"event": "labels", "step": step, "hours": hours, **found})
-            scalars = {
-                f"pseudo_labels/{name}": value for name, value in found.items() if name != "utterances"
-            }
-            self._plot_scalars(step, scalars)
+            numbers = {name: value for name, value in found.items() if isinstance(value, float)}
+            shares = {f"audio/{reason}": share for reason, share in found["audio"].items()}
+            self._plot_scalars(step, {f"pseudo_labels/{k}": v for k, v in (numbers | shares).items()})
 
     def validation(
         self, step: int, hours: float, rates: dict[str, float], left_out: LeftOut | None = None

@@ -69,11 +69,13 @@ class PreparedTargets:
         targets: one per micro-batch with utterances to train on.
         dropped: number of utterances not trained on, by reason.
         labels: the pseudo-labels by row, including dropped ones; None for transcripts.
+        reasons: why pseudo-labels are dropped, by row.
     """
 
     targets: list[Targets]
     dropped: Counter[str] = field(default_factory=Counter)
     labels: Mapping[int, Label] | None = None
+    reasons: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def utterances(self) -> int:
@@ -224,10 +226,13 @@ class CtcObjective:
     def _filter(self, queued: Sequence[_Queued]) -> PreparedTargets:
         """Drop utterances according to the filters. The only place that waits for the labels."""
         read = read_labels([one.labels for one in queued], self.world.to_list)
-        targets, dropped = [], Counter[str]()
+        targets, dropped, by_reason = [], Counter[str](), dict[int, str]()
         for one, found in zip(queued, read, strict=True):
             reasons = [self._reason(one, i, label) for i, label in enumerate(found)]
             dropped.update(reason for reason in reasons if reason is not None)
+            if self.limits is not None:
+                named = zip(one.micro.rows, reasons, strict=True)
+                by_reason |= {row: reason for row, reason in named if reason is not None}
             kept = [i for i, reason in enumerate(reasons) if reason is None]
             if kept:
                 tokens_BS = to_device(one.labels.tokens_BS, self.world.device)
@@ -240,7 +245,7 @@ class CtcObjective:
         by_row = _by_row([one.micro for one in queued], read)
         if self.keeps_labels:
             self._keep(by_row)
-        return PreparedTargets(targets, dropped, by_row)
+        return PreparedTargets(targets, dropped, by_row, by_reason)
 
     def _reason(self, queued: _Queued, place: int, label: Label) -> str | None:
         """Why an utterance is not trained on; None: it is."""

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from asr_emapl.config import RunConfig
+from asr_emapl.data.corpus import Corpus
 from asr_emapl.data.mixture import DataCursor
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.errors import UserError
+from asr_emapl.pseudo_labels.label_guard import Alarm, LabelGuard
+from asr_emapl.pseudo_labels.label_statistics import label_statistics
 from asr_emapl.pseudo_labels.labels import Label, Strategy
 from asr_emapl.pseudo_labels.round_gate import RoundGate
+from asr_emapl.runs.reader import LABEL_SAMPLES
+from asr_emapl.storage import write
 from asr_emapl.text.tokenizer import Tokenizer
 from asr_emapl.training.corpora import Corpora
-from asr_emapl.training.label_monitor import LabelMonitor
+from asr_emapl.training.label_monitor import SAMPLE, LabelMonitor
 
 
 class RunLabels:
@@ -39,18 +47,29 @@ class RunLabels:
         if split is not None and split not in config.data.validation:
             raise UserError(f"pseudo_labels.rounds.gate: {split!r} is not a set of data.validation")
         self.gate = RoundGate(None if split is None else f"{labels.labeller}/{split}")
-        self.monitor = None
-        if corpora.unlabelled is not None and config.pseudo_labels.learns_from_itself:
-            self.monitor = LabelMonitor(corpora.unlabelled.utterances, tokenizer)
+        self.monitor, self.guard = None, None
+        if corpora.unlabelled is not None and labels.learns_from_itself:
+            self.monitor = LabelMonitor(corpora.unlabelled.utterances, tokenizer, config.seed)
+            self.guard = LabelGuard(_transcript_statistics(corpora.labelled))
 
-    def observe(self, step: int, labels: Mapping[int, Label]) -> None:
-        """Note the labels of this process in a step."""
+    def observe(self, step: int, labels: Mapping[int, Label], reasons: Mapping[int, str]) -> None:
+        """Note the labels of this process in a step; see `LabelMonitor.observe`."""
         if self.monitor is not None:
-            self.monitor.observe(step, labels)
+            self.monitor.observe(step, labels, reasons)
 
-    def collect(self) -> dict[str, float]:
+    def collect(self) -> dict[str, Any]:
         """See `LabelMonitor.collect`; empty for a run that does not label."""
         return {} if self.monitor is None else self.monitor.collect(self.world)
+
+    def check(self, step: int, hours: float, found: Mapping[str, Any]) -> Alarm | None:
+        """See `LabelGuard.check`."""
+        return self.guard.check(step, hours, found) if self.guard is not None and found else None
+
+    def write_samples(self, folder: Path) -> None:
+        """Write the sample of kept and dropped labels to the run directory, on the first process."""
+        if self.monitor is not None and self.world.is_first:
+            lines = (json.dumps(record) + "\n" for record in self.monitor.sampled())
+            write(folder / LABEL_SAMPLES, "".join(lines))
 
     def state_dict(self) -> dict[str, Any]:
         """What a resume needs; call it on all processes."""
@@ -58,6 +77,7 @@ class RunLabels:
             "strategy": {} if self.strategy is None else self.strategy.state_dict(),
             "monitor": {} if self.monitor is None else self.monitor.state_dict(self.world),
             "gate": self.gate.state_dict(),
+            "guard": {} if self.guard is None else self.guard.state_dict(),
         }
 
     def restore(self, state: Mapping[str, Any], position: DataCursor) -> DataCursor:
@@ -81,4 +101,15 @@ class RunLabels:
         self.gate.load_state_dict(labels["gate"])
         if self.monitor is not None and labels["monitor"]:
             self.monitor.load_state_dict(labels["monitor"], self.world)
+        if self.guard is not None and labels["guard"]:
+            self.guard.load_state_dict(labels["guard"])
         return position
+
+
+def _transcript_statistics(corpus: Corpus) -> dict[str, float]:
+    """`label_statistics` of the labelled corpus, or of evenly spaced utterances of a large one."""
+    assert corpus.targets is not None
+    rows = range(0, len(corpus.utterances), max(1, len(corpus.utterances) // SAMPLE))
+    utterances: Sequence[Utterance] = [corpus.utterances[row] for row in rows]
+    targets, texts = [corpus.targets[row] for row in rows], [u.text or "" for u in utterances]
+    return label_statistics(targets, texts, [u.duration for u in utterances])
