@@ -13,7 +13,14 @@ from asr_emapl.errors import UserError
 from asr_emapl.report.curves import Curve, curves_of
 from asr_emapl.report.seed import with_seed
 from asr_emapl.report.usage import Usage, usage_of
-from asr_emapl.runs.reader import STARTS, read_log, read_run_config, read_speed, read_starts
+from asr_emapl.runs.reader import (
+    STARTS,
+    read_label_samples,
+    read_log,
+    read_run_config,
+    read_speed,
+    read_starts,
+)
 
 _BINS = 160  # maximum number of points per curve; small charts cannot resolve more
 
@@ -26,7 +33,8 @@ class Run:
         label: name of the run.
         folder: the run directory.
         steps: the records of optimizer steps in log.jsonl.
-        labels: its records of changes and WER of pseudo-labels.
+        labels: its records of the statistics of pseudo-labels.
+        label_samples: the records of label_samples.jsonl.
         wer: "model/split" -> WER in percent at each validation.
         wer_from_seed: the same, after the WER of the checkpoint that the run starts from.
         speed: curve of throughput (hours of audio per hour) over hours of audio.
@@ -39,6 +47,7 @@ class Run:
     folder: Path
     steps: list[dict[str, Any]] = field(default_factory=list)
     labels: list[dict[str, Any]] = field(default_factory=list)
+    label_samples: list[dict[str, Any]] = field(default_factory=list)
     wer: dict[str, Curve] = field(default_factory=dict)
     wer_from_seed: dict[str, Curve] = field(default_factory=dict)
     speed: Curve = field(default_factory=list)
@@ -117,6 +126,7 @@ def _read_run(label: str, folder: Path) -> Run:
         folder,
         steps,
         labels,
+        read_label_samples(folder),
         wer,
         with_seed(wer, folder, config),
         speed,

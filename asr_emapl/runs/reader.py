@@ -70,7 +70,7 @@ def read_rollbacks(folder: Path) -> list[dict[str, Any]]:
 def read_label_samples(folder: Path) -> list[dict[str, Any]]:
     """Read the sample of kept and dropped labels; see `LabelMonitor.sampled`."""
     path = folder / LABEL_SAMPLES
-    return _read(path, lambda record: ("reason", "id", "text")) if path.exists() else []
+    return _read(path, lambda record: ("reason", "id", "text", "step", "confidence")) if path.exists() else []
 
 
 def read_skipped(path: Path) -> list[dict[str, Any]]:
@@ -157,6 +157,23 @@ def _are_all(is_valid: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: isinstance(value, dict) and all(map(is_valid, value.values()))
 
 
+def _are_counts(value: object) -> bool:
+    """Ten numbers."""
+    return isinstance(value, list) and len(value) == 10 and all(map(_is_count, value))
+
+
+def _are_labels(value: object) -> bool:
+    """Labels of followed utterances."""
+
+    def is_label(label: object) -> bool:
+        if not isinstance(label, dict):
+            return False
+        texts = (label.get("id"), label.get("text"))
+        return all(map(_is_text, texts)) and _is_number_or_null(label.get("confidence"))
+
+    return isinstance(value, list) and all(map(is_label, value))
+
+
 def _is_noise(value: object) -> bool:
     """Variance and mean square of the gradient, or null."""
     return value is None or (
@@ -180,13 +197,20 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
 
 _START_TEXTS = ("date", "command", "version", "commit", "torch", "device")
 _MEASURES = ("loss", "gradient_norm", "lr", "rho", "kappa", "half_life_hours", "confidence", "nonempty")
-_LABEL_MEASURES = ("changed", "label_wer")
+_LABEL_MEASURES = (
+    *("changed", "label_wer", "kept_tokens", "kept_words", "tokens_per_second", "words_per_second"),
+    *("entropy", "most_frequent", "looping"),
+)
 _TYPES: dict[str, Callable[[object], bool]] = {
     **dict.fromkeys(("event", "kind", "id", *_START_TEXTS), _is_text),
     **dict.fromkeys(("hours", "hours_per_second"), _is_number),
     **dict.fromkeys(("step", "utterances", "tokens"), _is_count),
     **dict.fromkeys((*_MEASURES, *_LABEL_MEASURES), _is_number_or_null),
     "dropped": _are_all(_is_count),
+    "audio": lambda value: _is_text(value) or _are_all(_is_number)(value),
+    **dict.fromkeys(("decile_errors", "decile_words"), _are_counts),
+    "followed": _are_labels,
+    **dict.fromkeys(("reason", "text", "from"), _is_text),
     # The WER against an empty reference is infinite.
     "wer": _are_all(lambda rate: number(rate) is not None),
     "gradient_noise": _is_noise,
