@@ -92,11 +92,11 @@ class LabelMonitor:
         seconds = [self.utterances[row].duration for _, row, *_ in seen]
         audio: dict[str, float] = {}
         for (*_, reason), duration in zip(seen, seconds, strict=True):
-            audio[reason] = audio.get(reason, 0.0) + duration / sum(seconds)
+            audio[reason] = audio.get(reason, 0.0) + duration
         return {
             "utterances": len(seen),
             **label_statistics(labels, texts, seconds),
-            "audio": audio,
+            "audio": {reason: duration / sum(seconds) for reason, duration in audio.items()},
             **self._changes(seen, texts),
             **self._errors(seen, texts),
             **self._followed_labels(seen, texts),
