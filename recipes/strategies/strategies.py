@@ -131,24 +131,24 @@ class Work:
 
     def seed(self, comparison: Comparison) -> None:
         """Train the seed model, and calibrate a language model of the labelled transcripts for it."""
-        run = comparison.seed_run()
-        self.train(run)
-        lm, labelled, out = comparison.lm, comparison.labelled, comparison.search
+        run, lm, out = comparison.seed_run(), comparison.lm, comparison.search
+        labelled = comparison.labelled
         if not lm.exists():
             self.emapl(run, "lm", "--text", labelled, "--order", NGRAM_ORDER, "--out", lm)
         if not out.exists():
+            self.train(run)
             data = ("--manifest", "data/train-unlabelled.jsonl", "--transcripts", labelled)
             model = ("--checkpoint", run.folder, "--lm", lm, "--lexicon", lm)
             self.emapl(run, "calibrate-lm", *model, *data, "--out", out)
 
     def system(self, run: Run) -> None:
         """Train a system and decode both parts with its teacher."""
-        self.train(run)
-        for part in PARTS:
-            out = run.folder / f"{part}.jsonl"
-            if not out.exists():
-                source = ("--checkpoint", run.folder, "--manifest", f"data/{part}.jsonl")
-                self.emapl(run, "decode", *source, "--out", out)
+        pending = [part for part in PARTS if not (run.folder / f"{part}.jsonl").exists()]
+        if pending:
+            self.train(run)
+        for part in pending:
+            source = ("--checkpoint", run.folder, "--manifest", f"data/{part}.jsonl")
+            self.emapl(run, "decode", *source, "--out", run.folder / f"{part}.jsonl")
 
     def train(self, run: Run) -> None:
         """Train, and add the processor time to RUN/processor_seconds.json, one number per start."""
