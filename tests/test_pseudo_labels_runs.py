@@ -64,6 +64,14 @@ STRATEGIES = {
         "pseudo_labels.rounds.hours=[0,0.03]",
         "pseudo_labels.rounds.share=0.5",
     ),
+    "best average": (
+        "pseudo_labels.strategy=rounds",
+        "pseudo_labels.labeller=best_average",
+        "pseudo_labels.best_count=2",
+        "pseudo_labels.rounds.hours=[0,0.02,0.03,0.04]",
+        "pseudo_labels.rounds.share=0.5",
+        "validation.every_hours=0.005",
+    ),
     "gated rounds": (
         "pseudo_labels.strategy=rounds",
         "pseudo_labels.rounds.hours=[0,0.02,0.03,0.04]",
@@ -187,6 +195,10 @@ def test_labels_without_a_file_or_of_other_utterances_are_refused(corpus, tmp_pa
         (
             ["pseudo_labels.strategy=rounds", "pseudo_labels.rounds.hours=[2,1]"],
             r"pseudo_labels\.rounds\.hours",
+        ),
+        (
+            ["pseudo_labels.strategy=ema", "pseudo_labels.labeller=best_average"],
+            r"best_average requires pseudo_labels\.strategy=rounds",
         ),
         (
             ["pseudo_labels.strategy=ema", "pseudo_labels.temperature=1", "pseudo_labels.lm_config=lm.json"],

@@ -155,6 +155,9 @@ def _labels(value: Any, place: str) -> None:
     _plain_values(value, place, _MAX_POSITION)
 
 
+_best = _dict_of(_has({"wer": _number, "step": _count, "weights": _weights}))
+
+
 def _guard(value: Any, place: str) -> None:
     if value != {}:  # {}: the run has none
         pairs = _dict_of(_list_of(_number))
@@ -214,7 +217,13 @@ _ENTRIES: dict[str, _Check] = {
     "clock": _has({"samples": _count, "sample_rate_hz": _positive}),
     "position": _position,
     "pseudo_labels": _has(
-        {"strategy": _strategy, "monitor": _monitor, "gate": _dict_of(_amount), "guard": _guard}
+        {
+            "strategy": _strategy,
+            "monitor": _monitor,
+            "gate": _dict_of(_amount),
+            "best": _best,
+            "guard": _guard,
+        }
     ),
     "contents": _contents,
     "step": _count,

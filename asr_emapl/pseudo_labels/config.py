@@ -50,8 +50,11 @@ class PseudoLabelConfig:
     """Hours of supervised training before pseudo-labels are used."""
     unlabelled_per_labelled: Factor = 1.0
     """Ratio of unlabelled to labelled audio after start_hours."""
-    labeller: Literal["teacher", "student"] = "teacher"
-    """Model that makes the labels."""
+    labeller: Literal["teacher", "student", "best_average"] = "teacher"
+    """Model that makes the labels; best_average: the mean of the student at its best validations (TopIPL),
+    with strategy rounds."""
+    best_count: PositiveCount = 3
+    """Number of validations in best_average."""
     lm_config: Place | None = None
     """Output of `asr-emapl tune-lm`: labels by its beam search; null: greedy labels."""
     temperature: Factor = 0.0

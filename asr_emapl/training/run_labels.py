@@ -14,6 +14,7 @@ from asr_emapl.data.mixture import DataCursor
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.errors import UserError
+from asr_emapl.pseudo_labels.best_average import BestAverage
 from asr_emapl.pseudo_labels.label_guard import Alarm, LabelGuard
 from asr_emapl.pseudo_labels.label_statistics import label_statistics
 from asr_emapl.pseudo_labels.labels import Label, Strategy
@@ -30,23 +31,27 @@ class RunLabels:
 
     Args:
         strategy: None: supervised training.
+        best: the labeller, if it is the mean of the best validations.
     """
 
     def __init__(
         self,
         config: RunConfig,
         strategy: Strategy | None,
+        best: BestAverage | None,
         corpora: Corpora,
         tokenizer: Tokenizer,
         world: ProcessGroup,
     ) -> None:
         self.name, self.strategy, self.world = config.pseudo_labels.strategy, strategy, world
         self.contents = corpora.audio.contents.get("unlabelled")
+        self.best = best
         labels = config.pseudo_labels
         split = labels.rounds.gate if labels.strategy == "rounds" else None
         if split is not None and split not in config.data.validation:
             raise UserError(f"pseudo_labels.rounds.gate: {split!r} is not a set of data.validation")
-        self.gate = RoundGate(None if split is None else f"{labels.labeller}/{split}")
+        model = "teacher" if labels.labeller == "teacher" else "student"
+        self.gate = RoundGate(None if split is None else f"{model}/{split}")
         self.monitor, self.guard = None, None
         if corpora.unlabelled is not None and labels.learns_from_itself:
             self.monitor = LabelMonitor(corpora.unlabelled.utterances, tokenizer, config.seed)
@@ -60,6 +65,19 @@ class RunLabels:
     def collect(self) -> dict[str, Any]:
         """See `LabelMonitor.collect`; empty for a run that does not label."""
         return {} if self.monitor is None else self.monitor.collect(self.world)
+
+    def validated(self, step: int, rates: Mapping[str, float]) -> None:
+        """Note the WERs in percent of a validation, by "model/split"."""
+        self.gate.validated(rates)
+        if self.best is not None:
+            student = [rate for name, rate in rates.items() if name.startswith("student/")]
+            self.best.validated(step, sum(student) / len(student))
+
+    def wants_labels(self) -> bool:
+        """Whether the round of labels that is due takes place; prepares the labeller."""
+        if self.best is not None:
+            self.best.refresh()
+        return self.gate.is_open()
 
     def check(self, step: int, hours: float, found: Mapping[str, Any]) -> Alarm | None:
         """See `LabelGuard.check`."""
@@ -77,6 +95,7 @@ class RunLabels:
             "strategy": {} if self.strategy is None else self.strategy.state_dict(),
             "monitor": {} if self.monitor is None else self.monitor.state_dict(self.world),
             "gate": self.gate.state_dict(),
+            "best": {} if self.best is None else self.best.state_dict(),
             "guard": {} if self.guard is None else self.guard.state_dict(),
         }
 
@@ -101,6 +120,8 @@ class RunLabels:
         self.gate.load_state_dict(labels["gate"])
         if self.monitor is not None and labels["monitor"]:
             self.monitor.load_state_dict(labels["monitor"], self.world)
+        if self.best is not None:
+            self.best.load_state_dict(labels["best"])
         if self.guard is not None and labels["guard"]:
             self.guard.load_state_dict(labels["guard"])
         return position

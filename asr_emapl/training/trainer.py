@@ -36,6 +36,7 @@ from asr_emapl.scaling import AudioClock
 from asr_emapl.training import rollback
 from asr_emapl.training.announcement import announcement, describe_batch, range_warnings
 from asr_emapl.training.build import (
+    build_best_average,
     build_models,
     build_plan,
     build_step,
@@ -144,8 +145,9 @@ class Trainer:
         self.mean = RunningMean(model) if config.checkpoint.running_mean else None
         self.features = LogMel(config.features).to(world.device)
         unlabelled = self.corpora.audio.sizes["unlabelled"]
-        strategy = build_strategy(config, self.tokenizer, self.teacher, model, unlabelled)
-        self.labels = RunLabels(config, strategy, self.corpora, self.tokenizer, world)
+        best = build_best_average(config, self.teacher, model)
+        strategy = build_strategy(config, self.tokenizer, self.teacher, model, best, unlabelled)
+        self.labels = RunLabels(config, strategy, best, self.corpora, self.tokenizer, world)
         self.train_step = build_step(
             world,
             self.features,
@@ -184,7 +186,7 @@ class Trainer:
         data = (self.features, self.tokenizer, splits)
         self.validator = Validator(world, *data, config.device, self.watch, self.stop)
         if rates is not None:
-            self.labels.gate.validated(rates)
+            self.labels.validated(self.step, rates)
             self.saving.keep_best(self.step, rates, self._save)
 
     # Training.
@@ -309,7 +311,7 @@ class Trainer:
     def _label(self, batch: StepBatch) -> None:
         """Label a batch that is not trained on: no step, and no audio on the clock."""
         self.watch.at(f"labelling before step {self.step + 1}")
-        labels = self.train_step.label(batch) if self.labels.gate.is_open() else 0
+        labels = self.train_step.label(batch) if self.labels.wants_labels() else 0
         finished = batch.after.labels.round
         if finished != self.position.labels.round:
             outcome = self.labels.gate.finish_round()
@@ -341,7 +343,7 @@ class Trainer:
         # in the log, or validates again.
         self.saving.keep_best(self.step, found.rates, self._save)
         self.log.validation(self.step, self.clock.hours, found.rates, found.left_out)
-        self.labels.gate.validated(found.rates)
+        self.labels.validated(self.step, found.rates)
         self.validation_due = False
         return False
 
