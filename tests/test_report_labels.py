@@ -37,6 +37,8 @@ def runs(tmp_path):
     with (folder / "log.jsonl").open("a") as log:
         for hours in range(30):
             log.write(json.dumps(labels(float(hours), f"PASS {hours}")) + "\n")
+        alarm = {"event": "alarm", "hours": 1.5, "step": 9, "reason": "drift", "text": "lost <its> words"}
+        log.write(json.dumps(alarm) + "\n")
     soundfile.write(tmp_path / "a.wav", 0.1 * np.sin(np.arange(16_000) / 5.0), 16_000)
     common = {"step": 7, "confidence": 0.5, "duration": 1.0}
     write_lines(
@@ -78,6 +80,7 @@ def test_the_page_shows_them_escaped(runs):
         "ONE &lt;TWO&gt;",
         "Dropped: loop",
         "(empty)",
+        "at 1.5 h, lost &lt;its&gt;",
     ):
         assert text in page
     assert "Words, of those of the first labels" in page

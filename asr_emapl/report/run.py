@@ -34,6 +34,7 @@ class Run:
         folder: the run directory.
         steps: the records of optimizer steps in log.jsonl.
         labels: its records of the statistics of pseudo-labels.
+        alarms: its records of collapsed labels.
         label_samples: the records of label_samples.jsonl.
         wer: "model/split" -> WER in percent at each validation.
         wer_from_seed: the same, after the WER of the checkpoint that the run starts from.
@@ -47,6 +48,7 @@ class Run:
     folder: Path
     steps: list[dict[str, Any]] = field(default_factory=list)
     labels: list[dict[str, Any]] = field(default_factory=list)
+    alarms: list[dict[str, Any]] = field(default_factory=list)
     label_samples: list[dict[str, Any]] = field(default_factory=list)
     wer: dict[str, Curve] = field(default_factory=dict)
     wer_from_seed: dict[str, Curve] = field(default_factory=dict)
@@ -126,6 +128,7 @@ def _read_run(label: str, folder: Path) -> Run:
         folder,
         steps,
         labels,
+        [record for record in records if record.get("event") == "alarm"],
         read_label_samples(folder),
         wer,
         with_seed(wer, folder, config),

@@ -193,6 +193,7 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "step": ("hours", "kind", "loss", "utterances", "tokens"),
     "validation": ("hours", "wer"),
     "labels": ("hours",),
+    "alarm": ("hours", "reason", "text"),
 }
 
 _START_TEXTS = ("date", "command", "version", "commit", "torch", "device")

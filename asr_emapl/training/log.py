@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr_emapl.checkpoints.async_save import Saved
+from asr_emapl.pseudo_labels.label_guard import Alarm
 from asr_emapl.pseudo_labels.quality import pseudo_label_quality
 from asr_emapl.runs.line_file import LineFile
 from asr_emapl.scaling import StepHyperparameters
@@ -59,6 +60,7 @@ class RunLog:
         self._since: tuple[float, float] | None = None
         self._recent: list[tuple[bool, StepResult]] = []
         self._named: set[tuple[str, str]] = set()
+        self._warned: set[str] = set()
         self._skipped = SkippedSteps(every_seconds)
         if not active:
             return
@@ -148,6 +150,21 @@ class RunLog:
             numbers = {name: value for name, value in found.items() if isinstance(value, float)}
             shares = {f"audio/{reason}": share for reason, share in found["audio"].items()}
             self._plot_scalars(step, {f"pseudo_labels/{k}": v for k, v in (numbers | shares).items()})
+
+    def alarm(self, step: int, hours: float, alarm: Alarm, *, warn: bool) -> None:
+        """Log that labels have collapsed.
+
+        Args:
+            warn: also on the terminal, once for each kind.
+        """
+        if not self.active:
+            return
+        self._write(
+            {"event": "alarm", "step": step, "hours": hours, "reason": alarm.kind, "text": str(alarm)}
+        )
+        if warn and alarm.kind not in self._warned:
+            self._warned.add(alarm.kind)
+            self.say(f"{hours:7.3f}/{self.total_hours:g} h  warning: {alarm}")
 
     def validation(
         self, step: int, hours: float, rates: dict[str, float], left_out: LeftOut | None = None

@@ -304,9 +304,10 @@ class Trainer:
         alarm = self.labels.check(self.step, self.clock.hours, found)
         if alarm is None:
             return
-        if self.config.pseudo_labels.on_collapse != "warn":
+        is_warning = self.config.pseudo_labels.on_collapse == "warn"
+        self.log.alarm(self.step, self.clock.hours, alarm, warn=is_warning)
+        if not is_warning:
             raise CollapsedLabelsError(alarm)
-        self.log.say(f"{self.clock.hours:7.3f}/{self.config.hours:g} h  warning: {alarm}")
 
     def _label(self, batch: StepBatch) -> None:
         """Label a batch that is not trained on: no step, and no audio on the clock."""

@@ -58,6 +58,11 @@ class SystemRun:
         return statistics.mean(last) if last else None
 
     @cached_property
+    def collapsed(self) -> bool:
+        """Whether its labels collapsed."""
+        return any(record["event"] == "alarm" for record in read_log(self.folder / "log.jsonl"))
+
+    @cached_property
     def processor_minutes(self) -> float:
         """Processor time of training, validations included."""
         return sum(json.loads((self.folder / "processor_seconds.json").read_text())) / 60.0
@@ -92,8 +97,9 @@ def print_tables(runs: Path, titles: Mapping[str, str]) -> None:
 
 
 def _cells(runs: Sequence[SystemRun], systems: Mapping[str, Sequence[SystemRun]]) -> list[str]:
+    collapsed = sum(run.collapsed for run in runs)
     return [
-        str(len(runs)),
+        f"{len(runs)}, {collapsed} collapsed" if collapsed else str(len(runs)),
         *(_spread([run.wer[part] for run in runs]) for part in PARTS),
         _difference(runs, systems[STANDARD]),
         _recovered(runs, systems["baseline"], systems["oracle"]),

@@ -27,6 +27,8 @@ from asr_emapl.errors import UserError
 SYSTEMS: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "systems.yaml").read_text())
 PARTS = ("dev-clean", "dev-other")
 NGRAM_ORDER = 3
+# A collapse is a result of the comparison, so it is logged and the run goes on.
+_FOR_ALL = ("checkpoint.keep=1", "device.threads=1", "pseudo_labels.on_collapse=warn")
 
 
 @dataclass(frozen=True)
@@ -152,9 +154,7 @@ class Work:
 
     def train(self, run: Run) -> None:
         """Train, and add the processor time to RUN/processor_seconds.json, one number per start."""
-        seconds = self.devices.train(
-            run, self.config, "checkpoint.keep=1", "device.threads=1", *self.overrides
-        )
+        seconds = self.devices.train(run, self.config, *_FOR_ALL, *self.overrides)
         times = run.folder / "processor_seconds.json"
         earlier = json.loads(times.read_text()) if times.exists() else []
         times.write_text(json.dumps([*earlier, round(seconds, 1)]) + "\n")
