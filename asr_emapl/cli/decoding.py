@@ -147,6 +147,13 @@ def language_model(
         Path | None, typer.Option(help="Build a token-level model, for beam search without a lexicon.")
     ] = None,
     held_out: Annotated[Path | None, typer.Option(help="Text for computing the perplexity.")] = None,
+    exclude: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Text or manifest whose sentences are left out, such as the transcripts of unlabelled audio "
+            "that the model helps to label; may be repeated."
+        ),
+    ] = None,
 ) -> None:
     """Build an n-gram language model from text, which must be normalised like the transcripts.
 
@@ -155,14 +162,15 @@ def language_model(
     from asr_emapl.decoding.language_model import NgramConfig, build_arpa, perplexity, sentences
     from asr_emapl.text.tokenizer import load_tokenizer
 
-    check_outputs([out], [*text, tokenizer, held_out])
+    check_outputs([out], [*text, tokenizer, held_out, *(exclude or ())])
     tokens = load_tokenizer(tokenizer) if tokenizer else None
     if prune is None:
         prune = NgramConfig.prune if tokens is None else 0.0
     # Read before the model is built, which can take hours, so that an unreadable text fails immediately.
     unseen = list(sentences([held_out], tokens)) if held_out else []
-    built = build_arpa(text, out, NgramConfig(order, prune), tokens)
-    say(f"{out}: {order}-gram trained on {built.lines} lines")
+    built = build_arpa(text, out, NgramConfig(order, prune), tokens, exclude or ())
+    left_out = f", {built.excluded} excluded" if exclude else ""
+    say(f"{out}: {order}-gram trained on {built.lines} lines{left_out}")
     if built.impossible:
         warn(
             f"warning: {built.impossible} n-grams have no probability, because the text is too short or too "

@@ -48,9 +48,10 @@ class NgramConfig:
 
 @dataclass(frozen=True)
 class BuiltModel:
-    """Number of training lines, and number of n-grams without probability in the estimated model."""
+    """Number of training lines, of excluded lines, and of n-grams without probability in the model."""
 
     lines: int
+    excluded: int
     impossible: int
 
 
@@ -64,7 +65,11 @@ class Perplexity:
 
 
 def build_arpa(
-    texts: Sequence[Path], out: Path, config: NgramConfig, tokenizer: Tokenizer | None
+    texts: Sequence[Path],
+    out: Path,
+    config: NgramConfig,
+    tokenizer: Tokenizer | None,
+    exclude: Sequence[Path] = (),
 ) -> BuiltModel:
     """Build the language model of texts, one sentence per line, and write it as an ARPA file.
 
@@ -72,6 +77,8 @@ def build_arpa(
         texts: plain, .gz or .xz; they are not normalised.
         out: output path, written atomically.
         tokenizer: builds a token-level model, for beam search without a lexicon; None: a word-level model.
+        exclude: texts or manifests whose sentences are left out, such as the transcripts of unlabelled audio.
+            Case and whitespace are ignored.
 
     Raises:
         UserError: kaldingram is not installed or fails; a text cannot be read, or there are no words; pruning
@@ -87,7 +94,7 @@ def build_arpa(
         # On the same disk as the result, because /tmp may be small.
         with tempfile.TemporaryDirectory(prefix=f".{out.stem}.", dir=out.parent) as name:
             folder = Path(name)
-            lines = _write_text(folder / "text", texts, tokenizer)
+            lines, excluded = _write_text(folder / "text", texts, tokenizer, exclude)
             arpa = _estimate(folder, config)
             impossible = 0
             with publish(str(out)) as target, arpa.open("rb") as source:
@@ -95,7 +102,7 @@ def build_arpa(
                     target.write(_with_unknown(line))
                     # Only the beginning of a sentence has no probability, because it is never predicted.
                     impossible += line.startswith(b"-99") and line.split()[1] != b"<s>"
-    return BuiltModel(lines, impossible)
+    return BuiltModel(lines, excluded, impossible)
 
 
 def _with_unknown(line: bytes) -> bytes:
@@ -105,16 +112,22 @@ def _with_unknown(line: bytes) -> bytes:
     return line + b"-100\t<unk>\n" if line.startswith(b"\\1-grams:") else line
 
 
-def _write_text(path: Path, texts: Sequence[Path], tokenizer: Tokenizer | None) -> int:
-    """Write the sentences to one file, and return their number."""
-    count = 0
+def _write_text(
+    path: Path, texts: Sequence[Path], tokenizer: Tokenizer | None, exclude: Sequence[Path]
+) -> tuple[int, int]:
+    """Write the sentences to one file, and return how many were written and excluded."""
+    unwanted = {sentence.casefold() for sentence in sentences(exclude, tokenizer)}
+    count = excluded = 0
     with path.open("w", encoding="utf-8") as file:
         for sentence in sentences(texts, tokenizer):
-            file.write(sentence + "\n")
-            count += 1
+            if sentence.casefold() in unwanted:
+                excluded += 1
+            else:
+                file.write(sentence + "\n")
+                count += 1
     if not count:
-        raise UserError(f"{texts[0]}: has no words")
-    return count
+        raise UserError(f"{texts[0]}: has no words" + (" that are not excluded" if excluded else ""))
+    return count, excluded
 
 
 def _estimate(folder: Path, config: NgramConfig) -> Path:
