@@ -159,7 +159,10 @@ if runs 3; then
     [[ $nnodes.$nproc.$max_restarts == 1.1.0 ]] ||
         launch=(torchrun --nnodes "$nnodes" --nproc-per-node "$nproc" --max-restarts "$max_restarts" "${meet[@]}"
             --signals-to-handle SIGHUP,SIGQUIT -m asr_emapl)
-    train "${launch[@]}" train --config "$config" ${overrides[@]+"${overrides[@]}"}
+    # With `root`, the paths in the config.yaml of the run are absolute, so that commands find them from any folder.
+    rooted=()
+    grep -q '^root:' -- "$config" || rooted=(root="$PWD")
+    train "${launch[@]}" train --config "$config" ${rooted[@]+"${rooted[@]}"} ${overrides[@]+"${overrides[@]}"}
 fi
 if runs 4; then
     say 4 "decode with teacher and student to $run_dir/decode"

@@ -48,7 +48,11 @@ config=$here/conf/quickstart.yaml
 # The seed model ends where pseudo-labels start.
 start_hours=$(asr-emapl settings pseudo_labels.start_hours --config "$config" ${overrides[@]+"${overrides[@]}"}) || exit 2
 
-train() { start asr-emapl train --config "$config" ${overrides[@]+"${overrides[@]}"} seed="$seed" run_dir="$runs/$1" "${@:2}"; }
+# With `root`, the paths in the config.yaml of a run are absolute, so that commands find them from any folder.
+train() {
+    start asr-emapl train --config "$config" root="$PWD" ${overrides[@]+"${overrides[@]}"} seed="$seed" \
+        run_dir="$runs/$1" "${@:2}"
+}
 # Settings that determine what a system learns from.
 learns_from() {
     if [[ $1 == seed || $1 == baseline ]]; then echo "pseudo_labels.strategy=none data.unlabelled=[]"; else echo "pseudo_labels.strategy=$1"; fi
