@@ -89,3 +89,11 @@ def test_a_line_that_is_no_sample_is_named(tmp_path):
     (folder / "label_samples.jsonl").write_text('{"reason": "kept"}\n')
     with pytest.raises(UserError, match=r"label_samples\.jsonl:1"):
         read_runs([("run", folder)])
+
+
+def test_a_followed_label_without_confidence_is_named(tmp_path):
+    folder = write_run(tmp_path / "run", [40.0])
+    broken = {"event": "labels", "hours": 1.0, "followed": [{"id": "a", "text": "A"}]}
+    write_lines(folder / "log.jsonl", [broken])
+    with pytest.raises(UserError, match=r"log\.jsonl:1.*followed"):
+        read_runs([("run", folder)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from asr_emapl.audio.augment import draw_seed
 
@@ -28,7 +28,7 @@ class SampledLabel:
     row: int
     reason: str
     tokens: tuple[int, ...]
-    confidence: float
+    confidence: float = field(compare=False)  # copies of a NaN are not equal
 
 
 class LabelSamples:

@@ -31,8 +31,7 @@ def label_statistics(
     Returns:
         nonempty: share of labels that are not empty; tokens_per_second, words_per_second: of audio; entropy:
         of the distribution of tokens, in nats; most_frequent: share of the most frequent label that is not
-        empty;
-        looping: share of labels that repeat a part `LOOP` times or more.
+        empty; looping: share of labels that repeat a part `LOOP` times or more.
     """
     tokens, whole = Counter(chain.from_iterable(labels)), Counter(text for text in texts if text)
     count, audio = tokens.total(), sum(seconds)
@@ -40,7 +39,7 @@ def label_statistics(
         "nonempty": sum(bool(label) for label in labels) / len(labels),
         "tokens_per_second": count / audio,
         "words_per_second": sum(len(text.split()) for text in texts) / audio,
-        "entropy": -sum(n / count * math.log(n / count) for n in tokens.values()),
+        "entropy": math.fsum(n / count * math.log(count / n) for n in tokens.values()),
         "most_frequent": max(whole.values(), default=0) / len(labels),
         "looping": sum(repeats(label) >= LOOP for label in labels) / len(labels),
     }
@@ -53,6 +52,7 @@ def errors_by_confidence(
 
     Args:
         edits: int [N, 4], substitutions, deletions, insertions and words of each label.
+        confidences: of each label; a NaN is the lowest.
 
     Returns:
         decile_errors, decile_words: ten numbers each, which can be added over sets of labels; nothing for
@@ -60,7 +60,8 @@ def errors_by_confidence(
     """
     if len(confidences) < _GROUPS:
         return {}
-    groups = np.array_split(edits[np.argsort(confidences, kind="stable")], _GROUPS)
+    order = np.argsort(np.nan_to_num(confidences, nan=-np.inf), kind="stable")
+    groups = np.array_split(edits[order], _GROUPS)
     return {
         "decile_errors": [int(group[:, :3].sum()) for group in groups],
         "decile_words": [int(group[:, 3].sum()) for group in groups],

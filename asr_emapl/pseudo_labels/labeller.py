@@ -73,7 +73,8 @@ class Labeller:
             paths = greedy(*self._log_probs(self.second, batch))
         tokens = [label.tokens for label in found.to_list()]
         agreement = [similarity(a, b) for a, b in zip(tokens, paths.to_lists(), strict=True)]
-        return replace(found, agreement_B=torch.tensor(agreement, dtype=torch.float32))
+        # Labels that the host knows, those of a search, do not have this agreement.
+        return replace(found, agreement_B=torch.tensor(agreement, dtype=torch.float32), known=None)
 
     def _log_probs(self, model: Model, batch: LabelRequest) -> tuple[Tensor, Tensor]:
         module = model if isinstance(model, nn.Module) else None

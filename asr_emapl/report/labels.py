@@ -68,7 +68,7 @@ def labels_of_runs(runs: Sequence[Run]) -> list[LabelsOfRun]:
 
 
 def _wer_by_confidence(run: Run) -> list[float]:
-    known = [record for record in run.labels if "decile_words" in record]
+    known = [record for record in run.labels if {"decile_errors", "decile_words"} <= record.keys()]
     errors, words = (
         [sum(column) for column in zip(*(record[name] for record in known), strict=True)]
         for name in ("decile_errors", "decile_words")

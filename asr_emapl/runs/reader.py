@@ -166,10 +166,9 @@ def _are_labels(value: object) -> bool:
     """Labels of followed utterances."""
 
     def is_label(label: object) -> bool:
-        if not isinstance(label, dict):
+        if not isinstance(label, dict) or not {"id", "text", "confidence"} <= label.keys():
             return False
-        texts = (label.get("id"), label.get("text"))
-        return all(map(_is_text, texts)) and _is_number_or_null(label.get("confidence"))
+        return _is_text(label["id"]) and _is_text(label["text"]) and _is_number_or_null(label["confidence"])
 
     return isinstance(value, list) and all(map(is_label, value))
 
