@@ -141,3 +141,13 @@ def test_agreement_with_the_labels_of_a_search_reaches_the_filters() -> None:
     expected = [similarity([1], tokens) for tokens in decoded(model, batch())[0]]
     assert max(expected) < 1.0
     assert [label.agreement for label in labels.to_list()] == pytest.approx(expected)
+
+
+def test_labels_have_the_share_of_blanks_of_the_best_path() -> None:
+    model = student()
+    path_BT = model.eval()(batch().features, LENGTHS_B)[0].argmax(-1)
+    frames = model.output_lengths(LENGTHS_B).tolist()
+    expected = [float((path[:n] == 0).float().mean()) for path, n in zip(path_BT, frames, strict=True)]
+    for search in (None, lambda log_probs_TV: torch.ones(len(log_probs_TV))):
+        labels = Labeller(model, search=search)(batch()).to_list()
+        assert [label.blank_share for label in labels] == pytest.approx(expected)

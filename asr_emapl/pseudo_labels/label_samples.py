@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from asr_emapl.audio.augment import draw_seed
+from asr_emapl.data.manifest_writer import as_record
+from asr_emapl.data.utterance import Utterance
+from asr_emapl.storage import finite_number
 
 KEPT = "kept"
 SIZE = 8
@@ -60,3 +64,15 @@ class LabelSamples:
     def all(self) -> list[SampledLabel]:
         """The labels in the sample, by reason."""
         return [label for reason in sorted(self._kept) for label in self._kept[reason]]
+
+
+def label_record(utterance: Utterance, step: int, text: str, confidence: float) -> dict[str, Any]:
+    """A manifest line with a label as text, and the transcript, if there is one, beside it.
+
+    Args:
+        step: training step in which the label was seen.
+        confidence: of the label; null in the record if it is NaN.
+    """
+    transcript = {"transcript": utterance.text} if utterance.text else {}
+    label = {"step": step, "text": text, "confidence": finite_number(confidence)}
+    return as_record(utterance) | label | transcript

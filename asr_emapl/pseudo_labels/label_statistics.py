@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from asr_emapl.pseudo_labels.filters import repeats
+from asr_emapl.pseudo_labels.labels import Label
 
 LOOP = 4
 """A label loops if a part of it, of up to 8 tokens, follows itself so often."""
@@ -43,6 +44,22 @@ def label_statistics(
         "most_frequent": max(whole.values(), default=0) / len(labels),
         "looping": sum(repeats(label) >= LOOP for label in labels) / len(labels),
     }
+
+
+def label_scores(labels: Sequence[Label], *, has_second: bool) -> dict[str, float]:
+    """Mean scores of labels, of which there is at least one.
+
+    Args:
+        has_second: whether they are compared with second labels.
+
+    Returns:
+        blank_share: share of blank frames, if it is known; agreement: with the second labels, if there are.
+    """
+    blanks = [label.blank_share for label in labels if label.blank_share is not None]
+    found = {"blank_share": sum(blanks) / len(blanks)} if blanks else {}
+    if has_second:
+        found["agreement"] = sum(label.agreement for label in labels) / len(labels)
+    return found
 
 
 def errors_by_confidence(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from asr_emapl.audio.augment import draw_seed
-from asr_emapl.ctc import greedy
+from asr_emapl.ctc import blank_share, greedy
 from asr_emapl.pseudo_labels.filters import similarity
 from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels
 
@@ -65,6 +65,7 @@ class Labeller:
             found = Labels(drawn.labels, drawn.label_lengths, paths.confidence)
         else:
             found = Labels(paths.labels, paths.label_lengths, paths.confidence)
+        found = replace(found, blank_share_B=blank_share(paths.path, lengths_B), known=None)
         if self.soft:
             found = replace(found, soft_BTV=log_probs_BTV.float())
         if self.second is None:
@@ -73,8 +74,7 @@ class Labeller:
             paths = greedy(*self._log_probs(self.second, batch))
         tokens = [label.tokens for label in found.to_list()]
         agreement = [similarity(a, b) for a, b in zip(tokens, paths.to_lists(), strict=True)]
-        # Labels that the host knows, those of a search, do not have this agreement.
-        return replace(found, agreement_B=torch.tensor(agreement, dtype=torch.float32), known=None)
+        return replace(found, agreement_B=torch.tensor(agreement, dtype=torch.float32))
 
     def _log_probs(self, model: Model, batch: LabelRequest) -> tuple[Tensor, Tensor]:
         module = model if isinstance(model, nn.Module) else None

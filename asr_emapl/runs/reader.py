@@ -198,7 +198,7 @@ _START_TEXTS = ("date", "command", "version", "commit", "torch", "device")
 _MEASURES = ("loss", "gradient_norm", "lr", "rho", "kappa", "half_life_hours", "confidence", "nonempty")
 _LABEL_MEASURES = (
     *("changed", "label_wer", "kept_tokens", "kept_words", "tokens_per_second", "words_per_second"),
-    *("entropy", "most_frequent", "looping"),
+    *("entropy", "most_frequent", "looping", "agreement", "blank_share"),
 )
 _TYPES: dict[str, Callable[[object], bool]] = {
     **dict.fromkeys(("event", "kind", "id", *_START_TEXTS), _is_text),
@@ -206,7 +206,9 @@ _TYPES: dict[str, Callable[[object], bool]] = {
     **dict.fromkeys(("step", "utterances", "tokens"), _is_count),
     **dict.fromkeys((*_MEASURES, *_LABEL_MEASURES), _is_number_or_null),
     "dropped": _are_all(_is_count),
+    # Of a sampled label, its file; earlier logs have shares of the audio by reason.
     "audio": lambda value: _is_text(value) or _are_all(_is_number)(value),
+    "audio_hours": _are_all(_is_number),
     **dict.fromkeys(("decile_errors", "decile_words"), _are_counts),
     "followed": _are_labels,
     **dict.fromkeys(("reason", "text", "from"), _is_text),

@@ -146,7 +146,8 @@ class RunLog:
         if self.active and found:
             self._write({"event": "labels", "step": step, "hours": hours, **found})
             numbers = {name: value for name, value in found.items() if isinstance(value, float)}
-            shares = {f"audio/{reason}": share for reason, share in found["audio"].items()}
+            audio = found["audio_hours"]
+            shares = {f"audio/{reason}": one / sum(audio.values()) for reason, one in audio.items()}
             self._plot_scalars(step, {f"pseudo_labels/{k}": v for k, v in (numbers | shares).items()})
 
     def validation(

@@ -53,7 +53,8 @@ class RunLabels:
         self.gate = RoundGate(None if split is None else f"{labels.labeller}/{split}")
         self.monitor, self.guard = None, None
         if corpora.unlabelled is not None and labels.learns_from_itself:
-            self.monitor = LabelMonitor(corpora.unlabelled.utterances, tokenizer, config.seed)
+            has_second = labels.agreement != "none"
+            self.monitor = LabelMonitor(corpora.unlabelled, tokenizer, config.seed, has_second=has_second)
             self.guard = LabelGuard(_transcript_statistics(corpora.labelled))
 
     def observe(self, step: int, labels: Mapping[int, Label], reasons: Mapping[int, str]) -> None:
