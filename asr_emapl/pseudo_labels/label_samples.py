@@ -11,7 +11,6 @@ from asr_emapl.data.manifest_writer import as_record
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.storage import finite_number
 
-KEPT = "kept"
 SIZE = 8
 """Labels in the sample of each reason."""
 
@@ -24,7 +23,7 @@ class SampledLabel:
         draw: random number that decides whether the label is in the sample.
         step: training step.
         row: place of the utterance in the unlabelled corpus.
-        reason: why it was dropped, a key of `filters.REASONS`, or `KEPT`.
+        reason: why it was dropped, a key of `filters.REASONS`, or `filters.KEPT`.
     """
 
     draw: int

@@ -168,7 +168,8 @@ def _are_labels(value: object) -> bool:
     def is_label(label: object) -> bool:
         if not isinstance(label, dict) or not {"id", "text", "confidence"} <= label.keys():
             return False
-        return _is_text(label["id"]) and _is_text(label["text"]) and _is_number_or_null(label["confidence"])
+        texts = (label["id"], label["text"], label.get("transcript") or "")
+        return all(map(_is_text, texts)) and _is_number_or_null(label["confidence"])
 
     return isinstance(value, list) and all(map(is_label, value))
 
@@ -212,6 +213,7 @@ _TYPES: dict[str, Callable[[object], bool]] = {
     **dict.fromkeys(("decile_errors", "decile_words"), _are_counts),
     "followed": _are_labels,
     **dict.fromkeys(("reason", "text", "from"), _is_text),
+    "transcript": lambda value: value is None or _is_text(value),
     # The WER against an empty reference is infinite.
     "wer": _are_all(lambda rate: number(rate) is not None),
     "gradient_noise": _is_noise,

@@ -16,8 +16,9 @@ import numpy as np
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.data.corpus import Corpus
 from asr_emapl.distributed.process_group import ProcessGroup
+from asr_emapl.pseudo_labels.filters import KEPT
 from asr_emapl.pseudo_labels.label_changes import LabelChanges
-from asr_emapl.pseudo_labels.label_samples import KEPT, LabelSamples, SampledLabel, label_record
+from asr_emapl.pseudo_labels.label_samples import LabelSamples, SampledLabel, label_record
 from asr_emapl.pseudo_labels.label_statistics import errors_by_confidence, label_scores, label_statistics
 from asr_emapl.pseudo_labels.labels import Label
 from asr_emapl.pseudo_labels.transcripts import Transcripts

@@ -149,6 +149,8 @@ class RunLog:
             audio = found["audio_hours"]
             shares = {f"audio/{reason}": one / sum(audio.values()) for reason, one in audio.items()}
             self._plot_scalars(step, {f"pseudo_labels/{k}": v for k, v in (numbers | shares).items()})
+            for one in found.get("followed", ()):
+                self._plot_text(one["step"], f"pseudo_labels/{one['id']}", one["text"])
 
     def validation(
         self, step: int, hours: float, rates: dict[str, float], left_out: LeftOut | None = None
@@ -233,6 +235,9 @@ class RunLog:
                 board.add_scalar(name, value, step)
 
         self._plot(add)
+
+    def _plot_text(self, step: int, name: str, text: str) -> None:
+        self._plot(lambda board: board.add_text(name, text, step))
 
     def _plot(self, act: Callable[[SummaryWriter], None]) -> None:
         """Write to TensorBoard. If that fails, stop using it, because log.jsonl has the same data."""
