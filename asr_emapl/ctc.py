@@ -23,11 +23,13 @@ class GreedyPaths:
         label_lengths: long [B], number of labels of each utterance.
         confidence: float32 [B], mean over the valid frames of the highest probability, in (0, 1];
             0 for an utterance without frames.
+        path: long [B, T], the most probable label of each frame, blanks included; any value in the padding.
     """
 
     labels: Tensor
     label_lengths: Tensor
     confidence: Tensor
+    path: Tensor
 
     def to_lists(self) -> list[list[int]]:
         """Return one list of labels per utterance. Synchronizes with the device."""
@@ -73,7 +75,7 @@ def greedy(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> GreedyPaths:
     probability_BT = torch.where(valid_BT, best_log_prob_BT.float().exp(), 0.0)
     # Low-precision log-probabilities can round to slightly above 0.
     confidence = (probability_BT.sum(dim=1) / lengths.clamp(min=1)).clamp(max=1.0)
-    return GreedyPaths(labels=labels, label_lengths=keep_BT.sum(dim=1), confidence=confidence)
+    return GreedyPaths(labels, keep_BT.sum(dim=1), confidence, best_BT)
 
 
 def frames_needed(tokens_BS: Tensor, lengths_B: Tensor) -> Tensor:
@@ -86,6 +88,18 @@ def frames_needed(tokens_BS: Tensor, lengths_B: Tensor) -> Tensor:
     position = torch.arange(1, max(1, tokens_BS.shape[1]), device=tokens_BS.device)
     repeats_BS = (tokens_BS[:, 1:] == tokens_BS[:, :-1]) & (position < lengths_B[:, None])
     return lengths_B + repeats_BS.sum(dim=1)
+
+
+def blank_share(path_BT: Tensor, lengths_B: Tensor, blank: int = 0) -> Tensor:
+    """Share of the frames that are blank, float32 [B]; NaN without frames. Does not synchronize.
+
+    Args:
+        path_BT: long [B, T], the label of each frame.
+        lengths_B: integer [B], valid frames of each utterance.
+    """
+    lengths_B = lengths_B.to(path_BT.device, non_blocking=True)
+    valid_BT = torch.arange(path_BT.shape[1], device=path_BT.device) < lengths_B.unsqueeze(1)
+    return ((path_BT == blank) & valid_BT).sum(dim=1) / lengths_B
 
 
 def alignable(tokens: Sequence[int], frames: int) -> bool:

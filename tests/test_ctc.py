@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from asr_emapl.ctc import greedy
+from asr_emapl.ctc import blank_share, greedy
 
 
 def naive(log_probs: Tensor, lengths: Tensor, blank: int) -> tuple[list[list[int]], list[float]]:
@@ -132,3 +132,10 @@ def test_same_on_the_gpu() -> None:
     assert there.labels.is_cuda
     assert there.to_lists() == here.to_lists()
     torch.testing.assert_close(there.confidence.cpu(), here.confidence)
+
+
+def test_share_of_blanks_is_that_of_the_valid_frames():
+    path_BT = torch.tensor([[0, 1, 0, 0], [0, 2, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
+    shares = blank_share(path_BT, torch.tensor([4, 2, 3, 0])).tolist()
+    assert shares[:3] == [0.75, 0.5, 0.0]
+    assert math.isnan(shares[3])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import pickle
 import random
 from collections import Counter
 
@@ -52,3 +54,11 @@ def test_it_is_uniform():
     expected = 2_000 * SIZE / 100
     chi_square = sum((counts[step] - expected) ** 2 / expected for step in range(100))
     assert chi_square < 160  # 99.99 % quantile for 99 degrees of freedom: 163
+
+
+def test_a_broken_label_is_in_the_sample_once():
+    label = SampledLabel(5, 1, 2, "low_confidence", (1,), math.nan)
+    samples = LabelSamples(0)
+    for _ in range(3):
+        samples.add([pickle.loads(pickle.dumps(label))])  # as processes exchange them
+    assert len(samples.all()) == 1

@@ -23,6 +23,10 @@ def test_entropy_is_that_of_the_tokens():
     assert label_statistics([[1], [1]], ["A", "A"], [1.0, 1.0])["entropy"] == 0.0
 
 
+def test_labels_without_tokens_have_an_entropy():
+    assert isinstance(label_statistics([[], []], ["", ""], [1.0, 1.0])["entropy"], float)
+
+
 def test_the_most_frequent_label_is_not_the_empty_one():
     assert label_statistics([[1], [1], [], [], []], ["A", "A", "", "", ""], [1.0] * 5)["most_frequent"] == 0.4
     assert label_statistics([[], []], ["", ""], [1.0, 1.0])["most_frequent"] == 0.0
@@ -48,3 +52,8 @@ def test_the_first_tenth_is_the_least_confident():
     found = errors_by_confidence(edits, [0.1, 0.2, *np.linspace(0.5, 1.0, 18)])
     assert found["decile_errors"] == [2] + [0] * 9
     assert errors_by_confidence(edits[:9], [0.5] * 9) == {}
+
+
+def test_a_broken_label_is_the_least_confident():
+    edits = np.array([[1, 0, 0, 1]] + [[0, 0, 0, 1]] * 9)
+    assert errors_by_confidence(edits, [math.nan, *[0.5] * 9])["decile_errors"] == [1] + [0] * 9

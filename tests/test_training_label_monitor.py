@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from asr_emapl.data.corpus import Corpus
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.pseudo_labels.labels import Label
@@ -17,9 +23,9 @@ TOKENIZER = CharacterTokenizer()
 TEXTS = ["ONE TWO", "THREE", None, "not spelled so"]
 
 
-def monitor() -> LabelMonitor:
-    utterances = [Utterance(str(i), "a.wav", 1.0, text) for i, text in enumerate(TEXTS)]
-    return LabelMonitor(utterances, TOKENIZER)
+def monitor(*, has_second: bool = False) -> LabelMonitor:
+    utterances = [Utterance(str(i), "a.wav", 1.0, text, offset=2.0 * i) for i, text in enumerate(TEXTS)]
+    return LabelMonitor(Corpus(utterances, None), TOKENIZER, has_second=has_second)
 
 
 def label(text: str, confidence: float = 1.0) -> Label:
@@ -60,7 +66,29 @@ def test_tokens_and_words_are_compared_with_those_of_the_first_label():
 def test_audio_is_counted_by_the_reason_why_it_is_dropped():
     watch = monitor()
     watch.observe(0, {row: label("A") for row in range(4)}, {1: "loop", 3: "low_confidence"})
-    assert watch.collect(ALONE)["audio"] == {"kept": 0.5, "loop": 0.25, "low_confidence": 0.25}
+    second = 1.0 / 3600.0
+    expected = {"kept": 2 * second, "loop": second, "low_confidence": second}
+    assert watch.collect(ALONE)["audio_hours"] == pytest.approx(expected)
+
+
+def test_audio_is_that_of_all_labels_and_not_of_a_sample(monkeypatch):
+    monkeypatch.setattr(label_monitor, "SAMPLE", 1)
+    watch = monitor()
+    watch.observe(0, {row: label("A") for row in range(4)}, {})
+    watch.observe(1, {3: label("A")}, {})
+    assert watch.collect(ALONE)["audio_hours"] == pytest.approx({"kept": 5.0 / 3600.0})
+    watch.observe(2, {3: label("A")}, {})  # not in the sample
+    assert watch.collect(ALONE) == {"utterances": 0, "audio_hours": pytest.approx({"kept": 1.0 / 3600.0})}
+
+
+def test_scores_are_means_over_the_labels_that_have_them():
+    watch = monitor(has_second=True)
+    watch.observe(0, {0: Label([1], 0.5, 0.25, 0.75), 1: Label([2], 0.5, 0.75), 2: Label([3], 0.5, 0.5)}, {})
+    found = watch.collect(ALONE)
+    assert (found["blank_share"], found["agreement"]) == (0.75, 0.5)
+    alone = monitor()
+    alone.observe(0, {0: label("ONE")}, {})
+    assert not {"blank_share", "agreement"} & alone.collect(ALONE).keys()
 
 
 def test_some_utterances_are_followed(monkeypatch):
@@ -68,9 +96,13 @@ def test_some_utterances_are_followed(monkeypatch):
     watch = monitor()
     for step, text in enumerate(["ONE", "ONE TWO"]):
         watch.observe(step, {row: label(text, 0.5) for row in range(4)}, {})
-    assert watch.collect(ALONE)["followed"] == [
-        {"id": id_, "text": text, "confidence": 0.5} for text in ("ONE", "ONE TWO") for id_ in "03"
+    followed = watch.collect(ALONE)["followed"]
+    assert [(one["id"], one["step"], one["text"], one["confidence"]) for one in followed] == [
+        (id_, step, text, 0.5) for step, text in enumerate(["ONE", "ONE TWO"]) for id_ in "03"
     ]
+    first, last = followed[:2]
+    assert (first["transcript"], last["transcript"]) == ("ONE TWO", "not spelled so")
+    assert (last["audio"][-5:], last["offset"], last["duration"]) == ("a.wav", 6.0, 1.0)
 
 
 def test_kept_and_dropped_labels_are_sampled_with_their_audio():
@@ -101,3 +133,34 @@ def test_only_a_sample_is_compared(monkeypatch):
     watch = monitor()
     watch.observe(0, {row: label("A") for row in range(4)}, {})
     assert watch.collect(ALONE)["utterances"] == 2
+
+
+def test_several_processes_see_what_one_sees():
+    """Two processes with the labels of a step each; the second saves and resumes like the first."""
+    whole, one, two = monitor(), monitor(), monitor()
+    labels, reasons = {0: Label([1, 2], float("nan")), 3: label("X")}, {0: "low_confidence"}
+    whole.observe(0, {1: label("ONE")}, {})
+    whole.observe(0, labels, reasons)
+    one.observe(0, {1: label("ONE")}, {})
+    two.observe(0, labels, reasons)
+    states, found = _together(one.state_dict, two.state_dict), _together(one.collect, two.collect)
+    assert repr(states[0]) == repr(states[1]) == repr(whole.state_dict(ALONE))
+    assert found[0] == found[1] == whole.collect(ALONE)
+    assert one.sampled() == two.sampled() == whole.sampled()
+
+
+def _together(*calls):
+    """The results of calls that gather one value each, as on two processes."""
+    with ThreadPoolExecutor(2) as pool:
+        meeting, values = Barrier(2), [None, None]
+
+        def gathering(rank):
+            def gather(value):
+                values[rank] = pickle.dumps(value)
+                meeting.wait(5.0)
+                return [pickle.loads(one) for one in values]
+
+            return SimpleNamespace(gather=gather, is_first=rank == 0)
+
+        running = [pool.submit(call, gathering(rank)) for rank, call in enumerate(calls)]
+        return [one.result() for one in running]

@@ -145,7 +145,8 @@ def _strategy(value: Any, place: str) -> None:
 
 def _monitor(value: Any, place: str) -> None:
     if value != {}:  # {}: the run has none
-        parts = {"previous": _strategy, "first": _mapping, "seen": _labels, "samples": _labels}
+        labels = dict.fromkeys(("seen", "samples"), _labels)
+        parts = {"previous": _strategy, "first": _mapping, "audio": _dict_of(_count), **labels}
         _has(parts)(value, place)
 
 

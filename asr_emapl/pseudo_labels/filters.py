@@ -55,6 +55,9 @@ REASONS = {
     ),
 }
 
+KEPT = "kept"
+"""Stands beside the reasons for labels that are not dropped."""
+
 
 @dataclass(frozen=True)
 class LabelCandidate:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from asr_emapl.audio.augment import draw_seed
+from asr_emapl.data.manifest_writer import as_record
+from asr_emapl.data.utterance import Utterance
+from asr_emapl.storage import finite_number
 
-KEPT = "kept"
 SIZE = 8
 """Labels in the sample of each reason."""
 
@@ -20,7 +23,7 @@ class SampledLabel:
         draw: random number that decides whether the label is in the sample.
         step: training step.
         row: place of the utterance in the unlabelled corpus.
-        reason: why it was dropped, a key of `filters.REASONS`, or `KEPT`.
+        reason: why it was dropped, a key of `filters.REASONS`, or `filters.KEPT`.
     """
 
     draw: int
@@ -28,7 +31,7 @@ class SampledLabel:
     row: int
     reason: str
     tokens: tuple[int, ...]
-    confidence: float
+    confidence: float = field(compare=False)  # copies of a NaN are not equal
 
 
 class LabelSamples:
@@ -60,3 +63,15 @@ class LabelSamples:
     def all(self) -> list[SampledLabel]:
         """The labels in the sample, by reason."""
         return [label for reason in sorted(self._kept) for label in self._kept[reason]]
+
+
+def label_record(utterance: Utterance, step: int, text: str, confidence: float) -> dict[str, Any]:
+    """A manifest line with a label as text, and the transcript, if there is one, beside it.
+
+    Args:
+        step: training step in which the label was seen.
+        confidence: of the label; null in the record if it is NaN.
+    """
+    transcript = {"transcript": utterance.text} if utterance.text else {}
+    label = {"step": step, "text": text, "confidence": finite_number(confidence)}
+    return as_record(utterance) | label | transcript

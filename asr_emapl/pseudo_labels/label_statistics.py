@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from asr_emapl.pseudo_labels.filters import repeats
+from asr_emapl.pseudo_labels.labels import Label
 
 LOOP = 4
 """A label loops if a part of it, of up to 8 tokens, follows itself so often."""
@@ -31,8 +32,7 @@ def label_statistics(
     Returns:
         nonempty: share of labels that are not empty; tokens_per_second, words_per_second: of audio; entropy:
         of the distribution of tokens, in nats; most_frequent: share of the most frequent label that is not
-        empty;
-        looping: share of labels that repeat a part `LOOP` times or more.
+        empty; looping: share of labels that repeat a part `LOOP` times or more.
     """
     tokens, whole = Counter(chain.from_iterable(labels)), Counter(text for text in texts if text)
     count, audio = tokens.total(), sum(seconds)
@@ -40,10 +40,26 @@ def label_statistics(
         "nonempty": sum(bool(label) for label in labels) / len(labels),
         "tokens_per_second": count / audio,
         "words_per_second": sum(len(text.split()) for text in texts) / audio,
-        "entropy": -sum(n / count * math.log(n / count) for n in tokens.values()),
+        "entropy": math.fsum(n / count * math.log(count / n) for n in tokens.values()),
         "most_frequent": max(whole.values(), default=0) / len(labels),
         "looping": sum(repeats(label) >= LOOP for label in labels) / len(labels),
     }
+
+
+def label_scores(labels: Sequence[Label], *, has_second: bool) -> dict[str, float]:
+    """Mean scores of labels, of which there is at least one.
+
+    Args:
+        has_second: whether they are compared with second labels.
+
+    Returns:
+        blank_share: share of blank frames, if it is known; agreement: with the second labels, if there are.
+    """
+    blanks = [label.blank_share for label in labels if label.blank_share is not None]
+    found = {"blank_share": sum(blanks) / len(blanks)} if blanks else {}
+    if has_second:
+        found["agreement"] = sum(label.agreement for label in labels) / len(labels)
+    return found
 
 
 def errors_by_confidence(
@@ -53,6 +69,7 @@ def errors_by_confidence(
 
     Args:
         edits: int [N, 4], substitutions, deletions, insertions and words of each label.
+        confidences: of each label; a NaN is the lowest.
 
     Returns:
         decile_errors, decile_words: ten numbers each, which can be added over sets of labels; nothing for
@@ -60,7 +77,8 @@ def errors_by_confidence(
     """
     if len(confidences) < _GROUPS:
         return {}
-    groups = np.array_split(edits[np.argsort(confidences, kind="stable")], _GROUPS)
+    order = np.argsort(np.nan_to_num(confidences, nan=-np.inf), kind="stable")
+    groups = np.array_split(edits[order], _GROUPS)
     return {
         "decile_errors": [int(group[:, :3].sum()) for group in groups],
         "decile_words": [int(group[:, 3].sum()) for group in groups],

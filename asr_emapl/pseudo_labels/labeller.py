@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from asr_emapl.audio.augment import draw_seed
-from asr_emapl.ctc import greedy
+from asr_emapl.ctc import blank_share, greedy
 from asr_emapl.pseudo_labels.filters import similarity
 from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels
 
@@ -65,6 +65,7 @@ class Labeller:
             found = Labels(drawn.labels, drawn.label_lengths, paths.confidence)
         else:
             found = Labels(paths.labels, paths.label_lengths, paths.confidence)
+        found = replace(found, blank_share_B=blank_share(paths.path, lengths_B), known=None)
         if self.soft:
             found = replace(found, soft_BTV=log_probs_BTV.float())
         if self.second is None:

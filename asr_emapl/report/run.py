@@ -82,6 +82,13 @@ class Run:
         reasons = sum((Counter(step.get("dropped", {})) for step in steps), Counter[str]())
         return sum(step["utterances"] for step in steps), reasons
 
+    def label_hours(self) -> Counter[str]:
+        """Return the hours of audio of pseudo-labels, kept and dropped by reason; empty: unknown."""
+        hours = Counter[str]()
+        for record in self.labels:
+            hours.update(record.get("audio_hours", {}))
+        return hours
+
 
 def wer_table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of a table with the last WER of each run and, if lower, its best WER."""

@@ -166,10 +166,10 @@ def _are_labels(value: object) -> bool:
     """Labels of followed utterances."""
 
     def is_label(label: object) -> bool:
-        if not isinstance(label, dict):
+        if not isinstance(label, dict) or not {"id", "text", "confidence"} <= label.keys():
             return False
-        texts = (label.get("id"), label.get("text"))
-        return all(map(_is_text, texts)) and _is_number_or_null(label.get("confidence"))
+        texts = (label["id"], label["text"], label.get("transcript") or "")
+        return all(map(_is_text, texts)) and _is_number_or_null(label["confidence"])
 
     return isinstance(value, list) and all(map(is_label, value))
 
@@ -200,7 +200,7 @@ _START_TEXTS = ("date", "command", "version", "commit", "torch", "device")
 _MEASURES = ("loss", "gradient_norm", "lr", "rho", "kappa", "half_life_hours", "confidence", "nonempty")
 _LABEL_MEASURES = (
     *("changed", "label_wer", "kept_tokens", "kept_words", "tokens_per_second", "words_per_second"),
-    *("entropy", "most_frequent", "looping"),
+    *("entropy", "most_frequent", "looping", "agreement", "blank_share"),
 )
 _TYPES: dict[str, Callable[[object], bool]] = {
     **dict.fromkeys(("event", "kind", "id", *_START_TEXTS), _is_text),
@@ -208,10 +208,13 @@ _TYPES: dict[str, Callable[[object], bool]] = {
     **dict.fromkeys(("step", "utterances", "tokens"), _is_count),
     **dict.fromkeys((*_MEASURES, *_LABEL_MEASURES), _is_number_or_null),
     "dropped": _are_all(_is_count),
+    # Of a sampled label, its file; earlier logs have shares of the audio by reason.
     "audio": lambda value: _is_text(value) or _are_all(_is_number)(value),
+    "audio_hours": _are_all(_is_number),
     **dict.fromkeys(("decile_errors", "decile_words"), _are_counts),
     "followed": _are_labels,
     **dict.fromkeys(("reason", "text", "from"), _is_text),
+    "transcript": lambda value: value is None or _is_text(value),
     # The WER against an empty reference is infinite.
     "wer": _are_all(lambda rate: number(rate) is not None),
     "gradient_noise": _is_noise,

@@ -148,8 +148,11 @@ class RunLog:
         if self.active and found:
             self._write({"event": "labels", "step": step, "hours": hours, **found})
             numbers = {name: value for name, value in found.items() if isinstance(value, float)}
-            shares = {f"audio/{reason}": share for reason, share in found["audio"].items()}
+            audio = found["audio_hours"]
+            shares = {f"audio/{reason}": one / sum(audio.values()) for reason, one in audio.items()}
             self._plot_scalars(step, {f"pseudo_labels/{k}": v for k, v in (numbers | shares).items()})
+            for one in found.get("followed", ()):
+                self._plot_text(one["step"], f"pseudo_labels/{one['id']}", one["text"])
 
     def alarm(self, step: int, hours: float, alarm: Alarm, *, warn: bool) -> None:
         """Log that labels have collapsed.
@@ -249,6 +252,9 @@ class RunLog:
                 board.add_scalar(name, value, step)
 
         self._plot(add)
+
+    def _plot_text(self, step: int, name: str, text: str) -> None:
+        self._plot(lambda board: board.add_text(name, text, step))
 
     def _plot(self, act: Callable[[SummaryWriter], None]) -> None:
         """Write to TensorBoard. If that fails, stop using it, because log.jsonl has the same data."""

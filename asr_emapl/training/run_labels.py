@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +22,12 @@ from asr_emapl.pseudo_labels.labels import Label, Strategy
 from asr_emapl.pseudo_labels.round_gate import RoundGate
 from asr_emapl.runs.reader import LABEL_SAMPLES
 from asr_emapl.storage import write
+from asr_emapl.terminal import RUN_LOGGER
 from asr_emapl.text.tokenizer import Tokenizer
 from asr_emapl.training.corpora import Corpora
 from asr_emapl.training.label_monitor import SAMPLE, LabelMonitor
+
+_logger = logging.getLogger(RUN_LOGGER)
 
 
 class RunLabels:
@@ -54,7 +58,8 @@ class RunLabels:
         self.gate = RoundGate(None if split is None else f"{model}/{split}")
         self.monitor, self.guard = None, None
         if corpora.unlabelled is not None and labels.learns_from_itself:
-            self.monitor = LabelMonitor(corpora.unlabelled.utterances, tokenizer, config.seed)
+            has_second = labels.agreement != "none"
+            self.monitor = LabelMonitor(corpora.unlabelled, tokenizer, config.seed, has_second=has_second)
             self.guard = LabelGuard(_transcript_statistics(corpora.labelled))
 
     def observe(self, step: int, labels: Mapping[int, Label], reasons: Mapping[int, str]) -> None:
@@ -84,10 +89,16 @@ class RunLabels:
         return self.guard.check(step, hours, found) if self.guard is not None and found else None
 
     def write_samples(self, folder: Path) -> None:
-        """Write the sample of kept and dropped labels to the run directory, on the first process."""
-        if self.monitor is not None and self.world.is_first:
-            lines = (json.dumps(record) + "\n" for record in self.monitor.sampled())
-            write(folder / LABEL_SAMPLES, "".join(lines))
+        """Write the sample of kept and dropped labels to the run directory, on the first process.
+
+        If that fails, training continues, because the sample is in the checkpoints too.
+        """
+        if self.monitor is None or not self.world.is_first:
+            return
+        try:
+            write(folder / LABEL_SAMPLES, (json.dumps(record) + "\n" for record in self.monitor.sampled()))
+        except UserError as error:
+            _logger.info("warning: %s", error)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resume needs; call it on all processes."""
