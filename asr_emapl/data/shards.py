@@ -319,7 +319,7 @@ def _encode(utterance: Utterance, codec: str) -> _File:
             raise
         except OSError as error:
             raise UserError(
-                f"{source}: cannot be read: {error} (correct the path, or fetch the file)"
+                f"{source}: cannot be read: {error} (correct the path, or copy the file)"
             ) from error
         with open_audio(io.BytesIO(content), source) as file:
             return _File(content, "wav" if file.format == "WAVEX" else file.format.lower(), False)
