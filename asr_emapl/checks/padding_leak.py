@@ -16,7 +16,7 @@ def leaking_module(
     Args:
         alone: alone: evaluates one utterance by itself. together: evaluates the same utterance as row `row`
             of a padded batch.
-        tolerance: on the absolute difference.
+        tolerance: maximum absolute difference.
     """
     with _recorded(model) as outputs:
         alone()
