@@ -79,7 +79,7 @@ def test_existing_files_stay_unless_they_may_be_replaced(file, tmp_path):
     with pytest.raises(UserError, match=r"a\.txt: already exists; .* --overwrite"):
         check_outputs([tmp_path / "b", file], overwrite=False)
     (tmp_path / "c").write_text("")
-    with pytest.raises(UserError, match=r"a\.txt and 1 more: exists"):
+    with pytest.raises(UserError, match=r"a\.txt and 1 more: already exists"):
         check_outputs([file, tmp_path / "c"], overwrite=False)
 
 
