@@ -189,7 +189,7 @@ class Perturbation:
         """The perturbed waveform [samples].
 
         Args:
-            draw: identifies the draw: seed of the run, utterance, pass.
+            draw: seed of the run, utterance and pass, which identify the random draw.
 
         Raises:
             UserError: a noise recording or an impulse response cannot be decoded, or the result is not finite

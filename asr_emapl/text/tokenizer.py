@@ -370,7 +370,7 @@ def _text_entry(state: dict[str, Any], key: str) -> str:
 
 
 def _training_error(vocabulary_size: int, message: str) -> UserError:
-    """Convert an error of SentencePiece, whose sizes do not include the blank, unlike ours."""
+    """Convert an error of SentencePiece. Its sizes do not include the blank, but ours do."""
     if highest := re.search(r"Vocabulary size too high .* <= (\d+)", message):
         return UserError(
             f"a vocabulary of {vocabulary_size} is too large for these texts: "
