@@ -93,7 +93,7 @@ def build_arpa(
     require_package("kaldingram", "lm")
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        # On the same disk as the result, because /tmp may be small.
+        # Use the disk of the result, because /tmp may be small.
         with tempfile.TemporaryDirectory(prefix=f".{out.stem}.", dir=out.parent) as name:
             folder = Path(name)
             lines, excluded = _write_text(folder / "text", texts, tokenizer, exclude)
