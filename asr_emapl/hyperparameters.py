@@ -68,7 +68,7 @@ class OptimizerConfig:
     of squares of adagrad is always rescaled."""
 
     def reference(self) -> ReferenceOptimizer:
-        """The optimizer at the reference batch, with its rule."""
+        """The optimizer's hyper-parameters at the reference batch, and its scaling rule."""
         group: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
         if self.name in _WITH_BETAS:
             group |= {"betas": tuple(self.betas), "eps": self.eps}
@@ -110,7 +110,7 @@ class ScheduleConfig:
 
 @dataclass
 class TeacherConfig:
-    """The EMA teacher. Set its half-life, or one of the ways in which papers state it."""
+    """The EMA teacher. Set its half-life, or one of the equivalent settings used in papers."""
 
     half_life_hours: PositiveHours | None = None
     """Half-life of the average in hours of audio."""
@@ -122,7 +122,7 @@ class TeacherConfig:
     discount_steps: PositiveCount = 1
     """Steps between two updates, for discount."""
     epoch_weight: Annotated[float, Gt(0.0), Lt(1.0)] | None = None
-    """Weight that the teacher's weights of epoch_hours before still have (w in MPL, Higuchi et al. 2021)."""
+    """Share of the teacher's weights that remains after epoch_hours (w in MPL, Higuchi et al. 2021)."""
     epoch_hours: PositiveHours | None = None
     """Hours of audio in an epoch, for epoch_weight: labelled and unlabelled audio together."""
     half_life_factor: PositiveWeight = 1.0

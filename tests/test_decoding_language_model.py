@@ -145,7 +145,7 @@ def test_errors_are_one_line_and_leave_no_files(tmp_path):
     text.write_text("ADA\nada\n")
     with pytest.raises(UserError, match=r"text:2: characters outside"):
         build_arpa([text], out, NgramConfig(prune=0.0), CharacterTokenizer())
-    with pytest.raises(UserError, match="--prune 1e-08: a model of tokens cannot be pruned"):
+    with pytest.raises(UserError, match="--prune 1e-08: a token-level model cannot be pruned"):
         build_arpa([text], out, NgramConfig(), CharacterTokenizer())
     with pytest.raises(UserError, match=r"lm\.bin: .*\.arpa"):
         build_arpa([text], tmp_path / "lm.bin", NgramConfig(), None)
@@ -169,6 +169,6 @@ def test_missing_package_is_named(tmp_path, monkeypatch):
 
 def test_a_word_that_no_reader_accepts_is_refused_before_anything_is_written(tmp_path):
     (tmp_path / "text").write_text(f"A B\nA {'W' * 1001}\n" * 20)
-    with pytest.raises(UserError, match=r"text:2: a word of more than 1,000 bytes"):
+    with pytest.raises(UserError, match=r"text:2: a word has more than 1,000 bytes"):
         build_arpa([tmp_path / "text"], tmp_path / "out" / "lm.arpa", NgramConfig(2), None)
     assert not (tmp_path / "out" / "lm.arpa").exists()

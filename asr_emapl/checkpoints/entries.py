@@ -191,7 +191,7 @@ def _config(value: Any, place: str) -> None:
 
 
 def _plain_values(value: Any, place: str, most: int = _MAX_VALUES) -> list[Any]:
-    """All numbers, texts and Nones in nested mappings and lists, if these contain nothing else."""
+    """Return the leaves of nested mappings and lists, if all of them are numbers, texts or None."""
     found: list[Any] = []
     pending = [(value, 0)]
     for _ in range(most):

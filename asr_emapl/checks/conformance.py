@@ -57,7 +57,7 @@ def check(
 
 @torch.no_grad()
 def _stir(model: nn.Module) -> None:
-    """Perturb all weights: zero-initialised layers (outputs, residual branches) would hide errors."""
+    """Perturb all weights, because zero-initialised layers (outputs, residual branches) would hide errors."""
     for parameter in model.parameters():
         if not nn.parameter.is_lazy(parameter):
             parameter.add_(0.01 * torch.randn_like(parameter))
@@ -81,7 +81,7 @@ def _run(subject: Subject) -> list[CheckResult]:
 
 def _find(check: ModelCheck, subject: Subject) -> CheckResult:
     if check.method and not hasattr(subject.model, check.method):
-        return CheckResult(check.name, True, "the model has none; it is optional")
+        return CheckResult(check.name, True, "the model does not define it; it is optional")
     try:
         wrong = check.run(subject)
     except UserError as error:
@@ -95,5 +95,7 @@ def _with_blocked(finding: CheckResult, blocked: list[str]) -> CheckResult:
     if not blocked:
         return finding
     return CheckResult(
-        finding.name, finding.passed, f"{finding.detail} (until then not judged: {', '.join(blocked)})"
+        finding.name,
+        finding.passed,
+        f"{finding.detail} (not checked until this is fixed: {', '.join(blocked)})",
     )

@@ -53,7 +53,7 @@ def decode(
     lm_weight: Annotated[float | None, finite("Weight of the language model.", show_default="1.0")] = None,
     word_bonus: Annotated[float | None, finite("Score added per word, in nats.", show_default="0.0")] = None,
     lm_config: Annotated[
-        Path | None, typer.Option(help="Output of tune-lm, instead of the five options above.")
+        Path | None, typer.Option(help="Output of tune-lm; replaces the five options above.")
     ] = None,
     overwrite: _Overwrite = False,
     trust: TrustOption = None,
@@ -91,12 +91,12 @@ def decode(
 
 @commands.command()
 def transcribe(
-    files: Annotated[list[str], typer.Argument(help="Audio files; - is standard input.")],
+    files: Annotated[list[str], typer.Argument(help="Audio files; - reads standard input.")],
     checkpoint: _Checkpoint,
     form: Annotated[str, typer.Option("--format", help="text, json, srt or vtt.")] = "text",
     out: Annotated[Path | None, typer.Option(help="Folder for the transcripts (default: print).")] = None,
     lm_config: Annotated[
-        Path | None, typer.Option(help="Output of tune-lm; decode with its beam search.")
+        Path | None, typer.Option(help="Output of tune-lm. If given, decode by beam search with its weights.")
     ] = None,
     model: _Model = "teacher",
     device: _Device = "auto",
@@ -189,7 +189,12 @@ def tune_lm(
         str, typer.Option(help="Transcribed utterances for tuning, not the test set: path or URL.")
     ],
     lm: _Lm,
-    out: Annotated[Path, typer.Option(help="Best weights (JSON) for --lm-config; also a .png.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="File for the best weights (JSON), used by --lm-config. A plot is written beside it (.png)."
+        ),
+    ],
     lexicon: _Lexicon = "",
     beam: Annotated[int, typer.Option(help="Beam size.")] = 50,
     weights: Annotated[
@@ -260,7 +265,7 @@ def calibrate_lm(
     max_seconds: Annotated[float, non_negative("Padded seconds of audio in one batch.")] = 120.0,
     trust: TrustOption = None,
 ) -> None:
-    """Choose the word bonus without transcripts: the texts get the words per second of labelled speech.
+    """Choose the word bonus without transcripts, so that the words per second match those of labelled speech.
 
     Use it for pseudo-labels with a language model if there is no held-out transcribed speech for `tune-lm`.
 

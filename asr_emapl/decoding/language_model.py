@@ -37,13 +37,15 @@ class NgramConfig:
     """
 
     order: int = 3
-    prune: float = 1e-8  # 0: nothing is pruned
+    prune: float = 1e-8  # 0: no pruning
 
     def __post_init__(self) -> None:
         if self.order not in _ORDERS:
-            raise UserError(f"--order {self.order}: give {_ORDERS.start} to {_ORDERS.stop - 1}")
+            raise UserError(
+                f"--order {self.order} is not supported; use {_ORDERS.start} to {_ORDERS.stop - 1}"
+            )
         if not 0.0 <= self.prune < 1.0:
-            raise UserError(f"--prune {self.prune:g}: give 0 (nothing) or more, below 1")
+            raise UserError(f"--prune {self.prune:g} is out of range; use 0 (no pruning) or more, below 1")
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,13 @@ def build_arpa(
             is requested for a model of tokens; the file cannot be written.
     """
     if tokenizer is not None and config.prune:
-        raise UserError(f"--prune {config.prune:g}: a model of tokens cannot be pruned; leave it out")
+        raise UserError(f"--prune {config.prune:g}: a token-level model cannot be pruned; omit --prune")
     if out.suffix.lower() != ".arpa":
-        raise UserError(f"{out}: name a file that ends in .arpa, because decoders use the ending")
+        raise UserError(f"{out}: the file name must end in .arpa, because decoders depend on it")
     require_package("kaldingram", "lm")
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        # On the same disk as the result, because /tmp may be small.
+        # Use the disk of the result, because /tmp may be small.
         with tempfile.TemporaryDirectory(prefix=f".{out.stem}.", dir=out.parent) as name:
             folder = Path(name)
             lines, excluded = _write_text(folder / "text", texts, tokenizer, exclude)
@@ -156,7 +158,9 @@ def sentences(texts: Iterable[Path], tokenizer: Tokenizer | None) -> Iterator[st
         for number, line in _lines(path):
             words = line.split()
             if max((len(word.encode()) for word in words), default=0) > MAX_WORD_BYTES:
-                raise UserError(f"{path}:{number}: a word of more than {MAX_WORD_BYTES:,} bytes; name a text")
+                raise UserError(
+                    f"{path}:{number}: a word has more than {MAX_WORD_BYTES:,} bytes; is it a text file?"
+                )
             sentence = " ".join(words)
             try:
                 yield sentence if tokenizer is None else _as_tokens(sentence, tokenizer)
@@ -207,5 +211,5 @@ def _run(*arguments: str) -> None:
         last = (result.stderr or b"").decode(errors="replace").strip().splitlines()[-1:]
         raise UserError(
             f"kaldingram {arguments[0]} failed (status {result.returncode}): {' '.join(last)} "
-            "(it needs enough memory, and text of more than a few lines; --prune 0 needs less of both)"
+            "(use more text or a machine with more memory, or --prune 0, which needs less of both)"
         )

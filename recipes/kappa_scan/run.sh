@@ -12,14 +12,15 @@ usage: bash recipes/kappa_scan/run.sh [options] [-- key=value ...]
   --seeds N       number of runs of each kind; each seed has its own seed model (default 4)
   --systems LIST  ema: pseudo-labels; supervised: the transcripts of the unlabelled audio (default: both)
   --workers N     number of runs in parallel (default: one per core, or one per GPU)
-  --exp DIR       output folder; relative paths in the config start from it
+  --exp DIR       output folder, the base of relative paths in the config
                   (default: exp/kappa_scan in the repository root)
   -- key=value    overrides the config
 
-For each seed, trains a supervised seed model for pseudo_labels.start_hours. From it, trains at a constant learning rate
-at each kappa and in three modes: the full rule, the optimizer's rule alone (rho unscaled), nothing scaled; and a
-progressive run. Prints the differences between the teacher's WER and that at kappa 1 of the same seed, with intervals
-over seeds, and plots ema.png and supervised.png. Rerun the same command to resume; completed runs are not repeated.
+For each seed, trains a supervised seed model for pseudo_labels.start_hours. From the seed model, trains runs with a
+constant learning rate: at each kappa with the full rule, with the optimizer's rule alone (rho unscaled) and without
+scaling, and one progressive run. Prints the difference between the teacher's WER and that at kappa 1 of the same seed,
+with intervals over seeds, and plots ema.png and supervised.png. Rerun the same command to resume; completed runs are
+not repeated.
 HELP
 }
 

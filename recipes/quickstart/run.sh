@@ -11,9 +11,9 @@ usage: bash recipes/quickstart/run.sh [options] [-- key=value ...]
   --exp DIR     output folder (default: exp/quickstart in the repository root)
   -- key=value  overrides conf/quickstart.yaml
 
-Renders the corpus and trains a seed model on the transcribed part. Then trains two models from it on the same amount
-of audio, one supervised and one with pseudo-labels of the EMA teacher, scores them and prints the table. Rerun the
-same command to resume; completed work is not repeated. Delete DIR to start over.
+Renders the corpus and trains a seed model on the transcribed part. Then trains two models from the seed model on the
+same amount of audio, one supervised and one with pseudo-labels of the EMA teacher, scores them and prints the table.
+Rerun the same command to resume; completed work is not repeated. Delete DIR to start over.
 HELP
 }
 
@@ -59,7 +59,7 @@ learns_from() {
 }
 
 say "render the corpus to $exp/data"
-# Settings were chosen on the corpora of seeds 0, 1 and 3, so results are reported on another one.
+# Settings were chosen on the corpora of seeds 0, 1 and 3, so results are reported on a different corpus.
 asr-emapl prepare rendered --out data --seed 4
 [[ -s data/characters.json ]] || asr-emapl tokenizer --out data/characters.json
 

@@ -13,13 +13,14 @@ usage: bash recipes/strategies/run.sh [options] [-- key=value ...]
   --external FILE  labels of another recogniser for data/train-unlabelled.jsonl, for system "external":
                    JSONL with id and text, or another file that `asr-emapl score` reads
   --workers N      number of runs in parallel (default: one per core, or one per GPU)
-  --table          only print the tables and plot the runs that are there
+  --table          do not train; print the tables and plot the completed runs
   --exp DIR        output folder (default: exp/strategies in the repository root)
   -- key=value     overrides the quickstart's config
 
 Renders the quickstart's corpus with 12 minutes of labelled audio. For each amount and seed, trains a supervised seed
-model, and from it all systems on equal audio. Prints one table per amount: WER of the teacher, significance of the
-difference to `ema`, recovered share of the gap between baseline and oracle, WER of the pseudo-labels, processor time.
+model, and from it all systems on the same amount of audio. Prints one table per amount of labelled audio: WER of the
+teacher, significance of the difference to `ema`, share of the gap between baseline and oracle that is recovered, WER of
+the pseudo-labels, and processor time.
 Plots strategies.png. Rerun the same command to resume; completed runs are not repeated.
 HELP
 }
