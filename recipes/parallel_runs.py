@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -35,6 +36,13 @@ class Run:
     def folder(self) -> Path:
         """The run directory."""
         return Path("runs") / self.name
+
+    def add_time(self, seconds: float) -> None:
+        """Add the processor time of a start to processor_seconds.json, a list."""
+        times = self.folder / "processor_seconds.json"
+        earlier = json.loads(times.read_text()) if times.exists() else []
+        self.folder.mkdir(parents=True, exist_ok=True)
+        times.write_text(json.dumps([*earlier, round(seconds, 1)]) + "\n")
 
     @property
     def log(self) -> Path:
@@ -68,8 +76,11 @@ class Devices:
         for process in list(self._running):
             process.terminate()
 
-    def run(self, command: Sequence[str], log: TextIO) -> float:
-        """Run a command as soon as a device is free, and return the processor time that it took in seconds.
+    def run(self, command: Sequence[str], log: TextIO, used: Callable[[float], None] | None = None) -> None:
+        """Run a command as soon as a device is free.
+
+        Args:
+            used: called with the processor time in seconds, also if the command failed or was stopped.
 
         Raises:
             UserError: the command failed, or the recipe was stopped.
@@ -86,35 +97,37 @@ class Devices:
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
             self._running.discard(process)
+            if used is not None:
+                used(usage.ru_utime + usage.ru_stime)
             self._require_running()
         finally:
             self._free.put(gpu)
         if process.returncode:
             lines = Path(log.name).read_text().splitlines() or ["its log is empty"]
             raise UserError(f"{Path(log.name).stem} failed: {lines[-1]}")
-        return usage.ru_utime + usage.ru_stime
 
     def _require_running(self) -> None:
         if self._is_stopped:
             raise UserError("stopped; rerun the same command to resume")
 
-    def emapl(self, arguments: Sequence[object], log: Path) -> float:
+    def emapl(
+        self, arguments: Sequence[object], log: Path, used: Callable[[float], None] | None = None
+    ) -> None:
         """Run an asr-emapl command with its output appended to a file; see `run`."""
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as file:
-            return self.run([sys.executable, "-m", "asr_emapl", *map(str, arguments)], file)
+            self.run([sys.executable, "-m", "asr_emapl", *map(str, arguments)], file, used)
 
-    def train(self, run: Run, config: Path, *overrides: str) -> float:
-        """Start or resume a training run; see `run`.
+    def train(self, run: Run, config: Path, *overrides: str) -> None:
+        """Start or resume a training run; see `run`. Adds its processor time to RUN/processor_seconds.json.
 
         Args:
             overrides: for all runs; those of the run have priority.
         """
         changes = (*overrides, *run.overrides, f"run_dir={run.folder}")
         # Runs with several seeds start from the same checkpoint.
-        seconds = self.emapl(["train", "--config", config, *changes, "--allow-changes"], run.log)
+        self.emapl(["train", "--config", config, *changes, "--allow-changes"], run.log, run.add_time)
         print(f"{run.name}: trained", flush=True)
-        return seconds
 
 
 def newest(run: Path) -> Path:

@@ -6,7 +6,6 @@ Runs are named MINUTES-SYSTEM-seedN; the settings of systems are in systems.yaml
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -153,11 +152,8 @@ class Work:
             self.emapl(run, "decode", *source, "--out", run.folder / f"{part}.jsonl")
 
     def train(self, run: Run) -> None:
-        """Train, and add the processor time to RUN/processor_seconds.json, one number per start."""
-        seconds = self.devices.train(run, self.config, *_FOR_ALL, *self.overrides)
-        times = run.folder / "processor_seconds.json"
-        earlier = json.loads(times.read_text()) if times.exists() else []
-        times.write_text(json.dumps([*earlier, round(seconds, 1)]) + "\n")
+        """Start or resume a training run."""
+        self.devices.train(run, self.config, *_FOR_ALL, *self.overrides)
 
     def emapl(self, run: Run, *arguments: object) -> None:
         """Run a command for a run."""
