@@ -19,6 +19,7 @@ from asr_emapl.storage import check_outputs, write
 from asr_emapl.terminal import say, warn
 
 if TYPE_CHECKING:
+    from asr_emapl.ctc import Confidence
     from asr_emapl.decoding.labellers import LabellingConfig, ModelLabeller
     from asr_emapl.distributed.process_group import ProcessGroup
     from asr_emapl.pseudo_labels.config import PseudoLabelConfig
@@ -41,6 +42,12 @@ _Hypotheses = Annotated[
     Path | None, typer.Option(help="Hypotheses of another recogniser, instead of a checkpoint.")
 ]
 _LmConfig = Annotated[Path | None, typer.Option(help="Output of tune-lm; decode with its beam search.")]
+_Confidence = Annotated[
+    str,
+    typer.Option(
+        help="frames: mean over frames of the highest probability; tokens: mean over the label's tokens."
+    ),
+]
 _Filter = Annotated[
     str, typer.Option(help="drop: omit labels that a filter drops; record: keep them, with its reason.")
 ]
@@ -59,6 +66,7 @@ def label(
     model: Annotated[str, typer.Option(help="teacher or student.")] = "teacher",
     lm_config: _LmConfig = None,
     times: Annotated[bool, typer.Option("--times", help="Write begin and end of each word.")] = False,
+    confidence: _Confidence = "frames",
     filter: _Filter = "drop",
     min_confidence: Annotated[float, share("Drop labels of lower confidence.")] = 0.0,
     min_tokens_per_second: Annotated[float, non_negative("Drop labels with fewer tokens per second.")] = 0.0,
@@ -88,13 +96,16 @@ def label(
 
     _require_one_of("--filter", filter, ("drop", "record"))
     _require_one_of("--precision", precision, ("fp32", "bf16"))
+    _require_one_of("--confidence", confidence, ("frames", "tokens"))
     limits = PseudoLabelConfig(
         min_confidence=min_confidence,
         min_tokens_per_second=min_tokens_per_second,
         max_tokens_per_second=max_tokens_per_second,
     )
     threads = workers or available_cpus()
-    config = LabellingConfig(times, max_seconds, precision == "bf16", threads, max_undecodable)
+    config = LabellingConfig(
+        times, cast("Confidence", confidence), max_seconds, precision == "bf16", threads, max_undecodable
+    )
     source = _Source(checkpoints or [], hypotheses, model, lm_config, trust)
     with _processes(device, out) as world:
         _label(manifest, out, part_hours, source, config, limits, cast("FilterMode", filter), world)

@@ -56,8 +56,11 @@ class PseudoLabelConfig:
     rounds: RoundsConfig = field(default_factory=RoundsConfig)
     hypotheses: Place | None = None
     """Labels of strategy external: JSONL (id and text), NeMo manifest, CTM or any file that `score` reads."""
+    confidence: Literal["frames", "tokens"] = "frames"
+    """frames: mean over frames of the highest probability; tokens: geometric mean of the probabilities of the
+    label's tokens, each in its best frame, which neither silence nor the length of the label changes."""
     min_confidence: Share = 0.0
-    """Drop labels with a lower confidence: the mean over frames of the highest probability."""
+    """Drop labels with a lower confidence."""
     min_tokens_per_second: Factor = 0.0
     """Drop labels with fewer tokens per second of audio."""
     max_tokens_per_second: Factor = 100.0

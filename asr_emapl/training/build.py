@@ -181,6 +181,7 @@ def _build_labeller(
         search=search,
         temperature=labels.temperature,
         second=second,
+        confidence=labels.confidence,
         seed=config.seed,
         bf16=config.device.precision == "bf16",
     )
