@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from asr_emapl.cli.options import TrustOption, non_negative, positive, share, workers_option
+from asr_emapl.cli.options import TrustOption, positive, share, workers_option
 from asr_emapl.cli.recognizer import open_recognizer, open_search
 from asr_emapl.errors import UserError, counted
 from asr_emapl.runs.reader import run_files
@@ -69,8 +69,10 @@ def label(
     confidence: _Confidence = "frames",
     filter: _Filter = "drop",
     min_confidence: Annotated[float, share("Drop labels of lower confidence.")] = 0.0,
-    min_tokens_per_second: Annotated[float, non_negative("Drop labels with fewer tokens per second.")] = 0.0,
-    max_tokens_per_second: Annotated[float, non_negative("Drop labels with more tokens per second.")] = 100.0,
+    tokens_per_second: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="LOW HIGH: drop labels with fewer or more tokens per second."),
+    ] = None,
     part_hours: Annotated[float, positive("Hours of audio in a part.")] = 1.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
     max_seconds: Annotated[float, positive("Padded seconds of audio in one batch.")] = 120.0,
@@ -97,11 +99,9 @@ def label(
     _require_one_of("--filter", filter, ("drop", "record"))
     _require_one_of("--precision", precision, ("fp32", "bf16"))
     _require_one_of("--confidence", confidence, ("frames", "tokens"))
-    limits = PseudoLabelConfig(
-        min_confidence=min_confidence,
-        min_tokens_per_second=min_tokens_per_second,
-        max_tokens_per_second=max_tokens_per_second,
-    )
+    rates = list(tokens_per_second) if tokens_per_second else None
+    limits = PseudoLabelConfig(min_confidence=min_confidence, tokens_per_second=rates)
+    _ = limits.token_rates  # an empty range is an error before anything is labelled
     threads = workers or available_cpus()
     config = LabellingConfig(
         times, cast("Confidence", confidence), max_seconds, precision == "bf16", threads, max_undecodable

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le, Len
 
+from asr_emapl.errors import UserError
 from asr_emapl.settings import Factor, Hours, ImportPath, Place, PositiveCount, PositiveHours, Share
 
 StrategyName = Literal["none", "ema", "cache", "rounds", "from_the_start", "external", "oracle"]
@@ -61,10 +63,9 @@ class PseudoLabelConfig:
     label's tokens, each in its best frame, which neither silence nor the length of the label changes."""
     min_confidence: Share = 0.0
     """Drop labels with a lower confidence."""
-    min_tokens_per_second: Factor = 0.0
-    """Drop labels with fewer tokens per second of audio."""
-    max_tokens_per_second: Factor = 100.0
-    """Drop labels with more tokens per second of audio."""
+    tokens_per_second: Annotated[list[Factor], Len(2, 2)] | Literal["learned"] | None = None
+    """Drop labels with fewer or more tokens per second of audio: [low, high], or learned: the 1 % and 99 %
+    quantiles of the transcripts, widened by a factor of 1.25; null: keep them."""
     agreement: Literal["none", "student", "greedy"] = "none"
     """Second label to compare the label with: student, of the student; greedy, without the language model."""
     min_agreement: Share = 0.0
@@ -85,6 +86,23 @@ class PseudoLabelConfig:
     def uses_unlabelled(self) -> bool:
         """Whether unlabelled audio is trained on."""
         return self.strategy != "none"
+
+    @property
+    def token_rates(self) -> tuple[float, float]:
+        """Lowest and highest number of tokens per second, once they are known.
+
+        Raises:
+            UserError: the lowest is above the highest.
+        """
+        if self.tokens_per_second is None:
+            return 0.0, math.inf
+        assert self.tokens_per_second != "learned"
+        low, high = self.tokens_per_second
+        if not low <= high:
+            raise UserError(
+                f"pseudo_labels.tokens_per_second: [{low:g}, {high:g}] is empty; put the lower number first"
+            )
+        return low, high
 
     @property
     def learns_from_itself(self) -> bool:

@@ -34,7 +34,6 @@ def _limit(description: str, setting: str, change: str) -> Reason:
     )
 
 
-# The numbers of dropped utterances are summed over ranks in this order.
 REASONS = {
     "unalignable": Reason(
         "need more output frames for their text than the model has",
@@ -45,8 +44,8 @@ REASONS = {
     "silent": _limit("have audio with a lower level than", "min_level_db", "lower"),
     "low_confidence": _limit("have a label less confident than", "min_confidence", "lower"),
     "disagreement": _limit("have labels that agree less than", "min_agreement", "lower"),
-    "too_few_tokens": _limit("have a label with fewer tokens than", "min_tokens_per_second", "lower"),
-    "too_many_tokens": _limit("have a label with more tokens than", "max_tokens_per_second", "raise"),
+    "too_few_tokens": _limit("have a label with fewer tokens than", "tokens_per_second", "widen"),
+    "too_many_tokens": _limit("have a label with more tokens than", "tokens_per_second", "widen"),
     "loop": _limit("have a label that repeats a part more often than", "max_repeats", "raise"),
     "changed": _limit("have a label that changed more than", "max_change", "raise"),
     "undecodable": Reason(
@@ -110,23 +109,45 @@ FILTERS: dict[str, Filter] = {
     # A NaN confidence is low too.
     "low_confidence": lambda c, limits: not c.confidence >= limits.min_confidence,
     "disagreement": lambda c, limits: c.agreement < limits.min_agreement,
-    "too_few_tokens": lambda c, limits: c.rate < limits.min_tokens_per_second,
-    "too_many_tokens": lambda c, limits: c.rate > limits.max_tokens_per_second,
+    "too_few_tokens": lambda c, limits: c.rate < limits.token_rates[0],
+    "too_many_tokens": lambda c, limits: c.rate > limits.token_rates[1],
     "loop": lambda c, limits: limits.max_repeats is not None and c.repeats > limits.max_repeats,
     "changed": lambda c, limits: limits.max_change is not None and c.change > limits.max_change,
 }
 
 
-def reason_to_drop(candidate: LabelCandidate, limits: PseudoLabelConfig | None) -> str | None:
-    """The reason not to train on an utterance, a key of `REASONS`; None: train on it.
+class LabelFilters:
+    """The filters of pseudo-labels.
 
     Args:
-        limits: for pseudo-labels; None: the label is a transcript and is only required to be alignable.
+        limits: with `tokens_per_second` as numbers, or not set.
+
+    Raises:
+        UserError: a limit is invalid.
     """
-    if limits is not None:
+
+    reasons = tuple(REASONS)
+    """Why labels can be dropped; the numbers of dropped utterances are summed over ranks in this order."""
+
+    def __init__(self, limits: PseudoLabelConfig) -> None:
+        self.limits = limits
+        _ = limits.token_rates  # an empty range is an error before training
+
+    @property
+    def needs_level(self) -> bool:
+        """Whether a filter needs the level of the audio."""
+        return self.limits.min_level_db is not None
+
+    def reason_to_drop(self, candidate: LabelCandidate) -> str | None:
+        """The reason not to train on a pseudo-label, one of `reasons`; None: train on it."""
         for reason, is_dropped in FILTERS.items():
-            if is_dropped(candidate, limits):
+            if is_dropped(candidate, self.limits):
                 return reason
+        return reason_to_drop_transcript(candidate)
+
+
+def reason_to_drop_transcript(candidate: LabelCandidate) -> str | None:
+    """The reason not to train on a transcript, which is only required to be alignable; None: train on it."""
     return "unalignable" if candidate.frames < candidate.needed else None
 
 

@@ -19,8 +19,8 @@ from asr_emapl.errors import UserError
 from asr_emapl.models.contract import build_model, build_twin
 from asr_emapl.models.failure import blaming
 from asr_emapl.models.target import USERS_OWN, resolve
-from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.pseudo_labels.dropout import require_dropout_switch
+from asr_emapl.pseudo_labels.filters import LabelFilters
 from asr_emapl.pseudo_labels.labeller import Labeller, Model
 from asr_emapl.pseudo_labels.labels import Strategy
 from asr_emapl.pseudo_labels.strategies.cache import CachedLabels
@@ -194,7 +194,7 @@ def build_step(
     teacher: EmaTeacher,
     optimizer: torch.optim.Optimizer,
     strategy: Strategy | None,
-    limits: PseudoLabelConfig,
+    filters: LabelFilters,
     *,
     clip_norm: float | None = None,
     bf16: bool = False,
@@ -203,11 +203,11 @@ def build_step(
 
     Args:
         student: the result of `ProcessGroup.data_parallel`.
-        limits: limits for pseudo-labels.
+        filters: of pseudo-labels.
     """
     phases = Phases(world.device)
     labelled = CtcObjective(world, features, student, GivenLabels(), None, phases, bf16=bf16)
     unlabelled = None
     if strategy is not None:
-        unlabelled = CtcObjective(world, features, student, strategy, limits, phases, bf16=bf16)
+        unlabelled = CtcObjective(world, features, student, strategy, filters, phases, bf16=bf16)
     return TrainStep(world, student, teacher, optimizer, labelled, unlabelled, phases, clip_norm=clip_norm)

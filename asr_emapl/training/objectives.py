@@ -20,8 +20,7 @@ from asr_emapl.audio.features import LogMel
 from asr_emapl.data.loader import MicroBatch
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import unwrap
-from asr_emapl.pseudo_labels.config import PseudoLabelConfig
-from asr_emapl.pseudo_labels.filters import LabelCandidate, reason_to_drop
+from asr_emapl.pseudo_labels.filters import LabelCandidate, LabelFilters, reason_to_drop_transcript
 from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels, Strategy, read_labels
 from asr_emapl.training.phases import Phases
 
@@ -101,7 +100,7 @@ class CtcObjective:
     Args:
         student: the result of `ProcessGroup.data_parallel`.
         strategy: computes the labels: `GivenLabels`, or a pseudo-label strategy.
-        limits: limits for pseudo-labels; None: the labels are transcripts.
+        filters: of pseudo-labels; None: the labels are transcripts.
         bf16: run the student's forward pass with autocast to bfloat16.
     """
 
@@ -111,26 +110,26 @@ class CtcObjective:
         features: LogMel,
         student: nn.Module,
         strategy: Strategy,
-        limits: PseudoLabelConfig | None,
+        filters: LabelFilters | None,
         phases: Phases,
         *,
         bf16: bool = False,
     ) -> None:
         self.world, self.features, self.student, self.strategy = world, features, student, strategy
-        self.limits, self.phases, self.bf16 = limits, phases, bf16
+        self.filters, self.phases, self.bf16 = filters, phases, bf16
         # Whether the labels of each step are kept, for comparison with those of the next pass.
         self.keeps_labels = type(strategy).previous is not Strategy.previous
 
     def prepare(self, micro_batches: Sequence[MicroBatch], passes: int) -> PreparedTargets:
         """See `Objective.prepare`. Synchronizes with the device once, to read the numbers of all labels."""
         queued = [self._queue(micro) for micro in micro_batches]
-        if self.world.sharded and self.limits is not None:
+        if self.world.sharded and self.filters is not None:
             # All ranks must gather the weights of a sharded teacher equally often.
             for _ in range(passes - len(queued)):
                 nothing = self.nothing()
                 self.strategy.labels(LabelRequest([], nothing.features_BTF, nothing.lengths_B, []))
         prepared = self._filter(queued)
-        self.phases.mark("features" if self.limits is None else "teacher")
+        self.phases.mark("features" if self.filters is None else "teacher")
         return prepared
 
     def label(self, micro_batches: Sequence[MicroBatch], passes: int) -> int:
@@ -189,14 +188,14 @@ class CtcObjective:
         """Queue the computation of labels from clean features, and of the student's features."""
         there = micro.to(self.world.device)
         features_BTF, lengths_B = self.features(there.waveforms_BN, there.samples_B)
-        if self.limits is not None:
+        if self.filters is not None:
             self.phases.mark("features")
         seconds = [n / SAMPLE_RATE_HZ for n in micro.samples_B.tolist()]
         request = LabelRequest(
             micro.ids, features_BTF, lengths_B, seconds, micro.targets, micro.rows, micro.epoch
         )
         labels = self.strategy.labels(request)
-        if self.limits is not None:
+        if self.filters is not None:
             self.phases.mark("teacher")
         samples_B = micro.samples_B
         if there.student_BN is not None and there.student_samples_B is not None:
@@ -223,7 +222,7 @@ class CtcObjective:
                 counts = tuple(len(label.tokens) for label in found)
                 whole = Targets(one.features_BTF, one.lengths_B, tokens_BS, one.frames, counts)
                 targets.append(whole if len(kept) == len(reasons) else whole.take(kept))
-        if self.limits is None:
+        if self.filters is None:
             return PreparedTargets(targets, dropped)
         labels = _by_row([one.micro for one in queued], read)
         if self.keeps_labels:
@@ -241,11 +240,13 @@ class CtcObjective:
             self._level_db(queued.micro, place),
             self.strategy.previous(queued.micro.rows[place]) if self.keeps_labels else None,
         )
-        return reason_to_drop(candidate, self.limits)
+        if self.filters is None:
+            return reason_to_drop_transcript(candidate)
+        return self.filters.reason_to_drop(candidate)
 
     def _level_db(self, micro: MicroBatch, place: int) -> float:
         """Root mean square of the audio in dB re full scale; 0 if no filter needs it."""
-        if self.limits is None or self.limits.min_level_db is None:
+        if self.filters is None or not self.filters.needs_level:
             return 0.0
         samples = int(micro.samples_B[place])
         return 10.0 * math.log10(float(micro.waveforms_BN[place, :samples].square().mean()) + 1e-12)

@@ -6,20 +6,32 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.config import RunConfig
+from asr_emapl.data.corpus import Corpus, TokenTable
 from asr_emapl.data.mixture import DataCursor
 from asr_emapl.distributed.process_group import ProcessGroup
+from asr_emapl.errors import counted
+from asr_emapl.pseudo_labels.config import PseudoLabelConfig
+from asr_emapl.pseudo_labels.filters import LabelFilters
 from asr_emapl.pseudo_labels.labels import Label, Strategy
+from asr_emapl.pseudo_labels.token_rate import learned_rates
 from asr_emapl.text.tokenizer import Tokenizer
 from asr_emapl.training.corpora import Corpora
 from asr_emapl.training.label_monitor import LabelMonitor
 
 
 class RunLabels:
-    """Strategy and monitor, with the state that is saved in checkpoints.
+    """Strategy, filters and monitor, with the state that is saved in checkpoints.
 
     Args:
         strategy: None: supervised training.
+
+    Attributes:
+        notes: what the filters learned from the transcripts.
+
+    Raises:
+        UserError: a filter is invalid.
     """
 
     def __init__(
@@ -32,6 +44,8 @@ class RunLabels:
     ) -> None:
         self.name, self.strategy, self.world = config.pseudo_labels.strategy, strategy, world
         self.contents = corpora.audio.contents.get("unlabelled")
+        limits, self.notes = _limits(config, corpora.labelled)
+        self.filters = LabelFilters(limits)
         self.monitor = None
         if corpora.unlabelled is not None and config.pseudo_labels.learns_from_itself:
             self.monitor = LabelMonitor(corpora.unlabelled.utterances, tokenizer)
@@ -73,3 +87,17 @@ class RunLabels:
         if self.monitor is not None and labels["monitor"]:
             self.monitor.load_state_dict(labels["monitor"], self.world)
         return position
+
+
+def _limits(config: RunConfig, labelled: Corpus) -> tuple[PseudoLabelConfig, list[str]]:
+    """The limits for pseudo-labels, including those learned from the transcripts, and a note on these."""
+    limits = config.pseudo_labels
+    if limits.tokens_per_second != "learned" or not limits.uses_unlabelled:
+        return limits, []
+    assert isinstance(labelled.targets, TokenTable)
+    rates = learned_rates(labelled.targets.lengths, labelled.samples / SAMPLE_RATE_HZ)
+    note = (
+        f"pseudo_labels.tokens_per_second: {rates[0]:.3g} to {rates[1]:.3g}, learned from "
+        f"{counted(len(labelled.targets), 'transcript')}"
+    )
+    return replace(limits, tokens_per_second=rates), [note]
