@@ -70,6 +70,7 @@ STRATEGIES = {
         "pseudo_labels.temperature=0.5",
         "pseudo_labels.max_change=0.9",
     ),
+    "a share": ("pseudo_labels.strategy=ema", "pseudo_labels.keep_share=0.6"),
     "own": ("pseudo_labels.strategy=own_strategy:Last", "pseudo_labels.options.shortest=1"),
 }
 
@@ -103,7 +104,9 @@ def test_kill_9_and_resume_equals_an_uninterrupted_run(corpus, tmp_path, name):
     assert all(torch.equal(one["student"][key], other["student"][key]) for key in one["student"])
     assert one["position"] == other["position"]
     labels, others = one["pseudo_labels"]["strategy"], other["pseudo_labels"]["strategy"]
-    assert labels.keys() == others.keys() != set()
+    assert labels.keys() == others.keys()
+    assert bool(labels) == (name != "a share")
+    assert one["pseudo_labels"]["filters"] == other["pseudo_labels"]["filters"]
     kinds = Counter(line["kind"] for line in read_log(tmp_path / "whole") if line["event"] == "step")
     assert kinds["unlabelled"] > 5
 
@@ -113,7 +116,7 @@ def _saved_after_labels(checkpoints: Path) -> bool:
     return len(list(checkpoints.glob("step-*.pt"))) >= 2
 
 
-@pytest.mark.parametrize("name", ["cache", "rounds", "from_the_start"])
+@pytest.mark.parametrize("name", ["cache", "rounds", "from_the_start", "a share"])
 @pytest.mark.parametrize("sharding", ["none", "full"])
 def test_two_processes_make_the_run_of_one(corpus, tmp_path, name, sharding):
     overrides = (

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from asr_emapl.data.mixture import DataCursor
+from asr_emapl.pseudo_labels.kept_share import BINS
 from asr_emapl.pseudo_labels.label_table import LabelTable
 
 State = dict[str, Any]
@@ -148,6 +149,12 @@ def _monitor(value: Any, place: str) -> None:
         _has({"previous": _strategy, "seen": _list_of(_seen_label)})(value, place)
 
 
+def _filters(value: Any, place: str) -> None:
+    if value != {}:  # {}: no share of the labels is kept
+        _has({"counts": _list_of(_amount)})(value, place)
+        _require(len(value["counts"]) == BINS, place, f"{BINS} counts")
+
+
 def _seen_label(value: Any, place: str) -> None:
     is_valid = isinstance(value, tuple) and len(value) == 3 and isinstance(value[2], list)
     _require(is_valid and all(type(n) is int for n in (*value[:2], *value[2])), place, "a list of labels")
@@ -204,7 +211,7 @@ _ENTRIES: dict[str, _Check] = {
     "running_mean": _running_mean,
     "clock": _has({"samples": _count, "sample_rate_hz": _positive}),
     "position": _position,
-    "pseudo_labels": _has({"strategy": _strategy, "monitor": _monitor}),
+    "pseudo_labels": _has({"strategy": _strategy, "filters": _filters, "monitor": _monitor}),
     "contents": _contents,
     "step": _count,
     "validation_due": _flag,

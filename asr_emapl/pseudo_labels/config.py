@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le, Len
+from annotated_types import Ge, Gt, Le, Len
 
 from asr_emapl.errors import UserError
 from asr_emapl.settings import Factor, Hours, ImportPath, Place, PositiveCount, PositiveHours, Share
@@ -63,6 +63,9 @@ class PseudoLabelConfig:
     label's tokens, each in its best frame, which neither silence nor the length of the label changes."""
     min_confidence: Share = 0.0
     """Drop labels with a lower confidence."""
+    keep_share: Annotated[float, Gt(0.0), Le(1.0)] | None = None
+    """Keep only this share of the labels that are not empty, the most confident ones: the threshold is a
+    quantile of the confidences in earlier steps, where a label counts half after 1,000 others; null: all."""
     tokens_per_second: Annotated[list[Factor], Len(2, 2)] | Literal["learned"] | None = None
     """Drop labels with fewer or more tokens per second of audio: [low, high], or learned: the 1 % and 99 %
     quantiles of the transcripts, widened by a factor of 1.25; null: keep them."""

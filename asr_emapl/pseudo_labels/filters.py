@@ -5,13 +5,18 @@ Imports no torch: the report reads the table too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from rapidfuzz.distance import Levenshtein
 
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
+from asr_emapl.pseudo_labels.kept_share import KeptShare
+
+if TYPE_CHECKING:
+    from asr_emapl.pseudo_labels.labels import Label
 
 _START_LATER = "start later (pseudo_labels.start_hours)"
 _LONGEST_LOOP = 8  # tokens of a repeated part that are looked for
@@ -43,6 +48,7 @@ REASONS = {
     "empty": Reason("have an empty label", f"the teacher is not ready: {_START_LATER}"),
     "silent": _limit("have audio with a lower level than", "min_level_db", "lower"),
     "low_confidence": _limit("have a label less confident than", "min_confidence", "lower"),
+    "least_confident": _limit("have a label that is not in the most confident", "keep_share", "raise"),
     "disagreement": _limit("have labels that agree less than", "min_agreement", "lower"),
     "too_few_tokens": _limit("have a label with fewer tokens than", "tokens_per_second", "widen"),
     "too_many_tokens": _limit("have a label with more tokens than", "tokens_per_second", "widen"),
@@ -131,6 +137,7 @@ class LabelFilters:
 
     def __init__(self, limits: PseudoLabelConfig) -> None:
         self.limits = limits
+        self._kept_share = None if limits.keep_share is None else KeptShare(limits.keep_share)
         _ = limits.token_rates  # an empty range is an error before training
 
     @property
@@ -143,7 +150,29 @@ class LabelFilters:
         for reason, is_dropped in FILTERS.items():
             if is_dropped(candidate, self.limits):
                 return reason
+        if self._kept_share is not None and not self._kept_share.keeps(candidate.confidence):
+            return "least_confident"
         return reason_to_drop_transcript(candidate)
+
+    def counts(self, labels: Iterable[Label]) -> list[float]:
+        """Numbers that `update` needs of the labels of this rank in a step, to be summed over ranks."""
+        if self._kept_share is None:
+            return []
+        return self._kept_share.counts(label.confidence for label in labels if label.tokens)
+
+    def update(self, counts: Sequence[float]) -> None:
+        """Adapt the filters to the labels of a step: the result of `counts`, summed over ranks."""
+        if self._kept_share is not None:
+            self._kept_share.update(counts)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resume needs, equal on all ranks."""
+        return {} if self._kept_share is None else self._kept_share.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`; if it is of other filters, they start anew."""
+        if self._kept_share is not None and state:
+            self._kept_share.load_state_dict(state)
 
 
 def reason_to_drop_transcript(candidate: LabelCandidate) -> str | None:

@@ -63,11 +63,13 @@ class PreparedTargets:
         targets: one per micro-batch with utterances to train on.
         dropped: number of utterances not trained on, by reason.
         labels: the pseudo-labels by row, including dropped ones; None for transcripts.
+        counts: numbers that the objective needs summed over ranks (see `Objective.summed`).
     """
 
     targets: list[Targets]
     dropped: Counter[str] = field(default_factory=Counter)
     labels: Mapping[int, Label] | None = None
+    counts: Sequence[float] = ()
 
     @property
     def utterances(self) -> int:
@@ -81,8 +83,17 @@ class PreparedTargets:
 class Objective(Protocol):
     """A part of training with its own loss. The train step divides the sum by the global count."""
 
+    @property
+    def reasons(self) -> Sequence[str]:
+        """Why utterances are dropped, in the order in which their numbers are summed over ranks."""
+        ...
+
     def prepare(self, micro_batches: Sequence[MicroBatch], passes: int) -> PreparedTargets:
         """Targets of the micro-batches of this rank; each rank prepares at least `passes` of them."""
+        ...
+
+    def summed(self, counts: Sequence[float]) -> None:
+        """Take note of `PreparedTargets.counts`, summed over ranks; called once after each `prepare`."""
         ...
 
     def nothing(self) -> Targets:
@@ -117,6 +128,7 @@ class CtcObjective:
     ) -> None:
         self.world, self.features, self.student, self.strategy = world, features, student, strategy
         self.filters, self.phases, self.bf16 = filters, phases, bf16
+        self.reasons = LabelFilters.reasons if filters is None else filters.reasons
         # Whether the labels of each step are kept, for comparison with those of the next pass.
         self.keeps_labels = type(strategy).previous is not Strategy.previous
 
@@ -159,6 +171,11 @@ class CtcObjective:
         merged = {row: label for of_rank in self.world.gather(labels) for row, label in of_rank.items()}
         self.strategy.keep(dict(sorted(merged.items())))
         return len(merged)
+
+    def summed(self, counts: Sequence[float]) -> None:
+        """See `Objective.summed`."""
+        if self.filters is not None:
+            self.filters.update(counts)
 
     def nothing(self) -> Targets:
         """See `Objective.nothing`."""
@@ -227,7 +244,7 @@ class CtcObjective:
         labels = _by_row([one.micro for one in queued], read)
         if self.keeps_labels:
             self._keep(labels)
-        return PreparedTargets(targets, dropped, labels)
+        return PreparedTargets(targets, dropped, labels, self.filters.counts(labels.values()))
 
     def _reason(self, queued: _Queued, place: int, label: Label) -> str | None:
         """Why an utterance is not trained on; None: it is."""

@@ -63,6 +63,7 @@ class RunLabels:
         """What a resume needs; call it on all processes."""
         return {
             "strategy": {} if self.strategy is None else self.strategy.state_dict(),
+            "filters": self.filters.state_dict(),
             "monitor": {} if self.monitor is None else self.monitor.state_dict(self.world),
         }
 
@@ -84,6 +85,7 @@ class RunLabels:
         labels = state["pseudo_labels"]
         if self.strategy is not None:
             self.strategy.load_state_dict(labels["strategy"])
+        self.filters.load_state_dict(labels["filters"])
         if self.monitor is not None and labels["monitor"]:
             self.monitor.load_state_dict(labels["monitor"], self.world)
         return position
