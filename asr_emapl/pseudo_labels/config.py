@@ -80,6 +80,9 @@ class PseudoLabelConfig:
     max_change: Share | None = None
     """With strategy from_the_start: drop labels of which a larger share of the tokens changed since the pass
     before; null: keep them."""
+    filters: dict[ImportPath, dict[str, Any]] = field(default_factory=dict)
+    """Filters of your own and their options, {package.module:function: {option: value}}: the function gets a
+    `LabelCandidate` and the options, and returns whether to drop the label."""
     dropout: Share | None = None
     """Dropout of the student after start_hours; null: unchanged."""
     layerdrop: Share | None = None

@@ -5,7 +5,7 @@ Imports no torch: the report reads the table too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from asr_emapl.pseudo_labels.kept_share import KeptShare
 
 if TYPE_CHECKING:
     from asr_emapl.pseudo_labels.labels import Label
+    from asr_emapl.text.tokenizer import Tokenizer
 
 _START_LATER = "start later (pseudo_labels.start_hours)"
 _LONGEST_LOOP = 8  # tokens of a repeated part that are looked for
@@ -61,6 +62,12 @@ REASONS = {
 }
 
 
+def reason_of(name: str) -> Reason:
+    """The reason of this name, which may be that of a filter of the user's own."""
+    own = f"the filter {name} (pseudo_labels.filters)"
+    return REASONS.get(name) or Reason(f"have a label that is dropped by {own}", f"change {own}")
+
+
 @dataclass(frozen=True)
 class LabelCandidate:
     """What a filter knows of one utterance and its label.
@@ -73,6 +80,8 @@ class LabelCandidate:
         agreement: with a second label of the utterance, in [0, 1]; 1 if there is none.
         level_db: root mean square of the audio in dB re full scale.
         previous: the label of the pass before; None: not known.
+        id: of the utterance.
+        tokenizer: that spells the label; None: it cannot be spelled.
     """
 
     tokens: Sequence[int]
@@ -82,6 +91,14 @@ class LabelCandidate:
     agreement: float = 1.0
     level_db: float = 0.0
     previous: Sequence[int] | None = None
+    id: str = ""
+    tokenizer: Tokenizer | None = None
+
+    @property
+    def text(self) -> str:
+        """The label as text."""
+        assert self.tokenizer is not None
+        return self.tokenizer.decode(self.tokens)
 
     @property
     def needed(self) -> int:
@@ -127,16 +144,25 @@ class LabelFilters:
 
     Args:
         limits: with `tokens_per_second` as numbers, or not set.
+        own: filters of the user's own by name, asked after all others.
+        tokenizer: that spells labels for them.
+
+    Attributes:
+        reasons: why labels can be dropped; the numbers of dropped utterances are summed over ranks in this
+            order.
 
     Raises:
         UserError: a limit is invalid.
     """
 
-    reasons = tuple(REASONS)
-    """Why labels can be dropped; the numbers of dropped utterances are summed over ranks in this order."""
-
-    def __init__(self, limits: PseudoLabelConfig) -> None:
-        self.limits = limits
+    def __init__(
+        self,
+        limits: PseudoLabelConfig,
+        own: Mapping[str, Callable[[LabelCandidate], bool]] | None = None,
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
+        self.limits, self.own, self.tokenizer = limits, dict(own or {}), tokenizer
+        self.reasons = (*REASONS, *self.own)
         self._kept_share = None if limits.keep_share is None else KeptShare(limits.keep_share)
         _ = limits.token_rates  # an empty range is an error before training
 
@@ -152,6 +178,9 @@ class LabelFilters:
                 return reason
         if self._kept_share is not None and not self._kept_share.keeps(candidate.confidence):
             return "least_confident"
+        for reason, is_dropped_by in self.own.items():
+            if is_dropped_by(candidate):
+                return reason
         return reason_to_drop_transcript(candidate)
 
     def counts(self, labels: Iterable[Label]) -> list[float]:

@@ -20,7 +20,7 @@ from asr_emapl.audio.features import LogMel
 from asr_emapl.data.loader import MicroBatch
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import unwrap
-from asr_emapl.pseudo_labels.filters import LabelCandidate, LabelFilters, reason_to_drop_transcript
+from asr_emapl.pseudo_labels.filters import REASONS, LabelCandidate, LabelFilters, reason_to_drop_transcript
 from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels, Strategy, read_labels
 from asr_emapl.training.phases import Phases
 
@@ -128,7 +128,7 @@ class CtcObjective:
     ) -> None:
         self.world, self.features, self.student, self.strategy = world, features, student, strategy
         self.filters, self.phases, self.bf16 = filters, phases, bf16
-        self.reasons = LabelFilters.reasons if filters is None else filters.reasons
+        self.reasons = tuple(REASONS) if filters is None else filters.reasons
         # Whether the labels of each step are kept, for comparison with those of the next pass.
         self.keeps_labels = type(strategy).previous is not Strategy.previous
 
@@ -256,6 +256,8 @@ class CtcObjective:
             label.agreement,
             self._level_db(queued.micro, place),
             self.strategy.previous(queued.micro.rows[place]) if self.keeps_labels else None,
+            queued.micro.ids[place],
+            None if self.filters is None else self.filters.tokenizer,
         )
         if self.filters is None:
             return reason_to_drop_transcript(candidate)

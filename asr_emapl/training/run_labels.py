@@ -15,6 +15,7 @@ from asr_emapl.errors import counted
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.pseudo_labels.filters import LabelFilters
 from asr_emapl.pseudo_labels.labels import Label, Strategy
+from asr_emapl.pseudo_labels.own_filters import own_filters
 from asr_emapl.pseudo_labels.token_rate import learned_rates
 from asr_emapl.text.tokenizer import Tokenizer
 from asr_emapl.training.corpora import Corpora
@@ -45,7 +46,8 @@ class RunLabels:
         self.name, self.strategy, self.world = config.pseudo_labels.strategy, strategy, world
         self.contents = corpora.audio.contents.get("unlabelled")
         limits, self.notes = _limits(config, corpora.labelled)
-        self.filters = LabelFilters(limits)
+        own = own_filters(limits.filters) if limits.uses_unlabelled else {}
+        self.filters = LabelFilters(limits, own, tokenizer)
         self.monitor = None
         if corpora.unlabelled is not None and config.pseudo_labels.learns_from_itself:
             self.monitor = LabelMonitor(corpora.unlabelled.utterances, tokenizer)
