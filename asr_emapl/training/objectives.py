@@ -152,13 +152,7 @@ class CtcObjective:
         """
         queued = []
         for micro in micro_batches:
-            there = micro.to(self.world.device)
-            features_BTF, lengths_B = self.features(there.waveforms_BN, there.samples_B)
-            seconds = [n / SAMPLE_RATE_HZ for n in micro.samples_B.tolist()]
-            request = LabelRequest(
-                micro.ids, features_BTF, lengths_B, seconds, rows=micro.rows, epoch=micro.epoch
-            )
-            queued.append(self.strategy.relabel(request))
+            queued.append(self.strategy.relabel(self.request(micro, micro.to(self.world.device))))
         if self.world.sharded:
             # All ranks gather the weights of a sharded model equally often.
             for _ in range(passes - len(micro_batches)):
@@ -201,20 +195,24 @@ class CtcObjective:
             zero_infinity=True,
         )
 
+    def request(self, micro: MicroBatch, there: MicroBatch) -> LabelRequest:
+        """What the strategy sees of a micro-batch; `there` is its copy on the device."""
+        features_BTF, lengths_B = self.features(there.waveforms_BN, there.samples_B)
+        seconds = [n / SAMPLE_RATE_HZ for n in micro.samples_B.tolist()]
+        return LabelRequest(
+            micro.ids, features_BTF, lengths_B, seconds, micro.targets, micro.rows, micro.epoch
+        )
+
     def _queue(self, micro: MicroBatch) -> _Queued:
         """Queue the computation of labels from clean features, and of the student's features."""
         there = micro.to(self.world.device)
-        features_BTF, lengths_B = self.features(there.waveforms_BN, there.samples_B)
+        request = self.request(micro, there)
         if self.filters is not None:
             self.phases.mark("features")
-        seconds = [n / SAMPLE_RATE_HZ for n in micro.samples_B.tolist()]
-        request = LabelRequest(
-            micro.ids, features_BTF, lengths_B, seconds, micro.targets, micro.rows, micro.epoch
-        )
         labels = self.strategy.labels(request)
         if self.filters is not None:
             self.phases.mark("teacher")
-        samples_B = micro.samples_B
+        features_BTF, lengths_B, samples_B = request.features, request.lengths, micro.samples_B
         if there.student_BN is not None and there.student_samples_B is not None:
             features_BTF, lengths_B = self.features(there.student_BN, there.student_samples_B)
             assert micro.student_samples_B is not None
@@ -224,7 +222,7 @@ class CtcObjective:
             # Features have mean 0, so masking replaces a band or frame by the utterance's mean.
             features_BTF = features_BTF * there.keep_BF[:, None, :] * there.keep_BT[:, :, None]
         self.phases.count(micro)
-        return _Queued(features_BTF, lengths_B, tuple(frames.tolist()), tuple(seconds), labels, micro)
+        return _Queued(features_BTF, lengths_B, tuple(frames.tolist()), tuple(request.seconds), labels, micro)
 
     def _filter(self, queued: Sequence[_Queued]) -> PreparedTargets:
         """Drop utterances according to the filters. The only place that waits for the labels."""
