@@ -146,6 +146,18 @@ def frames_needed(tokens_BS: Tensor, lengths_B: Tensor) -> Tensor:
     return lengths_B + repeats_BS.sum(dim=1)
 
 
+def blank_share(path_BT: Tensor, lengths_B: Tensor, blank: int = 0) -> Tensor:
+    """Share of the frames that are blank, float32 [B]; NaN without frames. Does not synchronize.
+
+    Args:
+        path_BT: long [B, T], the label of each frame.
+        lengths_B: integer [B], valid frames of each utterance.
+    """
+    lengths_B = lengths_B.to(path_BT.device, non_blocking=True)
+    valid_BT = torch.arange(path_BT.shape[1], device=path_BT.device) < lengths_B.unsqueeze(1)
+    return ((path_BT == blank) & valid_BT).sum(dim=1) / lengths_B
+
+
 def alignable(tokens: Sequence[int], frames: int) -> bool:
     """Whether CTC can align the tokens: T >= S + repeats, because repeated tokens need a blank in between."""
     return frames >= len(tokens) + sum(a == b for a, b in pairwise(tokens))

@@ -46,6 +46,26 @@ class CosineHalfLife:
         return half_life_of(rho, self.reference)
 
 
+@dataclass(frozen=True)
+class GrowingHalfLife:
+    """A half-life in proportion to the audio consumed: the average covers the same share of it at any time.
+
+    The weights of the average are then a power function of audio, as in Karras et al. 2024 (section 3.1).
+    Stated over audio, it applies to any batch.
+
+    Args:
+        first: half-life at the start; also the minimum, in the unit of the audio.
+        share: half-life by audio consumed.
+    """
+
+    first: float
+    share: float
+
+    def __call__(self, audio: float) -> float:
+        """Half-life after `audio` has been consumed."""
+        return max(self.first, self.share * audio)
+
+
 HalfLife = float | Callable[[float], float]
 
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge, Gt, Le, Len
+from annotated_types import Ge, Gt, Le, Len, Lt
 from torch import nn
 
-from asr_emapl.ema import CosineHalfLife, HalfLife
+from asr_emapl.ema import CosineHalfLife, GrowingHalfLife, HalfLife
 from asr_emapl.errors import UserError
 from asr_emapl.scaling import ReferenceOptimizer, Schedule, momentum
 from asr_emapl.scaling import half_life as half_life_of
-from asr_emapl.settings import Beta, Factor, Hours, PositiveCount, PositiveHours, Share
+from asr_emapl.settings import Beta, Factor, Hours, PositiveCount, PositiveHours, PositiveWeight, Share
 
 _CLASSES: dict[str, type[torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -68,7 +68,7 @@ class OptimizerConfig:
     of squares of adagrad is always rescaled."""
 
     def reference(self) -> ReferenceOptimizer:
-        """The optimizer at the reference batch, with its rule."""
+        """The optimizer's hyper-parameters at the reference batch, and its scaling rule."""
         group: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
         if self.name in _WITH_BETAS:
             group |= {"betas": tuple(self.betas), "eps": self.eps}
@@ -110,16 +110,30 @@ class ScheduleConfig:
 
 @dataclass
 class TeacherConfig:
-    """The EMA teacher. Set either its half-life or the paper's rho at the reference batch."""
+    """The EMA teacher. Set its half-life, or one of the equivalent settings used in papers."""
 
     half_life_hours: PositiveHours | None = None
     """Half-life of the average in hours of audio."""
     rho: Annotated[float, Gt(0.0), Le(1.0)] | None = None
-    """Momentum per step at the reference batch."""
+    """Momentum per step at the reference batch (Busbridge et al. 2023)."""
+    discount: Annotated[float, Gt(0.0), Lt(1.0)] | None = None
+    """Weight of the student in an update that follows every discount_steps steps at the reference batch
+    (Kaizen, Manohar et al. 2021). The teacher is still updated in each step, with the same half-life."""
+    discount_steps: PositiveCount = 1
+    """Steps between two updates, for discount."""
+    epoch_weight: Annotated[float, Gt(0.0), Lt(1.0)] | None = None
+    """Share of the teacher's weights that remains after epoch_hours (w in MPL, Higuchi et al. 2021)."""
+    epoch_hours: PositiveHours | None = None
+    """Hours of audio in an epoch, for epoch_weight: labelled and unlabelled audio together."""
+    half_life_factor: PositiveWeight = 1.0
+    """Multiplies the half-life. A run that goes back after a collapse of its labels doubles it."""
     order: Literal["post", "pre", "midpoint"] = "post"
     """Student weights that are averaged: after the optimizer step, before it, or the mean of both."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """cosine: rho increases to 1 over the run, as in BYOL and DINO."""
+    schedule: Literal["constant", "cosine", "growing"] = "constant"
+    """cosine: rho increases to 1 over the run, as in BYOL and DINO; growing: the half-life increases with the
+    audio consumed."""
+    growing_share: Annotated[float, Gt(0.0), Le(1.0)] = 0.1
+    """For schedule growing: half-life by audio consumed, once this is longer than the half-life set above."""
     audio_per_step: Literal["actual", "nominal"] = "actual"
     """Audio from which rho is computed. actual: audio of each step, so that packing does not matter; nominal:
     mean audio of a step at this batch."""
@@ -127,15 +141,26 @@ class TeacherConfig:
     def half_life_seconds(self, reference_audio: float) -> float:
         """The half-life in seconds of audio.
 
+        Args:
+            reference_audio: seconds of audio of a reference step.
+
         Raises:
-            ValueError: both or neither of half_life_hours and rho are set.
+            ValueError: none or several of half_life_hours, rho, discount and epoch_weight are set, or
+                epoch_weight without epoch_hours.
         """
-        if (self.half_life_hours is None) == (self.rho is None):
-            raise ValueError("set either teacher.half_life_hours or teacher.rho")
+        ways = ("half_life_hours", "rho", "discount", "epoch_weight")
+        if len([way for way in ways if getattr(self, way) is not None]) != 1:
+            raise ValueError("set one of teacher.half_life_hours, teacher.rho, discount and epoch_weight")
         if self.half_life_hours is not None:
             return self.half_life_hours * 3600.0
-        assert self.rho is not None
-        return half_life_of(self.rho, reference_audio)
+        if self.rho is not None:
+            return half_life_of(self.rho, reference_audio)
+        if self.discount is not None:
+            return half_life_of(1.0 - self.discount, self.discount_steps * reference_audio)
+        if self.epoch_hours is None:
+            raise ValueError("epoch_weight requires teacher.epoch_hours, the hours of audio in an epoch")
+        assert self.epoch_weight is not None
+        return half_life_of(self.epoch_weight, 3600.0 * self.epoch_hours)
 
     def half_life_over_audio(self, reference_audio: float, total_seconds: float) -> HalfLife:
         """The half-life for `EmaTeacher`: in seconds, or as a function over a run of `total_seconds`.
@@ -143,9 +168,11 @@ class TeacherConfig:
         Raises:
             ValueError: see `half_life_seconds`.
         """
-        half_life = self.half_life_seconds(reference_audio)
+        half_life = self.half_life_factor * self.half_life_seconds(reference_audio)
         if self.schedule == "constant":
             return half_life
+        if self.schedule == "growing":
+            return GrowingHalfLife(half_life, self.growing_share)
         return CosineHalfLife(momentum(half_life, reference_audio), reference_audio, total_seconds)
 
 

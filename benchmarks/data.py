@@ -1,14 +1,15 @@
-"""What the way of the data costs on one core: decoding, features, batch plan, and the loader as a whole.
+"""Speed of the data pipeline on one core: decoding, features, batch plan, and the complete loader.
 
-    pip install lhotse speechbrain                     # those that are absent are left out of the tables
+    pip install lhotse speechbrain                     # packages that are not installed are skipped
     python benchmarks/data.py --manifest dev-clean.jsonl
-    python benchmarks/data.py --manifest dev-clean.jsonl --against 200   # what a model consumes, x real time
+    python benchmarks/data.py --manifest dev-clean.jsonl --against 200   # speed of a model, x real time
 
-All contestants of a table take turns in one process, so that a busy machine is busy for all of them; reported
-are medians, in seconds of audio a second of wall-clock, and the ratio to this toolkit. Features are of 16
-utterances of 15 s of noise, 80 mel bands of 10 ms; plans are over 28,539 lengths as in LibriSpeech's
-train-clean-100, 200 s a batch. The loaders read the manifest's audio, shuffle it, and make padded waveforms,
-200 s a batch; this one also draws SpecAugment's masks.
+All implementations in a table are run alternately in one process, so that other work on the machine slows all
+of them. The tables show medians in seconds of audio per second of wall-clock time, and the ratio to this
+toolkit. Features are computed for 16 utterances of 15 s of noise, with 80 mel bands and a hop of 10 ms. Plans
+are for 28,539 utterances with lengths as in LibriSpeech's train-clean-100, with 200 s per batch. The loaders
+read and shuffle the manifest's audio and return padded waveforms, with 200 s per batch. The loader of this
+toolkit also draws the masks of SpecAugment.
 """
 
 from __future__ import annotations
@@ -44,14 +45,14 @@ Action = Callable[[], object]
 
 
 def librispeech_like(count: int) -> list[float]:
-    """Seconds as in train-clean-*: most about 14.5, a flat tail of short ones, 12.5 on average."""
+    """Lengths in seconds as in train-clean-*: most are about 14.5, the others uniform; the mean is 12.5."""
     rng = np.random.default_rng(0)
     long, short = rng.normal(14.5, 1.2, count), rng.uniform(1.4, 14.5, count)
     return list(np.where(rng.uniform(size=count) < 0.7, long, short).clip(1.4, 24.5))
 
 
 def lhotse_cuts(seconds: Iterable[float], paths: Iterable[str]) -> Any:
-    """A lhotse CutSet; the audio is read only if asked for."""
+    """A lhotse CutSet, which reads the audio only on request."""
     import lhotse
 
     def cut(i: int, duration: float, path: str) -> Any:
@@ -64,14 +65,14 @@ def lhotse_cuts(seconds: Iterable[float], paths: Iterable[str]) -> Any:
 
 
 def lhotse_sampler(cuts: Any) -> Any:
-    """lhotse's sampler with as many buckets as its own examples have."""
+    """lhotse's sampler, with the number of buckets used in lhotse's examples."""
     from lhotse.dataset import DynamicBucketingSampler
 
     return DynamicBucketingSampler(cuts, max_duration=BATCH_SECONDS, num_buckets=30, shuffle=True)
 
 
 def speechbrain_sampler(seconds: list[float]) -> Any:
-    """SpeechBrain's sampler; its own choice of buckets."""
+    """SpeechBrain's sampler, with its default bucket boundaries."""
     from speechbrain.dataio.sampler import DynamicBatchSampler
 
     return DynamicBatchSampler(
@@ -79,11 +80,11 @@ def speechbrain_sampler(seconds: list[float]) -> Any:
     )
 
 
-# Each of these builds what is then timed; an ImportError leaves the contestant out.
+# These functions map a name to a function that builds the timed action. It is skipped after an ImportError.
 
 
 def decoders(utterances: list[Utterance]) -> dict[str, Callable[[], Action]]:
-    """Files to waveforms."""
+    """Decoders of files to waveforms."""
 
     def lhotse() -> Action:
         cuts = list(lhotse_cuts([u.duration for u in utterances], [u.audio for u in utterances]))
@@ -103,7 +104,7 @@ def decoders(utterances: list[Utterance]) -> dict[str, Callable[[], Action]]:
 
 
 def features(waveforms_BN: torch.Tensor) -> dict[str, Callable[[], Action]]:
-    """Waveforms to log-mel."""
+    """Log-mel features of waveforms."""
     samples_B = torch.full((len(waveforms_BN),), waveforms_BN.shape[1])
 
     def mel_spectrogram() -> Action:
@@ -140,7 +141,7 @@ def features(waveforms_BN: torch.Tensor) -> dict[str, Callable[[], Action]]:
 
 
 def loaders(utterances: list[Utterance], count: int) -> dict[str, Callable[[], Action]]:
-    """Shuffled batches of padded waveforms; a call takes `count` of them, in the calling process."""
+    """Loaders of shuffled batches of padded waveforms. Each call loads `count` batches in this process."""
     seconds = [u.duration for u in utterances]
 
     def own(perturb: Perturbation | None) -> Action:
@@ -208,16 +209,19 @@ def loaders(utterances: list[Utterance], count: int) -> dict[str, Callable[[], A
 
 
 def cycle_of(epochs: Iterable[Any]) -> Iterator[Any]:
-    """One epoch after the other."""
+    """Repeat the epochs forever."""
     for _ in cycle([None]):
         yield from epochs
 
 
 def race(title: str, contestants: dict[str, Callable[[], Action]], audio: float | None, rounds: int) -> float:
-    """Time all in turns and print them; each call is `audio` seconds long, or returns how long it was.
+    """Time all implementations alternately and print a table.
+
+    Args:
+        audio: seconds of audio that each call processes; None: each call returns them.
 
     Returns:
-        How many times real time the first of them reaches.
+        The speed of the first implementation, as a multiple of real time.
     """
     print(f"\n{title}")
     actions: dict[str, Action] = {}
@@ -225,7 +229,7 @@ def race(title: str, contestants: dict[str, Callable[[], Action]], audio: float 
         try:
             actions[name] = build()
         except ImportError as error:
-            print(f"  {name}: left out ({error})")
+            print(f"  {name}: skipped ({error})")
     speeds: dict[str, list[float]] = {name: [] for name in actions}
     order = list(actions)
     for turn in range(rounds + 1):
@@ -259,13 +263,15 @@ def plans() -> None:
     def speechbrain() -> list[list[float]]:
         return [[seconds[i] for i in batch] for batch in speechbrain_sampler(seconds)]
 
-    print(f"\nplan of {len(seconds):,} utterances, {sum(seconds) / 3600:.1f} h, {BATCH_SECONDS:g} s a batch")
+    print(
+        f"\nplan of {len(seconds):,} utterances, {sum(seconds) / 3600:.1f} h, {BATCH_SECONDS:g} s per batch"
+    )
     for name, plan in {"asr_emapl": own, "lhotse": lhotse, "speechbrain": speechbrain}.items():
         made: list[list[list[float]]] = []
         try:
             taken = seconds_of(lambda plan=plan, made=made: made.append(plan()), CPU)  # type: ignore[misc]
         except ImportError as error:
-            print(f"  {name}: left out ({error})")
+            print(f"  {name}: skipped ({error})")
             continue
         padded = [len(batch) * max(batch) for batch in made[0]]
         padding = 1.0 - sum(map(sum, made[0])) / sum(padded)
@@ -280,17 +286,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--manifest", type=Path, required=True, help="of 16 kHz audio, whole files")
-    parser.add_argument("--utterances", type=int, default=400, help="of it at most (default 400)")
+    parser.add_argument(
+        "--manifest", type=Path, required=True, help="manifest of 16 kHz audio, one file per utterance"
+    )
+    parser.add_argument(
+        "--utterances", type=int, default=400, help="maximum number of utterances (default 400)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--against", type=float, help="times real time that a model consumes on a core")
+    parser.add_argument("--against", type=float, help="speed of a model on one core, x real time")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     utterances = read_manifest(chosen.manifest)[: chosen.utterances]
     print(
         f"torch {torch.__version__}, CPU, {chosen.threads} thread(s), median of {chosen.rounds} "
-        f"in turns; last column: ratio to asr_emapl"
+        f"alternating rounds; last column: ratio to asr_emapl"
     )
     some = utterances[:20]
     race("decoding", decoders(some), sum(u.duration for u in some), chosen.rounds)
@@ -299,7 +309,7 @@ def main() -> None:
     plans()
     speed = race("loader", loaders(utterances, 2), None, chosen.rounds)
     if chosen.against:
-        print(f"  {speed / chosen.against:.1f} times what a model consumes at {chosen.against:g} x real time")
+        print(f"  {speed / chosen.against:.1f} times the speed of a model at {chosen.against:g} x real time")
 
 
 if __name__ == "__main__":

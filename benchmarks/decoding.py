@@ -1,12 +1,12 @@
-"""Beam searches side by side: WER and speed on a trained model's own posteriors, in one process.
+"""Compare beam searches: WER and speed on the posteriors of a trained model, in one process.
 
     python benchmarks/decoding.py --checkpoint runs/ema --manifest data/dev-other.jsonl --lm 3gram.arpa \\
         --tune data/dev-clean.jsonl
 
-The language model is one of words, and its words are the lexicon. Needs the extra `lm`; ctc-beam-
-decoder and fast-ctc-decode are measured where they are installed. Each has its own weight of the
-language model and word bonus, of a small grid the best on the utterances of --tune. Speed is by the
-processor's time, the best of some rounds.
+The language model is a word model, and its words are the lexicon. This requires the extra `lm`.
+ctc-beam-decoder and fast-ctc-decode are included if they are installed. Language model weight and
+word bonus of each search are the best in a small grid on the utterances of --tune. Speed is computed
+from processor time, as the best of several rounds.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from asr_emapl.scoring.wer import Score
 from asr_emapl.text.tokenizer import Tokenizer
 
 Decode = Callable[[Tensor], str]
-# Of the language model's natural logarithms, and for each word.
+# Language model weight (for natural logarithms) and bonus per word.
 _WEIGHTS = tuple((weight, bonus) for weight in (0.1, 0.25, 0.5, 1.0) for bonus in (0.0, 2.0))
 _BEAMS = (8, 32, 100)
-# The smallest log-probability of a token, and the distance to the best hypothesis: defaults, and wider.
+# Minimum log-probability of a token, and of a hypothesis relative to the best one: defaults and wider limits.
 _PRUNING = ((-5.0, -10.0), (-12.0, -25.0))
 
 
 def searches(tokenizer: Tokenizer, lm: str) -> Iterator[tuple[str, list[Decode]]]:
-    """Name of a row, and its searches, of which the best counts."""
+    """Name of each row, and its searches; the row shows the search that is best on --tune."""
     yield "greedy", [lambda x: tokenizer.decode(greedy(x[None], torch.tensor([len(x)])).to_lists()[0])]
     yield "asr_emapl without LM, lexicon; beam 32", [BeamSearch(tokenizer, BeamConfig(32)).text]
     for beam in _BEAMS:
@@ -68,9 +68,9 @@ def _ctc_beam_decoder(tokenizer: Tokenizer, lm: str) -> Iterator[tuple[str, list
 
     words = read_words(Path(lm))
     labels = [s if s == " " else s.replace(" ", "\u2581") for s in tokenizer.surfaces]
-    # SentencePiece's unknown piece writes nothing, as the blank does.
+    # SentencePiece's unknown piece has no text, like the blank.
     labels[1:] = [label or "<unk>" for label in labels[1:]]
-    # What an unknown word costs: the package's default, and so much that hardly any is written.
+    # Score of an unknown word: the package's default, and one so low that hardly any is output.
     for kind, unknown in (("open", -10.0), ("closed", -1000.0)):
         made = [build_ctcdecoder(labels, lm, words, weight, bonus, unknown) for weight, bonus in _WEIGHTS]
         for token, beam_prune in _PRUNING:
@@ -87,7 +87,7 @@ def _ctc_beam_decoder(tokenizer: Tokenizer, lm: str) -> Iterator[tuple[str, list
 
 @dataclass(frozen=True)
 class Speech:
-    """What the model made of utterances, and what was said."""
+    """The log-probabilities and the reference transcripts of utterances."""
 
     log_probs: dict[str, Tensor]
     references: dict[str, str]
@@ -102,7 +102,7 @@ class Speech:
         return Speech(log_probs, references, sum(u.duration for u in utterances))
 
     def decoded(self, decode: Decode) -> tuple[Score, float]:
-        """The score, and the processor's seconds."""
+        """The score, and the processor time in seconds."""
         start = time.process_time()
         hypotheses = {id_: decode(x) for id_, x in self.log_probs.items()}
         return score(self.references, hypotheses), time.process_time() - start
@@ -114,10 +114,10 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--manifest", required=True)
     parser.add_argument("--lm", required=True)
-    parser.add_argument("--tune", required=True, help="manifest that weights are chosen on")
-    parser.add_argument("--every", type=int, default=1, help="take every n-th utterance of both (default 1)")
+    parser.add_argument("--tune", required=True, help="manifest for choosing the weights")
+    parser.add_argument("--every", type=int, default=1, help="use every n-th utterance of both (default 1)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--trust", action="append", default=[], help="package of the checkpoint's own model")
+    parser.add_argument("--trust", action="append", default=[], help="package of the checkpoint's model")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     recognizer = load_recognizer(arguments.checkpoint, "teacher", "cpu", arguments.trust)

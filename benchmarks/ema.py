@@ -1,13 +1,13 @@
-"""Time of one update of the average: this teacher, other packages, and the bound by memory traffic.
+"""Time of one update of the average: this teacher, other packages, and the memory bandwidth bound.
 
-    pip install ema-pytorch torch-ema timm    # packages that are not installed are left out
+    pip install ema-pytorch torch-ema timm    # packages that are not installed are skipped
     python benchmarks/ema.py                  # on a GPU if there is one
     python benchmarks/ema.py --threads 1 --millions 38
 
-All contestants take turns in one process, so that other work on the machine slows all of them. The table has
-medians, the ratio to the bound, and the memory traffic of the bound: one `lerp_` over one flat tensor of the
-same size, which reads two streams and writes one. On a GPU it also has the time of the GPU alone, which is
-what an update adds to a step whose work is queued ahead.
+All implementations are run alternately in one process, so that other work on the machine slows all of them.
+The table shows medians, the ratio to the bound, and the memory traffic of the bound: one `lerp_` over one
+flat tensor of the same size, which reads two streams and writes one. On a GPU, it also shows the GPU time
+alone, which is the time that an update adds to a step whose work is queued in advance.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
 
-# Far enough from 1 that this teacher moves at each update.
+# Far enough from 1 that this teacher is updated in every call.
 RHO = 0.99
 # Millions of parameters -> options of the transformer.
 SIZES = {38: {"dim": 512, "heads": 8, "layers": 12}, 255: {"dim": 768, "heads": 4, "layers": 36}}
@@ -85,14 +85,14 @@ CONTESTANTS: dict[str, Callable[[nn.Module], Update]] = {
 
 
 def measure(options: dict[str, int], device: torch.device, rounds: int) -> tuple[int, dict[str, list[float]]]:
-    """Number of parameters, and by contestant the median seconds per update: in total, and of the GPU."""
+    """Number of parameters, and for each implementation the median seconds per update: total and GPU."""
     model = TransformerCtc(29, **options).to(device)  # type: ignore[arg-type]
     updates: dict[str, Update] = {}
     for name, build in CONTESTANTS.items():
         try:
             updates[name] = build(model)
         except ImportError as error:
-            print(f"{name}: left out ({error})")
+            print(f"{name}: skipped ({error})")
 
     def seconds(update: Update) -> tuple[float, float]:
         return seconds_of(update, device), gpu_seconds_of(update) if device.type == "cuda" else 0.0

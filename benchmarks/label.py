@@ -3,10 +3,10 @@
     python benchmarks/label.py --model paper --precision bf16          # on a GPU if there is one
     python benchmarks/label.py --model mini --manifest data/dev-clean.jsonl
 
-The encoder alone is the model's forward pass on features that are in the device's memory. Labelling is the
-rest as well, except for loading the model: files are read and decoded, features computed, labels written in
-parts. Both take turns in one process. The last line has the median of the ratios of each pair of rounds.
-Without a manifest, the audio is random, in FLAC files of 16 bits, with the lengths of LibriSpeech's.
+The encoder alone is the model's forward pass on features in the device's memory. Labelling also includes
+everything else except loading the model: reading and decoding files, computing features, and writing labels
+in parts. Both are run alternately in one process. The last line shows the median of the ratios of each pair
+of rounds. Without a manifest, the audio is random noise in 16-bit FLAC files with lengths as in LibriSpeech.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Features = list[tuple[Tensor, Tensor]]
 
 
 def random_manifest(folder: Path, minutes: float) -> Path:
-    """A manifest of random audio at a level at which FLAC halves its size, as for speech."""
+    """A manifest of random audio at a level at which FLAC halves the size, as it does for speech."""
     rng = np.random.default_rng(0)
     utterances, total = [], 0.0
     for number, seconds in enumerate(librispeech_like(round(10 * minutes))):
@@ -89,9 +89,9 @@ def main() -> None:
     )
     parser.add_argument("--model", choices=MODELS, default="mini")
     parser.add_argument("--manifest", help="audio to label (default: random)")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of random audio")
+    parser.add_argument("--minutes", type=float, default=10.0, help="minutes of random audio")
     parser.add_argument("--part-minutes", type=float, default=60.0)
-    parser.add_argument("--max-seconds", type=float, default=120.0, help="padded audio of a batch")
+    parser.add_argument("--max-seconds", type=float, default=120.0, help="padded seconds of audio in a batch")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model (default 1)")
@@ -123,7 +123,7 @@ def main() -> None:
 
 
 def report(chosen: argparse.Namespace, seconds: float, parts: int, times: dict[str, list[float]]) -> None:
-    """Print what was measured."""
+    """Print the measurements."""
     is_gpu = torch.device(chosen.device).type == "cuda"
     where = torch.cuda.get_device_name() if is_gpu else f"CPU, {chosen.threads} thread(s)"
     print(

@@ -1,11 +1,12 @@
-"""Time and memory of opening a manifest of millions of utterances, and of planning and resuming over it.
+"""Time and memory of opening a manifest of millions of utterances, planning batches, and resuming.
 
     python benchmarks/manifests.py --millions 10 --folder DIR    # writes 1.6 GB to DIR
 
-The manifest is made first, with paths and lengths like those of Libri-Light. Then each line is a new process:
-one indexes it, one opens it, two plan batches of 290 s (of the first pass, and in the middle of the tenth, as
-a resume does), and one does all that a run does before its first batch. The last column is the largest memory
-of the process, with all that it imports and with mapped pages, which the processes of a host share.
+A manifest is written first, with paths and lengths like those of Libri-Light. Each line of the output is for
+a new process: one indexes the manifest, one opens it, two plan batches of 290 s (in the first pass, and in
+the middle of the tenth, as in a resume), and one does everything that a run does before its first batch. The
+last column is the peak memory of the process, including imports and mapped pages, which the processes of a
+host share.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def write(path: Path, count: int) -> None:
 
 
 def imports(path: Path) -> str:
-    """Import all that a run imports, torch above all."""
+    """Import all modules that a run imports, mainly torch."""
     import asr_emapl.training.trainer
 
     return f"{asr_emapl.training.trainer.__name__:33s}"
@@ -61,7 +62,7 @@ def plan(path: Path, epoch: int) -> str:
 
 
 def train(path: Path) -> str:
-    """All that a run does before its first batch: limits, hashes for a resume, kappa."""
+    """Everything that a run does before its first batch: limits, hashes for a resume, kappa."""
     from asr_emapl.config import RunConfig
     from asr_emapl.data.mixture import DataCursor
     from asr_emapl.training.selection import TrainingAudio
@@ -76,13 +77,13 @@ def train(path: Path) -> str:
 
 
 def measured(action: Callable[..., str], path: Path, *arguments: int) -> str:
-    """What an action says, and the memory of its process."""
+    """The output of an action, and the peak memory of its process."""
     said = action(path, *arguments)
     return f"{said}  {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024:6d} MB"
 
 
 def main() -> None:
-    """Print a line per action, each in a process of its own."""
+    """Print one line per action; each action runs in a separate process."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,15 +1,15 @@
-"""What scoring costs on one core: error counts of many pairs of texts, beside other packages that count them.
+"""Speed of scoring on one core: error counts of many pairs of texts, compared with other packages.
 
-    pip install kaldialign werpy meeteval              # those that are absent are left out of the tables
+    pip install kaldialign werpy meeteval              # packages that are not installed are skipped
     python benchmarks/scoring.py
     python benchmarks/scoring.py --manifest dev-clean.jsonl
 
-Hypotheses are the references with 8 % of the words replaced, 2 % dropped and 2 % doubled; without a manifest
-the references are 2,703 sentences of 20 words on average, their words as frequent as in English (Zipf). The
-second table is of 100,000 pairs, the same over and over with other errors. All contestants of a table take
-turns in one process and one thread; reported are medians of processor time, which other work on the
-machine disturbs less than wall-clock, and the ratio to this toolkit. Each begins with texts and ends with
-the corpus's counts, and the errors that it finds are compared with ours.
+Hypotheses are the references with 8 % of the words replaced, 2 % dropped and 2 % doubled. Without a manifest,
+the references are 2,703 sentences of 20 words on average, with word frequencies as in English (Zipf). The
+second table is for 100,000 pairs: the same references repeated, with other errors. All implementations in a
+table are run alternately in one process and one thread. The tables show medians of processor time, which
+depends less on other work on the machine than wall-clock time, and the ratio to this toolkit. Each
+implementation converts texts to the counts of the corpus, and its number of errors is compared with ours.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ LARGE_PAIRS = 100_000
 OURS = "asr_emapl word counts"
 Texts = list[str]
 Action = Callable[[], int | None]
-"""A contestant at work; the number of errors, unless it does not count words with as few as can be."""
+"""Runs an implementation. Returns the minimum number of word errors, or None if it does not compute it."""
 
 
 def sentences(count: int) -> Texts:
-    """Random sentences of 2 to 38 words, the word of rank r about as frequent as 1 / r."""
+    """Random sentences of 2 to 38 words; the word of rank r has a frequency proportional to 1 / r."""
     chooser = random.Random(0)
     words = ["".join(chooser.choices("ETAOINSHRDLU", k=chooser.randint(2, 9))) for _ in range(9000)]
     weights = [1.0 / rank for rank in range(1, len(words) + 1)]
@@ -59,7 +59,7 @@ def garbled(texts: Texts) -> Texts:
 
 
 def contestants(references: Texts, hypotheses: Texts) -> dict[str, Callable[[], Action]]:
-    """Each builds what is then timed; an ImportError leaves it out."""
+    """Functions that build the timed actions, by name. One that raises ImportError is skipped."""
 
     def jiwer() -> Action:
         from jiwer import process_words
@@ -82,7 +82,7 @@ def contestants(references: Texts, hypotheses: Texts) -> dict[str, Callable[[], 
     def werpy() -> Action:
         from werpy import wer
 
-        # Gives the rate alone.
+        # Returns only the rate.
         def rate() -> None:
             wer(references, hypotheses)
 
@@ -124,13 +124,13 @@ def contestants(references: Texts, hypotheses: Texts) -> dict[str, Callable[[], 
 
 
 def table(references: Texts, hypotheses: Texts, rounds: int) -> None:
-    """Let all contestants take turns, and print their medians."""
+    """Run all implementations alternately, and print their medians."""
     actions: dict[str, Action] = {}
     for name, build in contestants(references, hypotheses).items():
         try:
             actions[name] = build()
         except ImportError as error:
-            print(f"left out: {name} ({error})")
+            print(f"skipped: {name} ({error})")
     expected = actions[OURS]()
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(rounds):
@@ -153,7 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--manifest", help="references; default: made up")
+    parser.add_argument("--manifest", help="references (default: random sentences)")
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--large-rounds", type=int, default=3)
     options = parser.parse_args()

@@ -1,10 +1,10 @@
-"""Random access to audio: ranges of shards beside a file for each utterance.
+"""Random access to audio: byte ranges in shards, compared with one file per utterance.
 
     python benchmarks/shards.py data/dev-clean.jsonl
 
-Packs the manifest as it is into a temporary folder, then reads the same utterances in the same random order
-from there and from its own files, in turns, in one process. Reported are medians over the rounds. All files
-were read before, so that what is measured is the way to the bytes, not the disk.
+Packs the manifest's files unchanged into a temporary folder. Then reads the same utterances in the same
+random order from the shards and from the original files, alternately, in one process. The table shows medians
+over the rounds. All files are in the page cache, so the time is that of the access, not of the disk.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from asr_emapl.data.shards import ShardConfig, pack
 from asr_emapl.data.utterance import Utterance
 
 CPU = torch.device("cpu")
-# By name: how to read an utterance, and which.
+# Name -> function that reads an utterance, and the utterances.
 Contestants = dict[str, tuple[Callable[[Utterance], object], list[Utterance]]]
 
 
 def opened_each_time(utterance: Utterance) -> bytes:
-    """The bytes in the shard, without the cache of open files and the checksum."""
+    """Read bytes from a shard, without a cache of open files and without the checksum."""
     assert utterance.byte_range is not None
     with Path(utterance.audio).open("rb", buffering=0) as file:
         file.seek(utterance.byte_range.start)
@@ -41,29 +41,29 @@ def opened_each_time(utterance: Utterance) -> bytes:
 
 
 def by_fsspec(utterance: Utterance) -> bytes:
-    """The bytes in the shard, by the way that URLs go."""
+    """Read bytes from a shard through fsspec, as for URLs."""
     assert utterance.byte_range is not None
     part = utterance.byte_range
     return storage.read(f"file://{utterance.audio}", part.start, part.length)
 
 
 def decoded(utterance: Utterance) -> torch.Tensor:
-    """The waveform, as training reads it."""
+    """Decode the waveform, as in training."""
     return read_audio(utterance.source, offset=utterance.offset, duration=utterance.duration)
 
 
 def read_all(read: Callable[[Utterance], object], utterances: list[Utterance]) -> None:
-    """Each of them once."""
+    """Read each utterance once."""
     for utterance in utterances:
         read(utterance)
 
 
 def measure(contestants: Contestants, rounds: int) -> dict[str, float]:
-    """Reads per second of each."""
+    """Median reads per second of each action."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds + 1):
         for name, (read, utterances) in contestants.items():
-            # The same order for all of them.
+            # Use the same order for all actions.
             chosen = random.Random(turn).sample(utterances, len(utterances))
             taken = seconds_of(partial(read_all, read, chosen), CPU)
             if turn > 0:  # the first one fills the cache
@@ -88,13 +88,13 @@ def main() -> None:
         inside = read_manifest(packed.manifest)
         files, ranges = [every[i] for i in at], [inside[i] for i in at]
         raw: Contestants = {
-            "bytes: a file each": (lambda u: u.source.content(), files),
+            "bytes: separate files": (lambda u: u.source.content(), files),
             "bytes: shards, checked": (lambda u: u.source.content(), ranges),
             "bytes: shards, opened each time": (opened_each_time, ranges),
             "bytes: shards, by fsspec": (by_fsspec, ranges),
         }
         waveforms: Contestants = {
-            "waveforms: a file each": (decoded, files),
+            "waveforms: separate files": (decoded, files),
             "waveforms: shards, checked": (decoded, ranges),
         }
         mean = sum(u.byte_range.length for u in ranges if u.byte_range) / len(ranges)
@@ -105,7 +105,7 @@ def main() -> None:
         for contestants in (raw, waveforms):
             rates = measure(contestants, chosen.rounds)
             for name, rate in rates.items():
-                print(f"  {name:34s} {rate:9.0f} a second  {rate / next(iter(rates.values())):5.2f}")
+                print(f"  {name:34s} {rate:9.0f} per second  {rate / next(iter(rates.values())):5.2f}")
 
 
 if __name__ == "__main__":

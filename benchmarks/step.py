@@ -4,9 +4,9 @@
     python benchmarks/step.py --model paper --bf16     # 36 layers, 255 M parameters, 290 s of audio
 
 In the unlabelled step, the teacher decodes the batch, then the student trains on labels of the same length as
-in the labelled step. By operations it takes 4/3 of the labelled step (a forward pass is a third of forward
-and backward). Both kinds take turns in one process; the table has medians. Audio and texts are random, which
-does not change the time.
+in the labelled step. It needs 4/3 of the operations of the labelled step, because a forward pass is a third
+of forward and backward pass. Both steps are run alternately in one process; the table shows medians. Audio
+and texts are random, which does not change the time.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def main() -> None:
     actions: dict[str, Callable[[], object]] = {
         "labelled step": lambda: step(labelled),
         "unlabelled step": lambda: step(unlabelled),
-        "of it: teacher's update": lambda: step.teacher.update(seconds),
+        "of this: teacher's update": lambda: step.teacher.update(seconds),
     }
     times: dict[str, list[float]] = {name: [] for name in actions}
     for turn in range(chosen.rounds + 3):
@@ -98,14 +98,14 @@ def main() -> None:
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {chosen.threads} thread(s)"
     print(
         f"torch {torch.__version__}, {where}, {chosen.model}: {parameters / 1e6:.1f} M parameters, "
-        f"{seconds:g} s of audio a step, {'bf16' if chosen.bf16 else 'fp32'}, median of {chosen.rounds}"
+        f"{seconds:g} s of audio per step, {'bf16' if chosen.bf16 else 'fp32'}, median of {chosen.rounds}"
     )
     for name, median in medians.items():
         ratio = median / medians["labelled step"]
         print(f"  {name:28s} {1e3 * median:9.2f} ms  {ratio:5.3f} of a labelled step")
     print(f"  {seconds / medians['unlabelled step']:.0f} x real time on untranscribed audio")
     if device.type == "cuda":
-        print(f"  {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of GPU memory at most")
+        print(f"  {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of peak GPU memory")
 
 
 if __name__ == "__main__":

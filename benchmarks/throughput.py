@@ -1,16 +1,17 @@
-"""Hours of audio trained per hour with an equal encoder, compared with other packages' encoders and batching.
+"""Training speed in hours of audio per hour, compared with the encoders and batching of other packages.
 
     python benchmarks/throughput.py                    # one CPU thread; on a GPU if there is one
     python benchmarks/throughput.py --precisions bf16 --encoder paper --seconds 290
 
-All contestants, in fp32 and with bf16 autocast, have the same features, front-end, positions and CTC head
-around an encoder with the same numbers of layers and heads, widths and dropout (small: 6 layers, width 256,
-1,024 in the feed-forward, 4 heads; paper: 36, 768, 3,072, 4, which is 255 M parameters). They take whole
-optimizer steps (AdamW, clipping) on utterances as long as LibriSpeech's. Ours uses BatchPlan and TrainStep,
-with the teacher's update. The others use a plain training loop, and the batches of SpeechBrain's
-DynamicBatchSampler, or random batches of the same padded audio if SpeechBrain is not installed. They take
-turns batch by batch. The table has medians over batches of unpadded audio per time, so that padding counts.
-Audio and texts are random, which does not change the time. On a CPU, time is processor time.
+All models run in fp32 and with bf16 autocast. They have the same features, front-end, positions and CTC head,
+and an encoder with the same numbers of layers and heads, widths and dropout (small: 6 layers, width 256,
+feed-forward width 1,024, 4 heads; paper: 36, 768, 3,072, 4, which is 255 M parameters). They take complete
+optimizer steps (AdamW, clipping) on utterances with lengths as in LibriSpeech. Ours uses BatchPlan and
+TrainStep, with the teacher's update. The others use a plain training loop, with batches of SpeechBrain's
+DynamicBatchSampler, or random batches of the same padded audio if SpeechBrain is not installed. The models
+alternate after each batch. The table shows the median over batches of unpadded audio per time, so padding
+lowers the result. Audio and texts are random, which does not change the time. On a CPU, time is processor
+time.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from asr_emapl.training.build import build_step
 
 VOCABULARY, CHARACTERS_PER_SECOND = 29, 14
 LEARNING_RATE = 1e-4
-# Dense bf16 operations per second, for the fraction that is used.
+# Peak dense bf16 operations per second, to compute the utilisation (MFU).
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 
 
@@ -64,7 +65,7 @@ class Shape:
     dropout: float
 
     def flops_per_second_of_audio(self, seconds: float) -> float:
-        """Of the matrix products of our forward and backward pass, for utterances of this length."""
+        """Operations of the matrix products in our forward and backward pass, at this utterance length."""
         frames_per_second = 100 / 3
         layer = 2.0 * (4 * self.dim**2 + 2 * self.dim * self.feedforward)
         layer += 4 * self.dim * seconds * frames_per_second
@@ -75,7 +76,7 @@ SHAPES = {"small": (6, 256, 1024, 4), "paper": (36, 768, 3072, 4)}
 
 
 class Peer(nn.Module):
-    """Our front-end and head around someone else's encoder, `encode(x_BTD, valid_BT, lengths_B)`."""
+    """Our front-end and head with another package's encoder, `encode(x_BTD, valid_BT, lengths_B)`."""
 
     def __init__(self, encoder: nn.Module, encode: Callable[..., Tensor], shape: Shape) -> None:
         super().__init__()
@@ -122,7 +123,7 @@ Batches = Iterator[tuple[Tensor, Tensor, list[list[int]]]]
 
 
 def audio(lengths: Indices) -> tuple[Tensor, Tensor, list[list[int]]]:
-    """Random waveforms [B, N], their samples [B], and texts."""
+    """Random waveforms [B, N], their numbers of samples [B], and texts."""
     samples_B = torch.from_numpy(lengths)
     texts = [
         torch.randint(1, VOCABULARY, (CHARACTERS_PER_SECOND * n // SAMPLE_RATE_HZ,)).tolist()
@@ -158,7 +159,7 @@ def sampled(samples: Indices, seconds: float) -> Batches:
 
 
 def shuffled(samples: Indices, seconds: float) -> Batches:
-    """Random batches, up to the same padded audio."""
+    """Random batches with at most the same padded audio."""
     rng = np.random.default_rng(0)
     while True:
         batch: list[int] = []
@@ -171,7 +172,7 @@ def shuffled(samples: Indices, seconds: float) -> Batches:
 
 
 class PlainStep:
-    """The usual training loop around a model."""
+    """A plain training loop."""
 
     def __init__(self, model: nn.Module, device: torch.device, bf16: bool) -> None:
         self.model, self.device, self.bf16 = model.to(device).train(), device, bf16
@@ -224,7 +225,7 @@ class OurStep:
 
 @dataclass
 class Contestant:
-    """A way to train, the audio that it was given (samples, padded samples), and its rates."""
+    """A training step, the audio of its batches (samples, padded samples), and its measured rates."""
 
     step: Callable[[Tensor, Tensor, list[list[int]]], float]
     batches: Batches
@@ -242,7 +243,7 @@ class Contestant:
 
 
 def contestants(chosen: argparse.Namespace, shape: Shape, device: torch.device) -> dict[str, Contestant]:
-    """The contestants whose packages are installed."""
+    """The implementations whose packages are installed."""
     samples = np.round(librispeech_seconds(20_000) * SAMPLE_RATE_HZ).astype(np.int64)
     options: dict[str, Any] = {**asdict(shape), "frontend_dropout": shape.dropout, "max_shift_seconds": 0.0}
     makers: dict[str, Callable[[], nn.Module]] = {
@@ -256,7 +257,7 @@ def contestants(chosen: argparse.Namespace, shape: Shape, device: torch.device) 
         import speechbrain  # noqa: F401
     except ImportError:
         others = shuffled
-        print("SpeechBrain is not installed: left out, and the others get random batches")
+        print("SpeechBrain is not installed: it is skipped, and the others use random batches")
         del makers["SpeechBrain TransformerEncoder"]
     found = {}
     for precision, (name, make) in itertools.product(chosen.precisions.split(","), makers.items()):
@@ -268,7 +269,7 @@ def contestants(chosen: argparse.Namespace, shape: Shape, device: torch.device) 
 
 
 def main() -> None:
-    """Print a row per contestant."""
+    """Print one row per implementation."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

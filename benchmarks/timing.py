@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 
 Measured = TypeVar("Measured")
-# Rounds that are not measured: they compile and allocate.
+# First rounds, which are not measured because they compile and allocate.
 _WARM_UP = 3
 
 
@@ -21,8 +21,8 @@ def in_turns(
 ) -> dict[str, list[Measured]]:
     """The measurements of each action in `rounds` rounds.
 
-    Actions take turns, so that other work on the machine slows all of them. Their order is random, because an
-    action finds the data of the one before in the caches.
+    Actions are run alternately, so that other work on the machine slows all of them. Their order is random,
+    because the previous action determines which data are in the caches.
     """
     found: dict[str, list[Measured]] = {name: [] for name in actions}
     order = list(actions)
@@ -36,7 +36,7 @@ def in_turns(
 
 
 def work_seconds_of(action: Callable[[], object], device: torch.device) -> float:
-    """As `seconds_of`; on a CPU, processor time, which depends less on other work on the machine."""
+    """Like `seconds_of`, but processor time on a CPU, which depends less on other work on the machine."""
     if device.type == "cuda":
         return seconds_of(action, device)
     start = time.process_time()
@@ -45,7 +45,7 @@ def work_seconds_of(action: Callable[[], object], device: torch.device) -> float
 
 
 def seconds_of(action: Callable[[], object], device: torch.device) -> float:
-    """Seconds until the call and the work that it queued have ended."""
+    """Seconds until the call and the work that it queued are finished."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -56,7 +56,7 @@ def seconds_of(action: Callable[[], object], device: torch.device) -> float:
 
 
 def gpu_seconds_of(action: Callable[[], object]) -> float:
-    """Seconds of the GPU alone, as in a training step whose work is queued ahead."""
+    """GPU time in seconds, as in a training step whose work is queued in advance."""
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     torch.cuda._sleep(20_000_000)  # cycles, about 10 ms, in which the CPU queues everything

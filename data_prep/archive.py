@@ -61,10 +61,10 @@ def install_parts(
 def install(archive: Archive, destination: Path, verify: Callable[[Path], list[str]]) -> Path:
     """Install the folder of an archive as destination/<archive.folder>.
 
-    The folder is renamed to its final name once `verify` finds no faults. File sizes are then recorded next
-    to it, in .<name>.sizes.json, and later calls only compare the sizes. An existing folder without this
-    record is verified. Faults are logged, and damaged files are restored from the archive; files that are not
-    in the archive are kept. The archive stays in `destination` and may be deleted.
+    The folder is renamed to its final name when `verify` finds no faults. File sizes are then recorded next
+    to it, in .<name>.sizes.json; later calls only compare the sizes. An existing folder without this record
+    is verified. Faults are logged, and damaged files are restored from the archive; files that are not in the
+    archive are kept. The archive remains in `destination` and can be deleted.
 
     Args:
         destination: created if missing. Requires space for the archive and its content.
@@ -196,7 +196,7 @@ def _changes(folder: Path) -> list[str] | None:
 
 
 def _record_sizes(folder: Path) -> None:
-    """Record the sizes of all files. Failure is harmless and ignored, for example on a full disk."""
+    """Record the sizes of all files. Failures, for example a full disk, are harmless and ignored."""
     with suppress(OSError), publish(str(_sizes_file(folder))) as file:
         file.write(json.dumps(dict(_sizes(folder))).encode())
 

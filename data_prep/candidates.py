@@ -31,11 +31,11 @@ class Candidate:
         audio: path of the file.
         place: where the corpus lists it, for messages: a file, or file:line.
         text: the original transcript, or None.
-        speaker: None if unknown.
+        speaker: name of the speaker; None if unknown.
         offset: start in the file, in seconds.
         duration: in seconds; None: to the end of the file.
-        channel: channel of the file, counted from 0; None: the mean of all.
-        may_be_mono: whether `channel` is ignored for single-channel files.
+        channel: channel of the file, counted from 0; None: the mean of all channels.
+        may_be_mono: whether to ignore `channel` for single-channel files.
         fault: a fault that is already known, or "".
     """
 
@@ -84,9 +84,9 @@ def preset(name: str, candidates: Iterable[Candidate] = ()) -> Preset:
 def check(candidates: Iterable[Candidate], spelling: Preset, workers: int) -> Checked:
     """Verify text and audio of candidates; valid ones become utterances, in the same order.
 
-    Faults are: an id that is not unique; a normalised transcript that is empty or contains characters that
-    `spelling` does not accept; audio that is missing, empty or truncated, or cannot be decoded; times outside
-    the file. Each file's header is read once, by `workers` threads.
+    The faults are: an id that is not unique; a normalised transcript that is empty or contains characters
+    that `spelling` does not accept; audio that is missing, empty or truncated, or cannot be decoded; times
+    outside the file. Each file's header is read once, by `workers` threads.
     """
     candidates = list(candidates)
     found = Checked()

@@ -49,7 +49,8 @@ def prepare(
         workers: threads that read headers.
 
     Raises:
-        UserError: the corpus or a split is missing, or has faults: the first are listed, the others counted.
+        UserError: the corpus or a split is missing or has faults. The first faults are listed, the others
+            counted.
     """
     source, destination = Path(source), Path(destination)
     if not (source / "clips").is_dir():

@@ -1,4 +1,4 @@
-"""Your own audio, with or without transcripts.
+"""Prepare your own audio, with or without transcripts.
 
 A folder with audio and text files (a.wav, a.txt), a table (CSV, TSV) with the columns `path` and `text`, a
 Kaldi data directory (with wav.scp), or a manifest (of this package, NeMo or lhotse).
@@ -51,8 +51,8 @@ def prepare(
 ) -> Prepared:
     """Verify audio and its transcripts and write a manifest, destination/<name>.jsonl.
 
-    Checks that each file is complete and can be decoded, that each transcript has audio, that each audio file
-    has a transcript (or none has one), and that the preset accepts each normalised text. Any sample rate and
+    Checks that each file is complete and can be decoded, that each transcript has audio, that either all or
+    no audio files have a transcript, and that the preset accepts each normalised text. Any sample rate and
     number of channels are accepted. The notes list resampled and averaged files and changed transcripts.
 
     Args:
@@ -86,7 +86,7 @@ def prepare(
     if speaker_folders:
         candidates = [replace(c, speaker=c.speaker or Path(c.audio).parent.name) for c in candidates]
     if text == NO_TEXT:
-        # The only faults so far are texts that are missing or unreadable.
+        # At this point, the only faults are missing or unreadable texts.
         candidates = [replace(candidate, text=None, fault="") for candidate in candidates]
         text = AUTO
     if not candidates:
@@ -135,7 +135,9 @@ def _from_manifest(manifest: Path) -> list[Candidate]:
     utterances = read_manifest(manifest)
     packed = next((u.id for u in utterances if u.byte_range is not None), None)
     if packed is not None:
-        raise UserError(f"{manifest}: {packed} is packed in a shard (use the manifest as it is)")
+        raise UserError(
+            f"{manifest}: {packed} is packed in a shard (use the manifest directly; it needs no preparation)"
+        )
     return [
         Candidate(
             u.id,
@@ -169,7 +171,7 @@ def _from_table(table: Path) -> list[Candidate]:
 
 
 def _from_tree(source: Path, files: list[Path], notes: list[str]) -> list[Candidate]:
-    """Return a candidate per audio file below a folder; its id is the relative path without extension."""
+    """Return one candidate per audio file below a folder. Its id is the relative path without extension."""
     audio = [path for path in files if path.suffix.lower() in AUDIO]
     texts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
     stems = {path.with_suffix("") for path in audio}

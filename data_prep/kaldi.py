@@ -20,8 +20,8 @@ def read_data_dir(folder: Path) -> list[Candidate]:
     """Return the utterances of a Kaldi data directory, in the order of `segments` or else of `wav.scp`.
 
     Fields are separated by spaces or tabs. Paths are relative to the current folder, as in Kaldi. Without
-    `text` the utterances are unlabelled. Commands in wav.scp ("... |") are never executed. The channel is the
-    fifth field of `segments` (from 0), or is read from `reco2file_and_channel` (A, B or 1, 2).
+    `text`, the utterances are unlabelled. Commands in wav.scp ("... |") are never executed. The channel is
+    the fifth field of `segments` (counted from 0), or is read from `reco2file_and_channel` (A, B or 1, 2).
 
     Raises:
         UserError: a file cannot be read; wav.scp lists commands or archives instead of files; a line is
@@ -31,7 +31,9 @@ def read_data_dir(folder: Path) -> list[Candidate]:
     recordings = _keyed(folder / "wav.scp", findings)
     for place, value in recordings.values():
         if value.endswith("|") or value.startswith("|"):
-            findings.append(f"{place}: commands are not executed: {value!r} (list a file of its output)")
+            findings.append(
+                f"{place}: commands are not executed: {value!r} (save its output, and list that file)"
+            )
         elif not Path(value).is_file() and Path(value.rpartition(":")[0]).is_file():
             findings.append(f"{place}: archive offsets are not supported: {value!r} (list a file instead)")
     sides = _sides(folder / "reco2file_and_channel", findings)

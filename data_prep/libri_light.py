@@ -27,7 +27,7 @@ _MD5 = {
 }
 
 _SLACK_S = 0.5
-"""Tolerance in seconds for speech that ends after its file because of detector framing; it is clipped."""
+"""Tolerance in seconds for speech that ends after its file because of the detector's frames; it is cut."""
 _MAX_PAUSE_S = 1.0
 """A longer pause separates two segments."""
 
@@ -38,13 +38,14 @@ Span = tuple[float, float]
 def download(destination: Path, parts: Sequence[str], *, workers: int = 2) -> dict[str, Path]:
     """Download small (577 h, 35 GB), medium (5,193 h, 321 GB) and large (51,934 h, 3.05 TB).
 
-    The folders are destination/<part>; see `data_prep.archive.install`. Requires twice the archive size.
+    The folders are destination/<part>; see `data_prep.archive.install`. This requires twice the archive size.
 
     Returns:
         The folder of each part.
 
     Raises:
-        UserError: an unknown part, a failed transfer, a wrong MD5, an unsafe or incomplete archive.
+        UserError: a part is unknown, a transfer fails, or an archive has a wrong MD5, is unsafe or is
+            incomplete.
     """
 
     def findings(part: str, folder: Path) -> list[str]:
@@ -82,7 +83,8 @@ def prepare(
         parts: folder names; None: whichever of small, medium and large exist.
         max_seconds: maximum length of a segment.
         min_seconds: minimum length of a segment.
-        use_voice_activity: False: cut whole files into equal pieces; requires no json.
+        use_voice_activity: whether to cut at pauses. If False, whole files are cut into equal pieces, and no
+            json is required.
         leave_out: skip invalid files instead of raising.
         workers: threads that read headers.
 

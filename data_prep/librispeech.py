@@ -71,7 +71,8 @@ def download(destination: Path, parts: Sequence[str]) -> dict[str, Path]:
         The folder of each part.
 
     Raises:
-        UserError: an unknown part, a failed transfer, a wrong MD5, an unsafe or incomplete archive.
+        UserError: a part is unknown, a transfer fails, or an archive has a wrong MD5, is unsafe or is
+            incomplete.
     """
     archives = {
         part: Archive(f"{_URL}/{official.resource}/{part}.tar.gz", official.md5, f"{_FOLDER}/{part}")
@@ -121,7 +122,8 @@ def prepare(
         The manifest of each part.
 
     Raises:
-        UserError: a part is missing or empty, or has faults: the first 50 are listed, the others counted.
+        UserError: a part is missing or empty, or has faults. The first 50 faults are listed, the others
+            counted.
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
@@ -143,7 +145,7 @@ def _part_folders(source: Path, destination: Path, parts: Sequence[str] | None) 
         raise UserError(f"{root}: no such folder (pass the folder that contains the parts or {_FOLDER}/)")
     present = [folder.name for folder in _folders(root)]
     if parts is None:
-        # Manifests may be written next to the parts. Their folder is not a part: it contains no speakers.
+        # Manifests may be written next to the parts. A folder without speakers is not a part.
         parts = [
             name
             for name in present

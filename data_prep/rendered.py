@@ -106,7 +106,7 @@ class CorpusSize:
     """Seconds of audio and number of speakers of each part.
 
     The quickstart uses the default: 4 minutes labelled, an hour unlabelled, 8 minutes per dev part; 100 MB.
-    The labelled speakers are among the unlabelled ones.
+    The speakers of train-labelled also occur in train-unlabelled.
     """
 
     labelled_seconds: float = 240.0
@@ -143,7 +143,7 @@ class Part:
     first_chapter: int  # differs between parts that share speakers
     p_noise: float = 0.0
     snr_db: tuple[float, float] = (8.0, 20.0)
-    p_room: float = 0.0  # probability of reverberation, among noisy utterances
+    p_room: float = 0.0  # probability of reverberation of a noisy utterance
 
 
 def download(
@@ -161,7 +161,10 @@ def download(
             cannot be written.
     """
     if min(asdict(size).values()) <= 0 or size.unlabelled_speakers < size.labelled_speakers:
-        raise UserError(f"{size}: all must be above zero, with no more labelled than unlabelled speakers")
+        raise UserError(
+            f"{size}: all sizes must be above zero, and there must be at least as many unlabelled as "
+            "labelled speakers"
+        )
     root = destination / "LibriSpeech"
     corpus_parts = parts(size, seed)
     marker: dict[str, object] = {"version": VERSION, "seed": seed, "size": asdict(size)}
@@ -199,7 +202,7 @@ def parts(size: CorpusSize = DEFAULT, seed: int = 0) -> tuple[Part, ...]:
 def sentences(part: str) -> list[list[str]]:
     """Return the sentences of a part, one list per grammar rule, without empty lists.
 
-    A checksum assigns a tenth of the sentences to each dev part, the others to both training parts.
+    A checksum assigns a tenth of the sentences to each dev part, and the others to both training parts.
     """
     wanted = {"dev-clean": {0}, "dev-other": {1}}.get(part, set(range(2, 10)))
     rules = [[" ".join(words) for words in itertools.product(*rule)] for rule in GRAMMAR]
@@ -255,7 +258,7 @@ def _render_parts(
 
 
 def _render_speaker(part: Part, speaker: Speaker, directory: Path, seed: int) -> None:
-    """Render one speaker's chapters, until the part has the speaker's share of seconds."""
+    """Render one speaker's chapters until they reach the speaker's share of the part's audio."""
     rng = np.random.default_rng([seed, part.first_chapter, speaker.number])
     rules = sentences(part.name)
     seconds, count = 0.0, 0

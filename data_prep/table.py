@@ -1,4 +1,4 @@
-"""Tables of utterances, CSV or TSV."""
+"""Read tables of utterances (CSV or TSV)."""
 
 from __future__ import annotations
 

@@ -70,8 +70,8 @@ def fetch(url: str, path: Path, checksum: str) -> None:
             return
         partial.unlink()
     raise UserError(
-        f"{url}: wrong {_kind(checksum)}: expected {checksum}, got {found} (download again; if that does not "
-        "help, the file on the server has changed)"
+        f"{url}: wrong {_kind(checksum)}: expected {checksum}, got {found} (download again; if the error "
+        "remains, the file on the server has changed)"
     )
 
 

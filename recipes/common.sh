@@ -18,13 +18,13 @@ newest_checkpoint() { find "$1/checkpoints" -regex '.*/step-[0-9]*\.pt' | sort |
 # Process ids of torchrun. Its children get the signals, because torchrun itself would exit with status 1.
 declare -A torchruns=()
 
-# start COMMAND...: run a command in the background, as $!. It gets SIGTERM if this script dies, even by kill -9
-# (torchrun gets SIGHUP, which it passes on to its children).
+# start COMMAND...: run a command in the background; $! is its process id. It gets SIGTERM if this script dies, even by
+# kill -9 (torchrun gets SIGHUP, which it passes on to its children).
 start() {
     local signal=TERM tether=()
     [[ $1 != torchrun ]] || signal=HUP
     if command -v setpriv >/dev/null; then tether=(setpriv --pdeathsig "$signal" --); fi
-    # exec replaces the subshell, so that this script is the parent of the command.
+    # Use exec to replace the subshell, so that this script is the parent of the command.
     (trap '' TERM USR1 INT && exec ${tether[@]+"${tether[@]}"} "$@") &
     [[ $1 != torchrun ]] || torchruns[$!]=1
 }
@@ -60,7 +60,7 @@ wait_for() {
     [[ -z $was_stopped ]] || { echo "stopped; rerun the same command to resume" >&2; exit 130; }
 }
 
-# evaluate RUN MANIFEST PREFIX: transcribe the manifest with student and teacher of a run and score the transcripts.
+# evaluate RUN MANIFEST PREFIX: transcribe the manifest with student and teacher of a run, and score the transcripts.
 # Writes PREFIX.<model>.jsonl and PREFIX.<model>.json, unless they are newer than their inputs.
 evaluate() {
     local checkpoint model name
@@ -80,7 +80,7 @@ pass_on() {
     done
 }
 
-# suggest COMMAND...: print commands to continue with, ready to paste.
+# suggest COMMAND...: print commands that the user can run next.
 suggest() {
     printf '\nTo continue, from any folder:\n\n'
     [[ $PYTHON != "$root"/.venv/* ]] || printf '    source %q\n' "$root/.venv/bin/activate"

@@ -12,9 +12,9 @@ _emapl_fail() {
     return 1
 }
 
-# Whether a python has everything. torchaudio must be imported: with another build of torch it is installed but
-# cannot be loaded. The import runs in /, because in the repository root the package could be imported without
-# being installed.
+# Whether a python has all dependencies. torchaudio must be imported, because with a different build of torch it is
+# installed but cannot be loaded. The import runs in /, because in the repository root the package could be imported
+# without being installed.
 _emapl_works() {
     (cd / && "$1" -c 'import asr_emapl.cli, torch, torchaudio, soundfile, sentencepiece, jiwer, pydantic,\
  tensorboard, matplotlib' && [[ -x "$(_emapl_bin "$1")/asr-emapl" ]]) >/dev/null 2>&1
@@ -52,7 +52,7 @@ _emapl_make() {
             _emapl_fail "$base -m venv cannot create $venv; check free space and permissions" || return 1
         printf 'incomplete\n' >"$stamp"
     fi
-    # Progress bars on a terminal, only errors in a log.
+    # Show progress bars on a terminal, and only errors in a log.
     [[ -t 2 ]] || loud=-qq
     printf 'installing into %s: 2 to 20 minutes and 6 GB the first time\n' "$venv" >&2
     printf '(the CUDA builds of torch and torchaudio have several GB; they also run on a CPU)\n' >&2

@@ -156,7 +156,7 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
         os.seteuid(65534)  # root can read every file
     try:
         for read in (read_audio, probe):
-            with pytest.raises(UserError, match=r"a\.wav: cannot be read: .*Permission denied.*\(name a"):
+            with pytest.raises(UserError, match=r"a\.wav: cannot be read: .*Permission denied.*\(specify a"):
                 read(path)
     finally:
         os.seteuid(user)
@@ -299,7 +299,7 @@ def test_probe_whole_detects_truncated_files(tmp_path: Path, name: str, kept: fl
     soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(48000), 16000)
     path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
     probe(path)  # the header alone does not show it
-    with pytest.raises(UserError, match=r"is shorter than its header states \(a broken copy"):
+    with pytest.raises(UserError, match=r"is shorter than its header states \(the copy is incomplete"):
         probe_whole(path)
 
 

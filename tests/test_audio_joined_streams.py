@@ -28,7 +28,7 @@ def test_joined_files_are_refused(tmp_path: Path, form: str, subtype: str) -> No
     joined = tmp_path / f"joined.{form.lower()}"
     joined.write_bytes(encoded(tmp_path, 1.0, form, subtype) + encoded(tmp_path, 3.0, form, subtype))
     for look in (probe, probe_whole):
-        with pytest.raises(UserError, match=r"joined\.\w+: several audio files joined to one"):
+        with pytest.raises(UserError, match=r"joined\.\w+: consists of several audio files"):
             look(joined)
 
 

@@ -49,7 +49,7 @@ def test_a_failing_server_is_not_a_missing_file(server: Loopback, read) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(UnreachableError, match=f"http://{host}/a.flac: host {host} fails to answer"):
+        with pytest.raises(UnreachableError, match=f"http://{host}/a.flac: host {host} does not respond"):
             read(f"http://{host}/a.flac")
     with pytest.raises(UserError, match=f"{server.url}/a.flac: no such audio file") as caught:
         read(f"{server.url}/a.flac")

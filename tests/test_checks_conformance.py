@@ -78,8 +78,8 @@ def test_sound_models_pass(model: type[nn.Module]) -> None:
     ("model", "name", "said"),
     [
         (NoTuple, "output shape", "returned Tensor instead of a tuple"),
-        (TimeFirst, "output shape", r"\[2, T', 29\] expected, forward returned \[32, 2, 29\]"),
-        (TwiceAsPrecise, "output shape", "float32 expected, forward returned torch.float64"),
+        (TimeFirst, "output shape", r"expected \[2, T', 29\], but forward returned \[32, 2, 29\]"),
+        (TwiceAsPrecise, "output shape", "expected float32, but forward returned torch.float64"),
         (
             Raises,
             "output shape",
@@ -90,9 +90,9 @@ def test_sound_models_pass(model: type[nn.Module]) -> None:
         (
             LengthsOfInput,
             "lengths",
-            r"\[18, 18\] frames forward makes \[18, 18\], output_lengths says \[9, 9\]",
+            r"\[18, 18\] frames, forward returns the lengths \[18, 18\], but output_lengths \[9, 9\]",
         ),
-        (RoundedDown, "lengths", r"\[19, 18\] frames forward makes \[10, 9\], output_lengths says \[9, 9\]"),
+        (RoundedDown, "lengths", r"\[19, 18\] frames, .* lengths \[10, 9\], but output_lengths \[9, 9\]"),
         (TooLong, "lengths", "but its output has 9 frames"),
         (LengthsAsFloat, "lengths", "of torch.float32"),
         (AlwaysDrops, "eval is deterministic", "self.training"),

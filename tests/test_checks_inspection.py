@@ -85,7 +85,7 @@ def test_empty_transcripts(text):
 
 
 def test_transcripts_beside_none():
-    assert one(changed(text=None)).problem == "1 utterance has no transcript, beside others that have one"
+    assert one(changed(text=None)).problem == "1 utterance has no transcript, in a manifest with transcripts"
     # A manifest for either kind is as it should be.
     assert findings(good(), [dataclasses.replace(u, text=None) for u in good(prefix="v")]) == []
 
@@ -110,7 +110,7 @@ def test_speaking_rates_far_from_the_others():
 def test_the_same_audio_twice():
     copy = good()[3]
     found = one([*good(), dataclasses.replace(copy, id="x"), dataclasses.replace(copy, id="y")])
-    assert found.problem == "the same audio (file and offset) more than once: 2 utterances too many"
+    assert found.problem == "the same audio (file and offset) more than once: 2 duplicates"
     assert found.examples == ["u3 = x = y"]
     # Another stretch of the file is another utterance.
     assert (
@@ -134,7 +134,7 @@ def test_utterances_of_one_shard_and_channels_of_one_file_are_not_the_same_audio
 
 def test_the_same_text_and_length_twice():
     found = one([*good(), dataclasses.replace(good()[3], id="x", audio="/other.flac")])
-    assert found.problem == "the same text and length more than once: 1 utterance too many"
+    assert found.problem == "the same text and length more than once: 1 duplicate"
     assert not found.is_fault
     assert found.examples == ["u3 = x"]
     blank = [dataclasses.replace(u, text=None, duration=2.0) for u in good()]

@@ -42,7 +42,7 @@ def test_what_stands_in_the_terminal():
     text = "\n".join(lines)
     for part in ("1,234.50", "1,203", "anna (1000.00)", "ben (234.50)", "4,321", "1.23%", "0.50, 1.00, 2.50"):
         assert part in text
-    assert "steps an epoch, at 60 s" in text
+    assert "steps per epoch, at 60 s" in text
     assert "data/[bold]$x$.jsonl" in lines[0]
 
 
@@ -67,7 +67,7 @@ def test_what_to_fix_is_numbered_and_each_line_whole():
 
 def test_without_speakers():
     silent = dataclasses.replace(CONTENTS, speakers=0, most=None, least=None)
-    assert any("not named" in line for line in shown(dataclasses.replace(INSPECTION, contents=[silent])))
+    assert any("unknown" in line for line in shown(dataclasses.replace(INSPECTION, contents=[silent])))
 
 
 @pytest.mark.parametrize("name", ["lengths.png", "new/lengths.svg"])

@@ -211,7 +211,7 @@ def test_a_supervised_run_has_no_start_of_pseudo_labels():
 
 @pytest.mark.parametrize("batch_seconds", [0.0, -5.0, math.nan, math.inf])
 def test_an_impossible_batch_is_a_user_error(batch_seconds):
-    with pytest.raises(UserError, match="the batch must be a positive number of seconds"):
+    with pytest.raises(UserError, match="the batch size must be a positive number of seconds"):
         scale_table(run_config(), batch_seconds)
 
 
@@ -292,7 +292,7 @@ def test_the_command_takes_overrides(command):
 @pytest.mark.parametrize(
     ("arguments", "batch", "message"),
     [
-        (("teacher.rho=null",), "400", r"teacher: set either teacher\.half_life_hours or teacher\.rho"),
+        (("teacher.rho=null",), "400", r"teacher: set one of teacher\.half_life_hours, teacher\.rho"),
         (("optimizer.lr=fast",), "400", r"optimizer\.lr"),
         (("optimizer.beta_form=linear",), "20000", "kappa must stay below 100"),
     ],

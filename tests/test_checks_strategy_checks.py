@@ -46,6 +46,8 @@ def test_the_labels_of_the_rehearsal_are_worth_checking(corpus):
     [
         ("ema", "pseudo_labels.keep_share=0.5"),
         ("ema", "pseudo_labels.agreement=student", "pseudo_labels.confidence=tokens"),
+        ("soft",),
+        ("rounds", "pseudo_labels.labeller=best_average"),
         ("cache",),
         ("rounds", "pseudo_labels.labeller=student"),
         ("from_the_start", "pseudo_labels.temperature=0.5", "pseudo_labels.max_change=0.8"),
@@ -61,7 +63,7 @@ def test_sound_strategies_pass(corpus, no_processes, overrides):
     assert [result.name for result in results] == no_processes
     assert [result for result in results if not result.passed] == []
     details = {result.name: result.detail for result in results}
-    keeps = overrides[0] not in ("ema", "oracle", "external", "support.broken_strategies:Fresh")
+    keeps = overrides[0] not in ("ema", "soft", "oracle", "external", "support.broken_strategies:Fresh")
     assert details["memory"].startswith("0 bytes") != keeps
     waits = "pseudo_labels.agreement=student" in overrides or overrides[0].endswith("Sound")
     assert ("waits" in details["no waiting"]) == waits

@@ -167,7 +167,7 @@ def test_shards_are_decoded_as_their_files_are(project, tmp_path):
         succeed("decode", "--checkpoint", project.run, "--manifest", manifest, "--out", out, "--overwrite")
         found.append(texts(out))
     assert found[0] == found[1]
-    assert "exists already" in fail("shard", project.dev, "--out", shards)
+    assert "already exists" in fail("shard", project.dev, "--out", shards)
     assert "codec 'mp3'" in fail("shard", project.dev, "--out", tmp_path / "out", "--codec", "mp3")
     assert not (tmp_path / "out").exists()
 

@@ -105,8 +105,8 @@ def test_decode_with_options_that_contradict(project, lm, tmp_path):
         assert f"{option} has no effect without a language model" in fail(*common, "--beam", 5, option, 1)
     assert "omit --beam" in fail(*common, "--beam", 5, "--lm-config", tmp_path / "lm.json")
     assert "omit --lm-weight" in fail(*common, "--lm-weight", 5, "--lm-config", tmp_path / "lm.json")
-    assert "give a --lexicon" in fail(*common, "--beam", 5, "--lm", project / "lm.arpa")
-    assert "beam of 1000000" in fail(*common, "--beam", 1_000_000)
+    assert "pass --lexicon" in fail(*common, "--beam", 5, "--lm", project / "lm.arpa")
+    assert "beam size 1000000" in fail(*common, "--beam", 1_000_000)
     assert not (tmp_path / "h").exists()
     for weights in ("0;1", "0,nan", "inf", ""):
         assert "comma-separated numbers" in fail(
@@ -187,7 +187,7 @@ def test_transcribe_without_a_detector_says_so(project, tmp_path, monkeypatch):
     ("arguments", "said"),
     [
         (["a.wav", "--format", "doc"], "not one of text, json, srt, vtt"),
-        (["a.wav", "b.wav", "--format", "srt"], "name a folder with --out"),
+        (["a.wav", "b.wav", "--format", "srt"], "pass --out"),
         (["x/a.wav", "y/a.flac", "--out", "o"], "that of x/a.wav"),
         (["a.wav", "--max-seconds", "0.5"], "--max-seconds 0.5"),
     ],

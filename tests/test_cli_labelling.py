@@ -133,7 +133,7 @@ def test_two_processes_write_what_one_does(project, whole, tmp_path):
     assert output.count("hours of audio per hour") == 1
     told = call(*command(project, tmp_path / "labels"))
     assert (told.status, told.err) == (0, "")
-    assert "all parts were labelled before" in told.out
+    assert "all parts are already labelled" in told.out
 
 
 def test_an_error_of_one_process_is_one_line_of_all(project, whole):

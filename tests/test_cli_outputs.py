@@ -143,7 +143,7 @@ def test_a_full_disk_is_one_line(project, tmp_path, name):
     out.symlink_to("/dev/full")
     before = contents(project)
     # A checkpoint is renamed into its place, which a device may not lose.
-    reason = "not a file" if name == "average" else "No space left on device"
+    reason = "not a regular file" if name == "average" else "No space left on device"
     assert re.search(rf"{out.name}: cannot be written \(.*{reason}\)", fail(*command.writing(out)))
     assert contents(project) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, "project"]
@@ -175,7 +175,7 @@ def test_what_may_have_cost_days_is_replaced_only_if_asked_for(project, tmp_path
     command = COMMANDS[name]
     out = tmp_path / "out"
     out.write_bytes(b"by hand")
-    assert "exists already" in fail(*command.writing(out))
+    assert "already exists" in fail(*command.writing(out))
     assert out.read_bytes() == b"by hand"
     succeed(*command.writing(out), "--overwrite")
     assert out.read_bytes() != b"by hand"
@@ -185,7 +185,7 @@ def test_transcribe_beside_a_transcript_by_hand(project):
     Path("talk.txt").write_text("by hand")
     before = contents(project)
     told = fail("transcribe", "talk.flac", "dev-00.flac", *RUN, "--out", ".")
-    assert "talk.txt: exists already" in told
+    assert "talk.txt: already exists" in told
     assert contents(project) == before
     succeed("transcribe", "talk.flac", "dev-00.flac", *RUN, "--out", ".", "--overwrite")
     assert Path("talk.txt").read_text() != "by hand"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from asr_emapl.ctc import greedy, token_confidence
+from asr_emapl.ctc import blank_share, greedy, token_confidence
 
 
 def naive(log_probs: Tensor, lengths: Tensor, blank: int) -> tuple[list[list[int]], list[float]]:
@@ -164,3 +164,10 @@ def test_token_confidence_ignores_blanks_and_flanks_and_marks_broken_utterances(
     assert token_confidence(probability.log(), torch.tensor([2, 2]), path).tolist() == pytest.approx(
         [0.9] * 2
     )
+
+
+def test_share_of_blanks_is_that_of_the_valid_frames():
+    path_BT = torch.tensor([[0, 1, 0, 0], [0, 2, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
+    shares = blank_share(path_BT, torch.tensor([4, 2, 3, 0])).tolist()
+    assert shares[:3] == [0.75, 0.5, 0.0]
+    assert math.isnan(shares[3])

@@ -190,7 +190,7 @@ def test_unicode_line_separators_do_not_split_a_line(tmp_path: Path) -> None:
         ({**GOOD, "id": " "}, "id is blank"),
         ({**GOOD, "id": 7}, "id is not a string"),
         ({**GOOD, "text": ["A"]}, "text is not a string"),
-        ({**GOOD, "text": "\ud800"}, "half of a surrogate pair"),
+        ({**GOOD, "text": "\ud800"}, "unpaired surrogate"),
         ({**GOOD, "speaker": 84}, "speaker is not a string"),
         ({**GOOD, "duration": None}, "duration is missing"),
         ({**GOOD, "duration": "1.5"}, "duration is not a number"),

@@ -22,7 +22,7 @@ from asr_emapl.errors import UserError
         ([Utterance("a", "/a", 1.0), Utterance("a", "/b", 1.0)], "utterance 'a': id is not unique"),
         ([Utterance("a", "/a", math.nan)], "utterance 'a': duration is nan"),
         ([Utterance("a", "/a", 0.0)], "utterance 'a': duration is 0.0"),
-        ([Utterance("a", "/a\udcff", 1.0)], "utterance 'a': audio has half of a surrogate"),
+        ([Utterance("a", "/a\udcff", 1.0)], "utterance 'a': audio has an unpaired surrogate"),
         ([Utterance("", "/a", 1.0)], "utterance '': id is blank"),
     ],
 )

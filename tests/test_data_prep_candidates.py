@@ -42,7 +42,7 @@ def test_all_faults_of_an_utterance_are_on_one_line(tmp_path: Path) -> None:
         Candidate("a", audio, "t:2", "7 caf\u00e9s", fault="odd (look)"),
     ]
     one, two = check(stated, preset("librispeech"), 1).findings
-    assert one == f"t:1: {audio}: no such audio file (correct the path, or fetch the file)"
+    assert one == f"t:1: {audio}: no such audio file (correct the path, or copy the file)"
     for fault in (
         "t:2: invalid text '7\u00c9'",
         "odd (look)",

@@ -173,7 +173,7 @@ def test_a_lost_connection_is_tried_again(
     server.cuts = 2
     assert torch.equal(waveform(utterance), waveform(read_manifest(manifest)[0]))
     server.cuts = 3
-    with pytest.raises(UnreachableError, match=r"train-000000\.tar: host 127\.0\.0\.1:\d+ fails to answer"):
+    with pytest.raises(UnreachableError, match=r"train-000000\.tar: host 127\.0\.0\.1:\d+ does not respond"):
         waveform(utterance)
 
 

@@ -87,7 +87,7 @@ def test_a_full_disk_leaves_whole_shards_and_the_rest_follows(
     assert names(tmp_path / "out") == names(tmp_path / "whole")
     for name in names(tmp_path / "whole"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    kept = [line for line in said if line.endswith("exists already")]
+    kept = [line for line in said if line.endswith("already exists")]
     assert len(said) == len(whole.shards)
     assert len(kept) == len([n for n, at in left.items() if (tmp_path / "out" / n).stat().st_mtime_ns == at])
     # Each shard is four: itself, its record, and the folder after each.
@@ -120,7 +120,7 @@ def test_shards_that_are_not_whole_any_more_are_packed_again(
         shard.unlink()
     said: list[str] = []
     packed = pack(source, out, ShardConfig("flac", SMALL), said.append)
-    assert sum(line.endswith("exists already") for line in said) == lost
+    assert sum(line.endswith("already exists") for line in said) == lost
     assert same_audio(read_manifest(source), read_manifest(packed.manifest))
     assert names(out) == sorted(storage.split(p)[1] for p in [*packed.shards, packed.manifest])
 
@@ -154,7 +154,7 @@ def test_audio_mended_behind_the_whole_shards_lets_it_go_on(manifest: Path, tmp_
     write_manifest(source, good[:-1])
     said: list[str] = []
     pack(source, tmp_path / "out", ShardConfig(mib=SMALL), said.append)
-    assert said[0].endswith("exists already")
+    assert said[0].endswith("already exists")
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -168,10 +168,10 @@ def test_absent_audio_is_named(tmp_path: Path, codec: str) -> None:
 def test_a_finished_packing_is_left_alone(manifest: Path, tmp_path: Path) -> None:
     pack(manifest, tmp_path)
     before = {name: (tmp_path / name).stat().st_mtime_ns for name in names(tmp_path)}
-    with pytest.raises(UserError, match=r"train\.jsonl: exists already"):
+    with pytest.raises(UserError, match=r"train\.jsonl: already exists"):
         pack(manifest, tmp_path, ShardConfig("flac"))
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in names(tmp_path)} == before
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         pack(manifest, manifest.parent)
 
 

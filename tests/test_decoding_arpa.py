@@ -46,7 +46,7 @@ def test_a_valid_file_passes(tmp_path: Path, ends: str, pack) -> None:
         ("ngram 2=1", "ngram 2=1\nngram 3=1", r"expected the section \\3-grams:"),
         ("\\data\\", "data", "not a language model"),
         ("\\end\\\n", "", r"expected \\end\\"),
-        ("-1\tA\t", f"-1\t{'A' * 1_000_000}\t", r"lm:10: a word of more than 1,000 bytes"),
+        ("-1\tA\t", f"-1\t{'A' * 1_000_000}\t", r"lm:10: a word has more than 1,000 bytes"),
         ("\n\\2-grams", "\n" * 2_000 + "\\2-grams", "more than 1,000 empty lines"),
     ],
 )

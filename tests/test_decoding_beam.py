@@ -257,7 +257,7 @@ def test_mismatched_files_are_refused(tmp_path, arpa):
         (arpa, "", r"words\.arpa: does not know .*tokens.*--lexicon"),
         (tmp_path / "no_space.arpa", "", r"no_space\.arpa: does not know .*'\|'"),
         (tmp_path / "t.arpa", words, "does not know 4 of the lexicon's 4 words"),
-        (tmp_path / "own.arpa", words, "leave --lexicon out"),
+        (tmp_path / "own.arpa", words, "omit --lexicon"),
         (text, "", "not a language model"),
     ):
         with pytest.raises(UserError, match=what):
@@ -275,16 +275,16 @@ def test_weights_of_another_tokenizer_are_refused():
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({"beam": 0}, "beam of 0"),
-        ({"beam": MAX_BEAM + 1}, "beam of 10001"),
+        ({"beam": 0}, "beam size 0"),
+        ({"beam": MAX_BEAM + 1}, "beam size 10001"),
         ({"lm": "gone"}, "--lm gone: no such"),
         ({"lexicon": "gone"}, "--lexicon gone"),
         ({"lm": "/dev"}, "--lm /dev: not a regular file"),
-        ({"lm_weight": math.nan}, "weight of nan"),
-        ({"lm_weight": -1.0}, "weight of -1"),
-        ({"word_bonus": math.inf}, "bonus of inf"),
-        ({"word_bonus": -(10**29)}, r"bonus of -1e\+29"),
-        ({"lm_weight": 10**29}, r"weight of 1e\+29"),
+        ({"lm_weight": math.nan}, "weight nan"),
+        ({"lm_weight": -1.0}, "weight -1"),
+        ({"word_bonus": math.inf}, "bonus inf"),
+        ({"word_bonus": -(10**29)}, r"bonus -1e\+29"),
+        ({"lm_weight": 10**29}, r"weight 1e\+29"),
     ],
 )
 def test_wrong_options(options, what):

@@ -193,7 +193,7 @@ def test_hypotheses_of_another_recogniser(utterances, tmp_path):
         ("", None, 0),
     ]
     assert "theirs.jsonl" in found[3].fault
-    with pytest.raises(UserError, match=r"1 hypotheses have no confidence.*leave out --min-confidence"):
+    with pytest.raises(UserError, match=r"1 hypotheses have no confidence.*omit --min-confidence"):
         HypothesisLabeller(path, needs_confidence=True)
 
 

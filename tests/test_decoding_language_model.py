@@ -15,6 +15,8 @@ import time
 import numpy as np
 import pytest
 
+from asr_emapl.data.manifest_writer import write_manifest
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.decoding import language_model
 from asr_emapl.decoding.language_model import BuiltModel, NgramConfig, build_arpa, perplexity, sentences
 from asr_emapl.decoding.lexicon import read_words
@@ -33,7 +35,7 @@ LINES = ["ADA SAW  BOB", "", "BOB SAW ADA", "ADA SAW A DOG", "A DOG SAW BOB", "B
 def test_probabilities_sum_to_one(tmp_path, prune):
     (tmp_path / "text").write_text("\n".join(LINES))
     out = tmp_path / "new" / "lm.arpa"
-    assert build_arpa([tmp_path / "text"], out, NgramConfig(2, prune), None) == BuiltModel(5, 0)
+    assert build_arpa([tmp_path / "text"], out, NgramConfig(2, prune), None) == BuiltModel(5, 0, 0)
     assert [path.name for path in out.parent.iterdir()] == ["lm.arpa"]
     words = read_words(out)
     assert sorted(words) == ["A", "ADA", "BOB", "DOG", "RAN", "SAW"]
@@ -82,6 +84,24 @@ def test_an_interrupted_command_leaves_no_files(tmp_path, number, status):
 
 
 @needs_extra
+@pytest.mark.parametrize("tokenizer", [None, CharacterTokenizer()], ids=["words", "tokens"])
+def test_excluded_sentences_do_not_enter_the_model(tmp_path, tokenizer):
+    """The model with exclusions is that of the other lines; a part of a sentence is no sentence."""
+    lines = [*LINES, "ADA  RAN UNSEEN", "UNSEEN ADA RAN AND SAW", *LINES]
+    (tmp_path / "text").write_text("\n".join(lines))
+    (tmp_path / "rest").write_text("\n".join([*LINES, "UNSEEN ADA RAN AND SAW", *LINES]))
+    write_manifest(tmp_path / "unlabelled.jsonl", [Utterance("u", "a.wav", 1.0, "ada ran unseen".upper())])
+    config = NgramConfig(2, 0.0)
+    excluded = [tmp_path / "unlabelled.jsonl"]
+    built = build_arpa([tmp_path / "text"], tmp_path / "a.arpa", config, tokenizer, excluded)
+    rest = build_arpa([tmp_path / "rest"], tmp_path / "b.arpa", config, tokenizer)
+    assert (built.lines, built.excluded) == (rest.lines, 1)
+    assert sorted((tmp_path / "a.arpa").open()) == sorted((tmp_path / "b.arpa").open())
+    with pytest.raises(UserError, match="not excluded"):
+        build_arpa([tmp_path / "text"], tmp_path / "c.arpa", config, tokenizer, [tmp_path / "text"])
+
+
+@needs_extra
 def test_a_model_of_tokens(tmp_path):
     (tmp_path / "text").write_text("\n".join(LINES))
     tokenizer = CharacterTokenizer()
@@ -100,7 +120,7 @@ def test_n_grams_without_probability_are_counted(tmp_path):
         line.split("\t")[:2] for line in (tmp_path / "lm.arpa").read_text().splitlines() if "\t" in line
     ]
     impossible = [ngram for p, ngram in probabilities if float(p) <= -99.0 and ngram not in ("<s>", "<unk>")]
-    assert built == BuiltModel(12, len(impossible))
+    assert built == BuiltModel(12, 0, len(impossible))
     assert impossible
 
 
@@ -125,7 +145,7 @@ def test_errors_are_one_line_and_leave_no_files(tmp_path):
     text.write_text("ADA\nada\n")
     with pytest.raises(UserError, match=r"text:2: characters outside"):
         build_arpa([text], out, NgramConfig(prune=0.0), CharacterTokenizer())
-    with pytest.raises(UserError, match="--prune 1e-08: a model of tokens cannot be pruned"):
+    with pytest.raises(UserError, match="--prune 1e-08: a token-level model cannot be pruned"):
         build_arpa([text], out, NgramConfig(), CharacterTokenizer())
     with pytest.raises(UserError, match=r"lm\.bin: .*\.arpa"):
         build_arpa([text], tmp_path / "lm.bin", NgramConfig(), None)
@@ -149,6 +169,6 @@ def test_missing_package_is_named(tmp_path, monkeypatch):
 
 def test_a_word_that_no_reader_accepts_is_refused_before_anything_is_written(tmp_path):
     (tmp_path / "text").write_text(f"A B\nA {'W' * 1001}\n" * 20)
-    with pytest.raises(UserError, match=r"text:2: a word of more than 1,000 bytes"):
+    with pytest.raises(UserError, match=r"text:2: a word has more than 1,000 bytes"):
         build_arpa([tmp_path / "text"], tmp_path / "out" / "lm.arpa", NgramConfig(2), None)
     assert not (tmp_path / "out" / "lm.arpa").exists()

@@ -78,5 +78,5 @@ def test_words_that_cannot_be_encoded_are_listed():
 
 def test_a_word_of_a_million_characters_is_refused(tmp_path):
     (tmp_path / "l").write_text("ADA\n" + "A" * 1_000_000 + "\n")
-    with pytest.raises(UserError, match=r"l: has a word of more than 1,000 characters"):
+    with pytest.raises(UserError, match=r"l: a word has more than 1,000 characters"):
         read_words(tmp_path / "l")

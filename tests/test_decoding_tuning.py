@@ -42,7 +42,7 @@ def test_best_of_equals_has_the_smallest_weights():
 def test_config_round_trip(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "words").write_text("A\n")
-    write_config(tmp_path / "new" / "lm.json", BeamConfig(7, lexicon="words"), GridPoint(0.5, -1.0, 12.3456))
+    write_config(tmp_path / "new" / "lm.json", BeamConfig(7, "", "words", 0.5, -1.0), wer_percent=12.3456)
     assert read_config(tmp_path / "new" / "lm.json") == BeamConfig(7, "", str(tmp_path / "words"), 0.5, -1.0)
     assert json.loads((tmp_path / "new" / "lm.json").read_text())["wer_percent"] == 12.346
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -225,10 +227,40 @@ def test_rho_is_that_of_the_reference_batch(rho, reference):
     assert momentum(half_life, reference) == pytest.approx(rho, rel=1e-9)
 
 
-@pytest.mark.parametrize("config", [TeacherConfig(), TeacherConfig(half_life_hours=1.0, rho=0.9)])
+@given(st.floats(1e-5, 0.5), st.integers(1, 10_000), st.floats(1.0, 1e3))
+def test_kaizens_discount(discount, steps, reference):
+    """Updating every D steps with weight a keeps as much as updating each step with rho."""
+    half_life = TeacherConfig(discount=discount, discount_steps=steps).half_life_seconds(reference)
+    assert momentum(half_life, reference) ** steps == pytest.approx(1.0 - discount)
+
+
+def test_momentum_pseudo_labelling_states_the_weight_per_epoch():
+    """MPL: alpha = exp(ln w / K), with K batches in an epoch."""
+    config = TeacherConfig(epoch_weight=0.5, epoch_hours=100.0)
+    assert config.half_life_seconds(60.0) == pytest.approx(100.0 * 3600.0)
+    batches = 100.0 * 3600.0 / 60.0
+    alpha = momentum(TeacherConfig(epoch_weight=0.3, epoch_hours=100.0).half_life_seconds(60.0), 60.0)
+    assert alpha == pytest.approx(math.exp(math.log(0.3) / batches))
+    with pytest.raises(ValueError, match=r"teacher\.epoch_hours"):
+        TeacherConfig(epoch_weight=0.5).half_life_seconds(60.0)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [TeacherConfig(), TeacherConfig(half_life_hours=1.0, rho=0.9), TeacherConfig(rho=0.9, discount=0.1)],
+)
 def test_the_memory_is_stated_one_way(config):
-    with pytest.raises(ValueError, match=r"set either teacher\.half_life_hours or teacher\.rho"):
+    with pytest.raises(ValueError, match=r"set one of teacher\.half_life_hours, teacher\.rho"):
         config.half_life_seconds(60.0)
+
+
+def test_a_half_life_that_grows_with_the_audio():
+    half_life = TeacherConfig(half_life_hours=1.0, schedule="growing", growing_share=0.2)
+    schedule = half_life.half_life_over_audio(60.0, 6000.0)
+    assert callable(schedule)
+    assert [schedule(3600.0 * hours) / 3600.0 for hours in (0.0, 5.0, 50.0)] == pytest.approx(
+        [1.0, 1.0, 10.0]
+    )
 
 
 def test_a_schedule_in_the_config():

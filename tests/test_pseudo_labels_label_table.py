@@ -13,7 +13,7 @@ from asr_emapl.pseudo_labels.labels import Label
 
 SIZE = 20
 scores = st.floats(0.0, 1.0, width=32)
-labels = st.builds(Label, st.lists(st.integers(1, 1000), max_size=200), scores, scores)
+labels = st.builds(Label, st.lists(st.integers(1, 1000), max_size=200), scores, scores, st.none() | scores)
 changes = st.lists(st.dictionaries(st.integers(0, SIZE - 1), labels, max_size=4), max_size=30)
 
 
@@ -47,7 +47,8 @@ def test_replaced_labels_take_no_room():
         {"rows": torch.tensor([-1, 1])},
         {"lengths": torch.tensor([3, 1], dtype=torch.int32)},
         {"tokens": torch.tensor([1], dtype=torch.int32)},
-        {"scores": torch.zeros(2, 3)},
+        {"scores": torch.zeros(3, 3)},
+        {"scores": torch.zeros(2, 2)},
     ],
 )
 def test_a_state_of_another_corpus_is_refused(change):

@@ -126,7 +126,7 @@ def test_a_moved_checkpoint_is_the_same_checkpoint(manifest, answers, tmp_path):
 
 def test_a_manifest_of_others_is_not_replaced(manifest, answers, tmp_path):
     (tmp_path / "manifest.jsonl").write_text("by hand")
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         label(manifest, tmp_path, Fixed(answers))
     assert not (tmp_path / "plan.json").exists()
 

@@ -65,6 +65,20 @@ STRATEGIES = {
         "pseudo_labels.rounds.hours=[0,0.03]",
         "pseudo_labels.rounds.share=0.5",
     ),
+    "best average": (
+        "pseudo_labels.strategy=rounds",
+        "pseudo_labels.labeller=best_average",
+        "pseudo_labels.best_count=2",
+        "pseudo_labels.rounds.hours=[0,0.02,0.03,0.04]",
+        "pseudo_labels.rounds.share=0.5",
+        "validation.every_hours=0.005",
+    ),
+    "gated rounds": (
+        "pseudo_labels.strategy=rounds",
+        "pseudo_labels.rounds.hours=[0,0.02,0.03,0.04]",
+        "pseudo_labels.rounds.gate=dev",
+        "validation.every_hours=0.01",
+    ),
     "from_the_start": (
         "pseudo_labels.strategy=from_the_start",
         "pseudo_labels.temperature=0.5",
@@ -131,6 +145,27 @@ def test_two_processes_make_the_run_of_one(corpus, tmp_path, name, sharding):
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
 
 
+def test_a_round_of_a_worse_labeller_keeps_the_labels(corpus, tmp_path, capsys):
+    """At learning rate 0 the WER stays, so that no round after the first takes place."""
+    overrides = (
+        "hours=0.04",
+        "optimizer.lr=0",
+        *START,
+        *STRATEGIES["gated rounds"],
+        "checkpoint.every_hours=0.01",
+    )
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'run'}", *overrides))
+    told = capsys.readouterr().out
+    assert "round 1: labels are ready" in told
+    assert told.count("labels are kept") == 2
+    with pytest.raises(UserError, match=r"pseudo_labels\.rounds\.gate.*elsewhere"):
+        train(
+            tiny_config(
+                corpus, f"run_dir={tmp_path / 'b'}", *overrides, "pseudo_labels.rounds.gate=elsewhere"
+            )
+        )
+
+
 def test_labels_of_a_file_are_trained_on(corpus, tmp_path):
     """The transcripts in other spellings, as another recogniser writes them: the run is the oracle's."""
     with (tmp_path / "labels.jsonl").open("w") as file:
@@ -181,6 +216,10 @@ def test_labels_without_a_file_or_of_other_utterances_are_refused(corpus, tmp_pa
         (
             ["pseudo_labels.strategy=rounds", "pseudo_labels.rounds.hours=[2,1]"],
             r"pseudo_labels\.rounds\.hours",
+        ),
+        (
+            ["pseudo_labels.strategy=ema", "pseudo_labels.labeller=best_average"],
+            r"best_average requires pseudo_labels\.strategy=rounds",
         ),
         (
             ["pseudo_labels.strategy=ema", "pseudo_labels.temperature=1", "pseudo_labels.lm_config=lm.json"],

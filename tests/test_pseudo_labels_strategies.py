@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from asr_emapl.ctc import greedy, token_confidence
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
+from asr_emapl.pseudo_labels.filters import similarity
 from asr_emapl.pseudo_labels.labeller import Labeller
 from asr_emapl.pseudo_labels.labels import LabelRequest, Labels
 from asr_emapl.pseudo_labels.strategies.ema import FreshLabels
@@ -161,3 +162,23 @@ def test_oracle_labels_are_the_truth() -> None:
 def test_oracle_without_texts_is_a_fault() -> None:
     with pytest.raises(AssertionError):
         GivenLabels().labels(batch())
+
+
+def test_agreement_with_the_labels_of_a_search_reaches_the_filters() -> None:
+    """Labels of a search are known to the host before they are compared."""
+    model = student()
+    labeller = Labeller(model, search=lambda log_probs_TV: torch.ones(len(log_probs_TV)), second="greedy")
+    labels = labeller(batch())
+    expected = [similarity([1], tokens) for tokens in decoded(model, batch())[0]]
+    assert max(expected) < 1.0
+    assert [label.agreement for label in labels.to_list()] == pytest.approx(expected)
+
+
+def test_labels_have_the_share_of_blanks_of_the_best_path() -> None:
+    model = student()
+    path_BT = model.eval()(batch().features, LENGTHS_B)[0].argmax(-1)
+    frames = model.output_lengths(LENGTHS_B).tolist()
+    expected = [float((path[:n] == 0).float().mean()) for path, n in zip(path_BT, frames, strict=True)]
+    for search in (None, lambda log_probs_TV: torch.ones(len(log_probs_TV))):
+        labels = Labeller(model, search=search)(batch()).to_list()
+        assert [label.blank_share for label in labels] == pytest.approx(expected)

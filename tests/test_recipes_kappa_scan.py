@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,19 +18,21 @@ from asr_emapl.training.build import nominal_step_audio
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes" / "kappa_scan"
 QUICKSTART = ROOT / "recipes" / "quickstart" / "conf" / "quickstart.yaml"
-sys.path.insert(0, str(RECIPE))
+sys.path[:0] = [str(RECIPE), str(RECIPE.parent)]
 
-from distance import compare, mean_curve, spread, teacher_curves  # noqa: E402
+from distance import compare, interval, mean_curve, teacher_curves  # noqa: E402
 from scan import Run, Scan  # noqa: E402
 
 
 @pytest.fixture
 def scan(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    checkpoints = tmp_path / "runs" / "seed" / "checkpoints"
-    checkpoints.mkdir(parents=True)
-    (checkpoints / "step-000000007.pt").touch()
-    return Scan(load_config(QUICKSTART), 4.0, [0.5, 4.0], 3)
+    found = Scan(load_config(QUICKSTART), 4.0, [0.5, 4.0], 2)
+    for seed in range(found.seeds):
+        checkpoints = found.seed_run(seed).folder / "checkpoints"
+        checkpoints.mkdir(parents=True)
+        (checkpoints / "step-000000007.pt").touch()
+    return found
 
 
 def resolved(run: Run):
@@ -44,42 +47,44 @@ def rho_per_step(config, kappa):
 
 
 def test_the_runs_of_a_scan(scan):
-    names = [run.name for run in scan.others(0.8)]
-    assert len(names) == len(set(names)) == 2 * (2 * 4 + 1)
-    assert [run.name for run in scan.references()][:3] == [f"ema-reference-seed{i}" for i in range(3)]
-    twice = list(Scan(scan.reference, 4.0, [0.5, 4.0], 3, repeats=2).others(0.8))
-    assert [run.name for run in twice[: len(names)]] == names  # all of a scan before any repeat
-    assert len({run.kind for run in twice}) == len(names) == len(twice) // 2
-    assert {resolved(run)[0].seed for run in twice} == {0, 1}
-    hours, _ = resolved(scan.seed())
-    assert hours.hours == scan.start_hours
-    others = [resolved(run)[0] for run in scan.others(0.8)]
-    assert {config.hours for config in others} == {scan.start_hours + 4.0}
-    # A batch of 6 s must not leave out utterances that the others learn from.
-    assert {config.data.max_seconds for config in others} == {0.5 * scan.reference.batch.reference_seconds}
+    runs = list(scan.runs())
+    assert len(runs) == len({run.name for run in runs}) == 2 * 2 * (1 + 2 * 3 + 1)
+    assert len({run.kind for run in runs}) == len(runs) // 2
+    seed, _ = resolved(scan.seed_run(1))
+    assert (seed.hours, seed.seed, seed.pseudo_labels.strategy) == (scan.start_hours, 1, "none")
+    for run in runs:
+        config, _ = resolved(run)
+        assert config.hours == scan.start_hours + 4.0
+        assert run.name.endswith(f"-seed{config.seed}")
+        # Each seed has its own seed model.
+        assert f"seed-seed{config.seed}/" in str(config.init.checkpoint)
+        # A batch of 6 s must not leave out utterances that the others learn from.
+        assert config.data.max_seconds == 0.5 * scan.reference.batch.reference_seconds
+        is_supervised = run.name.startswith("supervised")
+        assert config.pseudo_labels.strategy == ("none" if is_supervised else "ema")
+        assert (config.data.labelled == scan.reference.data.unlabelled) == is_supervised
 
 
 @pytest.mark.parametrize("kappa", [0.5, 4.0])
 def test_what_each_mode_scales(scan, kappa):
-    base, _ = resolved(next(scan.references()))
+    runs = {run.name: resolved(run) for run in scan.runs()}
+    base, _ = runs["ema-reference-seed0"]
     rho, lr = rho_per_step(base, 1.0), base.optimizer.lr
-    runs = {run.name: resolved(run) for run in scan.others(0.5)}
-    for system, strategy in (("ema", "ema"), ("supervised", "none")):
+    for system in ("ema", "supervised"):
         for mode, rho_expected, lr_expected in (
             ("full", rho**kappa, lr * kappa**0.5),
-            ("noise", rho**kappa, lr * kappa / (kappa / (0.5 + 0.5 * kappa)) ** 0.5),
             ("optimizer", rho, lr * kappa**0.5),
             ("nothing", rho, lr),
         ):
             config, found = runs[f"{system}-{mode}-kappa{kappa:g}-seed0"]
             assert found == kappa
-            assert config.pseudo_labels.strategy == strategy
             assert rho_per_step(config, kappa) == pytest.approx(rho_expected)
             assert config.optimizer.reference().at(kappa)[0]["lr"] == pytest.approx(lr_expected)
 
 
-def test_the_progressive_run_rises_within_the_hours(tmp_path, scan):
-    config, kappa = resolved(list(Scan(scan.reference, 6.0, [0.5, 2.0, 4.0, 8.0], 3).others(1.0))[-1])
+def test_the_progressive_run_rises_within_the_hours(scan):
+    scan = replace(scan, hours=6.0, kappas=[0.5, 2.0, 4.0, 8.0], seeds=1)
+    config, kappa = resolved(list(scan.runs())[-1])
     start = scan.start_hours
     assert kappa == 1.0
     assert config.batch.progressive == [[start + 2.0, 48.0], [start + 4.0, 96.0]]
@@ -94,7 +99,7 @@ def logged(folder: Path, curve: list[tuple[float, float]]) -> Path:
     return folder
 
 
-def test_distances(tmp_path):
+def test_differences_are_paired_by_seed(tmp_path):
     a = logged(tmp_path / "a", [(1.0, 40.0), (2.0, 30.0), (3.0, 20.0)])
     b = logged(tmp_path / "b", [(1.0, 44.0), (2.0, 30.0), (3.0, 24.0)])
     both = [teacher_curves(run)["dev"] for run in (a, b)]
@@ -105,11 +110,21 @@ def test_distances(tmp_path):
     ]
     # Measured half an hour later than the references: read off between its points.
     late = logged(tmp_path / "late", [(0.5, 50.0), (1.5, 40.0), (2.5, 30.0), (3.5, 20.0)])
-    (found,) = compare("late", late, [a, b])
-    assert (found.largest, found.last, found.last_wer) == pytest.approx((5.0, 3.0, 20.0))
-    assert found.mean == pytest.approx((3.0 + 5.0 + 3.0) / 3)
-    assert [c.largest for c in spread("seeds", [a, b])] == [4.0, 4.0]
-    assert [c.mean for c in spread("seeds", [a, b])] == pytest.approx([-8.0 / 3, 8.0 / 3])
+    (found,) = compare("ema", "full-kappa4", [late, late], [a, b])
+    assert found.wer == [20.0, 20.0]
+    assert found.last == pytest.approx([5.0, 1.0])
+    assert found.mean == pytest.approx([5.0, (1.0 + 5.0 + 1.0) / 3])
+    assert found.distance == pytest.approx((5.0 + 3.0) / 2)
+    # The reference is compared with other seeds.
+    (reference,) = compare("ema", "reference", [a, b], [a, b])
+    assert reference.last == [0.0, 0.0]
+    assert reference.distance == pytest.approx((32.0 / 3) ** 0.5)
+
+
+def test_an_interval_excludes_0_or_not():
+    # Student's t for 3 degrees of freedom is 3.182.
+    assert interval([1.0, 2.0, 3.0, 2.0]) == "+2.0 (+0.7 to +3.3)*"
+    assert interval([-1.0, 1.0]) == "+0.0 (-12.7 to +12.7)"
 
 
 @pytest.mark.parametrize("arguments", [["--config", "nowhere.yaml"], ["--hours"], ["--frobnicate"]])
@@ -141,10 +156,10 @@ def test_a_whole_scan_and_again(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     first = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
     assert first.returncode == 0, first.stdout + first.stderr
-    assert "| ema-full-kappa2 | 1 |" in first.stdout
-    assert "ema-progressive" in first.stdout
+    assert "| full-kappa2 | 2 |" in first.stdout
+    assert "| progressive | 2 |" in first.stdout
     distances = json.loads((tmp_path / "exp" / "distances.json").read_text())
-    assert len(distances) == 4 + 2 * (4 + 1)
+    assert len(distances) == 2 * (1 + 3 + 1)
     assert (tmp_path / "exp" / "ema.png").read_bytes().startswith(b"\x89PNG")
     again = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
     assert again.stdout.splitlines()[-8:] == first.stdout.splitlines()[-8:]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from asr_emapl.config import load_config
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.text.tokenizer import load_tokenizer
 
@@ -152,6 +153,11 @@ def test_all_stages_on_real_speech(tmp_path: Path) -> None:
             assert score["words"]["rate"] == pytest.approx(score["words"]["errors"] / words)
             assert f"{part}, {model}" in result.stdout
     assert (run_dir / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+    # The config of the run names its data wherever a command is started.
+    config = load_config(run_dir / "config.yaml")
+    paths = [config.tokenizer, *config.data.labelled, *config.data.validation.values()]
+    assert all(path is not None and Path(path).is_absolute() and Path(path).exists() for path in paths)
 
     # A finished training is left as it is, with no data folder at hand.
     before = (run_dir / "log.jsonl").read_bytes()

@@ -43,8 +43,8 @@ def test_anything_else_is_one_kind_of_error(content) -> None:
         (b'{"a":' * 100_000, "nested"),
         (b"1" * 10_000, "thousands of digits"),
         (b'"\xff"', "not UTF-8"),
-        (b'"\\ud800"', "half of a surrogate pair"),
-        (b'{"\\uDFFF": 1}', "half of a surrogate pair"),
+        (b'"\\ud800"', "unpaired surrogate"),
+        (b'{"\\uDFFF": 1}', "unpaired surrogate"),
     ],
 )
 def test_what_is_wrong_is_said(content: bytes, what: str, tmp_path: Path) -> None:

@@ -76,10 +76,10 @@ def test_what_cannot_be_written_is_refused_before_the_work(file, tmp_path, monke
 def test_existing_files_stay_unless_they_may_be_replaced(file, tmp_path):
     check_outputs([file])
     check_outputs(["/dev/stdout", "/dev/null", tmp_path / "b"], overwrite=False)
-    with pytest.raises(UserError, match=r"a\.txt: exists already; .* --overwrite"):
+    with pytest.raises(UserError, match=r"a\.txt: already exists; .* --overwrite"):
         check_outputs([tmp_path / "b", file], overwrite=False)
     (tmp_path / "c").write_text("")
-    with pytest.raises(UserError, match=r"a\.txt and 1 more: exists"):
+    with pytest.raises(UserError, match=r"a\.txt and 1 more: already exists"):
         check_outputs([file, tmp_path / "c"], overwrite=False)
 
 

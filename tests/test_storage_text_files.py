@@ -90,7 +90,7 @@ def test_a_line_has_a_limit_also_in_a_packed_file(tmp_path: Path, monkeypatch: p
     (tmp_path / "a.xz").write_bytes(lzma.compress(b"short\n" + bytes((1 << 20) - 1) + b"\n"))
     assert len(list(raw_lines(tmp_path / "a.xz"))) == 2
     (tmp_path / "a.xz").write_bytes(lzma.compress(b"short\n" + bytes(64 << 20)))
-    with pytest.raises(UserError, match=r"a\.xz:2: a line of more than 1 MiB"):
+    with pytest.raises(UserError, match=r"a\.xz:2: a line has more than 1 MiB"):
         list(raw_lines(tmp_path / "a.xz"))
     with pytest.raises(UserError, match=r"a\.xz: longer than 1 MiB"):
         read_document(tmp_path / "a.xz", max_bytes=1 << 20)

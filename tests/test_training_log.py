@@ -335,3 +335,23 @@ def test_without_tensorboard_all_else_is_written_and_the_package_is_named_once(t
     assert len(lines(tmp_path)) == 3
     assert not (tmp_path / "tensorboard").exists()
     assert capsys.readouterr().out.count("pip install 'asr_emapl[tensorboard]'") == 1
+
+
+def test_tensorboard_has_shares_of_the_audio_and_followed_labels(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = RunLog(tmp_path)
+    followed = [{"id": "u1", "step": 7, "text": "ONE TWO", "confidence": 0.5}]
+    hours = {"kept": 0.3, "loop": 0.1}
+    log.labels(10, 1.0, {"utterances": 4, "entropy": 2.5, "audio_hours": hours, "followed": followed})
+    log.labels(20, 2.0, {"utterances": 0, "audio_hours": hours})
+    log.close()
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    values = {name: board.Tensors(name) for name in board.Tags()["tensors"]}
+    assert [(one.step, one.tensor_proto.string_val) for one in values["pseudo_labels/u1/text_summary"]] == [
+        (7, [b"ONE TWO"])
+    ]
+    scalars = {name: board.Scalars(name)[-1].value for name in board.Tags()["scalars"]}
+    assert scalars == pytest.approx(
+        {"pseudo_labels/entropy": 2.5, "pseudo_labels/audio/kept": 0.75, "pseudo_labels/audio/loop": 0.25}
+    )

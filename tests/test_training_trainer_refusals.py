@@ -17,7 +17,7 @@ from asr_emapl.training.trainer import train
         (["tokenizer=null"], "asr-emapl tokenizer"),
         (["data.labelled=[]"], "data.labelled is empty"),
         (["data.min_seconds=50"], "no utterance is between"),
-        (["teacher.rho=0.9"], "either teacher.half_life_hours or teacher.rho"),
+        (["teacher.rho=0.9"], "one of teacher.half_life_hours, teacher.rho"),
         (["teacher.audio_per_step=padded"], "teacher.audio_per_step: 'padded'"),
         (["optimizer.audio_per_step=padded"], "optimizer.audio_per_step: 'padded'"),
         (["teacher.order=after"], "teacher.order: 'after' is not one of post, pre, midpoint"),

@@ -1,7 +1,7 @@
 """SpecAugment (Park et al. 2019) for the student: masks of bands and frames, drawn per utterance.
 
-The draws are seeded by (seed of the run, utterance, pass), so that an utterance gets the same augmentation
-in any batch, on any rank, before and after a resume.
+The masks are seeded by (seed of the run, utterance, pass). An utterance therefore gets the same augmentation
+in any batch, on any rank, and after a resume.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class SpecAugment:
         self.mel_bands = mel_bands
 
     def keep(self, frames: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Masks of bands [F] and frames [T] for an utterance of `frames` frames; 1.0 keeps, 0.0 masks."""
+        """Masks of bands [F] and frames [T] for an utterance of `frames` frames: 1.0 keeps, 0.0 masks."""
         config, generator = self.config, torch.Generator().manual_seed(seed)
         time_width = config.time_width
         if config.time_share < 1.0:
@@ -67,6 +67,6 @@ def _keep(length: int, masks: int, width: int, generator: torch.Generator) -> Te
 
 
 def draw_seed(*parts: int | str) -> int:
-    """A 63-bit seed from the parts that identify a draw, e.g. (run seed, utterance id, pass)."""
+    """A 63-bit seed from the values that identify a random draw, e.g. (run seed, utterance id, pass)."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

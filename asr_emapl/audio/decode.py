@@ -62,9 +62,8 @@ def probe(audio: str | Path | Source) -> tuple[float, int, int]:
     """Duration (seconds), sample rate (Hz) and number of channels, from the header only.
 
     Raises:
-        UserError: the file is missing, cannot be decoded, or has no samples; or the shard no longer contains
-            it; or it is a concatenation of several MP3 or Ogg files, of which only the first would be
-            decoded.
+        UserError: the file is missing, cannot be decoded, has no samples or is no longer in its shard; or it
+            consists of several MP3 or Ogg files, of which only the first would be decoded.
     """
     source = _source(audio)
     with _open(source) as file:
@@ -91,7 +90,9 @@ def probe_whole(path: str | Path) -> tuple[float, int, int]:
         except (soundfile.SoundFileError, OSError):
             is_whole = False
         if not is_whole:
-            raise UserError(f"{path}: is shorter than its header states (a broken copy: download it again)")
+            raise UserError(
+                f"{path}: is shorter than its header states (the copy is incomplete; copy it again)"
+            )
         return file.frames / file.samplerate, file.samplerate, file.channels
 
 
@@ -149,7 +150,7 @@ def read_blocks(
     Resampling produces no artefacts at block boundaries.
 
     Raises:
-        UserError: as `read_audio`, when the block concerned is reached.
+        UserError: as `read_audio`, raised when the faulty block is reached.
     """
     source = _source(audio)
     with _open(source) as file:
@@ -170,13 +171,13 @@ def open_audio(file: str | BinaryIO, source: Source) -> soundfile.SoundFile:
     # TypeError: formats without a header (.raw), whose sample rate is unknown.
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
         if _is_empty(file):
-            raise UserError(f"{source}: 0 bytes (fetch the file again, or leave it out)") from None
+            raise UserError(f"{source}: 0 bytes (copy the file again, or remove it)") from None
         raise UserError(f"{source}: not decodable: {error} (convert it to FLAC or WAV)") from error
     if opened.samplerate > 0 and 0 < opened.frames < _UNKNOWN_FRAMES:
         return opened
     fault = "has no samples" if opened.frames <= 0 else "its header does not state the length"
     opened.close()
-    raise UserError(f"{source}: {fault} (leave it out, or encode it again)")
+    raise UserError(f"{source}: {fault} (remove it, or encode it again)")
 
 
 def _is_empty(file: str | BinaryIO) -> bool:
@@ -186,11 +187,11 @@ def _is_empty(file: str | BinaryIO) -> bool:
 
 
 def _require_one_stream(source: Source) -> None:
-    """UserError if the file consists of several files, of which only the first would be decoded."""
+    """Raise UserError if the file consists of several files, of which only the first would be decoded."""
     # Files in shards were checked when they were packed.
     if source.byte_range is None and not storage.is_url(source.place) and has_another_stream(source.place):
         raise UserError(
-            f"{source}: several audio files joined to one, of which only the first can be decoded "
+            f"{source}: consists of several audio files, of which only the first can be decoded "
             "(split them, or convert the file to one FLAC with ffmpeg)"
         )
 
@@ -213,14 +214,14 @@ def _open(source: Source) -> Iterator[soundfile.SoundFile]:
             # libsndfile would report "System error" for any fault.
             storage.open_file(file).close()
     except IsADirectoryError:
-        raise UserError(f"{source}: is a folder (name the audio files in it)") from None
+        raise UserError(f"{source}: is a folder (specify an audio file)") from None
     except UnreachableError:
         raise
     except FileNotFoundError:
-        raise UserError(f"{source}: no such audio file (correct the path, or fetch the file)") from None
-    # ValueError: a NUL in the path.
+        raise UserError(f"{source}: no such audio file (correct the path, or copy the file)") from None
+    # ValueError: the path contains a NUL.
     except (OSError, ValueError) as error:
-        raise UserError(f"{source}: cannot be read: {error} (name a readable file)") from error
+        raise UserError(f"{source}: cannot be read: {error} (specify a readable file)") from error
     try:
         with open_audio(file, source) as opened:
             yield opened
@@ -270,21 +271,21 @@ def _decoded(
                 break
             left -= len(x_TC)
             yield _mono(source, x_TC)
-    # MemoryError: a damaged header may claim terabytes.
+    # MemoryError: a damaged header may state terabytes.
     except (soundfile.SoundFileError, OSError, MemoryError) as error:
         raise UserError(f"{source}: decoding failed: {error} (copy or convert the file again)") from error
     if left == frames or left > LENGTH_TOLERANCE_S * file.samplerate:
         raise UserError(
             f"{source}: ends {left / file.samplerate:.2f} s before its header states "
-            "(a broken copy: download the file again)"
+            "(the copy is incomplete; copy or download it again)"
         )
 
 
 def _mono(source: Source, x_TC: Floats) -> Floats:
-    """The requested channel, or the mean of all, [samples].
+    """The requested channel, or the mean of all channels, [samples].
 
     Raises:
-        UserError: there is no such channel, or a sample is not a number or too large.
+        UserError: there is no such channel, or a sample is NaN or too large.
     """
     channels = x_TC.shape[1]
     mono: Floats

@@ -16,7 +16,7 @@ def has_another_stream(path: str | Path) -> bool:
     """Whether an MP3 file continues after its stated end, or an Ogg file ends with a second stream.
 
     Reads only a few kilobytes at both ends. MP3 files without a stated size are decoded to their end, so no
-    audio is lost. FLAC states no size in bytes, so joined FLAC files are not detected.
+    audio is lost. FLAC headers do not state the size in bytes, so joined FLAC files are not detected.
 
     Raises:
         OSError: the file cannot be read.
@@ -27,7 +27,7 @@ def has_another_stream(path: str | Path) -> bool:
 
 
 def _is_joined_mp3(file: BinaryIO, start: int) -> bool:
-    """Whether frames follow after the stated end of an MP3 file, whose frames begin at `start`."""
+    """Whether an MP3 file has frames after its stated end. Its first frame begins at `start`."""
     file.seek(start)
     frame = file.read(_HEAD_BYTES)
     tag = max(frame[:64].find(b"Xing"), frame[:64].find(b"Info"))

@@ -1,7 +1,7 @@
 """Perturbation of the student's waveforms: speed, then reverberation, then noise.
 
-The teacher gets the clean waveform. Each draw is seeded by (seed of the run, utterance, pass), so that an
-utterance gets the same perturbation in any batch, on any rank, before and after a resume.
+The teacher gets the clean waveform. Perturbations are seeded by (seed of the run, utterance, pass). An
+utterance therefore gets the same perturbation in any batch, on any rank, and after a resume.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ReverberationConfig:
     manifests: list[Place] = field(default_factory=list)
     """Manifests of impulse responses."""
     p: Share = 0.5
-    """Probability of applying reverberation, drawn anew in each epoch."""
+    """Probability that reverberation is applied to an utterance, drawn again in each pass."""
 
 
 @dataclass
@@ -62,8 +62,11 @@ class PerturbConfig:
     """Perturbations of the student's waveform; null disables a perturbation."""
 
     speed: SpeedConfig | None = None
+    """Speed perturbation; null: disabled."""
     reverberation: ReverberationConfig | None = None
+    """Reverberation with recorded impulse responses; null: disabled."""
     noise: NoiseConfig | None = None
+    """Added noise; null: disabled."""
 
 
 class SoundSource(Protocol):
@@ -86,7 +89,7 @@ class Speed:
         config: see `SpeedConfig`; factors are rounded to two decimal places.
 
     Raises:
-        UserError: there is no factor.
+        UserError: `factors` is empty.
     """
 
     def __init__(self, config: SpeedConfig) -> None:
@@ -98,7 +101,7 @@ class Speed:
         self._resample = {f: Resample(f.numerator, f.denominator) for f in self.factors if f != 1}
 
     def draw(self, seed: int) -> Fraction:
-        """The factor of an utterance."""
+        """The speed factor of an utterance."""
         return self.factors[int(np.random.default_rng(seed).integers(len(self.factors)))]
 
     def samples(self, samples: int, factor: Fraction) -> int:
@@ -119,7 +122,7 @@ class Reverberation:
 
     def __init__(self, config: ReverberationConfig, responses: Sequence[SoundSource]) -> None:
         if not responses:
-            raise UserError("perturb.reverberation.manifests have no impulse responses; add some")
+            raise UserError("perturb.reverberation.manifests contain no impulse responses; add some")
         self.p, self.responses = config.p, responses
 
     def __call__(self, waveform: Tensor, seed: int) -> Tensor:
@@ -144,7 +147,7 @@ class Noise:
 
     def __init__(self, config: NoiseConfig, recordings: Sequence[SoundSource]) -> None:
         if not recordings:
-            raise UserError("perturb.noise.manifests have no recordings; add some")
+            raise UserError("perturb.noise.manifests contain no recordings; add some")
         lowest, highest = config.snr_db
         if lowest > highest:
             raise UserError(f"perturb.noise.snr_db: {lowest:g} is above {highest:g}; write [lowest, highest]")
@@ -186,11 +189,11 @@ class Perturbation:
         """The perturbed waveform [samples].
 
         Args:
-            draw: identifies the draw: seed of the run, utterance, pass.
+            draw: seed of the run, utterance and pass, which identify the random draw.
 
         Raises:
-            UserError: a noise or an impulse response cannot be decoded; or the result is not finite or too
-                large, because a nearly silent recording is amplified without limit.
+            UserError: a noise recording or an impulse response cannot be decoded, or the result is not finite
+                or too large, because a nearly silent recording was amplified too much.
         """
         if self.speed is not None:
             waveform = self.speed(waveform, self.speed.draw(draw_seed(*draw, "speed")))
@@ -216,7 +219,7 @@ def reverberate(waveform: Tensor, response: Tensor) -> Tensor:
     direct = int(response.abs().argmax())
     size = len(waveform) + len(response) - 1
     padded = 1 << (size - 1).bit_length()  # powers of two are fast
-    # numpy, because torch's results depend on the number of threads in the last digit.
+    # Use numpy, because the last digit of torch's results depends on the number of threads.
     spectrum = np.fft.rfft(waveform.numpy(), padded) * np.fft.rfft(response.numpy(), padded)
     wet = np.fft.irfft(spectrum, padded)[direct : direct + len(waveform)]
     wet_power = _power(wet)
@@ -241,5 +244,5 @@ def _excerpt(recording: SoundSource, samples: int, start: float) -> Tensor:
 
 
 def _power(samples: np.ndarray) -> float:
-    """Mean square in numpy, because torch's sums depend on the number of threads."""
+    """Mean square. Computed in numpy, because torch's sums depend on the number of threads."""
     return float(np.square(samples, dtype=np.float64).mean())

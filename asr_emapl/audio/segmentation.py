@@ -1,10 +1,11 @@
-"""Cut recordings into utterances, at pauses if possible, otherwise at the places of least cost.
+"""Cut recordings into utterances, at pauses if possible, otherwise where a cut has the lowest cost.
 
 Speech frames are found by hysteresis thresholding of a detector's probabilities. A pause longer than
 `pause_seconds` ends an utterance. Utterances longer than the target are cut so as to minimise the total cost:
 the cost of each cut plus a penalty for each utterance's deviation from the target length. Dynamic
 programming finds the cuts: the optimal partitioning of Jackson et al. 2005 (doi 10.1109/LSP.2001.838216),
-with the search bounded by the maximum utterance length. A cut costs least in a pause, most in a loud vowel.
+with the search bounded by the maximum utterance length. The cost is lowest in a pause and highest in a loud
+vowel.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class SegmentConfig:
     """Limits on utterances, in seconds.
 
     Raises:
-        UserError: the limits contradict each other.
+        UserError: the limits are inconsistent.
     """
 
     # Speech segments shorter than this are discarded.
@@ -70,7 +71,7 @@ class SegmentConfig:
 
 @dataclass(frozen=True)
 class Segments:
-    """Utterances as disjoint spans of frames in order, and the number of frames of speech outside them."""
+    """Utterances as disjoint, ordered spans of frames, and the number of speech frames outside them."""
 
     spans: list[Span]
     lost_frames: int
@@ -92,7 +93,7 @@ def segment(activity: Activity, config: SegmentConfig) -> Segments:
 
 
 def voiced_frames(speech: Floats) -> NDArray[np.bool_]:
-    """Which frames are speech: runs above the lower threshold that reach the upper one."""
+    """Mask of speech frames: runs above the lower threshold that reach the upper threshold."""
     starts, ends = _runs(speech >= _LOWER_THRESHOLD)
     voiced = np.zeros(len(speech), dtype=bool)
     for start, end in zip(starts, ends, strict=True):

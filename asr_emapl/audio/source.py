@@ -32,8 +32,8 @@ class Source:
     Attributes:
         place: path or URL of the file, or of the shard that contains it.
         byte_range: position in the shard; None: `place` is the audio file.
-        name: id of the utterance, for messages about a shard.
-        channel: channel to read, counted from 0; None: the mean of all.
+        name: id of the utterance, used in error messages about a shard.
+        channel: channel to read, counted from 0; None: the mean of all channels.
     """
 
     place: str
@@ -45,7 +45,7 @@ class Source:
         return self.place if self.byte_range is None else f"{self.place}: utterance {self.name}"
 
     def open(self) -> str | BinaryIO:
-        """Return something soundfile can open: a path or a file object.
+        """Return a path or a file object, which soundfile can open.
 
         Files of up to 4 MiB in a shard are read at once and checksummed. Larger files are read in parts
         without verification. libsndfile cannot propagate read errors; call `check` to raise them.
@@ -65,7 +65,7 @@ class Source:
         return io.BufferedReader(_Window(self.place, start, length), _BUFFER_BYTES)
 
     def content(self) -> bytes:
-        """All bytes; from a shard, verified.
+        """All bytes of the file. Bytes from a shard are verified.
 
         Raises:
             UserError, OSError: as `open`.
@@ -81,7 +81,7 @@ class Source:
             start, end = self.byte_range.start, self.byte_range.start + self.byte_range.length
             raise UserError(
                 f"{self}: bytes {start} to {end} are not those that were packed "
-                "(fetch the shard again, or pack the manifest again)"
+                "(copy the shard again, or pack the manifest again)"
             )
         return content
 

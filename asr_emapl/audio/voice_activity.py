@@ -36,7 +36,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Activity:
-    """Speech and level of a recording, frame by frame.
+    """Speech probability and level of each frame of a recording.
 
     Attributes:
         speech: probability that there is speech, float32 [frames].
@@ -48,7 +48,7 @@ class Activity:
 
 
 class Detector(Protocol):
-    """Computes `Activity` of consecutive blocks of samples at 16 kHz; zeros fill the last frame."""
+    """Computes the `Activity` of consecutive blocks of 16 kHz samples; zeros pad the last frame."""
 
     def __call__(self, blocks: Iterable[Floats]) -> Activity: ...
 
@@ -70,7 +70,7 @@ class VoiceActivity:
         folder = Path(package.origin or "").parent if package else Path()
         model = folder / "data" / "silero_vad_16k_sequence.onnx"
         if not model.is_file():
-            raise UserError("silero_vad has no model of this kind; pip install -U 'asr_emapl[segment]'")
+            raise UserError("silero_vad lacks the expected model; pip install -U 'asr_emapl[segment]'")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session: Any = onnxruntime.InferenceSession(
@@ -95,7 +95,7 @@ class VoiceActivity:
 class LevelOnly:
     """Reports speech except in digital silence, so that other audio is cut where it is quietest.
 
-    Needs no package.
+    Requires no additional package.
     """
 
     def __call__(self, blocks: Iterable[Floats]) -> Activity:
@@ -110,7 +110,7 @@ def _level_db(frames: Floats) -> Floats:
 
 
 def _frames(blocks: Iterable[Floats]) -> Iterator[Floats]:
-    """Blocks of any lengths as frames [at most _CALL_FRAMES, FRAME_SAMPLES]; zeros fill the last frame."""
+    """Yield frames [at most _CALL_FRAMES, FRAME_SAMPLES] from blocks of any length, padded with zeros."""
     size = _CALL_FRAMES * FRAME_SAMPLES
     held: list[Floats] = []
     count = 0

@@ -146,7 +146,9 @@ def _strategy(value: Any, place: str) -> None:
 
 def _monitor(value: Any, place: str) -> None:
     if value != {}:  # {}: the run has none
-        _has({"previous": _strategy, "seen": _list_of(_seen_label)})(value, place)
+        labels = dict.fromkeys(("seen", "samples"), _labels)
+        parts = {"previous": _strategy, "first": _mapping, "audio": _dict_of(_count), **labels}
+        _has(parts)(value, place)
 
 
 def _filters(value: Any, place: str) -> None:
@@ -155,9 +157,20 @@ def _filters(value: Any, place: str) -> None:
         _require(len(value["counts"]) == BINS, place, f"{BINS} counts")
 
 
-def _seen_label(value: Any, place: str) -> None:
-    is_valid = isinstance(value, tuple) and len(value) == 3 and isinstance(value[2], list)
-    _require(is_valid and all(type(n) is int for n in (*value[:2], *value[2])), place, "a list of labels")
+def _labels(value: Any, place: str) -> None:
+    """A list of tuples of plain data."""
+    _list_of(_is("a label", lambda label: isinstance(label, tuple)))(value, place)
+    _plain_values(value, place, _MAX_POSITION)
+
+
+_best = _dict_of(_has({"wer": _number, "step": _count, "weights": _weights}))
+
+
+def _guard(value: Any, place: str) -> None:
+    if value != {}:  # {}: the run has none
+        pairs = _dict_of(_list_of(_number))
+        parts = {"sums": _dict_of(_number), "best": pairs, "since": pairs, "healthy_step": _count}
+        _has(parts)(value, place)
 
 
 def _position(value: Any, place: str) -> None:
@@ -185,7 +198,7 @@ def _config(value: Any, place: str) -> None:
 
 
 def _plain_values(value: Any, place: str, most: int = _MAX_VALUES) -> list[Any]:
-    """All numbers, texts and Nones in nested mappings and lists, if these contain nothing else."""
+    """Return the leaves of nested mappings and lists, if all of them are numbers, texts or None."""
     found: list[Any] = []
     pending = [(value, 0)]
     for _ in range(most):
@@ -211,7 +224,16 @@ _ENTRIES: dict[str, _Check] = {
     "running_mean": _running_mean,
     "clock": _has({"samples": _count, "sample_rate_hz": _positive}),
     "position": _position,
-    "pseudo_labels": _has({"strategy": _strategy, "filters": _filters, "monitor": _monitor}),
+    "pseudo_labels": _has(
+        {
+            "strategy": _strategy,
+            "filters": _filters,
+            "monitor": _monitor,
+            "gate": _dict_of(_amount),
+            "best": _best,
+            "guard": _guard,
+        }
+    ),
     "contents": _contents,
     "step": _count,
     "validation_due": _flag,

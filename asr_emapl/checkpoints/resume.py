@@ -60,7 +60,7 @@ def require_settings(
 
 
 def contents(manifests: Sequence[Manifest], *, apart: bool) -> list[str]:
-    """Hashes of ids and lengths in order: one per manifest if `apart`, otherwise one for all.
+    """Hashes of ids and lengths in their order: one per manifest if `apart`, otherwise one in total.
 
     Audio paths, texts and speakers are not hashed. The hash of several manifests does not depend on how the
     utterances are divided among them.

@@ -89,5 +89,5 @@ def _with_blocked(result: CheckResult, blocked: list[str]) -> CheckResult:
     if not blocked:
         return result
     return CheckResult(
-        result.name, result.passed, f"{result.detail} (until then not judged: {', '.join(blocked)})"
+        result.name, result.passed, f"{result.detail} (not checked until this is fixed: {', '.join(blocked)})"
     )

@@ -44,7 +44,7 @@ def check(
 
 @torch.no_grad()
 def _stir(model: nn.Module) -> None:
-    """Perturb all weights: zero-initialised layers (outputs, residual branches) would hide errors."""
+    """Perturb all weights, because zero-initialised layers (outputs, residual branches) would hide errors."""
     for parameter in model.parameters():
         if not nn.parameter.is_lazy(parameter):
             parameter.add_(0.01 * torch.randn_like(parameter))

@@ -32,7 +32,7 @@ _TOKENS_PER_SECOND = 14  # typical rate of English speech, in characters
 
 @dataclass(frozen=True)
 class Estimate:
-    """Time and memory of a run on one device, without reading audio, validation and checkpoints.
+    """Time and memory of a run on one device, excluding reading audio, validation and checkpoints.
 
     Attributes:
         hours: wall-clock hours.
@@ -60,7 +60,7 @@ def estimate(config: RunConfig) -> Estimate:
     """Time a few steps of a config, each with one micro-batch of device.max_seconds.
 
     Raises:
-        UserError: the model, the tokenizer or the device of the config is wrong.
+        UserError: the model, the tokenizer or the device of the config is invalid.
     """
     tokenizer, device = read_tokenizer(config), choose_device(config.device.name)
     step = _build(config, device, tokenizer.vocabulary_size)
@@ -86,14 +86,14 @@ def estimate(config: RunConfig) -> Estimate:
 
 
 class SameLength(FreshLabels):
-    """Runs the teacher, but returns the texts of the batch: an untrained teacher has empty labels."""
+    """Runs the teacher but returns the batch's texts: labels of an untrained teacher are empty."""
 
     def labels(self, batch: LabelRequest) -> Labels:
         """See `Strategy.labels`."""
         theirs = super().labels(batch)
         assert batch.targets is not None
         texts, device = Labels.of([Label(t) for t in batch.targets]), theirs.confidence_B.device
-        # Return the teacher's confidence, so that the step synchronises on it as in training.
+        # Return the teacher's confidence, so that the step waits for the device as in training.
         return Labels(
             to_device(texts.tokens_BS, device), to_device(texts.lengths_B, device), theirs.confidence_B
         )

@@ -24,11 +24,11 @@ _MAX_PARTS, _MIN_STEPS_PER_PART = 10, 5
 
 @dataclass(frozen=True)
 class NoiseSummary:
-    """The mean over the measured steps of a run.
+    """Gradient noise of a run, averaged over its measured steps.
 
     Attributes:
-        share: of noise in the mean square of the gradient at the run's batch: the mean over equal parts of
-            the audio, so that the large initial gradients do not dominate.
+        share: share of noise in the mean square of the gradient at the run's batch. It is the mean over equal
+            parts of the audio, so that the large initial gradients do not dominate.
         interval: Student's 95 % interval over these parts; None with fewer than two parts.
     """
 
@@ -45,7 +45,7 @@ class NoiseSummary:
 
     @property
     def reference_share(self) -> float:
-        """The share at the reference batch, as `optimizer.noise_share` states it."""
+        """The share at the reference batch, which is the value for `optimizer.noise_share`."""
         return scale_noise_share(self.share, self.reference_seconds / self.batch_seconds)
 
 
@@ -53,7 +53,7 @@ def read_gradient_noise(run: Path, from_hours: float | None = None) -> tuple[Noi
     """The noise summary of a run directory, and the hours of audio after which steps are counted.
 
     Args:
-        from_hours: hours of audio to leave out at the beginning; None: the warm-up.
+        from_hours: hours of audio to ignore at the start; None: the warm-up.
 
     Raises:
         UserError: config or log cannot be read, the batch size changes during the run, or no step was

@@ -36,7 +36,7 @@ _FEWEST_FOR_RATE = 20
 
 @dataclass(frozen=True)
 class Requirements:
-    """Constraints that a run imposes on its utterances.
+    """Constraints of a run on its utterances.
 
     Attributes:
         tokenizer: defines the allowed characters.
@@ -121,7 +121,7 @@ class _Placed:
 
 
 def inspect_manifests(manifests: Mapping[str, Sequence[Utterance]], demands: Requirements) -> Inspection:
-    """Count what is in the manifests (path -> utterances), and find what is wrong with it for training."""
+    """Summarise the manifests (path -> utterances), and find problems for training."""
     longest = max(u.duration for utterances in manifests.values() for u in utterances)
     bin_seconds = next((b for b in _BIN_SECONDS if longest / b < _MAX_BINS), longest)
     bins = math.floor(longest / bin_seconds) + 1
@@ -149,7 +149,7 @@ def with_audio(inspection: Inspection, manifests: Mapping[str, Sequence[Utteranc
         _finding(
             f"audio files that contradict {name}: {len(lines)}",
             lines,
-            "fetch them again, or fix the manifest",
+            "copy the files again, or fix the manifest",
         )
         for name, lines in faults.items()
         if lines
@@ -158,7 +158,7 @@ def with_audio(inspection: Inspection, manifests: Mapping[str, Sequence[Utteranc
 
 
 def _finding(problem: str, examples: Iterable[str], remedy: str, *, is_fault: bool = True) -> Finding:
-    """A finding that names the first of the examples."""
+    """A finding with at most `MAX_EXAMPLES` examples."""
     return Finding(problem, list(examples)[:MAX_EXAMPLES], remedy, is_fault)
 
 
@@ -203,7 +203,7 @@ def _plan(samples: NDArray[np.int64], demands: Requirements) -> tuple[int, float
 
 
 def _text_findings(placed: list[_Placed]) -> list[Finding]:
-    """Transcripts that are empty, or missing while others exist."""
+    """Find transcripts that are empty, or missing in a manifest that has others."""
     findings = []
     with_text = [p for p in placed if p.utterance.text is not None]
     empty = [p for p in with_text if not p.text.strip()]
@@ -212,7 +212,7 @@ def _text_findings(placed: list[_Placed]) -> list[Finding]:
             _finding(
                 f"{_utterances(empty)} an empty transcript",
                 _names(empty),
-                "add the transcript, or leave out the field `text` and use the manifest as unlabelled",
+                "add the transcript, or omit the field `text` and use the manifest as unlabelled",
             )
         )
     mixed = {p.manifest for p in with_text}
@@ -220,9 +220,9 @@ def _text_findings(placed: list[_Placed]) -> list[Finding]:
     if without:
         findings.append(
             _finding(
-                f"{_utterances(without)} no transcript, beside others that have one",
+                f"{_utterances(without)} no transcript, in a manifest with transcripts",
                 _names(without),
-                "part them: data.labelled takes transcribed utterances only, data.unlabelled takes both",
+                "split the manifest: data.labelled requires transcripts, data.unlabelled does not",
             )
         )
     return findings
@@ -243,7 +243,7 @@ def _character_findings(placed: list[_Placed], demands: Requirements) -> list[Fi
             _finding(
                 f"{_utterances(strange)} characters outside the alphabet: {shown}",
                 _names(strange),
-                "normalise the text, or make a tokenizer that has them and name it with --tokenizer",
+                "normalise the text, or create a tokenizer that has them and pass it with --tokenizer",
             )
         )
     fits = demands.alignable([p.utterance for p in known]) if demands.alignable else [True] * len(known)
@@ -254,7 +254,7 @@ def _character_findings(placed: list[_Placed], demands: Requirements) -> list[Fi
                 f"{_utterances(short)} more tokens than the model has frames to align them with (CTC); "
                 "training drops them",
                 _names(short),
-                "check that text and audio belong together; else take larger tokens or a smaller stride",
+                "check that text and audio match; if they do, use larger tokens or a smaller stride",
             )
         )
     return findings
@@ -268,17 +268,17 @@ def _length_findings(placed: list[_Placed], demands: Requirements) -> list[Findi
         (
             [p for p in placed if p.utterance.duration > most],
             f"above {most:g} s",
-            "cut them with asr-emapl segment (unlabelled), or raise the least of data.max_seconds, "
-            "device.max_seconds and the batch",
+            "cut them with asr-emapl segment (unlabelled), or raise the smallest of data.max_seconds, "
+            "device.max_seconds and the batch size",
         ),
     ):
         if outside:
             hours = sum(p.utterance.duration for p in outside) / 3600.0
             findings.append(
                 _finding(
-                    f"{_utterances(outside)} a length {bound} ({hours:.2f} h); training leaves them out",
+                    f"{_utterances(outside)} a length {bound} ({hours:.2f} h); training skips them",
                     _names(outside),
-                    f"leave them out of the manifest too, or {remedy}",
+                    f"remove them from the manifest, or {remedy}",
                 )
             )
     return findings
@@ -303,7 +303,7 @@ def _rate_findings(placed: list[_Placed]) -> list[Finding]:
             f"{_utterances(worst)} a speaking rate below {slow:.1f} or above {fast:.1f} characters per "
             f"second (the median is {median:.1f})",
             [f"{spoken[i].name} ({letters[i] / seconds[i]:.1f})" for i in worst[:MAX_EXAMPLES]],
-            "listen to them: text and audio may not belong together, or one of them is cut off",
+            "listen to them: text and audio may not match, or one of them may be truncated",
         )
     ]
 
@@ -316,14 +316,19 @@ def _duplicates(placed: list[_Placed]) -> list[Finding]:
     others = [p for p in placed if id(p) not in known and p.text.strip()]
     same_text = _groups(others, lambda u: (u.text, u.samples))
     kinds = (
-        (same_audio, "audio (file and offset)", "keep one of each, or training sees them too often", True),
+        (
+            same_audio,
+            "audio (file and offset)",
+            "keep one of each; otherwise training uses them too often",
+            True,
+        ),
         # Sentences read by many speakers may have equal durations by chance.
         (same_text, "text and length", "listen to them: if they are copies, keep one of each", False),
     )
     return [
         _finding(
             f"the same {what} more than once: "
-            f"{counted(sum(len(group) - 1 for group in groups), 'utterance')} too many",
+            f"{counted(sum(len(group) - 1 for group in groups), 'duplicate')}",
             [" = ".join(_names(group)) for group in groups[:MAX_EXAMPLES]],
             remedy,
             is_fault=is_fault,
@@ -346,7 +351,7 @@ def _shared(manifests: Mapping[str, Sequence[Utterance]]) -> list[Finding]:
                     _finding(
                         f"ids that are in both {one} and {other}: {len(both)}",
                         sorted(both),
-                        "make ids unique, or take the utterances out of one of the manifests",
+                        "make ids unique, or remove the utterances from one of the manifests",
                     )
                 )
             if common := speakers[one] & speakers[other]:
@@ -354,7 +359,7 @@ def _shared(manifests: Mapping[str, Sequence[Utterance]]) -> list[Finding]:
                     _finding(
                         f"speakers that are in both {one} and {other}: {len(common)}",
                         sorted(common),
-                        "if one of them is for validation, take its speakers out of the other",
+                        "if one of them is for validation, remove its speakers from the other",
                         is_fault=False,
                     )
                 )

@@ -71,11 +71,11 @@ def _rows(contents: Contents, batch_seconds: float) -> Iterator[tuple[str, str]]
     yield "utterances", f"{contents.utterances:,}"
     yield "with a transcript", f"{contents.with_text:,}"
     yield "shortest, median, longest (s)", "{:.2f}, {:.2f}, {:.2f}".format(*_lengths(contents))
-    yield "speakers", f"{contents.speakers:,}" if contents.speakers else "not named"
-    yield "with the most audio (h)", _speaker(contents.most)
-    yield "with the least audio (h)", _speaker(contents.least)
-    yield f"steps an epoch, at {batch_seconds:g} s", f"{contents.steps:,}"
-    yield "padding in them", f"{contents.padding:.2%}"
+    yield "speakers", f"{contents.speakers:,}" if contents.speakers else "unknown"
+    yield "speaker with the most audio (h)", _speaker(contents.most)
+    yield "speaker with the least audio (h)", _speaker(contents.least)
+    yield f"steps per epoch, at {batch_seconds:g} s", f"{contents.steps:,}"
+    yield "padding in the steps", f"{contents.padding:.2%}"
 
 
 def _lengths(contents: Contents) -> tuple[float, float, float]:

@@ -63,8 +63,12 @@ def _shape(subject: Subject) -> str:
     batch = subject.features_BTF.shape[0]
     if log_probs.dim() != 3 or log_probs.shape[0] != batch or log_probs.shape[2] != subject.vocabulary_size:
         expected = f"[{batch}, T', {subject.vocabulary_size}]"
-        return f"{expected} expected, forward returned {list(log_probs.shape)}"
-    return "" if log_probs.dtype == torch.float32 else f"float32 expected, forward returned {log_probs.dtype}"
+        return f"expected {expected}, but forward returned {list(log_probs.shape)}"
+    return (
+        ""
+        if log_probs.dtype == torch.float32
+        else f"expected float32, but forward returned {log_probs.dtype}"
+    )
 
 
 def _normalised(subject: Subject) -> str:
@@ -74,7 +78,7 @@ def _normalised(subject: Subject) -> str:
 
 
 def _lengths(subject: Subject) -> str:
-    """Test all remainders of strides up to 12, each as the longest of its batch: T' has no slack."""
+    """Test 12 consecutive lengths, each as the longest of its batch, for all remainders of the stride."""
     for longest in range(LEAST_FRAMES, LEAST_FRAMES + 12):
         lengths_B = torch.tensor([longest, LEAST_FRAMES])
         log_probs_BTV, returned_B = subject.evaluate(subject.features_BTF[:, :longest], lengths_B)
@@ -84,13 +88,17 @@ def _lengths(subject: Subject) -> str:
             ("output_lengths returned", promised_B),
         ):
             if tensor.shape != lengths_B.shape or tensor.dtype != torch.long:
-                return f"{what} of {tensor.dtype} {list(tensor.shape)}, long [2] expected"
+                return f"{what} of {tensor.dtype} {list(tensor.shape)}; expected long [2]"
         returned, promised, frames = returned_B.tolist(), promised_B.tolist(), log_probs_BTV.shape[1]
         if returned != promised:
-            return f"of {lengths_B.tolist()} frames forward makes {returned}, output_lengths says {promised}"
+            return (
+                f"for {lengths_B.tolist()} frames, forward returns the lengths {returned}, "
+                f"but output_lengths {promised}"
+            )
         if not all(1 <= length <= frames for length in returned):
             return (
-                f"of {lengths_B.tolist()} frames forward makes {returned}, but its output has {frames} frames"
+                f"for {lengths_B.tolist()} frames, forward returns the lengths {returned}, "
+                f"but its output has {frames} frames"
             )
     return ""
 
@@ -115,7 +123,8 @@ def _padding(subject: Subject) -> str:
             )
             where = f" (first in {place})" if place else ""
             return (
-                f"beside a longer utterance, with {what} as padding, valid frames change by {off:.3g}{where}"
+                f"in a batch with a longer utterance and {what} as padding, valid frames change "
+                f"by {off:.3g}{where}"
             )
     return ""
 
@@ -237,7 +246,7 @@ def _optional(method: str, run: Callable[[Subject], str | Passed]) -> Callable[[
 
     def run_if_present(subject: Subject) -> str | Passed:
         if not hasattr(subject.model, method):
-            return Passed("the model has none; it is optional")
+            return Passed("the model does not define it; it is optional")
         return run(subject)
 
     return run_if_present
@@ -264,27 +273,27 @@ CHECKS: tuple[Check[Subject], ...] = (
     Check(
         "eval is deterministic",
         _deterministic,
-        "draw at random only while self.training (nn.Dropout does; F.dropout has to be told)",
+        "use random numbers only if self.training (nn.Dropout does; for F.dropout, pass training)",
         needs=("output shape",),
     ),
     Check(
         "padding",
         _padding,
-        "zero what lies beyond the length before each convolution, keep it out of attention and statistics",
+        "set padding to zero before each convolution, and exclude it from attention and statistics",
         needs=("output shape", "lengths", "eval is deterministic"),
     ),
     Check(
         "gradients",
         _gradients,
-        "use each parameter in each pass (times 0.0 where a layer is skipped), else remove or freeze it: "
-        "distributed training waits for every gradient",
+        "use each parameter in each pass (multiplied by 0.0 if its layer is skipped), or remove or freeze "
+        "it, because distributed training waits for every gradient",
         needs=("output shape", "lengths"),
     ),
     Check(
         "teacher",
         _teacher,
-        "the teacher is a second instance in float32, built from the same seed, that loads the first one's "
-        "state_dict: name and shape weights alike in each instance, and take the dtype from them",
+        "the teacher is a second instance in float32 that loads the model's state_dict: use the same names "
+        "and shapes of weights in each instance, and their dtype in forward",
         needs=("output shape", "eval is deterministic"),
     ),
     Check(
@@ -296,29 +305,30 @@ CHECKS: tuple[Check[Subject], ...] = (
     Check(
         "state_dict",
         _state_dict,
-        "checkpoints hold the state_dict only: register what forward needs as parameter or persistent buffer",
+        "checkpoints contain only the state_dict: register everything that forward needs as a parameter or "
+        "persistent buffer",
         needs=("output shape", "eval is deterministic"),
     ),
     # The following checks modify the model.
     Check(
         "set_dropout",
         _optional("set_dropout", _set_dropout),
-        "set_dropout(dropout: float | None = None, layerdrop: float | None = None) has to leave a model that "
-        "trains, and a rate as it is that is None; or remove it",
+        "after set_dropout(dropout: float | None = None, layerdrop: float | None = None), the model must "
+        "still train, and None must leave a rate unchanged; or remove the method",
         needs=("output shape",),
     ),
     Check(
         "padding in training",
         _padding_in_training,
-        "compute statistics over valid frames only, or replace batch normalisation by LayerNorm: otherwise "
-        "training depends on which utterances share a micro-batch",
+        "compute statistics over valid frames only, or replace batch normalisation by LayerNorm; otherwise "
+        "training depends on the other utterances in the micro-batch",
         needs=("output shape", "lengths", "eval is deterministic", "padding", "set_dropout"),
     ),
     Check(
         "begin_step",
         _optional("begin_step", _begin_step),
-        "keep the seed in begin_step(seed: int) and draw what is skipped from a torch.Generator seeded with "
-        "it anew in each forward pass; or remove it",
+        "store the seed in begin_step(seed: int), and in each forward pass choose the skipped layers with a "
+        "new torch.Generator that has this seed; or remove the method",
         needs=("output shape", "lengths", "set_dropout"),
     ),
 )
@@ -331,14 +341,14 @@ def _evaluate(model: nn.Module, features_BTF: Tensor, lengths_B: Tensor) -> tupl
 
 
 def _train_output(subject: Subject, seed: int = 0) -> Tensor:
-    """Log-probabilities [B, T', V] in train mode, with the given torch seed."""
+    """Log-probabilities [B, T', V] in training mode, with the given torch seed."""
     torch.manual_seed(seed)
     with torch.no_grad():
         return subject.model.train()(subject.features_BTF, subject.lengths_B)[0]
 
 
 def _backward(subject: Subject, seed: int = 0) -> Tensor:
-    """One CTC backward pass in train mode, the torch seed set; returns the log-probabilities [B, T', V]."""
+    """Run one CTC backward pass in training mode with a fixed seed; return log-probabilities [B, T', V]."""
     torch.manual_seed(seed)
     subject.model.train().zero_grad(set_to_none=True)
     log_probs_BTV, lengths_B = subject.model(subject.features_BTF, subject.lengths_B)
@@ -349,7 +359,7 @@ def _backward(subject: Subject, seed: int = 0) -> Tensor:
 
 
 def _silent(model: nn.Module) -> set[str]:
-    """Parameters without a gradient, or with one of zeros."""
+    """Names of the parameters whose gradient is missing or zero."""
     return {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
 
 

@@ -14,9 +14,9 @@ def leaking_module(
     """Name the first leaf module whose output differs, and the first differing frame; "" if none does.
 
     Args:
-        alone: alone: evaluates one utterance by itself. together: evaluates the same utterance as row `row`
-            of a padded batch.
-        tolerance: on the absolute difference.
+        alone: evaluates one utterance by itself.
+        together: evaluates the same utterance as row `row` of a padded batch.
+        tolerance: maximum absolute difference.
     """
     with _recorded(model) as outputs:
         alone()

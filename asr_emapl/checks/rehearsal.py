@@ -26,7 +26,7 @@ from asr_emapl.ema import EmaTeacher
 from asr_emapl.pseudo_labels.filters import LabelFilters
 from asr_emapl.pseudo_labels.labels import Label, LabelRequest
 from asr_emapl.pseudo_labels.own_filters import own_filters
-from asr_emapl.training.build import build_models, build_strategy, read_tokenizer
+from asr_emapl.training.build import build_best_average, build_models, build_strategy, read_tokenizer
 from asr_emapl.training.objectives import CtcObjective
 from asr_emapl.training.phases import Phases
 
@@ -77,7 +77,8 @@ class Rehearsal:
         self.teacher = EmaTeacher(self.student, _HALF_LIFE_S, twin)
         for model in (self.student, twin):
             model.register_forward_hook(_sharpen)
-        strategy = build_strategy(config, tokenizer, self.teacher, self.student, UTTERANCES)
+        best = build_best_average(config, self.teacher, self.student)
+        strategy = build_strategy(config, tokenizer, self.teacher, self.student, best, UTTERANCES)
         assert strategy is not None
         self.strategy = strategy
         if limits.tokens_per_second == "learned":

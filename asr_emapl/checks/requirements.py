@@ -27,10 +27,10 @@ def read_requirements(
     batch_seconds: float | None,
     trust: Sequence[str] = (),
 ) -> Requirements:
-    """Read the requirements from a run's config, or use the defaults, with an unknown model.
+    """Read the requirements from a run's config. Without a config, use defaults and no model.
 
     Args:
-        config: YAML of a run.
+        config: config file of a run (YAML).
         tokenizer: overrides the config's tokenizer; if neither is given, characters are used.
         batch_seconds: overrides the config's batch size.
         trust: packages, besides asr_emapl, whose code may be executed to build the config's model.
@@ -40,7 +40,7 @@ def read_requirements(
             is not trusted.
     """
     if batch_seconds is not None and not 0.0 < batch_seconds < math.inf:
-        raise UserError(f"the batch must be a positive number of seconds, not {batch_seconds:g}")
+        raise UserError(f"the batch size must be a positive number of seconds, not {batch_seconds:g}")
     run = RunConfig() if config is None else load_config(config)
     path = tokenizer or run.tokenizer
     letters = load_tokenizer(path) if path else CharacterTokenizer()
@@ -59,7 +59,7 @@ def read_requirements(
 def alignment(
     config: RunConfig, tokenizer: Tokenizer, trust: Trust = NO_TRUST
 ) -> Callable[[Sequence[Utterance]], list[bool]]:
-    """Return a function that tells whether CTC can align an utterance with the config's model."""
+    """Return a function that returns for each utterance whether CTC can align it with the config's model."""
     output_lengths = _output_lengths(config, tokenizer, trust)
     frame_count = FrameCount.of(config.features)
     # With one label per character, repeats at most double the required frames, so most texts need not be

@@ -14,7 +14,7 @@ from asr_emapl.training.build import build_plan, nominal_step_audio
 _LINEAR = {
     "lr": "kappa lr",
     "momentum": "unchanged",
-    "weight_decay": "unchanged: multiplied by lr, which carries kappa",
+    "weight_decay": "unchanged: multiplied by lr, which is scaled",
 }
 _SQUARE_ROOT = {
     "lr": "sqrt(kappa) lr",
@@ -56,17 +56,17 @@ def scale_table(
     """Return how the hyper-parameters of a run change at batch size `batch_seconds`.
 
     Args:
-        config: of the run; its own `batch.seconds` is ignored, the reference is `batch.reference_seconds`.
+        config: config of the run. `batch.seconds` is ignored; the reference is `batch.reference_seconds`.
         batch_seconds: padded seconds of audio per optimizer step, summed over ranks.
-        steps: audio of a step at this batch and at the reference; None: nominal.
-        epoch_hours: audio in all training manifests; 0: unknown, and no epochs in the table.
+        steps: audio of a step at this batch and at the reference batch; None: the padded seconds.
+        epoch_hours: hours of audio in all training manifests; 0: unknown, the table has no epochs.
 
     Returns:
         The table, and warnings if the scaled run is outside the range in which the rules are known to hold.
 
     Raises:
-        UserError: a batch that is not positive and finite, an invalid setting of the teacher or optimizer,
-            or a rule is undefined at this batch size.
+        UserError: the batch size is not positive and finite, a setting of the teacher or optimizer is
+            invalid, or a rule is undefined at this batch size.
     """
     config = at_batch(config, batch_seconds)
     if steps is None:
@@ -94,10 +94,10 @@ def at_batch(config: RunConfig, batch_seconds: float) -> RunConfig:
     """Return the config with a constant batch size.
 
     Raises:
-        UserError: a batch that is not positive and finite.
+        UserError: the batch size is not positive and finite.
     """
     if not (math.isfinite(batch_seconds) and batch_seconds > 0.0):
-        raise UserError(f"the batch must be a positive number of seconds, not {batch_seconds:g}")
+        raise UserError(f"the batch size must be a positive number of seconds, not {batch_seconds:g}")
     return replace(config, batch=replace(config.batch, seconds=float(batch_seconds), progressive=[]))
 
 
@@ -108,7 +108,7 @@ def _batch_rows(batch: ScaledBatch) -> list[ScaleRow]:
     rows = [ScaleRow("batch (padded s)", number(steps.reference), number(steps.batches.first), "given")]
     if steps.measured:
         audio = number(batch.reference_audio), number(batch.audio)
-        rows.append(ScaleRow("audio of a step (s)", *audio, "mean, unpadded"))
+        rows.append(ScaleRow("audio per step (s)", *audio, "mean, unpadded"))
     definition = "audio / reference audio" if steps.measured else "nominal: batch / reference batch, padded"
     return [
         *rows,

@@ -128,7 +128,7 @@ init: $init
 
 @dataclass(frozen=True)
 class Hardware:
-    """GPUs and CPU cores that this process may use."""
+    """Numbers of GPUs and CPU cores that this process may use."""
 
     gpus: int
     cores: int
@@ -145,7 +145,7 @@ class Hardware:
 
 @dataclass(frozen=True)
 class StarterData:
-    """The manifests of a run, and their hours."""
+    """The manifests of a run and their hours of audio."""
 
     labelled: Sequence[str]
     unlabelled: Sequence[str]
@@ -170,7 +170,7 @@ class StarterData:
             if contents.transcribed < contents.utterances:
                 missing = contents.utterances - contents.transcribed
                 raise UserError(
-                    f"{manifest}: {missing} utterances have no transcript (it is passed as labelled)"
+                    f"{manifest}: {missing} utterances have no transcript (--labelled requires transcripts)"
                 )
         validation = {Path(m).name.partition(".")[0]: m for m in dev}
         if len(validation) < len(dev):
@@ -190,7 +190,7 @@ class Starter:
     """A first config for a run.
 
     Args:
-        init: checkpoint that provides model, features and initial weights; None: random weights.
+        init: checkpoint with the model, the features and the initial weights; None: random weights.
         size: key of `SIZES`; None: chosen from data and hardware.
         hours: audio to train for; None: chosen from the data.
     """
@@ -275,7 +275,7 @@ class Starter:
         )
 
     def _model(self, place: Callable[[str], str]) -> dict[str, str]:
-        """Values of the template for the model, its features and its initial weights."""
+        """Values in the template for the model, its features and its initial weights."""
         if self.init is None:
             size = SIZES[self.size_name]
             tuned = "of this repository's recipes" if self.size_name in ("tiny", "mini") else "not tuned"

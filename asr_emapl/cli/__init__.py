@@ -17,7 +17,7 @@ from asr_emapl.errors import UserError
 from asr_emapl.terminal import print_log, warn
 
 app = typer.Typer(
-    help="Semi-supervised speech recognition with training that does not depend on the batch size.",
+    help="Semi-supervised speech recognition, with the same learning curve at any batch size.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",

@@ -76,7 +76,7 @@ def shard(
     shard_mib: Annotated[float, positive("Start a new shard when this size is reached.")] = 512.0,
     workers: Annotated[int, workers_option("Files to read and encode in parallel.")] = 2,
 ) -> None:
-    """Pack the audio of a manifest into tar files that are read by byte range. Rerun to resume.
+    """Pack the audio of a manifest into tar files (shards), which are read by byte range. Rerun to resume.
 
     Example: `asr-emapl shard data/train.jsonl --out s3://bucket/train --codec flac`
     """
@@ -92,7 +92,9 @@ def inspect(
     config: Annotated[Path | None, typer.Option(help="Run config (YAML): limits, batch size, model.")] = None,
     batch_seconds: Annotated[float | None, positive("Batch size; overrides the config.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer; overrides the config.")] = None,
-    png: Annotated[Path | None, typer.Option(help="Plot of the utterance lengths to write.")] = None,
+    png: Annotated[
+        Path | None, typer.Option(help="Write a plot of the utterance lengths to this file.")
+    ] = None,
     audio: Annotated[bool, typer.Option("--audio", help="Also read the headers of the audio files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     trust: TrustOption = None,

@@ -1,4 +1,4 @@
-"""Commands for recognition and language models: decode, transcribe, lm, tune-lm."""
+"""Commands for recognition and language models: decode, transcribe, lm, tune-lm, calibrate-lm."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from asr_emapl.storage import check_outputs
 from asr_emapl.terminal import print_table, say, say_written, warn
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from asr_emapl.cli.left_out import LeftOutList
     from asr_emapl.data.loader import LeftOut
     from asr_emapl.data.utterance import Utterance
     from asr_emapl.decoding.beam import BeamConfig, BeamSearch
@@ -50,7 +53,7 @@ def decode(
     lm_weight: Annotated[float | None, finite("Weight of the language model.", show_default="1.0")] = None,
     word_bonus: Annotated[float | None, finite("Score added per word, in nats.", show_default="0.0")] = None,
     lm_config: Annotated[
-        Path | None, typer.Option(help="Output of tune-lm, instead of the five options above.")
+        Path | None, typer.Option(help="Output of tune-lm; replaces the five options above.")
     ] = None,
     overwrite: _Overwrite = False,
     trust: TrustOption = None,
@@ -88,12 +91,12 @@ def decode(
 
 @commands.command()
 def transcribe(
-    files: Annotated[list[str], typer.Argument(help="Audio files; - is standard input.")],
+    files: Annotated[list[str], typer.Argument(help="Audio files; - reads standard input.")],
     checkpoint: _Checkpoint,
     form: Annotated[str, typer.Option("--format", help="text, json, srt or vtt.")] = "text",
     out: Annotated[Path | None, typer.Option(help="Folder for the transcripts (default: print).")] = None,
     lm_config: Annotated[
-        Path | None, typer.Option(help="Output of tune-lm; decode with its beam search.")
+        Path | None, typer.Option(help="Output of tune-lm. If given, decode by beam search with its weights.")
     ] = None,
     model: _Model = "teacher",
     device: _Device = "auto",
@@ -144,6 +147,13 @@ def language_model(
         Path | None, typer.Option(help="Build a token-level model, for beam search without a lexicon.")
     ] = None,
     held_out: Annotated[Path | None, typer.Option(help="Text for computing the perplexity.")] = None,
+    exclude: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Text or manifest whose sentences are left out, such as the transcripts of unlabelled audio "
+            "that the model helps to label; may be repeated."
+        ),
+    ] = None,
 ) -> None:
     """Build an n-gram language model from text, which must be normalised like the transcripts.
 
@@ -152,14 +162,15 @@ def language_model(
     from asr_emapl.decoding.language_model import NgramConfig, build_arpa, perplexity, sentences
     from asr_emapl.text.tokenizer import load_tokenizer
 
-    check_outputs([out], [*text, tokenizer, held_out])
+    check_outputs([out], [*text, tokenizer, held_out, *(exclude or ())])
     tokens = load_tokenizer(tokenizer) if tokenizer else None
     if prune is None:
         prune = NgramConfig.prune if tokens is None else 0.0
     # Read before the model is built, which can take hours, so that an unreadable text fails immediately.
     unseen = list(sentences([held_out], tokens)) if held_out else []
-    built = build_arpa(text, out, NgramConfig(order, prune), tokens)
-    say(f"{out}: {order}-gram trained on {built.lines} lines")
+    built = build_arpa(text, out, NgramConfig(order, prune), tokens, exclude or ())
+    left_out = f", {built.excluded} excluded" if exclude else ""
+    say(f"{out}: {order}-gram trained on {built.lines} lines{left_out}")
     if built.impossible:
         warn(
             f"warning: {built.impossible} n-grams have no probability, because the text is too short or too "
@@ -178,7 +189,12 @@ def tune_lm(
         str, typer.Option(help="Transcribed utterances for tuning, not the test set: path or URL.")
     ],
     lm: _Lm,
-    out: Annotated[Path, typer.Option(help="Best weights (JSON) for --lm-config; also a .png.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="File for the best weights (JSON), used by --lm-config. A plot is written beside it (.png)."
+        ),
+    ],
     lexicon: _Lexicon = "",
     beam: Annotated[int, typer.Option(help="Beam size.")] = 50,
     weights: Annotated[
@@ -197,7 +213,6 @@ def tune_lm(
     Example: `asr-emapl tune-lm --checkpoint runs/mini --manifest data/dev-clean.jsonl --lm 3gram.arpa \\
     --lexicon 3gram.arpa --out lm.json`
     """
-    from asr_emapl.cli.left_out import LeftOutList
     from asr_emapl.data.manifest import read_manifest
     from asr_emapl.decoding import tuning
     from asr_emapl.decoding.beam import BeamConfig
@@ -210,17 +225,15 @@ def tune_lm(
     check_outputs([out, picture], [manifest, *model_files(checkpoint, config), *_audio(utterances)])
     recognizer = open_recognizer(checkpoint, model, device, trust)
     search = open_search(recognizer.tokenizer, config)
-    left_out = LeftOutList()
-    batches = recognizer.posteriors(utterances, max_seconds, left_out)
-    log_probs = {id_: x_TV for batch in batches for id_, x_TV in batch.each()}
-    left_out.require_some(utterances)
+    log_probs, left_out = _log_probs(recognizer, utterances, max_seconds)
     references = {u.id: u.text or "" for u in utterances if u.id in log_probs}
     grid = tuning.grid(search, log_probs, references, lm_weights, word_bonuses)
     points = _with_progress(grid, len(lm_weights) * len(word_bonuses))
     _print_grid(points, lm_weights, word_bonuses)
     chosen = tuning.best(points)
+    config = replace(config, lm_weight=chosen.lm_weight, word_bonus=chosen.word_bonus)
     config = replace(config, tokenizer=recognizer.tokenizer.fingerprint)
-    tuning.write_config(out, config, chosen)
+    tuning.write_config(out, config, wer_percent=chosen.wer)
     try:
         tuning.draw(points, picture)
     except UserError as error:
@@ -232,6 +245,67 @@ def tune_lm(
     _explain_gain(greedy, points, chosen, config)
     if left_out.tell():
         raise typer.Exit(1)
+
+
+@commands.command("calibrate-lm")
+def calibrate_lm(
+    checkpoint: _Checkpoint,
+    manifest: Annotated[str, typer.Option(help="Utterances to decode, without transcripts: path or URL.")],
+    transcripts: Annotated[
+        str, typer.Option(help="Labelled utterances whose words per second are matched: path or URL.")
+    ],
+    lm: _Lm,
+    out: Annotated[Path, typer.Option(help="Weights (JSON) for --lm-config and pseudo_labels.lm_config.")],
+    lexicon: _Lexicon = "",
+    weight: Annotated[float, non_negative("Language model weight.")] = 1.0,
+    beam: Annotated[int, typer.Option(help="Beam size.")] = 50,
+    utterances: Annotated[int, typer.Option(min=1, help="Utterances to decode, evenly spaced.")] = 200,
+    model: _Model = "teacher",
+    device: _Device = "auto",
+    max_seconds: Annotated[float, non_negative("Padded seconds of audio in one batch.")] = 120.0,
+    trust: TrustOption = None,
+) -> None:
+    """Choose the word bonus without transcripts, so that the words per second match those of labelled speech.
+
+    Use it for pseudo-labels with a language model if there is no held-out transcribed speech for `tune-lm`.
+
+    Example: `asr-emapl calibrate-lm --checkpoint runs/seed --manifest data/train-unlabelled.jsonl \\
+    --transcripts data/train-labelled.jsonl --lm 3gram.arpa --lexicon 3gram.arpa --out lm.json`
+    """
+    from asr_emapl.data.manifest import read_manifest
+    from asr_emapl.decoding import tuning
+    from asr_emapl.decoding.beam import BeamConfig
+
+    config = BeamConfig(beam, lm, lexicon, weight)
+    labelled = read_manifest(transcripts, require_text=True)
+    wanted = sum(len((u.text or "").split()) for u in labelled) / sum(u.duration for u in labelled)
+    found = read_manifest(manifest)
+    chosen = found[:: max(1, len(found) // utterances)][:utterances]
+    check_outputs([out], [manifest, transcripts, *model_files(checkpoint, config), *_audio(chosen)])
+    recognizer = open_recognizer(checkpoint, model, device, trust)
+    search = open_search(recognizer.tokenizer, config)
+    log_probs, left_out = _log_probs(recognizer, chosen, max_seconds)
+    seconds = sum(u.duration for u in chosen if u.id in log_probs)
+    bonus, rate = tuning.matching_bonus(search, list(log_probs.values()), seconds, wanted)
+    config = replace(config, tokenizer=recognizer.tokenizer.fingerprint, word_bonus=bonus)
+    tuning.write_config(out, config, words_per_second=rate)
+    say_written(out, f"{out}: weight {weight:g}, bonus {bonus:g}: {rate:.2f} words per second")
+    say(f"{transcripts}: {wanted:.2f} words per second")
+    if left_out.tell():
+        raise typer.Exit(1)
+
+
+def _log_probs(
+    recognizer: Recognizer, utterances: Sequence[Utterance], max_seconds: float
+) -> tuple[dict[str, Tensor], LeftOutList]:
+    """The log-probabilities [T, V] of each utterance that can be decoded, by id, and those that cannot."""
+    from asr_emapl.cli.left_out import LeftOutList
+
+    left_out = LeftOutList()
+    batches = recognizer.posteriors(utterances, max_seconds, left_out)
+    log_probs = {id_: x_TV for batch in batches for id_, x_TV in batch.each()}
+    left_out.require_some(utterances)
+    return log_probs, left_out
 
 
 def _explain_gain(greedy: float, points: list[GridPoint], chosen: GridPoint, config: BeamConfig) -> None:

@@ -41,7 +41,9 @@ _Checkpoints = Annotated[
 _Hypotheses = Annotated[
     Path | None, typer.Option(help="Hypotheses of another recogniser, instead of a checkpoint.")
 ]
-_LmConfig = Annotated[Path | None, typer.Option(help="Output of tune-lm; decode with its beam search.")]
+_LmConfig = Annotated[
+    Path | None, typer.Option(help="Output of tune-lm. If given, decode by beam search with its weights.")
+]
 _Confidence = Annotated[
     str,
     typer.Option(
@@ -49,11 +51,12 @@ _Confidence = Annotated[
     ),
 ]
 _Filter = Annotated[
-    str, typer.Option(help="drop: omit labels that a filter drops; record: keep them, with its reason.")
+    str,
+    typer.Option(help="drop: remove labels that fail a filter; record: keep them and write the reason."),
 ]
 _Workers = Annotated[int | None, workers_option("Threads that decode audio.", show_default="one per CPU")]
 _MaxUndecodable = Annotated[
-    float, share("Stop if a larger share of a part cannot be decoded (20 utterances always may).")
+    float, share("Stop if more than this share of a part, and more than 20 utterances, cannot be decoded.")
 ]
 
 
@@ -65,7 +68,9 @@ def label(
     hypotheses: _Hypotheses = None,
     model: Annotated[str, typer.Option(help="teacher or student.")] = "teacher",
     lm_config: _LmConfig = None,
-    times: Annotated[bool, typer.Option("--times", help="Write begin and end of each word.")] = False,
+    times: Annotated[
+        bool, typer.Option("--times", help="Write the start and end time of each word.")
+    ] = False,
     confidence: _Confidence = "frames",
     filter: _Filter = "drop",
     min_confidence: Annotated[float, share("Drop labels of lower confidence.")] = 0.0,
@@ -73,7 +78,7 @@ def label(
         tuple[float, float] | None,
         typer.Option(help="LOW HIGH: drop labels with fewer or more tokens per second."),
     ] = None,
-    part_hours: Annotated[float, positive("Hours of audio in a part.")] = 1.0,
+    part_hours: Annotated[float, positive("Hours of audio per part.")] = 1.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
     max_seconds: Annotated[float, positive("Padded seconds of audio in one batch.")] = 120.0,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
@@ -81,11 +86,12 @@ def label(
     max_undecodable: _MaxUndecodable = 0.01,
     trust: TrustOption = None,
 ) -> None:
-    """Label a manifest with pseudo-labels, in parts that are final once written. Rerun to resume.
+    """Label a manifest with pseudo-labels. The labels are written in parts; rerun to resume.
 
-    Runs under torchrun on any number of processes and hosts that share the folder; a rerun may have another
-    number. The filters apply when the parts are joined: rerun with other limits to filter anew. Utterances
-    that cannot be decoded are in the parts with a reason, and not in the manifest.
+    Runs under torchrun on any number of processes and hosts that share the output folder. A rerun may use a
+    different number. The filters are applied when the parts are joined: to change a limit, rerun the command;
+    the audio is not labelled again. Utterances that cannot be decoded are listed in the parts with the
+    reason, and left out of the manifest.
 
     Example: `asr-emapl label data/unlabelled.jsonl --checkpoint runs/mini --out labels`
 
@@ -113,10 +119,10 @@ def label(
 
 @dataclass(frozen=True)
 class _Source:
-    """What the labels are made by: checkpoints, or a file of hypotheses.
+    """The source of the labels: checkpoints, or a file of hypotheses.
 
     Raises:
-        UserError: not one of both, or the language model has no effect.
+        UserError: both or neither are given, or the language model has no effect.
     """
 
     checkpoints: list[Path]
@@ -147,7 +153,7 @@ def _label(
     apply: FilterMode,
     world: ProcessGroup,
 ) -> None:
-    """Label the missing parts on all processes, then join them on the first."""
+    """Label the missing parts on all processes, then join all parts on the first process."""
     from asr_emapl.data.manifest import open_manifest
     from asr_emapl.decoding.labellers import HypothesisLabeller
     from asr_emapl.pseudo_labels.joined_labels import MANIFEST, SUMMARY
@@ -172,7 +178,7 @@ def _label(
 def _join(
     out: Path, parts: LabelParts, limits: PseudoLabelConfig, apply: FilterMode, labelled: LabelledAudio
 ) -> None:
-    """Write manifest and summary, and print what is in them."""
+    """Write the manifest and the summary, and print their contents."""
     from asr_emapl.pseudo_labels.joined_labels import MANIFEST, SUMMARY, join_parts, summary
 
     joined = join_parts(out, parts, limits, apply)
@@ -195,12 +201,12 @@ def _join(
         speed = f"{labelled.speed:,.0f} hours of audio per hour"
         say(f"labelled {hours:.2f} h in {labelled.seconds:.0f} s: {speed}")
     else:
-        say("all parts were labelled before")
+        say("all parts are already labelled")
 
 
 @contextmanager
 def _processes(device: str, out: Path) -> Iterator[ProcessGroup]:
-    """The processes of torchrun, which end together, and the lock of the folder."""
+    """Start the process group of torchrun and lock the folder; release both on exit."""
     from asr_emapl.distributed.heartbeat import Heartbeat
     from asr_emapl.distributed.process_group import DeviceConfig, ProcessGroup
     from asr_emapl.runs.lock import run_lock

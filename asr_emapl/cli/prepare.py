@@ -22,7 +22,7 @@ commands = typer.Typer()
 def prepare_librispeech(
     data: Annotated[Path, typer.Option(help="Folder that contains LibriSpeech/PART/SPEAKER/CHAPTER/.")],
     out: Annotated[Path, typer.Option(help="Output folder for PART.jsonl.")],
-    parts: Annotated[str, typer.Option(help="Comma-separated; empty: all existing parts.")] = "",
+    parts: Annotated[str, typer.Option(help="Comma-separated names of parts; empty: all that exist.")] = "",
     download: Annotated[bool, typer.Option(help="Download missing or damaged parts.")] = False,
 ) -> None:
     """Verify LibriSpeech (audio and transcripts match, audio headers, alphabet) and write manifests.
@@ -59,7 +59,7 @@ def prepare_librispeech_lm(
 def prepare_libri_light(
     data: Annotated[Path, typer.Option(help="Folder that contains small/, medium/, large/.")],
     out: Annotated[Path, typer.Option(help="Output folder for PART.jsonl.")],
-    parts: Annotated[str, typer.Option(help="Comma-separated; empty: all existing parts.")] = "",
+    parts: Annotated[str, typer.Option(help="Comma-separated names of parts; empty: all that exist.")] = "",
     max_seconds: Annotated[float, positive("Maximum length of a segment.")] = 20.0,
     min_seconds: Annotated[float, positive("Shorter segments are skipped.")] = 1.0,
     voice_activity: Annotated[
@@ -97,7 +97,10 @@ def prepare_common_voice(
     data: Annotated[Path, typer.Option(help="Folder of one language: clips/ and the .tsv files.")],
     out: Annotated[Path, typer.Option(help="Output folder for SPLIT.jsonl.")],
     splits: Annotated[str, typer.Option(help="Comma-separated names of .tsv files.")] = "train,dev,test",
-    text: Annotated[str, typer.Option(help="common-voice (English), words, plain.")] = "common-voice",
+    text: Annotated[
+        str,
+        typer.Option(help="Normalisation: common-voice (English), words (any language), plain (unchanged)."),
+    ] = "common-voice",
     leave_out: Annotated[bool, typer.Option(help="Skip invalid clips and list them.")] = False,
     download: Annotated[
         bool, typer.Option(help="Print where to download the corpus (requires an account).")
@@ -120,13 +123,14 @@ def prepare_folder(
     data: Annotated[
         Path,
         typer.Option(
-            help="Folder of audio, searched recursively; Kaldi directory; table; NeMo or lhotse manifest."
+            help="Folder of audio (searched recursively), Kaldi directory, table, or NeMo or lhotse manifest."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Output folder for NAME.jsonl.")],
     name: Annotated[str, typer.Option(help="Name of the manifest; empty: the folder's name.")] = "",
     table: Annotated[
-        Path | None, typer.Option(help="CSV or TSV with the columns path, text (and id, speaker).")
+        Path | None,
+        typer.Option(help="CSV or TSV with the columns path and text; id and speaker are optional."),
     ] = None,
     text: Annotated[
         str,
@@ -169,6 +173,10 @@ def _say_manifests(manifests: Mapping[str, Path]) -> None:
 def prepare_rendered(
     out: Annotated[Path, typer.Option(help="Output folder for the audio and PART.jsonl.")],
     seed: Annotated[int, seed_option("Seed of speakers, sentences, rooms and noise.")] = 0,
+    labelled_minutes: Annotated[
+        float,
+        positive("Minutes of train-labelled. A smaller part uses the first utterances of each speaker."),
+    ] = 4.0,
 ) -> None:
     """Render the quickstart's corpus (speech synthesis, about an hour) and write its manifests.
 
@@ -176,5 +184,6 @@ def prepare_rendered(
     """
     from data_prep import librispeech, rendered
 
-    source = rendered.download(out, seed=seed)
+    size = rendered.CorpusSize(labelled_seconds=60.0 * labelled_minutes)
+    source = rendered.download(out, size=size, seed=seed)
     _say_manifests(librispeech.prepare(source, out))

@@ -46,7 +46,7 @@ def report(
     ] = False,
     model: Annotated[str, typer.Option(help="With --decode: teacher, student or both.")] = "teacher",
     device: Annotated[str, typer.Option(help="With --decode: auto, cpu, cuda, cuda:N.")] = "auto",
-    worst: Annotated[int, count("Number of utterances with the most errors to show, with audio.")] = 20,
+    worst: Annotated[int, count("Number of worst utterances to show, with alignment and audio.")] = 20,
     trust: TrustOption = None,
 ) -> None:
     """Report WER, how time and audio were spent, and what to improve first; --out writes an HTML page.

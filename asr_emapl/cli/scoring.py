@@ -55,8 +55,8 @@ def score(
         list[str],
         typer.Argument(
             metavar="REF HYP [REF HYP]...",
-            help="References and hypotheses, one pair per split: manifests (JSONL; NeMo's, lhotse's), trn, "
-            "stm, ctm, or text ('id words').",
+            help="Pairs of references and hypotheses, one pair per split. Formats: manifest (JSONL, NeMo, "
+            "lhotse), trn, stm, ctm, or lines 'id words'.",
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
@@ -72,7 +72,9 @@ def score(
         list[Path] | None,
         typer.Option(help="Write alignments as .txt, .html or .pra; may be repeated."),
     ] = None,
-    confusions: Annotated[int, count("Number of most frequent confusions of each kind to show.")] = 0,
+    confusions: Annotated[
+        int, count("Number of confusions to show, most frequent first, for each kind.")
+    ] = 0,
     vocabulary: Annotated[
         list[str] | None,
         typer.Option(help="Word list or training manifest: report words not in it; may be repeated."),

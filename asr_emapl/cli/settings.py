@@ -34,7 +34,7 @@ def settings(
         bool, typer.Option("--markdown", help="Print the page docs/reference/settings.md.")
     ] = False,
 ) -> None:
-    """List every setting with its allowed values, default and meaning; with --config, the values of a run.
+    """List every setting with its allowed values, default and meaning, or with --config the values of a run.
 
     Example: `asr-emapl settings optimizer`
 
@@ -72,7 +72,7 @@ def init_config(
     unlabelled: Annotated[
         list[Path] | None, typer.Option(help="Manifest without transcripts; may be repeated.")
     ] = None,
-    dev: Annotated[list[Path] | None, typer.Option(help="Manifest to validate on; may be repeated.")] = None,
+    dev: Annotated[list[Path] | None, typer.Option(help="Manifest for validation; may be repeated.")] = None,
     init: Annotated[
         Path | None,
         typer.Option(help="Run directory or checkpoint to start from; determines the model."),

@@ -34,7 +34,7 @@ def train(
         ),
     ] = False,
 ) -> None:
-    """Start or resume training. With torchrun, train on all processes.
+    """Start or resume training. Under torchrun, training uses all processes.
 
     Rerun the same command to resume.
 

@@ -49,9 +49,9 @@ class BatchConfig:
     """Padded seconds of a group of utterances of similar length. A batch consists of random groups. Choose
     the audio that one device processes at a time; null: the reference batch."""
     shuffle_padding: Share = 0.008
-    """Share of padding allowed for random groups: with more, the same utterances share a batch less often."""
+    """Share of padding allowed for random groups; a larger share makes batches more random."""
     pool: Annotated[int, Ge(1), Le(2**53)] = 32768
-    """Approximate number of utterances that are planned together; more reduce padding."""
+    """Approximate number of utterances that are planned together; a larger number reduces padding."""
     multiple: PositiveCount = 8
     """Make the size of a large group a multiple of this, so that ranks get equal shares."""
     curriculum_epochs: Count = 0
@@ -142,7 +142,7 @@ class BatchPlan:
     def _arrange(
         self, members: Indices, batch_samples: int, place: tuple[int, int, int], by_length: bool
     ) -> Chunk:
-        """Batches of these utterances, in an order seeded by `place`: pass, chunk and stage."""
+        """Batches of these utterances, in an order seeded by `place` (pass, chunk and stage)."""
         if len(members) == 0:
             return Chunk.of([], self.samples)
         rng = np.random.default_rng((self.seed, *place))
@@ -236,7 +236,7 @@ def fill(lengths: list[int], limit: int, multiple: int = 1) -> list[int]:
 
 def fitting(lengths: list[int], start: int, limit: int) -> int:
     """Number of utterances from `start` on that fit `limit` if padded to the longest; at least one."""
-    # An upper bound: the first is the longest.
+    # Upper bound of the count, because the first utterance is the longest.
     count = min(len(lengths) - start, max(1, limit // max(1, lengths[start])))
     while count > 1 and max(lengths[start : start + count]) * count > limit:
         count -= 1

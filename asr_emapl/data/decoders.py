@@ -20,7 +20,7 @@ from asr_emapl.torch_private import shut_down_workers
 
 T = TypeVar("T")
 
-# Seconds for decoding processes to end by themselves.
+# Seconds to wait for decoding processes to exit before they are killed.
 PATIENCE_S = 5.0
 
 # Likely causes of signals that end a decoding process, and remedies.
@@ -113,7 +113,7 @@ def watched(loader: DataLoader[T], desk: WorkerProgress) -> Generator[T, None, N
         raise
     finally:
         # The garbage collector may close the loader's queues before its workers receive the request to stop.
-        # A worker that waits for a dead disk also ignores SIGTERM, and blocks the exit of the interpreter.
+        # A worker that waits for a failed disk also ignores SIGTERM, and blocks the exit of the interpreter.
         late = threading.Timer(PATIENCE_S, kill, [processes])
         late.start()
         try:

@@ -1,7 +1,7 @@
-"""When unlabelled utterances are labelled, if labels are kept: pure functions of the data cursor.
+"""Plan when unlabelled utterances are labelled, if labels are kept: pure functions of the data cursor.
 
-A plan inserts batches that are only labelled (`GlobalBatch.label_only`) before those that are trained on.
-They take no optimizer step and do not count as audio consumed.
+A plan inserts batches that are only labelled (`GlobalBatch.label_only`) before the batches for training. No
+optimizer step follows them, and they do not count as audio consumed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class CacheSlot:
         indices: its utterances.
         groups: number of utterances in each group of similar length.
         samples: their unpadded audio.
-        batch: padded samples of the batch at which it was made.
+        batch: padded samples per batch when this batch was planned.
     """
 
     indices: tuple[int, ...]
@@ -58,7 +58,7 @@ class LabelCursor:
 
     @staticmethod
     def from_state(state: dict[str, Any]) -> LabelCursor:
-        """From plain numbers, as `dataclasses.asdict` returns them."""
+        """Build from the result of `dataclasses.asdict`."""
 
         def slot(values: dict[str, Any]) -> CacheSlot:
             parts = tuple(values["indices"]), tuple(values["groups"])
@@ -68,7 +68,7 @@ class LabelCursor:
         return LabelCursor(**state | {"slots": slots, "fresh": fresh})
 
     def without_labels(self) -> LabelCursor:
-        """The position where no label is kept: an empty cache, and all rounds due."""
+        """The position at which no labels are kept: the cache is empty and all rounds are due."""
         return replace(self, slots=(), fresh=(), round=0, row=0)
 
 
@@ -76,13 +76,14 @@ class LabelCursor:
 class CachePlan:
     """A cache of labelled batches (slimIPL, Likhomanenko et al. 2021, algorithm 1).
 
-    The cache is filled first. Each step then trains on a batch drawn at random; with probability `replace`, a
-    fresh batch takes its place, which is labelled before the step. So a label is `samples / replace` of audio
-    old on average when it leaves the cache. The size is in audio, so it does not depend on the batch.
+    The cache is filled first. Each step then trains on a batch drawn at random. With probability `replace`,
+    the batch is replaced by a new one, which is labelled before the step. The age of a label when it leaves
+    the cache is on average `samples / replace` of audio. The size is in audio, so it does not depend on the
+    batch.
 
     Args:
         samples: audio in the cache.
-        replace: probability of replacing a batch after it was trained on.
+        replace: probability of replacing a batch after training on it.
     """
 
     samples: int
@@ -97,7 +98,7 @@ class CachePlan:
         return cursor.without_labels()
 
     def wants_fresh(self, cursor: LabelCursor) -> bool:
-        """Whether the next batch is one to label."""
+        """Whether the next batch is only labelled."""
         if sum(slot.samples for slot in cursor.slots) < self.samples:
             return True
         return not cursor.fresh and self._is_replaced(cursor.drawn)
@@ -127,9 +128,9 @@ class RoundsPlan:
 
     Args:
         lengths: samples of each unlabelled utterance.
-        starts: audio consumed, in samples, at which the rounds are due; ascending. The first round labels all
-            utterances.
-        share: of the utterances that each later round labels anew, drawn at random.
+        starts: audio consumed, in samples, at which the rounds are due, in ascending order. The first round
+            labels all utterances.
+        share: share of the utterances, drawn at random, that each later round labels again.
         batch_samples: padded samples of a batch that is labelled.
     """
 
@@ -145,7 +146,7 @@ class RoundsPlan:
         return bisect_right(self.starts, consumed)
 
     def next(self, cursor: LabelCursor, due: int) -> tuple[Indices, LabelCursor]:
-        """The utterances to label at `cursor` in the round of number `due`, and the cursor after them."""
+        """The utterances to label at `cursor` in round number `due`, and the cursor after them."""
         rows = self._order(due)
         start = min(cursor.row, len(rows) - 1)
         count = max(1, self.batch_samples // int(self.lengths[rows[start]]))

@@ -2,8 +2,8 @@
 
 A group has utterances of similar length. If they were sorted by length, the same utterances would share a
 group in every pass, and the steps of different passes would not be independent, as the SDE behind the scaling
-rule assumes. So each utterance is first moved up or down in the sorted order by a random distance. Distances
-are large where many utterances have similar lengths and padding is cheap, and small elsewhere.
+rule assumes. Therefore each utterance is first moved up or down in the sorted order by a random distance.
+Distances are large where many utterances have similar lengths, so that padding is low, and small elsewhere.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from asr_emapl.data.permutation import Indices
 def shuffled_by_length(
     samples: Indices, group_samples: int, padding: float, rng: np.random.Generator
 ) -> Indices:
-    """Positions [n] of utterances, from the longest to the shortest except for the random distances.
+    """Indices [n] of the utterances, sorted from longest to shortest and then moved by the random distances.
 
     A group contains a random sample from W groups of the sorted order, so two of its utterances share a group
     again in the next pass with probability of about 1 / W. With n utterances per group and s the range of

@@ -43,7 +43,7 @@ class DataConfig:
     """Weight in audio of each labelled manifest, which is then a separate corpus with its own passes; empty:
     all manifests form one corpus."""
     unlabelled_weights: list[PositiveWeight] = field(default_factory=list)
-    """The same for unlabelled manifests."""
+    """Weight in audio of each unlabelled manifest; see `labelled_weights`."""
     temperature: PositiveWeight | None = None
     """Weight each manifest by its hours ** (1 / temperature), instead of setting weights."""
     validation: dict[str, Place] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class DataConfig:
     max_seconds: PositiveSeconds = 36.0
     """Maximum duration of an utterance; longer ones are excluded and counted."""
     workers: Annotated[int, Ge(0), Le(1024)] = 2
-    """Decoding processes of each rank; 0: decode in the training process."""
+    """Number of processes per rank that decode audio; 0: decode in the training process."""
     max_skipped_share: Share = 0.01
     """Maximum share of undecodable audio, which is skipped and listed; above it, the run stops."""
 
@@ -68,8 +68,8 @@ class MicroBatch:
 
     In an unlabelled micro-batch, the student's input is the perturbed `student_BN`, and the teacher's is the
     clean `waveforms_BN`. In a labelled micro-batch, the student's input is the perturbed `waveforms_BN`. The
-    masks (`keep_BF`, `keep_BT`) are for the student. `rows` are the places of the utterances in their corpus,
-    and `epoch` is the number of the pass over it.
+    masks (`keep_BF`, `keep_BT`) are for the student. `rows` are the indices of the utterances in their
+    corpus, and `epoch` is the number of the pass over it.
     """
 
     ids: list[str]
@@ -125,7 +125,7 @@ class StepBatch:
     after: DataCursor
     # Whether the utterances are labelled and not trained on.
     label_only: bool = False
-    # For this rank.
+    # Utterances that this rank skipped.
     skipped: list[Skipped] = field(default_factory=list)
     # Error message if a server or manifest could not be read, which makes the step incomplete. An exception
     # of a decoding process would arrive with its traceback in the message.

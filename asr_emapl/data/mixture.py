@@ -116,7 +116,7 @@ class DataCursor:
 
 @dataclass(frozen=True)
 class GlobalBatch:
-    """The utterances of one optimizer step on all ranks.
+    """The utterances of one optimizer step over all ranks.
 
     Attributes:
         groups: number of utterances in each group of similar length.
@@ -143,7 +143,7 @@ class Mixture:
         weights: weights with any sum; None: equal weights.
 
     Raises:
-        ValueError: there is not one positive weight per plan.
+        ValueError: the number of weights differs from the number of plans, or a weight is not positive.
     """
 
     def __init__(self, plans: Sequence[BatchPlan], weights: Sequence[float] | None = None) -> None:
@@ -200,10 +200,10 @@ class DataPlan:
     """Labelled and unlabelled global batches, by their ratio in audio.
 
     Args:
-        labelled, unlabelled: the corpora; unlabelled None: a supervised run.
+        labelled, unlabelled: the corpora. `unlabelled` is None in a supervised run.
         unlabelled_per_labelled: ratio in audio after pseudo-labels have begun.
         start_samples: audio consumed before pseudo-labels begin.
-        labels: when utterances are labelled, if their labels are kept; None: labelled in each step.
+        labels: plan of labelling, if labels are kept; None: utterances are labelled in each step.
     """
 
     def __init__(

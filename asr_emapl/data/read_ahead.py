@@ -1,4 +1,4 @@
-"""Read items in threads ahead of their use: libsndfile and torch compute without Python's lock."""
+"""Read items in advance in threads. libsndfile and torch release Python's lock while they compute."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Content = TypeVar("Content")
 def read_ahead(
     items: Iterable[Item], read: Callable[[Item], Content], *, threads: int
 ) -> Generator[tuple[Item, Content], None, None]:
-    """Yield each item with what `read` returns for it, in order. An error of `read` is raised when it is due.
+    """Yield each item and the result of `read` for it, in order. An error is raised at the item's turn.
 
     Args:
-        threads: at most `threads` items are read in advance, in as many threads; 0: each is read when it is
-            due.
+        threads: number of threads, and of items that are read in advance; 0: read each item when it is
+            requested.
     """
     if not threads:
         yield from ((item, read(item)) for item in items)

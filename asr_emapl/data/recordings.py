@@ -111,7 +111,7 @@ def cut_recordings(recordings: Sequence[Recording], config: SegmentConfig, worke
             yield from pool.map(partial(_cut_in_worker, config=config), recordings)
         except BrokenProcessPool as error:
             raise UserError("a worker process died, probably out of memory (use fewer --workers)") from error
-        # Interrupted or closed early: do not wait for the current recordings, which may take minutes.
+        # After an interruption, do not wait for the current recordings, which may take minutes.
         except BaseException:
             kill(set(multiprocessing.active_children()) - others)
             raise

@@ -99,7 +99,7 @@ def pack(
     shards = _Shards(out, PurePath(name).stem, utterances, config, say)
     try:
         if storage.size(target) is not None:
-            raise UserError(f"{target}: exists already (use another folder, or remove it to pack again)")
+            raise UserError(f"{target}: already exists (use another folder, or remove it to pack again)")
         check_outputs(shards.existing(), {u.audio for u in utterances})
         shards.resume()
         shards.pack_rest()
@@ -178,7 +178,7 @@ class _Shards:
             self._entries += [(shard, ByteRange(*part)) for shard, *part in record["entries"]]
             self._made_from = made_from
             self.count += 1
-            self._say(f"{place}: exists already")
+            self._say(f"{place}: already exists")
         self.forget(self.count)
 
     def pack_rest(self) -> None:
@@ -319,7 +319,7 @@ def _encode(utterance: Utterance, codec: str) -> _File:
             raise
         except OSError as error:
             raise UserError(
-                f"{source}: cannot be read: {error} (correct the path, or fetch the file)"
+                f"{source}: cannot be read: {error} (correct the path, or copy the file)"
             ) from error
         with open_audio(io.BytesIO(content), source) as file:
             return _File(content, "wav" if file.format == "WAVEX" else file.format.lower(), False)

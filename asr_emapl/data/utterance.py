@@ -109,7 +109,7 @@ def faults(record: Record) -> Iterator[str]:
         elif not isinstance(value, str):
             yield f"{field} is not a string (put it in quotes)"
         elif not _is_unicode(value):
-            yield f"{field} has half of a surrogate pair (write it as UTF-8)"
+            yield f"{field} has an unpaired surrogate (write the character as UTF-8)"
         elif field in ("id", "audio") and (not value.strip() or "\0" in value):
             yield f"{field} is blank or has a NUL character (set a valid {field})"
     yield from _faults_of_times(record)

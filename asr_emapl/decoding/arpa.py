@@ -48,7 +48,7 @@ def check_language_model(path: Path) -> None:
                 _ArpaChecker(path, first, file).check()
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be read ({reason}); name a language model") from error
+        raise UserError(f"{path}: cannot be read ({reason}); specify a language model") from error
 
 
 class _ArpaChecker:
@@ -82,7 +82,7 @@ class _ArpaChecker:
         return counts
 
     def _section(self, order: int, count: int) -> None:
-        """Count the lines of a section. This is the hot loop, so it does no other work."""
+        """Count the lines of a section. This is the innermost loop, so it does no other work."""
         begin, line = self._number, b""
         for line in iter(partial(self._file.readline, _MAX_LINE_BYTES), b""):
             self._number += 1
@@ -104,7 +104,7 @@ class _ArpaChecker:
 
     def _check_words(self, line: bytes) -> None:
         if len(line) >= _MAX_LINE_BYTES or max(map(len, line.split()), default=0) > MAX_WORD_BYTES:
-            raise self._error(f"a word of more than {MAX_WORD_BYTES:,} bytes")
+            raise self._error(f"a word has more than {MAX_WORD_BYTES:,} bytes")
 
     def _expect(self, content: bytes, message: str) -> None:
         self._skip_empty()
@@ -128,7 +128,7 @@ class _ArpaChecker:
 
 def _check_binary(content: bytes, path: Path) -> None:
     """Check the first bytes of a KenLM binary."""
-    damaged = UserError(f"{path}: this KenLM binary is damaged or of another version; build it again")
+    damaged = UserError(f"{path}: this KenLM binary is damaged or its version differs; build it again")
     end = len(_KENLM_SANITY) + _KENLM_PARAMETERS.size
     if len(content) < end or not content.startswith(_KENLM_SANITY):
         raise damaged

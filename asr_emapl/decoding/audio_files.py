@@ -59,10 +59,10 @@ def plan_jobs(
     if form not in FORMATS:
         raise UserError(f"--format {form!r} is not one of {', '.join(FORMATS)}")
     if not 1.0 <= max_seconds < math.inf:
-        raise UserError(f"--max-seconds {max_seconds:g}: give at least 1")
+        raise UserError(f"--max-seconds {max_seconds:g} is too short; it must be at least 1")
     if out is None:
         if form in ("srt", "vtt") and len(files) > 1:
-            raise UserError(f"--format {form} of several files: name a folder with --out")
+            raise UserError(f"--format {form} for several files requires a folder; pass --out")
         return [TranscriptionJob(name, None) for name in files]
     named: dict[Path, str] = {}
     for name in files:
@@ -83,7 +83,7 @@ def transcribe_files(
     form: str,
     max_seconds: float,
 ) -> list[str]:
-    """Transcribe files, and write or print the transcripts; text is printed segment by segment.
+    """Transcribe files, and write or print the transcripts. Text is printed segment by segment.
 
     Returns:
         One line per file that could not be read.
@@ -217,7 +217,7 @@ def _segments(
 
 
 def _utterances(audio: Path, seconds: float, detector: Detector, max_seconds: float) -> Sequence[Utterance]:
-    """The whole file if it is short and has no digital silence of a second, otherwise parts of it."""
+    """The whole file if it is short and has no digital silence of a second, otherwise its segments."""
     is_short = seconds <= max_seconds
     target = max_seconds if is_short else max(_MIN_SECONDS, max_seconds / 2.0)
     edge = 0.0 if is_short else _MIN_SECONDS / 2.0

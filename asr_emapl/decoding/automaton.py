@@ -1,7 +1,8 @@
 """Automata of the texts that beam search can produce: any text, or lexicon words in every tokenization.
 
-An automaton has numbered nodes; node 0 is the root, the state between words. A label leads from one node to
-another. Some labels complete a unit, which the language model scores, or a word, which earns the word bonus.
+An automaton has numbered nodes; node 0 is the root, the state between words. A label is a transition from one
+node to another. Some labels complete a unit, which the language model scores, or a word, to which the word
+bonus applies.
 
 Axes: C candidates (a node and a label each), N nodes, V labels (including the CTC blank).
 """
@@ -27,7 +28,7 @@ NONE = -1
 
 @dataclass(frozen=True)
 class Transitions:
-    """Transition results of candidates, each [C].
+    """Results of the candidates' transitions, each [C].
 
     Attributes:
         nodes: next nodes; -1 if the label is not allowed.
@@ -41,7 +42,7 @@ class Transitions:
 
 
 class FreeText:
-    """Any sequence of labels. Each label is a unit; a word is counted where it begins.
+    """Accepts any sequence of labels. Each label is a unit; a word is counted where it begins.
 
     Args:
         surfaces: the text that each label adds, see `Tokenizer.surfaces`.
@@ -85,7 +86,7 @@ class FreeText:
 
 
 class LexiconTree:
-    """The words of a lexicon as a prefix tree of characters.
+    """Prefix tree of the characters of a lexicon's words.
 
     A label advances through the tree by all its characters, so every label sequence that spells a word is
     accepted. A word is a unit. A word is completed and counted by the next label that starts with a space, or
@@ -115,7 +116,7 @@ class LexiconTree:
             if " " in surface[1:]:
                 raise UserError(
                     f"beam search with a lexicon does not support the tokenizer's label {surface!r}, which "
-                    "has a space after its first character; leave --lexicon out"
+                    "has a space after its first character; omit --lexicon"
                 )
             if surface.startswith(" "):
                 outer.append(label)

@@ -58,11 +58,15 @@ class BeamConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.beam <= MAX_BEAM:
-            raise UserError(f"a beam of {self.beam}: choose 1 to {MAX_BEAM:,} hypotheses, 100 for example")
+            raise UserError(f"beam size {self.beam} is out of range; use 1 to {MAX_BEAM:,}, for example 100")
         if not 0.0 <= self.lm_weight <= MAX_WEIGHT:
-            raise UserError(f"a language model weight of {self.lm_weight:g}: choose 0 to {MAX_WEIGHT:,}")
+            raise UserError(
+                f"language model weight {self.lm_weight:g} is out of range; use 0 to {MAX_WEIGHT:,}"
+            )
         if not abs(self.word_bonus) <= MAX_WEIGHT:
-            raise UserError(f"a word bonus of {self.word_bonus:g}: choose {-MAX_WEIGHT:,} to {MAX_WEIGHT:,}")
+            raise UserError(
+                f"word bonus {self.word_bonus:g} is out of range; use {-MAX_WEIGHT:,} to {MAX_WEIGHT:,}"
+            )
         for name in ("lm", "lexicon"):
             path = getattr(self, name)
             if path and not Path(path).is_file():
@@ -72,7 +76,7 @@ class BeamConfig:
 
 @dataclass(frozen=True)
 class _Hypotheses:
-    """Partial hypotheses, one per (node, context, last label); each attribute is [H].
+    """Partial hypotheses, one per node, context and last label. Each attribute has shape [H].
 
     Attributes:
         scores: higher is better.
@@ -96,16 +100,16 @@ class _Hypotheses:
         return self.scores, self.nodes, self.contexts, self.labels, self.parents
 
     def select(self, rows: np.ndarray[Any, Any]) -> _Hypotheses:
-        """The given rows, in the given order."""
+        """The hypotheses with the given indices, in the given order."""
         return _Hypotheses(*(column[rows] for column in self.columns))
 
     def advance(self, rows: Integers, labels: Integers, frame: Floats) -> _Hypotheses:
-        """Extend rows [C] by labels [C] of the next frame [V], keeping node and context."""
+        """Extend hypotheses `rows` [C] by labels [C] of the next frame [V], keeping node and context."""
         scores = self.scores[rows] + frame[labels]
         return _Hypotheses(scores, self.nodes[rows], self.contexts[rows], labels, rows)
 
     def new_label(self, rows: Integers, labels: Integers, frame: Floats, cutoffs: Floats) -> _Hypotheses:
-        """Extend rows by every label except their last one; keep scores of at least `cutoffs` [rows]."""
+        """Extend hypotheses `rows` by all labels but their last one; keep scores of at least `cutoffs`."""
         scores = self.scores[rows, None] + frame[labels]
         at, columns = np.nonzero(scores >= cutoffs[:, None])
         rows, labels = rows[at], labels[columns]
@@ -300,9 +304,9 @@ def _check_match(lm: NgramModel, config: BeamConfig, surfaces: list[str], units:
     knows_tokens = not any(_mostly_unknown(lm, map(token_name, group)) for group in (tokens, spaces))
     if config.lexicon and _mostly_unknown(lm, units):
         remedy = (
-            "it is a model of tokens: leave --lexicon out, or give a model of words"
+            "it is a model of tokens: omit --lexicon, or use a model of words"
             if knows_tokens
-            else "give a model of words spelled like the lexicon, or a smaller lexicon"
+            else "use a model of words spelled like the lexicon, or a smaller lexicon"
         )
         raise UserError(
             f"{config.lm}: does not know {len(lm.unknown):,} of the lexicon's {len(units):,} words, "
@@ -312,7 +316,7 @@ def _check_match(lm: NgramModel, config: BeamConfig, surfaces: list[str], units:
         unknown = [name for name in map(token_name, spaces + tokens) if not lm.knows(name)]
         raise UserError(
             f"{config.lm}: does not know {len(set(unknown)):,} of the tokenizer's {len(tokens):,} tokens, "
-            f"such as {unknown[0]!r}; give a --lexicon if it is a model of words, or build a model of tokens "
+            f"such as {unknown[0]!r}; pass --lexicon if it is a model of words, or build a model of tokens "
             "with asr-emapl lm --tokenizer"
         )
 

@@ -1,4 +1,4 @@
-"""Where the labels of a manifest come from: one or several models, or a file of hypotheses."""
+"""Label the utterances of a manifest with one or several models, or from a file of hypotheses."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class LabellingConfig:
-    """How models label.
+    """Settings for labelling with models.
 
     Attributes:
-        times: write the times of the words.
+        times: whether to return the times of the words.
         confidence: see `ctc.Confidence`.
-        max_seconds: padded audio of a batch at most.
+        max_seconds: maximum padded audio of a batch.
         bf16: run the models with autocast to bfloat16.
-        threads: threads that decode audio.
-        max_undecodable: share of a part's utterances that may be undecodable.
+        threads: number of threads that decode audio.
+        max_undecodable: maximum share of a part's utterances that cannot be decoded.
     """
 
     times: bool = False
@@ -55,10 +55,10 @@ class LabellingConfig:
 
 
 class ModelLabeller:
-    """Labels of one or several models: the mean of their log-probabilities is decoded.
+    """Labels utterances with one or several models, by decoding the mean of their log-probabilities.
 
     Args:
-        recognizers: with the same tokenizer, features and stride.
+        recognizers: models with the same tokenizer, features and stride.
         search: None: greedy decoding.
         provenance: see `model_provenance`.
 
@@ -84,10 +84,10 @@ class ModelLabeller:
     def label(
         self, parts: Iterable[Sequence[Utterance]], advance: Callable[[float], None]
     ) -> Generator[list[UtteranceLabel], None, None]:
-        """See `labelling.PartLabeller`. Audio and batches of later parts are prepared while one is labelled.
+        """See `labelling.PartLabeller`. Audio of later parts is decoded while a part is labelled.
 
         Raises:
-            UserError: too much audio of a part cannot be decoded, which is a fault of the disk.
+            UserError: too much audio of a part cannot be decoded, which indicates a faulty disk.
         """
         begun: deque[Sequence[Utterance]] = deque()
 
@@ -160,10 +160,10 @@ class ModelLabeller:
 
 
 class HypothesisLabeller:
-    """Labels from a file of hypotheses, as `scoring.transcripts` reads it. Tokens are characters.
+    """Reads labels from a file of hypotheses, in any format of `scoring.transcripts`. Tokens are characters.
 
     Args:
-        needs_confidence: whether a hypothesis without a confidence is an error.
+        needs_confidence: whether each hypothesis must have a confidence.
 
     Raises:
         UserError: the file cannot be read, or a confidence is missing.
@@ -178,7 +178,7 @@ class HypothesisLabeller:
         if needs_confidence and without:
             raise UserError(
                 f"{path}: {len(without)} hypotheses have no confidence, such as {without[0]}; "
-                "leave out --min-confidence"
+                "omit --min-confidence"
             )
 
     def label(
@@ -200,7 +200,7 @@ class HypothesisLabeller:
 def model_provenance(
     recognizers: Sequence[Recognizer], model: str, beam: BeamConfig | None, config: LabellingConfig
 ) -> dict[str, object]:
-    """What the labels of models depend on: SHA-256 of the files, and the settings of the decoder."""
+    """Everything that determines the labels of models: SHA-256 of the files and settings of the decoder."""
     decoder: dict[str, object] = {"search": "greedy"}
     if beam is not None:
         decoder = {
@@ -230,7 +230,7 @@ def _require_alike(recognizers: Sequence[Recognizer]) -> None:
         if different := [kind for kind, is_equal in kinds.items() if not is_equal]:
             raise UserError(
                 f"{first.path} and {other.path} have different {' and '.join(different)}; their posteriors "
-                "cannot be averaged: label with one of them"
+                "cannot be averaged; use only one of them"
             )
 
 
@@ -240,7 +240,7 @@ def _feature_settings(recognizer: Recognizer) -> tuple[int, ...]:
 
 
 def _queued(items: Iterable[T]) -> Iterator[T]:
-    """Each item once the next one is begun, so that the device computes while the host decodes."""
+    """Yield each item after the next one was requested, so that device and host work at the same time."""
     held: list[T] = []
     for item in items:
         held.append(item)

@@ -37,20 +37,23 @@ class NgramConfig:
     """
 
     order: int = 3
-    prune: float = 1e-8  # 0: nothing is pruned
+    prune: float = 1e-8  # 0: no pruning
 
     def __post_init__(self) -> None:
         if self.order not in _ORDERS:
-            raise UserError(f"--order {self.order}: give {_ORDERS.start} to {_ORDERS.stop - 1}")
+            raise UserError(
+                f"--order {self.order} is not supported; use {_ORDERS.start} to {_ORDERS.stop - 1}"
+            )
         if not 0.0 <= self.prune < 1.0:
-            raise UserError(f"--prune {self.prune:g}: give 0 (nothing) or more, below 1")
+            raise UserError(f"--prune {self.prune:g} is out of range; use 0 (no pruning) or more, below 1")
 
 
 @dataclass(frozen=True)
 class BuiltModel:
-    """Number of training lines, and number of n-grams without probability in the estimated model."""
+    """Number of training lines, of excluded lines, and of n-grams without probability in the model."""
 
     lines: int
+    excluded: int
     impossible: int
 
 
@@ -64,7 +67,11 @@ class Perplexity:
 
 
 def build_arpa(
-    texts: Sequence[Path], out: Path, config: NgramConfig, tokenizer: Tokenizer | None
+    texts: Sequence[Path],
+    out: Path,
+    config: NgramConfig,
+    tokenizer: Tokenizer | None,
+    exclude: Sequence[Path] = (),
 ) -> BuiltModel:
     """Build the language model of texts, one sentence per line, and write it as an ARPA file.
 
@@ -72,22 +79,24 @@ def build_arpa(
         texts: plain, .gz or .xz; they are not normalised.
         out: output path, written atomically.
         tokenizer: builds a token-level model, for beam search without a lexicon; None: a word-level model.
+        exclude: texts or manifests whose sentences are left out, such as the transcripts of unlabelled audio.
+            Case and whitespace are ignored.
 
     Raises:
         UserError: kaldingram is not installed or fails; a text cannot be read, or there are no words; pruning
             is requested for a model of tokens; the file cannot be written.
     """
     if tokenizer is not None and config.prune:
-        raise UserError(f"--prune {config.prune:g}: a model of tokens cannot be pruned; leave it out")
+        raise UserError(f"--prune {config.prune:g}: a token-level model cannot be pruned; omit --prune")
     if out.suffix.lower() != ".arpa":
-        raise UserError(f"{out}: name a file that ends in .arpa, because decoders use the ending")
+        raise UserError(f"{out}: the file name must end in .arpa, because decoders depend on it")
     require_package("kaldingram", "lm")
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        # On the same disk as the result, because /tmp may be small.
+        # Use the disk of the result, because /tmp may be small.
         with tempfile.TemporaryDirectory(prefix=f".{out.stem}.", dir=out.parent) as name:
             folder = Path(name)
-            lines = _write_text(folder / "text", texts, tokenizer)
+            lines, excluded = _write_text(folder / "text", texts, tokenizer, exclude)
             arpa = _estimate(folder, config)
             impossible = 0
             with publish(str(out)) as target, arpa.open("rb") as source:
@@ -95,7 +104,7 @@ def build_arpa(
                     target.write(_with_unknown(line))
                     # Only the beginning of a sentence has no probability, because it is never predicted.
                     impossible += line.startswith(b"-99") and line.split()[1] != b"<s>"
-    return BuiltModel(lines, impossible)
+    return BuiltModel(lines, excluded, impossible)
 
 
 def _with_unknown(line: bytes) -> bytes:
@@ -105,16 +114,22 @@ def _with_unknown(line: bytes) -> bytes:
     return line + b"-100\t<unk>\n" if line.startswith(b"\\1-grams:") else line
 
 
-def _write_text(path: Path, texts: Sequence[Path], tokenizer: Tokenizer | None) -> int:
-    """Write the sentences to one file, and return their number."""
-    count = 0
+def _write_text(
+    path: Path, texts: Sequence[Path], tokenizer: Tokenizer | None, exclude: Sequence[Path]
+) -> tuple[int, int]:
+    """Write the sentences to one file, and return how many were written and excluded."""
+    unwanted = {sentence.casefold() for sentence in sentences(exclude, tokenizer)}
+    count = excluded = 0
     with path.open("w", encoding="utf-8") as file:
         for sentence in sentences(texts, tokenizer):
-            file.write(sentence + "\n")
-            count += 1
+            if sentence.casefold() in unwanted:
+                excluded += 1
+            else:
+                file.write(sentence + "\n")
+                count += 1
     if not count:
-        raise UserError(f"{texts[0]}: has no words")
-    return count
+        raise UserError(f"{texts[0]}: has no words" + (" that are not excluded" if excluded else ""))
+    return count, excluded
 
 
 def _estimate(folder: Path, config: NgramConfig) -> Path:
@@ -143,7 +158,9 @@ def sentences(texts: Iterable[Path], tokenizer: Tokenizer | None) -> Iterator[st
         for number, line in _lines(path):
             words = line.split()
             if max((len(word.encode()) for word in words), default=0) > MAX_WORD_BYTES:
-                raise UserError(f"{path}:{number}: a word of more than {MAX_WORD_BYTES:,} bytes; name a text")
+                raise UserError(
+                    f"{path}:{number}: a word has more than {MAX_WORD_BYTES:,} bytes; is it a text file?"
+                )
             sentence = " ".join(words)
             try:
                 yield sentence if tokenizer is None else _as_tokens(sentence, tokenizer)
@@ -194,5 +211,5 @@ def _run(*arguments: str) -> None:
         last = (result.stderr or b"").decode(errors="replace").strip().splitlines()[-1:]
         raise UserError(
             f"kaldingram {arguments[0]} failed (status {result.returncode}): {' '.join(last)} "
-            "(it needs enough memory, and text of more than a few lines; --prune 0 needs less of both)"
+            "(use more text or a machine with more memory, or --prune 0, which needs less of both)"
         )

@@ -1,4 +1,4 @@
-"""The words that a beam search may produce: from a list, an ARPA language model, or a Kaldi lexicon."""
+"""Read the words that beam search may output, from a list, an ARPA language model or a Kaldi lexicon."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def read_words(path: Path) -> list[str]:
         found = (word for line in chain([first], lines) for word in line.split()[:1])
     words = dict.fromkeys(word for word in found if word not in _SYMBOLS)
     if any(len(word) > MAX_WORD_BYTES for word in words):
-        raise UserError(f"{path}: has a word of more than {MAX_WORD_BYTES:,} characters; name a lexicon")
+        raise UserError(f"{path}: a word has more than {MAX_WORD_BYTES:,} characters; is it a lexicon?")
     if not words:
-        raise UserError(f"{path}: has no words; name a list, one word per line, or an ARPA language model")
+        raise UserError(f"{path}: has no words; specify a list with one word per line, or an ARPA file")
     return list(words)
 
 

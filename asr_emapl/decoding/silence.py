@@ -1,4 +1,4 @@
-"""Emit blanks on digital silence, on which models that were trained without it recognise words.
+"""Emit blanks in digital silence. Models that were trained without digital silence output words there.
 
 Axes: B utterances, N samples (padded), T output frames (padded), V labels (including the CTC blank).
 """
@@ -19,7 +19,7 @@ SHORTEST_SECONDS = 0.1
 
 
 def blank_silence(log_probs_BTV: Tensor, waveforms_BN: Tensor, seconds_per_frame: float) -> Tensor:
-    """Return the log-probabilities, with probability 1 of blank in frames of digital silence."""
+    """Return the log-probabilities with blank probability 1 in frames of digital silence."""
     silent_BT = silent_frames(waveforms_BN, log_probs_BTV.shape[1], seconds_per_frame)
     only_blank = log_probs_BTV.new_full(log_probs_BTV.shape[2:], -torch.inf)
     only_blank[0] = 0.0

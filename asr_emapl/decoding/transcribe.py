@@ -63,9 +63,9 @@ class Posteriors:
 
 
 def length_batches(utterances: Sequence[Utterance], max_seconds: float) -> list[list[Utterance]]:
-    """Batches of utterances, longest first, which do not depend on their order.
+    """Batches of utterances, longest first. The batches do not depend on the order of the utterances.
 
-    A batch has at most `max_seconds` of padded audio; a longer utterance is a batch of its own.
+    A batch has at most `max_seconds` of padded audio; a longer utterance forms its own batch.
     """
     ordered = sorted(utterances, key=lambda u: (-u.samples, u.id))
     limit = max(round(max_seconds * SAMPLE_RATE_HZ), max((u.samples for u in ordered), default=0))
@@ -119,10 +119,10 @@ def batch_posteriors(
     The models run in eval mode, and their mode is restored. Does not wait for the device.
 
     Args:
-        left_out: called with each utterance that cannot be decoded, which the posteriors then lack. They may
+        left_out: called with each utterance that cannot be decoded. Its posteriors are missing; a batch may
             be empty.
         blank_silent: emit blanks on digital silence (see `decoding.silence`).
-        threads: threads that prepare batches in advance: audio, and on a CPU the features; 0: none.
+        threads: number of threads that decode audio in advance, and on a CPU compute the features; 0: none.
 
     Raises:
         UserError: an utterance cannot be decoded, and `left_out` is None.
@@ -178,7 +178,7 @@ def mean_posteriors(of_models: Sequence[Posteriors]) -> Posteriors:
     """The normalised geometric mean of the models' posteriors: the mean of log-probabilities.
 
     Raises:
-        UserError: the models have other numbers of frames.
+        UserError: the models have different numbers of frames.
     """
     first = of_models[0]
     if len(of_models) == 1:
@@ -186,8 +186,8 @@ def mean_posteriors(of_models: Sequence[Posteriors]) -> Posteriors:
     if any(other.log_probs_BTV.shape != first.log_probs_BTV.shape for other in of_models):
         shapes = sorted({other.log_probs_BTV.shape[1] for other in of_models})
         raise UserError(
-            f"the models have different numbers of frames for the same audio ({shapes}); label with models "
-            "of one stride, or with one of them"
+            f"the models have different numbers of frames for the same audio ({shapes}); use models with "
+            "the same stride, or only one of them"
         )
     log_probs_BTV = torch.stack([other.log_probs_BTV for other in of_models]).mean(0).log_softmax(-1)
     return Posteriors(first.ids, log_probs_BTV, first.lengths_B)
@@ -214,7 +214,7 @@ def timed_hypotheses(
 
     Args:
         seconds_per_frame: audio per frame of the model's output.
-        search: log-probabilities [T, V] on the CPU to the label of each frame, long [T]; None: greedy.
+        search: maps log-probabilities [T, V] on the CPU to the label of each frame, long [T]; None: greedy.
     """
     paths = greedy(batch.log_probs_BTV, batch.lengths_B)
     path_BT = paths.path
@@ -244,8 +244,8 @@ class Recognizer:
     """Model, features and tokenizer of one checkpoint; see `asr_emapl.checkpoints.recognizer`.
 
     Attributes:
-        problems: why newer checkpoints could not be read and were skipped.
-        path: the checkpoint; None: it was not loaded from a file.
+        problems: reasons why newer checkpoints could not be read and were skipped.
+        path: path of the checkpoint; None if it was not loaded from a file.
     """
 
     model: nn.Module
@@ -262,7 +262,7 @@ class Recognizer:
 
         Args:
             max_seconds: maximum padded audio of a batch.
-            left_out: called with each utterance that cannot be decoded and has no hypothesis.
+            left_out: called with each utterance that cannot be decoded; it gets no hypothesis.
 
         Raises:
             UserError: an utterance cannot be decoded, and `left_out` is None.
@@ -278,7 +278,7 @@ class Recognizer:
         left_out: LeftOut | None = None,
         blank_silent: bool = False,
     ) -> Generator[Posteriors, None, None]:
-        """Log-probabilities of the utterances, in the order and the batches of `__call__`."""
+        """Log-probabilities of the utterances, in the same order and batches as in `__call__`."""
         batches = posteriors(
             [self.model],
             self.features,

@@ -19,7 +19,7 @@ _PAUSE_SECONDS = 1.5  # a longer pause ends a subtitle
 
 @dataclass(frozen=True)
 class TranscriptSegment:
-    """A part of a file that was decoded as one utterance; times in seconds from the start of the file."""
+    """A part of a file that was decoded as one utterance. Times are in seconds from the start of the file."""
 
     begin: float
     end: float
@@ -94,7 +94,7 @@ FORMATS: dict[str, tuple[str, Callable[[Transcript], str]]] = {
 
 
 def word_record(word: TimedText, seconds: float = math.inf) -> dict[str, object]:
-    """A word for JSON; times end at `seconds`, because the last frame of a model may end after the audio."""
+    """A word for JSON. Times are limited to `seconds`, because the last frame may end after the audio."""
     begin, end = (round(min(time, seconds), 3) for time in (word.begin, word.end))
     return {"word": word.text, "begin": begin, "end": end, "confidence": round(word.confidence, 4)}
 

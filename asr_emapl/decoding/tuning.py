@@ -1,10 +1,10 @@
-"""Choose language model weight and word bonus by WER on held-out speech, over a grid."""
+"""Weights of a beam search: by WER on transcribed speech or, without transcripts, by words per second."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -17,6 +17,12 @@ from asr_emapl.plotting import COLOURS, check_ending, new_figure, write_plot
 from asr_emapl.scoring import score
 from asr_emapl.storage import read_object, write
 from asr_emapl.text.tokenizer import Tokenizer
+
+MAX_BONUS = 32.0
+"""Largest absolute word bonus, in nats, that `matching_bonus` tries."""
+
+_WRITTEN_BY = "the output of asr-emapl tune-lm or calibrate-lm"
+_BONUS_STEP = 1 / 16  # precision of the word bonus, in nats
 
 
 @dataclass(frozen=True)
@@ -65,14 +71,47 @@ def best(points: Sequence[GridPoint]) -> GridPoint:
     return min(points, key=lambda p: (p.wer, p.lm_weight, abs(p.word_bonus)))
 
 
-def write_config(path: Path, config: BeamConfig, point: GridPoint) -> None:
+def matching_bonus(
+    search: BeamSearch, log_probs: Sequence[Tensor], seconds: float, words_per_second: float
+) -> tuple[float, float]:
+    """The word bonus at which the texts have a given number of words per second.
+
+    A language model prefers short texts, so that its pseudo-labels lose words. Without transcripts, the rate
+    of words in labelled speech of the same kind shows how many. The words of the best text never decrease
+    with the bonus, so the bonus is found by bisection between -MAX_BONUS and MAX_BONUS.
+
+    Args:
+        search: with the weight of the language model to use.
+        log_probs: float [T, V] on the CPU, of each utterance.
+        seconds: audio of the utterances in all.
+
+    Returns:
+        The bonus in nats, and the words per second with it. They are the nearest that the search can reach.
+    """
+
+    def rate(bonus: float) -> float:
+        weighted = search.weighted(search.config.lm_weight, bonus)
+        return sum(len(weighted.text(x_TV).split()) for x_TV in log_probs) / seconds
+
+    low, high = -MAX_BONUS, MAX_BONUS
+    while high - low > _BONUS_STEP:
+        middle = (low + high) / 2
+        low, high = (middle, high) if rate(middle) < words_per_second else (low, middle)
+    found = {bonus: rate(bonus) for bonus in (low, high)}
+    chosen = min(found, key=lambda bonus: abs(found[bonus] - words_per_second))
+    return chosen, found[chosen]
+
+
+def write_config(path: Path, config: BeamConfig, **measured: float) -> None:
     """Write a search and its weights as JSON, with absolute paths, for `read_config`.
+
+    Args:
+        measured: what was measured with these weights, by name, for the reader of the file.
 
     Raises:
         UserError: the file cannot be written.
     """
-    chosen = replace(config, lm_weight=point.lm_weight, word_bonus=point.word_bonus)
-    content = asdict(chosen) | {"wer_percent": round(point.wer, 3)}
+    content = asdict(config) | {name: round(value, 3) for name, value in measured.items()}
     for name in ("lm", "lexicon"):
         content[name] = str(Path(content[name]).absolute()) if content[name] else ""
     write(path, json.dumps(content, indent=2) + "\n")
@@ -84,11 +123,11 @@ def read_config(path: Path) -> BeamConfig:
     Raises:
         UserError: the file cannot be read or is invalid, or a file it refers to is missing.
     """
-    content = read_object(path, "the output of asr-emapl tune-lm")
+    content = read_object(path, _WRITTEN_BY)
     for setting in fields(BeamConfig):
         kinds = (int, float) if isinstance(setting.default, float) else type(setting.default)
         if not isinstance(content.get(setting.name), kinds):
-            raise UserError(f"{path}: invalid {setting.name}; expected the output of asr-emapl tune-lm")
+            raise UserError(f"{path}: invalid {setting.name}; expected {_WRITTEN_BY}")
     return BeamConfig(**{setting.name: content[setting.name] for setting in fields(BeamConfig)})
 
 

@@ -1,6 +1,6 @@
 """Detect stalled or dead ranks and abort the job.
 
-A process in a collective operation does not know which other process it waits for. So a thread in each
+A process in a collective operation does not know which other process it waits for. Therefore a thread in each
 process publishes its status in the rendezvous store, which works with any backend.
 """
 
@@ -32,7 +32,7 @@ _COLLECTIVES = ("/torch/distributed/", "/asr_emapl/distributed/process_group.py"
 _CPU_COLLECTIVES = (*_COLLECTIVES, "/torch/autograd/graph.py")
 # A process without a heartbeat for this time, or for half of the timeout if shorter, is considered dead.
 _SILENCE_S = 60.0
-# Time for a process to end by itself after its store is gone.
+# Time for a process to exit by itself after the connection to its store is lost.
 _GRACE_S = 5.0
 
 

@@ -17,7 +17,7 @@ class StopRequest:
     """Record SIGTERM and the first SIGINT during the context, instead of ending the process.
 
     A second SIGINT ends the process immediately, even during a collective operation. After a signal, SIGTERM
-    is still ignored when the context ends, because the process is about to end.
+    is also ignored after the context, because the process is about to exit.
 
     Attributes:
         signal: the signal that a process has received, after `poll` has returned True.

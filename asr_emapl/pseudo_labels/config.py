@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le, Len
 from asr_emapl.errors import UserError
 from asr_emapl.settings import Factor, Hours, ImportPath, Place, PositiveCount, PositiveHours, Share
 
-StrategyName = Literal["none", "ema", "cache", "rounds", "from_the_start", "external", "oracle"]
+StrategyName = Literal["none", "ema", "cache", "rounds", "from_the_start", "soft", "external", "oracle"]
 
 
 @dataclass
@@ -32,6 +32,9 @@ class RoundsConfig:
     """Hours of audio at which the unlabelled utterances are labelled, ascending; at 0, with start_hours."""
     share: Share = 1.0
     """Share of the utterances that each round after the first labels anew, drawn at random."""
+    gate: str | None = None
+    """Set of data.validation on which the labeller must have a lower WER than the labeller of the present
+    labels; otherwise they are kept. null: each round replaces labels."""
 
 
 @dataclass
@@ -41,15 +44,19 @@ class PseudoLabelConfig:
     strategy: StrategyName | ImportPath = "none"
     """none: supervised training; ema: labels of the teacher, made in each step; cache: labels kept in a cache
     (slimIPL); rounds: all utterances labelled at given hours (IPL); from_the_start: sampled labels, unstable
-    ones dropped; external: labels of a file; oracle: transcripts (an upper bound); or a class of your own."""
+    ones dropped; soft: the teacher's distribution of each frame (experimental, known to collapse); external:
+    labels of a file; oracle: transcripts (an upper bound); or a class of your own."""
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments of a class of your own."""
     start_hours: Hours = 0.0
     """Hours of supervised training before pseudo-labels are used."""
     unlabelled_per_labelled: Factor = 1.0
     """Ratio of unlabelled to labelled audio after start_hours."""
-    labeller: Literal["teacher", "student"] = "teacher"
-    """Model that makes the labels."""
+    labeller: Literal["teacher", "student", "best_average"] = "teacher"
+    """Model that makes the labels; best_average: the mean of the student at its best validations (TopIPL),
+    with strategy rounds."""
+    best_count: PositiveCount = 3
+    """Number of validations in best_average."""
     lm_config: Place | None = None
     """Output of `asr-emapl tune-lm`: labels by its beam search; null: greedy labels."""
     temperature: Factor = 0.0
@@ -83,6 +90,11 @@ class PseudoLabelConfig:
     filters: dict[ImportPath, dict[str, Any]] = field(default_factory=dict)
     """Filters of your own and their options, {package.module:function: {option: value}}: the function gets a
     `LabelCandidate` and the options, and returns whether to drop the label."""
+    on_collapse: Literal["stop", "slower_teacher", "warn"] = "stop"
+    """When labels collapse to blanks, one text or loops, or lose their words: stop; go back to the last
+    healthy checkpoint with twice the half-life; or only warn."""
+    hard_share: Share = 0.1
+    """With strategy soft: share of the CTC loss on the teacher's label in the loss."""
     dropout: Share | None = None
     """Dropout of the student after start_hours; null: unchanged."""
     layerdrop: Share | None = None

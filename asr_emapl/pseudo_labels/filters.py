@@ -61,6 +61,9 @@ REASONS = {
     ),
 }
 
+KEPT = "kept"
+"""Stands beside the reasons for labels that are not dropped."""
+
 
 def reason_of(name: str) -> Reason:
     """The reason of this name, which may be that of a filter of the user's own."""
@@ -111,11 +114,6 @@ class LabelCandidate:
         return len(self.tokens) / self.seconds
 
     @property
-    def repeats(self) -> int:
-        """Largest number of times that a part of the label, of up to 8 tokens, follows itself."""
-        return max((_repeats(self.tokens, size) for size in range(1, _LONGEST_LOOP + 1)), default=0)
-
-    @property
     def change(self) -> float:
         """Share of the tokens that changed since the pass before, in [0, 1]; 0 in the first pass."""
         return 0.0 if self.previous is None else 1.0 - similarity(self.previous, self.tokens)
@@ -134,7 +132,7 @@ FILTERS: dict[str, Filter] = {
     "disagreement": lambda c, limits: c.agreement < limits.min_agreement,
     "too_few_tokens": lambda c, limits: c.rate < limits.token_rates[0],
     "too_many_tokens": lambda c, limits: c.rate > limits.token_rates[1],
-    "loop": lambda c, limits: limits.max_repeats is not None and c.repeats > limits.max_repeats,
+    "loop": lambda c, limits: limits.max_repeats is not None and repeats(c.tokens) > limits.max_repeats,
     "changed": lambda c, limits: limits.max_change is not None and c.change > limits.max_change,
 }
 
@@ -212,6 +210,11 @@ def reason_to_drop_transcript(candidate: LabelCandidate) -> str | None:
 def similarity(one: Sequence[int], other: Sequence[int]) -> float:
     """1 - the token edit distance by the length of the longer label; 1 of two empty labels."""
     return Levenshtein.normalized_similarity(list(one), list(other))
+
+
+def repeats(tokens: Sequence[int]) -> int:
+    """Largest number of times that a part of the label, of up to 8 tokens, follows itself."""
+    return max(_repeats(tokens, size) for size in range(1, _LONGEST_LOOP + 1))
 
 
 def _repeats(tokens: Sequence[int], size: int) -> int:

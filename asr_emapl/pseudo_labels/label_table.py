@@ -1,7 +1,8 @@
-"""The kept label of each utterance, in arrays: 20 bytes per utterance of the corpus and 4 to 8 per token."""
+"""The kept label of each utterance, in arrays: 24 bytes per utterance of the corpus and 4 to 8 per token."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,8 @@ class LabelTable:
     def __init__(self, size: int) -> None:
         self._start = np.zeros(size, dtype=np.int64)
         self._length = np.full(size, _NONE, dtype=np.int32)
-        self._scores = np.zeros((2, size), dtype=np.float32)  # confidence and agreement
+        # Confidence, agreement and share of blanks, which is NaN if it is unknown.
+        self._scores = np.zeros((3, size), dtype=np.float32)
         self._tokens = np.zeros(1024, dtype=np.int32)
         self._used = 0
 
@@ -47,7 +49,8 @@ class LabelTable:
                 self._compact(count)
             self._tokens[self._used : self._used + count] = label.tokens
             self._start[row], self._length[row] = self._used, count
-            self._scores[:, row] = label.confidence, label.agreement
+            blank_share = math.nan if label.blank_share is None else label.blank_share
+            self._scores[:, row] = label.confidence, label.agreement, blank_share
             self._used += count
 
     def get(self, row: int) -> Label:
@@ -55,8 +58,9 @@ class LabelTable:
         if row not in self:
             return Label([], 0.0)
         start, length = int(self._start[row]), int(self._length[row])
-        confidence, agreement = self._scores[:, row].tolist()
-        return Label(self._tokens[start : start + length].tolist(), confidence, agreement)
+        confidence, agreement, blank_share = self._scores[:, row].tolist()
+        tokens = self._tokens[start : start + length].tolist()
+        return Label(tokens, confidence, agreement, None if math.isnan(blank_share) else blank_share)
 
     def state_dict(self) -> dict[str, Any]:
         """Rows that have a label, with its length, scores and tokens, as tensors."""
@@ -77,7 +81,8 @@ class LabelTable:
         rows, lengths = state["rows"].numpy(), state["lengths"].numpy()
         is_valid = (
             rows.ndim == lengths.ndim == 1
-            and len(rows) == len(lengths) == state["scores"].shape[-1]
+            and len(rows) == len(lengths)
+            and state["scores"].shape == (len(self._scores), len(rows))
             and ((rows >= 0) & (rows < len(self._length))).all()
             and (lengths >= 0).all()
             and int(lengths.sum()) == state["tokens"].numel()

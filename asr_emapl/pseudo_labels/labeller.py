@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from asr_emapl.audio.augment import draw_seed
-from asr_emapl.ctc import Confidence, collapse, greedy, token_confidence
+from asr_emapl.ctc import Confidence, blank_share, collapse, greedy, token_confidence
 from asr_emapl.pseudo_labels.filters import similarity
 from asr_emapl.pseudo_labels.labels import LabelRequest, Labels
 
@@ -35,6 +35,7 @@ class Labeller:
             no comparison.
         confidence: "frames": mean over frames of the highest probability; "tokens": see
             `ctc.token_confidence`.
+        soft: also give the log-probabilities, for strategy `soft`.
         seed: of the draws, which depend on the utterance and the pass alone.
         bf16: run the models with autocast to bfloat16.
     """
@@ -47,11 +48,13 @@ class Labeller:
         temperature: float = 0.0,
         second: Model | Literal["greedy"] | None = None,
         confidence: Confidence = "frames",
+        soft: bool = False,
         seed: int = 0,
         bf16: bool = False,
     ) -> None:
         self.model, self.search, self.second, self.bf16 = model, search, second, bf16
         self.temperature, self.confidence, self.seed = temperature, confidence, seed
+        self.soft = soft
 
     def __call__(self, batch: LabelRequest) -> Labels:
         """Labels on the model's device. Waits for it only if there is a search or a second label."""
@@ -64,7 +67,9 @@ class Labeller:
         confidence_B = paths.confidence
         if self.confidence == "tokens":
             confidence_B = token_confidence(log_probs_BTV, lengths_B, path_BT)
-        found = Labels(tokens_BT, counts_B, confidence_B)
+        blanks_B = blank_share(paths.path, lengths_B)
+        soft_BTV = log_probs_BTV.float() if self.soft else None
+        found = Labels(tokens_BT, counts_B, confidence_B, blank_share_B=blanks_B, soft_BTV=soft_BTV)
         if self.second is None:
             return found
         if self.second != "greedy":

@@ -1,10 +1,11 @@
 """Labels of a micro-batch, and the interface of what makes them.
 
-Axes: B utterances, T frames (padded), F mel bands, S tokens (padded).
+Axes: B utterances, T frames (padded), F mel bands, S tokens (padded), V labels.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,11 +23,13 @@ class Label:
     Attributes:
         confidence: of the labeller, in [0, 1].
         agreement: with a second label, in [0, 1]; 1 if there is none.
+        blank_share: share of blank frames on the labeller's best path, in [0, 1]; None: unknown.
     """
 
     tokens: list[int]
     confidence: float = 1.0
     agreement: float = 1.0
+    blank_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,9 @@ class Labels:
         confidence_B: float32 [B], confidence of the labeller.
         agreement_B: float32 [B], agreement with a second label; None: there is none.
         known: the label of each utterance, if the host knows them; then nothing has to be read.
+        blank_share_B: float32 [B], share of blank frames on the labeller's best path; None: unknown.
+        soft_BTV: log-probabilities of the labeller, to train on frame by frame (strategy `soft`); None: only
+            the tokens are trained on.
     """
 
     tokens_BS: Tensor
@@ -46,6 +52,8 @@ class Labels:
     confidence_B: Tensor
     agreement_B: Tensor | None = None
     known: Sequence[Label] | None = None
+    blank_share_B: Tensor | None = None
+    soft_BTV: Tensor | None = None
 
     @staticmethod
     def of(labels: Sequence[Label]) -> Labels:
@@ -67,17 +75,20 @@ class Labels:
         return read_labels([self], Tensor.tolist)[0]
 
     def _packed(self) -> Tensor:
-        """Lengths, confidence, agreement and tokens in one float64 tensor on the labels' device."""
-        agreement_B = torch.ones_like(self.confidence_B) if self.agreement_B is None else self.agreement_B
-        parts = (self.lengths_B, self.confidence_B, agreement_B.to(self.confidence_B.device), self.tokens_BS)
-        return torch.cat([part.double().flatten() for part in parts])
+        """Lengths, confidence, agreement, share of blanks and tokens, float64, on the labels' device."""
+        scores_B = [self.confidence_B]
+        for one_B, unknown in ((self.agreement_B, 1.0), (self.blank_share_B, torch.nan)):
+            scores_B.append(torch.full_like(self.confidence_B, unknown) if one_B is None else one_B)
+        parts = (self.lengths_B, *scores_B, self.tokens_BS)
+        return torch.cat([part.to(self.confidence_B.device).double().flatten() for part in parts])
 
     def _unpacked(self, values: Iterator[float]) -> list[Label]:
         """The label of each utterance, from the values of `_packed`."""
         count, width = self.tokens_BS.shape
-        lengths, confidences, agreements = (list(islice(values, count)) for _ in range(3))
+        lengths, confidences, agreements, blanks = (list(islice(values, count)) for _ in range(4))
         tokens = ([int(token) for token in islice(values, width)][: int(length)] for length in lengths)
-        return [Label(*row) for row in zip(tokens, confidences, agreements, strict=True)]
+        shares = (None if math.isnan(share) else share for share in blanks)
+        return [Label(*row) for row in zip(tokens, confidences, agreements, shares, strict=True)]
 
 
 def read_labels(labels: Sequence[Labels], to_list: Callable[[Tensor], list[float]]) -> list[Sequence[Label]]:

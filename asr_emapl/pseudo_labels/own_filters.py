@@ -10,7 +10,7 @@ from typing import Any
 from asr_emapl.errors import UserError
 from asr_emapl.models.failure import blaming
 from asr_emapl.models.target import USERS_OWN, Wanted, resolve
-from asr_emapl.pseudo_labels.filters import REASONS, LabelCandidate
+from asr_emapl.pseudo_labels.filters import KEPT, REASONS, LabelCandidate
 
 OWN_FILTER = Wanted(
     "pseudo_labels.filters",
@@ -59,7 +59,7 @@ def own_filters(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, OwnFilte
     for path, options in settings.items():
         function = resolve(path, USERS_OWN, OWN_FILTER)
         name = path.partition(":")[2]
-        if name in found or name in REASONS:
+        if name in found or name in REASONS or name == KEPT:
             raise UserError(f"pseudo_labels.filters {path}: a filter {name} exists; rename the function")
         try:
             inspect.signature(function).bind(None, **options)

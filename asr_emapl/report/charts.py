@@ -116,19 +116,46 @@ def _pseudo_labels(runs: Sequence[Run]) -> list[Chart]:
         *charts("Not empty", nonempty, "%"),
         *charts("Mean confidence", lambda step: step.get("confidence")),
         *charts("Tokens per utterance", tokens),
-        *_of_labels(runs, "WER of labels", "label_wer", 1.0),
-        *_of_labels(runs, "Changed since the last pass", "changed", 100.0),
+        *_of_labels(runs, "WER of labels", "label_wer", "%", 1.0),
+        *_of_labels(runs, "Changed since the last pass", "changed", "%"),
+        *_of_labels(runs, "Agreement with the second label", "agreement", "%"),
+        *_of_labels(runs, "Words, of those of the first labels", "kept_words", "%", is_share=False),
+        *_of_labels(runs, "Tokens, of those of the first labels", "kept_tokens", "%", is_share=False),
+        *_of_labels(runs, "Words per second of audio", "words_per_second"),
+        *_of_labels(runs, "Tokens per second of audio", "tokens_per_second"),
+        *_of_labels(runs, "Blank frames", "blank_share", "%"),
+        *_of_labels(runs, "Entropy of tokens", "entropy", "nats"),
+        *_of_labels(runs, "Most frequent label", "most_frequent", "%"),
+        *_of_labels(runs, "Labels that loop", "looping", "%"),
     ]
 
 
-def _of_labels(runs: Sequence[Run], title: str, name: str, factor: float) -> list[Chart]:
-    """One chart in percent of a value that the label monitor logs, or none."""
+def _of_labels(
+    runs: Sequence[Run],
+    title: str,
+    name: str,
+    unit: str = "",
+    factor: float | None = None,
+    *,
+    is_share: bool = True,
+) -> list[Chart]:
+    """One chart of a value that the label monitor logs, or none if it is always 0 or was not logged.
+
+    Args:
+        factor: None: 100 for percent, otherwise 1.
+        is_share: whether percentages above 100 are clipped.
+    """
+    if factor is None:
+        factor = 100.0 if unit == "%" else 1.0
     lines = [
         Line(run.label, number, [(r["hours"], factor * r[name]) for r in run.labels if name in r])
         for number, run in enumerate(runs)
     ]
     lines = [line for line in lines if line.points]
-    return [Chart(title, lines, "%", ceiling=104.0, from_zero=True)] if lines else []
+    if not any(value for line in lines for _, value in line.points):
+        return []
+    ceiling = 104.0 if unit == "%" and is_share else None
+    return [Chart(title, lines, unit, ceiling=ceiling, from_zero=True)]
 
 
 def _speed(runs: Sequence[Run]) -> list[Chart]:

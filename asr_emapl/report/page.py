@@ -15,6 +15,7 @@ from asr_emapl.report.chart import draw
 from asr_emapl.report.charts import chart_groups
 from asr_emapl.report.comparison import Decoded, comparisons, standings
 from asr_emapl.report.curves import look
+from asr_emapl.report.labels import labels_of_runs
 from asr_emapl.report.run import Run
 from asr_emapl.report.settings import scaled, settings
 from asr_emapl.report.usage import table
@@ -69,6 +70,7 @@ def render(runs: Sequence[Run], decoded: Decoded | None, count: int) -> str:
         looks=[_look(number) for number in range(len(runs))],
         splits=splits,
         groups=chart_groups(runs),
+        labels=labels_of_runs(runs),
         settings=settings(runs),
         scaled=[found for found in map(scaled, runs) if found is not None],
         decoded=decoded,

@@ -13,7 +13,14 @@ from asr_emapl.errors import UserError
 from asr_emapl.report.curves import Curve, curves_of
 from asr_emapl.report.seed import with_seed
 from asr_emapl.report.usage import Usage, usage_of
-from asr_emapl.runs.reader import STARTS, read_log, read_run_config, read_speed, read_starts
+from asr_emapl.runs.reader import (
+    STARTS,
+    read_label_samples,
+    read_log,
+    read_run_config,
+    read_speed,
+    read_starts,
+)
 
 _BINS = 160  # maximum number of points per curve; small charts cannot resolve more
 
@@ -26,7 +33,9 @@ class Run:
         label: name of the run.
         folder: the run directory.
         steps: the records of optimizer steps in log.jsonl.
-        labels: its records of changes and WER of pseudo-labels.
+        labels: its records of the statistics of pseudo-labels.
+        alarms: its records of collapsed labels.
+        label_samples: the records of label_samples.jsonl.
         wer: "model/split" -> WER in percent at each validation.
         wer_from_seed: the same, after the WER of the checkpoint that the run starts from.
         speed: curve of throughput (hours of audio per hour) over hours of audio.
@@ -39,6 +48,8 @@ class Run:
     folder: Path
     steps: list[dict[str, Any]] = field(default_factory=list)
     labels: list[dict[str, Any]] = field(default_factory=list)
+    alarms: list[dict[str, Any]] = field(default_factory=list)
+    label_samples: list[dict[str, Any]] = field(default_factory=list)
     wer: dict[str, Curve] = field(default_factory=dict)
     wer_from_seed: dict[str, Curve] = field(default_factory=dict)
     speed: Curve = field(default_factory=list)
@@ -70,6 +81,13 @@ class Run:
         steps = [step for step in self.steps if step["kind"] == "unlabelled"]
         reasons = sum((Counter(step.get("dropped", {})) for step in steps), Counter[str]())
         return sum(step["utterances"] for step in steps), reasons
+
+    def label_hours(self) -> Counter[str]:
+        """Return the hours of audio of pseudo-labels, kept and dropped by reason; empty: unknown."""
+        hours = Counter[str]()
+        for record in self.labels:
+            hours.update(record.get("audio_hours", {}))
+        return hours
 
 
 def wer_table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
@@ -117,6 +135,8 @@ def _read_run(label: str, folder: Path) -> Run:
         folder,
         steps,
         labels,
+        [record for record in records if record.get("event") == "alarm"],
+        read_label_samples(folder),
         wer,
         with_seed(wer, folder, config),
         speed,

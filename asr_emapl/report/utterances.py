@@ -55,7 +55,7 @@ def worst(decoded: Decoded, count: int) -> list[Misheard]:
 
 def _with_audio(utterance: Utterance, alignments: list[Alignment]) -> Misheard:
     try:
-        return Misheard(utterance, alignments, _embedded(utterance))
+        return Misheard(utterance, alignments, embedded(utterance))
     except UnreachableError:
         raise
     except UserError as error:
@@ -63,7 +63,7 @@ def _with_audio(utterance: Utterance, alignments: list[Alignment]) -> Misheard:
         return Misheard(utterance, alignments, "", str(error))
 
 
-def _embedded(utterance: Utterance) -> str:
+def embedded(utterance: Utterance) -> str:
     """Encode the audio as MP3, the compressed format with the widest browser support."""
     import soundfile
 

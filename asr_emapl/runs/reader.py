@@ -20,7 +20,8 @@ from asr_emapl.storage import (
 from asr_emapl.storage.yaml_text import read_yaml
 
 CONFIG, LOG, SPEED, SKIPPED = "config.yaml", "log.jsonl", "speed.jsonl", "skipped.jsonl"
-STARTS, CHECKPOINTS = "starts.jsonl", "checkpoints"
+STARTS, CHECKPOINTS, ROLLBACKS = "starts.jsonl", "checkpoints", "rollbacks.jsonl"
+LABEL_SAMPLES = "label_samples.jsonl"
 
 PHASES = ("data", "features", "teacher", "student", "communication", "optimizer")
 """Phases of a step, in order.
@@ -38,7 +39,7 @@ def run_files(path: Path) -> list[Path]:
     if path.name == CHECKPOINTS:
         return [*path.glob("*.pt")]
     return [
-        *(path / name for name in (CONFIG, LOG, SPEED, SKIPPED, STARTS)),
+        *(path / name for name in (CONFIG, LOG, SPEED, SKIPPED, STARTS, LABEL_SAMPLES)),
         *path.glob(f"{CHECKPOINTS}/*.pt"),
     ]
 
@@ -58,6 +59,18 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 def read_speed(path: Path) -> list[dict[str, Any]]:
     """Read the records of speed.jsonl, as `read_log` does."""
     return _read(path, lambda record: ("hours",) if "hours_per_second" in record else ())
+
+
+def read_rollbacks(folder: Path) -> list[dict[str, Any]]:
+    """Read how often a run went back after its labels had collapsed; see `asr_emapl.training.rollback`."""
+    path = folder / ROLLBACKS
+    return _read(path, lambda record: ("reason", "from")) if path.exists() else []
+
+
+def read_label_samples(folder: Path) -> list[dict[str, Any]]:
+    """Read the sample of kept and dropped labels; see `LabelMonitor.sampled`."""
+    path = folder / LABEL_SAMPLES
+    return _read(path, lambda record: ("reason", "id", "text", "step", "confidence")) if path.exists() else []
 
 
 def read_skipped(path: Path) -> list[dict[str, Any]]:
@@ -144,6 +157,23 @@ def _are_all(is_valid: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: isinstance(value, dict) and all(map(is_valid, value.values()))
 
 
+def _are_counts(value: object) -> bool:
+    """Ten numbers."""
+    return isinstance(value, list) and len(value) == 10 and all(map(_is_count, value))
+
+
+def _are_labels(value: object) -> bool:
+    """Labels of followed utterances."""
+
+    def is_label(label: object) -> bool:
+        if not isinstance(label, dict) or not {"id", "text", "confidence"} <= label.keys():
+            return False
+        texts = (label["id"], label["text"], label.get("transcript") or "")
+        return all(map(_is_text, texts)) and _is_number_or_null(label["confidence"])
+
+    return isinstance(value, list) and all(map(is_label, value))
+
+
 def _is_noise(value: object) -> bool:
     """Variance and mean square of the gradient, or null."""
     return value is None or (
@@ -163,17 +193,28 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "step": ("hours", "kind", "loss", "utterances", "tokens"),
     "validation": ("hours", "wer"),
     "labels": ("hours",),
+    "alarm": ("hours", "reason", "text"),
 }
 
 _START_TEXTS = ("date", "command", "version", "commit", "torch", "device")
 _MEASURES = ("loss", "gradient_norm", "lr", "rho", "kappa", "half_life_hours", "confidence", "nonempty")
-_LABEL_MEASURES = ("changed", "label_wer")
+_LABEL_MEASURES = (
+    *("changed", "label_wer", "kept_tokens", "kept_words", "tokens_per_second", "words_per_second"),
+    *("entropy", "most_frequent", "looping", "agreement", "blank_share"),
+)
 _TYPES: dict[str, Callable[[object], bool]] = {
     **dict.fromkeys(("event", "kind", "id", *_START_TEXTS), _is_text),
     **dict.fromkeys(("hours", "hours_per_second"), _is_number),
     **dict.fromkeys(("step", "utterances", "tokens"), _is_count),
     **dict.fromkeys((*_MEASURES, *_LABEL_MEASURES), _is_number_or_null),
     "dropped": _are_all(_is_count),
+    # Of a sampled label, its file; earlier logs have shares of the audio by reason.
+    "audio": lambda value: _is_text(value) or _are_all(_is_number)(value),
+    "audio_hours": _are_all(_is_number),
+    **dict.fromkeys(("decile_errors", "decile_words"), _are_counts),
+    "followed": _are_labels,
+    **dict.fromkeys(("reason", "text", "from"), _is_text),
+    "transcript": lambda value: value is None or _is_text(value),
     # The WER against an empty reference is infinite.
     "wer": _are_all(lambda rate: number(rate) is not None),
     "gradient_noise": _is_noise,

@@ -58,7 +58,7 @@ def scale_batch_norm_momentum(m: float | None, kappa: float) -> float | None:
 
     Args:
         m: weight of the new batch, in [0, 1]; None (torch's cumulative average) is returned unchanged.
-        kappa: batch / reference batch, where a batch is normalised in one forward pass.
+        kappa: size of the batch that is normalised in one forward pass, relative to the reference batch.
 
     Raises:
         ValueError: m is outside [0, 1] or kappa is not positive.

@@ -120,7 +120,7 @@ def _sgd(group: Group, change: _Change) -> None:
 
 
 def _rmsprop(group: Group, change: _Change) -> None:
-    """Square-root rule (Malladi et al. 2022): lr * sqrt(kappa), eps / sqrt(kappa), alpha as a beta.
+    """Square-root rule (Malladi et al. 2022): lr * sqrt(kappa), eps / sqrt(kappa); alpha scales as a beta.
 
     L2 decay is part of the gradient and unchanged. Heavy-ball momentum follows the division and is scaled as
     SGD's (derived). Limitations: the SDE behind the rule assumes that noise dominates. For other noise shares
@@ -171,8 +171,8 @@ def _radam(group: Group, change: _Change) -> None:
 
     Limitations: torch's RAdam divides by the second moment only if rho > 5 in the notation of its paper (Liu
     et al. 2020). This never happens if 2 / (1 - beta2) - 1 <= 5, that is beta2 <= 2/3. RAdam is then SGD on
-    an average of gradients, which has another rule, so such a beta2 is an error. Its first 5 or more steps
-    are also SGD, at every batch. They consume kappa times the data, which no rule can correct.
+    an average of gradients, which has another rule, so such a beta2 is an error. At every batch size, at
+    least the first 5 steps are SGD. They consume kappa times the data, which no rule can correct.
     """
     betas = group.get("betas")
     _adam(group, change)
@@ -193,7 +193,7 @@ def _radam(group: Group, change: _Change) -> None:
 
 
 def _adagrad(group: Group, change: _Change) -> None:
-    """Sum of squares, derived: lr unchanged, eps / kappa, initial_accumulator_value / kappa ** 2.
+    """Rule for a sum of squares, derived: lr unchanged, eps / kappa, initial_accumulator_value / kappa ** 2.
 
     Over the same data there are 1 / kappa as many squares, each 1 / kappa as large if noise dominates. The
     root of their sum falls by kappa, which gives kappa times the drift. If the true gradient dominates, the

@@ -39,7 +39,7 @@ def normalisation(name: str) -> Normalisation:
 
 
 def are_alike(first: Collection[str], second: Iterable[str]) -> bool:
-    """Return whether an id of `second` that is not in `first` looks like an id of `first`."""
+    """Return whether any id that is only in `second` looks like an id of `first`."""
     shown = {plain(name) for name in first}
     return any(name not in first and plain(name) in shown for name in second)
 

@@ -74,12 +74,12 @@ class Tally:
 
     @property
     def score(self) -> Score:
-        """The score of the corpus."""
+        """The total score of the corpus."""
         return total(self.words, self.characters, len(self.missing), len(self.extra))
 
     @property
     def clusters(self) -> list[str] | None:
-        """The speaker of each utterance; None unless all are known."""
+        """The speaker of each utterance; None if any speaker is unknown."""
         known = [pair.speaker for pair in self.pairs if pair.speaker is not None]
         return known if len(known) == len(self.pairs) else None
 

@@ -3,8 +3,8 @@
 Files are UTF-8, optionally gzipped, given by path or URL, with one utterance per line:
 
 - jsonl: `{"id": "1272-128104-0000", "text": "MISTER QUILTER"}`, optionally with `speaker` and `duration`
-  (seconds): manifests and hypotheses of this package. `pred_text` is a hypothesis and may occur without
-  `text`. Also NeMo's manifests and results (ids come from `audio_filepath`) and lhotse's cuts.
+  (seconds). This includes manifests and hypotheses of this package, manifests and results of NeMo (ids are
+  derived from `audio_filepath`) and cuts of lhotse. `pred_text` is a hypothesis; `text` may then be missing.
 - trn: `MISTER QUILTER (1272-128104-0000)`, sclite's format.
 - stm and ctm: see `asr_emapl.scoring.nist.timed`.
 - plain: `1272-128104-0000 MISTER QUILTER`, LibriSpeech's trans.txt and Kaldi's text.
@@ -75,8 +75,8 @@ def read_utterances(path: Place, *, role: Role = "reference") -> dict[str, Trans
         role: which key of a JSON line takes precedence: `text` for "reference", `pred_text` for "hypothesis".
 
     Raises:
-        UserError: the file cannot be read or has no transcripts, or lines are invalid or ids repeated. A
-            single error reports all of them, one per line, as `path:line: problem`.
+        UserError: the file cannot be read or has no transcripts, lines are invalid, or ids are repeated. One
+            error reports all problems, one per line, as `path:line: problem`.
     """
     place = os.fspath(path)
     return _parse(place, list(storage.read_lines(place)), role)

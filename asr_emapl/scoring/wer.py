@@ -5,8 +5,8 @@ Rates are computed from corpus totals, not averaged over utterances. The counts 
 are resolved as in rapidfuzz's `Levenshtein.editops`. sclite uses different edit costs
 (`asr_emapl.scoring.nist.sclite`). Words are separated by whitespace. Character errors are computed on the
 words joined by single spaces (jiwer counts a double space as two). The comparison is sensitive to case and
-punctuation. For empty references the rate is infinite, or 0 without errors; in jiwer 4 it is the number of
-insertions.
+punctuation. If the references are empty, the rate is infinite, or 0 if there are no errors; in jiwer 4 it is
+the number of insertions.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ID_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """Numbers of word or character edits, and the total reference length. Counts can be added."""
+    """Numbers of word or character edits, and the total reference length. Use + to add counts."""
 
     substitutions: int = 0
     deletions: int = 0
@@ -49,7 +49,7 @@ class ErrorCounts:
 
     @property
     def rate(self) -> float:
-        """errors / reference_length, which can exceed 1. Infinite or 0 (no errors) for empty references."""
+        """errors / reference_length; can exceed 1. For empty references: infinite, or 0 without errors."""
         if self.reference_length == 0:
             return math.inf if self.errors else 0.0
         return self.errors / self.reference_length

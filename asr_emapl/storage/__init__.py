@@ -1,4 +1,4 @@
-"""Files by path or URL: read by ranges or lines, written atomically (`publish`), checked before the work."""
+"""Read files by path or URL, write them atomically (`publish`), and check outputs before a command starts."""
 
 from asr_emapl.storage.atomic import Place, publish, replace_link, sync, write, writing
 from asr_emapl.storage.files import (

@@ -1,8 +1,8 @@
-"""Atomic writes: a file appears under its name complete and on disk, or not at all.
+"""Atomic writes: a file appears under its name when it is complete and on disk, or not at all.
 
 A local file is written under a hidden name in the same folder, then renamed. The hidden file is locked while
-it is written. The next process that writes into the folder removes hidden files without a lock, which killed
-processes left.
+it is written. Hidden files without a lock were left by killed processes; the next process that writes into
+the folder removes them.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ Place = str | os.PathLike[str]
 """A path or a URL."""
 
 _BUFFER_BYTES = 1 << 16
-_NAME_CHARACTERS = 50  # of the target's name in the hidden name; file names have at most 255 bytes
+_NAME_CHARACTERS = 50  # length of the target's name in the hidden name; file names have at most 255 bytes
 _PARTIAL = re.compile(r"\..+\.[0-9a-f]{32}\.partial")
 _OPEN_FILE = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
 _MAX_LINKS = 40
 # Errors of file systems that do not support syncing a folder.
 _NOT_SUPPORTED = (errno.EINVAL, errno.EACCES, errno.ENOSYS, errno.ENOTSUP)
 _REMEDIES = {
-    errno.ENOSPC: "; free some space or choose another place",
-    errno.EDQUOT: "; free some space or choose another place",
-    errno.EISDIR: "; name a file",
-    errno.EACCES: "; choose another place",
-    errno.EROFS: "; choose another place",
+    errno.ENOSPC: "; free some space or specify another folder",
+    errno.EDQUOT: "; free some space or specify another folder",
+    errno.EISDIR: "; specify a file",
+    errno.EACCES: "; specify another folder",
+    errno.EROFS: "; specify another folder",
 }
 
 
@@ -52,12 +52,12 @@ _REMEDIES = {
 def publish(place: Place) -> Iterator[BinaryIO]:
     """Open a new file that appears at `place`, complete and on disk, when the block ends without an error.
 
-    An existing file is unchanged until then; the new file gets its permissions. A symbolic link stays, its
-    target is replaced. A device, a pipe or an open file (/dev/stdout) is written directly. Missing folders
-    are created. The file of a URL is uploaded when the block ends.
+    An existing file is unchanged until then; the new file gets its permissions. If `place` is a symbolic
+    link, its target is replaced. A device, a pipe or an open file (/dev/stdout) is written directly. Missing
+    folders are created. If `place` is a URL, the file is uploaded when the block ends.
 
     Raises:
-        OSError: the file cannot be written; the file that was there is unchanged.
+        OSError: the file cannot be written; an existing file is unchanged.
     """
     if is_url(place):
         with tempfile.NamedTemporaryFile() as remote:
@@ -97,10 +97,10 @@ def publish(place: Place) -> Iterator[BinaryIO]:
 
 
 def write(place: Place, content: bytes | str | Iterable[str]) -> None:
-    """Publish a file with this content. Text is UTF-8, with halves of surrogate pairs escaped.
+    """Publish a file with this content. Text is written as UTF-8; unpaired surrogates are escaped.
 
     Raises:
-        UserError: the file cannot be written; the file that was there is unchanged.
+        UserError: the file cannot be written; an existing file is unchanged.
     """
     with writing(place), publish(place) as file:
         if isinstance(content, bytes):
@@ -112,7 +112,7 @@ def write(place: Place, content: bytes | str | Iterable[str]) -> None:
 
 @contextmanager
 def writing(place: Place) -> Iterator[None]:
-    """Turn an OSError of the block, which writes `place`, into a UserError that names it."""
+    """Convert an OSError in the block, which writes `place`, to a UserError that names `place`."""
     try:
         yield
     except OSError as error:
@@ -124,7 +124,7 @@ def replace_link(path: Path, target: str) -> None:
     """Make `path` a symbolic link to `target`, atomically.
 
     Raises:
-        OSError: the link cannot be made; what was there is unchanged.
+        OSError: the link cannot be created; an existing file is unchanged.
     """
     partial = _hidden_name(path)
     try:
@@ -135,14 +135,14 @@ def replace_link(path: Path, target: str) -> None:
 
 
 def sync(file: BinaryIO) -> None:
-    """Flush a file to disk, so that what was written survives a power cut."""
+    """Flush a file to disk, so that its content survives a power failure."""
     file.flush()
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         os.fsync(file.fileno())
 
 
 def open_descriptor(path: Path) -> int | None:
-    """The descriptor that a path such as /dev/stdout names, also through links; None for other paths."""
+    """The descriptor that a path such as /dev/stdout refers to, also by links; None for other paths."""
     for _ in range(_MAX_LINKS):
         # Path.resolve would follow the link from there to the open file.
         if match := _OPEN_FILE.fullmatch(os.path.abspath(path)):  # noqa: PTH100
@@ -154,7 +154,7 @@ def open_descriptor(path: Path) -> int | None:
 
 
 def target_mode(path: Path) -> int | None:
-    """The mode of what a file would replace or write to; None if there is nothing.
+    """The mode of the file that would be replaced or written to; None if there is none.
 
     Raises:
         OSError: it is a directory, or a read-only file.
@@ -171,12 +171,12 @@ def target_mode(path: Path) -> int | None:
 
 
 def is_standard_output(path: Place) -> bool:
-    """Whether the path names this process's standard output, as /dev/stdout does."""
+    """Whether the path refers to this process's standard output, as /dev/stdout does."""
     return open_descriptor(Path(path)) == 1
 
 
 def _open_direct(path: Path) -> int | None:
-    """A descriptor of what is written directly; None for a regular file, existing or not."""
+    """A descriptor if `place` is written directly; None if it is a regular file or does not exist."""
     number = open_descriptor(path)
     if number is not None:
         if number == 1 and sys.stdout is not None:
@@ -188,7 +188,7 @@ def _open_direct(path: Path) -> int | None:
 
 
 def _create(target: Path) -> tuple[Path, int]:
-    """A hidden file beside the target, open and locked, with the permissions of the file it replaces."""
+    """Create and lock a hidden file beside the target, with the permissions of the file that it replaces."""
     while True:
         partial = _hidden_name(target)
         descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
@@ -218,7 +218,7 @@ def _lock(descriptor: int, *, wait: bool) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Flush a folder's renames to disk, where the system supports that."""
+    """Flush a folder's renames to disk, if the system supports it."""
     if os.name != "posix":
         return
     try:
@@ -234,7 +234,7 @@ def _sync_folder(folder: Path) -> None:
 
 @functools.lru_cache(maxsize=128)
 def _remove_leftovers(folder: str) -> None:
-    """Remove hidden files that killed processes left; once per folder, which may contain many files."""
+    """Remove hidden files of killed processes. Done once per folder, because it may contain many files."""
     leftovers: list[str] = []
     with suppress(OSError), os.scandir(folder) as entries:
         leftovers = [entry.path for entry in entries if _PARTIAL.fullmatch(entry.name)]

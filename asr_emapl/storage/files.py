@@ -1,8 +1,8 @@
 """Read files by path or URL.
 
 Local files are read by system calls, URLs (s3://, gs://, https://, memory://) by fsspec, imported at the
-first URL. All failures are OSErrors: FileNotFoundError if the server says that there is no such file,
-UnreachableError if the server does not answer.
+first URL. All failures are OSErrors: FileNotFoundError if the server reports that there is no such file,
+UnreachableError if the server does not respond.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from asr_emapl.errors import UnreachableError
 # Local files that a process keeps open; systems allow 1,024.
 _OPEN_FILES = 128
 _HASHED_BYTES = 1 << 20  # at a time
-# Seconds between attempts to read a URL: a run of days must not end with one lost connection. Their sum and
-# the time to connect are less than the default of device.timeout_seconds.
+# Seconds between attempts to read a URL, so that one lost connection does not end a long run. Their sum plus
+# the time to connect is less than the default of device.timeout_seconds.
 _PAUSES_S = (1.0, 5.0, 15.0, 45.0)
-# HTTP statuses of missing files, and of requests to repeat later (as all from 500).
+# HTTP statuses of missing files, and of requests to repeat later (in addition to all from 500).
 _ABSENT, _BUSY = (404, 410), (408, 429)
-# Files that have no end, or that block the process that opens them.
+# File types that have no end, or that block the process that opens them.
 _NOT_FILES = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-# Pipes that a shell opened for the command, as in <(zcat a.gz); they end when their command ends.
+# Pipes that a shell opened for the command, as in <(zcat a.gz). They end when their command ends.
 _SHELL_PIPES = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 
 _Result = TypeVar("_Result")
 
 
 def is_url(place: object) -> bool:
-    """Whether a place is a URL and not a path."""
+    """Whether a place is a URL rather than a path."""
     return isinstance(place, str) and re.match(r"[A-Za-z][\w+.:-]*://", place) is not None
 
 
 def join(folder: str, name: str) -> str:
     """Join a folder (path or URL) and a name; an absolute path or a URL is returned unchanged."""
-    # The check of the first character is for speed: making a Path takes longer than the rest of an utterance.
+    # Check the first character for speed: creating a Path takes longer than reading the rest of an utterance.
     if is_url(name) or (name.startswith("/") and not is_url(folder)):
         return name
     return f"{folder.rstrip('/')}/{name}" if is_url(folder) else str(Path(folder, name))
@@ -65,7 +65,7 @@ def split(place: str | Path) -> tuple[str, str]:
 
 
 def read(place: str, start: int = 0, length: int | None = None) -> bytes:
-    """Read `length` bytes from `start` (None: up to the end); fewer if the file ends before."""
+    """Read `length` bytes from `start` (None: up to the end); fewer if the file is shorter."""
     if is_url(place):
         end = None if length is None else start + length
         return bytes(_remote(place, lambda fs, path: fs.cat_file(path, start=start or None, end=end)))
@@ -83,23 +83,23 @@ def open_file(path: str | Path, *, pipe: bool = False) -> BinaryIO:
         pipe: whether to accept a pipe that the shell has opened, which can be read only once.
 
     Raises:
-        OSError: it cannot be opened, or it is a folder, a device, a socket or a named pipe.
+        OSError: the file cannot be opened, or is a folder, a device, a socket or a named pipe.
     """
     return os.fdopen(_open_descriptor(path, pipe), "rb")
 
 
 def require_file(path: Path) -> None:
-    """Check that nothing but a file has this name, before it is opened for writing.
+    """Check before writing that `path` is a regular file or does not exist.
 
     Raises:
-        OSError: it is a folder, a device or a pipe, which would wait for its reader.
+        OSError: it is a folder, a device or a pipe, which would wait for a reader.
     """
     if path.exists() and not path.is_file():
-        raise OSError(errno.EEXIST, "its name is taken by something that is not a file", str(path))
+        raise OSError(errno.EEXIST, "exists and is not a regular file", str(path))
 
 
 def close_files() -> None:
-    """Close the open local files, so that the next read sees a file that was replaced."""
+    """Close the open local files, so that the next read opens a replaced file."""
     _descriptor.cache_clear()
 
 
@@ -139,19 +139,19 @@ def upload(path: str, url: str) -> None:
 
 
 def _open_descriptor(path: str | Path, pipe: bool = False) -> int:
-    """Open for `open_file`. A device is not opened at all, because that can make it act."""
+    """Open a file for `open_file`. A device is not opened, because opening it can have side effects."""
     mode = Path(path).stat().st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     is_pipe = pipe and stat.S_ISFIFO(mode) and str(path).startswith(_SHELL_PIPES)
     if stat.S_IFMT(mode) in _NOT_FILES and not is_pipe:
         raise OSError(errno.EINVAL, f"{_NOT_FILES[stat.S_IFMT(mode)]}, not a file", str(path))
-    # Non-blocking: it may have become a pipe meanwhile, or be a file of /proc that waits for events.
+    # Non-blocking, because it may have become a pipe meanwhile, or be a file in /proc that waits for events.
     return os.open(path, os.O_RDONLY | (0 if is_pipe else getattr(os, "O_NONBLOCK", 0)))
 
 
 class _Descriptor:
-    """An open local file. Reads state their position, so threads and forked processes can share it."""
+    """An open local file. Each read has its own position, so threads and forked processes can share it."""
 
     def __init__(self, path: str) -> None:
         self.number = _open_descriptor(path)
@@ -166,35 +166,35 @@ class _Descriptor:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def __del__(self) -> None:
-        # There is no number if opening failed.
+        # There is no descriptor if opening failed.
         if hasattr(self, "number"):
             os.close(self.number)
 
 
-# A file that leaves the cache is closed once no thread reads from it.
+# A file that was removed from the cache is closed when no thread reads from it.
 _descriptor = functools.lru_cache(maxsize=_OPEN_FILES)(_Descriptor)
 
 
 def _remote(url: str, action: Callable[[Any, str], _Result]) -> _Result:
     """Run the action on the URL's file system; repeat it if the connection may have failed."""
-    # In chained URLs any link counts (reference://a::https://host/b.json). fsspec renders the Jinja templates
-    # of such a file, and a manifest from others must not run code.
+    # Check all parts of a chained URL (reference://a::https://host/b.json). fsspec renders the Jinja
+    # templates in such a file, which could run code from an untrusted manifest.
     if any(re.match("reference(:|$)", link) for link in url.lower().split("::")):
-        raise OSError("reference:// is not supported: name the file itself")
+        raise OSError("reference:// is not supported; specify the file itself")
     for pause in (*_PAUSES_S, None):
         try:
             # fsspec caches file systems per process.
             from fsspec.core import url_to_fs
 
             return action(*url_to_fs(url))
-        # Each file system has its own exceptions.
+        # Each file system raises its own exceptions.
         except Exception as error:
             reason = _reason(error)
             _raise_final(url, reason)
             if pause is None:
                 what = " ".join(f"{type(reason).__name__}: {reason}".split())
                 raise UnreachableError(
-                    f"{url}: host {_host(url)} fails to answer ({what}; tried {len(_PAUSES_S) + 1} times); "
+                    f"{url}: host {_host(url)} does not respond ({what}; tried {len(_PAUSES_S) + 1} times); "
                     "check the server and the network, then rerun the same command"
                 ) from error
             time.sleep(pause)
@@ -202,7 +202,7 @@ def _remote(url: str, action: Callable[[Any, str], _Result]) -> _Result:
 
 
 def _reason(error: Exception) -> Exception:
-    """The true error: fsspec's HTTP raises FileNotFoundError for everything, caused by the true error."""
+    """The original error: fsspec's HTTP code raises FileNotFoundError for all, with it as the cause."""
     cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
     if isinstance(cause, Exception) and type(cause).__module__.startswith(("aiohttp.", "asyncio.")):
         return cause

@@ -1,4 +1,4 @@
-"""Parse JSON that users or interrupted programs wrote; everything wrong with it is one kind of error."""
+"""Parse JSON written by users or interrupted programs. All faults raise the same exception class."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def parse_json(text: str | bytes) -> Any:
     """Parse one JSON value.
 
     Raises:
-        BrokenLineError: it is not UTF-8 or not JSON, is nested too deep, or has half of a surrogate pair.
+        BrokenLineError: it is not UTF-8, is not JSON, is nested too deeply, or has an unpaired surrogate.
     """
     try:
         text = text if isinstance(text, str) else text.decode("utf-8")
@@ -31,7 +31,7 @@ def parse_json(text: str | bytes) -> Any:
         where = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
         raise BrokenLineError(f"not JSON ({error.msg}, {where})") from None
     except ValueError:
-        raise BrokenLineError("not JSON (a number of thousands of digits)") from None
+        raise BrokenLineError("not JSON (a number with thousands of digits)") from None
     except RecursionError:
         raise BrokenLineError("not JSON (hundreds of nested brackets)") from None
     if _SURROGATE.search(text):
@@ -39,7 +39,7 @@ def parse_json(text: str | bytes) -> Any:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError as error:
             half = error.object[error.start]
-            raise BrokenLineError(f"half of a surrogate pair, {half!r} (write it as UTF-8)") from None
+            raise BrokenLineError(f"unpaired surrogate {half!r} (write the character as UTF-8)") from None
     return value
 
 
@@ -59,7 +59,7 @@ def read_object(place: str | Path, expected: str) -> dict[str, Any]:
     """Read the JSON object in a file.
 
     Args:
-        expected: what the file should be, for the message: "the output of asr-emapl tune-lm".
+        expected: description of the expected file for the message: "the output of asr-emapl tune-lm".
 
     Raises:
         UserError: the file cannot be read, is not JSON, or is not an object.
@@ -71,16 +71,20 @@ def read_object(place: str | Path, expected: str) -> dict[str, Any]:
 
 
 def check_json_lines(place: str | Path, lines: Sequence[Line]) -> None:
-    """Refuse a JSON document where JSON lines are expected.
+    """Raise an error if a file of JSON lines is a single JSON document.
 
     Raises:
-        UserError: the first line begins an array, or is only an opening brace.
+        UserError: the first line starts an array, or contains only an opening brace.
     """
     first = lines[0][1].strip() if lines else ""
     if first.startswith("["):
-        raise UserError(f"{place}: a JSON array; write one object per line: jq -c '.[]' {place} > FILE.jsonl")
+        raise UserError(
+            f"{place}: is a JSON array; write one object per line: jq -c '.[]' {place} > FILE.jsonl"
+        )
     if first == "{":
-        raise UserError(f"{place}: JSON over several lines; write one object per line: jq -c . {place}")
+        raise UserError(
+            f"{place}: is one JSON object over several lines; write one object per line: jq -c . {place}"
+        )
 
 
 def number(value: object) -> float | None:

@@ -1,4 +1,4 @@
-"""Checks of a command's outputs before its work begins."""
+"""Check the outputs of a command before it starts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LOCAL_URL = re.compile(r"(file|local)://")
 def check_outputs(
     outputs: Sequence[Place], inputs: Iterable[Place | None] = (), *, overwrite: bool = True
 ) -> None:
-    """Refuse outputs that cannot be written or that would destroy something.
+    """Raise an error for outputs that cannot be written or that would overwrite other files.
 
     Args:
         outputs: paths or URLs to write.
@@ -37,7 +37,7 @@ def check_outputs(
     for output in outputs:
         place = _local(output)
         if first.setdefault(place if is_url(place) else os.path.realpath(place), output) is not output:
-            raise UserError(f"{output}: would be written twice; name two files")
+            raise UserError(f"{output}: would be written twice; specify two different files")
         if is_url(place):
             continue
         if open_descriptor(Path(place)) is not None:
@@ -54,10 +54,10 @@ def check_outputs(
         place = _local(read)
         known = first.get(place) if is_url(place) else existing.get(_identity(place))
         if known is not None:
-            raise UserError(f"{known}: is read by this command ({read}); name another file to write")
+            raise UserError(f"{known}: is read by this command ({read}); specify another output file")
     if replaced and not overwrite:
         raise UserError(
-            f"{listing(replaced, 1)}: exists already; name another place, or replace with --overwrite"
+            f"{listing(replaced, 1)}: already exists; specify another output, or replace it with --overwrite"
         )
 
 
@@ -66,7 +66,7 @@ def _local(place: Place) -> str:
 
 
 def _check_file(path: Path) -> bool:
-    """Whether a regular file would be replaced; OSError if the file cannot be created or replaced."""
+    """Return whether a regular file would be replaced. Raise OSError if it cannot be created or replaced."""
     mode = target_mode(path)
     if mode is not None and not stat.S_ISREG(mode):
         return False  # a device or a pipe is written directly
@@ -79,7 +79,7 @@ def _check_file(path: Path) -> bool:
 
 
 def _identity(path: str) -> tuple[int, int]:
-    """Device and inode of a file; (-1, -1) if there is none, which is reported when it is read."""
+    """Device and inode of a file; (-1, -1) if it is missing, which is reported when it is read."""
     try:
         found = Path(path).stat()
     except (OSError, ValueError):

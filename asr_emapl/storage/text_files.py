@@ -1,8 +1,8 @@
-"""Read text files by path or URL, line by line, unpacked and decoded.
+"""Read text files by path or URL, line by line, decompressed and decoded.
 
-All readers of lines use this module, so that a pipe without a writer, a device, a packed file of blank lines
-or a line of gigabytes is an error and never hangs or fills the memory. gzip and xz are recognised by their
-first bytes.
+All code that reads lines uses this module, so that a pipe without a writer, a device, a compressed file of
+empty lines or a line of gigabytes is an error, and does not hang or exhaust the memory. gzip and xz are
+recognised by their first bytes.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from asr_emapl.errors import UnreachableError, UserError, list_findings
 from asr_emapl.storage import files
 
 Line = tuple[int, str]
-"""A line's number, from 1, and its text without the line end."""
+"""The number of a line, from 1, and its text without the line end."""
 
 MAX_LINE_BYTES = 16 << 20
-"""Limit of a line; those of manifests, transcripts and language models are far shorter."""
+"""Maximum length of a line; lines of manifests, transcripts and language models are far shorter."""
 
 MAX_BLANK_LINES = 1_000_000
-"""Limit of consecutive empty lines."""
+"""Maximum number of consecutive empty lines."""
 
 MAX_DOCUMENT_BYTES = 64 << 20
-"""Limit of a file that is read as a whole: a config, a tokenizer."""
+"""Maximum size of a file that is read as a whole, such as a config or a tokenizer."""
 
-_NAME, _CONVERT = "name a readable file", "convert the file (iconv -t UTF-8)"
+_NAME, _CONVERT = "specify a readable file", "convert the file (iconv -t UTF-8)"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _UNPACKERS: dict[bytes, Callable[[BinaryIO], object]] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open}
 PACKED = tuple(_UNPACKERS)
-"""First bytes of files that are unpacked while they are read."""
+"""First bytes of files that are decompressed while they are read."""
 
-# EOFError, LZMAError, zlib.error: a packed file is cut off or damaged. ValueError: a NUL in the path.
+# EOFError, LZMAError, zlib.error: a compressed file is truncated or damaged. ValueError: a NUL in the path.
 _FAILURES = (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError)
 
 _Parsed = TypeVar("_Parsed")
@@ -51,18 +51,18 @@ class BrokenLineError(ValueError):
 
 
 def raw_lines(place: str | Path, *, complete: bool = False, remedy: str = "") -> Iterator[tuple[int, bytes]]:
-    """Yield number (from 1) and bytes of each line that is not empty, without the line end.
+    """Yield the number (from 1) and the bytes of each non-empty line, without the line end.
 
     A byte order mark is removed. Only LF and CRLF end a line, because Unicode's other line separators occur
     in transcripts.
 
     Args:
-        complete: leave out a last line without a line feed, which a program may still be writing.
-        remedy: what to do if the file cannot be read, for the message.
+        complete: omit a last line without a line feed, which a program may still be writing.
+        remedy: what to do if the file cannot be read; part of the message.
 
     Raises:
-        UserError: the file cannot be read or unpacked, a line is longer than `MAX_LINE_BYTES`, or more than
-            `MAX_BLANK_LINES` empty lines follow each other.
+        UserError: the file cannot be read or decompressed, a line is longer than `MAX_LINE_BYTES`, or there
+            are more than `MAX_BLANK_LINES` consecutive empty lines.
     """
     for number, _, line in placed_lines(place, complete=complete, remedy=remedy):
         yield number, line
@@ -71,7 +71,7 @@ def raw_lines(place: str | Path, *, complete: bool = False, remedy: str = "") ->
 def placed_lines(
     place: str | Path, *, complete: bool = False, remedy: str = ""
 ) -> Iterator[tuple[int, int, bytes]]:
-    """Yield number, offset in the (unpacked) file and bytes of each line of `raw_lines`.
+    """Yield the number, the offset in the decompressed file and the bytes of each line of `raw_lines`.
 
     Raises:
         UserError: as `raw_lines`.
@@ -86,7 +86,7 @@ def placed_lines(
                     return
                 if len(line) > MAX_LINE_BYTES:
                     size = MAX_LINE_BYTES >> 20
-                    raise UserError(f"{place}:{number}: a line of more than {size} MiB; is it a text file?")
+                    raise UserError(f"{place}:{number}: a line has more than {size} MiB; is it a text file?")
                 if number == 1 and line.startswith(_BYTE_ORDER_MARK):
                     begin, line = len(_BYTE_ORDER_MARK), line[len(_BYTE_ORDER_MARK) :]
                 if line.strip():
@@ -116,7 +116,7 @@ def read_lines(place: str | Path, *, complete: bool = False, remedy: str = "") -
 
 
 def read_document(place: str | Path, *, max_bytes: int = MAX_DOCUMENT_BYTES, remedy: str = "") -> str:
-    """Read the whole text of a path or URL, unpacked, without a byte order mark.
+    """Read the whole text of a path or URL, decompressed, without a byte order mark.
 
     Raises:
         UserError: the file cannot be read, is not UTF-8, or is longer than `max_bytes`.
@@ -138,10 +138,10 @@ def read_document(place: str | Path, *, max_bytes: int = MAX_DOCUMENT_BYTES, rem
 def parse_lines(
     place: str | Path, lines: Iterable[Line], parse: Callable[[str], _Parsed]
 ) -> list[tuple[int, _Parsed]]:
-    """Parse each line; returns the line numbers and values.
+    """Parse each line; return the line numbers and values.
 
     Raises:
-        UserError: `parse` raised BrokenLineError; the message has `place:number: what` for each such line.
+        UserError: `parse` raised BrokenLineError; the message lists `place:number: problem` for each line.
     """
     parsed: list[tuple[int, _Parsed]] = []
     broken: list[Line] = []
@@ -162,10 +162,11 @@ def raise_broken(place: str | Path, broken: list[Line]) -> None:
 
 @contextmanager
 def unpacked(place: str | Path) -> Iterator[BinaryIO]:
-    """Open the file at a path or URL; gzip and xz are unpacked while it is read.
+    """Open the file at a path or URL; gzip and xz are decompressed while it is read.
 
     Raises:
-        OSError, EOFError, LZMAError, zlib.error: it cannot be read or unpacked, also later in the block.
+        OSError, EOFError, LZMAError, zlib.error: the file cannot be read or decompressed, on opening or later
+            in the block.
     """
     if files.is_url(place):
         packed: BinaryIO = io.BufferedReader(io.BytesIO(files.read(str(place))))

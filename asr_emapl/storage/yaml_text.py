@@ -1,6 +1,6 @@
 """Parse the YAML of configs, with a limit on its size after aliases are expanded.
 
-An alias repeats a value, so that a few hundred bytes can expand to more than the memory holds.
+An alias repeats a value, so a few hundred bytes can expand to more than the available memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def read_yaml(place: str | Path, remedy: str = "") -> Any:
     """Read the value of a YAML file.
 
     Raises:
-        UserError: the file cannot be read, or `parse_yaml` refuses it.
+        UserError: the file cannot be read, or `parse_yaml` raises an error.
     """
     text = read_document(place, max_bytes=MAX_BYTES, remedy=remedy)
     try:
@@ -40,7 +40,7 @@ def parse_yaml(text: str) -> Any:
     """Parse a YAML text.
 
     Raises:
-        ValueError: it is not YAML, or it is too large or too deep with its aliases expanded.
+        ValueError: the text is not YAML, or is too large or nested too deeply after expanding aliases.
     """
     loader: Any = None
     try:
@@ -51,7 +51,7 @@ def parse_yaml(text: str) -> Any:
     except _TooLargeError:
         raise
     except RecursionError as error:
-        raise ValueError("not YAML: brackets nested too deep") from error
+        raise ValueError("not YAML: brackets are nested too deeply") from error
     # ValueError: an invalid date or number; TypeError: a list as a key; the others: wrong values of tags.
     except (yaml.YAMLError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
         raise ValueError(f"not YAML: {' '.join(str(error).split())}") from error
@@ -61,10 +61,10 @@ def parse_yaml(text: str) -> Any:
 
 
 def require_bounded(value: object) -> None:
-    """Refuse dicts and lists that are too large or too deep; an object that occurs twice counts twice.
+    """Check the size and depth of dicts and lists. An object that occurs twice counts twice.
 
     Raises:
-        ValueError: they are, or contain themselves.
+        ValueError: they are too large, nested too deeply, or contain themselves.
     """
     _require_bounded(value, _below_value)
 
@@ -76,7 +76,7 @@ def _require_bounded(root: Any, below: Callable[[Any], Iterable[Any]]) -> None:
     def measured(item: Any, depth: int) -> tuple[int, int]:
         if id(item) not in known:
             if depth > MAX_DEPTH:
-                raise _TooLargeError(f"nested more than {MAX_DEPTH} deep, or in itself")
+                raise _TooLargeError(f"nested more than {MAX_DEPTH} levels deep, or contains itself")
             parts = [measured(part, depth + 1) for part in below(item)]
             size, levels = 1 + sum(s for s, _ in parts), 1 + max((n for _, n in parts), default=0)
             if size > MAX_VALUES or levels > MAX_DEPTH:

@@ -11,7 +11,7 @@ from asr_emapl.text.normalise import ALPHABET, PRESETS
 
 AUTO = "auto"
 """The value of --text that chooses a preset from the transcripts."""
-# If a larger share of texts has letters beyond A-Z, these are part of the language.
+# If a larger share of texts has letters other than A-Z, these letters are part of the language.
 _FOREIGN_SHARE = 0.02
 _SHOWN = 12
 
@@ -19,8 +19,8 @@ _SHOWN = 12
 def needed_preset(texts: Iterable[str]) -> str:
     """Name of the preset for a set of transcripts.
 
-    "librispeech" if its alphabet covers all of them; otherwise "common-voice" (which removes accents) if at
-    most 2 % of the texts have letters beyond A-Z, and "words" for all other languages.
+    The result is "librispeech" if its alphabet covers all transcripts, "common-voice" (which removes accents)
+    if at most 2 % of the transcripts have letters other than A-Z, and "words" otherwise.
     """
     texts = list(texts)
     if not any(PRESETS["librispeech"].strange(PRESETS["librispeech"].normalise(text)) for text in texts):
@@ -40,7 +40,7 @@ class Changes:
         texts: number of transcripts.
         changed: number of transcripts that changed.
         capitalised: number of transcripts that had lower-case letters.
-        replaced: number of transcripts by character that was removed or replaced.
+        replaced: for each removed or replaced character, the number of transcripts that contain it.
     """
 
     texts: int = 0

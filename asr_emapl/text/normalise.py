@@ -1,7 +1,7 @@
 """Normalise text to the recognizer's output format: one function per kind of corpus, listed in `PRESETS`.
 
-Characters that would have to be spelled out (digits, symbols that are read aloud) are not changed; the
-preset's `strange` reports them. All functions are idempotent.
+Characters that must be spelled out (digits, symbols that are read aloud) are not changed; the preset's
+`strange` reports them. All functions are idempotent.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Preset:
 
 
 def librispeech(text: str) -> str:
-    """Text in LibriSpeech's format: capitals, straight apostrophes, single spaces, none at the ends.
+    """Convert to LibriSpeech's format: capitals, straight apostrophes, single spaces, no spaces at the ends.
 
     Digits, punctuation and accents are kept, so that `outside` can report them.
     """
@@ -70,12 +70,12 @@ def librispeech(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Any language in its usual spelling: NFC, no invisible characters, single spaces, none at the ends."""
+    """Keep the usual spelling of any language: NFC, no invisible characters, single spaces between words."""
     return " ".join(_INVISIBLE.sub("", unicodedata.normalize("NFC", text)).split())
 
 
 def words(text: str) -> str:
-    """Any language in capitals, without punctuation: like `common_voice`, but keeps accents and all letters.
+    """Convert any language to capitals without punctuation. Unlike `common_voice`, keep all letters.
 
     Compatibility forms are resolved (NFKC: ligatures, full width). Hyphens, dashes and other punctuation
     separate words. Quotation marks are removed, apostrophes are kept (see `_apostrophes`). Digits, symbols,
@@ -85,7 +85,7 @@ def words(text: str) -> str:
 
 
 def common_voice(text: str) -> str:
-    """English sentences of Common Voice, in LibriSpeech's alphabet.
+    """Convert English sentences of Common Voice to LibriSpeech's alphabet.
 
     Like `words`, but accents are removed (CAFE) and letters such as AE are spelled out.
     """
@@ -105,7 +105,7 @@ def _unspelled(text: str) -> str:
 
 
 def _capitals(text: str) -> str:
-    """Capitals, straight apostrophes, and spaces instead of all word separators."""
+    """Convert to capitals, straight apostrophes, and spaces instead of all word separators."""
     text = _INVISIBLE.sub("", text).translate(_APOSTROPHES).translate(_LOOSE_APOSTROPHES)
     # Normalise twice, because upper() may decompose characters.
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).upper())
@@ -122,8 +122,9 @@ def _separates_words(letter: str) -> bool:
 def _apostrophes(text: str) -> str:
     """Remove single quotation marks around words, and join the words with single spaces.
 
-    Apostrophes inside a word are kept. One before a word is kept if the word is a known elision ('TWAS). One
-    after a word is kept if the word ends in S or IN (the boys', goin'), unless a quotation is open.
+    Apostrophes inside a word are kept. An apostrophe before a word is kept if the word is a known elision
+    ('TWAS). An apostrophe after a word is kept if the word ends in S or IN (the boys', goin'), unless a
+    quotation is open.
     """
     kept = []
     is_open = False

@@ -1,8 +1,8 @@
 """Tokenizers: convert text to CTC labels and back, with characters or SentencePiece.
 
 Label 0 is the CTC blank in every tokenizer; the tokenizer's symbols are labels 1, 2, ... `state_dict()`
-returns the whole tokenizer in primitives, which every checkpoint contains, and `fingerprint` is its hash.
-Labels of two models can be compared only if their fingerprints are equal.
+returns the whole tokenizer as plain values, which are saved in every checkpoint, and `fingerprint` is its
+hash. Labels of two models can be compared only if their fingerprints are equal.
 
 A character outside the alphabet is an error (normalise the text, or extend the alphabet), so the unknown
 piece is never a training target.
@@ -38,7 +38,7 @@ SENTENCEPIECE_SPACE = "\u2581"
 """SentencePiece's symbol for a space in pieces. A text must not contain it."""
 
 SENTENCEPIECE_TYPES = ("unigram", "bpe")
-"""The SentencePiece models that have the requested size and cover all characters of their texts."""
+"""SentencePiece model types that have the requested size and cover all characters of their texts."""
 
 _MAX_SENTENCE_BYTES = 1 << 20  # SentencePiece silently skips longer texts; its default is 4,192
 _TRAINING_THREADS = 16  # fixed, because the pieces of the unigram training may depend on it
@@ -53,11 +53,11 @@ class Tokenizer(ABC):
     @property
     @abstractmethod
     def vocabulary_size(self) -> int:
-        """Number of labels, including the blank: the size of the model's last layer."""
+        """Number of labels including the blank, which is the size of the model's last layer."""
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """The labels of a normalised text, each in [1, vocabulary_size); spaces are collapsed and stripped.
+        """The labels of a normalised text, each in [1, vocabulary_size). Spaces are collapsed and stripped.
 
         Raises:
             UserError: the text has characters outside the alphabet; the message names them.
@@ -68,15 +68,15 @@ class Tokenizer(ABC):
         """The text of labels without repeats, with single spaces; blanks are dropped.
 
         Raises:
-            UserError: a label is outside [0, vocabulary_size): it is from another tokenizer.
+            UserError: a label is outside [0, vocabulary_size), so it is from another tokenizer.
         """
 
     @cached_property
     def surfaces(self) -> list[str]:
         """The text of each label, [vocabulary_size], with spaces between words.
 
-        Joined for the labels of a path, with single spaces, they equal the result of `decode`. The blank and
-        the unknown piece are empty.
+        If they are joined for the labels of a path and spaces are collapsed, the result equals that of
+        `decode`. The texts of the blank and the unknown piece are empty.
         """
         return self._surfaces()
 
@@ -86,10 +86,10 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def _content(self) -> dict[str, Any]:
-        """`kind` and everything that defines the tokenizer, in primitives."""
+        """`kind` and everything else that defines the tokenizer, as plain values."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The whole tokenizer in primitives, for a checkpoint or a JSON file; see `tokenizer_from_state`."""
+        """The tokenizer as plain values, for a checkpoint or a JSON file; see `tokenizer_from_state`."""
         return {**self._content(), "fingerprint": self.fingerprint}
 
     @cached_property
@@ -161,7 +161,7 @@ class CharacterTokenizer(Tokenizer):
 
     @staticmethod
     def of(texts: Iterable[str]) -> CharacterTokenizer:
-        """Build a tokenizer with LibriSpeech's characters if they suffice, otherwise with the texts'."""
+        """Build a tokenizer with LibriSpeech's characters if they suffice, else with those of the texts."""
         used = {character for text in texts for character in text}
         return CharacterTokenizer(ALPHABET if used <= set(ALPHABET) else "".join(sorted(used | {" "})))
 
@@ -187,7 +187,7 @@ class CharacterTokenizer(Tokenizer):
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """SentencePiece pieces: label i + 1 is piece i of the model, so that the blank can be label 0.
+    """One label per SentencePiece piece: label i + 1 is piece i of the model; label 0 is the blank.
 
     Args:
         model: the bytes of a SentencePiece model file.
@@ -232,7 +232,7 @@ class SentencePieceTokenizer(Tokenizer):
             raise UserError(
                 f"a vocabulary of {vocabulary_size} is too small: it has only the blank and the unknown piece"
             )
-        # A list, because SentencePiece would replace exceptions of an iterator by its own.
+        # Use a list, because SentencePiece replaces exceptions of an iterator by its own.
         sentences = [sentence for sentence in map(_single_spaced, texts) if sentence]
         if not sentences:
             raise UserError("no text to train SentencePiece on: every transcript is empty")
@@ -275,7 +275,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         self._check_labels(ids)
-        # The unknown piece is never a target; SentencePiece would decode it as a mark.
+        # The unknown piece is never a target. SentencePiece decodes it as a question mark symbol.
         pieces = [label - 1 for label in ids if label not in (BLANK, self._unknown + 1)]
         return _single_spaced(self._processor.decode(pieces))
 
@@ -321,7 +321,7 @@ def tokenizer_from_state(state: dict[str, Any]) -> Tokenizer:
 
 
 def save_tokenizer(path: str | os.PathLike[str], tokenizer: Tokenizer) -> None:
-    """Write the tokenizer as a JSON file, replacing an existing file atomically.
+    """Write the tokenizer as a JSON file. An existing file is replaced atomically.
 
     Raises:
         UserError: the file cannot be written.
@@ -370,7 +370,7 @@ def _text_entry(state: dict[str, Any], key: str) -> str:
 
 
 def _training_error(vocabulary_size: int, message: str) -> UserError:
-    """Convert SentencePiece's error: its sizes do not include the blank, ours do."""
+    """Convert an error of SentencePiece. Its sizes do not include the blank, but ours do."""
     if highest := re.search(r"Vocabulary size too high .* <= (\d+)", message):
         return UserError(
             f"a vocabulary of {vocabulary_size} is too large for these texts: "

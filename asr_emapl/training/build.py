@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ from asr_emapl.errors import UserError
 from asr_emapl.models.contract import build_model, build_twin
 from asr_emapl.models.failure import blaming
 from asr_emapl.models.target import USERS_OWN, resolve
+from asr_emapl.pseudo_labels.best_average import BestAverage
 from asr_emapl.pseudo_labels.dropout import require_dropout_switch
 from asr_emapl.pseudo_labels.filters import LabelFilters
 from asr_emapl.pseudo_labels.labeller import Labeller, Model
@@ -128,17 +130,39 @@ def build_models(config: RunConfig, world: ProcessGroup, vocabulary_size: int) -
     return world.to_device(student, bf16=bf16), world.to_device(twin, bf16=bf16)
 
 
+def build_best_average(config: RunConfig, teacher: EmaTeacher, student: nn.Module) -> BestAverage | None:
+    """The labeller of TopIPL, if the config asks for it.
+
+    Raises:
+        UserError: other settings do not go with it.
+    """
+    labels = config.pseudo_labels
+    if labels.labeller != "best_average":
+        return None
+    needed = {
+        "pseudo_labels.strategy=rounds": labels.strategy == "rounds",
+        "a set in data.validation": bool(config.data.validation),
+        "device.sharding=none": config.device.sharding == "none",
+    }
+    missing = [setting for setting, is_there in needed.items() if not is_there]
+    if missing:
+        raise UserError(f"pseudo_labels.labeller=best_average requires {' and '.join(missing)}")
+    return BestAverage(student, copy.deepcopy(teacher.module), labels.best_count)
+
+
 def build_strategy(
     config: RunConfig,
     tokenizer: Tokenizer,
     teacher: EmaTeacher,
     student: nn.Module,
+    best: BestAverage | None,
     unlabelled: int,
 ) -> Strategy | None:
     """The strategy of the config; None for a supervised run.
 
     Args:
         student: without the wrapper of data-parallel training.
+        best: the result of `build_best_average`.
         unlabelled: number of unlabelled utterances.
 
     Raises:
@@ -149,14 +173,18 @@ def build_strategy(
         return None
     if labels.strategy in ("oracle", "external"):
         return GivenLabels()
-    labeller = _build_labeller(config, tokenizer, teacher, student)
+    labeller = _build_labeller(config, tokenizer, teacher, student, best)
     if labels.strategy == "cache":
         return CachedLabels(labeller, unlabelled)
     if labels.strategy == "rounds":
         return RoundLabels(labeller, unlabelled)
     if labels.strategy == "from_the_start":
         return StableLabels(labeller, unlabelled)
-    if labels.strategy == "ema":
+    if labels.strategy == "soft" and config.perturb.speed is not None:
+        raise UserError(
+            "pseudo_labels.strategy=soft requires equal frames of teacher and student: set perturb.speed=null"
+        )
+    if labels.strategy in ("ema", "soft"):
         return FreshLabels(labeller)
     parts = StrategyParts(teacher, student, labeller, tokenizer, unlabelled)
     own = resolve(labels.strategy, USERS_OWN, OWN_STRATEGY)
@@ -165,7 +193,11 @@ def build_strategy(
 
 
 def _build_labeller(
-    config: RunConfig, tokenizer: Tokenizer, teacher: EmaTeacher, student: nn.Module
+    config: RunConfig,
+    tokenizer: Tokenizer,
+    teacher: EmaTeacher,
+    student: nn.Module,
+    best: BestAverage | None,
 ) -> Labeller:
     labels = config.pseudo_labels
     search = None
@@ -176,12 +208,14 @@ def _build_labeller(
     second: Model | Literal["greedy"] | None = None
     if labels.agreement != "none":
         second = student if labels.agreement == "student" else "greedy"
+    model: Model = teacher if labels.labeller == "teacher" else student
     return Labeller(
-        teacher if labels.labeller == "teacher" else student,
+        model if best is None else best.module,
         search=search,
         temperature=labels.temperature,
         second=second,
         confidence=labels.confidence,
+        soft=labels.strategy == "soft",
         seed=config.seed,
         bf16=config.device.precision == "bf16",
     )

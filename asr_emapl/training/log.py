@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr_emapl.checkpoints.async_save import Saved
+from asr_emapl.pseudo_labels.label_guard import Alarm
 from asr_emapl.pseudo_labels.quality import pseudo_label_quality
 from asr_emapl.runs.line_file import LineFile
 from asr_emapl.scaling import StepHyperparameters
@@ -59,6 +60,7 @@ class RunLog:
         self._since: tuple[float, float] | None = None
         self._recent: list[tuple[bool, StepResult]] = []
         self._named: set[tuple[str, str]] = set()
+        self._warned: set[str] = set()
         self._skipped = SkippedSteps(every_seconds)
         if not active:
             return
@@ -141,14 +143,31 @@ class RunLog:
         """Log the time of each process by phase since the last call; see `Phases.take`."""
         self._write_speed({"step": step, "hours": hours, "ranks": ranks})
 
-    def labels(self, step: int, hours: float, found: dict[str, float]) -> None:
+    def labels(self, step: int, hours: float, found: dict[str, Any]) -> None:
         """Log what became of pseudo-labels; see `LabelMonitor.collect`."""
         if self.active and found:
             self._write({"event": "labels", "step": step, "hours": hours, **found})
-            scalars = {
-                f"pseudo_labels/{name}": value for name, value in found.items() if name != "utterances"
-            }
-            self._plot_scalars(step, scalars)
+            numbers = {name: value for name, value in found.items() if isinstance(value, float)}
+            audio = found["audio_hours"]
+            shares = {f"audio/{reason}": one / sum(audio.values()) for reason, one in audio.items()}
+            self._plot_scalars(step, {f"pseudo_labels/{k}": v for k, v in (numbers | shares).items()})
+            for one in found.get("followed", ()):
+                self._plot_text(one["step"], f"pseudo_labels/{one['id']}", one["text"])
+
+    def alarm(self, step: int, hours: float, alarm: Alarm, *, warn: bool) -> None:
+        """Log that labels have collapsed.
+
+        Args:
+            warn: also on the terminal, once for each kind.
+        """
+        if not self.active:
+            return
+        self._write(
+            {"event": "alarm", "step": step, "hours": hours, "reason": alarm.kind, "text": str(alarm)}
+        )
+        if warn and alarm.kind not in self._warned:
+            self._warned.add(alarm.kind)
+            self.say(f"{hours:7.3f}/{self.total_hours:g} h  warning: {alarm}")
 
     def validation(
         self, step: int, hours: float, rates: dict[str, float], left_out: LeftOut | None = None
@@ -233,6 +252,9 @@ class RunLog:
                 board.add_scalar(name, value, step)
 
         self._plot(add)
+
+    def _plot_text(self, step: int, name: str, text: str) -> None:
+        self._plot(lambda board: board.add_text(name, text, step))
 
     def _plot(self, act: Callable[[SummaryWriter], None]) -> None:
         """Write to TensorBoard. If that fails, stop using it, because log.jsonl has the same data."""

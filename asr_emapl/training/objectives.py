@@ -22,6 +22,7 @@ from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import unwrap
 from asr_emapl.pseudo_labels.filters import REASONS, LabelCandidate, LabelFilters, reason_to_drop_transcript
 from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels, Strategy, read_labels
+from asr_emapl.pseudo_labels.strategies.soft import soft_loss
 from asr_emapl.training.phases import Phases
 
 
@@ -35,6 +36,8 @@ class Targets:
         tokens_BS: long [B, S], padded with zeros, on the device.
         frames: number of output frames of each utterance, computed on the CPU.
         counts: number of tokens of each utterance.
+        soft_BTV: log-probabilities to train on frame by frame, on the device; None: only the tokens are
+            trained on.
     """
 
     features_BTF: Tensor
@@ -42,6 +45,7 @@ class Targets:
     tokens_BS: Tensor
     frames: tuple[int, ...]
     counts: tuple[int, ...]
+    soft_BTV: Tensor | None = None
 
     def take(self, rows: Sequence[int]) -> Targets:
         """Select utterances."""
@@ -52,6 +56,7 @@ class Targets:
             self.tokens_BS.index_select(0, index),
             tuple(self.frames[i] for i in rows),
             tuple(self.counts[i] for i in rows),
+            None if self.soft_BTV is None else self.soft_BTV.index_select(0, index),
         )
 
 
@@ -63,12 +68,14 @@ class PreparedTargets:
         targets: one per micro-batch with utterances to train on.
         dropped: number of utterances not trained on, by reason.
         labels: the pseudo-labels by row, including dropped ones; None for transcripts.
+        reasons: why pseudo-labels are dropped, by row.
         counts: numbers that the objective needs summed over ranks (see `Objective.summed`).
     """
 
     targets: list[Targets]
     dropped: Counter[str] = field(default_factory=Counter)
     labels: Mapping[int, Label] | None = None
+    reasons: Mapping[int, str] = field(default_factory=dict)
     counts: Sequence[float] = ()
 
     @property
@@ -186,14 +193,21 @@ class CtcObjective:
             return 0.0 * log_probs_BTV.sum()
         # int64 tokens select torch's kernel, which supports texts of any length; int32 may select cuDNN's.
         # Lengths are on the CPU, as the kernel requires, so nothing waits for the student.
-        return F.ctc_loss(
-            log_probs_BTV.float().transpose(0, 1),
+        log_probs_BTV = log_probs_BTV.float()
+        hard = F.ctc_loss(
+            log_probs_BTV.transpose(0, 1),
             targets.tokens_BS,
             torch.tensor(targets.frames),
             torch.tensor(targets.counts),
             reduction="sum",
             zero_infinity=True,
         )
+        if targets.soft_BTV is None or self.filters is None:
+            return hard
+        lengths_B = to_device(torch.tensor(targets.frames), self.world.device)
+        soft = soft_loss(log_probs_BTV, targets.soft_BTV, lengths_B).sum()
+        hard_share = self.filters.limits.hard_share
+        return hard_share * hard + (1.0 - hard_share) * soft
 
     def request(self, micro: MicroBatch, there: MicroBatch) -> LabelRequest:
         """What the strategy sees of a micro-batch; `there` is its copy on the device."""
@@ -227,22 +241,26 @@ class CtcObjective:
     def _filter(self, queued: Sequence[_Queued]) -> PreparedTargets:
         """Drop utterances according to the filters. The only place that waits for the labels."""
         read = read_labels([one.labels for one in queued], self.world.to_list)
-        targets, dropped = [], Counter[str]()
+        targets, dropped, by_reason = [], Counter[str](), dict[int, str]()
         for one, found in zip(queued, read, strict=True):
             reasons = [self._reason(one, i, label) for i, label in enumerate(found)]
             dropped.update(reason for reason in reasons if reason is not None)
+            if self.filters is not None:
+                named = zip(one.micro.rows, reasons, strict=True)
+                by_reason |= {row: reason for row, reason in named if reason is not None}
             kept = [i for i, reason in enumerate(reasons) if reason is None]
             if kept:
                 tokens_BS = to_device(one.labels.tokens_BS, self.world.device)
                 counts = tuple(len(label.tokens) for label in found)
-                whole = Targets(one.features_BTF, one.lengths_B, tokens_BS, one.frames, counts)
+                labels = (tokens_BS, one.frames, counts, one.labels.soft_BTV)
+                whole = Targets(one.features_BTF, one.lengths_B, *labels)
                 targets.append(whole if len(kept) == len(reasons) else whole.take(kept))
         if self.filters is None:
             return PreparedTargets(targets, dropped)
-        labels = _by_row([one.micro for one in queued], read)
+        by_row = _by_row([one.micro for one in queued], read)
         if self.keeps_labels:
-            self._keep(labels)
-        return PreparedTargets(targets, dropped, labels, self.filters.counts(labels.values()))
+            self._keep(by_row)
+        return PreparedTargets(targets, dropped, by_row, by_reason, self.filters.counts(by_row.values()))
 
     def _reason(self, queued: _Queued, place: int, label: Label) -> str | None:
         """Why an utterance is not trained on; None: it is."""

@@ -1,44 +1,59 @@
-"""The pseudo-labels of a run: those that its strategy keeps, and those that the monitor compares."""
+"""The pseudo-labels of a run: what its strategy keeps, what the monitor compares, and the gate of rounds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.config import RunConfig
 from asr_emapl.data.corpus import Corpus, TokenTable
 from asr_emapl.data.mixture import DataCursor
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.distributed.process_group import ProcessGroup
-from asr_emapl.errors import counted
+from asr_emapl.errors import UserError, counted
+from asr_emapl.pseudo_labels.best_average import BestAverage
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.pseudo_labels.filters import LabelFilters
+from asr_emapl.pseudo_labels.label_guard import Alarm, LabelGuard
+from asr_emapl.pseudo_labels.label_statistics import label_statistics
 from asr_emapl.pseudo_labels.labels import Label, Strategy
 from asr_emapl.pseudo_labels.own_filters import own_filters
+from asr_emapl.pseudo_labels.round_gate import RoundGate
 from asr_emapl.pseudo_labels.token_rate import learned_rates
+from asr_emapl.runs.reader import LABEL_SAMPLES
+from asr_emapl.storage import write
+from asr_emapl.terminal import RUN_LOGGER
 from asr_emapl.text.tokenizer import Tokenizer
 from asr_emapl.training.corpora import Corpora
-from asr_emapl.training.label_monitor import LabelMonitor
+from asr_emapl.training.label_monitor import SAMPLE, LabelMonitor
+
+_logger = logging.getLogger(RUN_LOGGER)
 
 
 class RunLabels:
-    """Strategy, filters and monitor, with the state that is saved in checkpoints.
+    """Strategy, filters, monitor and gate, with the state that is saved in checkpoints.
 
     Args:
         strategy: None: supervised training.
+        best: the labeller, if it is the mean of the best validations.
 
     Attributes:
         notes: what the filters learned from the transcripts.
 
     Raises:
-        UserError: a filter is invalid.
+        UserError: a filter or the gate is invalid.
     """
 
     def __init__(
         self,
         config: RunConfig,
         strategy: Strategy | None,
+        best: BestAverage | None,
         corpora: Corpora,
         tokenizer: Tokenizer,
         world: ProcessGroup,
@@ -48,18 +63,56 @@ class RunLabels:
         limits, self.notes = _limits(config, corpora.labelled)
         own = own_filters(limits.filters) if limits.uses_unlabelled else {}
         self.filters = LabelFilters(limits, own, tokenizer)
-        self.monitor = None
-        if corpora.unlabelled is not None and config.pseudo_labels.learns_from_itself:
-            self.monitor = LabelMonitor(corpora.unlabelled.utterances, tokenizer)
+        self.best = best
+        labels = config.pseudo_labels
+        split = labels.rounds.gate if labels.strategy == "rounds" else None
+        if split is not None and split not in config.data.validation:
+            raise UserError(f"pseudo_labels.rounds.gate: {split!r} is not a set of data.validation")
+        model = "teacher" if labels.labeller == "teacher" else "student"
+        self.gate = RoundGate(None if split is None else f"{model}/{split}")
+        self.monitor, self.guard = None, None
+        if corpora.unlabelled is not None and labels.learns_from_itself:
+            has_second = labels.agreement != "none"
+            self.monitor = LabelMonitor(corpora.unlabelled, tokenizer, config.seed, has_second=has_second)
+            self.guard = LabelGuard(_transcript_statistics(corpora.labelled))
 
-    def observe(self, step: int, labels: Mapping[int, Label]) -> None:
-        """Note the labels of this process in a step."""
+    def observe(self, step: int, labels: Mapping[int, Label], reasons: Mapping[int, str]) -> None:
+        """Note the labels of this process in a step; see `LabelMonitor.observe`."""
         if self.monitor is not None:
-            self.monitor.observe(step, labels)
+            self.monitor.observe(step, labels, reasons)
 
-    def collect(self) -> dict[str, float]:
+    def collect(self) -> dict[str, Any]:
         """See `LabelMonitor.collect`; empty for a run that does not label."""
         return {} if self.monitor is None else self.monitor.collect(self.world)
+
+    def validated(self, step: int, rates: Mapping[str, float]) -> None:
+        """Note the WERs in percent of a validation, by "model/split"."""
+        self.gate.validated(rates)
+        if self.best is not None:
+            student = [rate for name, rate in rates.items() if name.startswith("student/")]
+            self.best.validated(step, sum(student) / len(student))
+
+    def wants_labels(self) -> bool:
+        """Whether the round of labels that is due takes place; prepares the labeller."""
+        if self.best is not None:
+            self.best.refresh()
+        return self.gate.is_open()
+
+    def check(self, step: int, hours: float, found: Mapping[str, Any]) -> Alarm | None:
+        """See `LabelGuard.check`."""
+        return self.guard.check(step, hours, found) if self.guard is not None and found else None
+
+    def write_samples(self, folder: Path) -> None:
+        """Write the sample of kept and dropped labels to the run directory, on the first process.
+
+        If that fails, training continues, because the sample is in the checkpoints too.
+        """
+        if self.monitor is None or not self.world.is_first:
+            return
+        try:
+            write(folder / LABEL_SAMPLES, (json.dumps(record) + "\n" for record in self.monitor.sampled()))
+        except UserError as error:
+            _logger.info("warning: %s", error)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resume needs; call it on all processes."""
@@ -67,6 +120,9 @@ class RunLabels:
             "strategy": {} if self.strategy is None else self.strategy.state_dict(),
             "filters": self.filters.state_dict(),
             "monitor": {} if self.monitor is None else self.monitor.state_dict(self.world),
+            "gate": self.gate.state_dict(),
+            "best": {} if self.best is None else self.best.state_dict(),
+            "guard": {} if self.guard is None else self.guard.state_dict(),
         }
 
     def restore(self, state: Mapping[str, Any], position: DataCursor) -> DataCursor:
@@ -88,8 +144,13 @@ class RunLabels:
         if self.strategy is not None:
             self.strategy.load_state_dict(labels["strategy"])
         self.filters.load_state_dict(labels["filters"])
+        self.gate.load_state_dict(labels["gate"])
         if self.monitor is not None and labels["monitor"]:
             self.monitor.load_state_dict(labels["monitor"], self.world)
+        if self.best is not None:
+            self.best.load_state_dict(labels["best"])
+        if self.guard is not None and labels["guard"]:
+            self.guard.load_state_dict(labels["guard"])
         return position
 
 
@@ -105,3 +166,12 @@ def _limits(config: RunConfig, labelled: Corpus) -> tuple[PseudoLabelConfig, lis
         f"{counted(len(labelled.targets), 'transcript')}"
     )
     return replace(limits, tokens_per_second=rates), [note]
+
+
+def _transcript_statistics(corpus: Corpus) -> dict[str, float]:
+    """`label_statistics` of the labelled corpus, or of evenly spaced utterances of a large one."""
+    assert corpus.targets is not None
+    rows = range(0, len(corpus.utterances), max(1, len(corpus.utterances) // SAMPLE))
+    utterances: Sequence[Utterance] = [corpus.utterances[row] for row in rows]
+    targets, texts = [corpus.targets[row] for row in rows], [u.text or "" for u in utterances]
+    return label_statistics(targets, texts, [u.duration for u in utterances])

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,7 @@ class StepResult(LabelCounts):
         taken: whether student and teacher were updated.
         noise: gradient noise, if requested and measurable.
         labels: the pseudo-labels of this process by row, including dropped ones.
+        reasons: why pseudo-labels of this process are dropped, by row.
     """
 
     loss: float = 0.0
@@ -41,6 +43,7 @@ class StepResult(LabelCounts):
     taken: bool = True
     noise: GradientNoise | None = None
     labels: Mapping[int, Label] = field(default_factory=dict)
+    reasons: Mapping[int, str] = field(default_factory=dict)
 
 
 class TrainStep:
@@ -90,8 +93,9 @@ class TrainStep:
         prepared = objective.prepare(batch.micro_batches, passes)
         counts = self._count(objective, prepared, undecodable=len(batch.skipped))
         self.phases.mark("communication")
+        seen: dict[str, Any] = {"labels": prepared.labels or {}, "reasons": prepared.reasons}
         if counts.utterances == 0:
-            return StepResult(**vars(counts), taken=False, labels=prepared.labels or {})
+            return StepResult(**vars(counts), taken=False, **seen)
         work = prepared.targets + [objective.nothing()] * (passes - len(prepared.targets))
         self.optimizer.zero_grad(set_to_none=True)
         parts: list[tuple[float, int]] = []
@@ -114,7 +118,7 @@ class TrainStep:
             gradient_norm=norm,
             taken=finite,
             noise=noise,
-            labels=prepared.labels or {},
+            **seen,
         )
 
     def label(self, batch: StepBatch) -> int:

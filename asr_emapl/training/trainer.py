@@ -26,14 +26,17 @@ from asr_emapl.ema import EmaTeacher, unwrap
 from asr_emapl.errors import UserError
 from asr_emapl.pseudo_labels.collapse import CollapseGuard
 from asr_emapl.pseudo_labels.dropout import switch_dropout
+from asr_emapl.pseudo_labels.label_guard import CollapsedLabelsError
 from asr_emapl.running_mean import RunningMean
 from asr_emapl.runs.lock import run_lock
 from asr_emapl.runs.reader import logged_validation
 from asr_emapl.runs.skipped import SkippedList
 from asr_emapl.runs.starts import record_start
 from asr_emapl.scaling import AudioClock
+from asr_emapl.training import rollback
 from asr_emapl.training.announcement import announcement, describe_batch, range_warnings
 from asr_emapl.training.build import (
+    build_best_average,
     build_models,
     build_plan,
     build_step,
@@ -70,12 +73,26 @@ def train(config: RunConfig, *, allow_changes: bool = False) -> Path | None:
             Heartbeat(world, config.device.timeout_seconds or 0.0) as watch,
             run_lock(Path(config.run_dir), world),
         ):
-            last = Trainer(config, world, watch, allow_changes=allow_changes).run()
+            last = _run(config, world, watch, allow_changes)
             gc.collect()  # end DDP's threads before the process group that they use
             world.barrier()
         return last
     finally:
         world.close()
+
+
+def _run(config: RunConfig, world: ProcessGroup, watch: Heartbeat, allow_changes: bool) -> Path | None:
+    """Run to the end, going back to a healthy checkpoint after a collapse if the config says so."""
+    while True:
+        trainer = Trainer(rollback.with_slower_teacher(config), world, watch, allow_changes=allow_changes)
+        try:
+            return trainer.run()
+        except CollapsedLabelsError as error:
+            if config.pseudo_labels.on_collapse != "slower_teacher":
+                raise
+            trainer.log.say(rollback.go_back(trainer.folder, error, world))
+        del trainer
+        gc.collect()
 
 
 class Trainer:
@@ -128,8 +145,9 @@ class Trainer:
         self.mean = RunningMean(model) if config.checkpoint.running_mean else None
         self.features = LogMel(config.features).to(world.device)
         unlabelled = self.corpora.audio.sizes["unlabelled"]
-        strategy = build_strategy(config, self.tokenizer, self.teacher, model, unlabelled)
-        self.labels = RunLabels(config, strategy, self.corpora, self.tokenizer, world)
+        best = build_best_average(config, self.teacher, model)
+        strategy = build_strategy(config, self.tokenizer, self.teacher, model, best, unlabelled)
+        self.labels = RunLabels(config, strategy, best, self.corpora, self.tokenizer, world)
         self.train_step = build_step(
             world,
             self.features,
@@ -168,6 +186,7 @@ class Trainer:
         data = (self.features, self.tokenizer, splits)
         self.validator = Validator(world, *data, config.device, self.watch, self.stop)
         if rates is not None:
+            self.labels.validated(self.step, rates)
             self.saving.keep_best(self.step, rates, self._save)
 
     # Training.
@@ -266,23 +285,38 @@ class Trainer:
         if self.mean is not None and result.taken:
             self.mean.update(batch.samples / SAMPLE_RATE_HZ)
         self.position = batch.after
-        self.labels.observe(self.step, result.labels)
+        self.labels.observe(self.step, result.labels, result.reasons)
         self.log.step(self.step, self.clock.hours, batch.labelled, result, now)
         if self.step % TIMED_STEPS == 0 or self.clock.hours >= self.config.hours:
-            self.log.labels(self.step, self.clock.hours, self.labels.collect())
+            self._judge_labels()
             self.log.phases(self.step, self.clock.hours, self.world.gather(self.train_step.phases.take()))
         self.skipped.step(batch.skipped, read=result.seen, skipped=result.dropped["undecodable"])
         self.guard.step(self.step, batch.labelled, result, result.taken)
 
+    def _judge_labels(self) -> None:
+        """Log what became of the labels since the last call.
+
+        Raises:
+            CollapsedLabelsError: they have collapsed, and the run shall not go on.
+        """
+        found = self.labels.collect()
+        self.log.labels(self.step, self.clock.hours, found)
+        alarm = self.labels.check(self.step, self.clock.hours, found)
+        if alarm is None:
+            return
+        is_warning = self.config.pseudo_labels.on_collapse == "warn"
+        self.log.alarm(self.step, self.clock.hours, alarm, warn=is_warning)
+        if not is_warning:
+            raise CollapsedLabelsError(alarm)
+
     def _label(self, batch: StepBatch) -> None:
         """Label a batch that is not trained on: no step, and no audio on the clock."""
         self.watch.at(f"labelling before step {self.step + 1}")
-        labels = self.train_step.label(batch)
+        labels = self.train_step.label(batch) if self.labels.wants_labels() else 0
         finished = batch.after.labels.round
         if finished != self.position.labels.round:
-            self.log.say(
-                f"{self.clock.hours:7.3f}/{self.config.hours:g} h  labels of round {finished} are ready"
-            )
+            outcome = self.labels.gate.finish_round()
+            self.log.say(f"{self.clock.hours:7.3f}/{self.config.hours:g} h  round {finished}: {outcome}")
         self.position = batch.after
         self.skipped.step(batch.skipped, read=labels, skipped=0)
 
@@ -310,6 +344,7 @@ class Trainer:
         # in the log, or validates again.
         self.saving.keep_best(self.step, found.rates, self._save)
         self.log.validation(self.step, self.clock.hours, found.rates, found.left_out)
+        self.labels.validated(self.step, found.rates)
         self.validation_due = False
         return False
 
@@ -349,6 +384,7 @@ class Trainer:
             "config": config_to_dict(self.config),
         }
         self.saving.save(self.step, state, rate, for_good=for_good)
+        self.labels.write_samples(self.folder)
 
     def _restore(self) -> int:
         """Resume from the newest checkpoint, or start from `init.checkpoint`; returns the log's lines."""

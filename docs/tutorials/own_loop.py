@@ -8,11 +8,8 @@ from torch import nn
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.scaling import scale_hyperparameters
 
-BATCH, IMAGES, HALF_LIFE = (
-    16,
-    24_576,
-    2_000.0,
-)  # the reference batch, the length of the run and the average's half-life, in images
+# The reference batch size, the length of the run, and the half-life of the average, in images.
+BATCH, IMAGES, HALF_LIFE = 16, 24_576, 2_000.0
 GROUP = {"lr": 1e-3, "betas": (0.9, 0.98), "eps": 1e-8, "weight_decay": 0.01}
 
 

@@ -1,7 +1,8 @@
-"""Distances in WER over audio between runs and those at the reference batch, and among the latter."""
+"""Differences in WER over audio between runs and those of the same seed at the reference batch."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import statistics
@@ -12,25 +13,33 @@ from pathlib import Path
 import numpy as np
 
 from asr_emapl.report.curves import Curve, read_curves
+from asr_emapl.scoring.intervals import student_quantile
 from asr_emapl.storage import write
 
 REFERENCE = "reference"
+_LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Distances of one run from the mean curve of the references on one split, in points of teacher WER.
+class Row:
+    """The teachers of the runs of one kind on one split, compared with those at kappa 1 of the same seeds.
 
-    `largest` is that of any point of the curve, `last` that of its end, and `mean` the signed mean over all
-    points: above 0 if the run is worse.
+    Attributes:
+        system, kind: what is trained, and how it is scaled.
+        wer: WER in percent at the end, of each seed.
+        last: difference of each seed at the end, in points; above 0 if the run is worse.
+        mean: the same, as the mean over the curve.
+        distance: root mean square of the differences over the curve, mean over seeds. Of the reference:
+            between curves of different seeds.
     """
 
+    system: str
     kind: str
     split: str
-    last_wer: float
-    largest: float
-    last: float
-    mean: float
+    wer: list[float]
+    last: list[float]
+    mean: list[float]
+    distance: float
 
 
 def teacher_curves(run: Path) -> dict[str, Curve]:
@@ -55,50 +64,57 @@ def mean_curve(curves: Sequence[Curve]) -> Curve:
     return list(zip(hours, rates.tolist(), strict=True))
 
 
-def compare(kind: str, run: Path, references: Sequence[Path]) -> list[Comparison]:
-    """Compare the run with the mean of the references on every split."""
-    bases = [teacher_curves(reference) for reference in references]
-    found = []
-    for split, curve in teacher_curves(run).items():
-        mean = mean_curve([base[split] for base in bases])
-        apart = at(curve, [h for h, _ in mean]) - [rate for _, rate in mean]
-        largest, last = float(abs(apart).max()), float(abs(apart[-1]))
-        found.append(Comparison(kind, split, curve[-1][1], largest, last, float(apart.mean())))
-    return found
+def difference(curve: Curve, reference: Curve) -> np.ndarray:
+    """The difference in points at the times of the reference."""
+    return at(curve, [hours for hours, _ in reference]) - [rate for _, rate in reference]
 
 
-def spread(kind: str, references: Sequence[Path]) -> list[Comparison]:
-    """Compare each reference with the mean of the *others*; with its own share, it would be too close."""
-    found = []
-    for i, run in enumerate(references):
-        found += compare(kind, run, [other for j, other in enumerate(references) if j != i])
-    return found
-
-
-def print_tables(runs: Sequence[Comparison], seeds: Sequence[Comparison]) -> None:
-    """Print one Markdown table per split, one row per kind of runs, and write all runs to distances.json.
-
-    The last column is the mean largest distance divided by that of the seeds of the same system.
-    """
-    for split in dict.fromkeys(c.split for c in runs):
-        print(f"\n{split}, teacher\n")
-        print("| run | runs | WER at the end % | largest distance | last | mean, signed | largest / seeds' |")
-        print("|---" * 7 + "|")
-        mine = [c for c in (*seeds, *runs) if c.split == split]
-        for kind in dict.fromkeys(c.kind for c in mine):
-            same = [c for c in mine if c.kind == kind]
-            system = kind.partition("-")[0]
-            usual = statistics.mean(
-                c.largest for c in seeds if c.split == split and c.kind.startswith(system)
+def compare(system: str, kind: str, runs: Sequence[Path], references: Sequence[Path]) -> list[Row]:
+    """Compare the runs of a kind with the references, seed by seed in the same order; one row per split."""
+    curves, bases = ([teacher_curves(run) for run in group] for group in (runs, references))
+    pairs = list(zip(curves, bases, strict=True))
+    if kind == REFERENCE:
+        seeds = [(one, other) for one, other in itertools.permutations(bases, 2)]
+    rows = []
+    for split in bases[0]:
+        apart = [difference(curve[split], base[split]) for curve, base in pairs]
+        distances = [difference(a[split], b[split]) for a, b in (seeds if kind == REFERENCE else pairs)]
+        rows.append(
+            Row(
+                system,
+                kind,
+                split,
+                wer=[curve[split][-1][1] for curve in curves],
+                last=[float(points[-1]) for points in apart],
+                mean=[float(points.mean()) for points in apart],
+                distance=statistics.mean(float(np.sqrt(np.square(points).mean())) for points in distances),
             )
-            cells = [_several([getattr(c, name) for c in same]) for name in ("last_wer", "largest", "last")]
-            signed = statistics.mean(c.mean for c in same)
-            ratio = statistics.mean(c.largest for c in same) / usual if usual else math.nan
-            print(f"| {kind} | {len(same)} | " + " | ".join(cells) + f" | {signed:+.1f} | {ratio:.1f} |")
-    write("distances.json", json.dumps([asdict(c) for c in (*seeds, *runs)], indent=1) + "\n")
+        )
+    return rows
 
 
-def _several(values: Sequence[float]) -> str:
-    """The mean, and half the range if there are several values."""
-    half = (max(values) - min(values)) / 2
-    return f"{statistics.mean(values):.1f}" + (f" +-{half:.1f}" if len(values) > 1 else "")
+def print_tables(rows: Sequence[Row]) -> None:
+    """Print one Markdown table per system and split, and write all rows to distances.json."""
+    for system, split in dict.fromkeys((row.system, row.split) for row in rows):
+        print(f"\n{system}, {split}, teacher\n")
+        print("| run | seeds | WER at the end % | end - kappa 1 | curve - kappa 1 | distance | / full rule |")
+        print("|---" * 7 + "|")
+        same = {row.kind: row for row in rows if (row.system, row.split) == (system, split)}
+        for kind, row in same.items():
+            full = same.get(f"full-{kind.partition('-')[2]}")
+            ratio = (
+                f"{row.distance / full.distance:.1f}" if full and full is not row and full.distance else "-"
+            )
+            spread = f" +-{statistics.stdev(row.wer):.1f}" if len(row.wer) > 1 else ""
+            cells = [kind, str(len(row.wer)), f"{statistics.mean(row.wer):.1f}{spread}"]
+            cells += ["-", "-"] if kind == REFERENCE else [interval(row.last), interval(row.mean)]
+            print(f"| {' | '.join(cells)} | {row.distance:.1f} | {ratio} |")
+    write("distances.json", json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+
+def interval(values: Sequence[float]) -> str:
+    """The mean with its 95 % interval (Student's t over seeds); a star if it excludes 0."""
+    mean = statistics.mean(values)
+    reach = student_quantile(_LEVEL, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    star = "*" if abs(mean) > reach else ""
+    return f"{mean:+.1f} ({mean - reach:+.1f} to {mean + reach:+.1f}){star}"

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 TITLES = {
     "full": "full rule",
-    "noise": "full rule, measured noise",
     "optimizer": "optimizer's rule alone",
     "nothing": "nothing scaled",
     "progressive": "progressive",

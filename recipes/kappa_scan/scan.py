@@ -1,4 +1,4 @@
-"""Train at several batch sizes from one seed model, and compare the curves with those at the reference batch.
+"""Train at several batch sizes from the same seed models, and compare the curves with those at kappa 1.
 
 This follows section 3.3 of Busbridge et al., "How to Scale Your EMA" (pseudo-labels), and section 3.2
 (averages of a supervised run), at another scale and with another model.
@@ -7,55 +7,28 @@ This follows section 3.3 of Busbridge et al., "How to Scale Your EMA" (pseudo-la
 from __future__ import annotations
 
 import argparse
-import os
-import queue
-import shutil
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
-from typing import TextIO
 
-import torch
-from distance import REFERENCE, compare, print_tables, spread
+from distance import REFERENCE, compare, print_tables
+from parallel_runs import Devices, Run, newest
 from picture import draw_scan
 
-from asr_emapl.checkpoints.files import checkpoint_paths
-from asr_emapl.checks.gradient_noise import summarise_noise
 from asr_emapl.config import RunConfig, load_config
 from asr_emapl.errors import UserError
-from asr_emapl.runs.reader import read_log
 
 # Points on each curve.
 VALIDATIONS = 8
 
-# Settings of a run with the teacher's pseudo-labels, and of a supervised run with an average.
-SYSTEMS = {
-    "ema": ("pseudo_labels.strategy=ema",),
-    "supervised": ("pseudo_labels.strategy=none", "data.unlabelled=[]"),
+# What is scaled at another batch: the teacher's momentum, and settings of the optimizer.
+MODES: dict[str, tuple[bool, tuple[str, ...]]] = {
+    "full": (True, ()),
+    "optimizer": (False, ()),
+    "nothing": (False, ("optimizer.rule=none",)),
 }
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training run: its name, and its overrides of the config."""
-
-    name: str
-    overrides: tuple[str, ...]
-
-    @property
-    def kind(self) -> str:
-        """The name without the seed; repeats have the same kind."""
-        return self.name.rpartition("-seed")[0]
-
-    @property
-    def folder(self) -> Path:
-        """The run directory."""
-        return Path("runs") / self.name
 
 
 @dataclass(frozen=True)
@@ -65,15 +38,16 @@ class Scan:
     Attributes:
         reference: the config at kappa 1.
         hours: audio of each run after the seed model.
-        seeds: number of runs at kappa 1.
-        repeats: number of runs of each other kind.
+        seeds: number of runs of each kind; each seed has its own seed model.
+        systems: ema: pseudo-labels; supervised: training on the transcripts of the unlabelled audio, so that
+            the corpus is large compared with the largest batch.
     """
 
     reference: RunConfig
     hours: float
     kappas: Sequence[float]
     seeds: int
-    repeats: int = 1
+    systems: Sequence[str] = ("ema", "supervised")
 
     @property
     def start_hours(self) -> float:
@@ -95,37 +69,35 @@ class Scan:
         hours = self.reference.teacher.half_life_seconds(seconds) / 3600.0
         return f"teacher.half_life_hours={hours * (1.0 if scaled else kappa)!r}"
 
-    def seed(self) -> Run:
-        """The supervised run that all others start from."""
-        return Run("seed", (f"hours={self.start_hours!r}", *SYSTEMS["supervised"]))
+    def seed_run(self, seed: int) -> Run:
+        """The supervised run that all others of a seed start from."""
+        settings = ("pseudo_labels.strategy=none", "data.unlabelled=[]", f"data.max_seconds={self.longest!r}")
+        return Run(f"seed-seed{seed}", (f"seed={seed}", f"hours={self.start_hours!r}", *settings))
 
-    def references(self) -> Iterator[Run]:
-        """Runs at kappa 1 with several seeds, which measure the gradient noise."""
-        for system in SYSTEMS:
-            for seed in range(self.seeds):
-                noise = "optimizer.noise_every_steps=10"
-                yield self._run(f"{system}-{REFERENCE}", system, 1.0, seed, noise)
-
-    def others(self, noise_share: float) -> Iterator[Run]:
-        """Runs at each other kappa in each mode, and the progressive runs; repeats come last."""
-        modes = {
-            "full": (True, ()),
-            "noise": (True, (f"optimizer.noise_share={noise_share!r}",)),
-            "optimizer": (False, ()),
-            "nothing": (False, ("optimizer.rule=none",)),
-        }
-        for seed, system in product(range(self.repeats), SYSTEMS):
-            for kappa, (mode, (rho, more)) in product(self.kappas, modes.items()):
-                yield self._run(f"{system}-{mode}-kappa{kappa:g}", system, kappa, seed, *more, rho_scaled=rho)
-            if self._stages():
-                progressive = f"batch.progressive={self._stages()}".replace(" ", "")
-                yield self._run(f"{system}-progressive", system, 1.0, seed, progressive)
+    def runs(self) -> Iterator[Run]:
+        """All others, those of one seed after those of another."""
+        for seed in range(self.seeds):
+            for system in self.systems:
+                yield self._run(f"{system}-{REFERENCE}", system, 1.0, seed)
+                for kappa in self.kappas:
+                    for mode, (rho, more) in MODES.items():
+                        name = f"{system}-{mode}-kappa{kappa:g}"
+                        yield self._run(name, system, kappa, seed, *more, rho_scaled=rho)
+                if self._stages():
+                    progressive = f"batch.progressive={self._stages()}".replace(" ", "")
+                    yield self._run(f"{system}-progressive", system, 1.0, seed, progressive)
 
     def _stages(self) -> list[list[float]]:
         """Stages at the two largest kappas after kappa 1, with equal audio: [from hours, seconds]."""
         kappas = sorted(k for k in self.kappas if k > 1.0)[-2:]
         seconds, part = self.reference.batch.reference_seconds, self.hours / (len(kappas) + 1)
         return [[self.start_hours + (i + 1) * part, k * seconds] for i, k in enumerate(kappas)]
+
+    def _settings(self, system: str) -> tuple[str, ...]:
+        if system == "ema":
+            return ("pseudo_labels.strategy=ema",)
+        texts = ",".join(map(str, self.reference.data.unlabelled))
+        return ("pseudo_labels.strategy=none", "data.unlabelled=[]", f"data.labelled=[{texts}]")
 
     def _run(
         self, kind: str, system: str, kappa: float, seed: int, *more: str, rho_scaled: bool = True
@@ -136,110 +108,40 @@ class Scan:
                 f"seed={seed}",
                 f"hours={self.start_hours + self.hours!r}",
                 f"validation.every_hours={self.hours / VALIDATIONS!r}",
-                *SYSTEMS[system],
+                *self._settings(system),
                 f"batch.seconds={kappa * self.reference.batch.reference_seconds!r}",
                 "teacher.rho=null",
                 self.half_life(kappa, rho_scaled),
                 "batch.progressive=[]",
                 f"data.max_seconds={self.longest!r}",
-                f"init.checkpoint={newest(Path('runs/seed'))}",
+                f"init.checkpoint={newest(self.seed_run(seed).folder)}",
                 *more,
             ),
         )
 
 
-def newest(run: Path) -> Path:
-    """The newest checkpoint of a run."""
-    return checkpoint_paths(run / "checkpoints")[-1]
-
-
-class Devices:
-    """The devices that runs share: visible GPUs, or CPU cores."""
-
-    def __init__(self, workers: int) -> None:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        gpus = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
-        self.workers = workers or len(gpus) or torch.get_num_threads()
-        self._free: queue.Queue[str] = queue.Queue()
-        for i in range(self.workers):
-            self._free.put(gpus[i % len(gpus)] if gpus else "")
-        self._running: set[subprocess.Popen[bytes]] = set()
-        self._is_stopped = False
-
-    def stop(self, *_: object) -> None:
-        """Stop the running commands and start no others; a signal handler."""
-        self._is_stopped = True
-        for process in list(self._running):
-            process.terminate()
-
-    def run(self, command: Sequence[str], log: TextIO) -> int:
-        """Run a command as soon as a device is free, and return its exit status.
-
-        Raises:
-            UserError: the scan was stopped.
-        """
-        gpu = self._free.get()
-        if shutil.which("setpriv"):
-            # Training saves and stops if this process dies for any reason.
-            command = ["setpriv", "--pdeathsig", "TERM", "--", *command]
-        environment = os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
-        try:
-            if self._is_stopped:
-                raise UserError("stopped; rerun the same command to resume")
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-            self._running.add(process)
-            code = process.wait()
-            self._running.discard(process)
-            if self._is_stopped:
-                raise UserError("stopped; rerun the same command to resume")
-            return code
-        finally:
-            self._free.put(gpu)
-
-
 def train(run: Run, devices: Devices, config: Path, overrides: Sequence[str]) -> None:
-    """Start or resume a training run, with output to runs/NAME.log.
-
-    Raises:
-        UserError: the run failed; the message has the last line of its log.
-    """
-    Path("runs").mkdir(exist_ok=True)
-    log = run.folder.with_suffix(".log")
+    """Start or resume a training run at a constant learning rate, with output to runs/NAME.log."""
     constant = ("schedule.decay_from_hours=null", "checkpoint.keep=1", "device.threads=1")
-    changes = (*constant, *overrides, *run.overrides, f"run_dir={run.folder}")
-    command = [sys.executable, "-m", "asr_emapl", "train", "--config", str(config), *changes]
-    # Repeats start from the same seed run with another random seed.
-    command.append("--allow-changes")
-    with log.open("a") as file:
-        code = devices.run(command, file)
-    if code:
-        lines = log.read_text().splitlines() or ["its log is empty"]
-        raise UserError(f"run {run.name} failed: {lines[-1]}")
-    print(f"{run.name}: done", flush=True)
+    devices.train(run, config, *constant, *overrides)
 
 
-def measured_noise(runs: Sequence[Run], config: RunConfig) -> float:
-    """The noise share of the gradient at the reference batch, from the runs with pseudo-labels."""
-    seconds = config.batch.reference_seconds
-    steps = [
-        step for run in runs if run.name.startswith("ema") for step in read_log(run.folder / "log.jsonl")
-    ]
-    return summarise_noise(steps, seconds, seconds).share
-
-
-def report(references: Sequence[Run], others: Sequence[Run]) -> None:
-    """Compare all runs with the references of their system, and plot one figure per system."""
-    runs, seeds = [], []
-    for system in SYSTEMS:
-        base = [r.folder for r in references if r.kind.startswith(system)]
-        seeds += spread(f"{system}-{REFERENCE}", base)
+def report(scan: Scan) -> None:
+    """Compare all runs with those at kappa 1 of the same seed, and plot one figure per system."""
+    rows = []
+    for system in scan.systems:
         kinds: dict[str, list[Path]] = {}
-        for run in others:
-            if run.kind.startswith(system):
-                runs += compare(run.kind, run.folder, base)
+        for run in scan.runs():
+            if run.kind.startswith(f"{system}-"):
                 kinds.setdefault(run.kind.removeprefix(f"{system}-"), []).append(run.folder)
+        base = kinds.pop(REFERENCE)
+        rows += [
+            row
+            for kind, runs in {REFERENCE: base, **kinds}.items()
+            for row in compare(system, kind, runs, base)
+        ]
         draw_scan(base, kinds, Path(f"{system}.png"))
-    print_tables(runs, seeds)
+    print_tables(rows)
 
 
 def main() -> None:
@@ -247,35 +149,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--hours", type=float, default=4.0)
-    parser.add_argument("--kappas", default="0.5,2,4,8")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--kappas", default="0.25,4,8")
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--systems", default="ema,supervised")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("overrides", nargs="*")
     chosen = parser.parse_args()
     config = load_config(chosen.config, chosen.overrides)
     kappas = [float(k) for k in chosen.kappas.split(",")]
-    scan = Scan(config, chosen.hours, kappas, chosen.seeds, chosen.repeats)
-    if chosen.seeds < 2 or chosen.repeats < 1:
-        raise UserError("--seeds must be at least 2 (for the spread), and --repeats at least 1")
+    scan = Scan(config, chosen.hours, kappas, chosen.seeds, chosen.systems.split(","))
+    if chosen.seeds < 2:
+        raise UserError("--seeds must be at least 2, for the intervals")
+    if not set(scan.systems) <= {"ema", "supervised"}:
+        raise UserError(f"--systems {chosen.systems}: choose from ema and supervised")
     if not scan.start_hours > 0.0:
         raise UserError("pseudo_labels.start_hours must be above 0, because the seed run ends there")
     devices = Devices(chosen.workers)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, devices.stop)
 
     def run_one(run: Run) -> None:
         train(run, devices, chosen.config, chosen.overrides)
 
-    run_one(scan.seed())
-    references = list(scan.references())
     with ThreadPoolExecutor(devices.workers) as pool:
-        list(pool.map(run_one, references))
-        share = measured_noise(references, config)
-        print(f"noise share of the gradient at the reference batch: {share:.3f}", flush=True)
-        others = list(scan.others(share))
-        list(pool.map(run_one, others))
-    report(references, others)
+        list(pool.map(run_one, [scan.seed_run(seed) for seed in range(scan.seeds)]))
+        list(pool.map(run_one, list(scan.runs())))
+    report(scan)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ usage: bash recipes/librispeech/run.sh --data DIR [options] [-- key=value ...]
   --stage N         first stage (default 0); all stages can be repeated
   --stop-stage N    last stage (default 5)
   --pieces N        tokenizer of N SentencePiece (BPE) pieces, trained on the transcripts (default: characters)
-  --exp DIR         output folder; relative paths in the config start from it (default: exp/librispeech in the repository root)
+  --exp DIR         output folder, the base of relative paths in the config (default: exp/librispeech in the repository root)
   --nproc N         training processes on this machine, one per GPU (default 1)
   --nnodes M        number of machines (default 1), or MIN:MAX; run --stage 3 --stop-stage 3 on each, with the same --rdzv
   --rdzv HOST:PORT  address of one of the machines
@@ -51,7 +51,7 @@ while (($# > 0)); do
         *) fail "unknown option '$1' (see --help; key=value goes after --)" ;;
     esac
 done
-[[ $stage$stop_stage =~ ^[0-5]{2}$ && $stage -le $stop_stage ]] || fail "--stage, --stop-stage: stages are 0 to 5 in ascending order, not '$stage' to '$stop_stage'"
+[[ $stage$stop_stage =~ ^[0-5]{2}$ && $stage -le $stop_stage ]] || fail "--stage '$stage' --stop-stage '$stop_stage': stages must be from 0 to 5, and the first must not be after the last"
 [[ $nproc.$nnodes =~ ^[1-9][0-9]*\.[1-9][0-9]*(:[1-9][0-9]*)?$ ]] ||
     fail "--nproc '$nproc' --nnodes '$nnodes': not positive numbers"
 [[ $max_restarts =~ ^[0-9]+$ ]] || fail "--max-restarts '$max_restarts': not a number"
@@ -70,9 +70,9 @@ source "$root/recipes/environment.sh"
 mkdir -p -- "$exp"
 cd -- "$exp"
 
-# What the stages need from the config and the overrides, one per line: run_dir, tokenizer, the parts (whose manifests
-# are in data/), the transcribed manifests, the model's package (trusted, because the config is the user's), then name
-# and manifest of each validation part.
+# Values of the config and the overrides that the stages need, one per line: run_dir, tokenizer, the parts (whose
+# manifests are in data/), the transcribed manifests, the model's package (trusted, because the config is the user's),
+# then name and manifest of each validation part.
 settings=$("$PYTHON" - "$config" ${overrides[@]+"${overrides[@]}"} <<'PYTHON'
 import sys
 from pathlib import Path
@@ -102,7 +102,7 @@ for_each() {
         done
     done
 }
-# Run a launcher. If a signal stops it, exit with its status after it has saved.
+# Run a launcher. If a signal stops it, wait until it has saved a checkpoint, and exit with its status.
 train() {
     local status=0
     start "$@"
@@ -159,7 +159,10 @@ if runs 3; then
     [[ $nnodes.$nproc.$max_restarts == 1.1.0 ]] ||
         launch=(torchrun --nnodes "$nnodes" --nproc-per-node "$nproc" --max-restarts "$max_restarts" "${meet[@]}"
             --signals-to-handle SIGHUP,SIGQUIT -m asr_emapl)
-    train "${launch[@]}" train --config "$config" ${overrides[@]+"${overrides[@]}"}
+    # With `root`, the paths in the config.yaml of the run are absolute, so that commands find them from any folder.
+    rooted=()
+    grep -q '^root:' -- "$config" || rooted=(root="$PWD")
+    train "${launch[@]}" train --config "$config" ${rooted[@]+"${rooted[@]}"} ${overrides[@]+"${overrides[@]}"}
 fi
 if runs 4; then
     say 4 "decode with teacher and student to $run_dir/decode"

@@ -8,7 +8,7 @@ usage: bash recipes/own_corpus/run.sh --labelled PATH --unlabelled PATH --dev PA
 
   --labelled PATH    audio with transcripts, to train on
   --unlabelled PATH  audio without transcripts; long recordings are cut at pauses
-  --dev PATH         audio with transcripts, of other speakers, to measure the error rate
+  --dev PATH         audio with transcripts to measure the error rate; its speakers should not occur in the training audio
   --init CHECKPOINT  start from this run directory or checkpoint, with its model and tokenizer
   --size NAME        tiny, mini, small or base (default: chosen from the hours of transcripts and the hardware)
   --hours N          hours of audio to train for (default: chosen from the hours of transcripts)
@@ -16,7 +16,7 @@ usage: bash recipes/own_corpus/run.sh --labelled PATH --unlabelled PATH --dev PA
   --baseline         also continue without pseudo-labels, to see what they add
   --exp DIR          output folder (default: exp/own_corpus in the repository root)
   --nproc N          training processes, one per GPU (default: 1)
-  --stop-stage N     last of the stages 1 to 4 below (default: 4)
+  --stop-stage N     last stage to run, 1 to 4 (default: 4)
   -- key=value ...   overrides the config: hours=20 batch.seconds=120
 
 PATH is a folder of audio with a .txt beside each file, a folder with one CSV or TSV (columns path, text, and speaker if
@@ -86,7 +86,7 @@ require() {
     ((status_of[$1] == 0)) || exit "${status_of[$1]}"
 }
 
-# A teacher that gets most words wrong teaches its errors.
+# Pseudo-labels of a teacher that gets most words wrong make the student worse.
 warn_if_weak() {
     "$PYTHON" - "$1" <<'PYTHON'
 import json, sys

@@ -11,9 +11,9 @@ usage: bash recipes/quickstart/run.sh [options] [-- key=value ...]
   --exp DIR     output folder (default: exp/quickstart in the repository root)
   -- key=value  overrides conf/quickstart.yaml
 
-Renders the corpus and trains a seed model on the transcribed part. Then trains two models from it on the same amount
-of audio, one supervised and one with pseudo-labels of the EMA teacher, scores them and prints the table. Rerun the
-same command to resume; completed work is not repeated. Delete DIR to start over.
+Renders the corpus and trains a seed model on the transcribed part. Then trains two models from the seed model on the
+same amount of audio, one supervised and one with pseudo-labels of the EMA teacher, scores them and prints the table.
+Rerun the same command to resume; completed work is not repeated. Delete DIR to start over.
 HELP
 }
 
@@ -48,14 +48,18 @@ config=$here/conf/quickstart.yaml
 # The seed model ends where pseudo-labels start.
 start_hours=$(asr-emapl settings pseudo_labels.start_hours --config "$config" ${overrides[@]+"${overrides[@]}"}) || exit 2
 
-train() { start asr-emapl train --config "$config" ${overrides[@]+"${overrides[@]}"} seed="$seed" run_dir="$runs/$1" "${@:2}"; }
+# With `root`, the paths in the config.yaml of a run are absolute, so that commands find them from any folder.
+train() {
+    start asr-emapl train --config "$config" root="$PWD" ${overrides[@]+"${overrides[@]}"} seed="$seed" \
+        run_dir="$runs/$1" "${@:2}"
+}
 # Settings that determine what a system learns from.
 learns_from() {
     if [[ $1 == seed || $1 == baseline ]]; then echo "pseudo_labels.strategy=none data.unlabelled=[]"; else echo "pseudo_labels.strategy=$1"; fi
 }
 
 say "render the corpus to $exp/data"
-# Settings were chosen on the corpora of seeds 0, 1 and 3, so results are reported on another one.
+# Settings were chosen on the corpora of seeds 0, 1 and 3, so results are reported on a different corpus.
 asr-emapl prepare rendered --out data --seed 4
 [[ -s data/characters.json ]] || asr-emapl tokenizer --out data/characters.json
 

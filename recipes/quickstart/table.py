@@ -13,10 +13,10 @@ from pathlib import Path
 from asr_emapl.scoring.score_table import cell, read_rates
 
 SYSTEMS = {
-    "seed": "seed (supervised, where pseudo-labels begin)",
+    "seed": "seed (supervised, start of pseudo-labelling)",
     "baseline": "supervised baseline",
     "ema": "EMA pseudo-labels",
-    "oracle": "oracle (true texts)",
+    "oracle": "oracle (reference transcripts)",
 }
 PARTS = ("dev-clean", "dev-other")
 

@@ -1,10 +1,9 @@
 """Texts in NIST's formats that allow alternatives: `I'VE { UM / UH / @ } SEEN (IT)`.
 
 `{ a / b }` allows either wording, `@` denotes the empty word, `(word)` is optional. Spaces around the marks
-are optional, and alternatives can be nested. Reference and hypothesis are scored with the wordings whose
-alignment has the lowest cost under sclite's weights: a substitution costs 4, a deletion or an insertion 3, or
-2 for an optional word. An omitted optional word counts neither as an error nor as a reference word (sclite -D
-counts it as correct).
+are optional, and alternatives can be nested. The wordings whose alignment has the lowest cost are scored,
+with sclite's weights: a substitution costs 4, a deletion or an insertion costs 3, or 2 for an optional word.
+An omitted optional word counts neither as an error nor as a reference word (sclite -D counts it as correct).
 """
 
 from __future__ import annotations

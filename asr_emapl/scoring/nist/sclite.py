@@ -47,8 +47,8 @@ def _edits(reference: list[str], hypothesis: list[str]) -> tuple[int, int, int, 
     n, m = len(reference), len(hypothesis)
     if reference == hypothesis:
         return 0, 0, 0, n
-    # Costs are scaled so that cost % unit is the number of substitutions: the minimum, then the maximum among
-    # minimum-cost alignments. The full alignment is needed only if they differ.
+    # Costs are scaled so that cost % unit is the number of substitutions. Find the minimum and the maximum
+    # number among minimum-cost alignments; the full alignment is needed only if they differ.
     unit = 2 * (n + m)
     fewest = _cost(reference, hypothesis, unit, 1)
     substitutions = fewest % unit

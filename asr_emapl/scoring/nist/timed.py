@@ -32,7 +32,7 @@ _TAG = re.compile(r"(?<!\\);\S*")
 
 @dataclass(frozen=True, slots=True)
 class StmSegment:
-    """One line of an stm file; times in seconds. `text` is None if the segment is not scored."""
+    """One line of an stm file, with times in seconds. `text` is None if the segment is not scored."""
 
     recording: str
     channel: str
@@ -44,7 +44,7 @@ class StmSegment:
 
 @dataclass(frozen=True, slots=True)
 class CtmWord:
-    """One word of a ctm file, or alternatives as "{ a / b }"; times in seconds."""
+    """One word of a ctm file, or alternatives as "{ a / b }", with times in seconds."""
 
     recording: str
     channel: str

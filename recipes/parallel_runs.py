@@ -1,0 +1,122 @@
+"""Training runs in parallel, one per core or GPU, for recipes that compare many of them."""
+
+from __future__ import annotations
+
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import torch
+
+from asr_emapl.checkpoints.files import checkpoint_paths
+from asr_emapl.errors import UserError
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: its name, and its overrides of the config."""
+
+    name: str
+    overrides: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        """The name without the seed; repeats have the same kind."""
+        return self.name.rpartition("-seed")[0]
+
+    @property
+    def folder(self) -> Path:
+        """The run directory."""
+        return Path("runs") / self.name
+
+    @property
+    def log(self) -> Path:
+        """What its commands print."""
+        return self.folder.with_suffix(".log")
+
+
+class Devices:
+    """The devices that runs share: visible GPUs, or CPU cores.
+
+    SIGTERM, SIGINT and SIGUSR1 are passed on to the running commands, and no others are started.
+
+    Args:
+        workers: number of commands in parallel; 0: one per GPU, or one per core.
+    """
+
+    def __init__(self, workers: int) -> None:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
+        self.workers = workers or len(gpus) or torch.get_num_threads()
+        self._free: queue.Queue[str] = queue.Queue()
+        for i in range(self.workers):
+            self._free.put(gpus[i % len(gpus)] if gpus else "")
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._is_stopped = False
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, self._stop)
+
+    def _stop(self, *_: object) -> None:
+        self._is_stopped = True
+        for process in list(self._running):
+            process.terminate()
+
+    def run(self, command: Sequence[str], log: TextIO) -> float:
+        """Run a command as soon as a device is free, and return the processor time that it took in seconds.
+
+        Raises:
+            UserError: the command failed, or the recipe was stopped.
+        """
+        gpu = self._free.get()
+        if shutil.which("setpriv"):
+            # Training saves and stops if this process dies for any reason.
+            command = ["setpriv", "--pdeathsig", "TERM", "--", *command]
+        environment = os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
+        try:
+            self._require_running()
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+            self._running.add(process)
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            self._running.discard(process)
+            self._require_running()
+        finally:
+            self._free.put(gpu)
+        if process.returncode:
+            lines = Path(log.name).read_text().splitlines() or ["its log is empty"]
+            raise UserError(f"{Path(log.name).stem} failed: {lines[-1]}")
+        return usage.ru_utime + usage.ru_stime
+
+    def _require_running(self) -> None:
+        if self._is_stopped:
+            raise UserError("stopped; rerun the same command to resume")
+
+    def emapl(self, arguments: Sequence[object], log: Path) -> float:
+        """Run an asr-emapl command with its output appended to a file; see `run`."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a") as file:
+            return self.run([sys.executable, "-m", "asr_emapl", *map(str, arguments)], file)
+
+    def train(self, run: Run, config: Path, *overrides: str) -> float:
+        """Start or resume a training run; see `run`.
+
+        Args:
+            overrides: for all runs; those of the run have priority.
+        """
+        changes = (*overrides, *run.overrides, f"run_dir={run.folder}")
+        # Runs with several seeds start from the same checkpoint.
+        seconds = self.emapl(["train", "--config", config, *changes, "--allow-changes"], run.log)
+        print(f"{run.name}: trained", flush=True)
+        return seconds
+
+
+def newest(run: Path) -> Path:
+    """The newest checkpoint of a run."""
+    return checkpoint_paths(run / "checkpoints")[-1]

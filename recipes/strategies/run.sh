@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Compare the strategies of pseudo-labelling on the quickstart's corpus, with several amounts of labelled audio.
+set -euo pipefail
+
+usage() {
+    cat <<'HELP'
+usage: bash recipes/strategies/run.sh [options] [-- key=value ...]
+
+  --minutes LIST   minutes of labelled audio, up to 12 (default 1,4,12)
+  --seeds N        number of seeds; each has its own seed model (default 3)
+  --systems LIST   systems of recipes/strategies/systems.yaml (default: all)
+  --hours H        hours of audio of every run after the seed model (default 4)
+  --external FILE  labels of another recogniser for data/train-unlabelled.jsonl, for system "external":
+                   JSONL with id and text, or another file that `asr-emapl score` reads
+  --workers N      number of runs in parallel (default: one per core, or one per GPU)
+  --table          do not train; print the tables and plot the completed runs
+  --exp DIR        output folder (default: exp/strategies in the repository root)
+  -- key=value     overrides the quickstart's config
+
+Renders the quickstart's corpus with 12 minutes of labelled audio. For each amount and seed, trains a supervised seed
+model, and from it all systems on the same amount of audio. Prints one table per amount of labelled audio: WER of the
+teacher, significance of the difference to `ema`, share of the gap between baseline and oracle that is recovered, WER of
+the pseudo-labels, and processor time.
+Plots strategies.png. Rerun the same command to resume; completed runs are not repeated.
+HELP
+}
+
+here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+root=$(CDPATH='' cd -- "$here/../.." && pwd)
+# shellcheck source=recipes/common.sh
+source "$root/recipes/common.sh"
+exp=$root/exp/strategies overrides=() options=() minutes=1,4,12
+while (($# > 0)); do
+    case $1 in
+        --help | -h) usage; exit 0 ;;
+        --) shift; overrides=("$@"); break ;;
+        --table) options+=("$1"); shift ;;
+        --exp | --minutes)
+            (($# > 1)) || fail "$1 needs a value (see --help)"
+            printf -v "${1#--}" '%s' "$2"
+            shift 2 ;;
+        --external)
+            (($# > 1)) || fail "$1 needs a value (see --help)"
+            [[ -f $2 ]] || fail "--external $2: no such file"
+            options+=("$1=$(realpath -- "$2")")
+            shift 2 ;;
+        --hours | --seeds | --systems | --workers)
+            (($# > 1)) || fail "$1 needs a value (see --help)"
+            options+=("$1=$2")
+            shift 2 ;;
+        *) fail "unknown option '$1' (see --help; key=value goes after --)" ;;
+    esac
+done
+
+# shellcheck source=recipes/environment.sh
+source "$root/recipes/environment.sh"
+mkdir -p -- "$exp"
+cd -- "$exp"
+asr-emapl prepare rendered --out data --seed 4 --labelled-minutes 12
+[[ -f data/characters.json ]] || asr-emapl tokenizer --out data/characters.json
+export PYTHONPATH=$root/recipes${PYTHONPATH:+:$PYTHONPATH}
+config=$root/recipes/quickstart/conf/quickstart.yaml
+start "$PYTHON" "$here/strategies.py" --config "$config" --minutes "$minutes" ${options[@]+"${options[@]}"} \
+    -- ${overrides[@]+"${overrides[@]}"}
+wait_for "$!"
+exit "${status_of[$!]}"
