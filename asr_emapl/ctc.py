@@ -1,4 +1,4 @@
-"""Greedy CTC decoding of a batch, and a check that labels can be aligned. Imports only torch.
+"""Greedy CTC decoding of a batch, confidence, and a check that labels can be aligned. Imports only torch.
 
 Axes: B utterances, T frames (padded), S tokens (padded), V labels (blank included). Results are padded and
 stay on the device, which avoids synchronization.
@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+Confidence = Literal["frames", "tokens"]
+"""frames: `GreedyPaths.confidence`; tokens: `token_confidence`."""
 
 
 @dataclass(frozen=True)
@@ -59,23 +63,75 @@ def greedy(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> GreedyPaths:
             "expected log_probs [B, T, V] and lengths [B], "
             f"got {list(log_probs.shape)} and {list(lengths.shape)}"
         )
-    batch, frames, _ = log_probs.shape
+    frames = log_probs.shape[1]
     if lengths.device.type == "cpu" and bool(((lengths < 0) | (lengths > frames)).any()):
         raise ValueError(f"lengths must be in [0, {frames}], the frames of log_probs; got {lengths.tolist()}")
     lengths = lengths.to(log_probs.device, non_blocking=True)
     best_log_prob_BT, best_BT = log_probs.max(dim=-1)
     valid_BT = torch.arange(frames, device=log_probs.device) < lengths.unsqueeze(1)
-
-    keep_BT = valid_BT & (best_BT != blank)
-    keep_BT[:, 1:] &= best_BT[:, 1:] != best_BT[:, :-1]  # a blank separates two equal labels
-    # Move kept labels to the front. All others are written to an extra column, which is cut off.
-    column_BT = torch.where(keep_BT, keep_BT.cumsum(dim=1) - 1, frames)
-    labels = best_BT.new_zeros(batch, frames + 1).scatter_(1, column_BT, best_BT)[:, :frames]
-
+    labels, label_lengths = collapse(best_BT, lengths, blank)
     probability_BT = torch.where(valid_BT, best_log_prob_BT.float().exp(), 0.0)
     # Low-precision log-probabilities can round to slightly above 0.
     confidence = (probability_BT.sum(dim=1) / lengths.clamp(min=1)).clamp(max=1.0)
-    return GreedyPaths(labels, keep_BT.sum(dim=1), confidence, best_BT)
+    return GreedyPaths(labels, label_lengths, confidence, best_BT)
+
+
+def collapse(path_BT: Tensor, lengths_B: Tensor, blank: int = 0) -> tuple[Tensor, Tensor]:
+    """Collapse repeats of a path and remove blanks; does not synchronize.
+
+    Args:
+        path_BT: long [B, T], the label of each frame.
+        lengths_B: integer [B], valid frames of each utterance, on the same device.
+
+    Returns:
+        Labels, long [B, T], padded with zeros, and their numbers, long [B].
+    """
+    _, begins_BT = _emissions(path_BT, lengths_B, blank)
+    batch, frames = path_BT.shape
+    # Move the first frame of each label to the front; others go to an extra column, which is cut off.
+    column_BT = torch.where(begins_BT, begins_BT.cumsum(dim=1) - 1, frames)
+    labels = path_BT.new_zeros(batch, frames + 1).scatter_(1, column_BT, path_BT)[:, :frames]
+    return labels, begins_BT.sum(dim=1)
+
+
+def _emissions(path_BT: Tensor, lengths_B: Tensor, blank: int) -> tuple[Tensor, Tensor]:
+    """Whether each frame is valid and not blank, and whether it begins a label; bool [B, T] each."""
+    frames = torch.arange(path_BT.shape[1], device=path_BT.device)
+    emits_BT = (frames < lengths_B.unsqueeze(1)) & (path_BT != blank)
+    begins_BT = emits_BT.clone()
+    begins_BT[:, 1:] &= path_BT[:, 1:] != path_BT[:, :-1]  # a blank separates two equal labels
+    return emits_BT, begins_BT
+
+
+@torch.no_grad()
+def token_confidence(log_probs_BTV: Tensor, lengths_B: Tensor, path_BT: Tensor) -> Tensor:
+    """Geometric mean of the probabilities of the tokens of a path, float32 [B]; does not synchronize.
+
+    The probability of a token is that of its best frame: the flanks of a CTC spike say nothing of the token,
+    and a maximum, unlike a mean, does not depend on the order in which a GPU adds. Blanks do not count, so
+    the confidence does not rise with silence or fall with the length of the label. It is 0 without tokens,
+    and NaN for an utterance with a NaN on its path.
+
+    Args:
+        log_probs_BTV: float [B, T, V], log-probabilities; blank 0.
+        lengths_B: long [B], valid frames of each utterance.
+        path_BT: long [B, T], the label of each frame, on the device of the log-probabilities.
+    """
+    batch, frames = path_BT.shape
+    lengths_B = lengths_B.to(path_BT.device, non_blocking=True)
+    log_prob_BT = log_probs_BTV.gather(2, path_BT.unsqueeze(2)).squeeze(2).float()
+    emits_BT, begins_BT = _emissions(path_BT, lengths_B, blank=0)
+    # The place of the frame's token; frames without one are written to an extra column, which is cut off.
+    place_BT = torch.where(emits_BT, begins_BT.cumsum(dim=1) - 1, frames)
+    best_BS = log_prob_BT.new_full((batch, frames + 1), -torch.inf)
+    best_BS = best_BS.scatter_reduce_(1, place_BT, log_prob_BT, "amax")[:, :frames]
+    counts_B = begins_BT.sum(dim=1)
+    place_BS = torch.arange(frames, device=path_BT.device).expand_as(best_BS)
+    is_token_BS = place_BS < counts_B.unsqueeze(1)
+    mean_B = torch.where(is_token_BS, best_BS, 0.0).sum(dim=1) / counts_B.clamp(min=1)
+    confidence_B = torch.where(counts_B > 0, mean_B.exp().clamp(max=1.0), 0.0)
+    is_broken_B = (log_prob_BT.isnan() & (place_BS < lengths_B.unsqueeze(1))).any(dim=1)
+    return confidence_B.masked_fill(is_broken_B, torch.nan)
 
 
 def frames_needed(tokens_BS: Tensor, lengths_B: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ Place = Annotated[str, Len(1), _IS_PATH]
 """A path or URL; relative paths are resolved against the root of the config (`change_places`)."""
 _IS_IMPORT = "import path"
 ImportPath = Annotated[str, Predicate(lambda text: re.fullmatch(r"[\w.]+:\w+", text) is not None), _IS_IMPORT]
-"""The import path of a class."""
+"""The import path of a class or function."""
 Hours = Annotated[float, Ge(0.0), Le(1e9)]
 PositiveHours = Annotated[float, Gt(0.0), Le(1e9)]
 PositiveSeconds = Annotated[float, Gt(0.0), Le(1e9)]

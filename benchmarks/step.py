@@ -26,6 +26,7 @@ from asr_emapl.distributed.process_group import ProcessGroup, leave_out_cudnn_at
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
+from asr_emapl.pseudo_labels.filters import LabelFilters
 from asr_emapl.pseudo_labels.labeller import Labeller
 from asr_emapl.training.build import build_step
 from asr_emapl.training.step import TrainStep
@@ -57,7 +58,7 @@ def build(options: dict[str, Any], device: torch.device, bf16: bool) -> TrainSte
         teacher,
         optimizer,
         SameLength(Labeller(teacher, bf16=bf16)),
-        PseudoLabelConfig(),
+        LabelFilters(PseudoLabelConfig()),
         clip_norm=1.0,
         bf16=bf16,
     )

@@ -38,6 +38,7 @@ from asr_emapl.distributed.process_group import ProcessGroup, leave_out_cudnn_at
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import ConvFrontEnd, Positions, TransformerCtc
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
+from asr_emapl.pseudo_labels.filters import LabelFilters
 from asr_emapl.training.build import build_step
 
 VOCABULARY, CHARACTERS_PER_SECOND = 29, 14
@@ -210,7 +211,7 @@ class OurStep:
             EmaTeacher(model, half_life=3600.0),
             optimizer,
             None,
-            PseudoLabelConfig(),
+            LabelFilters(PseudoLabelConfig()),
             clip_norm=1.0,
             bf16=bf16,
         )

@@ -45,7 +45,8 @@ from typer.testing import CliRunner
 
 from asr_emapl import cli
 from asr_emapl.checks import conformance
-from asr_emapl.checks.conformance import CheckResult, check
+from asr_emapl.checks.check import CheckResult
+from asr_emapl.checks.conformance import check
 from asr_emapl.errors import UserError
 
 TRANSFORMER = "asr_emapl.models.transformer:TransformerCtc"

@@ -1,4 +1,4 @@
-"""Greedy decoding agrees with a naive loop over frames, whatever the padding holds."""
+"""Greedy decoding and confidence agree with a naive loop over frames, whatever the padding holds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from asr_emapl.ctc import blank_share, greedy
+from asr_emapl.ctc import blank_share, greedy, token_confidence
 
 
 def naive(log_probs: Tensor, lengths: Tensor, blank: int) -> tuple[list[list[int]], list[float]]:
@@ -132,6 +132,38 @@ def test_same_on_the_gpu() -> None:
     assert there.labels.is_cuda
     assert there.to_lists() == here.to_lists()
     torch.testing.assert_close(there.confidence.cpu(), here.confidence)
+
+
+@settings(deadline=None)
+@given(case=posteriors())
+def test_token_confidence_is_that_of_a_naive_loop(case: tuple[Tensor, Tensor, int]) -> None:
+    log_probs, lengths, _ = case
+    path = greedy(log_probs, lengths).path
+    expected = []
+    for row, frames, length in zip(path.tolist(), log_probs, lengths.tolist(), strict=True):
+        best: list[float] = []
+        for t in range(length):
+            log_prob = float(frames[t, row[t]])
+            if row[t] and t and row[t] == row[t - 1]:
+                best[-1] = max(best[-1], log_prob)
+            elif row[t]:
+                best.append(log_prob)
+        expected.append(min(1.0, math.exp(sum(best) / len(best))) if best else 0.0)
+    found = token_confidence(log_probs, lengths, path)
+    assert found.dtype == torch.float32
+    assert found.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_token_confidence_ignores_blanks_and_flanks_and_marks_broken_utterances() -> None:
+    probability = torch.tensor([[[0.1, 0.9], [0.4, 0.6], [0.99, 0.01], [0.6, 0.4]]]).repeat(2, 1, 1)
+    probability[1, 3] = math.nan
+    path = torch.tensor([[1, 1, 0, 0]] * 2)
+    sure, broken = token_confidence(probability.log(), torch.tensor([4, 4]), path).tolist()
+    assert sure == pytest.approx(0.9)
+    assert math.isnan(broken)
+    assert token_confidence(probability.log(), torch.tensor([2, 2]), path).tolist() == pytest.approx(
+        [0.9] * 2
+    )
 
 
 def test_share_of_blanks_is_that_of_the_valid_frames():

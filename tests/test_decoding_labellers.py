@@ -88,6 +88,16 @@ def test_words_have_times(utterances):
         assert times == sorted(times)
 
 
+def test_confidence_of_the_tokens_with_and_without_times(utterances):
+    (frames,) = labels([recognizer()], [utterances])
+    (tokens,) = labels([recognizer()], [utterances], confidence="tokens")
+    (timed,) = labels([recognizer()], [utterances], confidence="tokens", times=True)
+    sure = [label.confidence for label in tokens]
+    assert sure == pytest.approx([label.confidence for label in timed], abs=1e-6)
+    assert sure != pytest.approx([label.confidence for label in frames], abs=1e-3)
+    assert all(0.0 <= confidence <= 1.0 for confidence in sure)
+
+
 def test_several_models_are_averaged(utterances):
     first, second = recognizer(0), recognizer(1)
     (twice,) = labels([first, first], [utterances])
@@ -165,7 +175,8 @@ def test_provenance_has_hashes_and_settings(tmp_path):
     one.path.write_bytes(b"weights")
     found = model_provenance([one, one], "student", None, LabellingConfig(bf16=True))
     assert found["model"] == "student"
-    assert found["decoder"] == {"search": "greedy", "precision": "bf16", "times": False}
+    decoder = {"search": "greedy", "precision": "bf16", "times": False, "confidence": "frames"}
+    assert found["decoder"] == decoder
     assert found["checkpoints"] == [hashlib.sha256(b"weights").hexdigest()] * 2
 
 

@@ -165,8 +165,8 @@ def test_labelled_steps_that_teach_nothing_end_a_run_whose_unlabelled_ones_go_on
 @pytest.mark.parametrize(
     ("override", "named"),
     [
-        ("pseudo_labels.min_tokens_per_second=90", "min_tokens_per_second"),
-        ("pseudo_labels.max_tokens_per_second=0.01", "max_tokens_per_second"),
+        ("pseudo_labels.tokens_per_second=[90,100]", "tokens_per_second"),
+        ("pseudo_labels.tokens_per_second=[0,0.01]", "tokens_per_second"),
     ],
 )
 def test_a_filter_that_drops_all_pseudo_labels_is_named(corpus, tmp_path, override, named):

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from asr_emapl.ctc import greedy
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
-from asr_emapl.pseudo_labels.filters import REASONS, LabelCandidate, reason_to_drop, repeats
+from asr_emapl.pseudo_labels.filters import (
+    REASONS,
+    LabelCandidate,
+    LabelFilters,
+    reason_to_drop_transcript,
+    repeats,
+)
 
 
 def rejection(tokens: int, confidence: float, seconds: float, limits: PseudoLabelConfig) -> str | None:
@@ -20,8 +26,14 @@ def rejection(tokens: int, confidence: float, seconds: float, limits: PseudoLabe
     return reason_to_drop(LabelCandidate(range(1, tokens + 1), 10_000, seconds, confidence), limits)
 
 
+def reason_to_drop(candidate: LabelCandidate, limits: PseudoLabelConfig | None) -> str | None:
+    if limits is None:
+        return reason_to_drop_transcript(candidate)
+    return LabelFilters(limits).reason_to_drop(candidate)
+
+
 TWO_REPEATS = [1, 1, 1, 2, 3, 4, 5, 6, 7, 8]
-LIMITS = PseudoLabelConfig(min_confidence=0.75, min_tokens_per_second=2.0, max_tokens_per_second=20.0)
+LIMITS = PseudoLabelConfig(min_confidence=0.75, tokens_per_second=[2.0, 20.0])
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def test_nothing_left_is_an_error_that_says_why(manifest, answers, tmp_path):
     with pytest.raises(
         UserError, match=r"10 utterances \(7 too_few_tokens, 1 empty, 1 low_confidence, 1 left out"
     ):
-        join_parts(tmp_path, parts, PseudoLabelConfig(min_tokens_per_second=50.0), "drop")
+        join_parts(tmp_path, parts, PseudoLabelConfig(tokens_per_second=[50.0, 100.0]), "drop")
     assert (tmp_path / "manifest.jsonl").read_bytes() == before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import textwrap
 import time
@@ -83,6 +84,7 @@ STRATEGIES = {
         "pseudo_labels.temperature=0.5",
         "pseudo_labels.max_change=0.9",
     ),
+    "a share": ("pseudo_labels.strategy=ema", "pseudo_labels.keep_share=0.6"),
     "own": ("pseudo_labels.strategy=own_strategy:Last", "pseudo_labels.options.shortest=1"),
 }
 
@@ -116,7 +118,9 @@ def test_kill_9_and_resume_equals_an_uninterrupted_run(corpus, tmp_path, name):
     assert all(torch.equal(one["student"][key], other["student"][key]) for key in one["student"])
     assert one["position"] == other["position"]
     labels, others = one["pseudo_labels"]["strategy"], other["pseudo_labels"]["strategy"]
-    assert labels.keys() == others.keys() != set()
+    assert labels.keys() == others.keys()
+    assert bool(labels) == (name != "a share")
+    assert one["pseudo_labels"]["filters"] == other["pseudo_labels"]["filters"]
     kinds = Counter(line["kind"] for line in read_log(tmp_path / "whole") if line["event"] == "step")
     assert kinds["unlabelled"] > 5
 
@@ -126,7 +130,7 @@ def _saved_after_labels(checkpoints: Path) -> bool:
     return len(list(checkpoints.glob("step-*.pt"))) >= 2
 
 
-@pytest.mark.parametrize("name", ["cache", "rounds", "from_the_start"])
+@pytest.mark.parametrize("name", ["cache", "rounds", "from_the_start", "a share"])
 @pytest.mark.parametrize("sharding", ["none", "full"])
 def test_two_processes_make_the_run_of_one(corpus, tmp_path, name, sharding):
     overrides = (
@@ -175,6 +179,17 @@ def test_labels_of_a_file_are_trained_on(corpus, tmp_path):
     assert losses(tmp_path / "external") == losses(tmp_path / "oracle")
 
 
+def test_the_range_of_tokens_per_second_is_learned_and_said(corpus, tmp_path, caplog):
+    caplog.set_level("INFO")
+    learned = ("pseudo_labels.strategy=ema", "pseudo_labels.tokens_per_second=learned", "hours=0.02")
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'run'}", "pseudo_labels.start_hours=0.01", *learned))
+    (said,) = [text for text in caplog.messages if "tokens_per_second" in text]
+    low, high = map(float, re.findall(r"[\d.]+(?= to|, learned)", said))
+    rates = [len(u.text or "") / u.duration for u in read_manifest(corpus / "labelled.jsonl")]
+    assert low < min(rates) < max(rates) < high < 2 * max(rates)
+    assert "16 transcripts" in said
+
+
 def test_labels_without_a_file_or_of_other_utterances_are_refused(corpus, tmp_path):
     external = ("pseudo_labels.strategy=external", f"run_dir={tmp_path / 'run'}")
     with pytest.raises(UserError, match=r"pseudo_labels\.hypotheses"):
@@ -189,6 +204,12 @@ def test_labels_without_a_file_or_of_other_utterances_are_refused(corpus, tmp_pa
     [
         (["pseudo_labels.strategy=emma"], r"pseudo_labels\.strategy: 'emma' .* ema, cache"),
         (["pseudo_labels.strategy=own_strategy:OWN"], "has no OWN"),
+        (["pseudo_labels.strategy=ema", "pseudo_labels.tokens_per_second=[9,2]"], r"per_second: \[9, 2\]"),
+        (["pseudo_labels.strategy=ema", "pseudo_labels.tokens_per_second=[9]"], r"per_second: .*is not"),
+        (
+            ["pseudo_labels.strategy=ema", "pseudo_labels.tokens_per_second=learnt"],
+            r"per_second: 'learnt' is not",
+        ),
         (["pseudo_labels.strategy=no_such_module:Own"], "no_such_module"),
         (["pseudo_labels.strategy=torch.nn:Linear"], "not a strategy"),
         (["pseudo_labels.strategy=own_strategy:Last", "pseudo_labels.options.other=1"], "own_strategy:Last"),

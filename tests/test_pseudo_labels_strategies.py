@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from asr_emapl.ctc import greedy
+from asr_emapl.ctc import greedy, token_confidence
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.pseudo_labels.filters import similarity
@@ -30,6 +32,10 @@ def batch(targets: list[list[int]] | None = None) -> LabelRequest:
     x_BTF = torch.randn(3, 60, 6, generator=torch.Generator().manual_seed(1))
     x_BTF = x_BTF * (torch.arange(60) < LENGTHS_B[:, None])[..., None]
     return LabelRequest(["a", "b", "c"], x_BTF, LENGTHS_B, [0.6, 0.45, 0.2], targets)
+
+
+def request_with_rows() -> LabelRequest:
+    return replace(batch(), rows=[0, 1, 2])
 
 
 def train(model: nn.Module, steps: int) -> None:
@@ -111,6 +117,31 @@ def test_ema_labels_under_autocast_are_near() -> None:
     teacher = EmaTeacher(student(), half_life=100.0)
     exact, rounded = (FreshLabels(Labeller(teacher, bf16=on)).labels(batch()) for on in (False, True))
     assert rounded.confidence_B.tolist() == pytest.approx(exact.confidence_B.tolist(), abs=0.05)
+
+
+@pytest.mark.parametrize("how", ["greedy", "sampled", "searched"])
+def test_confidence_of_tokens_is_that_of_the_chosen_path(how: str) -> None:
+    model = student()
+    path_of = {
+        "greedy": {},
+        "sampled": {"temperature": 2.0},
+        "searched": {"search": lambda log_probs_TV: log_probs_TV[:, 1:].argmax(-1) + 1},
+    }[how]
+    frames, tokens = (
+        Labeller(EmaTeacher(model, half_life=100.0), confidence=kind, **path_of)(request_with_rows())
+        for kind in ("frames", "tokens")
+    )
+    assert texts(frames) == texts(tokens)
+    with torch.no_grad():
+        log_probs_BTV, lengths_B = model.eval()(batch().features, batch().lengths)
+    assert all(0.0 < sure <= 1.0 for sure in tokens.confidence_B.tolist())
+    if how == "searched":
+        path_BT = log_probs_BTV[..., 1:].argmax(-1) + 1
+        expected = token_confidence(log_probs_BTV, lengths_B, path_BT)
+        torch.testing.assert_close(tokens.confidence_B, expected)
+    if how == "sampled":  # less probable than the best path
+        best = token_confidence(log_probs_BTV, lengths_B, log_probs_BTV.argmax(-1))
+        assert tokens.confidence_B.sum() < best.sum()
 
 
 def test_ema_labels_leave_no_gradient() -> None:

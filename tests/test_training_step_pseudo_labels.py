@@ -51,7 +51,7 @@ def test_every_rejection_is_counted_with_its_reason():
         "g": ([], 0.1),
     }
     strategy = Given(answers)
-    parts = Parts(strategy, min_confidence=0.5, min_tokens_per_second=4.0, max_tokens_per_second=18.0)
+    parts = Parts(strategy, min_confidence=0.5, tokens_per_second=[4.0, 18.0])
     batch = micro(dict.fromkeys("abcd", HALF_SECOND), None)
     rest = micro(dict.fromkeys("efg", HALF_SECOND), None)
     expected = loss_alone(parts.student, batch, 0, [1, 2, 3, 4])

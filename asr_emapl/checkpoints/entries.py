@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from asr_emapl.data.mixture import DataCursor
+from asr_emapl.pseudo_labels.kept_share import BINS
 from asr_emapl.pseudo_labels.label_table import LabelTable
 
 State = dict[str, Any]
@@ -150,6 +151,12 @@ def _monitor(value: Any, place: str) -> None:
         _has(parts)(value, place)
 
 
+def _filters(value: Any, place: str) -> None:
+    if value != {}:  # {}: no share of the labels is kept
+        _has({"counts": _list_of(_amount)})(value, place)
+        _require(len(value["counts"]) == BINS, place, f"{BINS} counts")
+
+
 def _labels(value: Any, place: str) -> None:
     """A list of tuples of plain data."""
     _list_of(_is("a label", lambda label: isinstance(label, tuple)))(value, place)
@@ -220,6 +227,7 @@ _ENTRIES: dict[str, _Check] = {
     "pseudo_labels": _has(
         {
             "strategy": _strategy,
+            "filters": _filters,
             "monitor": _monitor,
             "gate": _dict_of(_amount),
             "best": _best,

@@ -5,29 +5,15 @@ Axes: B utterances, T feature frames, F mel bands, T' output frames, V tokens (b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from asr_emapl.checks.model_checks import CHECKS, LONG_FRAMES, SEED, SHORT_FRAMES, ModelCheck, Subject
-from asr_emapl.errors import UserError
+from asr_emapl.checks.check import CheckResult, run_checks
+from asr_emapl.checks.model_checks import CHECKS, LONG_FRAMES, SEED, SHORT_FRAMES, Subject
 from asr_emapl.models.contract import ModelConfig, build_model
-from asr_emapl.models.failure import described
 from asr_emapl.models.target import USERS_OWN
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """The outcome of one check.
-
-    If the check failed, `detail` states the problem and the remedy in one line.
-    """
-
-    name: str
-    passed: bool
-    detail: str
 
 
 def check(
@@ -52,7 +38,8 @@ def check(
         features_BTF = torch.randn(2, LONG_FRAMES, mel_bands)
         features_BTF[1, SHORT_FRAMES:] = 0.0
         lengths_B = torch.tensor([LONG_FRAMES, SHORT_FRAMES])
-        return _run(Subject(model, build, vocabulary_size, features_BTF, lengths_B))
+        subject = Subject(model, build, vocabulary_size, features_BTF, lengths_B)
+        return run_checks(CHECKS, subject, type(model).__module__)
 
 
 @torch.no_grad()
@@ -61,41 +48,3 @@ def _stir(model: nn.Module) -> None:
     for parameter in model.parameters():
         if not nn.parameter.is_lazy(parameter):
             parameter.add_(0.01 * torch.randn_like(parameter))
-
-
-def _run(subject: Subject) -> list[CheckResult]:
-    findings: list[CheckResult] = []
-    blocked: dict[str, list[str]] = {}
-    for check in CHECKS:
-        culprits = [name for name in check.needs if name in blocked]
-        for name in culprits:
-            blocked[name].append(check.name)
-        if culprits:
-            continue
-        finding = _find(check, subject)
-        findings.append(finding)
-        if not finding.passed:
-            blocked[check.name] = []
-    return [_with_blocked(finding, blocked.get(finding.name, [])) for finding in findings]
-
-
-def _find(check: ModelCheck, subject: Subject) -> CheckResult:
-    if check.method and not hasattr(subject.model, check.method):
-        return CheckResult(check.name, True, "the model does not define it; it is optional")
-    try:
-        wrong = check.run(subject)
-    except UserError as error:
-        wrong = str(error)
-    except (Exception, SystemExit) as error:
-        wrong = described(error, type(subject.model).__module__)
-    return CheckResult(check.name, not wrong, f"{wrong}; {check.remedy}" if wrong else "")
-
-
-def _with_blocked(finding: CheckResult, blocked: list[str]) -> CheckResult:
-    if not blocked:
-        return finding
-    return CheckResult(
-        finding.name,
-        finding.passed,
-        f"{finding.detail} (not checked until this is fixed: {', '.join(blocked)})",
-    )

@@ -18,6 +18,7 @@ from asr_emapl.distributed.process_group import ProcessGroup, choose_device
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.hyperparameters import build_optimizer
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
+from asr_emapl.pseudo_labels.filters import LabelFilters
 from asr_emapl.pseudo_labels.labeller import Labeller
 from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels
 from asr_emapl.pseudo_labels.strategies.ema import FreshLabels
@@ -121,7 +122,7 @@ def _build(config: RunConfig, device: torch.device, vocabulary_size: int) -> Tra
         teacher,
         build_optimizer(student, config.optimizer.name, group),
         SameLength(Labeller(teacher, bf16=bf16)),
-        PseudoLabelConfig(),
+        LabelFilters(PseudoLabelConfig()),
         bf16=bf16,
     )
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from asr_emapl.checks.check import Check, Passed
 from asr_emapl.checks.padding_leak import leaking_module
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.errors import listing
@@ -52,18 +53,6 @@ class Subject:
             self.features_BTF if features_BTF is None else features_BTF,
             self.lengths_B if lengths_B is None else lengths_B,
         )
-
-
-@dataclass(frozen=True)
-class ModelCheck:
-    """`run` returns an error message or an empty string. `needs` lists checks that must pass first."""
-
-    name: str
-    run: Callable[[Subject], str]
-    remedy: str
-    needs: tuple[str, ...] = ()
-    # Name of the optional method that is checked; "" if the check does not concern one.
-    method: str = ""
 
 
 def _shape(subject: Subject) -> str:
@@ -252,57 +241,68 @@ def _begin_step(subject: Subject) -> str:
     return ""
 
 
-CHECKS = (
-    ModelCheck(
+def _optional(method: str, run: Callable[[Subject], str | Passed]) -> Callable[[Subject], str | Passed]:
+    """The check of a method, which a model need not have."""
+
+    def run_if_present(subject: Subject) -> str | Passed:
+        if not hasattr(subject.model, method):
+            return Passed("the model does not define it; it is optional")
+        return run(subject)
+
+    return run_if_present
+
+
+CHECKS: tuple[Check[Subject], ...] = (
+    Check(
         "output shape",
         _shape,
         "forward(features [B, T, F], lengths [B]) returns (log_probs float32 [B, T', V], lengths long [B])",
     ),
-    ModelCheck(
+    Check(
         "log-probabilities",
         _normalised,
         "end forward with log_softmax(logits.float(), dim=-1)",
         needs=("output shape",),
     ),
-    ModelCheck(
+    Check(
         "lengths",
         _lengths,
         "return output_lengths(lengths) from forward, and derive it from kernel, stride and padding",
         needs=("output shape",),
     ),
-    ModelCheck(
+    Check(
         "eval is deterministic",
         _deterministic,
         "use random numbers only if self.training (nn.Dropout does; for F.dropout, pass training)",
         needs=("output shape",),
     ),
-    ModelCheck(
+    Check(
         "padding",
         _padding,
         "set padding to zero before each convolution, and exclude it from attention and statistics",
         needs=("output shape", "lengths", "eval is deterministic"),
     ),
-    ModelCheck(
+    Check(
         "gradients",
         _gradients,
         "use each parameter in each pass (multiplied by 0.0 if its layer is skipped), or remove or freeze "
         "it, because distributed training waits for every gradient",
         needs=("output shape", "lengths"),
     ),
-    ModelCheck(
+    Check(
         "teacher",
         _teacher,
         "the teacher is a second instance in float32 that loads the model's state_dict: use the same names "
         "and shapes of weights in each instance, and their dtype in forward",
         needs=("output shape", "eval is deterministic"),
     ),
-    ModelCheck(
+    Check(
         "bf16",
         _bf16,
         "end forward with log_softmax(logits.float(), dim=-1)",
         needs=("output shape",),
     ),
-    ModelCheck(
+    Check(
         "state_dict",
         _state_dict,
         "checkpoints contain only the state_dict: register everything that forward needs as a parameter or "
@@ -310,28 +310,26 @@ CHECKS = (
         needs=("output shape", "eval is deterministic"),
     ),
     # The following checks modify the model.
-    ModelCheck(
+    Check(
         "set_dropout",
-        _set_dropout,
+        _optional("set_dropout", _set_dropout),
         "after set_dropout(dropout: float | None = None, layerdrop: float | None = None), the model must "
         "still train, and None must leave a rate unchanged; or remove the method",
         needs=("output shape",),
-        method="set_dropout",
     ),
-    ModelCheck(
+    Check(
         "padding in training",
         _padding_in_training,
         "compute statistics over valid frames only, or replace batch normalisation by LayerNorm; otherwise "
         "training depends on the other utterances in the micro-batch",
         needs=("output shape", "lengths", "eval is deterministic", "padding", "set_dropout"),
     ),
-    ModelCheck(
+    Check(
         "begin_step",
-        _begin_step,
+        _optional("begin_step", _begin_step),
         "store the seed in begin_step(seed: int), and in each forward pass choose the skipped layers with a "
         "new torch.Generator that has this seed; or remove the method",
         needs=("output shape", "lengths", "set_dropout"),
-        method="begin_step",
     ),
 )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from asr_emapl.cli.options import TrustOption, non_negative, positive, share, workers_option
+from asr_emapl.cli.options import TrustOption, positive, share, workers_option
 from asr_emapl.cli.recognizer import open_recognizer, open_search
 from asr_emapl.errors import UserError, counted
 from asr_emapl.runs.reader import run_files
@@ -19,6 +19,7 @@ from asr_emapl.storage import check_outputs, write
 from asr_emapl.terminal import say, warn
 
 if TYPE_CHECKING:
+    from asr_emapl.ctc import Confidence
     from asr_emapl.decoding.labellers import LabellingConfig, ModelLabeller
     from asr_emapl.distributed.process_group import ProcessGroup
     from asr_emapl.pseudo_labels.config import PseudoLabelConfig
@@ -43,6 +44,12 @@ _Hypotheses = Annotated[
 _LmConfig = Annotated[
     Path | None, typer.Option(help="Output of tune-lm. If given, decode by beam search with its weights.")
 ]
+_Confidence = Annotated[
+    str,
+    typer.Option(
+        help="frames: mean over frames of the highest probability; tokens: mean over the label's tokens."
+    ),
+]
 _Filter = Annotated[
     str,
     typer.Option(help="drop: remove labels that fail a filter; record: keep them and write the reason."),
@@ -64,10 +71,13 @@ def label(
     times: Annotated[
         bool, typer.Option("--times", help="Write the start and end time of each word.")
     ] = False,
+    confidence: _Confidence = "frames",
     filter: _Filter = "drop",
-    min_confidence: Annotated[float, share("Drop labels with a lower confidence.")] = 0.0,
-    min_tokens_per_second: Annotated[float, non_negative("Drop labels with fewer tokens per second.")] = 0.0,
-    max_tokens_per_second: Annotated[float, non_negative("Drop labels with more tokens per second.")] = 100.0,
+    min_confidence: Annotated[float, share("Drop labels of lower confidence.")] = 0.0,
+    tokens_per_second: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="LOW HIGH: drop labels with fewer or more tokens per second."),
+    ] = None,
     part_hours: Annotated[float, positive("Hours of audio per part.")] = 1.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
     max_seconds: Annotated[float, positive("Padded seconds of audio in one batch.")] = 120.0,
@@ -94,13 +104,14 @@ def label(
 
     _require_one_of("--filter", filter, ("drop", "record"))
     _require_one_of("--precision", precision, ("fp32", "bf16"))
-    limits = PseudoLabelConfig(
-        min_confidence=min_confidence,
-        min_tokens_per_second=min_tokens_per_second,
-        max_tokens_per_second=max_tokens_per_second,
-    )
+    _require_one_of("--confidence", confidence, ("frames", "tokens"))
+    rates = list(tokens_per_second) if tokens_per_second else None
+    limits = PseudoLabelConfig(min_confidence=min_confidence, tokens_per_second=rates)
+    _ = limits.token_rates  # an empty range is an error before anything is labelled
     threads = workers or available_cpus()
-    config = LabellingConfig(times, max_seconds, precision == "bf16", threads, max_undecodable)
+    config = LabellingConfig(
+        times, cast("Confidence", confidence), max_seconds, precision == "bf16", threads, max_undecodable
+    )
     source = _Source(checkpoints or [], hypotheses, model, lm_config, trust)
     with _processes(device, out) as world:
         _label(manifest, out, part_hours, source, config, limits, cast("FilterMode", filter), world)

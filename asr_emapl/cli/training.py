@@ -1,4 +1,4 @@
-"""Commands for runs: train, average, scale, gradient-noise, check-model."""
+"""Commands for runs: train, average, scale, gradient-noise, check-model, check-strategy."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from asr_emapl.storage import check_outputs
 from asr_emapl.terminal import print_table, say, say_written, warn
 
 if TYPE_CHECKING:
+    from asr_emapl.checks.check import CheckResult
     from asr_emapl.config import RunConfig
 
 commands = typer.Typer()
@@ -177,9 +178,30 @@ def check_model(
             values[key] = parse_json(value)
         except BrokenLineError:
             values[key] = value
-    findings = check(target, values)
-    for finding in findings:
-        verdict = "ok  " if finding.passed else "FAIL"
-        say(f"{verdict} {finding.name}" + (finding.detail and f": {finding.detail}"))
-    if not all(f.passed for f in findings):
+    _report(check(target, values))
+
+
+@commands.command("check-strategy")
+def check_strategy(
+    config: Annotated[Path, typer.Option(help="YAML file of a run.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, overrides the file.")] = None,
+) -> None:
+    """Check the pseudo-labels of a config: strategy and filters, resume, several processes, memory.
+
+    The strategy labels a few seconds of synthetic audio on the CPU, with the model and the tokenizer of the
+    config. Its labels and the losses must be the same in a second run, after a resume and on two processes.
+
+    Example: `asr-emapl check-strategy --config my-strategy.yaml`
+    """
+    from asr_emapl.checks.strategy_checks import check
+    from asr_emapl.config import load_config
+
+    _report(check(load_config(config, overrides or [])))
+
+
+def _report(results: list[CheckResult]) -> None:
+    """Print the results of checks; exit with status 1 if one failed."""
+    for result in results:
+        say(str(result))
+    if not all(result.passed for result in results):
         raise typer.Exit(1)

@@ -27,6 +27,11 @@ class TokenTable(LazySequence[list[int]]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
+    @property
+    def lengths(self) -> Indices:
+        """Number of tokens of each utterance, [utterances]."""
+        return np.diff(np.array(self._ends))
+
     def item(self, row: int) -> list[int]:
         """The tokens of an utterance."""
         return self._tokens[self._ends[row] : self._ends[row + 1]].tolist()

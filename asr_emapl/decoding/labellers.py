@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from asr_emapl import storage
+from asr_emapl.ctc import Confidence
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.decoding.beam import BeamConfig, BeamSearch
 from asr_emapl.decoding.spans import TimedText
@@ -38,6 +39,7 @@ class LabellingConfig:
 
     Attributes:
         times: whether to return the times of the words.
+        confidence: see `ctc.Confidence`.
         max_seconds: maximum padded audio of a batch.
         bf16: run the models with autocast to bfloat16.
         threads: number of threads that decode audio.
@@ -45,6 +47,7 @@ class LabellingConfig:
     """
 
     times: bool = False
+    confidence: Confidence = "frames"
     max_seconds: float = 120.0
     bf16: bool = False
     threads: int = 1
@@ -138,8 +141,9 @@ class ModelLabeller:
     def _hypotheses(self, found: Posteriors) -> Iterable[Hypothesis]:
         tokenizer = self.recognizers[0].tokenizer
         if self.search is None and not self.config.times:
-            return greedy_hypotheses(found, tokenizer)
-        return timed_hypotheses(found, tokenizer, self.recognizers[0].frame_seconds, self.search)
+            return greedy_hypotheses(found, tokenizer, self.config.confidence)
+        frame_seconds = self.recognizers[0].frame_seconds
+        return timed_hypotheses(found, tokenizer, frame_seconds, self.search, self.config.confidence)
 
     def _words(self, utterance: Utterance, words: Sequence[TimedText]) -> list[dict[str, object]] | None:
         if not self.config.times:
@@ -211,7 +215,7 @@ def model_provenance(
     return {
         "checkpoints": [storage.sha256(r.path) for r in recognizers if r.path is not None],
         "model": model,
-        "decoder": decoder | {"precision": precision, "times": config.times},
+        "decoder": decoder | {"precision": precision, "times": config.times, "confidence": config.confidence},
     }
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.features import LogMel
-from asr_emapl.ctc import greedy
+from asr_emapl.ctc import Confidence, GreedyPaths, greedy, token_confidence
 from asr_emapl.data.loader import LeftOut, MicroBatch, collate
 from asr_emapl.data.micro_batches import micro_batches
 from asr_emapl.data.read_ahead import read_ahead
@@ -34,7 +34,8 @@ class Hypothesis:
     """A decoded utterance.
 
     Attributes:
-        confidence: frame average of the maximum label probability, for both greedy decoding and beam search.
+        confidence: mean over frames of the highest probability, for both greedy decoding and beam search,
+            unless that of the tokens is requested (`ctc.token_confidence`).
         tokens: number of labels of the text.
         words: with times from the beginning of the utterance; empty if times were not requested.
     """
@@ -192,10 +193,13 @@ def mean_posteriors(of_models: Sequence[Posteriors]) -> Posteriors:
     return Posteriors(first.ids, log_probs_BTV, first.lengths_B)
 
 
-def greedy_hypotheses(batch: Posteriors, tokenizer: Tokenizer) -> list[Hypothesis]:
+def greedy_hypotheses(
+    batch: Posteriors, tokenizer: Tokenizer, confidence: Confidence = "frames"
+) -> list[Hypothesis]:
     """Greedy hypotheses of a batch, without times."""
     paths = greedy(batch.log_probs_BTV, batch.lengths_B)
-    rows = zip(batch.ids, paths.to_lists(), paths.confidence.tolist(), strict=True)
+    confidences = _confidences(batch, paths, paths.path, confidence)
+    rows = zip(batch.ids, paths.to_lists(), confidences, strict=True)
     return [Hypothesis(id_, tokenizer.decode(path), confidence, len(path)) for id_, path, confidence in rows]
 
 
@@ -204,6 +208,7 @@ def timed_hypotheses(
     tokenizer: Tokenizer,
     seconds_per_frame: float,
     search: Callable[[Tensor], Tensor] | None = None,
+    confidence: Confidence = "frames",
 ) -> Iterator[Hypothesis]:
     """Hypotheses of a batch with the times of their words.
 
@@ -211,7 +216,8 @@ def timed_hypotheses(
         seconds_per_frame: audio per frame of the model's output.
         search: maps log-probabilities [T, V] on the CPU to the label of each frame, long [T]; None: greedy.
     """
-    best_log_prob_BT, path_BT = batch.log_probs_BTV.max(dim=-1)
+    paths = greedy(batch.log_probs_BTV, batch.lengths_B)
+    path_BT = paths.path
     if search is not None:
         path_BT = torch.zeros(path_BT.shape, dtype=torch.long)
         for row, (_, log_probs_TV) in zip(path_BT, batch.each(), strict=True):
@@ -219,13 +225,18 @@ def timed_hypotheses(
         path_BT = path_BT.to(batch.log_probs_BTV.device)
     spans = token_spans(path_BT, batch.log_probs_BTV, batch.lengths_B)
     tokens = timed_tokens(spans, tokenizer.surfaces, seconds_per_frame)
-    valid_BT = torch.arange(path_BT.shape[1], device=path_BT.device) < batch.lengths_B.unsqueeze(1)
-    total_B = torch.where(valid_BT, best_log_prob_BT.exp(), 0.0).sum(1)
-    confidences = (total_B / batch.lengths_B.clamp(min=1)).clamp(max=1.0).tolist()
-    for id_, utterance, confidence in zip(batch.ids, tokens, confidences, strict=True):
+    confidences = _confidences(batch, paths, path_BT, confidence)
+    for id_, utterance, sure in zip(batch.ids, tokens, confidences, strict=True):
         found = words(utterance)
         text = " ".join(word.text for word in found)
-        yield Hypothesis(id_, text, confidence, len(utterance), tuple(found))
+        yield Hypothesis(id_, text, sure, len(utterance), tuple(found))
+
+
+def _confidences(batch: Posteriors, best: GreedyPaths, path_BT: Tensor, kind: Confidence) -> list[float]:
+    """The confidence of each utterance, of which `path_BT` is decoded."""
+    if kind == "frames":
+        return best.confidence.tolist()
+    return token_confidence(batch.log_probs_BTV, batch.lengths_B, path_BT).tolist()
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Import the class at an import path, without running untrusted code.
+"""Import the class or function at an import path, without running untrusted code.
 
 Importing a module and building a class run code. The user consents to this by typing the path, or by writing
 it into the config of a training run. A path in a checkpoint or a run directory is not trusted: then only
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from torch import nn
@@ -75,16 +75,16 @@ USERS_OWN = Trust("the user's own config", everything=True)
 
 @dataclass(frozen=True)
 class Wanted:
-    """The class that is expected at an import path.
+    """The class or function that is expected at an import path.
 
     Attributes:
         key: the setting with the path, for errors.
-        base: class that the class derives from.
+        base: class that the class derives from; None: a function is expected.
         contract: completes the sentence "... is not a ...".
     """
 
     key: str
-    base: type
+    base: type | None
     contract: str
 
 
@@ -96,26 +96,28 @@ MODEL = Wanted(
 )
 
 
-def resolve(target: str, trust: Trust, wanted: Wanted = MODEL) -> type[Any]:
-    """Import the class at "package.module:Class", without building it.
+def resolve(target: str, trust: Trust, wanted: Wanted = MODEL) -> Any:
+    """Import the class or function at "package.module:name", without calling it.
 
     Raises:
         UserError: the path is malformed or not trusted, its module cannot be imported, or what it leads to is
-            not a class that derives from the wanted one and is itself defined in trusted code.
+            not what is wanted and itself defined in trusted code.
     """
     key = wanted.key
     module_name, _, name = target.partition(":")
     if len(target) > _LONGEST or not (_is_module_name(module_name) and name.isidentifier()):
-        raise UserError(f"{key} {target[:_LONGEST]!r}: write package.module:Class")
+        kind = "function" if wanted.base is None else "Class"
+        raise UserError(f"{key} {target[:_LONGEST]!r}: write package.module:{kind}")
     trust.require(target, module_name)
     module = _imported(f"{key} {target!r}", module_name)
     with blaming(f"{key} {target!r} cannot be looked up", module_name):
         found = getattr(module, name, None)
     if found is None:
         raise UserError(f"{key} {target!r}: module {module_name} has no {name}")
-    if not (isinstance(found, type) and issubclass(found, wanted.base)):
+    base = wanted.base
+    if not (isinstance(found, FunctionType) if base is None else _derives_from(found, base)):
         raise UserError(f"{key} {target} is not a {wanted.contract}")
-    # The class may be imported into the module from untrusted code.
+    # It may be imported into the module from untrusted code.
     trust.require(target, found.__module__)
     return found
 
@@ -133,6 +135,10 @@ def _imported(place: str, module_name: str) -> ModuleType:
             if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
                 raise
             raise UserError(f"{place}: {error}; is it in the current folder or on PYTHONPATH?") from error
+
+
+def _derives_from(found: Any, base: type) -> bool:
+    return isinstance(found, type) and issubclass(found, base)
 
 
 def _is_module_name(name: str) -> bool:

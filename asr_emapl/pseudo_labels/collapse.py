@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from asr_emapl.errors import UserError
-from asr_emapl.pseudo_labels.filters import REASONS
+from asr_emapl.pseudo_labels.filters import reason_of
 from asr_emapl.pseudo_labels.quality import LabelCounts
 
 # A run ends after this number of consecutive steps of one kind without an utterance to train on ...
@@ -91,6 +91,6 @@ class CollapseGuard:
         what = "labelled utterance" if labelled else "pseudo-label"
         raise UserError(
             f"no {what} could be used in {barren.steps} steps (step {number}): {barren.dropped[reason]} of "
-            f"{barren.utterances} utterances {REASONS[reason].description}: "
-            f"{_COLLAPSED if can_change else REASONS[reason].remedy}"
+            f"{barren.utterances} utterances {reason_of(reason).description}: "
+            f"{_COLLAPSED if can_change else reason_of(reason).remedy}"
         )

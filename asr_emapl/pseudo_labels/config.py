@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le, Len
+from annotated_types import Ge, Gt, Le, Len
 
+from asr_emapl.errors import UserError
 from asr_emapl.settings import Factor, Hours, ImportPath, Place, PositiveCount, PositiveHours, Share
 
 StrategyName = Literal["none", "ema", "cache", "rounds", "from_the_start", "soft", "external", "oracle"]
@@ -63,12 +65,17 @@ class PseudoLabelConfig:
     rounds: RoundsConfig = field(default_factory=RoundsConfig)
     hypotheses: Place | None = None
     """Labels of strategy external: JSONL (id and text), NeMo manifest, CTM or any file that `score` reads."""
+    confidence: Literal["frames", "tokens"] = "frames"
+    """frames: mean over frames of the highest probability; tokens: geometric mean of the probabilities of the
+    label's tokens, each in its best frame, which neither silence nor the length of the label changes."""
     min_confidence: Share = 0.0
-    """Drop labels with a lower confidence: the mean over frames of the highest probability."""
-    min_tokens_per_second: Factor = 0.0
-    """Drop labels with fewer tokens per second of audio."""
-    max_tokens_per_second: Factor = 100.0
-    """Drop labels with more tokens per second of audio."""
+    """Drop labels with a lower confidence."""
+    keep_share: Annotated[float, Gt(0.0), Le(1.0)] | None = None
+    """Keep only this share of the labels that are not empty, the most confident ones: the threshold is a
+    quantile of the confidences in earlier steps, where a label counts half after 1,000 others; null: all."""
+    tokens_per_second: Annotated[list[Factor], Len(2, 2)] | Literal["learned"] | None = None
+    """Drop labels with fewer or more tokens per second of audio: [low, high], or learned: the 1 % and 99 %
+    quantiles of the transcripts, widened by a factor of 1.25; null: keep them."""
     agreement: Literal["none", "student", "greedy"] = "none"
     """Second label to compare the label with: student, of the student; greedy, without the language model."""
     min_agreement: Share = 0.0
@@ -80,6 +87,9 @@ class PseudoLabelConfig:
     max_change: Share | None = None
     """With strategy from_the_start: drop labels of which a larger share of the tokens changed since the pass
     before; null: keep them."""
+    filters: dict[ImportPath, dict[str, Any]] = field(default_factory=dict)
+    """Filters of your own and their options, {package.module:function: {option: value}}: the function gets a
+    `LabelCandidate` and the options, and returns whether to drop the label."""
     on_collapse: Literal["stop", "slower_teacher", "warn"] = "stop"
     """When labels collapse to blanks, one text or loops, or lose their words: stop; go back to the last
     healthy checkpoint with twice the half-life; or only warn."""
@@ -94,6 +104,23 @@ class PseudoLabelConfig:
     def uses_unlabelled(self) -> bool:
         """Whether unlabelled audio is trained on."""
         return self.strategy != "none"
+
+    @property
+    def token_rates(self) -> tuple[float, float]:
+        """Lowest and highest number of tokens per second, once they are known.
+
+        Raises:
+            UserError: the lowest is above the highest.
+        """
+        if self.tokens_per_second is None:
+            return 0.0, math.inf
+        assert self.tokens_per_second != "learned"
+        low, high = self.tokens_per_second
+        if not low <= high:
+            raise UserError(
+                f"pseudo_labels.tokens_per_second: [{low:g}, {high:g}] is empty; put the lower number first"
+            )
+        return low, high
 
     @property
     def learns_from_itself(self) -> bool:

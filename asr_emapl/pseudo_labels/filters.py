@@ -5,13 +5,19 @@ Imports no torch: the report reads the table too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from rapidfuzz.distance import Levenshtein
 
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
+from asr_emapl.pseudo_labels.kept_share import KeptShare
+
+if TYPE_CHECKING:
+    from asr_emapl.pseudo_labels.labels import Label
+    from asr_emapl.text.tokenizer import Tokenizer
 
 _START_LATER = "start later (pseudo_labels.start_hours)"
 _LONGEST_LOOP = 8  # tokens of a repeated part that are looked for
@@ -34,7 +40,6 @@ def _limit(description: str, setting: str, change: str) -> Reason:
     )
 
 
-# The numbers of dropped utterances are summed over ranks in this order.
 REASONS = {
     "unalignable": Reason(
         "need more output frames for their text than the model has",
@@ -44,9 +49,10 @@ REASONS = {
     "empty": Reason("have an empty label", f"the teacher is not ready: {_START_LATER}"),
     "silent": _limit("have audio with a lower level than", "min_level_db", "lower"),
     "low_confidence": _limit("have a label less confident than", "min_confidence", "lower"),
+    "least_confident": _limit("have a label that is not in the most confident", "keep_share", "raise"),
     "disagreement": _limit("have labels that agree less than", "min_agreement", "lower"),
-    "too_few_tokens": _limit("have a label with fewer tokens than", "min_tokens_per_second", "lower"),
-    "too_many_tokens": _limit("have a label with more tokens than", "max_tokens_per_second", "raise"),
+    "too_few_tokens": _limit("have a label with fewer tokens than", "tokens_per_second", "widen"),
+    "too_many_tokens": _limit("have a label with more tokens than", "tokens_per_second", "widen"),
     "loop": _limit("have a label that repeats a part more often than", "max_repeats", "raise"),
     "changed": _limit("have a label that changed more than", "max_change", "raise"),
     "undecodable": Reason(
@@ -57,6 +63,12 @@ REASONS = {
 
 KEPT = "kept"
 """Stands beside the reasons for labels that are not dropped."""
+
+
+def reason_of(name: str) -> Reason:
+    """The reason of this name, which may be that of a filter of the user's own."""
+    own = f"the filter {name} (pseudo_labels.filters)"
+    return REASONS.get(name) or Reason(f"have a label that is dropped by {own}", f"change {own}")
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,8 @@ class LabelCandidate:
         agreement: with a second label of the utterance, in [0, 1]; 1 if there is none.
         level_db: root mean square of the audio in dB re full scale.
         previous: the label of the pass before; None: not known.
+        id: of the utterance.
+        tokenizer: that spells the label; None: it cannot be spelled.
     """
 
     tokens: Sequence[int]
@@ -80,6 +94,14 @@ class LabelCandidate:
     agreement: float = 1.0
     level_db: float = 0.0
     previous: Sequence[int] | None = None
+    id: str = ""
+    tokenizer: Tokenizer | None = None
+
+    @property
+    def text(self) -> str:
+        """The label as text."""
+        assert self.tokenizer is not None
+        return self.tokenizer.decode(self.tokens)
 
     @property
     def needed(self) -> int:
@@ -108,23 +130,80 @@ FILTERS: dict[str, Filter] = {
     # A NaN confidence is low too.
     "low_confidence": lambda c, limits: not c.confidence >= limits.min_confidence,
     "disagreement": lambda c, limits: c.agreement < limits.min_agreement,
-    "too_few_tokens": lambda c, limits: c.rate < limits.min_tokens_per_second,
-    "too_many_tokens": lambda c, limits: c.rate > limits.max_tokens_per_second,
+    "too_few_tokens": lambda c, limits: c.rate < limits.token_rates[0],
+    "too_many_tokens": lambda c, limits: c.rate > limits.token_rates[1],
     "loop": lambda c, limits: limits.max_repeats is not None and repeats(c.tokens) > limits.max_repeats,
     "changed": lambda c, limits: limits.max_change is not None and c.change > limits.max_change,
 }
 
 
-def reason_to_drop(candidate: LabelCandidate, limits: PseudoLabelConfig | None) -> str | None:
-    """The reason not to train on an utterance, a key of `REASONS`; None: train on it.
+class LabelFilters:
+    """The filters of pseudo-labels.
 
     Args:
-        limits: for pseudo-labels; None: the label is a transcript and is only required to be alignable.
+        limits: with `tokens_per_second` as numbers, or not set.
+        own: filters of the user's own by name, asked after all others.
+        tokenizer: that spells labels for them.
+
+    Attributes:
+        reasons: why labels can be dropped; the numbers of dropped utterances are summed over ranks in this
+            order.
+
+    Raises:
+        UserError: a limit is invalid.
     """
-    if limits is not None:
+
+    def __init__(
+        self,
+        limits: PseudoLabelConfig,
+        own: Mapping[str, Callable[[LabelCandidate], bool]] | None = None,
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
+        self.limits, self.own, self.tokenizer = limits, dict(own or {}), tokenizer
+        self.reasons = (*REASONS, *self.own)
+        self._kept_share = None if limits.keep_share is None else KeptShare(limits.keep_share)
+        _ = limits.token_rates  # an empty range is an error before training
+
+    @property
+    def needs_level(self) -> bool:
+        """Whether a filter needs the level of the audio."""
+        return self.limits.min_level_db is not None
+
+    def reason_to_drop(self, candidate: LabelCandidate) -> str | None:
+        """The reason not to train on a pseudo-label, one of `reasons`; None: train on it."""
         for reason, is_dropped in FILTERS.items():
-            if is_dropped(candidate, limits):
+            if is_dropped(candidate, self.limits):
                 return reason
+        if self._kept_share is not None and not self._kept_share.keeps(candidate.confidence):
+            return "least_confident"
+        for reason, is_dropped_by in self.own.items():
+            if is_dropped_by(candidate):
+                return reason
+        return reason_to_drop_transcript(candidate)
+
+    def counts(self, labels: Iterable[Label]) -> list[float]:
+        """Numbers that `update` needs of the labels of this rank in a step, to be summed over ranks."""
+        if self._kept_share is None:
+            return []
+        return self._kept_share.counts(label.confidence for label in labels if label.tokens)
+
+    def update(self, counts: Sequence[float]) -> None:
+        """Adapt the filters to the labels of a step: the result of `counts`, summed over ranks."""
+        if self._kept_share is not None:
+            self._kept_share.update(counts)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resume needs, equal on all ranks."""
+        return {} if self._kept_share is None else self._kept_share.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`; if it is of other filters, they start anew."""
+        if self._kept_share is not None and state:
+            self._kept_share.load_state_dict(state)
+
+
+def reason_to_drop_transcript(candidate: LabelCandidate) -> str | None:
+    """The reason not to train on a transcript, which is only required to be alignable; None: train on it."""
     return "unalignable" if candidate.frames < candidate.needed else None
 
 

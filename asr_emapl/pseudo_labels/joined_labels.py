@@ -13,7 +13,7 @@ from typing import Any, Literal
 from asr_emapl import storage
 from asr_emapl.errors import UserError, counted
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
-from asr_emapl.pseudo_labels.filters import LabelCandidate, reason_to_drop
+from asr_emapl.pseudo_labels.filters import LabelCandidate, LabelFilters
 from asr_emapl.pseudo_labels.label_parts import LabelParts, part_path
 
 FilterMode = Literal["drop", "record"]
@@ -54,9 +54,10 @@ def join_parts(folder: Path, parts: LabelParts, limits: PseudoLabelConfig, apply
     """
     found = JoinedLabels()
     path = folder / MANIFEST
+    filters = LabelFilters(limits)
     with storage.writing(path), storage.publish(path) as file:
         for number in range(len(parts)):
-            for line in _kept_lines(folder, parts, number, limits, apply, found):
+            for line in _kept_lines(folder, parts, number, filters, apply, found):
                 file.write(line)
         if not found.kept:
             remedy = "relax the filters" if found.dropped else "fix the audio, and name another --out"
@@ -70,7 +71,7 @@ def summary(found: JoinedLabels, limits: PseudoLabelConfig, apply: str) -> dict[
     def of(utterances: int, seconds: float) -> dict[str, float]:
         return {"utterances": utterances, "hours": round(seconds / 3600.0, 6)}
 
-    names = ("min_confidence", "min_tokens_per_second", "max_tokens_per_second")
+    names = ("min_confidence", "tokens_per_second")
     return {
         "manifest": of(found.kept, found.kept_seconds),
         "filter": {"apply": apply, **{name: getattr(limits, name) for name in names}},
@@ -83,7 +84,7 @@ def _kept_lines(
     folder: Path,
     parts: LabelParts,
     number: int,
-    limits: PseudoLabelConfig,
+    filters: LabelFilters,
     apply: FilterMode,
     found: JoinedLabels,
 ) -> Iterator[bytes]:
@@ -105,7 +106,7 @@ def _kept_lines(
             found.left_out_seconds += seconds
             found.example = found.example or f"{record['id']}: {record['left_out']}"
             continue
-        reason = _reason(record, limits)
+        reason = _reason(record, filters)
         if reason is not None:
             found.dropped[reason] += 1
             found.dropped_seconds[reason] += seconds
@@ -119,7 +120,7 @@ def _kept_lines(
         raise UserError(f"{path}: has {count} of {rows.stop - rows.start} utterances; {_REMEDY}")
 
 
-def _reason(record: dict[str, Any], limits: PseudoLabelConfig) -> str | None:
+def _reason(record: dict[str, Any], filters: LabelFilters) -> str | None:
     """The reason to drop a label. It can be aligned: it is a path through the frames of its own model."""
     confidence = record.get("confidence", 1.0)  # null: not a number
     candidate = LabelCandidate(
@@ -128,7 +129,7 @@ def _reason(record: dict[str, Any], limits: PseudoLabelConfig) -> str | None:
         seconds=record["duration"],
         confidence=math.nan if confidence is None else confidence,
     )
-    return reason_to_drop(candidate, limits)
+    return filters.reason_to_drop(candidate)
 
 
 def _amount(found: JoinedLabels) -> str:

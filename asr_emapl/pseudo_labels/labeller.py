@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from asr_emapl.audio.augment import draw_seed
-from asr_emapl.ctc import blank_share, greedy
+from asr_emapl.ctc import Confidence, blank_share, collapse, greedy, token_confidence
 from asr_emapl.pseudo_labels.filters import similarity
-from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels
+from asr_emapl.pseudo_labels.labels import LabelRequest, Labels
 
 Model = Callable[..., Any]
 Search = Callable[[Tensor], Tensor]
@@ -33,6 +33,8 @@ class Labeller:
             log-probabilities divided by the temperature (Berrebbi et al. 2023). Not with a search.
         second: a model whose best path is compared with the label; "greedy": the best path of `model`; None:
             no comparison.
+        confidence: "frames": mean over frames of the highest probability; "tokens": see
+            `ctc.token_confidence`.
         soft: also give the log-probabilities, for strategy `soft`.
         seed: of the draws, which depend on the utterance and the pass alone.
         bf16: run the models with autocast to bfloat16.
@@ -45,29 +47,29 @@ class Labeller:
         search: Search | None = None,
         temperature: float = 0.0,
         second: Model | Literal["greedy"] | None = None,
+        confidence: Confidence = "frames",
         soft: bool = False,
         seed: int = 0,
         bf16: bool = False,
     ) -> None:
         self.model, self.search, self.second, self.bf16 = model, search, second, bf16
+        self.temperature, self.confidence, self.seed = temperature, confidence, seed
         self.soft = soft
-        self.temperature, self.seed = temperature, seed
 
     def __call__(self, batch: LabelRequest) -> Labels:
         """Labels on the model's device. Waits for it only if there is a search or a second label."""
         log_probs_BTV, lengths_B = self._log_probs(self.model, batch)
         paths = greedy(log_probs_BTV, lengths_B)
-        if self.search is not None:
-            found = _searched(self.search, log_probs_BTV, lengths_B, paths.confidence)
-        elif self.temperature > 0.0 and batch.ids:
-            noisy_BTV = log_probs_BTV.float() / self.temperature + self._noise(batch, log_probs_BTV)
-            drawn = greedy(noisy_BTV, lengths_B)
-            found = Labels(drawn.labels, drawn.label_lengths, paths.confidence)
-        else:
-            found = Labels(paths.labels, paths.label_lengths, paths.confidence)
-        found = replace(found, blank_share_B=blank_share(paths.path, lengths_B), known=None)
-        if self.soft:
-            found = replace(found, soft_BTV=log_probs_BTV.float())
+        tokens_BT, counts_B, path_BT = paths.labels, paths.label_lengths, paths.path
+        if self.search is not None or (self.temperature > 0.0 and batch.ids):
+            path_BT = self._other_path(batch, log_probs_BTV, lengths_B)
+            tokens_BT, counts_B = collapse(path_BT, lengths_B.to(path_BT.device))
+        confidence_B = paths.confidence
+        if self.confidence == "tokens":
+            confidence_B = token_confidence(log_probs_BTV, lengths_B, path_BT)
+        blanks_B = blank_share(paths.path, lengths_B)
+        soft_BTV = log_probs_BTV.float() if self.soft else None
+        found = Labels(tokens_BT, counts_B, confidence_B, blank_share_B=blanks_B, soft_BTV=soft_BTV)
         if self.second is None:
             return found
         if self.second != "greedy":
@@ -93,6 +95,18 @@ class Labeller:
             if module is not None:
                 module.train(was_training)
 
+    def _other_path(self, batch: LabelRequest, log_probs_BTV: Tensor, lengths_B: Tensor) -> Tensor:
+        """The label of each frame by the search or a draw, long [B, T], on the model's device."""
+        if self.search is None:
+            noisy_BTV = log_probs_BTV.float() / self.temperature + self._noise(batch, log_probs_BTV)
+            return noisy_BTV.argmax(dim=-1)
+        path_BT = torch.zeros(log_probs_BTV.shape[:2], dtype=torch.long)
+        log_probs = log_probs_BTV.float().cpu()
+        for row, log_probs_TV, frames in zip(path_BT, log_probs, lengths_B.tolist(), strict=True):
+            if frames:
+                row[:frames] = self.search(log_probs_TV[:frames])
+        return path_BT.to(log_probs_BTV.device)
+
     def _noise(self, batch: LabelRequest, log_probs_BTV: Tensor) -> Tensor:
         """Gumbel noise [B, T, V]: the maximum of logits with it is a draw from their softmax."""
         frames, tokens = log_probs_BTV.shape[1:]
@@ -103,14 +117,3 @@ class Labeller:
             draws.append(torch.rand(frames, tokens, generator=generator).clamp(min=1e-20))
         uniform_BTV = torch.stack(draws).to(log_probs_BTV.device)
         return -(-uniform_BTV.log()).log()
-
-
-def _searched(search: Search, log_probs_BTV: Tensor, lengths_B: Tensor, confidence_B: Tensor) -> Labels:
-    log_probs_BTV = log_probs_BTV.float().cpu()
-    labels = []
-    for log_probs_TV, frames, confidence in zip(
-        log_probs_BTV, lengths_B.tolist(), confidence_B.tolist(), strict=True
-    ):
-        path = search(log_probs_TV[:frames]).unique_consecutive().tolist() if frames else []
-        labels.append(Label([token for token in path if token], confidence))
-    return Labels.of(labels)

@@ -9,7 +9,7 @@ from typing import Any
 
 from asr_emapl.data.utterance import Utterance, faults, parse_line
 from asr_emapl.errors import UnreachableError, UserError
-from asr_emapl.pseudo_labels.filters import KEPT, REASONS
+from asr_emapl.pseudo_labels.filters import KEPT, reason_of
 from asr_emapl.report.run import Run
 from asr_emapl.report.utterances import embedded
 from asr_emapl.scoring.alignment import Alignment, align
@@ -52,8 +52,8 @@ class LabelSample:
     """Utterances whose labels were kept, or dropped for a reason.
 
     Attributes:
-        reason: a key of `REASONS`, or `KEPT`.
-        description: what the reason means; "": unknown.
+        reason: the name of a reason (`filters.reason_of`), or `KEPT`.
+        description: what the reason means; "" of `KEPT`.
         hours: audio of all such labels of the run; None: unknown.
         share: of the audio of all labels.
     """
@@ -115,7 +115,7 @@ def _utterances(run: Run) -> tuple[list[LabelledUtterance], list[LabelSample]]:
         [
             LabelSample(
                 reason,
-                REASONS[reason].description if reason in REASONS else "",
+                "" if reason == KEPT else reason_of(reason).description,
                 hours[reason] if hours else None,
                 hours[reason] / (hours.total() or 1.0),
                 [reader.utterance([record]) for record in samples[reason]],

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from asr_emapl.errors import UserError
-from asr_emapl.pseudo_labels.filters import REASONS
+from asr_emapl.pseudo_labels.filters import reason_of
 from asr_emapl.runs.reader import PHASES, read_log, read_speed
 
 
@@ -192,8 +192,8 @@ def _optimizer(usage: Usage) -> tuple[float, str]:
 def _dropped(usage: Usage) -> tuple[float, str]:
     reason = next(iter(usage.dropped), "")
     share = usage.dropped_share
-    remedy = REASONS[reason].remedy if reason in REASONS else "look at what is dropped"
-    return share - 0.05, f"{share:.0%} of the utterances are dropped, most as {reason}: {remedy}"
+    told = f"{share:.0%} of the utterances are dropped, most as {reason}: {reason_of(reason).remedy}"
+    return share - 0.05, told
 
 
 def _broken(usage: Usage) -> tuple[float, str]:

@@ -21,8 +21,8 @@ from asr_emapl.models.contract import build_model, build_twin
 from asr_emapl.models.failure import blaming
 from asr_emapl.models.target import USERS_OWN, resolve
 from asr_emapl.pseudo_labels.best_average import BestAverage
-from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.pseudo_labels.dropout import require_dropout_switch
+from asr_emapl.pseudo_labels.filters import LabelFilters
 from asr_emapl.pseudo_labels.labeller import Labeller, Model
 from asr_emapl.pseudo_labels.labels import Strategy
 from asr_emapl.pseudo_labels.strategies.cache import CachedLabels
@@ -214,6 +214,7 @@ def _build_labeller(
         search=search,
         temperature=labels.temperature,
         second=second,
+        confidence=labels.confidence,
         soft=labels.strategy == "soft",
         seed=config.seed,
         bf16=config.device.precision == "bf16",
@@ -227,7 +228,7 @@ def build_step(
     teacher: EmaTeacher,
     optimizer: torch.optim.Optimizer,
     strategy: Strategy | None,
-    limits: PseudoLabelConfig,
+    filters: LabelFilters,
     *,
     clip_norm: float | None = None,
     bf16: bool = False,
@@ -236,11 +237,11 @@ def build_step(
 
     Args:
         student: the result of `ProcessGroup.data_parallel`.
-        limits: limits for pseudo-labels.
+        filters: of pseudo-labels.
     """
     phases = Phases(world.device)
     labelled = CtcObjective(world, features, student, GivenLabels(), None, phases, bf16=bf16)
     unlabelled = None
     if strategy is not None:
-        unlabelled = CtcObjective(world, features, student, strategy, limits, phases, bf16=bf16)
+        unlabelled = CtcObjective(world, features, student, strategy, filters, phases, bf16=bf16)
     return TrainStep(world, student, teacher, optimizer, labelled, unlabelled, phases, clip_norm=clip_norm)

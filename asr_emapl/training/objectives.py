@@ -20,8 +20,7 @@ from asr_emapl.audio.features import LogMel
 from asr_emapl.data.loader import MicroBatch
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import unwrap
-from asr_emapl.pseudo_labels.config import PseudoLabelConfig
-from asr_emapl.pseudo_labels.filters import LabelCandidate, reason_to_drop
+from asr_emapl.pseudo_labels.filters import REASONS, LabelCandidate, LabelFilters, reason_to_drop_transcript
 from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels, Strategy, read_labels
 from asr_emapl.pseudo_labels.strategies.soft import soft_loss
 from asr_emapl.training.phases import Phases
@@ -70,12 +69,14 @@ class PreparedTargets:
         dropped: number of utterances not trained on, by reason.
         labels: the pseudo-labels by row, including dropped ones; None for transcripts.
         reasons: why pseudo-labels are dropped, by row.
+        counts: numbers that the objective needs summed over ranks (see `Objective.summed`).
     """
 
     targets: list[Targets]
     dropped: Counter[str] = field(default_factory=Counter)
     labels: Mapping[int, Label] | None = None
     reasons: Mapping[int, str] = field(default_factory=dict)
+    counts: Sequence[float] = ()
 
     @property
     def utterances(self) -> int:
@@ -89,8 +90,17 @@ class PreparedTargets:
 class Objective(Protocol):
     """A part of training with its own loss. The train step divides the sum by the global count."""
 
+    @property
+    def reasons(self) -> Sequence[str]:
+        """Why utterances are dropped, in the order in which their numbers are summed over ranks."""
+        ...
+
     def prepare(self, micro_batches: Sequence[MicroBatch], passes: int) -> PreparedTargets:
         """Targets of the micro-batches of this rank; each rank prepares at least `passes` of them."""
+        ...
+
+    def summed(self, counts: Sequence[float]) -> None:
+        """Take note of `PreparedTargets.counts`, summed over ranks; called once after each `prepare`."""
         ...
 
     def nothing(self) -> Targets:
@@ -108,7 +118,7 @@ class CtcObjective:
     Args:
         student: the result of `ProcessGroup.data_parallel`.
         strategy: computes the labels: `GivenLabels`, or a pseudo-label strategy.
-        limits: limits for pseudo-labels; None: the labels are transcripts.
+        filters: of pseudo-labels; None: the labels are transcripts.
         bf16: run the student's forward pass with autocast to bfloat16.
     """
 
@@ -118,26 +128,27 @@ class CtcObjective:
         features: LogMel,
         student: nn.Module,
         strategy: Strategy,
-        limits: PseudoLabelConfig | None,
+        filters: LabelFilters | None,
         phases: Phases,
         *,
         bf16: bool = False,
     ) -> None:
         self.world, self.features, self.student, self.strategy = world, features, student, strategy
-        self.limits, self.phases, self.bf16 = limits, phases, bf16
+        self.filters, self.phases, self.bf16 = filters, phases, bf16
+        self.reasons = tuple(REASONS) if filters is None else filters.reasons
         # Whether the labels of each step are kept, for comparison with those of the next pass.
         self.keeps_labels = type(strategy).previous is not Strategy.previous
 
     def prepare(self, micro_batches: Sequence[MicroBatch], passes: int) -> PreparedTargets:
         """See `Objective.prepare`. Synchronizes with the device once, to read the numbers of all labels."""
         queued = [self._queue(micro) for micro in micro_batches]
-        if self.world.sharded and self.limits is not None:
+        if self.world.sharded and self.filters is not None:
             # All ranks must gather the weights of a sharded teacher equally often.
             for _ in range(passes - len(queued)):
                 nothing = self.nothing()
                 self.strategy.labels(LabelRequest([], nothing.features_BTF, nothing.lengths_B, []))
         prepared = self._filter(queued)
-        self.phases.mark("features" if self.limits is None else "teacher")
+        self.phases.mark("features" if self.filters is None else "teacher")
         return prepared
 
     def label(self, micro_batches: Sequence[MicroBatch], passes: int) -> int:
@@ -148,13 +159,7 @@ class CtcObjective:
         """
         queued = []
         for micro in micro_batches:
-            there = micro.to(self.world.device)
-            features_BTF, lengths_B = self.features(there.waveforms_BN, there.samples_B)
-            seconds = [n / SAMPLE_RATE_HZ for n in micro.samples_B.tolist()]
-            request = LabelRequest(
-                micro.ids, features_BTF, lengths_B, seconds, rows=micro.rows, epoch=micro.epoch
-            )
-            queued.append(self.strategy.relabel(request))
+            queued.append(self.strategy.relabel(self.request(micro, micro.to(self.world.device))))
         if self.world.sharded:
             # All ranks gather the weights of a sharded model equally often.
             for _ in range(passes - len(micro_batches)):
@@ -167,6 +172,11 @@ class CtcObjective:
         merged = {row: label for of_rank in self.world.gather(labels) for row, label in of_rank.items()}
         self.strategy.keep(dict(sorted(merged.items())))
         return len(merged)
+
+    def summed(self, counts: Sequence[float]) -> None:
+        """See `Objective.summed`."""
+        if self.filters is not None:
+            self.filters.update(counts)
 
     def nothing(self) -> Targets:
         """See `Objective.nothing`."""
@@ -192,26 +202,31 @@ class CtcObjective:
             reduction="sum",
             zero_infinity=True,
         )
-        if targets.soft_BTV is None or self.limits is None:
+        if targets.soft_BTV is None or self.filters is None:
             return hard
         lengths_B = to_device(torch.tensor(targets.frames), self.world.device)
         soft = soft_loss(log_probs_BTV, targets.soft_BTV, lengths_B).sum()
-        return self.limits.hard_share * hard + (1.0 - self.limits.hard_share) * soft
+        hard_share = self.filters.limits.hard_share
+        return hard_share * hard + (1.0 - hard_share) * soft
+
+    def request(self, micro: MicroBatch, there: MicroBatch) -> LabelRequest:
+        """What the strategy sees of a micro-batch; `there` is its copy on the device."""
+        features_BTF, lengths_B = self.features(there.waveforms_BN, there.samples_B)
+        seconds = [n / SAMPLE_RATE_HZ for n in micro.samples_B.tolist()]
+        return LabelRequest(
+            micro.ids, features_BTF, lengths_B, seconds, micro.targets, micro.rows, micro.epoch
+        )
 
     def _queue(self, micro: MicroBatch) -> _Queued:
         """Queue the computation of labels from clean features, and of the student's features."""
         there = micro.to(self.world.device)
-        features_BTF, lengths_B = self.features(there.waveforms_BN, there.samples_B)
-        if self.limits is not None:
+        request = self.request(micro, there)
+        if self.filters is not None:
             self.phases.mark("features")
-        seconds = [n / SAMPLE_RATE_HZ for n in micro.samples_B.tolist()]
-        request = LabelRequest(
-            micro.ids, features_BTF, lengths_B, seconds, micro.targets, micro.rows, micro.epoch
-        )
         labels = self.strategy.labels(request)
-        if self.limits is not None:
+        if self.filters is not None:
             self.phases.mark("teacher")
-        samples_B = micro.samples_B
+        features_BTF, lengths_B, samples_B = request.features, request.lengths, micro.samples_B
         if there.student_BN is not None and there.student_samples_B is not None:
             features_BTF, lengths_B = self.features(there.student_BN, there.student_samples_B)
             assert micro.student_samples_B is not None
@@ -221,7 +236,7 @@ class CtcObjective:
             # Features have mean 0, so masking replaces a band or frame by the utterance's mean.
             features_BTF = features_BTF * there.keep_BF[:, None, :] * there.keep_BT[:, :, None]
         self.phases.count(micro)
-        return _Queued(features_BTF, lengths_B, tuple(frames.tolist()), tuple(seconds), labels, micro)
+        return _Queued(features_BTF, lengths_B, tuple(frames.tolist()), tuple(request.seconds), labels, micro)
 
     def _filter(self, queued: Sequence[_Queued]) -> PreparedTargets:
         """Drop utterances according to the filters. The only place that waits for the labels."""
@@ -230,7 +245,7 @@ class CtcObjective:
         for one, found in zip(queued, read, strict=True):
             reasons = [self._reason(one, i, label) for i, label in enumerate(found)]
             dropped.update(reason for reason in reasons if reason is not None)
-            if self.limits is not None:
+            if self.filters is not None:
                 named = zip(one.micro.rows, reasons, strict=True)
                 by_reason |= {row: reason for row, reason in named if reason is not None}
             kept = [i for i, reason in enumerate(reasons) if reason is None]
@@ -240,12 +255,12 @@ class CtcObjective:
                 labels = (tokens_BS, one.frames, counts, one.labels.soft_BTV)
                 whole = Targets(one.features_BTF, one.lengths_B, *labels)
                 targets.append(whole if len(kept) == len(reasons) else whole.take(kept))
-        if self.limits is None:
+        if self.filters is None:
             return PreparedTargets(targets, dropped)
         by_row = _by_row([one.micro for one in queued], read)
         if self.keeps_labels:
             self._keep(by_row)
-        return PreparedTargets(targets, dropped, by_row, by_reason)
+        return PreparedTargets(targets, dropped, by_row, by_reason, self.filters.counts(by_row.values()))
 
     def _reason(self, queued: _Queued, place: int, label: Label) -> str | None:
         """Why an utterance is not trained on; None: it is."""
@@ -257,12 +272,16 @@ class CtcObjective:
             label.agreement,
             self._level_db(queued.micro, place),
             self.strategy.previous(queued.micro.rows[place]) if self.keeps_labels else None,
+            queued.micro.ids[place],
+            None if self.filters is None else self.filters.tokenizer,
         )
-        return reason_to_drop(candidate, self.limits)
+        if self.filters is None:
+            return reason_to_drop_transcript(candidate)
+        return self.filters.reason_to_drop(candidate)
 
     def _level_db(self, micro: MicroBatch, place: int) -> float:
         """Root mean square of the audio in dB re full scale; 0 if no filter needs it."""
-        if self.limits is None or self.limits.min_level_db is None:
+        if self.filters is None or not self.filters.needs_level:
             return 0.0
         samples = int(micro.samples_B[place])
         return 10.0 * math.log10(float(micro.waveforms_BN[place, :samples].square().mean()) + 1e-12)

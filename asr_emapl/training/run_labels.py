@@ -9,17 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.config import RunConfig
-from asr_emapl.data.corpus import Corpus
+from asr_emapl.data.corpus import Corpus, TokenTable
 from asr_emapl.data.mixture import DataCursor
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.distributed.process_group import ProcessGroup
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UserError, counted
 from asr_emapl.pseudo_labels.best_average import BestAverage
+from asr_emapl.pseudo_labels.config import PseudoLabelConfig
+from asr_emapl.pseudo_labels.filters import LabelFilters
 from asr_emapl.pseudo_labels.label_guard import Alarm, LabelGuard
 from asr_emapl.pseudo_labels.label_statistics import label_statistics
 from asr_emapl.pseudo_labels.labels import Label, Strategy
+from asr_emapl.pseudo_labels.own_filters import own_filters
 from asr_emapl.pseudo_labels.round_gate import RoundGate
+from asr_emapl.pseudo_labels.token_rate import learned_rates
 from asr_emapl.runs.reader import LABEL_SAMPLES
 from asr_emapl.storage import write
 from asr_emapl.terminal import RUN_LOGGER
@@ -31,11 +36,17 @@ _logger = logging.getLogger(RUN_LOGGER)
 
 
 class RunLabels:
-    """Strategy, monitor and gate, with the state that is saved in checkpoints.
+    """Strategy, filters, monitor and gate, with the state that is saved in checkpoints.
 
     Args:
         strategy: None: supervised training.
         best: the labeller, if it is the mean of the best validations.
+
+    Attributes:
+        notes: what the filters learned from the transcripts.
+
+    Raises:
+        UserError: a filter or the gate is invalid.
     """
 
     def __init__(
@@ -49,6 +60,9 @@ class RunLabels:
     ) -> None:
         self.name, self.strategy, self.world = config.pseudo_labels.strategy, strategy, world
         self.contents = corpora.audio.contents.get("unlabelled")
+        limits, self.notes = _limits(config, corpora.labelled)
+        own = own_filters(limits.filters) if limits.uses_unlabelled else {}
+        self.filters = LabelFilters(limits, own, tokenizer)
         self.best = best
         labels = config.pseudo_labels
         split = labels.rounds.gate if labels.strategy == "rounds" else None
@@ -104,6 +118,7 @@ class RunLabels:
         """What a resume needs; call it on all processes."""
         return {
             "strategy": {} if self.strategy is None else self.strategy.state_dict(),
+            "filters": self.filters.state_dict(),
             "monitor": {} if self.monitor is None else self.monitor.state_dict(self.world),
             "gate": self.gate.state_dict(),
             "best": {} if self.best is None else self.best.state_dict(),
@@ -128,6 +143,7 @@ class RunLabels:
         labels = state["pseudo_labels"]
         if self.strategy is not None:
             self.strategy.load_state_dict(labels["strategy"])
+        self.filters.load_state_dict(labels["filters"])
         self.gate.load_state_dict(labels["gate"])
         if self.monitor is not None and labels["monitor"]:
             self.monitor.load_state_dict(labels["monitor"], self.world)
@@ -136,6 +152,20 @@ class RunLabels:
         if self.guard is not None and labels["guard"]:
             self.guard.load_state_dict(labels["guard"])
         return position
+
+
+def _limits(config: RunConfig, labelled: Corpus) -> tuple[PseudoLabelConfig, list[str]]:
+    """The limits for pseudo-labels, including those learned from the transcripts, and a note on these."""
+    limits = config.pseudo_labels
+    if limits.tokens_per_second != "learned" or not limits.uses_unlabelled:
+        return limits, []
+    assert isinstance(labelled.targets, TokenTable)
+    rates = learned_rates(labelled.targets.lengths, labelled.samples / SAMPLE_RATE_HZ)
+    note = (
+        f"pseudo_labels.tokens_per_second: {rates[0]:.3g} to {rates[1]:.3g}, learned from "
+        f"{counted(len(labelled.targets), 'transcript')}"
+    )
+    return replace(limits, tokens_per_second=rates), [note]
 
 
 def _transcript_statistics(corpus: Corpus) -> dict[str, float]:

@@ -17,7 +17,6 @@ from asr_emapl.data.loader import StepBatch
 from asr_emapl.distributed.fsdp import full_tensor
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
-from asr_emapl.pseudo_labels.filters import REASONS
 from asr_emapl.pseudo_labels.labels import Label
 from asr_emapl.pseudo_labels.quality import LabelCounts
 from asr_emapl.scaling.gradient_noise import GradientNoise, estimate_noise, square_norm
@@ -92,7 +91,7 @@ class TrainStep:
         passes = self.world.forward_passes(len(batch.micro_batches))
         self.phases.mark("communication")  # since the data arrived: waiting for other ranks
         prepared = objective.prepare(batch.micro_batches, passes)
-        counts = self._count(prepared, undecodable=len(batch.skipped))
+        counts = self._count(objective, prepared, undecodable=len(batch.skipped))
         self.phases.mark("communication")
         seen: dict[str, Any] = {"labels": prepared.labels or {}, "reasons": prepared.reasons}
         if counts.utterances == 0:
@@ -130,14 +129,16 @@ class TrainStep:
         self.phases.mark("teacher")
         return labels
 
-    def _count(self, prepared: PreparedTargets, undecodable: int) -> LabelCounts:
+    def _count(self, objective: Objective, prepared: PreparedTargets, undecodable: int) -> LabelCounts:
         """All-reduce the counts before the backward pass, because the loss is divided by the global count."""
         dropped = prepared.dropped + Counter(undecodable=undecodable)
         labels = (prepared.labels or {}).values()
         confidence, nonempty = sum(one.confidence for one in labels), sum(bool(one.tokens) for one in labels)
         mine = [prepared.utterances, prepared.tokens, confidence, nonempty]
-        sums = self.world.all_reduce_sum(mine + [dropped[reason] for reason in REASONS])
-        dropped = Counter({r: int(n) for r, n in zip(REASONS, sums[4:], strict=True) if n})
+        mine += [dropped[reason] for reason in objective.reasons]
+        sums = self.world.all_reduce_sum([*mine, *prepared.counts])
+        objective.summed(sums[len(mine) :])
+        dropped = Counter({r: int(n) for r, n in zip(objective.reasons, sums[4:], strict=False) if n})
         utterances, tokens = int(sums[0]), int(sums[1])
         if prepared.labels is None:
             return LabelCounts(utterances, tokens, dropped)

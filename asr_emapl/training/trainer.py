@@ -155,7 +155,7 @@ class Trainer:
             self.teacher,
             self.scaled.optimizer,
             strategy,
-            config.pseudo_labels,
+            self.labels.filters,
             bf16=bf16,
         )
 
@@ -169,7 +169,7 @@ class Trainer:
             allowed=self.allow_changes,
         )
         self.position = self.labels.restore(self.resumed, self.position)
-        self.notes += self.corpora.notes + notes
+        self.notes += self.corpora.notes + self.labels.notes + notes
         self.guard = CollapseGuard(**self.corpora.audio.sizes)
         rates = logged_validation(self.folder, log_lines, self.step) if self.validation_due else None
         rates = world.gather(rates)[0]

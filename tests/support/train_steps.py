@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
+from asr_emapl.pseudo_labels.filters import LabelFilters
 from asr_emapl.pseudo_labels.labeller import Labeller
 from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels, Strategy
 from asr_emapl.pseudo_labels.strategies.ema import FreshLabels
@@ -50,7 +52,7 @@ class Parts:
         clip_norm: float | None = None,
         adam: bool = False,
         half_life: float = 10.0,
-        **limits: float,
+        **limits: Any,
     ) -> None:
         torch.manual_seed(0)
         self.student = TransformerCtc(
@@ -69,7 +71,7 @@ class Parts:
             self.teacher,
             self.optimizer,
             strategy(Labeller(self.teacher)) if isinstance(strategy, type) else strategy,
-            PseudoLabelConfig(**limits),
+            LabelFilters(PseudoLabelConfig(**limits)),
             clip_norm=clip_norm,
             bf16=False,
         )
