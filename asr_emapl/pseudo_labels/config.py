@@ -1,4 +1,4 @@
-"""Settings of pseudo-labels. Imports no torch."""
+"""Settings of pseudo-labels. Does not import torch."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class CacheConfig:
     """The cache of strategy `cache`."""
 
     hours: PositiveHours = 1.0
-    """Hours of audio in the cache. As a number of batches it scales with kappa."""
+    """Hours of audio in the cache. The number of batches in it depends on the batch size."""
     replace: Share = 0.1
-    """Probability that a batch is replaced by a newly labelled one after it was trained on."""
+    """Probability that a batch is replaced by a newly labelled batch after training on it."""
 
 
 @dataclass
@@ -29,12 +29,12 @@ class RoundsConfig:
     """The rounds of strategy `rounds`."""
 
     hours: Annotated[list[Hours], Len(1)] = field(default_factory=lambda: [0.0])
-    """Hours of audio at which the unlabelled utterances are labelled, ascending; at 0, with start_hours."""
+    """Hours of audio at which the unlabelled utterances are labelled, ascending; 0: at start_hours."""
     share: Share = 1.0
-    """Share of the utterances that each round after the first labels anew, drawn at random."""
+    """Share of the utterances, drawn at random, that each round after the first labels again."""
     gate: str | None = None
-    """Set of data.validation on which the labeller must have a lower WER than the labeller of the present
-    labels; otherwise they are kept. null: each round replaces labels."""
+    """Validation split (key of data.validation) for comparing WER. A round replaces the labels only if the
+    labeller's WER on it is lower than when the current labels were made; null: each round replaces them."""
 
 
 @dataclass
@@ -47,18 +47,18 @@ class PseudoLabelConfig:
     ones dropped; soft: the teacher's distribution of each frame (experimental, known to collapse); external:
     labels of a file; oracle: transcripts (an upper bound); or a class of your own."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Arguments of a class of your own."""
+    """Arguments of a user-defined strategy class."""
     start_hours: Hours = 0.0
     """Hours of supervised training before pseudo-labels are used."""
     unlabelled_per_labelled: Factor = 1.0
     """Ratio of unlabelled to labelled audio after start_hours."""
     labeller: Literal["teacher", "student", "best_average"] = "teacher"
-    """Model that makes the labels; best_average: the mean of the student at its best validations (TopIPL),
+    """Model that labels; best_average: the mean of the student at its best validations (TopIPL),
     with strategy rounds."""
     best_count: PositiveCount = 3
     """Number of validations in best_average."""
     lm_config: Place | None = None
-    """Output of `asr-emapl tune-lm`: labels by its beam search; null: greedy labels."""
+    """Output of `asr-emapl tune-lm`. If set, decode labels by beam search; null: greedy labels."""
     temperature: Factor = 0.0
     """Sample labels at this temperature; 0: greedy labels."""
     cache: CacheConfig = field(default_factory=CacheConfig)
@@ -77,16 +77,16 @@ class PseudoLabelConfig:
     """Drop labels with fewer or more tokens per second of audio: [low, high], or learned: the 1 % and 99 %
     quantiles of the transcripts, widened by a factor of 1.25; null: keep them."""
     agreement: Literal["none", "student", "greedy"] = "none"
-    """Second label to compare the label with: student, of the student; greedy, without the language model."""
+    """Second label for comparison. student: the student's label; greedy: without language model."""
     min_agreement: Share = 0.0
-    """Drop labels of which a smaller share of the tokens agrees with the second label."""
+    """Drop labels if a smaller share of their tokens agrees with the second label."""
     max_repeats: PositiveCount | None = None
-    """Drop labels in which a part of up to 8 tokens follows itself more often; null: keep them."""
+    """Drop labels that repeat a sequence of up to 8 tokens more often in a row; null: keep them."""
     min_level_db: Annotated[float, Ge(-200.0), Le(0.0)] | None = None
     """Drop utterances with a lower root mean square level (dB re full scale); null: keep them."""
     max_change: Share | None = None
-    """With strategy from_the_start: drop labels of which a larger share of the tokens changed since the pass
-    before; null: keep them."""
+    """With strategy from_the_start: drop labels if a larger share of their tokens changed since the previous
+    pass; null: keep them."""
     filters: dict[ImportPath, dict[str, Any]] = field(default_factory=dict)
     """Filters of your own and their options, {package.module:function: {option: value}}: the function gets a
     `LabelCandidate` and the options, and returns whether to drop the label."""
@@ -94,7 +94,7 @@ class PseudoLabelConfig:
     """When labels collapse to blanks, one text or loops, or lose their words: stop; go back to the last
     healthy checkpoint with twice the half-life; or only warn."""
     hard_share: Share = 0.1
-    """With strategy soft: share of the CTC loss on the teacher's label in the loss."""
+    """With strategy soft: weight of the CTC loss on the teacher's label in the total loss, in [0, 1]."""
     dropout: Share | None = None
     """Dropout of the student after start_hours; null: unchanged."""
     layerdrop: Share | None = None
@@ -102,7 +102,7 @@ class PseudoLabelConfig:
 
     @property
     def uses_unlabelled(self) -> bool:
-        """Whether unlabelled audio is trained on."""
+        """Whether the run trains on unlabelled audio."""
         return self.strategy != "none"
 
     @property

@@ -18,7 +18,8 @@ class Spelling:
     """Converts texts to tokens, and counts what it did.
 
     Attributes:
-        changed: texts that were normalised; unspellable: texts that have no tokens even so.
+        changed: number of texts that were normalised.
+        unspellable: number of texts that the tokenizer cannot encode even after normalisation.
     """
 
     tokenizer: Tokenizer

@@ -1,6 +1,6 @@
-"""Why an utterance is not trained on: every reason, with its filter, what it means and what to do about it.
+"""Reasons to drop an utterance, each with its filter, description and remedy.
 
-Imports no torch: the report reads the table too.
+Does not import torch, because the report also uses the table.
 """
 
 from __future__ import annotations
@@ -73,16 +73,16 @@ def reason_of(name: str) -> Reason:
 
 @dataclass(frozen=True)
 class LabelCandidate:
-    """What a filter knows of one utterance and its label.
+    """Input of the filters for one utterance and its label.
 
     Attributes:
-        tokens: of the label.
-        frames: of the student's output.
-        seconds: of audio.
-        confidence: of the labeller, in [0, 1]; NaN marks a broken utterance.
-        agreement: with a second label of the utterance, in [0, 1]; 1 if there is none.
+        tokens: tokens of the label.
+        frames: number of output frames of the student.
+        seconds: seconds of audio.
+        confidence: confidence of the labeller, in [0, 1]; NaN marks a broken utterance.
+        agreement: agreement with a second label, in [0, 1]; 1 if there is none.
         level_db: root mean square of the audio in dB re full scale.
-        previous: the label of the pass before; None: not known.
+        previous: label of the previous pass; None: unknown.
         id: of the utterance.
         tokenizer: that spells the label; None: it cannot be spelled.
     """
@@ -115,16 +115,16 @@ class LabelCandidate:
 
     @property
     def change(self) -> float:
-        """Share of the tokens that changed since the pass before, in [0, 1]; 0 in the first pass."""
+        """Share of the tokens that changed since the previous pass, in [0, 1]; 0 in the first pass."""
         return 0.0 if self.previous is None else 1.0 - similarity(self.previous, self.tokens)
 
 
 Filter = Callable[[LabelCandidate, PseudoLabelConfig], bool]
 """Whether a label is dropped."""
 
-# In the order in which they are asked; the first that applies is counted.
+# In the order in which they are checked; the first that applies is counted.
 FILTERS: dict[str, Filter] = {
-    # An empty label teaches blanks on speech, and the student teaches them to the teacher: collapse.
+    # An empty label trains the student to output blanks on speech, and the teacher follows: a collapse.
     "empty": lambda c, limits: not c.tokens,
     "silent": lambda c, limits: limits.min_level_db is not None and c.level_db < limits.min_level_db,
     # A NaN confidence is low too.
@@ -213,7 +213,7 @@ def similarity(one: Sequence[int], other: Sequence[int]) -> float:
 
 
 def repeats(tokens: Sequence[int]) -> int:
-    """Largest number of times that a part of the label, of up to 8 tokens, follows itself."""
+    """Maximum number of consecutive repetitions of a sequence of up to 8 tokens."""
     return max(_repeats(tokens, size) for size in range(1, _LONGEST_LOOP + 1))
 
 

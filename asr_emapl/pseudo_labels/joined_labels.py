@@ -23,14 +23,14 @@ _REMEDY = "delete it and rerun the same command"
 
 @dataclass
 class JoinedLabels:
-    """The utterances of a labelled manifest: numbers, and seconds of audio.
+    """Counts of the utterances of a labelled manifest, and their seconds of audio.
 
     Attributes:
-        kept: in the manifest.
-        dropped: by a filter, by reason (`filters.REASONS`). With `record`, they are in the manifest as well,
-            except for empty labels.
-        left_out: without a label, because the audio cannot be decoded or there is no hypothesis.
-        example: id of an utterance that is left out, and why.
+        kept: number of utterances in the manifest.
+        dropped: number dropped by a filter, by reason (`filters.REASONS`). With `record`, they are also in
+            the manifest, except for empty labels.
+        left_out: number without a label, because the audio cannot be decoded or there is no hypothesis.
+        example: id of one of these utterances, with the reason.
     """
 
     kept: int = 0
@@ -47,7 +47,7 @@ def join_parts(folder: Path, parts: LabelParts, limits: PseudoLabelConfig, apply
 
     The lines are those of the parts, in the order of the labelled manifest. A line is left out if it has no
     label, or if a filter drops it. With "record", lines that a filter drops are written with the reason as
-    `filter`; those with an empty label are left out, because nothing can be trained on them.
+    `filter`. Lines with an empty label are always left out, because a model cannot be trained on them.
 
     Raises:
         UserError: a part is missing or incomplete, no label is left, or the manifest cannot be written.
@@ -60,7 +60,7 @@ def join_parts(folder: Path, parts: LabelParts, limits: PseudoLabelConfig, apply
             for line in _kept_lines(folder, parts, number, filters, apply, found):
                 file.write(line)
         if not found.kept:
-            remedy = "relax the filters" if found.dropped else "fix the audio, and name another --out"
+            remedy = "relax the filters" if found.dropped else "fix the audio, and use another --out"
             raise UserError(f"{path}: no label is left of {_amount(found)}; {remedy}")
     return found
 
@@ -88,7 +88,7 @@ def _kept_lines(
     apply: FilterMode,
     found: JoinedLabels,
 ) -> Iterator[bytes]:
-    """The lines of a part that the manifest gets; counts all of them."""
+    """The lines of a part that are written to the manifest; counts all lines of the part."""
     path, count, rows = part_path(folder, number), 0, parts.rows(number)
     if not path.is_file():
         raise UserError(

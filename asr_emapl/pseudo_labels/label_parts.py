@@ -1,4 +1,4 @@
-"""The parts in which a manifest is labelled: what is in each of them, which are finished, who labels which.
+"""The parts in which a manifest is labelled: their rows, their files, and the process that labels each.
 
 Parts depend only on the manifest and their length, so that any number of processes can continue with the
 parts that are missing.
@@ -28,7 +28,7 @@ class LabelParts:
     Attributes:
         ends: row after the last one of each part.
         samples: audio of each part.
-        hours: length of the parts, about.
+        hours: approximate length of a part.
     """
 
     ends: tuple[int, ...]

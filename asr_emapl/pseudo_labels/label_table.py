@@ -19,7 +19,7 @@ class LabelTable:
     """Labels by row.
 
     Args:
-        size: utterances of the corpus.
+        size: number of utterances in the corpus.
     """
 
     TENSORS = ("rows", "lengths", "scores", "tokens")

@@ -1,7 +1,7 @@
 """Label a manifest in parts, on any number of processes, and continue after an interruption.
 
-plan.json         what the labels depend on; a start with other settings is refused
-parts/00012.jsonl the utterances of a part with their labels, or why they have none; never changed
+plan.json         the settings that determine the labels; different settings in a later call are an error
+parts/00012.jsonl the utterances of a part with their labels, or the reason why they have none; never changed
 manifest.jsonl    the labels that can be trained on, joined when all parts are finished
 summary.json      counts, hours, reasons
 """
@@ -41,11 +41,11 @@ class UtteranceLabel:
     """The label of an utterance, or why it has none.
 
     Attributes:
-        confidence: in [0, 1], or NaN for a broken utterance; None: unknown.
-        tokens: of the text.
+        confidence: confidence in [0, 1], or NaN for a broken utterance; None: unknown.
+        tokens: number of tokens of the text.
         words: with times in seconds from the beginning of the utterance, as they are written; None: not
             requested.
-        fault: why there is no label; "": there is one, which may be empty.
+        fault: reason why there is no label; "" if there is one, which may be empty.
     """
 
     utterance: Utterance
@@ -73,8 +73,8 @@ class PartLabeller(Protocol):
     """Makes labels for parts of a manifest.
 
     Attributes:
-        provenance: what the labels depend on besides the audio, in primitives: part of each line.
-        files: the files that `provenance` has hashes of.
+        provenance: everything besides the audio that determines the labels, as plain values; in each line.
+        files: the files whose hashes are in `provenance`.
     """
 
     provenance: Mapping[str, object]
@@ -93,7 +93,7 @@ class PartLabeller(Protocol):
 
 @dataclass(frozen=True)
 class LabelledAudio:
-    """What one start has labelled, over all processes: seconds of audio, and of wall-clock time."""
+    """Audio labelled in one call by all processes, and wall-clock time, in seconds."""
 
     audio_seconds: float
     seconds: float
@@ -107,7 +107,7 @@ class LabelledAudio:
 def label_manifest(
     manifest: Manifest, parts: LabelParts, folder: Path, labeller: PartLabeller, world: ProcessGroup
 ) -> LabelledAudio:
-    """Label the parts of a manifest that `folder` lacks; called in each process.
+    """Label the parts of a manifest that are missing in `folder`; called in each process.
 
     Raises:
         UserError: the folder has labels of another manifest or with other settings, or audio cannot be read.
@@ -139,7 +139,7 @@ def label_manifest(
 
 
 def require_plan(folder: Path, plan: Mapping[str, Any]) -> None:
-    """Write what the labels in `folder` depend on, or compare it with what is written there.
+    """Write the settings that determine the labels in `folder`, or compare them with an existing plan.
 
     Raises:
         UserError: something differs; the message names it.

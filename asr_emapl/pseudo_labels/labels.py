@@ -1,4 +1,4 @@
-"""Labels of a micro-batch, and the interface of what makes them.
+"""Labels of a micro-batch, and the interface of pseudo-labelling strategies.
 
 Axes: B utterances, T frames (padded), F mel bands, S tokens (padded), V labels.
 """
@@ -41,7 +41,7 @@ class Labels:
         lengths_B: long [B], tokens of each utterance.
         confidence_B: float32 [B], confidence of the labeller.
         agreement_B: float32 [B], agreement with a second label; None: there is none.
-        known: the label of each utterance, if the host knows them; then nothing has to be read.
+        known: the labels, if they are already on the host and need not be read from the device.
         blank_share_B: float32 [B], share of blank frames on the labeller's best path; None: unknown.
         soft_BTV: log-probabilities of the labeller, to train on frame by frame (strategy `soft`); None: only
             the tokens are trained on.
@@ -104,15 +104,15 @@ def read_labels(labels: Sequence[Labels], to_list: Callable[[Tensor], list[float
 
 @dataclass(frozen=True)
 class LabelRequest:
-    """What a strategy sees of a micro-batch.
+    """The input of a strategy for one micro-batch.
 
     Attributes:
-        ids: of the utterances.
-        features: float [B, T, F], clean.
-        lengths: long [B], in frames.
+        ids: ids of the utterances.
+        features: float [B, T, F], clean features.
+        lengths: long [B], lengths in frames.
         seconds: audio of each utterance.
         targets: true tokens, if they are known.
-        rows: places of the utterances in their corpus.
+        rows: indices of the utterances in their corpus.
         epoch: number of the pass, for random draws.
     """
 
@@ -126,7 +126,7 @@ class LabelRequest:
 
 
 class Strategy(ABC):
-    """Makes the labels that unlabelled micro-batches are trained on.
+    """Generates the labels for training on unlabelled micro-batches.
 
     Only `labels` is required. A strategy that keeps labels also overrides `keep`, `state_dict` and
     `load_state_dict`.
@@ -137,11 +137,11 @@ class Strategy(ABC):
         """The labels to train on, one row per utterance, in order; on any device, without waiting for it."""
 
     def relabel(self, batch: LabelRequest) -> Labels:
-        """The new labels of a batch that is labelled and not trained on (see `data.label_plan`)."""
+        """The new labels of a batch that is only labelled (see `data.label_plan`)."""
         return self.labels(batch)
 
     def previous(self, row: int) -> list[int] | None:
-        """The label of an utterance in the pass before, if the strategy keeps it; None: not known.
+        """The label of an utterance in the previous pass, if the strategy keeps it; None: unknown.
 
         If a subclass overrides it, `keep` is called with the labels of each step.
         """
@@ -151,7 +151,7 @@ class Strategy(ABC):
         """Keep new labels, by row. Called with those of all ranks, the same on each."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resume needs, equal on all ranks."""
+        """The state required for a resume, equal on all ranks."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - optional

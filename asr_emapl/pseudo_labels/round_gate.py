@@ -1,4 +1,4 @@
-"""Whether the labels of a round replace the present ones: only if the labeller has become better.
+"""Decide whether a round replaces the current labels: only if the labeller's WER has improved.
 
 A labeller that has become worse would spread its errors to all utterances. Recognisers that alternate
 labelling and training therefore keep the present labels until the WER on held-out transcribed speech has
@@ -12,9 +12,9 @@ from collections.abc import Mapping
 
 
 class RoundGate:
-    """Compares the labeller's WER on a validation set with that of the labeller of the present labels.
+    """Compares the labeller's WER on a validation split with its WER when the current labels were made.
 
-    All processes see the same rates, so they decide alike.
+    All processes get the same rates, so they take the same decision.
 
     Args:
         name: "model/split" of the rates to compare; None: every round takes place.

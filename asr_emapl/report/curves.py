@@ -1,4 +1,4 @@
-"""WER over hours of audio consumed, from the logs of runs. Imports no torch; matplotlib only to plot."""
+"""WER over hours of audio consumed, from the logs of runs. Does not import torch; matplotlib only to plot."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def read_curves(run: Path) -> dict[str, Curve]:
 
 
 def curves_of(records: Iterable[Mapping[str, Any]]) -> dict[str, Curve]:
-    """Return the validation results in records of `read_log`, as `read_curves` does; empty without any."""
+    """Return the validation results in records of `read_log`, as `read_curves` does; may be empty."""
     curves: dict[str, Curve] = {}
     for record in records:
         if record.get("event") == "validation":

@@ -21,7 +21,7 @@ _LEGEND_LINE_INCHES = 0.25
 
 
 def write_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
-    """Draw what these runs have logged, on white, a file a group of charts: wer.svg, wer.png, and so on.
+    """Draw the logged values of runs on white, one file per group of charts: wer.svg, wer.png, and so on.
 
     The same runs give the same SVG files.
 

@@ -1,4 +1,4 @@
-"""Where the time and the audio of a run went, and what to change first. Imports no torch."""
+"""How the time and the audio of a run were spent, and what to change first. Does not import torch."""
 
 from __future__ import annotations
 

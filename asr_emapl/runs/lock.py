@@ -35,7 +35,7 @@ def run_lock(folder: Path, group: ProcessGroup, name: str = "run_dir") -> Iterat
     removed if it is empty at the end.
 
     Args:
-        name: of the setting or option that names the directory, for messages.
+        name: setting or option that specifies the directory, for messages.
 
     Raises:
         UserError: another run holds the lock, or the directory cannot be written; on all processes.

@@ -1,4 +1,4 @@
-"""What a run says of itself before it trains, and when its batch changes."""
+"""Messages at the start of a run, and when its batch changes."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def announcement(
     """The lines at the start of a run.
 
     Args:
-        hours: audio consumed before.
-        devices: such as "2 x cuda".
+        hours: hours of audio consumed before.
+        devices: number and type of the devices, for example "2 x cuda".
         batch_norms: number of batch normalisation layers.
     """
     lines = [

@@ -60,7 +60,7 @@ def build_batches(config: RunConfig, world_size: int) -> BatchSchedule:
 
 
 def nominal_step_audio(config: RunConfig, world_size: int) -> StepAudio:
-    """Audio of steps if corpora are not available: the padded seconds. See `TrainingAudio.step_audio`.
+    """The padded audio of steps, for use if the corpora are not available. See `TrainingAudio.step_audio`.
 
     Raises:
         UserError: see `build_batches`; also if kappa is not defined for batch.reference_seconds.
@@ -166,7 +166,7 @@ def build_strategy(
         unlabelled: number of unlabelled utterances.
 
     Raises:
-        UserError: the search cannot be built, or the strategy of the user's own.
+        UserError: the search or a user-defined strategy cannot be built.
     """
     labels = config.pseudo_labels
     if not labels.uses_unlabelled:

@@ -1,4 +1,4 @@
-"""What becomes of pseudo-labels over audio: how they change, what they say, and why they are dropped.
+"""Monitor pseudo-labels during training: how they change, their content, and why they are dropped.
 
 The labels of a sample of utterances are compared with earlier labels of the same utterances. If the
 unlabelled manifest has transcripts, they serve as references; they are not trained on.
@@ -65,7 +65,7 @@ class LabelMonitor:
         self.samples = LabelSamples(seed)
 
     def observe(self, step: int, labels: Mapping[int, Label], reasons: Mapping[int, str]) -> None:
-        """Note the labels of this process in a step.
+        """Record the labels of this process in a step.
 
         Args:
             labels: by row, including dropped ones.
@@ -145,7 +145,7 @@ class LabelMonitor:
         return self.tokenizer.decode(list(tokens))
 
     def state_dict(self, world: ProcessGroup) -> dict[str, Any]:
-        """What a resume needs; call it on all processes."""
+        """The state required for a resume; call it on all processes."""
         self._merge(world)
         state = {
             **self._changes.state_dict(),

@@ -144,7 +144,7 @@ class RunLog:
         self._write_speed({"step": step, "hours": hours, "ranks": ranks})
 
     def labels(self, step: int, hours: float, found: dict[str, Any]) -> None:
-        """Log what became of pseudo-labels; see `LabelMonitor.collect`."""
+        """Log the quality of pseudo-labels; see `LabelMonitor.collect`."""
         if self.active and found:
             self._write({"event": "labels", "step": step, "hours": hours, **found})
             numbers = {name: value for name, value in found.items() if isinstance(value, float)}

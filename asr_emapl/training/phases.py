@@ -62,8 +62,8 @@ class Phases:
     def mark_backward(self, loss: Tensor, phase: str) -> None:
         """Mark the end of the backward pass of `loss`, excluding DDP's wait for other processes.
 
-        Callbacks run in the order in which they were queued. This one is queued when the pass starts, before
-        the one in which DDP waits.
+        Callbacks run in the order in which they were queued. The callback that sets the mark is queued when
+        the pass starts, before the callback in which DDP waits.
         """
 
         def queue(gradient: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The pseudo-labels of a run: what its strategy keeps, what the monitor compares, and the gate of rounds."""
+"""The pseudo-labels of a run: strategy, monitor and gate of rounds."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class RunLabels:
             self.guard = LabelGuard(_transcript_statistics(corpora.labelled))
 
     def observe(self, step: int, labels: Mapping[int, Label], reasons: Mapping[int, str]) -> None:
-        """Note the labels of this process in a step; see `LabelMonitor.observe`."""
+        """Record the labels of this process in a step; see `LabelMonitor.observe`."""
         if self.monitor is not None:
             self.monitor.observe(step, labels, reasons)
 
@@ -115,7 +115,7 @@ class RunLabels:
             _logger.info("warning: %s", error)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resume needs; call it on all processes."""
+        """The state required for a resume; call it on all processes."""
         return {
             "strategy": {} if self.strategy is None else self.strategy.state_dict(),
             "filters": self.filters.state_dict(),
@@ -126,7 +126,7 @@ class RunLabels:
         }
 
     def restore(self, state: Mapping[str, Any], position: DataCursor) -> DataCursor:
-        """Load the labels of a checkpoint, unless they are of other utterances or another strategy.
+        """Load the labels of a checkpoint, unless they belong to other utterances or to another strategy.
 
         Args:
             state: "config", "contents" and "pseudo_labels" of the checkpoint; empty for a new run.

@@ -104,7 +104,7 @@ class TrainingAudio:
         )
 
     def _label_plan(self, config: RunConfig, batch_samples: int) -> LabelPlan | None:
-        """When labels that are kept are made."""
+        """Plan of labelling, for strategies that keep labels."""
         labels, seed = config.pseudo_labels, config.seed
         if labels.strategy == "cache":
             samples = round(labels.cache.hours * 3600 * SAMPLE_RATE_HZ)

@@ -265,7 +265,7 @@ class Trainer:
                 self.log.say(line)
 
     def _train_on(self, batch: StepBatch) -> None:
-        """One optimizer step, with the hyper-parameters of the clock and of the step's audio."""
+        """Take one optimizer step, with the hyper-parameters for the current clock and the step's audio."""
         if batch.label_only:
             self._label(batch)
             return

@@ -1,4 +1,4 @@
-"""`ema`: labels of the EMA teacher, made anew in each step.
+"""`ema`: labels of the EMA teacher, generated in each step.
 
 Kaizen (Manohar et al. 2021), Momentum Pseudo-Labeling (Higuchi et al. 2021), the EMA variant of slimIPL
 (Likhomanenko et al. 2021) and AV-CPL (Rouditchenko et al. 2023) state the average in different ways: see

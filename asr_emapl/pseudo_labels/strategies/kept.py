@@ -1,4 +1,4 @@
-"""What strategies that keep labels share: the table, its updates and its state."""
+"""Base class of strategies that keep labels: the table, its updates and its state."""
 
 from __future__ import annotations
 

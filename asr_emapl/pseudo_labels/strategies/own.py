@@ -1,4 +1,4 @@
-"""A strategy of your own: a class at an import path, built with parts of the run and its options."""
+"""User-defined strategies: a class at an import path, constructed with parts of the run and its options."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from asr_emapl.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class StrategyParts:
-    """What a strategy can use of a run.
+    """The parts of a run that a strategy can use.
 
     Attributes:
         teacher, student: called with features [B, T, F] and lengths [B]; the student is in training mode.
-        labeller: as the settings of pseudo_labels describe it.
+        labeller: the labeller that is configured in pseudo_labels.
         utterances: number of unlabelled utterances.
     """
 
