@@ -100,6 +100,15 @@ def test_samples_have_the_audio_of_all_such_labels(runs):
     assert "max_repeats" in loops.description
 
 
+def test_the_number_of_players_is_limited(runs, monkeypatch):
+    monkeypatch.setattr(labels_module, "_PLAYERS", 1)
+    monkeypatch.setattr(labels_module, "embedded", lambda utterance: "data:audio/mpeg;base64,AA")
+    kept, loops = labels_of_runs(runs)[0].samples
+    assert kept.utterances[0].audio
+    assert not any(one.audio for one in loops.utterances)
+    assert "fewer runs" in loops.utterances[0].problem
+
+
 def test_a_server_that_cannot_be_reached_is_asked_once(runs, monkeypatch):
     asked = []
 
@@ -130,7 +139,7 @@ def test_the_page_shows_them_escaped(runs):
         "at 1.5 h, lost &lt;its&gt;",
     ):
         assert text in page
-    assert "Words, of those of the first labels" in page
+    assert "Words relative to the first label" in page
     assert "Labels that loop" not in page  # was not logged
 
 

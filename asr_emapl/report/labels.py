@@ -15,6 +15,7 @@ from asr_emapl.report.utterances import embedded
 from asr_emapl.scoring.alignment import Alignment, align
 
 _PASSES = 12  # of a followed utterance that are shown
+_PLAYERS = 240  # on the page, shared equally by its runs, because each holds its audio
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,9 @@ class LabelsOfRun:
 
 def labels_of_runs(runs: Sequence[Run]) -> list[LabelsOfRun]:
     """What the runs logged of their labels; runs without labels are left out."""
-    return [
-        LabelsOfRun(number, _wer_by_confidence(run), *_utterances(run))
-        for number, run in enumerate(runs)
-        if run.labels
-    ]
+    shown = [(number, run) for number, run in enumerate(runs) if run.labels]
+    players = _PLAYERS // max(1, len(shown))
+    return [LabelsOfRun(number, _wer_by_confidence(run), *_utterances(run, players)) for number, run in shown]
 
 
 def _wer_by_confidence(run: Run) -> list[float]:
@@ -98,9 +97,9 @@ def _wer_by_confidence(run: Run) -> list[float]:
     return [100.0 * e / w if w else 0.0 for e, w in zip(errors, words, strict=True)]
 
 
-def _utterances(run: Run) -> tuple[list[LabelledUtterance], list[LabelSample]]:
-    """Followed utterances, and the samples."""
-    reader = _Reader({step["step"]: step["hours"] for step in run.steps if "step" in step})
+def _utterances(run: Run, players: int) -> tuple[list[LabelledUtterance], list[LabelSample]]:
+    """Followed utterances, and the samples; `players` of them at most have audio, the followed ones last."""
+    reader = _Reader({step["step"]: step["hours"] for step in run.steps if "step" in step}, players)
     followed: dict[str, list[dict[str, Any]]] = {}
     for record in run.labels:
         for label in record.get("followed", ()):
@@ -110,19 +109,17 @@ def _utterances(run: Run) -> tuple[list[LabelledUtterance], list[LabelSample]]:
         samples.setdefault(record["reason"], []).append(record)
     hours = run.label_hours()
     order = sorted(samples, key=lambda reason: (reason != KEPT, -hours[reason], reason))
-    return (
-        [reader.utterance(_spaced(labels)) for _, labels in sorted(followed.items())],
-        [
-            LabelSample(
-                reason,
-                "" if reason == KEPT else reason_of(reason).description,
-                hours[reason] if hours else None,
-                hours[reason] / (hours.total() or 1.0),
-                [reader.utterance([record]) for record in samples[reason]],
-            )
-            for reason in order
-        ],
-    )
+    sampled = [
+        LabelSample(
+            reason,
+            "" if reason == KEPT else reason_of(reason).description,
+            hours[reason] if hours else None,
+            hours[reason] / (hours.total() or 1.0),
+            [reader.utterance([record]) for record in samples[reason]],
+        )
+        for reason in order
+    ]
+    return [reader.utterance(_spaced(labels)) for _, labels in sorted(followed.items())], sampled
 
 
 def _spaced(labels: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -136,10 +133,11 @@ class _Reader:
 
     Args:
         hours: hours of audio at each step.
+        players: maximum number of utterances with audio.
     """
 
-    def __init__(self, hours: dict[int, float]) -> None:
-        self._hours = hours
+    def __init__(self, hours: dict[int, float], players: int) -> None:
+        self._hours, self._players, self._used = hours, players, 0
         self._unreachable = ""  # why a server with audio could not be reached
 
     def utterance(self, records: Sequence[dict[str, Any]]) -> LabelledUtterance:
@@ -158,12 +156,16 @@ class _Reader:
         """The audio, and why there is none: reports are often made on a machine that does not have it."""
         if self._unreachable:
             return "", self._unreachable  # not asked again for each utterance
+        if self._used >= self._players:
+            return "", f"the page has it for {self._players} utterances per run; report on fewer runs"
         fields = parse_line(json.dumps(record).encode())
         fault = next(faults(fields), None)
         if fault is not None:
             return "", fault
         try:
-            return embedded(Utterance.of(fields, "")), ""
+            audio = embedded(Utterance.of(fields, ""))
+            self._used += 1
+            return audio, ""
         except UnreachableError as error:
             self._unreachable = str(error)
             return "", self._unreachable
