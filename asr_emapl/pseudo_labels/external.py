@@ -10,7 +10,8 @@ from asr_emapl.errors import UserError, require_package
 from asr_emapl.text.normalise import PRESETS
 from asr_emapl.text.tokenizer import Tokenizer
 
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_NUMBER = re.compile(r"[0-9]+(?:[.,][0-9]+)*")
+_LONGEST_NUMBER = 16  # digits that are read as one number
 
 
 @dataclass
@@ -52,11 +53,20 @@ class Spelling:
 
 
 def _without_digits(text: str) -> str:
-    """Numbers in English words: "3.5" is "three point five", and "2,000" is "two thousand"."""
+    """Numbers in English words: "3.5" is "three point five", and "2,000" is "two thousand".
+
+    What is no number ("1.2.3") or too long is spelled digit by digit: recognisers can invent either.
+    """
     text = unicodedata.normalize("NFKC", text)
     if not _NUMBER.search(text):
         return text
     require_package("num2words", "external")
     from num2words import num2words
 
-    return _NUMBER.sub(lambda match: f" {num2words(match[0].replace(',', ''))} ".replace("-", " "), text)
+    def spoken(match: re.Match[str]) -> str:
+        number = match[0].replace(",", "")
+        is_number = number.count(".") <= 1 and len(number) <= _LONGEST_NUMBER
+        words = [num2words(part) for part in ([number] if is_number else number.replace(".", ""))]
+        return f" {' '.join(words)} ".replace("-", " ")
+
+    return _NUMBER.sub(spoken, text)
