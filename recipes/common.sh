@@ -12,6 +12,16 @@ is_current() {
     for input in "$@"; do [[ $file -nt $input ]] || return 1; done
 }
 
+# pseudo_label_start CONFIG [OVERRIDE...]: hours of the seed model; fails if the run would end before.
+pseudo_label_start() {
+    local start hours
+    start=$(asr-emapl settings pseudo_labels.start_hours --config "$@") || exit 2
+    hours=$(asr-emapl settings hours --config "$@") || exit 2
+    awk "BEGIN { exit !($hours > $start) }" ||
+        fail "hours=$hours ends before pseudo-labels start; raise hours, or lower pseudo_labels.start_hours ($start)"
+    printf '%s\n' "$start"
+}
+
 # newest_checkpoint RUN: path of the newest checkpoint.
 newest_checkpoint() { find "$1/checkpoints" -regex '.*/step-[0-9]*\.pt' | sort | tail -n 1; }
 

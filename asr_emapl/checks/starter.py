@@ -100,6 +100,8 @@ device:
   # Seconds of audio per forward and backward pass. Lower it if you run out of memory; results do not change.
   max_seconds: $reference
   precision: $precision
+  # CPU threads of each process; null: all cores. Several threads are slow where other work runs.
+  threads: $threads
 optimizer:
   # Tuned at a batch of $found. Lower it if the loss does not decrease.
   lr: $lr
@@ -263,6 +265,7 @@ class Starter:
             batch=f"{batch * min(4, max(1, gpus)):g}",
             reference=f"{batch:g}",
             precision="bf16" if gpus else "fp32",
+            threads="null" if gpus else 1,
             lr=f"{lr:.2g}",
             found=f"{size.batch_seconds:g} s" + (" and lowered for fine-tuning" if self.init else ""),
             warmup=f"{_rounded(max(0.02 * seed, 50 * batch / 3600)):g}",

@@ -95,7 +95,8 @@ rates = [r["wer"]["teacher/dev"] for r in records if "teacher/dev" in r.get("wer
 if rates and rates[-1] > 50.0:
     print(
         f"warning: the seed's teacher has {rates[-1]:.0f} % WER; above about 50 %, pseudo-labels seldom help. "
-        "Train the seed longer (--hours), add transcripts, or start from a model (--init).", file=sys.stderr
+        "Train the seed longer (raise hours and pseudo_labels.start_hours in config.yaml and rerun), add "
+        "transcripts, or start from a model (--init).", file=sys.stderr
     )
 PYTHON
 }
@@ -128,6 +129,7 @@ if [[ ! -s $tokenizer ]]; then
 fi
 if [[ -s config.yaml ]]; then
     echo "config.yaml already exists (delete it to create a new one)"
+    ((${#options[@]} == 0)) || echo "warning: it is used as it is, without ${options[*]}" >&2
 else
     asr-emapl init-config --labelled data/labelled.jsonl --unlabelled data/unlabelled.jsonl --dev data/dev.jsonl \
         --tokenizer "$tokenizer" --out config.yaml ${options[@]+"${options[@]}"}
@@ -135,7 +137,7 @@ fi
 asr-emapl inspect data/labelled.jsonl data/unlabelled.jsonl data/dev.jsonl --config config.yaml
 ((stop_stage >= 3)) || exit 0
 
-start_hours=$(asr-emapl settings pseudo_labels.start_hours --config config.yaml ${overrides[@]+"${overrides[@]}"})
+start_hours=$(pseudo_label_start config.yaml ${overrides[@]+"${overrides[@]}"}) || exit 2
 say "3 train: supervised seed, $start_hours h of audio"
 train seed hours="$start_hours"
 require "$!"
@@ -164,6 +166,8 @@ done
 asr-emapl report "${runs[@]}" --out report.html --manifest data/dev.jsonl "${hypotheses[@]}"
 asr-emapl score-table "${scores[@]}"
 example=$("$PYTHON" -c 'import json; print(json.loads(open("data/dev.jsonl").readline())["audio"])')
-suggest "asr-emapl compare data/dev.jsonl runs/seed/scores/dev.teacher.jsonl runs/ema/scores/dev.teacher.jsonl" \
+first=${systems[0]}
+[[ $first != ema ]] || first=seed
+suggest "asr-emapl compare data/dev.jsonl runs/$first/scores/dev.teacher.jsonl runs/ema/scores/dev.teacher.jsonl" \
     "asr-emapl transcribe $(printf %q "$example") --checkpoint runs/ema" \
     "asr-emapl report runs/ema"

@@ -46,7 +46,7 @@ runs=runs/seed-$seed
 mkdir -p -- "$runs"
 config=$here/conf/quickstart.yaml
 # The seed model ends where pseudo-labels start.
-start_hours=$(asr-emapl settings pseudo_labels.start_hours --config "$config" ${overrides[@]+"${overrides[@]}"}) || exit 2
+start_hours=$(pseudo_label_start "$config" ${overrides[@]+"${overrides[@]}"}) || exit 2
 
 # With `root`, the paths in the config.yaml of a run are absolute, so that commands find them from any folder.
 train() {
