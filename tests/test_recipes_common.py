@@ -134,3 +134,15 @@ def test_suggested_commands_can_be_pasted(tmp_path):
     commands = "\n".join(line for line in text.splitlines() if line.startswith("    "))
     done = subprocess.run(["bash", "-c", commands], capture_output=True, text=True, cwd="/", check=True)
     assert done.stdout == f"here: {place}\n"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "status", "told"),
+    [((), 0, "4.0"), (("hours=4",), 2, "hours=4.0"), (("hours=x",), 2, "hours")],
+)
+def test_a_run_that_ends_before_pseudo_labels_start_is_refused(overrides, status, told):
+    config = COMMON.parent / "quickstart" / "conf" / "quickstart.yaml"
+    body = 'asr-emapl() { "$PYTHON" -m asr_emapl "$@"; }\nstart=$(pseudo_label_start "$@") || exit 2\necho "$start"'
+    found, output = result(body, config, *overrides)
+    assert (found, len(output.splitlines())) == (status, 1)
+    assert told in output
