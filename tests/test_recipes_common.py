@@ -142,7 +142,8 @@ def test_suggested_commands_can_be_pasted(tmp_path):
 )
 def test_a_run_that_ends_before_pseudo_labels_start_is_refused(overrides, status, told):
     config = COMMON.parent / "quickstart" / "conf" / "quickstart.yaml"
-    body = 'asr-emapl() { "$PYTHON" -m asr_emapl "$@"; }\nstart=$(pseudo_label_start "$@") || exit 2\necho "$start"'
-    found, output = result(body, config, *overrides)
+    command = 'asr-emapl() { "$PYTHON" -m asr_emapl "$@"; }\n'
+    body = 'start=$(pseudo_label_start "$@") || exit 2\necho "$start"'
+    found, output = result(command + body, config, *overrides)
     assert (found, len(output.splitlines())) == (status, 1)
     assert told in output
