@@ -106,7 +106,9 @@ def main() -> None:
     tokenizer = CharacterTokenizer()
     model = TransformerCtc(tokenizer.vocabulary_size, **MODELS[chosen.model][0]).to(device).eval()
     recognizer = Recognizer(model, LogMel().to(device), tokenizer, device)
-    config = LabellingConfig(chosen.times, chosen.max_seconds, bf16, chosen.workers)
+    config = LabellingConfig(
+        times=chosen.times, max_seconds=chosen.max_seconds, bf16=bf16, threads=chosen.workers
+    )
     with tempfile.TemporaryDirectory() as name:
         manifest = open_manifest(chosen.manifest or random_manifest(Path(name), chosen.minutes))
         parts = LabelParts.of(manifest.samples, chosen.part_minutes / 60.0)

@@ -216,7 +216,7 @@ def test_a_write_that_fails_in_mid_file_is_an_os_error(tmp_path):
 
 def test_a_name_that_is_taken_by_a_pipe_is_refused_and_waits_for_nobody(tmp_path):
     os.mkfifo(tmp_path / "step-000000001.pt")
-    with pytest.raises(OSError, match="not a file"):
+    with pytest.raises(OSError, match="not a regular file"):
         checkpoint.save(tmp_path / "step-000000001.pt", {})
 
 

@@ -59,5 +59,5 @@ def test_a_full_disk_loses_nothing_and_is_said_once(tmp_path, caplog):
 def test_a_pipe_under_its_name_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "log.jsonl")
     for lines in (None, 3):
-        with pytest.raises(OSError, match="not a file"):
+        with pytest.raises(OSError, match="not a regular file"):
             LineFile(tmp_path / "log.jsonl", lines)

@@ -97,5 +97,5 @@ def test_what_failed_long_ago_is_forgotten(tmp_path):
 def test_a_pipe_under_its_name_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "skipped.jsonl")
     for keep in (False, True):
-        with pytest.raises(OSError, match="not a file"):
+        with pytest.raises(OSError, match="not a regular file"):
             SkippedList(tmp_path, ALONE, 0.01, keep=keep)

@@ -110,7 +110,12 @@ def label(
     _ = limits.token_rates  # an empty range is an error before anything is labelled
     threads = workers or available_cpus()
     config = LabellingConfig(
-        times, cast("Confidence", confidence), max_seconds, precision == "bf16", threads, max_undecodable
+        times=times,
+        confidence=cast("Confidence", confidence),
+        max_seconds=max_seconds,
+        bf16=precision == "bf16",
+        threads=threads,
+        max_undecodable=max_undecodable,
     )
     source = _Source(checkpoints or [], hypotheses, model, lm_config, trust)
     with _processes(device, out) as world:

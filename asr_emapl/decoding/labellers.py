@@ -33,7 +33,7 @@ from asr_emapl.scoring.transcripts import read_utterances
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LabellingConfig:
     """Settings for labelling with models.
 
