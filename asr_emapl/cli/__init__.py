@@ -12,7 +12,17 @@ from typing import Annotated, NoReturn
 import typer
 
 from asr_emapl import __version__
-from asr_emapl.cli import data, decoding, labelling, prepare, report, scoring, settings, training
+from asr_emapl.cli import (
+    data,
+    decoding,
+    labelling,
+    language_model,
+    prepare,
+    report,
+    scoring,
+    settings,
+    training,
+)
 from asr_emapl.errors import UserError
 from asr_emapl.terminal import print_log, warn
 
@@ -29,7 +39,7 @@ app.add_typer(
     help="Verify a corpus on disk and write its manifests.",
     no_args_is_help=True,
 )
-for room in (data, settings, training, decoding, labelling, scoring, report):
+for room in (data, settings, training, decoding, language_model, labelling, scoring, report):
     app.add_typer(room.commands)
 
 

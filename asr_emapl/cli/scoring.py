@@ -92,10 +92,7 @@ def score(
     from asr_emapl.scoring.normalisation import normalisation
     from asr_emapl.scoring.tally import ScoringConfig
 
-    if as_json and as_csv:
-        raise UserError("--json and --csv are mutually exclusive")
-    if as_csv and (confusions or vocabulary):
-        raise UserError("--csv does not support --confusions and --vocabulary; omit them or use --json")
+    _require_one_form(as_json, as_csv, bool(confusions or vocabulary))
     for place in alignments or []:
         check_alignment_file(place)
     check_outputs(alignments or [], [*files, *(vocabulary or [])])
@@ -112,6 +109,18 @@ def score(
     else:
         for line in evaluation_lines(result, [b.value for b in by or []], confusions):
             say(line)
+
+
+def _require_one_form(as_json: bool, as_csv: bool, in_tables: bool) -> None:
+    """Check that at most one form is requested, and that CSV has what is asked for.
+
+    Raises:
+        UserError: it is not so.
+    """
+    if as_json and as_csv:
+        raise UserError("--json and --csv are mutually exclusive")
+    if as_csv and in_tables:
+        raise UserError("--csv does not support --confusions and --vocabulary; omit them or use --json")
 
 
 @commands.command()

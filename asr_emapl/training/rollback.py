@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from asr_emapl.checkpoints.files import checkpoint_path, checkpoint_paths
 from asr_emapl.config import RunConfig
@@ -13,12 +17,36 @@ from asr_emapl.errors import UserError
 from asr_emapl.pseudo_labels.label_guard import CollapsedLabelsError
 from asr_emapl.runs.line_file import LineFile
 from asr_emapl.runs.reader import CHECKPOINTS, ROLLBACKS, read_rollbacks
+from asr_emapl.terminal import RUN_LOGGER
+
+Result = TypeVar("Result")
 
 FACTOR = 2.0
 """Each time, the half-life of the teacher is multiplied by this."""
 
 MOST = 3
 """Number of times that a run goes back before it stops."""
+
+
+def with_rollbacks(config: RunConfig, world: ProcessGroup, run: Callable[[RunConfig], Result]) -> Result:
+    """The result of `run`; after a collapse, it runs again if `on_collapse` is slower_teacher.
+
+    Args:
+        run: trains with a config, resuming from the newest checkpoint.
+
+    Raises:
+        UserError: see `go_back`.
+    """
+    while True:
+        try:
+            return run(with_slower_teacher(config))
+        except CollapsedLabelsError as error:
+            if config.pseudo_labels.on_collapse != "slower_teacher":
+                raise
+            outcome = go_back(Path(config.run_dir), error, world)
+        if world.is_first:
+            logging.getLogger(RUN_LOGGER).info(outcome)
+        gc.collect()  # the models of the run that collapsed
 
 
 def with_slower_teacher(config: RunConfig) -> RunConfig:

@@ -73,26 +73,14 @@ def train(config: RunConfig, *, allow_changes: bool = False) -> Path | None:
             Heartbeat(world, config.device.timeout_seconds or 0.0) as watch,
             run_lock(Path(config.run_dir), world),
         ):
-            last = _run(config, world, watch, allow_changes)
+            last = rollback.with_rollbacks(
+                config, world, lambda c: Trainer(c, world, watch, allow_changes=allow_changes).run()
+            )
             gc.collect()  # end DDP's threads before the process group that they use
             world.barrier()
         return last
     finally:
         world.close()
-
-
-def _run(config: RunConfig, world: ProcessGroup, watch: Heartbeat, allow_changes: bool) -> Path | None:
-    """Run to the end, going back to a healthy checkpoint after a collapse if the config says so."""
-    while True:
-        trainer = Trainer(rollback.with_slower_teacher(config), world, watch, allow_changes=allow_changes)
-        try:
-            return trainer.run()
-        except CollapsedLabelsError as error:
-            if config.pseudo_labels.on_collapse != "slower_teacher":
-                raise
-            trainer.log.say(rollback.go_back(trainer.folder, error, world))
-        del trainer
-        gc.collect()
 
 
 class Trainer:

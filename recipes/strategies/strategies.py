@@ -26,7 +26,7 @@ from asr_emapl.errors import UserError
 SYSTEMS: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "systems.yaml").read_text())
 PARTS = ("dev-clean", "dev-other")
 NGRAM_ORDER = 3
-# A collapse is a result of the comparison, so it is logged and the run goes on.
+# The comparison includes runs whose labels collapse: log the collapse, do not stop.
 _FOR_ALL = ("checkpoint.keep=1", "device.threads=1", "pseudo_labels.on_collapse=warn")
 
 
