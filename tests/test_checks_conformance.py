@@ -48,19 +48,20 @@ from asr_emapl.checks import conformance
 from asr_emapl.checks.check import CheckResult
 from asr_emapl.checks.conformance import check
 from asr_emapl.errors import UserError
+from asr_emapl.models.contract import ModelConfig
 
 TRANSFORMER = "asr_emapl.models.transformer:TransformerCtc"
 TINY: dict[str, Any] = {"dim": 16, "heads": 2, "layers": 3}
 
 
 def checked(model: type[nn.Module]) -> list[CheckResult]:
-    return check(f"{model.__module__}:{model.__name__}", {})
+    return check(ModelConfig(f"{model.__module__}:{model.__name__}"))
 
 
 @pytest.mark.parametrize("norm", ["post", "pre"])
 @pytest.mark.parametrize("layerdrop", [0.0, 0.4])
 def test_the_transformer_passes(norm: str, layerdrop: float) -> None:
-    findings = check(TRANSFORMER, TINY | {"norm": norm, "layerdrop": layerdrop})
+    findings = check(ModelConfig(TRANSFORMER, options=TINY | {"norm": norm, "layerdrop": layerdrop}))
     assert [f for f in findings if not f.passed] == []
     assert len(findings) == len(conformance.CHECKS)
 
@@ -136,7 +137,7 @@ def test_random_state_is_left_alone() -> None:
 
 def test_a_model_that_cannot_be_built() -> None:
     with pytest.raises(UserError, match="nowhere"):
-        check("nowhere.at_all:Model", {})
+        check(ModelConfig("nowhere.at_all:Model"))
 
 
 def run_cli(*arguments: str) -> tuple[int, str]:

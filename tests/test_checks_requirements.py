@@ -26,9 +26,9 @@ from asr_emapl.text.tokenizer import CharacterTokenizer
 class LooksAtItsWeights(nn.Module):
     """A model of the contract that cannot be built without memory: a frame out for every 16 in."""
 
-    def __init__(self, vocabulary_size: int, mel_bands: int) -> None:
+    def __init__(self, vocabulary_size: int, input_size: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(mel_bands, vocabulary_size)
+        self.linear = nn.Linear(input_size, vocabulary_size)
         self.norm = self.linear.weight.norm().item()
 
     def forward(self, features, lengths):
@@ -82,7 +82,7 @@ def test_it_is_the_trainers_own_judgement(corpus, seconds, text):
 def tiny_model(config):
     from asr_emapl.models.contract import build_model
 
-    return build_model(config.model, vocabulary_size=28, mel_bands=80)
+    return build_model(config.model, vocabulary_size=28, input_size=80)
 
 
 def test_a_model_that_looks_at_its_weights(corpus):

@@ -23,9 +23,9 @@ import torch
 from torch import nn
 Path(__file__).with_name("ran").touch()
 class Model(nn.Module):
-    def __init__(self, vocabulary_size, mel_bands, width=8):
+    def __init__(self, vocabulary_size, input_size, width=8):
         super().__init__()
-        self.conv = nn.Conv1d(mel_bands, width, 3, padding=1)
+        self.conv = nn.Conv1d(input_size, width, 3, padding=1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             nn.utils.weight_norm(self.conv, dim=2)

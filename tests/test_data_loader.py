@@ -8,9 +8,9 @@ import pytest
 import torch
 from support.loaded_batches import (
     BANDS,
-    FRAMES,
     SECOND,
     dataset,
+    frames,
     global_batches,
     make_utterances,
     plan,
@@ -51,7 +51,7 @@ def rows(batch: StepBatch) -> dict[str, tuple[Tensor, Tensor, Tensor, list[int] 
             found[name] = (
                 micro.waveforms_BN[i, :samples],
                 micro.keep_BF[i],
-                micro.keep_BT[i, : FRAMES(samples)],
+                micro.keep_BT[i, : frames(samples)],
                 micro.targets and micro.targets[i],
             )
     return found
@@ -140,7 +140,7 @@ def test_masks_have_the_shape_of_the_features(utterances):
         assert micro.keep_BF is not None
         assert micro.keep_BT.shape == features_BTF.shape[:2]
         assert micro.keep_BF.shape == (len(micro.ids), BANDS)
-        assert lengths_B.tolist() == [FRAMES(n) for n in micro.samples_B.tolist()]
+        assert lengths_B.tolist() == [frames(n) for n in micro.samples_B.tolist()]
 
 
 def test_without_augmentation_there_are_no_masks(utterances):
@@ -247,7 +247,7 @@ def heard(step: StepBatch) -> dict[str, tuple[Tensor, Tensor]]:
             waves, samples_B = micro.student_BN, micro.student_samples_B
         assert micro.keep_BT is not None
         for i, (name, samples) in enumerate(zip(micro.ids, samples_B.tolist(), strict=True)):
-            found[name] = (waves[i, :samples], micro.keep_BT[i, : FRAMES(samples)])
+            found[name] = (waves[i, :samples], micro.keep_BT[i, : frames(samples)])
     return found
 
 
@@ -280,7 +280,7 @@ def test_perturbed_micro_batches_fit_the_device(utterances):
             assert micro.student_BN is None or micro.student_BN.numel() <= limit
             assert micro.keep_BT is not None
             student = micro.waveforms_BN if micro.student_BN is None else micro.student_BN
-            assert micro.keep_BT.shape[1] == FRAMES(student.shape[1])
+            assert micro.keep_BT.shape[1] == frames(student.shape[1])
 
 
 @pytest.mark.parametrize("world_size", [2, 50])

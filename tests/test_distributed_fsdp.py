@@ -29,7 +29,7 @@ def _alone():
 def model() -> nn.Module:
     torch.manual_seed(0)
     options = {"dropout": 0.0, "frontend_dropout": 0.0, "max_shift_seconds": 0.0, "layerdrop": 0.5}
-    return TransformerCtc(5, mel_bands=6, dim=8, heads=2, layers=4, norm="pre", **options)
+    return TransformerCtc(5, input_size=6, dim=8, heads=2, layers=4, norm="pre", **options)
 
 
 def sharded() -> nn.Module:

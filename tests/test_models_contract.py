@@ -19,14 +19,14 @@ TINY: dict[str, Any] = {"dim": 8, "heads": 2, "layers": 1}
 class NoLengths(nn.Module):
     """Has no output_lengths."""
 
-    def __init__(self, vocabulary_size: int, mel_bands: int) -> None:
+    def __init__(self, vocabulary_size: int, input_size: int) -> None:
         super().__init__()
 
 
 class NoModule:
     """Keeps the contract, but has no parameters that torch knows of."""
 
-    def __init__(self, vocabulary_size: int, mel_bands: int) -> None:
+    def __init__(self, vocabulary_size: int, input_size: int) -> None:
         pass
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,7 +44,9 @@ class OtherArguments(nn.Module):
 
 
 def build(target: str, **options: Any) -> nn.Module:
-    return build_model(ModelConfig(target, options), vocabulary_size=29, mel_bands=40, trust=USERS_OWN)
+    return build_model(
+        ModelConfig(target, options=options), vocabulary_size=29, input_size=40, trust=USERS_OWN
+    )
 
 
 def test_the_model_a_config_names() -> None:
@@ -124,5 +126,5 @@ def test_things_that_are_no_class(target: str) -> None:
 
 def test_the_options_are_not_written_to() -> None:
     options = dict(TINY)
-    build_model(ModelConfig(TRANSFORMER, options), vocabulary_size=29, mel_bands=40)
+    build_model(ModelConfig(TRANSFORMER, options=options), vocabulary_size=29, input_size=40)
     assert options == TINY

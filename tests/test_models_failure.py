@@ -16,7 +16,7 @@ MODEL = """
 import torch
 from torch import nn
 class Model(nn.Module):
-    def __init__(self, vocabulary_size, mel_bands, width=4):
+    def __init__(self, vocabulary_size, input_size, width=4):
         super().__init__()
         self.output = make(width, vocabulary_size)
     def forward(self, features, lengths): ...
@@ -43,7 +43,9 @@ def write(tmp_path, monkeypatch):
 
 def refusal(module: str, **options: object) -> str:
     with pytest.raises(UserError) as caught:
-        build_model(ModelConfig(f"{module}:Model", options), vocabulary_size=5, mel_bands=4, trust=USERS_OWN)
+        build_model(
+            ModelConfig(f"{module}:Model", options=options), vocabulary_size=5, input_size=4, trust=USERS_OWN
+        )
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -109,18 +111,18 @@ def test_in_the_constructor_the_line_is_shown(write, line, error):
     assert "site-packages" not in told
     # check-model builds it as train does.
     with pytest.raises(UserError) as caught:
-        check(f"{module}:Model", {})
+        check(ModelConfig(f"{module}:Model"))
     assert str(caught.value).startswith(f"model.options for {module}:Model: ")
 
 
 def test_what_the_toolkits_own_model_refuses_needs_no_place():
     target = "asr_emapl.models.transformer:TransformerCtc"
     with pytest.raises(UserError) as caught:
-        build_model(ModelConfig(target, {"dim": 8, "heads": 3}), vocabulary_size=5, mel_bands=4)
+        build_model(ModelConfig(target, options={"dim": 8, "heads": 3}), vocabulary_size=5, input_size=4)
     assert str(caught.value) == f"model.options for {target}: dim 8 must be even and a multiple of heads (3)"
 
 
 def test_an_interruption_is_not_an_error_of_the_model(write):
     module = write("raise KeyboardInterrupt\n")
     with pytest.raises(KeyboardInterrupt):
-        build_model(ModelConfig(f"{module}:Model"), vocabulary_size=5, mel_bands=4, trust=USERS_OWN)
+        build_model(ModelConfig(f"{module}:Model"), vocabulary_size=5, input_size=4, trust=USERS_OWN)

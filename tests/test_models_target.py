@@ -45,7 +45,7 @@ def refusal(target: str, trust: Trust) -> str:
 def test_own_classes_need_no_trust():
     assert resolve("asr_emapl.models.transformer:TransformerCtc", NO_TRUST) is TransformerCtc
     # Wherever in asr_emapl they are found.
-    assert resolve("asr_emapl.decoding.transcribe:LogMel", NO_TRUST) is LogMel
+    assert resolve("asr_emapl.models.inputs:LogMel", NO_TRUST) is LogMel
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ LENGTHS_B = torch.tensor([50, 31, 8])
 
 def tiny(**options: Any) -> TransformerCtc:
     torch.manual_seed(0)
-    values: dict[str, Any] = {"mel_bands": 6, "dim": 16, "heads": 2, "layers": 3, "dropout": 0.0}
+    values: dict[str, Any] = {"input_size": 6, "dim": 16, "heads": 2, "layers": 3, "dropout": 0.0}
     model = TransformerCtc(7, **(values | {"frontend_dropout": 0.0} | options))
     with torch.no_grad():
         for parameter in model.parameters():  # biases and norms start at 0 and 1, which would hide leaks

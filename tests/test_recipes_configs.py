@@ -36,7 +36,7 @@ def test_every_config_loads(path: Path) -> None:
     assert config.pseudo_labels.start_hours < config.hours
     assert config.optimizer.reference().at(1.0)[0]["lr"] == config.optimizer.lr
     with torch.device("meta"):
-        build_model(config.model, vocabulary_size=29, mel_bands=config.features.mel_bands)
+        build_model(config.model, vocabulary_size=29, input_size=config.features.mel_bands)
 
 
 def test_published_values_are_marked() -> None:
@@ -69,6 +69,6 @@ def test_published_setting_is_the_one_recorded() -> None:
         4467, abs=1
     )
     with torch.device("meta"):
-        model = build_model(config.model, vocabulary_size=29, mel_bands=80)
+        model = build_model(config.model, vocabulary_size=29, input_size=80)
     # The published model has about 255 M.
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(255e6, rel=0.01)

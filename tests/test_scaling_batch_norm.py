@@ -53,10 +53,10 @@ def test_statistics_depend_on_the_audio_alone():
 class Normed(nn.Module):
     """A model of a user's with a batch norm."""
 
-    def __init__(self, vocabulary_size: int, mel_bands: int) -> None:
+    def __init__(self, vocabulary_size: int, input_size: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(mel_bands, momentum=0.1)
-        self.out = nn.Linear(mel_bands, vocabulary_size)
+        self.norm = nn.BatchNorm1d(input_size, momentum=0.1)
+        self.out = nn.Linear(input_size, vocabulary_size)
 
     def output_lengths(self, lengths):
         return lengths

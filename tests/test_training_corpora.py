@@ -9,6 +9,7 @@ import pytest
 import soundfile
 from support.tiny import make_corpus, tiny_config
 
+from asr_emapl.audio.features import LogMel
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.data.manifest_writer import write_manifest
 from asr_emapl.data.mixture import DataCursor
@@ -78,7 +79,9 @@ def test_what_is_slowed_down_still_fits_the_device(tmp_path: Path, seconds: floa
     corpora = perturbed(tmp_path, *overrides)
     assert {"u0", "u1"} <= {u.id for u in corpora.labelled.utterances} <= {"u0", "u1", "u2", "u3"}
     config = tiny_config(tmp_path, *overrides)
-    step = corpora.dataset(config, 0, 1)[corpora.audio.plan(config, 6.0).next(DataCursor())]
+    step = corpora.dataset(config, LogMel(config.features), 0, 1)[
+        corpora.audio.plan(config, 6.0).next(DataCursor())
+    ]
     assert all(m.waveforms_BN.numel() <= seconds * 16_000 for m in step.micro_batches)
 
 

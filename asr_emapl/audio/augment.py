@@ -24,7 +24,7 @@ class AugmentConfig:
     frequency_masks: Annotated[int, Ge(0), Le(1000)] = 2
     """Frequency masks per utterance."""
     frequency_width: Annotated[int, Ge(0), Le(4096)] = 30
-    """Largest width of a frequency mask in mel bands."""
+    """Largest width of a frequency mask in mel bands, or in features of another extractor."""
     time_masks: Annotated[int, Ge(0), Le(1000)] = 10
     """Time masks per utterance."""
     time_width: Annotated[int, Ge(0), Le(1_000_000)] = 50
@@ -36,21 +36,26 @@ class AugmentConfig:
 class SpecAugment:
     """Draws the masks of torchaudio's FrequencyMasking and TimeMasking, all masks of an utterance at once.
 
+    Args:
+        size: number of features per frame; None: the input is the waveform, and only the time is masked.
+        frame_seconds: audio per frame in seconds.
+
     Produces the same random numbers as torchaudio (`iid_masks=False`), but in one draw: one mask at a time
     would take longer than decoding the utterance.
     """
 
-    def __init__(self, config: AugmentConfig, mel_bands: int) -> None:
-        self.config = config
-        self.mel_bands = mel_bands
+    def __init__(self, config: AugmentConfig, size: int | None, frame_seconds: float = 0.01) -> None:
+        self.config, self.size = config, size
+        # A frame of a waveform is a sample.
+        self.time_width = round(config.time_width * 0.01 / frame_seconds)
 
     def keep(self, frames: int, seed: int) -> tuple[Tensor, Tensor]:
         """Masks of bands [F] and frames [T] for an utterance of `frames` frames: 1.0 keeps, 0.0 masks."""
         config, generator = self.config, torch.Generator().manual_seed(seed)
-        time_width = config.time_width
+        time_width = self.time_width
         if config.time_share < 1.0:
             time_width = min(time_width, int(frames * config.time_share))
-        bands = _keep(self.mel_bands, config.frequency_masks, config.frequency_width, generator)
+        bands = _keep(self.size or 0, config.frequency_masks, config.frequency_width, generator)
         return bands, _keep(frames, config.time_masks, time_width, generator)
 
 

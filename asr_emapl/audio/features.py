@@ -1,20 +1,23 @@
-"""Log-mel features on the training device. Axes: B utterances, N samples, T frames, F mel bands."""
+"""Features of waveforms, on the training device. Axes: B utterances, N samples, T frames, F features."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
+from asr_emapl.settings import Place, Text
 
 
 @dataclass
 class FeatureConfig:
-    """Log-mel filterbank."""
+    """Features of the audio: log-mel filterbank by default."""
 
     mel_bands: Annotated[int, Ge(1), Le(4096)] = 80
     """Mel bands."""
@@ -22,11 +25,50 @@ class FeatureConfig:
     """Window in milliseconds."""
     hop_ms: Annotated[float, Ge(1.0), Le(1e4)] = 10.0
     """Hop in milliseconds."""
+    extractor: Text | None = None
+    """log_mel, waveform, or the import path of a feature extractor, package.module:Class. null: what the
+    model states in its attribute `input`, by default log_mel. Only log_mel uses the settings above."""
+    weights: Place | None = None
+    """File of weights, passed to the extractor as keyword argument `weights`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Other keyword arguments of the extractor's constructor."""
+
+
+class FeatureExtractor(nn.Module):
+    """Base class of what converts waveforms to the input of a model.
+
+    The output must not depend on padding or on the other utterances in the batch, and is zero after each
+    utterance's end. SpecAugment sets features to 0.
+
+    Attributes:
+        size: number of features per frame, F; None: the output is a waveform [B, N], and a frame is a sample.
+        frame_seconds: audio per frame in seconds.
+    """
+
+    size: int | None
+    frame_seconds: float
+
+    def frames(self, samples_B: Tensor) -> Tensor:
+        """Samples at 16 kHz to feature frames, long [B]; at least one."""
+        raise NotImplementedError
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """12 hexadecimal digits that identify the class and its weights, for stored features."""
+        digest = hashlib.sha256(repr((type(self).__qualname__, self.size, self.frame_seconds)).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:12]
+
+    def forward(self, waveforms_BN: Tensor, samples_B: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, N] float32 and [B] long -> features [B, T, F] float32 and lengths [B] long, in frames."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class FrameCount:
-    """Converts samples to frames, without torch."""
+    """Converts samples to frames of `LogMel`, without importing torchaudio."""
 
     window: int
     hop: int
@@ -38,12 +80,12 @@ class FrameCount:
             round(SAMPLE_RATE_HZ * config.window_ms / 1000), round(SAMPLE_RATE_HZ * config.hop_ms / 1000)
         )
 
-    def __call__(self, samples: int) -> int:
-        """Number of frames of an utterance; at least one."""
-        return max(1, (samples - self.window) // self.hop + 1)
+    def __call__(self, samples_B: Tensor) -> Tensor:
+        """See `FeatureExtractor.frames`."""
+        return torch.clamp((samples_B - self.window) // self.hop + 1, min=1)
 
 
-class LogMel(nn.Module):
+class LogMel(FeatureExtractor):
     """Log-mel features of waveforms, normalised per utterance and band to mean 0 and variance 1.
 
     The output does not depend on padding or on the other utterances in the batch.
@@ -58,8 +100,10 @@ class LogMel(nn.Module):
         from torchaudio.transforms import MelSpectrogram  # slow to import; only training needs it
 
         config = config or FeatureConfig()
-        count = FrameCount.of(config)
-        self.window, self.hop = count.window, count.hop
+        self.count = FrameCount.of(config)
+        self.window, self.hop = self.count.window, self.count.hop
+        self.size = config.mel_bands
+        self.frame_seconds = self.hop / SAMPLE_RATE_HZ
         self.mel = MelSpectrogram(
             SAMPLE_RATE_HZ,
             n_fft=self.window,
@@ -71,9 +115,9 @@ class LogMel(nn.Module):
             mel_scale="slaney",
         )
 
-    def frames(self, samples: Tensor) -> Tensor:
-        """Number of frames [B] of utterances of `samples` [B] samples; at least one."""
-        return torch.clamp((samples - self.window) // self.hop + 1, min=1)
+    def frames(self, samples_B: Tensor) -> Tensor:
+        """See `FeatureExtractor.frames`."""
+        return self.count(samples_B)
 
     @torch.no_grad()
     def forward(self, waveforms_BN: Tensor, samples_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,6 +154,21 @@ class LogMel(nn.Module):
         )
         real_BTK, imaginary_BTK = torch.view_as_real(spectrum_BKT.transpose(1, 2)).unbind(-1)
         return (real_BTK.square() + imaginary_BTK.square()) @ self.mel.mel_scale.fb
+
+
+class Waveform(FeatureExtractor):
+    """The waveform itself, for models that compute their own features, such as wav2vec 2.0."""
+
+    size = None
+    frame_seconds = 1.0 / SAMPLE_RATE_HZ
+
+    def frames(self, samples_B: Tensor) -> Tensor:
+        """See `FeatureExtractor.frames`."""
+        return samples_B
+
+    def forward(self, waveforms_BN: Tensor, samples_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The input, float32 [B, N], and its lengths."""
+        return waveforms_BN.float(), samples_B
 
 
 def _normalise(log_BTF: Tensor, valid_BT1: Tensor, lengths_B: Tensor) -> Tensor:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from asr_emapl.audio.features import LogMel
 from asr_emapl.checkpoints.files import find, fitting, read_tokenizer
 from asr_emapl.config import config_from_dict
 from asr_emapl.decoding.transcribe import Recognizer
 from asr_emapl.distributed.process_group import choose_device
 from asr_emapl.errors import UserError
 from asr_emapl.models.contract import build_model
+from asr_emapl.models.inputs import build_features
 from asr_emapl.models.target import Trust
 
 
@@ -34,13 +34,14 @@ def load_recognizer(
     config = config_from_dict(state["config"], f"the config in checkpoint {path}")
     tokenizer = read_tokenizer(path, state)
     torch_device = choose_device(device)
+    trusted = Trust.of(f"checkpoint {path}", trust)
+    features = build_features(config.features, config.model, trusted).to(torch_device)
     model = build_model(
         config.model,
         vocabulary_size=tokenizer.vocabulary_size,
-        mel_bands=config.features.mel_bands,
-        trust=Trust.of(f"checkpoint {path}", trust),
+        input_size=features.size,
+        trust=trusted,
     )
     with fitting(path, config.model.target):
         model.load_state_dict(state["teacher"]["module"] if which == "teacher" else state["student"])
-    features = LogMel(config.features).to(torch_device)
     return Recognizer(model.to(torch_device), features, tokenizer, torch_device, problems, path)

@@ -1,44 +1,49 @@
 """Test whether a model implements the required interface: `asr-emapl check-model my_pkg.my_module:MyModel`.
 
-Axes: B utterances, T feature frames, F mel bands, T' output frames, V tokens (blank 0).
+Axes: B utterances, T feature frames, F features, T' output frames, V tokens (blank 0).
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
+from asr_emapl.audio import SAMPLE_RATE_HZ
+from asr_emapl.audio.features import FeatureConfig
 from asr_emapl.checks.check import CheckResult, run_checks
 from asr_emapl.checks.model_checks import CHECKS, LONG_FRAMES, SEED, SHORT_FRAMES, Subject
 from asr_emapl.models.contract import ModelConfig, build_model
+from asr_emapl.models.inputs import input_size
 from asr_emapl.models.target import USERS_OWN
+
+# Samples of 10 ms, in place of a frame, for models whose input is the waveform.
+_SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // 100
 
 
 def check(
-    target: str, options: dict[str, Any], *, vocabulary_size: int = 29, mel_bands: int = 80
+    config: ModelConfig, features: FeatureConfig | None = None, *, vocabulary_size: int = 29
 ) -> list[CheckResult]:
-    """Build the model at "package.module:Class" and run all checks on it, on the CPU.
+    """Build the model of a config and run all checks on it, on the CPU.
 
     Checks that depend on a failed check are skipped; the result of the failed check lists them.
 
     Raises:
-        UserError: the model cannot be built (see `build_model`).
+        UserError: the model or the extractor of its features cannot be built (see `build_model`).
     """
-    config = ModelConfig(target, dict(options))
+    size = input_size(features or FeatureConfig(), config, USERS_OWN)
 
     def build() -> nn.Module:
-        return build_model(config, vocabulary_size=vocabulary_size, mel_bands=mel_bands, trust=USERS_OWN)
+        return build_model(config, vocabulary_size=vocabulary_size, input_size=size, trust=USERS_OWN)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = build()
         _stir(model)
-        features_BTF = torch.randn(2, LONG_FRAMES, mel_bands)
-        features_BTF[1, SHORT_FRAMES:] = 0.0
-        lengths_B = torch.tensor([LONG_FRAMES, SHORT_FRAMES])
-        subject = Subject(model, build, vocabulary_size, features_BTF, lengths_B)
+        unit = _SAMPLES_PER_FRAME if size is None else 1
+        lengths_B = torch.tensor([LONG_FRAMES, SHORT_FRAMES]) * unit
+        features_BTF = torch.randn(2, LONG_FRAMES * unit, *([] if size is None else [size]))
+        features_BTF[1, SHORT_FRAMES * unit :] = 0.0
+        subject = Subject(model, build, vocabulary_size, features_BTF, lengths_B, unit)
         return run_checks(CHECKS, subject, type(model).__module__)
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
-from asr_emapl.audio.features import LogMel
 from asr_emapl.config import RunConfig
 from asr_emapl.data.loader import MicroBatch, StepBatch
 from asr_emapl.data.mixture import DataCursor
@@ -22,7 +21,7 @@ from asr_emapl.pseudo_labels.filters import LabelFilters
 from asr_emapl.pseudo_labels.labeller import Labeller
 from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels
 from asr_emapl.pseudo_labels.strategies.ema import FreshLabels
-from asr_emapl.training.build import build_models, build_step, read_tokenizer
+from asr_emapl.training.build import build_extractor, build_models, build_step, read_tokenizer
 from asr_emapl.training.objectives import to_device
 from asr_emapl.training.step import TrainStep
 
@@ -112,12 +111,13 @@ def random_batch(seconds: float, each: float, labelled: bool, vocabulary_size: i
 
 def _build(config: RunConfig, device: torch.device, vocabulary_size: int) -> TrainStep:
     world, bf16 = ProcessGroup(0, 1, device), config.device.precision == "bf16"
-    student, module = build_models(config, world, vocabulary_size)
+    features = build_extractor(config, device)
+    student, module = build_models(config, world, vocabulary_size, features)
     group = config.optimizer.reference().group
     teacher = EmaTeacher(student, 3600.0, module)
     return build_step(
         world,
-        LogMel(config.features).to(device),
+        features,
         student,
         teacher,
         build_optimizer(student, config.optimizer.name, group),

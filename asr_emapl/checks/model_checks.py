@@ -1,6 +1,6 @@
 """The checks of a model's interface; `checks.conformance` runs them.
 
-Axes: B utterances, T feature frames, F mel bands, T' output frames, V tokens (blank 0).
+Axes: B utterances, T feature frames, F features, T' output frames, V tokens (blank 0).
 """
 
 from __future__ import annotations
@@ -36,13 +36,19 @@ _SHOWN_NAMES = 5  # maximum number of parameter names listed in a message
 
 @dataclass(frozen=True)
 class Subject:
-    """The model under test, and a factory for further instances."""
+    """The model under test, and a factory for further instances.
+
+    Attributes:
+        features_BTF: two utterances of `LONG_FRAMES` and `SHORT_FRAMES`, or their waveforms [B, N].
+        unit: input frames per frame of this module: 1, or the samples of 10 ms.
+    """
 
     model: nn.Module
     build: Callable[[], nn.Module]
     vocabulary_size: int
     features_BTF: Tensor
     lengths_B: Tensor
+    unit: int = 1
 
     def evaluate(
         self, features_BTF: Tensor | None = None, lengths_B: Tensor | None = None
@@ -79,8 +85,9 @@ def _normalised(subject: Subject) -> str:
 
 def _lengths(subject: Subject) -> str:
     """Test 12 consecutive lengths, each as the longest of its batch, for all remainders of the stride."""
-    for longest in range(LEAST_FRAMES, LEAST_FRAMES + 12):
-        lengths_B = torch.tensor([longest, LEAST_FRAMES])
+    least = LEAST_FRAMES * subject.unit
+    for longest in range(least, least + 12):
+        lengths_B = torch.tensor([longest, least])
         log_probs_BTV, returned_B = subject.evaluate(subject.features_BTF[:, :longest], lengths_B)
         promised_B = subject.model.output_lengths(lengths_B)  # type: ignore[operator]
         for what, tensor in (
@@ -109,12 +116,13 @@ def _deterministic(subject: Subject) -> str:
 
 
 def _padding(subject: Subject) -> str:
-    alone = partial(subject.evaluate, subject.features_BTF[1:, :SHORT_FRAMES], torch.tensor([SHORT_FRAMES]))
+    short = SHORT_FRAMES * subject.unit
+    alone = partial(subject.evaluate, subject.features_BTF[1:, :short], torch.tensor([short]))
     alone_BTV, lengths_B = alone()
     frames = int(lengths_B[0])
     for what, size in (("zeros", 0.0), ("garbage", 100.0)):
         features_BTF = subject.features_BTF.clone()
-        features_BTF[1, SHORT_FRAMES:] = size * torch.randn_like(features_BTF[1, SHORT_FRAMES:])
+        features_BTF[1, short:] = size * torch.randn_like(features_BTF[1, short:])
         together_BTV, _ = subject.evaluate(features_BTF)
         off = _distance(alone_BTV[0, :frames], together_BTV[1, :frames])
         if not off <= TOLERANCE:
@@ -144,11 +152,13 @@ def _padding_in_training(subject: Subject) -> str:
 
     expected_BTV = output(subject.features_BTF)
     garbage_BTF = subject.features_BTF.clone()
-    garbage_BTF[1, SHORT_FRAMES:] = 100.0 * torch.randn_like(garbage_BTF[1, SHORT_FRAMES:])
+    short = SHORT_FRAMES * subject.unit
+    garbage_BTF[1, short:] = 100.0 * torch.randn_like(garbage_BTF[1, short:])
     variants = {"garbage": garbage_BTF}
     # Random numbers that remain after dropout is disabled depend on the shape.
     if _distance(expected_BTV, output(subject.features_BTF, seed=1)) <= TOLERANCE:
-        variants["more zeros"] = F.pad(subject.features_BTF, (0, 0, 0, LONG_FRAMES))
+        zeros_BTF = torch.zeros_like(subject.features_BTF)
+        variants["more zeros"] = torch.cat([subject.features_BTF, zeros_BTF], dim=1)
     for what, features_BTF in variants.items():
         found_BTV = output(features_BTF)
         for row, frames in enumerate(model.output_lengths(subject.lengths_B).tolist()):  # type: ignore[operator]

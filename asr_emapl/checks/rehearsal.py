@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import draw_seed
-from asr_emapl.audio.features import LogMel
 from asr_emapl.config import RunConfig
 from asr_emapl.data.loader import MicroBatch
 from asr_emapl.distributed.process_group import ProcessGroup
@@ -26,7 +25,13 @@ from asr_emapl.ema import EmaTeacher
 from asr_emapl.pseudo_labels.filters import LabelFilters
 from asr_emapl.pseudo_labels.labels import Label, LabelRequest
 from asr_emapl.pseudo_labels.own_filters import own_filters
-from asr_emapl.training.build import build_best_average, build_models, build_strategy, read_tokenizer
+from asr_emapl.training.build import (
+    build_best_average,
+    build_extractor,
+    build_models,
+    build_strategy,
+    read_tokenizer,
+)
 from asr_emapl.training.objectives import CtcObjective
 from asr_emapl.training.phases import Phases
 
@@ -72,7 +77,8 @@ class Rehearsal:
         self.world, self.seed, limits = world, config.seed, config.pseudo_labels
         tokenizer = read_tokenizer(config)
         self.vocabulary_size, self.number = tokenizer.vocabulary_size, 0
-        self.student, twin = build_models(config, world, tokenizer.vocabulary_size)
+        features = build_extractor(config, world.device)
+        self.student, twin = build_models(config, world, tokenizer.vocabulary_size, features)
         self._move(-1)
         self.teacher = EmaTeacher(self.student, _HALF_LIFE_S, twin)
         for model in (self.student, twin):
@@ -86,7 +92,7 @@ class Rehearsal:
         self.filters = LabelFilters(limits, own_filters(limits.filters), tokenizer)
         self.objective = CtcObjective(
             world,
-            LogMel(config.features).to(world.device),
+            features,
             self.student,
             strategy,
             self.filters,

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from asr_emapl.audio.features import FrameCount
 from asr_emapl.checks.inspection import Requirements
 from asr_emapl.config import RunConfig, load_config
 from asr_emapl.ctc import alignable
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
 from asr_emapl.models.contract import build_model
+from asr_emapl.models.inputs import frame_count, input_size
 from asr_emapl.models.target import NO_TRUST, Trust
 from asr_emapl.text.tokenizer import CharacterTokenizer, Tokenizer, load_tokenizer
 from asr_emapl.training.build import build_batches
@@ -61,13 +61,13 @@ def alignment(
 ) -> Callable[[Sequence[Utterance]], list[bool]]:
     """Return a function that returns for each utterance whether CTC can align it with the config's model."""
     output_lengths = _output_lengths(config, tokenizer, trust)
-    frame_count = FrameCount.of(config.features)
+    frames_of = frame_count(config.features, config.model, trust)
     # With one label per character, repeats at most double the required frames, so most texts need not be
     # encoded.
     one_each = isinstance(tokenizer, CharacterTokenizer)
 
     def fits(utterances: Sequence[Utterance]) -> list[bool]:
-        lengths_B = torch.tensor([frame_count(u.samples) for u in utterances], dtype=torch.long)
+        lengths_B = frames_of(torch.tensor([u.samples for u in utterances], dtype=torch.long))
         frames = output_lengths(lengths_B).tolist()
         return [
             (one_each and f >= 2 * len(u.text or "")) or alignable(tokenizer.encode(u.text or ""), f)
@@ -84,7 +84,7 @@ def _output_lengths(
         build_model,
         config.model,
         vocabulary_size=tokenizer.vocabulary_size,
-        mel_bands=config.features.mel_bands,
+        input_size=input_size(config.features, config.model, trust),
         trust=trust,
     )
     try:

@@ -87,6 +87,72 @@ def shard(
 
 
 @commands.command()
+def split(
+    manifest: Annotated[str, typer.Argument(help="Utterances: path or URL.")],
+    out: Annotated[Path, typer.Option(help="Manifest of the selected utterances to write.")],
+    rest: Annotated[Path, typer.Option(help="Manifest of the other utterances to write.")],
+    hours: Annotated[
+        float | None, positive("Select the first utterances of each speaker, this much audio in all.")
+    ] = None,
+    speakers: Annotated[int | None, count("Select this number of speakers.", least=1)] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+) -> None:
+    """Divide a manifest: by audio, for experiments with few labels, or by speaker, for held-out speakers.
+
+    Example: `asr-emapl split data/train.jsonl --hours 1 --out data/labelled.jsonl --rest data/rest.jsonl`
+    """
+    from asr_emapl.data.manifest import read_manifest
+    from asr_emapl.data.manifest_writer import write_manifests
+    from asr_emapl.data.split import split_by_audio, split_by_speaker
+
+    if (hours is None) == (speakers is None):
+        raise UserError("specify either --hours or --speakers")
+    check_outputs([out, rest], [manifest], overwrite=overwrite)
+    utterances = read_manifest(manifest)
+    parts = split_by_audio(utterances, hours) if hours else split_by_speaker(utterances, speakers or 0)
+    write_manifests(dict(zip((out, rest), parts, strict=True)))
+    for path, part in zip((out, rest), parts, strict=True):
+        say_written(path, f"{path}: {len(part):,} utterances, {sum(u.duration for u in part) / 3600:.2f} h")
+
+
+@commands.command()
+def extract_features(
+    manifest: Annotated[str, typer.Argument(help="Utterances: path or URL.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the config.")
+    ] = None,
+    *,
+    config: Annotated[Path, typer.Option(help="Config of the runs, which names features.extractor.")],
+    out: Annotated[
+        str, typer.Option(help="Folder for shards and manifest: path, or URL that fsspec can write.")
+    ],
+    shard_mib: Annotated[float, positive("Start a new shard when this size is reached.")] = 512.0,
+    workers: Annotated[int, workers_option("Utterances to process in parallel.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Compute the features of a manifest once and store them in shards. Rerun to resume.
+
+    Training, decoding and labelling read the written manifest like one of audio. Use it if the features take
+    long to compute, such as those of a frozen encoder.
+
+    Example: `asr-emapl extract-features data/train.jsonl --config run.yaml --out data/features`
+    """
+    from asr_emapl.config import load_config
+    from asr_emapl.data.shard_writer import write_shards
+    from asr_emapl.data.stored_features import FeatureFiles
+    from asr_emapl.distributed.process_group import choose_device
+    from asr_emapl.models.inputs import build_features
+    from asr_emapl.models.target import USERS_OWN
+
+    settings, place = load_config(config, overrides or ()), choose_device(device)
+    extractor = build_features(settings.features, settings.model, USERS_OWN).to(place)
+    if workers < 1:
+        raise UserError(f"{workers} workers are too few (use 1 or more)")
+    packed = write_shards(manifest, out, FeatureFiles(extractor, place, workers), shard_mib, say)
+    say(f"{packed.manifest}: {packed.utterances} utterances in {len(packed.shards)} shards")
+
+
+@commands.command()
 def inspect(
     manifests: Annotated[list[Path], typer.Argument(help="Manifests, for example of train and dev.")],
     config: Annotated[Path | None, typer.Option(help="Run config (YAML): limits, batch size, model.")] = None,

@@ -59,7 +59,7 @@ def _warn_of_model(config: RunConfig) -> None:
         return
     from asr_emapl.checks.conformance import check
 
-    found = check(target, config.model.options, mel_bands=config.features.mel_bands)
+    found = check(config.model, config.features)
     failed = [finding.name for finding in found if not finding.passed]
     if failed:
         warn(f"warning: {target} fails {listing(failed, 5)}; run asr-emapl check-model to see what to fix")
@@ -161,12 +161,14 @@ def gradient_noise(
 def check_model(
     target: Annotated[str, typer.Argument(help="package.module:Class")],
     options: Annotated[list[str] | None, typer.Argument(help="Constructor options, key=value.")] = None,
+    weights: Annotated[str | None, typer.Option(help="File of weights, as model.weights.")] = None,
 ) -> None:
     """Check a custom model: output lengths, padding, gradients, teacher.
 
     Example: `asr-emapl check-model my_pkg.my_model:MyModel dim=256`
     """
     from asr_emapl.checks.conformance import check
+    from asr_emapl.models.contract import ModelConfig
     from asr_emapl.storage import BrokenLineError, parse_json
 
     values: dict[str, Any] = {}
@@ -178,7 +180,7 @@ def check_model(
             values[key] = parse_json(value)
         except BrokenLineError:
             values[key] = value
-    _report(check(target, values))
+    _report(check(ModelConfig(target, weights, values)))
 
 
 @commands.command("check-strategy")

@@ -16,15 +16,16 @@ from annotated_types import Ge, Le
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import SpecAugment, draw_seed
 from asr_emapl.audio.decode import read_audio
-from asr_emapl.audio.features import FrameCount
 from asr_emapl.audio.perturb import Perturbation
 from asr_emapl.data.corpus import Corpus
 from asr_emapl.data.decoders import DeadDecoderError, WorkerProgress, watched
 from asr_emapl.data.micro_batches import micro_batches
 from asr_emapl.data.mixture import DataCursor, DataPlan, GlobalBatch
 from asr_emapl.data.permutation import Indices
+from asr_emapl.data.stored_features import StoredBatch, read_features, stored_by
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UnreachableError, UserError
 from asr_emapl.processes import serve_parent
@@ -64,7 +65,9 @@ STEPS_AHEAD = 4
 
 @dataclass
 class MicroBatch:
-    """The input of one forward pass. Axes: B utterances, N samples, T frames, F mel bands.
+    """The input of one forward pass. Axes: B utterances, N samples, T frames, F features.
+
+    If `stored` is set, `waveforms_BN` are stored features [B, T, F], and `samples_B` their lengths in frames.
 
     In an unlabelled micro-batch, the student's input is the perturbed `student_BN`, and the teacher's is the
     clean `waveforms_BN`. In a labelled micro-batch, the student's input is the perturbed `waveforms_BN`. The
@@ -76,12 +79,20 @@ class MicroBatch:
     waveforms_BN: Tensor
     samples_B: Tensor
     targets: list[list[int]] | None
+    stored: StoredBatch | None = None
     keep_BF: Tensor | None = None
     keep_BT: Tensor | None = None
     student_BN: Tensor | None = None
     student_samples_B: Tensor | None = None
     rows: list[int] = field(default_factory=list)
     epoch: int = 0
+
+    @property
+    def seconds(self) -> list[float]:
+        """Audio of each utterance; waits for the device of `samples_B`."""
+        if self.stored is not None:
+            return self.stored.seconds
+        return [samples / SAMPLE_RATE_HZ for samples in self.samples_B.tolist()]
 
     def to(self, device: torch.device) -> MicroBatch:
         """Copy to `device`."""
@@ -140,6 +151,7 @@ class StepDataset(Dataset[StepBatch]):
     """Decodes one rank's share of a global batch.
 
     Args:
+        frames: samples [B] to feature frames [B], see `FeatureExtractor.frames`.
         max_samples: maximum padded samples of a micro-batch, for both teacher and student.
         perturb: perturbation of the student's waveforms; None: same waveforms as for the teacher.
     """
@@ -152,7 +164,7 @@ class StepDataset(Dataset[StepBatch]):
         labelled: Corpus,
         unlabelled: Corpus | None,
         *,
-        frames: FrameCount,
+        frames: Callable[[Tensor], Tensor],
         augment: SpecAugment | None,
         perturb: Perturbation | None = None,
         max_samples: int,
@@ -208,7 +220,7 @@ class StepDataset(Dataset[StepBatch]):
         assert corpus is not None
         perturb = None if batch.label_only else self.perturb
         rows: list[int] = []
-        ids: list[str] = []
+        utterances: list[Utterance] = []
         clean: list[Tensor] = []
         student: list[Tensor] = []
         for i in indices.tolist():
@@ -224,23 +236,28 @@ class StepDataset(Dataset[StepBatch]):
                 skipped.append(Skipped(u.id, u.audio, str(error), batch.epoch))
                 continue
             rows.append(i)
-            ids.append(u.id)
+            utterances.append(u)
             clean.append(waveform)
             student.append(perturbed)
         if not rows:
             return None
-        micro = _padded(ids, student if batch.labelled else clean)
+        micro = _padded(utterances, student if batch.labelled else clean)
         micro.rows, micro.epoch = rows, batch.epoch
         if perturb is not None and not batch.labelled:
-            heard = _padded(ids, student)
+            heard = _padded(utterances, student)
             micro.student_BN, micro.student_samples_B = heard.waveforms_BN, heard.samples_B
         micro.targets = None if corpus.targets is None else [corpus.targets[i] for i in rows]
         if self.augment is not None and not batch.label_only:
-            seeds = [draw_seed(self.seed, name, batch.epoch) for name in ids]
-            kept = [self.augment.keep(self.frames(len(w)), s) for w, s in zip(student, seeds, strict=True)]
-            micro.keep_BF = torch.stack([bands for bands, _ in kept])
-            micro.keep_BT = _pad([times for _, times in kept])
+            self._mask(micro, student, self.augment)
         return micro
+
+    def _mask(self, micro: MicroBatch, student: Sequence[Tensor], augment: SpecAugment) -> None:
+        lengths_B = torch.tensor([len(one) for one in student])
+        frames = (lengths_B if micro.stored else self.frames(lengths_B)).tolist()
+        seeds = [draw_seed(self.seed, name, micro.epoch) for name in micro.ids]
+        kept = [augment.keep(length, seed) for length, seed in zip(frames, seeds, strict=True)]
+        micro.keep_BF = torch.stack([bands for bands, _ in kept]) if augment.size else None
+        micro.keep_BT = _pad([times for _, times in kept])
 
 
 # Called with an utterance that is excluded from a result, and the reason.
@@ -257,25 +274,43 @@ def collate(utterances: Sequence[Utterance], left_out: LeftOut | None = None) ->
         UserError: an utterance cannot be decoded, and `left_out` is None.
         UnreachableError: a server cannot be reached.
     """
-    ids: list[str] = []
+    decoded: list[Utterance] = []
     waveforms: list[Tensor] = []
     for utterance in utterances:
         try:
             waveforms.append(_read(utterance))
-            ids.append(utterance.id)
+            decoded.append(utterance)
         except UserError as error:
             if left_out is None or isinstance(error, UnreachableError):
                 raise
             left_out(utterance, error)
-    return _padded(ids, waveforms)
+    return _padded(decoded, waveforms)
 
 
 def _read(utterance: Utterance) -> Tensor:
+    """A waveform [N], or stored features [T, F]."""
+    if stored_by(utterance) is not None:
+        return read_features(utterance)
     return read_audio(utterance.source, offset=utterance.offset, duration=utterance.duration)
 
 
-def _padded(ids: list[str], waveforms: list[Tensor]) -> MicroBatch:
-    return MicroBatch(ids, _pad(waveforms), torch.tensor([len(w) for w in waveforms]), None)
+def _padded(utterances: Sequence[Utterance], inputs: list[Tensor]) -> MicroBatch:
+    """Pad waveforms or stored features.
+
+    Raises:
+        UserError: some utterances are audio, and others stored features of this or another extractor.
+    """
+    kinds = {stored_by(utterance): utterance for utterance in utterances}
+    if len(kinds) > 1:
+        examples = " and ".join(utterance.id for utterance in kinds.values())
+        raise UserError(
+            f"utterances {examples}: audio and stored features, or features of several extractors, cannot be "
+            "in one batch; use manifests of one kind"
+        )
+    fingerprint = next(iter(kinds), None)
+    stored = None if fingerprint is None else StoredBatch(fingerprint, [u.duration for u in utterances])
+    ids, lengths_B = [u.id for u in utterances], torch.tensor([len(one) for one in inputs])
+    return MicroBatch(ids, _pad(inputs), lengths_B, None, stored)
 
 
 def _pad(rows: list[Tensor]) -> Tensor:

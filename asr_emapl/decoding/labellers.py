@@ -224,7 +224,7 @@ def _require_alike(recognizers: Sequence[Recognizer]) -> None:
     for other in recognizers[1:]:
         kinds = {
             "tokenizers": first.tokenizer == other.tokenizer,
-            "features": _feature_settings(first) == _feature_settings(other),
+            "features": first.features.fingerprint == other.features.fingerprint,
             "strides": first.frame_seconds == other.frame_seconds,
         }
         if different := [kind for kind, is_equal in kinds.items() if not is_equal]:
@@ -232,11 +232,6 @@ def _require_alike(recognizers: Sequence[Recognizer]) -> None:
                 f"{first.path} and {other.path} have different {' and '.join(different)}; their posteriors "
                 "cannot be averaged; use only one of them"
             )
-
-
-def _feature_settings(recognizer: Recognizer) -> tuple[int, ...]:
-    features = recognizer.features
-    return features.window, features.hop, features.mel.n_mels
 
 
 def _queued(items: Iterable[T]) -> Iterator[T]:

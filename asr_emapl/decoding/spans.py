@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from asr_emapl.audio import SAMPLE_RATE_HZ
-from asr_emapl.audio.features import LogMel
+from asr_emapl.audio.features import FeatureExtractor
 
 _MANY_FRAMES = 1_000_000  # large enough that frames added or dropped at the edges are negligible
 
@@ -121,7 +120,7 @@ def words(tokens: Sequence[TimedText]) -> list[TimedText]:
     return found
 
 
-def frame_seconds(model: nn.Module, features: LogMel) -> float:
+def frame_seconds(model: nn.Module, features: FeatureExtractor) -> float:
     """Seconds of audio per frame of the model's output."""
     (frames,) = model.output_lengths(torch.tensor([_MANY_FRAMES])).tolist()  # type: ignore[operator]
-    return features.hop / SAMPLE_RATE_HZ * _MANY_FRAMES / float(frames)
+    return features.frame_seconds * _MANY_FRAMES / float(frames)

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
-from asr_emapl.audio.features import LogMel
+from asr_emapl.audio.features import FeatureExtractor
 from asr_emapl.ctc import Confidence, GreedyPaths, greedy, token_confidence
 from asr_emapl.data.loader import LeftOut, MicroBatch, collate
 from asr_emapl.data.micro_batches import micro_batches
 from asr_emapl.data.read_ahead import read_ahead
+from asr_emapl.data.stored_features import input_features
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.decoding.silence import blank_silence
 from asr_emapl.decoding.spans import TimedText, frame_seconds, timed_tokens, token_spans, words
@@ -74,7 +75,7 @@ def length_batches(utterances: Sequence[Utterance], max_seconds: float) -> list[
 
 def posteriors(
     models: Sequence[nn.Module],
-    features: LogMel,
+    features: FeatureExtractor,
     utterances: Sequence[Utterance],
     *,
     device: torch.device,
@@ -105,7 +106,7 @@ def posteriors(
 
 def batch_posteriors(
     models: Sequence[nn.Module],
-    features: LogMel,
+    features: FeatureExtractor,
     batches: Iterable[Sequence[Utterance]],
     *,
     device: torch.device,
@@ -136,9 +137,9 @@ def batch_posteriors(
         with closing(audio):
             for utterances, (batch, inputs) in audio:
                 batch = batch.to(device)
-                inputs = inputs or features(batch.waveforms_BN, batch.samples_B)
+                inputs = inputs or _inputs(features, batch)
                 found = _posteriors(models, inputs, batch.ids, bf16=bf16)
-                if blank_silent:
+                if blank_silent and batch.stored is None:
                     seconds = [frame_seconds(model, features) for model in models]
                     found = [_blank_silence(x, batch, s) for x, s in zip(found, seconds, strict=True)]
                 yield utterances, found
@@ -148,16 +149,21 @@ def batch_posteriors(
 
 
 def _read(
-    utterances: Sequence[Utterance], features: LogMel, device: torch.device, left_out: LeftOut | None
+    utterances: Sequence[Utterance],
+    features: FeatureExtractor,
+    device: torch.device,
+    left_out: LeftOut | None,
 ) -> tuple[MicroBatch, Features | None]:
     """The audio of a batch, and if the device is a CPU, its features."""
     batch = collate(utterances, left_out)
     if not batch.ids:  # sharded models must run a forward pass on every process, so feed silence
         batch.waveforms_BN = torch.zeros(1, utterances[0].samples)
         batch.samples_B = torch.tensor([utterances[0].samples])
-    if device.type == "cpu":
-        return batch, features(batch.waveforms_BN, batch.samples_B)
-    return batch.pin_memory(), None
+    return (batch, _inputs(features, batch)) if device.type == "cpu" else (batch.pin_memory(), None)
+
+
+def _inputs(features: FeatureExtractor, batch: MicroBatch) -> Features:
+    return input_features(features, batch.waveforms_BN, batch.samples_B, batch.stored)
 
 
 def _posteriors(
@@ -249,7 +255,7 @@ class Recognizer:
     """
 
     model: nn.Module
-    features: LogMel
+    features: FeatureExtractor
     tokenizer: Tokenizer
     device: torch.device
     problems: list[str] = field(default_factory=list)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -11,16 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from asr_emapl.errors import UserError
-from asr_emapl.models.failure import blaming
-from asr_emapl.models.target import NO_TRUST, Trust, resolve
-from asr_emapl.settings import Text
+from asr_emapl.models.target import NO_TRUST, Trust, construct, resolve
+from asr_emapl.settings import Place, Text
 
 
 @runtime_checkable
 class CtcModel(Protocol):
-    """Interface of a model. Axes: B utterances, T feature frames, F mel bands, T' output frames, V tokens.
+    """Interface of a model. Axes: B utterances, T feature frames, F features, T' output frames, V tokens.
 
-    The model is built as `Target(vocabulary_size=V, mel_bands=F, **model.options)`. Token 0 is the blank.
+    The model is built as `Target(vocabulary_size=V, input_size=F, **model.options)`, without `input_size` if
+    its input is the waveform. Token 0 is the blank.
+
+    The class attribute `input: str` states what the model takes, as in the setting `features.extractor`:
+    log_mel (the default), waveform ([B, N] instead of [B, T, F]), or the import path of an extractor.
 
     Two methods are optional:
     `begin_step(seed: int)` is called before each optimizer step with a seed that is the same on all ranks
@@ -45,16 +47,19 @@ class ModelConfig:
 
     target: Text = "asr_emapl.models.transformer:TransformerCtc"
     """Import path of the class, package.module:Class."""
+    weights: Place | None = None
+    """File of weights, passed to the constructor as keyword argument `weights`."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the constructor."""
+    """Other keyword arguments of the constructor."""
 
 
 def build_model(
-    config: ModelConfig, *, vocabulary_size: int, mel_bands: int, trust: Trust = NO_TRUST
+    config: ModelConfig, *, vocabulary_size: int, input_size: int | None, trust: Trust = NO_TRUST
 ) -> nn.Module:
     """Build the model of a config.
 
     Args:
+        input_size: number of features per frame; None: the input is the waveform.
         trust: code that may be imported; by default, only asr_emapl's.
 
     Raises:
@@ -62,13 +67,9 @@ def build_model(
             unknown, or the constructor raises an error.
     """
     cls = resolve(config.target, trust)
-    options = {"vocabulary_size": vocabulary_size, "mel_bands": mel_bands, **config.options}
-    try:
-        inspect.signature(cls).bind(**options)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"model.options for {config.target}: {error}") from error
-    with blaming(f"model.options for {config.target}", cls.__module__):
-        model = cls(**options)
+    given = {"vocabulary_size": vocabulary_size, "input_size": input_size, "weights": config.weights}
+    options = {name: value for name, value in given.items() if value is not None} | config.options
+    model = construct(cls, options, f"model.options for {config.target}")
     if not isinstance(model, nn.Module) or not isinstance(model, CtcModel):
         raise UserError(
             f"model.target {config.target} is not a torch module with forward(features, lengths) "

@@ -8,8 +8,9 @@ asr_emapl and the packages that the user trusts by name are imported.
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -120,6 +121,20 @@ def resolve(target: str, trust: Trust, wanted: Wanted = MODEL) -> Any:
     # It may be imported into the module from untrusted code.
     trust.require(target, found.__module__)
     return found
+
+
+def construct(cls: Any, options: Mapping[str, Any], place: str) -> Any:
+    """Call a resolved class with keyword arguments; `place` names them in errors.
+
+    Raises:
+        UserError: an option is unknown or missing, or the constructor raises an error.
+    """
+    try:
+        inspect.signature(cls).bind(**options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{place}: {error}") from error
+    with blaming(place, cls.__module__):
+        return cls(**options)
 
 
 def _imported(place: str, module_name: str) -> ModuleType:

@@ -1,6 +1,6 @@
 """The transformer CTC model of slimIPL (Likhomanenko et al. 2021).
 
-Axes: B utterances, T frames, F mel bands, D model width, H heads, V tokens.
+Axes: B utterances, T frames, F features, D model width, H heads, V tokens.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from torch.nn import functional as F
 
 from asr_emapl.models.cpu import attend, dropout
 
-FRAME_SECONDS = 0.01
-
 # Maximum number of layers, and of frames of a kernel or stride, so that building a model takes finite time.
 _MOST = 10_000
 
@@ -26,18 +24,19 @@ class TransformerCtc(nn.Module):
 
     Args:
         vocabulary_size: number of tokens, including the blank.
-        mel_bands: number of mel bands of the features.
+        input_size: number of features per frame, F.
         dim, heads, layers, feedforward: sizes of the transformer; feedforward 0 means 4 x dim.
         norm: "post" (published recipes) or "pre" (easier to train for deep models).
         dropout: dropout in the transformer layers.
         layerdrop: probability of skipping a layer in an optimizer step.
         frontend_dropout: dropout after the front-end; not changed by `set_dropout`.
         attention_dropout: dropout of attention weights; None: same as `dropout`. 0 is faster on a CPU.
-        kernel, stride: kernel and stride of the front-end, in frames of 10 ms.
+        kernel, stride: kernel and stride of the front-end, in feature frames.
         convolution: kernel size, in frames after the stride, of a convolution in every layer (Conformer,
             Gulati et al. 2020), which helps with few hours of audio; 0: none, as published.
         max_shift_seconds: in training, shift the positions of an utterance by a uniform random value in +-
             this (CAPE, Likhomanenko et al. 2021); 0: none.
+        frame_seconds: audio per frame of the features, for the positions.
 
     Raises:
         ValueError: an option is invalid: dim is not a multiple of heads, convolution is even, and so on.
@@ -46,7 +45,7 @@ class TransformerCtc(nn.Module):
     def __init__(
         self,
         vocabulary_size: int,
-        mel_bands: int = 80,
+        input_size: int = 80,
         dim: int = 256,
         heads: int = 4,
         layers: int = 8,
@@ -60,6 +59,7 @@ class TransformerCtc(nn.Module):
         stride: int = 3,
         convolution: int = 0,
         max_shift_seconds: float = 30.0,
+        frame_seconds: float = 0.01,
     ) -> None:
         super().__init__()
         sizes = {"dim": dim, "heads": heads, "layers": layers, "feedforward": feedforward}
@@ -69,6 +69,8 @@ class TransformerCtc(nn.Module):
                 raise ValueError(f"{name} must be an integer of at least 0, not {value!r}")
         if not 0.0 <= max_shift_seconds < math.inf:
             raise ValueError(f"max_shift_seconds must be at least 0 and finite, not {max_shift_seconds}")
+        if not 0.0 < frame_seconds < math.inf:
+            raise ValueError(f"frame_seconds must be positive and finite, not {frame_seconds}")
         if norm not in ("post", "pre"):
             raise ValueError(f"norm {norm!r} is neither 'post' nor 'pre'")
         if heads < 1 or dim < 1 or dim % heads or dim % 2:
@@ -83,8 +85,8 @@ class TransformerCtc(nn.Module):
             _require_probability(name, 0.0 if p is None else p)
         if convolution and convolution % 2 == 0:
             raise ValueError(f"convolution {convolution} must be odd, to be centred on its frame, or 0")
-        self.frontend = ConvFrontEnd(mel_bands, dim, kernel, stride, frontend_dropout)
-        self.positions = Positions(dim, stride * FRAME_SECONDS, max_shift_seconds)
+        self.frontend = ConvFrontEnd(input_size, dim, kernel, stride, frontend_dropout)
+        self.positions = Positions(dim, stride * frame_seconds, max_shift_seconds)
         self.layers = nn.ModuleList(
             TransformerLayer(dim, heads, feedforward or 4 * dim, convolution, norm) for _ in range(layers)
         )
@@ -144,11 +146,11 @@ class TransformerCtc(nn.Module):
 class ConvFrontEnd(nn.Module):
     """Layer norm over bands, one strided convolution, GLU, dropout."""
 
-    def __init__(self, mel_bands: int, dim: int, kernel: int, stride: int, dropout: float) -> None:
+    def __init__(self, input_size: int, dim: int, kernel: int, stride: int, dropout: float) -> None:
         super().__init__()
         self.kernel, self.stride = kernel, stride
-        self.norm = nn.LayerNorm(mel_bands)
-        self.conv = nn.Conv1d(mel_bands, 2 * dim, kernel, stride, padding=kernel // 2)
+        self.norm = nn.LayerNorm(input_size)
+        self.conv = nn.Conv1d(input_size, 2 * dim, kernel, stride, padding=kernel // 2)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, features_BTF: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

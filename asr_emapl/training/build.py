@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from asr_emapl.audio.features import LogMel
+from asr_emapl.audio.features import FeatureExtractor
 from asr_emapl.config import RunConfig
 from asr_emapl.decoding.beam import BeamSearch
 from asr_emapl.decoding.tuning import read_config
@@ -19,6 +19,7 @@ from asr_emapl.ema import EmaTeacher
 from asr_emapl.errors import UserError
 from asr_emapl.models.contract import build_model, build_twin
 from asr_emapl.models.failure import blaming
+from asr_emapl.models.inputs import build_features
 from asr_emapl.models.target import USERS_OWN, resolve
 from asr_emapl.pseudo_labels.best_average import BestAverage
 from asr_emapl.pseudo_labels.dropout import require_dropout_switch
@@ -109,7 +110,18 @@ def require_measurable_noise(config: RunConfig, world_size: int) -> None:
         )
 
 
-def build_models(config: RunConfig, world: ProcessGroup, vocabulary_size: int) -> tuple[nn.Module, nn.Module]:
+def build_extractor(config: RunConfig, device: torch.device) -> FeatureExtractor:
+    """Build the feature extractor of a run.
+
+    Raises:
+        UserError: see `build_features`.
+    """
+    return build_features(config.features, config.model, USERS_OWN).to(device)
+
+
+def build_models(
+    config: RunConfig, world: ProcessGroup, vocabulary_size: int, features: FeatureExtractor
+) -> tuple[nn.Module, nn.Module]:
     """Build student and teacher modules with equal weights, on the device of this process.
 
     Raises:
@@ -120,7 +132,7 @@ def build_models(config: RunConfig, world: ProcessGroup, vocabulary_size: int) -
         build_model,
         config.model,
         vocabulary_size=vocabulary_size,
-        mel_bands=config.features.mel_bands,
+        input_size=features.size,
         trust=USERS_OWN,
     )
     torch.manual_seed(config.seed)
@@ -223,7 +235,7 @@ def _build_labeller(
 
 def build_step(
     world: ProcessGroup,
-    features: LogMel,
+    features: FeatureExtractor,
     student: nn.Module,
     teacher: EmaTeacher,
     optimizer: torch.optim.Optimizer,

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import SpecAugment
 from asr_emapl.audio.decode import probe
-from asr_emapl.audio.features import FrameCount
+from asr_emapl.audio.features import FeatureExtractor
 from asr_emapl.audio.perturb import Noise, Perturbation, PerturbConfig, Reverberation, Speed
 from asr_emapl.config import RunConfig
 from asr_emapl.data.corpus import Corpus, TokenTable
 from asr_emapl.data.loader import StepDataset
 from asr_emapl.data.manifest import read_manifest
+from asr_emapl.data.stored_features import stored_by
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UnreachableError, UserError, list_findings
 from asr_emapl.pseudo_labels.external import Spelling
@@ -60,6 +61,7 @@ class Corpora:
         # Only the oracle uses the transcripts of unlabelled audio.
         with_text = ("labelled", "unlabelled") if labels.strategy == "oracle" else ("labelled",)
         audio = TrainingAudio.select(config, world_size, with_text)
+        _require_audio(config, audio)
         corpora, notes = {}, list(audio.notes)
         for kind, utterances in audio.utterances.items():
             corpora[kind] = Corpus(utterances, _encode(utterances, tokenizer) if kind in with_text else None)
@@ -74,19 +76,43 @@ class Corpora:
         }
         return Corpora(audio, corpora["labelled"], corpora.get("unlabelled"), splits, perturb, notes)
 
-    def dataset(self, config: RunConfig, rank: int, world_size: int) -> StepDataset:
+    def dataset(
+        self, config: RunConfig, features: FeatureExtractor, rank: int, world_size: int
+    ) -> StepDataset:
         """The dataset that decodes one rank's share of each global batch."""
         return StepDataset(
             self.labelled,
             self.unlabelled,
-            frames=FrameCount.of(config.features),
-            augment=SpecAugment(config.augment, config.features.mel_bands) if config.augment else None,
+            frames=features.frames,
+            augment=SpecAugment(config.augment, features.size, features.frame_seconds)
+            if config.augment
+            else None,
             perturb=self.perturb,
             max_samples=round(config.device.max_seconds * SAMPLE_RATE_HZ),
             seed=config.seed,
             rank=rank,
             world_size=world_size,
         )
+
+
+def _require_audio(config: RunConfig, audio: TrainingAudio) -> None:
+    """Refuse settings that need waveforms if the features are stored.
+
+    Raises:
+        UserError: names the setting and the part of the data.
+    """
+    needed = []
+    if config.perturb != PerturbConfig():
+        needed += [("perturb", "labelled"), ("perturb", "unlabelled")]
+    if config.pseudo_labels.min_level_db is not None:
+        needed.append(("pseudo_labels.min_level_db", "unlabelled"))
+    for setting, kind in needed:
+        utterances = audio.utterances.get(kind)
+        if utterances is not None and stored_by(utterances[0]) is not None:
+            raise UserError(
+                f"{setting} needs audio, but data.{kind} has stored features; set it to its default, or use "
+                "the manifests of the audio"
+            )
 
 
 def _perturbation(config: PerturbConfig) -> Perturbation | None:

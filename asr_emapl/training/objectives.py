@@ -15,15 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from asr_emapl.audio import SAMPLE_RATE_HZ
-from asr_emapl.audio.features import LogMel
+from asr_emapl.audio.features import FeatureExtractor
 from asr_emapl.data.loader import MicroBatch
+from asr_emapl.data.stored_features import input_features
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import unwrap
 from asr_emapl.pseudo_labels.filters import REASONS, LabelCandidate, LabelFilters, reason_to_drop_transcript
 from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels, Strategy, read_labels
 from asr_emapl.pseudo_labels.strategies.soft import soft_loss
 from asr_emapl.training.phases import Phases
+
+# Length in seconds of the input of a rank that only takes part in collective operations.
+_NOTHING_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ class CtcObjective:
     def __init__(
         self,
         world: ProcessGroup,
-        features: LogMel,
+        features: FeatureExtractor,
         student: nn.Module,
         strategy: Strategy,
         filters: LabelFilters | None,
@@ -180,10 +183,12 @@ class CtcObjective:
 
     def nothing(self) -> Targets:
         """See `Objective.nothing`."""
-        bands, device = self.features.mel.n_mels, self.world.device
-        lengths_B = torch.full((1,), 32, device=device)
+        device, size = self.world.device, self.features.size
+        frames = math.ceil(_NOTHING_SECONDS / self.features.frame_seconds)
+        shape = (1, frames) if size is None else (1, frames, size)
         tokens_BS = torch.zeros(1, 0, dtype=torch.long, device=device)
-        return Targets(torch.zeros(1, 32, bands, device=device), lengths_B, tokens_BS, (), ())
+        lengths_B = torch.full((1,), frames, device=device)
+        return Targets(torch.zeros(shape, device=device), lengths_B, tokens_BS, (), ())
 
     def loss(self, targets: Targets) -> Tensor:
         """See `Objective.loss`."""
@@ -211,10 +216,11 @@ class CtcObjective:
 
     def request(self, micro: MicroBatch, there: MicroBatch) -> LabelRequest:
         """What the strategy sees of a micro-batch; `there` is its copy on the device."""
-        features_BTF, lengths_B = self.features(there.waveforms_BN, there.samples_B)
-        seconds = [n / SAMPLE_RATE_HZ for n in micro.samples_B.tolist()]
+        features_BTF, lengths_B = input_features(
+            self.features, there.waveforms_BN, there.samples_B, micro.stored
+        )
         return LabelRequest(
-            micro.ids, features_BTF, lengths_B, seconds, micro.targets, micro.rows, micro.epoch
+            micro.ids, features_BTF, lengths_B, micro.seconds, micro.targets, micro.rows, micro.epoch
         )
 
     def _queue(self, micro: MicroBatch) -> _Queued:
@@ -231,10 +237,9 @@ class CtcObjective:
             features_BTF, lengths_B = self.features(there.student_BN, there.student_samples_B)
             assert micro.student_samples_B is not None
             samples_B = micro.student_samples_B
-        frames = unwrap(self.student).output_lengths(self.features.frames(samples_B))  # type: ignore[operator]
-        if there.keep_BF is not None and there.keep_BT is not None:
-            # Features have mean 0, so masking replaces a band or frame by the utterance's mean.
-            features_BTF = features_BTF * there.keep_BF[:, None, :] * there.keep_BT[:, :, None]
+        inputs_B = samples_B if micro.stored else self.features.frames(samples_B)
+        frames = unwrap(self.student).output_lengths(inputs_B)  # type: ignore[operator]
+        features_BTF = _masked(features_BTF, there)
         self.phases.count(micro)
         return _Queued(features_BTF, lengths_B, tuple(frames.tolist()), tuple(request.seconds), labels, micro)
 
@@ -297,6 +302,15 @@ class _Queued:
     seconds: tuple[float, ...]
     labels: Labels
     micro: MicroBatch
+
+
+def _masked(features_BTF: Tensor, micro: MicroBatch) -> Tensor:
+    """Set masked bands and frames to 0, which is the utterance's mean of log-mel features."""
+    if micro.keep_BT is None:
+        return features_BTF
+    if micro.keep_BF is None:
+        return features_BTF * micro.keep_BT
+    return features_BTF * micro.keep_BF[:, None, :] * micro.keep_BT[:, :, None]
 
 
 def _by_row(micro_batches: Sequence[MicroBatch], labels: Sequence[Sequence[Label]]) -> dict[int, Label]:

@@ -13,7 +13,6 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.runs.reader import PHASES
 from asr_emapl.torch_private import queue_backward_callback
 
@@ -21,8 +20,8 @@ T = TypeVar("T")
 
 
 class _Micro(Protocol):
-    waveforms_BN: Tensor
-    samples_B: Tensor
+    @property
+    def seconds(self) -> list[float]: ...
 
 
 # Maximum number of marks before completed ones are added up.
@@ -39,7 +38,7 @@ class Phases:
 
     def _clear(self) -> None:
         self._seconds = dict.fromkeys(PHASES, 0.0)
-        self._steps, self._samples, self._padded = 0, 0, 0
+        self._steps, self._audio_s, self._padded_s = 0, 0.0, 0.0
 
     def waiting(self, batches: Iterator[T]) -> Iterator[T]:
         """Yield items endlessly; the waiting time for each is counted as "data".
@@ -73,14 +72,15 @@ class Phases:
 
     def count(self, micro: _Micro) -> None:
         """Count the audio of a micro-batch, whose lengths are on the CPU."""
-        self._samples += int(micro.samples_B.sum())
-        self._padded += micro.waveforms_BN.numel()
+        seconds = micro.seconds
+        self._audio_s += sum(seconds)
+        self._padded_s += max(seconds) * len(seconds)
 
     def take(self) -> dict[str, float]:
         """Return seconds by phase, steps, seconds of audio and of padded audio since the last call."""
         self._read(wait=True)
         taken = {**self._seconds, "steps": float(self._steps)}
-        taken |= {"audio": self._samples / SAMPLE_RATE_HZ, "padded": self._padded / SAMPLE_RATE_HZ}
+        taken |= {"audio": self._audio_s, "padded": self._padded_s}
         self._clear()
         return taken
 

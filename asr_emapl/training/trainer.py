@@ -11,7 +11,6 @@ import torch
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import draw_seed
-from asr_emapl.audio.features import LogMel
 from asr_emapl.checkpoints import files as checkpoint
 from asr_emapl.checkpoints import resume
 from asr_emapl.checkpoints.manager import CheckpointManager
@@ -37,6 +36,7 @@ from asr_emapl.training import rollback
 from asr_emapl.training.announcement import announcement, describe_batch, range_warnings
 from asr_emapl.training.build import (
     build_best_average,
+    build_extractor,
     build_models,
     build_plan,
     build_step,
@@ -123,7 +123,8 @@ class Trainer:
         """Build student, teacher, optimizer and train step."""
         config, world = self.config, self.world
         bf16 = config.device.precision == "bf16"
-        model, follower = build_models(config, world, self.tokenizer.vocabulary_size)
+        self.features = build_extractor(config, world.device)
+        model, follower = build_models(config, world, self.tokenizer.vocabulary_size, self.features)
         self.student = world.data_parallel(model)
         self.scaled = ScaledOptimizer(model, config.optimizer.name, self.plan)
         try:
@@ -131,7 +132,6 @@ class Trainer:
         except ValueError as error:
             raise UserError(f"teacher: {error}") from error
         self.mean = RunningMean(model) if config.checkpoint.running_mean else None
-        self.features = LogMel(config.features).to(world.device)
         unlabelled = self.corpora.audio.sizes["unlabelled"]
         best = build_best_average(config, self.teacher, model)
         strategy = build_strategy(config, self.tokenizer, self.teacher, model, best, unlabelled)
@@ -210,7 +210,7 @@ class Trainer:
         until = min(config.hours, self.plan.steps.batches.next_change(self.clock.hours))
         with contextlib.closing(
             steps(
-                self.corpora.dataset(config, self.world.rank, self.world.size),
+                self.corpora.dataset(config, self.features, self.world.rank, self.world.size),
                 self.corpora.audio.plan(config, self.plan.steps.batches.seconds(self.clock.hours)),
                 self.position,
                 workers=config.data.workers,

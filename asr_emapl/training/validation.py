@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from asr_emapl.audio.features import LogMel
+from asr_emapl.audio.features import FeatureExtractor
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.decoding.transcribe import greedy_hypotheses, posteriors
 from asr_emapl.distributed.heartbeat import Heartbeat
@@ -42,7 +42,7 @@ class Validator:
     def __init__(
         self,
         world: ProcessGroup,
-        features: LogMel,
+        features: FeatureExtractor,
         tokenizer: Tokenizer,
         splits: Mapping[str, Sequence[Utterance]],
         device: DeviceConfig,

@@ -14,9 +14,9 @@ class Sound(nn.Module):
 
     stride = 2
 
-    def __init__(self, vocabulary_size: int, mel_bands: int = 80, dim: int = 8) -> None:
+    def __init__(self, vocabulary_size: int, input_size: int = 80, dim: int = 8) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(mel_bands, dim, 3, self.stride, padding=1)
+        self.conv = nn.Conv1d(input_size, dim, 3, self.stride, padding=1)
         self.extra = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(0.1)
         self.output = nn.Linear(dim, vocabulary_size)
@@ -55,9 +55,9 @@ class Sound(nn.Module):
 class Bare(nn.Module):
     """Nothing but what has to be there."""
 
-    def __init__(self, vocabulary_size: int, mel_bands: int = 80) -> None:
+    def __init__(self, vocabulary_size: int, input_size: int = 80) -> None:
         super().__init__()
-        self.output = nn.Linear(mel_bands, vocabulary_size)
+        self.output = nn.Linear(input_size, vocabulary_size)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         return F.log_softmax(self.output(features).float(), dim=-1), lengths
@@ -142,8 +142,8 @@ class LeaksLength(Sound):
 class LeaksBehindZeros(LeaksLength):
     """The same, hidden by a last layer that starts at zero."""
 
-    def __init__(self, vocabulary_size: int, mel_bands: int = 80) -> None:
-        super().__init__(vocabulary_size, mel_bands)
+    def __init__(self, vocabulary_size: int, input_size: int = 80) -> None:
+        super().__init__(vocabulary_size, input_size)
         nn.init.zeros_(self.output.weight)
 
 
@@ -152,8 +152,8 @@ class BatchNormed(Sound):
 
     masked = False
 
-    def __init__(self, vocabulary_size: int, mel_bands: int = 80) -> None:
-        super().__init__(vocabulary_size, mel_bands)
+    def __init__(self, vocabulary_size: int, input_size: int = 80) -> None:
+        super().__init__(vocabulary_size, input_size)
         self.norm = nn.BatchNorm1d(8)
 
     def hidden(self, features: Tensor, lengths: Tensor) -> Tensor:
@@ -179,8 +179,8 @@ class ValidFramesNormed(Sound):
 
 
 class Unused(Sound):
-    def __init__(self, vocabulary_size: int, mel_bands: int = 80) -> None:
-        super().__init__(vocabulary_size, mel_bands)
+    def __init__(self, vocabulary_size: int, input_size: int = 80) -> None:
+        super().__init__(vocabulary_size, input_size)
         self.forgotten = nn.Linear(3, 3)
 
 
@@ -194,16 +194,16 @@ class Overflows(Sound):
 class WeightNormed(Sound):
     """As wav2vec 2.0's positional convolution; copy.deepcopy fails for it."""
 
-    def __init__(self, vocabulary_size: int, mel_bands: int = 80) -> None:
-        super().__init__(vocabulary_size, mel_bands)
+    def __init__(self, vocabulary_size: int, input_size: int = 80) -> None:
+        super().__init__(vocabulary_size, input_size)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             nn.utils.weight_norm(self.conv, dim=2)
 
 
 class KeepsDoubles(Sound):
-    def __init__(self, vocabulary_size: int, mel_bands: int = 80) -> None:
-        super().__init__(vocabulary_size, mel_bands)
+    def __init__(self, vocabulary_size: int, input_size: int = 80) -> None:
+        super().__init__(vocabulary_size, input_size)
         self.double()
 
     def hidden(self, features: Tensor, lengths: Tensor) -> Tensor:
@@ -213,8 +213,8 @@ class KeepsDoubles(Sound):
 class ReadsOtherState(Sound):
     """What a copy computes depends on what the state_dict does not hold."""
 
-    def __init__(self, vocabulary_size: int, mel_bands: int = 80) -> None:
-        super().__init__(vocabulary_size, mel_bands)
+    def __init__(self, vocabulary_size: int, input_size: int = 80) -> None:
+        super().__init__(vocabulary_size, input_size)
         self.scale = torch.rand(())
 
     def hidden(self, features: Tensor, lengths: Tensor) -> Tensor:

@@ -24,7 +24,12 @@ from asr_emapl.data.utterance import Utterance
 
 SECOND = 16_000
 BANDS = 20
-FRAMES = FrameCount(window=400, hop=160)
+COUNT = FrameCount(window=400, hop=160)
+
+
+def frames(samples: int) -> int:
+    """Feature frames of a waveform."""
+    return int(COUNT(torch.tensor([samples])))
 
 
 def make_utterances(folder: Path) -> list[Utterance]:
@@ -57,7 +62,7 @@ def dataset(
     return StepDataset(
         corpus(utterances),
         corpus(utterances, with_targets=False),
-        frames=FRAMES,
+        frames=COUNT,
         augment=SpecAugment(config, BANDS) if augmented else None,
         max_samples=round(max_seconds * SECOND),
         seed=seed,
