@@ -11,9 +11,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
 from asr_emapl.config import load_config
-from asr_emapl.data.manifest import read_manifest
 from asr_emapl.data.manifest_writer import write_manifest
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.scoring import write_hypotheses
@@ -21,6 +21,8 @@ from asr_emapl.scoring import write_hypotheses
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes" / "strategies"
 QUICKSTART = ROOT / "recipes" / "quickstart" / "conf" / "quickstart.yaml"
+LIBRISPEECH = ROOT / "recipes" / "librispeech"
+SYSTEMS = yaml.safe_load((RECIPE / "systems.yaml").read_text())
 
 
 @pytest.fixture
@@ -41,15 +43,17 @@ def recipe(monkeypatch) -> dict[str, ModuleType]:
 @pytest.fixture
 def comparison(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = recipe["strategies"].Comparison(load_config(QUICKSTART), 12, 1, 3.5, "labels.jsonl")
+    found = recipe["strategies"].Comparison(
+        load_config(QUICKSTART), SYSTEMS, "12", 1, 3.5, hypotheses="labels.jsonl"
+    )
     checkpoints = found.seed_run().folder / "checkpoints"
     checkpoints.mkdir(parents=True)
     (checkpoints / "step-000000007.pt").touch()
     return found
 
 
-def test_every_system_starts_from_the_seed_of_its_amount_and_has_equal_audio(recipe, comparison):
-    for name in recipe["strategies"].SYSTEMS:
+def test_every_system_starts_from_the_seed_of_its_amount_and_has_equal_audio(comparison):
+    for name in SYSTEMS:
         run = comparison.run(name)
         config = load_config(QUICKSTART, run.overrides)
         assert run.name == f"12-{name}-seed1"
@@ -78,20 +82,25 @@ def test_what_a_system_is(comparison, system, expected):
         assert labels.rounds.hours == [0.0, 5.0, 6.0, 7.0]
 
 
-def test_less_labelled_audio_is_the_beginning_of_each_speaker(recipe, tmp_path, monkeypatch):
+def test_systems_on_real_speech(recipe, tmp_path, monkeypatch):
+    """Each amount has its own unlabelled audio; the language model is given; the baseline has neither."""
     monkeypatch.chdir(tmp_path)
-    utterances = [
-        Utterance(f"{speaker}-{i}", "a.wav", 30.0, "ONE", speaker=speaker)
-        for speaker in "ab"
-        for i in range(12)
-    ]
-    write_manifest("data/train-labelled.jsonl", utterances)
-    for minutes in (1, 4, 12):
-        recipe["strategies"].write_labelled(minutes, 12)
-    ids = {minutes: [u.id for u in read_manifest(f"data/labelled-{minutes}.jsonl")] for minutes in (1, 4, 12)}
-    assert ids[1] == ["a-0", "b-0"]
-    assert ids[4] == [f"{speaker}-{i}" for speaker in "ab" for i in range(4)]
-    assert len(ids[12]) == 24
+    config = LIBRISPEECH / "conf" / "frozen_whisper_tiny.yaml"
+    systems = yaml.safe_load((LIBRISPEECH / "systems.yaml").read_text())
+    Path("data").mkdir()
+    Path("data/unlabelled-1.5.jsonl").touch()
+    found = recipe["strategies"].Comparison(
+        load_config(config), systems, "1.5", 0, 24.0, Path("data/3gram.arpa"), "labels.jsonl"
+    )
+    checkpoints = found.seed_run().folder / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "step-000000007.pt").touch()
+    assert found.lm == Path("data/3gram.arpa")
+    for name in systems:
+        run = load_config(config, found.run(name).overrides)
+        unlabelled = [] if name == "baseline" else ["data/unlabelled-1.5.jsonl"]
+        assert (run.hours, run.data.unlabelled) == (36.0, unlabelled)
+    assert load_config(config, found.run("rounds-lm").overrides).pseudo_labels.rounds.hours == [0.0, 24.0]
 
 
 def test_the_table(recipe, tmp_path, monkeypatch, capsys):
@@ -113,18 +122,24 @@ def test_the_table(recipe, tmp_path, monkeypatch, capsys):
             labels = [
                 {"event": "labels", "hours": h, "step": 1, "label_wer": w} for h, w in ((1, 50), (4, 20))
             ]
+            rates = {f"student/{part}": 40.0 for part in ("dev-clean", "dev-other")}
             lines = labels if system == "ema" else []
+            lines = [*lines, {"event": "validation", "hours": 4, "step": 9, "wer": rates}]
+            (folder / "decoded").touch()
             (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     titles = {"baseline": "base", "ema": "teacher", "oracle": "true texts"}
-    recipe["comparison"].print_tables(Path("runs"), titles)
+    references = {part: f"data/{part}.jsonl" for part in ("dev-clean", "dev-other")}
+    table = recipe["comparison"].Table(Path("runs"), titles, references, "min")
+    table.print()
     told = capsys.readouterr().out
     rows = {line.split(" | ")[0][2:]: line for line in told.splitlines() if line.startswith("| ")}
     assert "4 min labelled" in told
-    assert "| 50.0 +-0.0 | 50.0 +-0.0 | +25.0" in rows["base"]
+    assert "| 50.0 +-0.0 | 50.0 +-0.0 | 40.0 +-0.0 | 40.0 +-0.0 | +25.0" in rows["base"]
     assert "*" in rows["base"]
-    assert "| 25.0 +-0.0 | 25.0 +-0.0 | - | 50 % | 20.0 +-0.0 | 1.5 +-0.0 |" in rows["teacher"]
-    assert "| 100 % | - |" in rows["true texts"]
-    recipe["picture"].draw_strategies(Path("runs"), titles, Path("figure.png"))
+    assert "| 25.0 +-0.0 | 25.0 +-0.0 | 40.0 +-0.0 | 40.0 +-0.0 | - | - |" in rows["teacher"]
+    assert "| 50 % | 50 % | 20.0 +-0.0 | 1.5 +-0.0 |" in rows["teacher"]
+    assert "| 100 % | 100 % | - |" in rows["true texts"]
+    recipe["picture"].draw_strategies(table, Path("figure.png"))
     assert Path("figure.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -132,12 +147,13 @@ def test_the_table(recipe, tmp_path, monkeypatch, capsys):
     ("arguments", "named"),
     [
         (["--frobnicate"], "--frobnicate"),
-        (["--minutes"], "--minutes"),
+        (["--systems"], "--systems"),
         (["--external", "absent.jsonl"], "absent.jsonl"),
     ],
 )
-def test_usage_errors_are_one_line(tmp_path, arguments, named):
-    command = ["bash", str(RECIPE / "run.sh"), "--exp", str(tmp_path), *arguments]
+@pytest.mark.parametrize("script", [RECIPE / "run.sh", LIBRISPEECH / "strategies.sh"])
+def test_usage_errors_are_one_line(tmp_path, script, arguments, named):
+    command = ["bash", str(script), "--exp", str(tmp_path), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert named in done.stderr

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from asr_emapl.runs.reader import read_log
 from asr_emapl.scoring.comparison import compare
@@ -16,9 +16,11 @@ from asr_emapl.scoring.tally import ScoringConfig
 from asr_emapl.scoring.transcripts import read_transcripts, read_utterances
 from asr_emapl.scoring.wer import score
 
-PARTS = ("dev-clean", "dev-other")
 STANDARD = "ema"
-_COLUMNS = ("seeds", *PARTS, f"{PARTS[-1]} - ema (95 %)", "gap closed", "label WER", "CPU min")
+WITH_LM = ".lm"
+"""In the names of hypotheses that were decoded with the language model."""
+DECODED = "decoded"
+"""A file in the folder of a run all of whose parts are decoded."""
 _LAST_HOURS = 0.5  # over which the WER of pseudo-labels is averaged
 
 
@@ -27,14 +29,16 @@ class SystemRun:
     """A completed run of a system.
 
     Attributes:
-        minutes: labelled audio.
+        amount: labelled audio.
         folder: the run directory, with decoded parts.
+        references: manifest of each part.
     """
 
-    minutes: int
+    amount: str
     system: str
     seed: int
     folder: Path
+    references: Mapping[str, str]
 
     def hypotheses(self, part: str) -> dict[str, str]:
         """Id -> text of the teacher."""
@@ -42,70 +46,104 @@ class SystemRun:
 
     @cached_property
     def wer(self) -> dict[str, float]:
-        """WER of the teacher in percent, by part."""
-        return {
-            part: 100.0 * score(read_transcripts(f"data/{part}.jsonl"), self.hypotheses(part)).words.rate
-            for part in PARTS
-        }
+        """WER of the teacher in percent, by part; with `WITH_LM` after the name if it was decoded with it."""
+        found = {}
+        for part, manifest in self.references.items():
+            for name in (part, part + WITH_LM):
+                if (self.folder / f"{name}.jsonl").exists():
+                    rate = score(read_transcripts(manifest), self.hypotheses(name)).words.rate
+                    found[name] = 100.0 * rate
+        return found
+
+    @cached_property
+    def student_wer(self) -> dict[str, float]:
+        """WER of the student in percent, by part, at the end of training."""
+        last = [r["wer"] for r in self._log if r["event"] == "validation"][-1]
+        return {part: last[f"student/{part}"] for part in self.references}
 
     @cached_property
     def label_wer(self) -> float | None:
         """WER of the pseudo-labels in percent, over the last half hour of audio; None: not measured."""
-        found = [
-            r for r in read_log(self.folder / "log.jsonl") if r["event"] == "labels" and "label_wer" in r
-        ]
+        found = [r for r in self._log if r["event"] == "labels" and "label_wer" in r]
         last = [r["label_wer"] for r in found if r["hours"] > found[-1]["hours"] - _LAST_HOURS]
         return statistics.mean(last) if last else None
 
     @cached_property
     def collapsed(self) -> bool:
         """Whether its labels collapsed."""
-        return any(record["event"] == "alarm" for record in read_log(self.folder / "log.jsonl"))
+        return any(record["event"] == "alarm" for record in self._log)
 
     @cached_property
     def processor_minutes(self) -> float:
         """Processor time of training, validations included."""
         return sum(json.loads((self.folder / "processor_seconds.json").read_text())) / 60.0
 
-
-def completed(runs: Path) -> list[SystemRun]:
-    """The runs of systems that were trained and decoded, by amount, system and seed."""
-    found = []
-    for marker in runs.glob(f"*/{PARTS[-1]}.jsonl"):
-        minutes, _, rest = marker.parent.name.partition("-")
-        system, _, seed = rest.rpartition("-seed")
-        found.append(SystemRun(int(minutes), system, int(seed), marker.parent))
-    return sorted(found, key=lambda run: (run.minutes, run.system, run.seed))
+    @cached_property
+    def _log(self) -> list[dict[str, Any]]:
+        return read_log(self.folder / "log.jsonl")
 
 
-def print_tables(runs: Path, titles: Mapping[str, str]) -> None:
-    """Print one Markdown table per amount of labelled audio.
+class Table:
+    """The completed runs of all systems.
 
     Args:
         titles: name -> title of a system, in the order of the rows.
+        references: manifest of each part; the last one is the harder one.
+        unit: of the amounts of labelled audio.
     """
-    found = completed(runs)
-    for minutes in sorted({run.minutes for run in found}):
-        same = [run for run in found if run.minutes == minutes]
-        systems = {name: [r for r in same if r.system == name] for name in titles}
-        print(f"\n{minutes} min labelled\n")
-        print(f"| system | {' | '.join(_COLUMNS)} |")
-        print("|---" * (1 + len(_COLUMNS)) + "|")
-        for name, title in titles.items():
-            if systems[name]:
-                print(f"| {title} | " + " | ".join(_cells(systems[name], systems)) + " |")
 
+    def __init__(
+        self, runs: Path, titles: Mapping[str, str], references: Mapping[str, str], unit: str
+    ) -> None:
+        self.titles, self.references, self.unit = titles, references, unit
+        self.parts = list(references)
+        self.runs: list[SystemRun] = []
+        for marker in sorted(runs.glob(f"*/{DECODED}")):
+            amount, _, rest = marker.parent.name.partition("-")
+            system, _, seed = rest.rpartition("-seed")
+            self.runs.append(SystemRun(amount, system, int(seed), marker.parent, references))
 
-def _cells(runs: Sequence[SystemRun], systems: Mapping[str, Sequence[SystemRun]]) -> list[str]:
-    collapsed = sum(run.collapsed for run in runs)
-    return [
-        f"{len(runs)}, {collapsed} collapsed" if collapsed else str(len(runs)),
-        *(_spread([run.wer[part] for run in runs]) for part in PARTS),
-        _difference(runs, systems[STANDARD]),
-        _recovered(runs, systems["baseline"], systems["oracle"]),
-        _spread([w for run in runs if (w := run.label_wer) is not None]),
-        _spread([run.processor_minutes for run in runs]),
-    ]
+    @property
+    def amounts(self) -> list[str]:
+        """The amounts of labelled audio, ascending."""
+        return sorted({run.amount for run in self.runs}, key=float)
+
+    def print(self) -> None:
+        """Print one Markdown table per amount of labelled audio."""
+        for amount in self.amounts:
+            same = [run for run in self.runs if run.amount == amount]
+            systems = {name: [r for r in same if r.system == name] for name in ("seed", *self.titles)}
+            self._print_one(f"{amount} {self.unit} labelled", systems)
+
+    def _print_one(self, title: str, systems: Mapping[str, Sequence[SystemRun]]) -> None:
+        names = [*self.parts, *(part + WITH_LM for part in self.parts)]
+        decoded = [name for name in names if any(name in run.wer for run in self.runs)]
+        columns = ["seeds", *(name.replace(WITH_LM, " + LM") for name in decoded)]
+        columns += [f"student {part}" for part in self.parts]
+        columns += [f"{part} - {STANDARD} (95 %)" for part in self.parts]
+        columns += [f"gap closed {part}" for part in self.parts] + ["label WER", "CPU min"]
+        print(f"\n{title}\n")
+        print(f"| system | {' | '.join(columns)} |")
+        print("|---" * (1 + len(columns)) + "|")
+        for name, runs in systems.items():
+            if runs:
+                cells = self._cells(runs, systems, decoded)
+                print(f"| {self.titles.get(name, 'seed model')} | {' | '.join(cells)} |")
+
+    def _cells(
+        self, runs: Sequence[SystemRun], systems: Mapping[str, Sequence[SystemRun]], decoded: Sequence[str]
+    ) -> list[str]:
+        collapsed = sum(run.collapsed for run in runs)
+        bounds = (systems["baseline"], systems["oracle"])
+        return [
+            f"{len(runs)}, {collapsed} collapsed" if collapsed else str(len(runs)),
+            *(_spread([run.wer[name] for run in runs if name in run.wer]) for name in decoded),
+            *(_spread([run.student_wer[part] for run in runs]) for part in self.parts),
+            *(_difference(runs, systems[STANDARD], part) for part in self.parts),
+            *(_recovered(runs, *bounds, part) for part in self.parts),
+            _spread([w for run in runs if (w := run.label_wer) is not None]),
+            _spread([run.processor_minutes for run in runs]),
+        ]
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -116,7 +154,7 @@ def _spread(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.1f}{deviation}"
 
 
-def _difference(runs: Sequence[SystemRun], standard: Sequence[SystemRun], part: str = PARTS[-1]) -> str:
+def _difference(runs: Sequence[SystemRun], standard: Sequence[SystemRun], part: str) -> str:
     """The difference in WER to the standard system over common seeds, with its interval by speaker.
 
     A star marks a significant one (`asr_emapl.scoring.comparison`).
@@ -124,7 +162,7 @@ def _difference(runs: Sequence[SystemRun], standard: Sequence[SystemRun], part: 
     pairs = [(a, b) for a in standard for b in runs if a.seed == b.seed and a.system != b.system]
     if not pairs:
         return "-"
-    reference = read_utterances(f"data/{part}.jsonl")
+    reference = read_utterances(runs[0].references[part])
     entries = _by_seed(pairs, lambda pair: reference)
     first = _by_seed(pairs, lambda pair: pair[0].hypotheses(part))
     second = _by_seed(pairs, lambda pair: pair[1].hypotheses(part))
@@ -149,7 +187,7 @@ def _recovered(
     runs: Sequence[SystemRun],
     baseline: Sequence[SystemRun],
     oracle: Sequence[SystemRun],
-    part: str = PARTS[-1],
+    part: str,
 ) -> str:
     """The share of the gap between baseline and oracle that is closed, over common seeds."""
     seeds = set.intersection(*({run.seed for run in group} for group in (runs, baseline, oracle)))

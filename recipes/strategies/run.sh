@@ -60,7 +60,15 @@ asr-emapl prepare rendered --out data --seed 4 --labelled-minutes 12
 [[ -f data/characters.json ]] || asr-emapl tokenizer --out data/characters.json
 export PYTHONPATH=$root/recipes${PYTHONPATH:+:$PYTHONPATH}
 config=$root/recipes/quickstart/conf/quickstart.yaml
-start "$PYTHON" "$here/strategies.py" --config "$config" --minutes "$minutes" ${options[@]+"${options[@]}"} \
+for amount in ${minutes//,/ }; do
+    labelled=data/labelled-$amount.jsonl
+    if [[ $amount == 12 ]]; then
+        ln -sfn train-labelled.jsonl "$labelled"
+    elif [[ ! -f $labelled ]]; then
+        asr-emapl split data/train-labelled.jsonl --hours "$("$PYTHON" -c "print($amount / 60)")" --out "$labelled" --rest "data/rest-$amount.jsonl"
+    fi
+done
+start "$PYTHON" "$here/strategies.py" --config "$config" --amounts "$minutes" --unit min ${options[@]+"${options[@]}"} \
     -- ${overrides[@]+"${overrides[@]}"}
 wait_for "$!"
 exit "${status_of[$!]}"

@@ -1,32 +1,31 @@
 """Train the strategies of pseudo-labelling from the same seed model, on equal audio, and compare them.
 
-Runs are named MINUTES-SYSTEM-seedN; the settings of systems are in systems.yaml.
+For each amount A of labelled audio, the working directory has data/labelled-A.jsonl, and also
+data/unlabelled-A.jsonl unless the config names the unlabelled audio. Runs are named A-SYSTEM-seedN.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from comparison import print_tables
+from comparison import DECODED, WITH_LM, Table
 from parallel_runs import Devices, Run, newest
 from picture import draw_strategies
 
 from asr_emapl.config import RunConfig, load_config
-from asr_emapl.data.manifest import read_manifest
-from asr_emapl.data.manifest_writer import write_manifest
 from asr_emapl.errors import UserError
 
-SYSTEMS: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "systems.yaml").read_text())
-PARTS = ("dev-clean", "dev-other")
 NGRAM_ORDER = 3
+BASELINE = ("pseudo_labels.strategy=none", "data.unlabelled=[]")
 # The comparison includes runs whose labels collapse: log the collapse, do not stop.
+_VALIDATIONS = 4  # of each run after the seed model
 _FOR_ALL = ("checkpoint.keep=1", "device.threads=1", "pseudo_labels.on_collapse=warn")
 
 
@@ -35,16 +34,20 @@ class Comparison:
     """The runs of one amount of labelled audio and one seed.
 
     Attributes:
-        reference: the quickstart's config with the overrides of the user.
-        minutes: labelled audio.
+        reference: the config with the overrides of the user.
+        systems: settings of each system.
+        amount: labelled audio, as in the names of the manifests.
         hours: audio of each run after the seed model.
+        given_lm: language model; None: one of the labelled transcripts.
         hypotheses: labels of another recogniser; "": there are none.
     """
 
     reference: RunConfig
-    minutes: int
+    systems: Mapping[str, Mapping[str, Any]]
+    amount: str
     seed: int
     hours: float
+    given_lm: Path | None = None
     hypotheses: str = ""
 
     @property
@@ -55,21 +58,27 @@ class Comparison:
     @property
     def labelled(self) -> Path:
         """The manifest of labelled audio."""
-        return Path(f"data/labelled-{self.minutes}.jsonl")
+        return Path(f"data/labelled-{self.amount}.jsonl")
+
+    @property
+    def unlabelled(self) -> list[str]:
+        """The manifests of unlabelled audio."""
+        own = Path(f"data/unlabelled-{self.amount}.jsonl")
+        return [str(own)] if own.exists() else self.reference.data.unlabelled
 
     @property
     def lm(self) -> Path:
-        """The language model of the labelled transcripts."""
-        return self.labelled.with_suffix(".arpa")
+        """The language model of the systems that use one."""
+        return self.given_lm or self.labelled.with_suffix(".arpa")
 
     @property
     def search(self) -> Path:
         """The weights of the language model, calibrated for the seed model."""
-        return Path(f"runs/{self.minutes}-lm-seed{self.seed}.json")
+        return Path(f"runs/{self.amount}-lm-seed{self.seed}.json")
 
     def seed_run(self) -> Run:
         """The supervised run that all systems start from."""
-        return self._run("seed", f"hours={self.start!r}", *SYSTEMS["baseline"]["settings"])
+        return self._run("seed", f"hours={self.start!r}", *BASELINE)
 
     def run(self, system: str) -> Run:
         """A system, with the decay of the learning rate at the same part of it as in the quickstart."""
@@ -85,14 +94,15 @@ class Comparison:
             system,
             f"hours={self.start + self.hours!r}",
             f"schedule.decay_from_hours={round(decay, 3)!r}",
-            f"validation.every_hours={self.hours / 8!r}",
+            f"validation.every_hours={self.hours / _VALIDATIONS!r}",
             f"init.checkpoint={newest(self.seed_run().folder)}",
-            *(setting.format(**values) for setting in SYSTEMS[system]["settings"]),
+            f"data.unlabelled=[{','.join(self.unlabelled)}]",
+            *(setting.format(**values) for setting in self.systems[system]["settings"]),
         )
 
     def _run(self, system: str, *overrides: str) -> Run:
         data = f"data.labelled=[{self.labelled}]"
-        return Run(f"{self.minutes}-{system}-seed{self.seed}", (f"seed={self.seed}", data, *overrides))
+        return Run(f"{self.amount}-{system}-seed{self.seed}", (f"seed={self.seed}", data, *overrides))
 
 
 class _After:
@@ -105,51 +115,54 @@ class _After:
         return f"{self.start + float(hours):g}"
 
 
-def write_labelled(minutes: int, longest: int) -> None:
-    """Write the manifest of `minutes` of labelled audio: the first utterances of each speaker.
+class Work:
+    """Trains, decodes and measures; completed work is not repeated.
 
     Args:
-        longest: minutes of data/train-labelled.jsonl.
+        validation: name -> manifest of the parts to decode.
+        with_lm: also decode with the language model.
     """
-    out = Path(f"data/labelled-{minutes}.jsonl")
-    if out.exists():
-        return
-    utterances = read_manifest("data/train-labelled.jsonl")
-    speakers = {u.speaker for u in utterances}
-    limit, used, kept = 60.0 * minutes / len(speakers), dict.fromkeys(speakers, 0.0), []
-    for utterance in utterances:
-        if used[utterance.speaker] < limit or minutes == longest:
-            kept.append(utterance)
-            used[utterance.speaker] += utterance.duration
-    write_manifest(out, kept)
 
-
-class Work:
-    """Trains, decodes and measures; completed work is not repeated."""
-
-    def __init__(self, devices: Devices, config: Path, overrides: Sequence[str]) -> None:
+    def __init__(
+        self,
+        devices: Devices,
+        config: Path,
+        overrides: Sequence[str],
+        validation: Mapping[str, str],
+        *,
+        with_lm: bool,
+    ) -> None:
         self.devices, self.config, self.overrides = devices, config, overrides
+        self.validation, self.with_lm = validation, with_lm
 
     def seed(self, comparison: Comparison) -> None:
-        """Train the seed model, and calibrate a language model of the labelled transcripts for it."""
+        """Train the seed model, and calibrate the language model for it."""
         run, lm, out = comparison.seed_run(), comparison.lm, comparison.search
         labelled = comparison.labelled
         if not lm.exists():
             self.emapl(run, "lm", "--text", labelled, "--order", NGRAM_ORDER, "--out", lm)
         if not out.exists():
             self.train(run)
-            data = ("--manifest", "data/train-unlabelled.jsonl", "--transcripts", labelled)
+            data = ("--manifest", comparison.unlabelled[0], "--transcripts", labelled)
             model = ("--checkpoint", run.folder, "--lm", lm, "--lexicon", lm)
             self.emapl(run, "calibrate-lm", *model, *data, "--out", out)
+        self.decode(run, out)
 
-    def system(self, run: Run) -> None:
-        """Train a system and decode both parts with its teacher."""
-        pending = [part for part in PARTS if not (run.folder / f"{part}.jsonl").exists()]
-        if pending:
+    def system(self, run: Run, search: Path) -> None:
+        """Train a system and decode all parts with its teacher."""
+        if not (run.folder / DECODED).exists():
             self.train(run)
-        for part in pending:
-            source = ("--checkpoint", run.folder, "--manifest", f"data/{part}.jsonl")
-            self.emapl(run, "decode", *source, "--out", run.folder / f"{part}.jsonl")
+        self.decode(run, search)
+
+    def decode(self, run: Run, search: Path) -> None:
+        """Decode all parts with the newest teacher of a run."""
+        for part, manifest in self.validation.items():
+            source = ("--checkpoint", run.folder, "--manifest", manifest)
+            for name, options in (("", ()), (WITH_LM, ("--lm-config", search))):
+                out = run.folder / f"{part}{name}.jsonl"
+                if not out.exists() and (not name or self.with_lm):
+                    self.emapl(run, "decode", *source, *options, "--out", out)
+        (run.folder / DECODED).touch()
 
     def train(self, run: Run) -> None:
         """Start or resume a training run."""
@@ -173,49 +186,58 @@ def train_all(work: Work, comparisons: Sequence[Comparison], systems: Sequence[s
 
 def _after(seed: Future[None], work: Work, comparison: Comparison, system: str) -> None:
     seed.result()
-    work.system(comparison.run(system))
+    work.system(comparison.run(system), comparison.search)
 
 
 def main() -> None:
     """Train what is missing and print the tables."""
+    chosen = _arguments()
+    systems: dict[str, dict[str, Any]] = yaml.safe_load(chosen.systems_file.read_text())
+    names = _chosen(chosen.systems, systems, chosen.external)
+    config = load_config(chosen.config, chosen.overrides)
+    if not chosen.table:
+        comparisons = [
+            Comparison(config, systems, amount, seed, chosen.hours, chosen.lm, chosen.external)
+            for seed in range(chosen.seeds)
+            for amount in chosen.amounts.split(",")
+        ]
+        devices, parts = Devices(chosen.workers), config.data.validation
+        work = Work(devices, chosen.config, chosen.overrides, parts, with_lm=chosen.decode_with_lm)
+        train_all(work, comparisons, names)
+    titles = {name: str(system["title"]) for name, system in systems.items()}
+    table = Table(Path("runs"), titles, config.data.validation, chosen.unit)
+    table.print()
+    draw_strategies(table, Path("strategies.png"))
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--systems-file", type=Path, default=Path(__file__).parent / "systems.yaml")
+    parser.add_argument("--amounts", required=True)
+    parser.add_argument("--unit", required=True)
     parser.add_argument("--hours", type=float, default=4.0)
-    parser.add_argument("--minutes", default="4")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--systems", default="")
+    parser.add_argument("--lm", type=Path)
     parser.add_argument("--external", default="")
+    parser.add_argument("--decode-with-lm", action="store_true")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--table", action="store_true")
     parser.add_argument("overrides", nargs="*")
-    chosen = parser.parse_args()
-    systems = _systems(chosen.systems, chosen.external)
-    minutes = [int(m) for m in chosen.minutes.split(",")]
-    config = load_config(chosen.config, chosen.overrides)
-    comparisons = [
-        Comparison(config, amount, seed, chosen.hours, chosen.external)
-        for amount in minutes
-        for seed in range(chosen.seeds)
-    ]
-    if not chosen.table:
-        for amount in minutes:
-            write_labelled(amount, 12)
-        train_all(Work(Devices(chosen.workers), chosen.config, chosen.overrides), comparisons, systems)
-    titles = {name: str(system["title"]) for name, system in SYSTEMS.items()}
-    print_tables(Path("runs"), titles)
-    draw_strategies(Path("runs"), titles, Path("strategies.png"))
+    return parser.parse_args()
 
 
-def _systems(names: str, external: str) -> list[str]:
+def _chosen(names: str, systems: Mapping[str, object], external: str) -> list[str]:
     """The systems that were asked for; without --external, all but `external`.
 
     Raises:
         UserError: there is no such system.
     """
-    wanted = names.split(",") if names else [name for name in SYSTEMS if name != "external" or external]
-    unknown = [name for name in wanted if name not in SYSTEMS]
+    wanted = names.split(",") if names else [name for name in systems if name != "external" or external]
+    unknown = [name for name in wanted if name not in systems]
     if unknown:
-        raise UserError(f"--systems: unknown system {unknown[0]!r}; choose from {', '.join(SYSTEMS)}")
+        raise UserError(f"--systems: unknown system {unknown[0]!r}; choose from {', '.join(systems)}")
     if "external" in wanted and not external:
         raise UserError("system external requires --external, a file of hypotheses")
     return wanted

