@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from asr_emapl.errors import UserError
+from asr_emapl.models.weights import read_tensors
 
 # CTranslate2's numbers of data types (include/ctranslate2/types.h).
 _CTRANSLATE2_TYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
@@ -62,47 +63,29 @@ def read_encoder(path: str | Path) -> dict[str, Tensor]:
         UserError: the file is missing or damaged, is none of the three layouts, or has quantised weights.
     """
     path = Path(path)
-    try:
-        if path.suffix == ".safetensors":
-            tensors = _renamed(_read_safetensors(path), _FROM_HUGGING_FACE, r"^(model\.)?encoder\.")
-        elif path.suffix == ".bin":
-            with path.open("rb") as file:
-                tensors = _renamed(_read_ctranslate2(file), _FROM_CTRANSLATE2, r"^encoder/")
-        else:
-            tensors = _renamed(_read_openai(path), {r"^encoder\.": ""}, r"^encoder\.")
-    except OSError as error:
-        raise UserError(f"Whisper weights {path}: cannot be read ({error.strerror})") from error
-    # torch's unpickler raises any exception for a file of another kind.
-    except Exception as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"Whisper weights {path}: not OpenAI's .pt, Hugging Face's .safetensors or CTranslate2's "
-            f"model.bin ({' '.join(str(error).split())[:200]})"
-        ) from error
+    if path.suffix == ".safetensors":
+        tensors = _renamed(read_tensors(path), _FROM_HUGGING_FACE, r"^(model\.)?encoder\.")
+    elif path.suffix == ".bin":
+        tensors = _renamed(_read_ctranslate2(path), _FROM_CTRANSLATE2, r"^encoder/")
+    else:
+        part = "model_state_dict"
+        tensors = _renamed(read_tensors(path, part), {r"^encoder\.": ""}, r"^encoder\.")
     if not tensors:
-        raise UserError(f"Whisper weights {path}: no tensor of an encoder")
+        raise UserError(f"weights {path}: no tensor of an encoder")
     return _with_joined_projections(tensors)
 
 
-def _read_openai(path: Path) -> dict[str, Tensor]:
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return dict(state["model_state_dict"])
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_ctranslate2(path: Path) -> dict[str, Tensor]:
     try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise UserError(f"{path} needs safetensors; pip install safetensors") from error
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
+        with path.open("rb") as file:
+            return _read_table(file)
+    except OSError as error:
+        raise UserError(f"weights {path}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError) as error:
+        raise UserError(f"weights {path}: not a model.bin of CTranslate2 ({error})") from error
 
 
-def _read_ctranslate2(file: BinaryIO) -> dict[str, Tensor]:
+def _read_table(file: BinaryIO) -> dict[str, Tensor]:
     """All tensors of a model.bin of version 6 or later; aliases are included."""
 
     def number(kind: str) -> int:
