@@ -35,6 +35,7 @@ from asr_emapl.settings import (
     change_places,
     describe,
     group_of,
+    part_of,
 )
 from asr_emapl.storage import is_url, write
 from asr_emapl.storage.yaml_text import parse_yaml, read_yaml, require_bounded
@@ -188,9 +189,13 @@ def _misuses(values: Any, cls: type, prefix: str = "") -> Iterator[str]:
             near = get_close_matches(str(key), hints, n=1, cutoff=0.5)
             yield f"{name}: not a setting" + (f"; did you mean '{prefix}{near[0]}'?" if near else "")
             continue
-        group = group_of(hints[key])
+        group, part = group_of(hints[key]), part_of(hints[key])
         if group is not None and isinstance(value, dict):
             yield from _misuses(value, group, f"{name}.")
+        elif part is not None and isinstance(value, dict):
+            for of, settings in value.items():
+                if isinstance(settings, dict):
+                    yield from _misuses(settings, part, f"{name}.{of}.")
         elif isinstance(value, bool) and "true or false" not in allowed(hints[key]):
             yield f"{name}: {str(value).lower()} is not {allowed(hints[key])}"
         elif any(number != number for number in _numbers(value)):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
 import torch
@@ -12,7 +13,7 @@ from annotated_types import Ge, Gt, Le, Len, Lt
 from torch import nn
 
 from asr_emapl.ema import CosineHalfLife, GrowingHalfLife, HalfLife
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UserError, listing
 from asr_emapl.scaling import ReferenceOptimizer, Schedule, momentum
 from asr_emapl.scaling import half_life as half_life_of
 from asr_emapl.settings import Beta, Factor, Hours, PositiveCount, PositiveHours, PositiveWeight, Share
@@ -25,8 +26,19 @@ _CLASSES: dict[str, type[torch.optim.Optimizer]] = {
     "radam": torch.optim.RAdam,
     "adagrad": torch.optim.Adagrad,
 }
+_SHOWN_NAMES = 5
 _WITH_BETAS = ("adamw", "adam", "nadam", "radam")
 _FUSED_WHEN_SHARDED = ("adamw", "adam")  # fused implementations that support DTensors in torch 2.14
+
+
+@dataclass
+class ParameterGroupConfig:
+    """Part of the model with its own learning rate, for fine-tuning."""
+
+    lr_factor: Factor = 1.0
+    """Factor of the learning rate, at every batch size."""
+    frozen_hours: Hours = 0.0
+    """Hours of audio at the beginning in which the parameters are not trained."""
 
 
 @dataclass
@@ -37,6 +49,9 @@ class OptimizerConfig:
     """Name of the torch optimizer."""
     lr: Factor = 1e-3
     """Peak learning rate."""
+    groups: dict[str, ParameterGroupConfig] = field(default_factory=dict)
+    """Parts of the model with their own learning rate, by a regular expression that matches the beginning of
+    parameter names, such as encoder. A parameter belongs to the first part that matches."""
     betas: Annotated[list[Beta], Len(2, 2)] = field(default_factory=lambda: [0.9, 0.98])
     """Betas of adamw, adam, nadam and radam."""
     eps: Factor = 1e-8
@@ -176,21 +191,48 @@ class TeacherConfig:
         return CosineHalfLife(momentum(half_life, reference_audio), reference_audio, total_seconds)
 
 
-def build_optimizer(model: nn.Module, name: str, group: Mapping[str, Any]) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module,
+    name: str,
+    group: Mapping[str, Any],
+    parts: Mapping[str, ParameterGroupConfig] | None = None,
+) -> torch.optim.Optimizer:
     """Build the torch optimizer, with its fused implementation if there is one.
+
+    Each of its param groups has `lr_factor` and `frozen_hours`, which `ScaledOptimizer` applies.
 
     Args:
         name: see `OptimizerConfig.name`.
         group: scaled hyper-parameters.
+        parts: see `OptimizerConfig.groups`.
 
     Raises:
-        UserError: torch rejects a value.
+        UserError: torch rejects a value, or no parameter belongs to a part.
     """
     cls, options = _CLASSES[name], dict(group)
     if "fused" in inspect.signature(cls).parameters:
         sharded = any(hasattr(p, "to_local") for p in model.parameters())
         options["fused" if not sharded or name in _FUSED_WHEN_SHARDED else "foreach"] = True
     try:
-        return cls(model.parameters(), **options)
+        return cls(_param_groups(model, parts or {}), **options)
     except ValueError as error:
         raise UserError(f"optimizer: {error}") from error
+
+
+def _param_groups(model: nn.Module, parts: Mapping[str, ParameterGroupConfig]) -> list[dict[str, Any]]:
+    """The parameters of each part, and of the rest of the model."""
+    found: dict[str | None, list[nn.Parameter]] = {pattern: [] for pattern in (*parts, None)}
+    for name, parameter in model.named_parameters():
+        found[next((pattern for pattern in parts if re.match(pattern, name)), None)].append(parameter)
+    empty = [pattern for pattern in parts if not found[pattern]]
+    if empty:
+        names = listing([name for name, _ in model.named_parameters()], _SHOWN_NAMES)
+        raise UserError(
+            f"optimizer.groups: no parameter is left that {empty[0]!r} matches; there are {names}"
+        )
+    groups = []
+    for pattern, parameters in found.items():
+        config = ParameterGroupConfig() if pattern is None else parts[pattern]
+        if parameters:
+            groups.append({"params": parameters, **asdict(config)})
+    return groups

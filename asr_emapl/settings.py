@@ -58,11 +58,13 @@ def describe(cls: type, prefix: str = "") -> Iterator[Setting]:
     hints, documents = typing.get_type_hints(cls, include_extras=True), _documents(cls)
     for field in fields(cls):
         key, hint = prefix + field.name, hints[field.name]
-        group = group_of(hint)
+        group, part = group_of(hint), part_of(hint)
         if group is None or type(None) in typing.get_args(hint):
             yield Setting(key, allowed(hint), _default(field), documents.get(field.name, ""))
         if group is not None:
             yield from describe(group, f"{key}.")
+        if part is not None:
+            yield from describe(part, f"{key}.NAME.")
 
 
 def value_of(config: Any, key: str) -> str:
@@ -94,8 +96,18 @@ def _holds_places(hint: Any) -> bool:
 
 def group_of(hint: Any) -> type | None:
     """The dataclass that an annotation refers to; None for a single setting."""
+    if typing.get_origin(hint) is dict:
+        return None
     found = [part for part in (hint, *typing.get_args(hint)) if is_dataclass(part)]
     return found[0] if found and isinstance(found[0], type) else None
+
+
+def part_of(hint: Any) -> type | None:
+    """The dataclass of the values of a mapping; None for another setting."""
+    if typing.get_origin(hint) is not dict:
+        return None
+    part = typing.get_args(hint)[1]
+    return part if is_dataclass(part) and isinstance(part, type) else None
 
 
 def allowed(hint: Any) -> str:

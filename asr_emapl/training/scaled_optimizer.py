@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from asr_emapl.hyperparameters import build_optimizer
+from asr_emapl.hyperparameters import OptimizerConfig, build_optimizer
 from asr_emapl.scaling import BatchNormMomenta, ScalingPlan, StepHyperparameters, rescale_optimizer_state
 
 
@@ -16,16 +16,17 @@ class ScaledOptimizer:
         kappa: kappa at which its state was accumulated.
     """
 
-    def __init__(self, model: nn.Module, name: str, plan: ScalingPlan) -> None:
+    def __init__(self, model: nn.Module, config: OptimizerConfig, plan: ScalingPlan) -> None:
         self.rules, self.kappa = plan.optimizer, plan.steps.kappa()
-        self.optimizer = build_optimizer(model, name, self.rules.at(self.kappa)[0])
+        self.optimizer = build_optimizer(model, config.name, self.rules.at(self.kappa)[0], config.groups)
         self.batch_norm = BatchNormMomenta(model)
 
-    def apply(self, now: StepHyperparameters, passes: int) -> None:
+    def apply(self, now: StepHyperparameters, passes: int, hours: float) -> None:
         """Set the hyper-parameters of a step; rescale the optimizer state if kappa changes.
 
         Args:
             passes: forward passes of this process in the step.
+            hours: audio consumed before the step.
         """
         if self.rules.rule == "full":
             rescale_optimizer_state(
@@ -39,3 +40,5 @@ class ScaledOptimizer:
         self.kappa = now.kappa
         for group in self.optimizer.param_groups:
             group.update(now.param_group)
+            group["lr"] = group["lr"] * group["lr_factor"]
+            group["is_frozen"] = hours < group["frozen_hours"]

@@ -103,6 +103,7 @@ class TrainStep:
             total, parts = self._forward_backward_in_parts(objective, work, counts.utterances)
         else:
             total = self._forward_backward(objective, work, counts.utterances)
+        self._drop_frozen_gradients()
         loss, norm = self._clip(total, counts.utterances)
         finite = math.isfinite(norm)
         if finite:
@@ -190,6 +191,16 @@ class TrainStep:
         parts = [part for of_rank in self.world.gather(parts) for part in of_rank]
         self.phases.mark("communication")
         return total, parts
+
+    def _drop_frozen_gradients(self) -> None:
+        """Leave frozen parts of the model out of the gradient's norm and of the optimizer's moments.
+
+        They still get gradients, because data-parallel training expects them for the same parameters always.
+        """
+        for group in self.optimizer.param_groups:
+            if group.get("is_frozen", False):
+                for parameter in group["params"]:
+                    parameter.grad = None
 
     def _clip(self, total: Tensor, utterances: int) -> tuple[float, float]:
         """Clip the gradient; return the mean loss and the norm before clipping, the same on all ranks.

@@ -126,7 +126,7 @@ class Trainer:
         self.features = build_extractor(config, world.device)
         model, follower = build_models(config, world, self.tokenizer.vocabulary_size, self.features)
         self.student = world.data_parallel(model)
-        self.scaled = ScaledOptimizer(model, config.optimizer.name, self.plan)
+        self.scaled = ScaledOptimizer(model, config.optimizer, self.plan)
         try:
             self.teacher = EmaTeacher(model, self.plan.half_life, follower, order=config.teacher.order)
         except ValueError as error:
@@ -260,7 +260,7 @@ class Trainer:
         every = self.config.optimizer.noise_every_steps
         now = self.plan.at(self.clock.hours, batch.samples / SAMPLE_RATE_HZ)
         self._prepare_student()
-        self.scaled.apply(now, len(batch.micro_batches))
+        self.scaled.apply(now, len(batch.micro_batches), self.clock.hours)
         self.train_step.clip_norm = now.clip_norm
         result = self.train_step(
             batch,
