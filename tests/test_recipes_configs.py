@@ -35,8 +35,9 @@ def test_every_config_loads(path: Path) -> None:
     assert config.data.validation
     assert config.pseudo_labels.start_hours < config.hours
     assert config.optimizer.reference().at(1.0)[0]["lr"] == config.optimizer.lr
-    with torch.device("meta"):
-        build_model(config.model, vocabulary_size=29, input_size=config.features.mel_bands)
+    if config.model.weights is None:  # the user's own file
+        with torch.device("meta"):
+            build_model(config.model, vocabulary_size=29, input_size=config.features.mel_bands)
 
 
 def test_published_values_are_marked() -> None:
