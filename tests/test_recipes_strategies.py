@@ -96,7 +96,9 @@ def test_systems_on_real_speech(recipe, tmp_path, monkeypatch):
     checkpoints.mkdir(parents=True)
     (checkpoints / "step-000000007.pt").touch()
     assert found.lm == Path("data/3gram.arpa")
-    for name in systems:
+    seed = load_config(config, found.seed_run().overrides)
+    assert (seed.hours, seed.data.unlabelled, seed.schedule.decay_from_hours) == (12.0, [], 6.0)
+    for name in systems.keys() - {"seed"}:
         run = load_config(config, found.run(name).overrides)
         unlabelled = [] if name == "baseline" else ["data/unlabelled-1.5.jsonl"]
         assert (run.hours, run.data.unlabelled) == (36.0, unlabelled)

@@ -112,7 +112,9 @@ class Table:
         """Print one Markdown table per amount of labelled audio."""
         for amount in self.amounts:
             same = [run for run in self.runs if run.amount == amount]
-            systems = {name: [r for r in same if r.system == name] for name in ("seed", *self.titles)}
+            systems = {
+                name: [r for r in same if r.system == name] for name in dict.fromkeys(("seed", *self.titles))
+            }
             self._print_one(f"{amount} {self.unit} labelled", systems)
 
     def _print_one(self, title: str, systems: Mapping[str, Sequence[SystemRun]]) -> None:

@@ -35,7 +35,7 @@ class Comparison:
 
     Attributes:
         reference: the config with the overrides of the user.
-        systems: settings of each system.
+        systems: settings of each system; "seed": those of the seed model, besides those of a supervised run.
         amount: labelled audio, as in the names of the manifests.
         hours: audio of each run after the seed model.
         given_lm: language model; None: one of the labelled transcripts.
@@ -78,7 +78,8 @@ class Comparison:
 
     def seed_run(self) -> Run:
         """The supervised run that all systems start from."""
-        return self._run("seed", f"hours={self.start!r}", *BASELINE)
+        own = self.systems.get("seed", {}).get("settings", ())
+        return self._run("seed", f"hours={self.start!r}", *BASELINE, *own)
 
     def run(self, system: str) -> Run:
         """A system, with the decay of the learning rate at the same part of it as in the quickstart."""
@@ -234,10 +235,11 @@ def _chosen(names: str, systems: Mapping[str, object], external: str) -> list[st
     Raises:
         UserError: there is no such system.
     """
-    wanted = names.split(",") if names else [name for name in systems if name != "external" or external]
-    unknown = [name for name in wanted if name not in systems]
+    known = [name for name in systems if name != "seed"]
+    wanted = names.split(",") if names else [name for name in known if name != "external" or external]
+    unknown = [name for name in wanted if name not in known]
     if unknown:
-        raise UserError(f"--systems: unknown system {unknown[0]!r}; choose from {', '.join(systems)}")
+        raise UserError(f"--systems: unknown system {unknown[0]!r}; choose from {', '.join(known)}")
     if "external" in wanted and not external:
         raise UserError("system external requires --external, a file of hypotheses")
     return wanted
