@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from asr_emapl.checkpoints.export import is_export, load_export
 from asr_emapl.checkpoints.files import find, fitting, read_tokenizer
 from asr_emapl.config import config_from_dict
 from asr_emapl.decoding.transcribe import Recognizer
@@ -18,10 +19,10 @@ from asr_emapl.models.target import Trust
 def load_recognizer(
     path: Path, which: str = "teacher", device: str = "auto", trust: Sequence[str] = ()
 ) -> Recognizer:
-    """Load a checkpoint file, or the newest one of a run directory.
+    """Load a checkpoint file, the newest one of a run directory, or an exported model.
 
     Args:
-        which: teacher or student.
+        which: teacher or student; an exported model is only one of them.
         trust: packages, besides asr_emapl, that may be imported to build the checkpoint's model.
 
     Raises:
@@ -30,6 +31,8 @@ def load_recognizer(
     """
     if which not in ("teacher", "student"):
         raise UserError(f"--model {which!r} is not one of teacher, student")
+    if is_export(path):
+        return load_export(path, device, trust)
     path, state, problems = find(path)
     config = config_from_dict(state["config"], f"the config in checkpoint {path}")
     tokenizer = read_tokenizer(path, state)

@@ -1,4 +1,4 @@
-"""Commands for runs: train, average, scale, gradient-noise, check-model, check-strategy."""
+"""Commands for runs: train, average, export, scale, gradient-noise, check-model, check-strategy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asr_emapl.cli.options import non_negative, positive
+from asr_emapl.cli.options import TrustOption, non_negative, positive
+from asr_emapl.cli.recognizer import CheckpointOption, ModelOption, open_recognizer
 from asr_emapl.errors import UserError, listing
 from asr_emapl.runs.reader import CHECKPOINTS, run_files
 from asr_emapl.storage import check_outputs
@@ -181,6 +182,29 @@ def check_model(
         except BrokenLineError:
             values[key] = value
     _report(check(ModelConfig(target, weights, values)))
+
+
+@commands.command()
+def export(
+    checkpoint: CheckpointOption,
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    model: ModelOption = "teacher",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    trust: TrustOption = None,
+) -> None:
+    """Write a trained model with its tokenizer and features to a folder, without the state of its run.
+
+    decode, transcribe and label accept the folder as a checkpoint. Files that the model was started from are
+    not needed.
+
+    Example: `asr-emapl export --checkpoint runs/mini --out models/mini`
+    """
+    from asr_emapl.checkpoints.export import CONFIG, WEIGHTS, write_export
+
+    files = [out / CONFIG, out / WEIGHTS]
+    check_outputs(files, run_files(checkpoint), overwrite=overwrite)
+    write_export(open_recognizer(checkpoint, model, "cpu", trust), model, out)
+    say_written(files[1], f"{out}: {model} of {checkpoint}")
 
 
 @commands.command("check-strategy")

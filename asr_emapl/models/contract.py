@@ -24,12 +24,14 @@ class CtcModel(Protocol):
     The class attribute `input: str` states what the model takes, as in the setting `features.extractor`:
     log_mel (the default), waveform ([B, N] instead of [B, T, F]), or the import path of an extractor.
 
-    Two methods are optional:
+    Three methods are optional:
     `begin_step(seed: int)` is called before each optimizer step with a seed that is the same on all ranks
     and micro-batches, for example for layerdrop;
     `set_dropout(dropout: float | None = None, layerdrop: float | None = None)` is called with keyword
     arguments before each step with pseudo-labels, if the config changes the dropout. Rates that do not change
-    are omitted.
+    are omitted;
+    `options_without_weights()` returns options with which the constructor builds the same model without
+    `model.weights`, so that an exported model does not need that file. Extractors may have it, too.
     """
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -75,6 +75,12 @@ class HuggingFaceCtc(nn.Module):
         frames: Tensor = self.encoder._get_feat_extract_output_lengths(lengths)
         return frames.clamp(min=0)
 
+    def options_without_weights(self) -> dict[str, Any]:
+        """See `CtcModel`."""
+        settings = self.encoder.config.to_diff_dict()
+        ignored = ("architectures", "transformers_version", "dtype", "_name_or_path")
+        return {"normalise": self.normalise} | {k: v for k, v in settings.items() if k not in ignored}
+
     def _ignore_padding(self) -> None:
         """Replace the modules whose output for an utterance depends on the padding after it."""
         for name, module in list(self.encoder.named_modules()):

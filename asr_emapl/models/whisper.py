@@ -6,7 +6,9 @@ frames, and padding is masked. Axes: B utterances, N samples, T frames, F mel ba
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,17 +74,26 @@ class WhisperEncoder(nn.Module):
     """The encoder with the weights of a file (see `whisper_weights`).
 
     Args:
-        weights: path of the file.
+        weights: path of the file; None: random weights.
         layers: number of transformer layers that are used; None: all.
+        sizes: without `weights`: "dim", "mel_bands", "frames" (number of positions) and "layers".
 
     Raises:
         UserError: see `read_encoder`; also if tensors are missing, or there are fewer layers.
+        ValueError: neither `weights` nor all `sizes` are given.
     """
 
     positional_embedding: Tensor
 
-    def __init__(self, weights: str | Path, layers: int | None = None) -> None:
+    def __init__(
+        self, weights: str | Path | None, layers: int | None = None, sizes: Mapping[str, int] | None = None
+    ) -> None:
         super().__init__()
+        if weights is None:
+            if sizes is None or sizes.keys() != {"dim", "mel_bands", "frames", "layers"}:
+                raise ValueError("set weights, or sizes with dim, mel_bands, frames and layers")
+            self._build(**sizes)
+            return
         tensors = read_encoder(weights)
         try:
             positions, kernel = tensors["positional_embedding"], tensors["conv1.weight"]
@@ -94,20 +105,27 @@ class WhisperEncoder(nn.Module):
         layers = there if layers is None else layers
         if not 0 < layers <= there:
             raise UserError(f"Whisper weights {weights}: has {there} layers; set layers to 1 to {there}")
-        self.dim, self.mel_bands, self.most_frames = positions.shape[1], kernel.shape[1], len(positions)
-        self.conv1 = nn.Conv1d(self.mel_bands, self.dim, 3, padding=1)
-        self.conv2 = nn.Conv1d(self.dim, self.dim, 3, stride=2, padding=1)
-        self.register_buffer("positional_embedding", positions)
-        self.blocks = nn.ModuleList(_Block(self.dim) for _ in range(layers))
-        self.ln_post = nn.LayerNorm(self.dim)
+        self._build(positions.shape[1], kernel.shape[1], len(positions), layers)
         wanted = self.state_dict()
         missing = sorted(wanted.keys() - tensors.keys())
         wrong = [n for n in wanted.keys() & tensors.keys() if tensors[n].shape != wanted[n].shape]
         if missing or wrong:
-            raise UserError(
-                f"Whisper weights {weights}: missing or of another shape: {', '.join(missing + wrong)}"
-            )
+            raise UserError(f"Whisper weights {weights}: missing or misshaped: {', '.join(missing + wrong)}")
         self.load_state_dict({name: tensors[name] for name in wanted})
+
+    def _build(self, dim: int, mel_bands: int, frames: int, layers: int) -> None:
+        self.dim, self.mel_bands, self.most_frames = dim, mel_bands, frames
+        self.conv1 = nn.Conv1d(mel_bands, dim, 3, padding=1)
+        self.conv2 = nn.Conv1d(dim, dim, 3, stride=2, padding=1)
+        self.register_buffer("positional_embedding", torch.zeros(frames, dim))
+        self.blocks = nn.ModuleList(_Block(dim) for _ in range(layers))
+        self.ln_post = nn.LayerNorm(dim)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The argument `sizes` that builds this encoder."""
+        sizes = {"dim": self.dim, "mel_bands": self.mel_bands, "frames": self.most_frames}
+        return sizes | {"layers": len(self.blocks)}
 
     def output_lengths(self, lengths_B: Tensor) -> Tensor:
         """Mel frames to output frames of 20 ms, long [B]."""
@@ -156,7 +174,7 @@ class WhisperEncoderFeatures(FeatureExtractor):
     """The output of a frozen Whisper encoder as features at 50 frames/s.
 
     Args:
-        weights, layers: see `WhisperEncoder`.
+        weights, layers, sizes: see `WhisperEncoder`.
         sha256: expected SHA-256 of the file of weights; None: not verified.
 
     Raises:
@@ -165,12 +183,22 @@ class WhisperEncoderFeatures(FeatureExtractor):
 
     frame_seconds = 0.02
 
-    def __init__(self, weights: str, layers: int | None = None, sha256: str | None = None) -> None:
+    def __init__(
+        self,
+        weights: str | None = None,
+        layers: int | None = None,
+        sha256: str | None = None,
+        sizes: Mapping[str, int] | None = None,
+    ) -> None:
         super().__init__()
         require_sha256(weights, sha256)
-        self.encoder = WhisperEncoder(weights, layers)
+        self.encoder = WhisperEncoder(weights, layers, sizes)
         self.log_mel = WhisperLogMel(self.encoder.mel_bands)
         self.size = self.encoder.dim
+
+    def options_without_weights(self) -> dict[str, Any]:
+        """See `CtcModel`."""
+        return {"sizes": self.encoder.sizes}
 
     def frames(self, samples_B: Tensor) -> Tensor:
         """See `FeatureExtractor.frames`."""
@@ -187,7 +215,7 @@ class WhisperCtc(nn.Module):
     """A Whisper encoder with a linear CTC output, for fine-tuning.
 
     Args:
-        weights, layers: see `WhisperEncoder`.
+        weights, layers, sizes: see `WhisperEncoder`.
         dropout: dropout before the output layer.
         sha256: expected SHA-256 of the file of weights; None: not verified.
     """
@@ -198,14 +226,15 @@ class WhisperCtc(nn.Module):
         self,
         vocabulary_size: int,
         input_size: int,
-        weights: str,
+        weights: str | None = None,
         layers: int | None = None,
         dropout: float = 0.1,
         sha256: str | None = None,
+        sizes: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         require_sha256(weights, sha256)
-        self.encoder = WhisperEncoder(weights, layers)
+        self.encoder = WhisperEncoder(weights, layers, sizes)
         if input_size != self.encoder.mel_bands:
             raise ValueError(f"{weights} takes {self.encoder.mel_bands} mel bands, not {input_size}")
         self.dropout = nn.Dropout(dropout)
@@ -220,14 +249,18 @@ class WhisperCtc(nn.Module):
         """See `CtcModel.output_lengths`."""
         return self.encoder.output_lengths(lengths)
 
+    def options_without_weights(self) -> dict[str, Any]:
+        """See `CtcModel`."""
+        return {"sizes": self.encoder.sizes, "dropout": self.dropout.p}
 
-def require_sha256(path: str | Path, expected: str | None) -> None:
+
+def require_sha256(path: str | Path | None, expected: str | None) -> None:
     """Check the SHA-256 of a file of weights.
 
     Raises:
         UserError: it cannot be read, or has another SHA-256.
     """
-    if expected is None:
+    if path is None or expected is None:
         return
     try:
         found = storage.sha256(path)

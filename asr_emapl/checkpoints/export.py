@@ -1,0 +1,141 @@
+"""A trained model in a folder of its own: weights, tokenizer and features, without the state of a run.
+
+    model.safetensors    the model's tensors as model.NAME, those of its feature extractor as features.NAME
+    config.json          class and options of model and features, the tokenizer, and where they come from
+
+The files that the model was started from (Whisper's weights, a folder of Hugging Face) are not needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from asr_emapl import storage
+from asr_emapl.audio.features import FeatureConfig, FeatureExtractor
+from asr_emapl.checkpoints.files import fitting, load
+from asr_emapl.config import config_from_dict
+from asr_emapl.decoding.transcribe import Recognizer
+from asr_emapl.distributed.process_group import choose_device
+from asr_emapl.errors import UserError
+from asr_emapl.models.contract import ModelConfig, build_model
+from asr_emapl.models.inputs import build_features
+from asr_emapl.models.target import Trust
+from asr_emapl.storage import publish, read_object
+from asr_emapl.text.tokenizer import tokenizer_from_state
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+_FORMAT = 1
+
+
+def is_export(path: Path) -> bool:
+    """Whether a folder has an exported model."""
+    return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """What an exported model is built from."""
+
+    model: ModelConfig
+    features: FeatureConfig
+    tokenizer: dict[str, Any]
+    provenance: dict[str, Any]
+
+    def build(self, trust: Trust) -> tuple[nn.Module, FeatureExtractor]:
+        """The model and its feature extractor, with random weights.
+
+        Raises:
+            UserError: see `build_model`.
+        """
+        extractor = build_features(self.features, self.model, trust)
+        size = tokenizer_from_state(self.tokenizer).vocabulary_size
+        return build_model(
+            self.model, vocabulary_size=size, input_size=extractor.size, trust=trust
+        ), extractor
+
+
+def write_export(recognizer: Recognizer, which: str, out: Path) -> None:
+    """Write the model of a checkpoint to a folder.
+
+    Args:
+        recognizer: loaded from a checkpoint.
+        which: teacher or student.
+
+    Raises:
+        UserError: the recognizer is an exported model, safetensors is not installed, or the folder cannot be
+            written.
+    """
+    if recognizer.path is None or recognizer.path.name == WEIGHTS:
+        raise UserError(f"{recognizer.path}: is not a checkpoint; specify one, or a run directory")
+    state = load(recognizer.path)
+    try:
+        from safetensors.torch import save
+    except ImportError as error:
+        raise UserError("export needs safetensors; pip install safetensors") from error
+    run = config_from_dict(state["config"], f"the config in checkpoint {recognizer.path}")
+    model, features = run.model, run.features
+    parts: list[tuple[ModelConfig | FeatureConfig, nn.Module]] = [
+        (model, recognizer.model),
+        (features, recognizer.features),
+    ]
+    for part, module in parts:
+        options = getattr(module, "options_without_weights", None)
+        if part.weights is not None and options is not None:
+            part.weights, part.options = None, dict(options())
+    provenance = {"checkpoint": storage.sha256(recognizer.path), "model": which, "step": state["step"]}
+    exported = ExportedModel(model, features, recognizer.tokenizer.state_dict(), provenance)
+    tensors: dict[str, Tensor] = {}
+    for prefix, module in (("model", recognizer.model), ("features", recognizer.features)):
+        state = module.state_dict()
+        tensors |= {f"{prefix}.{name}": tensor.cpu().contiguous() for name, tensor in state.items()}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with publish(str(out / WEIGHTS)) as file:
+            file.write(save(tensors))
+        with publish(str(out / CONFIG)) as file:
+            file.write(json.dumps({"format": _FORMAT, **asdict(exported)}, indent=1).encode())
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from error
+
+
+def load_export(folder: Path, device: str = "auto", trust: Sequence[str] = ()) -> Recognizer:
+    """Load an exported model. No code of the folder is run.
+
+    Args:
+        trust: packages, besides asr_emapl, that may be imported to build the model.
+
+    Raises:
+        UserError: a file is damaged or of another format, or the model's code is not trusted.
+    """
+    place = folder / CONFIG
+    values = read_object(str(place), "the config of an exported model")
+    if values.get("format") != _FORMAT:
+        raise UserError(f"{place}: format {values.get('format')!r} is not {_FORMAT}; export the model again")
+    keys = ("model", "features")
+    run = config_from_dict({key: values.get(key) or {} for key in keys}, str(place))
+    try:
+        tokenizer = tokenizer_from_state(values.get("tokenizer") or {})
+    except (UserError, ValueError, TypeError) as error:
+        raise UserError(f"{place}: its tokenizer is invalid ({error})") from error
+    exported = ExportedModel(run.model, run.features, tokenizer.state_dict(), values.get("provenance") or {})
+    model, extractor = exported.build(Trust.of(f"exported model {folder}", trust))
+    tensors = _read(folder / WEIGHTS)
+    for prefix, module in (("model", model), ("features", extractor)):
+        part = {name.partition(".")[2]: t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
+        with fitting(folder / WEIGHTS, run.model.target):
+            module.load_state_dict(part)
+    where: torch.device = choose_device(device)
+    return Recognizer(model.to(where), extractor.to(where), tokenizer, where, [], folder / WEIGHTS)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    from asr_emapl.models.weights import read_tensors
+
+    return read_tensors(path)

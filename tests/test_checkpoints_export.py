@@ -1,0 +1,104 @@
+"""An exported model transcribes like its checkpoint, without the files that the run started from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from support.commands import fail, succeed
+from support.tiny import make_corpus, tiny_config
+from support.tiny_whisper import write_openai
+
+from asr_emapl.checkpoints.export import load_export
+from asr_emapl.checkpoints.recognizer import load_recognizer
+from asr_emapl.errors import UserError
+from asr_emapl.training.trainer import train
+
+STORED = (
+    "features.extractor=asr_emapl.models.whisper:WhisperEncoderFeatures",
+    "features.weights={}/whisper.pt",
+)
+KINDS = {
+    "transformer": (),
+    "frozen": (*STORED, "model.options.stride=2"),
+    "fine-tuned": ("model.target=asr_emapl.models.whisper:WhisperCtc", "model.weights={}/whisper.pt"),
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("export")
+    make_corpus(root)
+    write_openai(root / "whisper.pt")
+    for kind, settings in KINDS.items():
+        run, of_kind = root / kind, [setting.format(root) for setting in settings]
+        config = tiny_config(root, "hours=0.004", f"run_dir={run}", *of_kind)
+        if kind == "fine-tuned":
+            config.model.options = {}
+        train(config)
+        succeed("export", "--checkpoint", run, "--out", root / f"{kind}-model")
+        decoded = root / f"{kind}.jsonl"
+        succeed("decode", "--checkpoint", run, "--manifest", root / "dev.jsonl", "--out", decoded)
+    (root / "whisper.pt").unlink()
+    return root
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_hypotheses_are_those_of_the_checkpoint(root: Path, kind: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(root / f"{kind}-model", tmp_path / "moved")
+    succeed("decode", "--checkpoint", folder, "--manifest", root / "dev.jsonl", "--out", tmp_path / "a.jsonl")
+    assert (tmp_path / "a.jsonl").read_bytes() == (root / f"{kind}.jsonl").read_bytes()
+
+
+def test_other_commands_accept_it(root: Path, tmp_path: Path) -> None:
+    folder = root / "frozen-model"
+    succeed("label", root / "dev.jsonl", "--checkpoint", folder, "--out", tmp_path / "labels")
+    assert any((tmp_path / "labels").iterdir())
+    audio = json.loads((root / "dev.jsonl").read_text().splitlines()[0])["audio"]
+    succeed("transcribe", root / audio, "--checkpoint", folder, "--out", tmp_path / "texts")
+    assert any((tmp_path / "texts").iterdir())
+
+
+def test_the_student_can_be_exported(root: Path, tmp_path: Path) -> None:
+    succeed("export", "--checkpoint", root / "transformer", "--model", "student", "--out", tmp_path / "model")
+    expected = load_recognizer(root / "transformer", "student", "cpu").model.state_dict()
+    found = load_export(tmp_path / "model", "cpu").model.state_dict()
+    assert all(tensor.equal(found[name]) for name, tensor in expected.items())
+
+
+def test_an_export_is_not_replaced_unless_requested(root: Path) -> None:
+    arguments = ("export", "--checkpoint", root / "transformer", "--out", root / "transformer-model")
+    assert "--overwrite" in fail(*arguments)
+    succeed(*arguments, "--overwrite")
+    assert "is not a checkpoint" in fail(
+        "export", "--checkpoint", root / "transformer-model", "--out", root / "again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", b"{}"),
+        ("config.json", b'{"format": 1}'),
+        ("config.json", b"no JSON"),
+        ("model.safetensors", b"no tensors"),
+    ],
+)
+def test_damaged_exports_are_errors(root: Path, tmp_path: Path, name: str, content: bytes) -> None:
+    folder = shutil.copytree(root / "transformer-model", tmp_path / "model")
+    (folder / name).write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load_export(folder, "cpu")
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_foreign_code_is_run(root: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(root / "transformer-model", tmp_path / "model")
+    values = json.loads((folder / "config.json").read_text())
+    values["model"]["target"] = "their_models.small:Model"
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="--trust their_models"):
+        load_export(folder, "cpu")
