@@ -99,6 +99,6 @@ PYTHON
 fi
 export PYTHONPATH=$root/recipes${PYTHONPATH:+:$PYTHONPATH}
 start "$PYTHON" "$root/recipes/strategies/strategies.py" --config "$config" --systems-file "$here/systems.yaml" --lm data/3gram.arpa \
-    --amounts "$amounts" --unit h --hours "$hours" --decode-with-lm ${options[@]+"${options[@]}"} -- "${overrides[@]}"
+    --amounts "$amounts" --unit h --hours "$hours" --decode-with-lm --validations 1 ${options[@]+"${options[@]}"} -- "${overrides[@]}"
 wait_for "$!"
 exit "${status_of[$!]}"

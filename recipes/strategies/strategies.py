@@ -25,7 +25,6 @@ from asr_emapl.errors import UserError
 NGRAM_ORDER = 3
 BASELINE = ("pseudo_labels.strategy=none", "data.unlabelled=[]")
 # The comparison includes runs whose labels collapse: log the collapse, do not stop.
-_VALIDATIONS = 4  # of each run after the seed model
 _FOR_ALL = ("checkpoint.keep=1", "device.threads=1", "pseudo_labels.on_collapse=warn")
 
 
@@ -40,6 +39,7 @@ class Comparison:
         hours: audio of each run after the seed model.
         given_lm: language model; None: one of the labelled transcripts.
         hypotheses: labels of another recogniser; "": there are none.
+        validations: number of them in each run after the seed model.
     """
 
     reference: RunConfig
@@ -49,6 +49,7 @@ class Comparison:
     hours: float
     given_lm: Path | None = None
     hypotheses: str = ""
+    validations: int = 8
 
     @property
     def start(self) -> float:
@@ -95,7 +96,7 @@ class Comparison:
             system,
             f"hours={self.start + self.hours!r}",
             f"schedule.decay_from_hours={round(decay, 3)!r}",
-            f"validation.every_hours={self.hours / _VALIDATIONS!r}",
+            f"validation.every_hours={self.hours / self.validations!r}",
             f"init.checkpoint={newest(self.seed_run().folder)}",
             f"data.unlabelled=[{','.join(self.unlabelled)}]",
             *(setting.format(**values) for setting in self.systems[system]["settings"]),
@@ -198,7 +199,9 @@ def main() -> None:
     config = load_config(chosen.config, chosen.overrides)
     if not chosen.table:
         comparisons = [
-            Comparison(config, systems, amount, seed, chosen.hours, chosen.lm, chosen.external)
+            Comparison(
+                config, systems, amount, seed, chosen.hours, chosen.lm, chosen.external, chosen.validations
+            )
             for seed in range(chosen.seeds)
             for amount in chosen.amounts.split(",")
         ]
@@ -223,6 +226,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--lm", type=Path)
     parser.add_argument("--external", default="")
     parser.add_argument("--decode-with-lm", action="store_true")
+    parser.add_argument("--validations", type=int, default=8)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--table", action="store_true")
     parser.add_argument("overrides", nargs="*")
