@@ -14,6 +14,7 @@ from support.broken_models import (
     BatchNormed,
     BatchNormedAfterMask,
     BothRatesAtOnce,
+    ByPlace,
     HalfUnderAutocast,
     KeepsDoubles,
     LayersByCount,
@@ -25,6 +26,7 @@ from support.broken_models import (
     LengthsAsFloat,
     LengthsOfInput,
     NoTuple,
+    OnWaveforms,
     OtherSignature,
     Overflows,
     Probabilities,
@@ -36,6 +38,7 @@ from support.broken_models import (
     TimeFirst,
     TooLong,
     TwiceAsPrecise,
+    UndefinedForSilence,
     Unused,
     ValidFramesNormed,
     WeightNormed,
@@ -66,7 +69,7 @@ def test_the_transformer_passes(norm: str, layerdrop: float) -> None:
     assert len(findings) == len(conformance.CHECKS)
 
 
-@pytest.mark.parametrize("model", [Sound, Bare, WeightNormed, ValidFramesNormed])
+@pytest.mark.parametrize("model", [Sound, Bare, WeightNormed, ValidFramesNormed, OnWaveforms])
 def test_sound_models_pass(model: type[nn.Module]) -> None:
     findings = checked(model)
     assert [f for f in findings if not f.passed] == []
@@ -100,6 +103,8 @@ def test_sound_models_pass(model: type[nn.Module]) -> None:
         (LeaksGarbage, "padding", "garbage"),
         (LeaksLength, "padding", "zeros"),
         (LeaksBehindZeros, "padding", "zeros"),
+        (ByPlace, "order", "another order"),
+        (UndefinedForSilence, "unusual inputs", "silence"),
         (BatchNormed, "padding in training", r"more zeros as padding.* \(batch normalisation: norm\)"),
         (BatchNormedAfterMask, "padding in training", "more zeros"),
         (Unused, "gradients", "does not reach forgotten.weight, forgotten.bias"),
@@ -148,7 +153,9 @@ def run_cli(*arguments: str) -> tuple[int, str]:
 def test_command_with_a_model_that_passes() -> None:
     code, output = run_cli(TRANSFORMER, "dim=16", "heads=2", "layers=1", "norm=pre")
     assert code == 0
-    assert output.splitlines() == [f"ok   {c.name}" for c in conformance.CHECKS]
+    lines = output.splitlines()
+    assert lines[: len(conformance.CHECKS)] == [f"ok   {c.name}" for c in conformance.CHECKS]
+    assert "M parameters; 100 input and" in lines[len(conformance.CHECKS)]
 
 
 def test_command_with_a_model_that_fails() -> None:

@@ -91,10 +91,10 @@ def write_export(recognizer: Recognizer, which: str, out: Path) -> None:
             part.weights, part.options = None, dict(options())
     provenance = {"checkpoint": storage.sha256(recognizer.path), "model": which, "step": state["step"]}
     exported = ExportedModel(model, features, recognizer.tokenizer.state_dict(), provenance)
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}  # copies, because safetensors does not store shared memory
     for prefix, module in (("model", recognizer.model), ("features", recognizer.features)):
         state = module.state_dict()
-        tensors |= {f"{prefix}.{name}": tensor.cpu().contiguous() for name, tensor in state.items()}
+        tensors |= {f"{prefix}.{name}": tensor.cpu().contiguous().clone() for name, tensor in state.items()}
     try:
         out.mkdir(parents=True, exist_ok=True)
         with publish(str(out / WEIGHTS)) as file:

@@ -25,6 +25,8 @@ LONG_FRAMES, SHORT_FRAMES = 64, 41
 LEAST_FRAMES = 18
 """Frames in 0.2 s, the default data.min_seconds."""
 
+_VERY_LONG_FRAMES = 3500  # of 10 ms; the longest utterances of LibriSpeech have 35 s
+
 TOLERANCE = 1e-4
 """Tolerance when comparing log-probabilities: different shapes may use different kernels."""
 
@@ -134,6 +136,34 @@ def _padding(subject: Subject) -> str:
                 f"in a batch with a longer utterance and {what} as padding, valid frames change "
                 f"by {off:.3g}{where}"
             )
+    return ""
+
+
+def _order(subject: Subject) -> str:
+    """Random numbers or state that depend on the place in the batch."""
+    expected_BTV, _ = subject.evaluate()
+    features_BTF, lengths_B = subject.features_BTF.flip(0), subject.lengths_B.flip(0)
+    found_BTV = subject.evaluate(features_BTF, lengths_B)[0].flip(0)
+    for row, frames in enumerate(subject.model.output_lengths(subject.lengths_B).tolist()):  # type: ignore[operator]
+        off = _distance(expected_BTV[row, :frames], found_BTV[row, :frames])
+        if not off <= TOLERANCE:
+            return f"with the utterances in another order, their outputs change by {off:.3g}"
+    return ""
+
+
+def _unusual(subject: Subject) -> str:
+    """Silence, loud noise, the shortest and a long utterance must have a finite output."""
+    shape, unit = subject.features_BTF.shape[2:], subject.unit
+    inputs = {
+        "silence": torch.zeros(1, LONG_FRAMES * unit, *shape),
+        "loud noise": 100.0 * torch.randn(1, LONG_FRAMES * unit, *shape),
+        "0.2 s": torch.randn(1, LEAST_FRAMES * unit, *shape),
+        "35 s": torch.randn(1, _VERY_LONG_FRAMES * unit, *shape),
+    }
+    for what, features_BTF in inputs.items():
+        log_probs_BTV, _ = subject.evaluate(features_BTF, torch.tensor([features_BTF.shape[1]]))
+        if not log_probs_BTV.isfinite().all():
+            return f"for {what}, the output is not finite"
     return ""
 
 
@@ -291,6 +321,18 @@ CHECKS: tuple[Check[Subject], ...] = (
         _padding,
         "set padding to zero before each convolution, and exclude it from attention and statistics",
         needs=("output shape", "lengths", "eval is deterministic"),
+    ),
+    Check(
+        "order",
+        _order,
+        "do not use the place of an utterance in the batch",
+        needs=("output shape", "lengths", "eval is deterministic"),
+    ),
+    Check(
+        "unusual inputs",
+        _unusual,
+        "add a small constant to each denominator and logarithm, and support utterances of 35 s",
+        needs=("output shape",),
     ),
     Check(
         "gradients",

@@ -164,11 +164,12 @@ def check_model(
     options: Annotated[list[str] | None, typer.Argument(help="Constructor options, key=value.")] = None,
     weights: Annotated[str | None, typer.Option(help="File of weights, as model.weights.")] = None,
 ) -> None:
-    """Check a custom model: output lengths, padding, gradients, teacher.
+    """Check a custom model: output lengths, padding, gradients, teacher. Prints its size, speed and memory.
 
     Example: `asr-emapl check-model my_pkg.my_model:MyModel dim=256`
     """
     from asr_emapl.checks.conformance import check
+    from asr_emapl.checks.model_facts import measure
     from asr_emapl.models.contract import ModelConfig
     from asr_emapl.storage import BrokenLineError, parse_json
 
@@ -181,7 +182,9 @@ def check_model(
             values[key] = parse_json(value)
         except BrokenLineError:
             values[key] = value
-    _report(check(ModelConfig(target, weights, values)))
+    config = ModelConfig(target, weights, values)
+    _report(check(config))
+    say(str(measure(config)))
 
 
 @commands.command()

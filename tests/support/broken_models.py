@@ -263,3 +263,34 @@ class LayersUnseeded(Sound):
 
     def begin_step(self, seed: int) -> None:
         self.seed = self.steps = getattr(self, "steps", 0) + 1
+
+
+class ByPlace(Sound):
+    """Treats the first utterance of a batch differently; alone, each utterance is the first."""
+
+    def hidden(self, features: Tensor, lengths: Tensor) -> Tensor:
+        x_BTD = super().hidden(features, lengths)
+        # Only in a batch whose first utterance is the longest is the second one shifted.
+        is_second = torch.arange(len(lengths)) == 1
+        shifted = is_second & (lengths[0] < lengths[-1])
+        return x_BTD + shifted.float()[:, None, None]
+
+
+class UndefinedForSilence(Sound):
+    def hidden(self, features: Tensor, lengths: Tensor) -> Tensor:
+        loudness_B11 = features.square().mean((1, 2), keepdim=True)
+        scaled = features if loudness_B11.min() > 0.0 else features / loudness_B11.sqrt()
+        return super().hidden(scaled, lengths)
+
+
+class OnWaveforms(Sound):
+    """Takes waveforms."""
+
+    input = "waveform"
+    stride = 160
+
+    def __init__(self, vocabulary_size: int) -> None:
+        super().__init__(vocabulary_size, 1)
+
+    def hidden(self, features: Tensor, lengths: Tensor) -> Tensor:
+        return super().hidden(features[..., None], lengths)
