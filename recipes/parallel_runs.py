@@ -47,7 +47,7 @@ class Run:
     @property
     def log(self) -> Path:
         """What its commands print."""
-        return self.folder.with_suffix(".log")
+        return self.folder.with_name(f"{self.name}.log")
 
 
 class Devices:
