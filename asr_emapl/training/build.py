@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from asr_emapl.audio.features import FeatureExtractor
+from asr_emapl.checkpoints.files import checkpoint_paths
 from asr_emapl.config import RunConfig
 from asr_emapl.decoding.beam import BeamSearch
 from asr_emapl.decoding.tuning import read_config
@@ -21,6 +22,7 @@ from asr_emapl.models.contract import build_model, build_twin
 from asr_emapl.models.failure import blaming
 from asr_emapl.models.inputs import build_features
 from asr_emapl.models.target import USERS_OWN, resolve
+from asr_emapl.models.weights import load_matching
 from asr_emapl.pseudo_labels.best_average import BestAverage
 from asr_emapl.pseudo_labels.dropout import require_dropout_switch
 from asr_emapl.pseudo_labels.filters import LabelFilters
@@ -32,6 +34,7 @@ from asr_emapl.pseudo_labels.strategies.from_the_start import StableLabels
 from asr_emapl.pseudo_labels.strategies.given import GivenLabels
 from asr_emapl.pseudo_labels.strategies.own import OWN_STRATEGY, StrategyParts
 from asr_emapl.pseudo_labels.strategies.rounds import RoundLabels
+from asr_emapl.runs.reader import CHECKPOINTS
 from asr_emapl.scaling import BatchSchedule, ScalingPlan, StepAudio, momentum
 from asr_emapl.text.tokenizer import Tokenizer, load_tokenizer
 from asr_emapl.training.objectives import CtcObjective
@@ -137,9 +140,25 @@ def build_models(
     )
     torch.manual_seed(config.seed)
     student = build()
+    _load_initial_weights(config, student)
     require_dropout_switch(student, config.pseudo_labels, config.model.target)
     twin = build_twin(student, build, config.seed).requires_grad_(False)
     return world.to_device(student, bf16=bf16), world.to_device(twin, bf16=bf16)
+
+
+def _load_initial_weights(config: RunConfig, student: nn.Module) -> None:
+    """Load `init.weights`, unless the run will be resumed from a checkpoint of its own.
+
+    Raises:
+        UserError: init.checkpoint is set as well; see `load_matching`.
+    """
+    init = config.init
+    if init.weights is None:
+        return
+    if init.checkpoint is not None:
+        raise UserError("init.weights and init.checkpoint: set one of them")
+    if not checkpoint_paths(Path(config.run_dir) / CHECKPOINTS):
+        load_matching(student, init.weights, init.rename, init.part)
 
 
 def build_best_average(config: RunConfig, teacher: EmaTeacher, student: nn.Module) -> BestAverage | None:
