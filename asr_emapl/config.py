@@ -50,11 +50,11 @@ class InitConfig:
     keep: Literal["run", "weights"] = "run"
     """run: also restore the clock, optimizer and position in the data; weights: load only the weights."""
     weights: Place | None = None
-    """File of tensors (.safetensors, a state_dict or a checkpoint) of which only a part need match the model by
-    name and shape. The rest keeps its random values, and is listed. Not with checkpoint."""
+    """File of tensors (.safetensors, a state_dict or a checkpoint). Those that match the model by name and
+    shape are loaded; the rest of the model keeps its random values, and is listed. Not with checkpoint."""
     part: Text | None = None
-    """Entry of that file with the tensors, with dots, such as model; null: the file itself, or of a checkpoint
-    the teacher."""
+    """Entry of that file with the tensors, with dots, such as model; null: the file itself, or the teacher of
+    a checkpoint."""
     rename: dict[str, str] = field(default_factory=dict)
     """Regular expression -> replacement, applied to the names in the file, in order."""
 
