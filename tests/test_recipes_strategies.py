@@ -90,7 +90,7 @@ def test_systems_on_real_speech(recipe, tmp_path, monkeypatch):
     Path("data").mkdir()
     Path("data/unlabelled-1.5.jsonl").touch()
     found = recipe["strategies"].Comparison(
-        load_config(config), systems, "1.5", 0, 24.0, Path("data/3gram.arpa"), "labels.jsonl"
+        load_config(config), systems, "1.5", 0, 12.0, Path("data/3gram.arpa"), "labels.jsonl"
     )
     checkpoints = found.seed_run().folder / "checkpoints"
     checkpoints.mkdir(parents=True)
@@ -101,8 +101,8 @@ def test_systems_on_real_speech(recipe, tmp_path, monkeypatch):
     for name in systems.keys() - {"seed"}:
         run = load_config(config, found.run(name).overrides)
         unlabelled = [] if name == "baseline" else ["data/unlabelled-1.5.jsonl"]
-        assert (run.hours, run.data.unlabelled) == (36.0, unlabelled)
-    assert load_config(config, found.run("rounds-lm").overrides).pseudo_labels.rounds.hours == [0.0, 24.0]
+        assert (run.hours, run.data.unlabelled) == (24.0, unlabelled)
+    assert load_config(config, found.run("rounds-lm").overrides).pseudo_labels.rounds.hours == [0.0, 18.0]
 
 
 def test_the_table(recipe, tmp_path, monkeypatch, capsys):

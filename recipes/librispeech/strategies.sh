@@ -13,7 +13,7 @@ usage: bash recipes/librispeech/strategies.sh --data DIR --lm-text FILE [options
   --amounts LIST    hours of labelled audio: 1.5 (of all speakers of train-clean-5), 5.3 (all of it); default 1.5,5.3
   --seeds N         number of seeds; each has its own seed model (default 3)
   --systems LIST    systems of recipes/librispeech/systems.yaml (default: all)
-  --hours H         hours of audio of every run after the seed model (default 24)
+  --hours H         hours of audio of every run after the seed model (default 12)
   --external FILE   labels of another recogniser for the unlabelled audio, for system "external"
   --workers N       number of runs in parallel (default: one per core, or one per GPU)
   --table           do not train; print the tables and plot the completed runs
@@ -31,7 +31,7 @@ root=$(CDPATH='' cd -- "$here/../.." && pwd)
 # shellcheck source=recipes/common.sh
 source "$root/recipes/common.sh"
 config=$here/conf/frozen_whisper_tiny.yaml
-exp=$root/exp/librispeech-strategies data='' lm_text='' weights='' amounts=1.5,5.3 hours=24 overrides=() options=()
+exp=$root/exp/librispeech-strategies data='' lm_text='' weights='' amounts=1.5,5.3 hours=12 overrides=() options=()
 while (($# > 0)); do
     case $1 in
         --help | -h) usage; exit 0 ;;
