@@ -117,6 +117,19 @@ def test_a_part_that_is_repeated_is_found(before: list[int], part: list[int], ti
     assert repeats(before + part * times) >= times
 
 
+@given(st.lists(st.integers(1, 3), max_size=40))
+def test_repeats_are_those_of_a_plain_search(tokens: list[int]) -> None:
+    """Each part of up to 8 tokens, at each place, counted one by one."""
+    expected = 0
+    for size in range(1, 9):
+        for start in range(len(tokens) - size + 1):
+            part, times = tokens[start : start + size], 0
+            while tokens[start + times * size : start + (times + 1) * size] == part:
+                times += 1
+            expected = max(expected, times)
+    assert repeats(tokens) == expected
+
+
 def test_other_limits() -> None:
     def reason(limits: PseudoLabelConfig, **known: Any) -> str | None:
         return reason_to_drop(LabelCandidate([1, 2, 3, 4], 100, 1.0, **known), limits)

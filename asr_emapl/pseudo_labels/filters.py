@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
@@ -214,13 +215,11 @@ def similarity(one: Sequence[int], other: Sequence[int]) -> float:
 
 def repeats(tokens: Sequence[int]) -> int:
     """Maximum number of consecutive repetitions of a sequence of up to 8 tokens."""
-    return max(_repeats(tokens, size) for size in range(1, _LONGEST_LOOP + 1))
-
-
-def _repeats(tokens: Sequence[int], size: int) -> int:
-    """How many times in a row a part of `size` tokens occurs, at most."""
-    longest = run = 0
-    for a, b in zip(tokens, tokens[size:], strict=False):
-        run = run + 1 if a == b else 0
-        longest = max(longest, run)
-    return 1 + longest // size if tokens else 0
+    values = np.asarray(tokens, dtype=np.int64)
+    longest = 1 if len(values) else 0
+    for size in range(1, min(_LONGEST_LOOP, len(values) - 1) + 1):
+        equal = (values[:-size] == values[size:]).tobytes()
+        # On short arrays, methods of bytes are the fastest. Few texts have any repetition.
+        if b"\1" * size in equal:
+            longest = max(longest, 1 + max(map(len, equal.split(b"\0"))) // size)
+    return longest
