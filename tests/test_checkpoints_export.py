@@ -12,6 +12,7 @@ from support.tiny import make_corpus, tiny_config
 from support.tiny_whisper import write_openai
 
 from asr_emapl.checkpoints.export import load_export
+from asr_emapl.checkpoints.onnx import write_onnx
 from asr_emapl.checkpoints.recognizer import load_recognizer
 from asr_emapl.errors import UserError
 from asr_emapl.training.trainer import train
@@ -102,3 +103,26 @@ def test_no_foreign_code_is_run(root: Path, tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(values))
     with pytest.raises(UserError, match="--trust their_models"):
         load_export(folder, "cpu")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("given", ["features", "waveforms"])
+def test_onnx(root: Path, kind: str, given: str, tmp_path: Path) -> None:
+    """write_onnx compares the outputs for other batch sizes and lengths."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    recognizer = load_export(root / f"{kind}-model", "cpu")
+    path = tmp_path / "model.onnx"
+    assert write_onnx(recognizer, path, waveforms=given == "waveforms") <= (
+        1e-4 if given == "features" else 1e-3
+    )
+    session = onnxruntime.InferenceSession(path)
+    assert [one.name for one in session.get_inputs()] == ["input", "lengths"]
+    tokens = json.loads(session.get_modelmeta().custom_metadata_map["tokens"])
+    assert (len(tokens), tokens[0]) == (29, "")
+    assert set(tokens[1:]) == set(" 'ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+
+
+def test_the_kind_of_input_is_checked(root: Path, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "model", "--onnx", "audio")
+    assert "features, waveforms" in fail("export", "--checkpoint", root / "transformer", *out)

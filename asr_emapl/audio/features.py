@@ -126,9 +126,10 @@ class LogMel(FeatureExtractor):
         if short > 0:
             waveforms_BN = nn.functional.pad(waveforms_BN, (0, short))
         lengths_B = self.frames(samples_B)
+        if waveforms_BN.device.type != "cpu" or torch.compiler.is_exporting():
+            return self._features(waveforms_BN, lengths_B), lengths_B
         # On a CPU, processing two utterances at a time fits in cache and takes a third of the time.
-        rows = 2 if waveforms_BN.device.type == "cpu" else max(1, len(waveforms_BN))
-        parts = zip(waveforms_BN.split(rows), lengths_B.split(rows), strict=True)
+        parts = zip(waveforms_BN.split(2), lengths_B.split(2), strict=True)
         return torch.cat([self._features(*part) for part in parts]), lengths_B
 
     def _features(self, waveforms_BN: Tensor, lengths_B: Tensor) -> Tensor:

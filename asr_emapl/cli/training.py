@@ -192,6 +192,10 @@ def export(
     checkpoint: CheckpointOption,
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     model: ModelOption = "teacher",
+    onnx: Annotated[
+        str | None,
+        typer.Option(help="Also write model.onnx, whose input is features, or waveforms at 16 kHz."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     trust: TrustOption = None,
 ) -> None:
@@ -203,11 +207,18 @@ def export(
     Example: `asr-emapl export --checkpoint runs/mini --out models/mini`
     """
     from asr_emapl.checkpoints.export import CONFIG, WEIGHTS, write_export
+    from asr_emapl.checkpoints.onnx import write_onnx
 
-    files = [out / CONFIG, out / WEIGHTS]
+    if onnx not in (None, "features", "waveforms"):
+        raise UserError(f"--onnx {onnx!r} is not one of features, waveforms")
+    files = [out / CONFIG, out / WEIGHTS, *([out / "model.onnx"] if onnx else [])]
     check_outputs(files, run_files(checkpoint), overwrite=overwrite)
-    write_export(open_recognizer(checkpoint, model, "cpu", trust), model, out)
+    recognizer = open_recognizer(checkpoint, model, "cpu", trust)
+    write_export(recognizer, model, out)
     say_written(files[1], f"{out}: {model} of {checkpoint}")
+    if onnx:
+        difference = write_onnx(recognizer, files[2], waveforms=onnx == "waveforms")
+        say_written(files[2], f"{files[2]}: largest difference to torch {difference:.1e}")
 
 
 @commands.command("check-strategy")

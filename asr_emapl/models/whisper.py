@@ -54,7 +54,7 @@ class WhisperLogMel(FeatureExtractor):
         """See `FeatureExtractor.forward`."""
         lengths_B = self.frames(samples_B)
         # Reflected at the start, as in Whisper; followed by silence, as its 30 s are.
-        most = int(waveforms_BN.shape[1])
+        most = waveforms_BN.shape[1]
         waveforms_BN = F.pad(waveforms_BN.float(), (0, max(0, _WINDOW - most)))
         waveforms_BN = F.pad(waveforms_BN, (_WINDOW // 2, 0), mode="reflect")
         waveforms_BN = F.pad(waveforms_BN, (0, _WINDOW // 2))
@@ -64,7 +64,7 @@ class WhisperLogMel(FeatureExtractor):
             )
             power_BTK = spectrum_BKT.abs().square().transpose(1, 2)
             log_BTF = (power_BTK @ self.bank).clamp(min=1e-10).log10()
-        log_BTF = log_BTF[:, : max(1, most // _HOP)]
+        log_BTF = log_BTF[:, : torch.sym_max(most // _HOP, 1)]
         valid_BT1 = _valid(log_BTF, lengths_B)[..., None]
         top_B11 = log_BTF.masked_fill(~valid_BT1, -torch.inf).amax((1, 2), keepdim=True)
         return (torch.maximum(log_BTF, top_B11 - 8.0) + 4.0) / 4.0 * valid_BT1, lengths_B
