@@ -25,6 +25,22 @@ pseudo_label_start() {
 # newest_checkpoint RUN: path of the newest checkpoint.
 newest_checkpoint() { find "$1/checkpoints" -regex '.*/step-[0-9]*\.pt' | sort | tail -n 1; }
 
+# set_aside RUN SEED: move RUN to earlier/ beside it if SEED has been trained further since RUN started from it.
+set_aside() {
+    "$PYTHON" - "$1" "$2" <<'PYTHON'
+import sys
+from pathlib import Path
+from asr_emapl.checkpoints.origin import set_aside
+from asr_emapl.errors import UserError
+try:
+    place = set_aside(Path(sys.argv[1]), Path(sys.argv[2]))
+except UserError as error:
+    sys.exit(f"error: {error}")
+if place is not None:
+    print(f"{sys.argv[2]} has another checkpoint now: {sys.argv[1]} starts again; the earlier run is in {place}")
+PYTHON
+}
+
 # Process ids of torchrun. Its children get the signals, because torchrun itself would exit with status 1.
 declare -A torchruns=()
 

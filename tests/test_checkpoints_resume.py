@@ -15,6 +15,7 @@ from support.runs import losses, read_log
 from support.tiny import CONFIG, tiny_config
 
 from asr_emapl.checkpoints import files as checkpoint
+from asr_emapl.checkpoints.origin import set_aside
 from asr_emapl.checkpoints.resume import contents, require_contents, require_settings
 from asr_emapl.config import config_to_dict
 from asr_emapl.data.manifest import open_manifest, read_manifest
@@ -254,3 +255,48 @@ def test_a_setting_that_a_checkpoint_does_not_know_is_absent(corpus, trained):
     assert state["config"] != config_to_dict(config)
     (line,) = require_settings(state, path, config, CharacterTokenizer(), whole=True, allowed=False)
     assert line.endswith("checkpoint.keep: absent -> 2")
+
+
+# A run that started from a seed model, which is trained longer afterwards.
+
+
+@pytest.fixture
+def branch(corpus, trained, tmp_path) -> tuple[Path, tuple[str, ...]]:
+    """A seed run in tmp_path, and the overrides of a run that started from it."""
+    seed = tmp_path / "seed"
+    shutil.copytree(trained, seed)
+    overrides = (f"run_dir={tmp_path / 'branch'}", f"init.checkpoint={seed}", "hours=0.012", *FAST)
+    train(tiny_config(corpus, *overrides))
+    return seed, overrides
+
+
+def test_a_run_whose_seed_was_trained_longer_is_refused(corpus, branch, capsys):
+    seed, overrides = branch
+    train(tiny_config(corpus, *overrides))  # the same seed
+    go_on(corpus, seed)
+    with pytest.raises(UserError, match=r"started from .*seed.*0\.00\d h.*init\.checkpoint is now .*seed"):
+        train(tiny_config(corpus, *overrides))
+    train(tiny_config(corpus, *overrides), allow_changes=True)
+    assert "the run continues from the earlier one" in capsys.readouterr().out
+
+
+def test_a_run_without_its_seed_or_with_a_moved_one_resumes(corpus, branch, tmp_path):
+    seed, overrides = branch
+    seed.rename(tmp_path / "moved")
+    train(tiny_config(corpus, *overrides, "hours=0.013"))
+    train(tiny_config(corpus, *overrides, f"init.checkpoint={tmp_path / 'moved'}", "hours=0.015"))
+
+
+def test_a_run_is_set_aside_only_if_its_seed_was_trained_longer(corpus, branch, tmp_path):
+    seed, overrides = branch
+    run = tmp_path / "branch"
+    assert set_aside(run, seed) is None
+    assert set_aside(tmp_path / "absent", seed) is None
+    for number, hours in ((1, 0.006), (2, 0.009)):
+        go_on(corpus, seed, f"hours={hours}")
+        files = sorted(path.relative_to(run) for path in run.rglob("*"))
+        place = set_aside(run, seed)
+        assert place == tmp_path / "earlier" / f"branch-{number}"
+        assert sorted(path.relative_to(place) for path in place.rglob("*")) == files
+        assert not run.exists()
+        train(tiny_config(corpus, *overrides))

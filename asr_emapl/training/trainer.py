@@ -14,6 +14,7 @@ from asr_emapl.audio.augment import draw_seed
 from asr_emapl.checkpoints import files as checkpoint
 from asr_emapl.checkpoints import resume
 from asr_emapl.checkpoints.manager import CheckpointManager
+from asr_emapl.checkpoints.origin import origin_of, require_origin
 from asr_emapl.config import RunConfig, config_to_dict
 from asr_emapl.data.loader import StepBatch, steps
 from asr_emapl.data.mixture import DataCursor
@@ -96,6 +97,7 @@ class Trainer:
         self.clock, self.step, self.position = AudioClock(SAMPLE_RATE_HZ), 0, DataCursor()
         self.notes: list[str] = []
         self.resumed: dict[str, Any] = {}  # entries of the checkpoint that the run resumes from
+        self.origin: dict[str, Any] = {}  # the checkpoint that the run started from
         # Whether a validation is due after the last step.
         self.validation_due = False
         self._read()
@@ -364,6 +366,7 @@ class Trainer:
             "position": self.position.state_dict(),
             "pseudo_labels": self.labels.state_dict(),
             "contents": self.contents,
+            "origin": self.origin,
             "step": self.step,
             "validation_due": self.validation_due,
             "kappa": self.scaled.kappa,
@@ -384,6 +387,11 @@ class Trainer:
             return 0
         path, state, problems = found
         self.notes += [f"{problem}: using the previous checkpoint" for problem in problems]
+        if is_resume:
+            self.origin = state.get("origin", {})
+            self.notes += require_origin(self.folder, state, init.checkpoint, allowed=self.allow_changes)
+        else:
+            self.origin = origin_of(path, state)
         self._load(state, path, whole=whole)
         if not is_resume:
             return 0

@@ -171,7 +171,10 @@ def main() -> None:
 
     with ThreadPoolExecutor(devices.workers) as pool:
         list(pool.map(run_one, [scan.seed_run(seed) for seed in range(scan.seeds)]))
-        list(pool.map(run_one, list(scan.runs())))
+        runs = list(scan.runs())
+        for run in runs:
+            run.start_again_if_trained_further(scan.seed_run(run.seed))
+        list(pool.map(run_one, runs))
     report(scan)
 
 

@@ -150,6 +150,7 @@ for system in "${systems[@]}"; do
     else
         say "3 train: pseudo-labels, from the seed"
     fi
+    set_aside "runs/$system" runs/seed
     train "$system" init.checkpoint=runs/seed init.keep=run ${strategy[@]+"${strategy[@]}"}
     require "$!"
 done

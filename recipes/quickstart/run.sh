@@ -72,6 +72,7 @@ wait_for "$!"
 say "train from the seed model in parallel: ${systems[*]} (logs: $exp/$runs/<name>.log; shown: ema)"
 processes=()
 for system in "${systems[@]}"; do
+    set_aside "$runs/$system" "$runs/seed"
     : >"$runs/$system.log" # exists before tail opens it
     read -ra settings <<<"$(learns_from "$system")"
     train "$system" init.checkpoint="$runs/seed" "${settings[@]}" >>"$runs/$system.log" 2>&1
