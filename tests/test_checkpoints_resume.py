@@ -17,7 +17,7 @@ from support.tiny import CONFIG, tiny_config
 from asr_emapl.checkpoints import files as checkpoint
 from asr_emapl.checkpoints.origin import set_aside
 from asr_emapl.checkpoints.resume import contents, require_contents, require_settings
-from asr_emapl.config import config_to_dict
+from asr_emapl.config import config_to_dict, load_config
 from asr_emapl.data.manifest import open_manifest, read_manifest
 from asr_emapl.data.manifest_writer import write_manifest
 from asr_emapl.data.mixture import CorpusCursor, DataCursor, MixtureCursor
@@ -253,7 +253,9 @@ def test_a_setting_that_a_checkpoint_does_not_know_is_absent(corpus, trained):
     config = tiny_config(corpus, f"run_dir={trained}", "hours=0.004", *FAST)
     del state["config"]["checkpoint"]["keep"]
     assert state["config"] != config_to_dict(config)
-    (line,) = require_settings(state, path, config, CharacterTokenizer(), whole=True, allowed=False)
+    (line,) = require_settings(
+        state, path, config, CharacterTokenizer(), whole=True, same_run=True, allowed=False
+    )
     assert line.endswith("checkpoint.keep: absent -> 2")
 
 
@@ -300,3 +302,21 @@ def test_a_run_is_set_aside_only_if_its_seed_was_trained_longer(corpus, branch, 
         assert sorted(path.relative_to(place) for path in place.rglob("*")) == files
         assert not run.exists()
         train(tiny_config(corpus, *overrides))
+
+
+def test_a_run_directory_that_was_moved_resumes_in_its_new_place(corpus, run, tmp_path):
+    old = yaml.safe_load((run / "config.yaml").read_text())["run_dir"]
+    before = read_log(run)
+    config = load_config(run / "config.yaml", ["hours=0.006"])
+    assert old != config.run_dir == str(run)
+    assert train(config).parent == run / "checkpoints"
+    assert read_log(run)[: len(before)] == before
+    assert len(read_log(run)) > len(before)
+
+
+def test_a_branch_says_nothing_of_the_settings_in_which_it_differs(corpus, trained, tmp_path, capsys):
+    start = (f"run_dir={tmp_path / 'branch'}", f"init.checkpoint={trained}", "hours=0.006", *FAST)
+    train(tiny_config(corpus, *start, "optimizer.lr=1e-4"))
+    assert "changed since" not in capsys.readouterr().out
+    train(tiny_config(corpus, *start, "optimizer.lr=2e-4", "hours=0.009"))
+    assert "optimizer.lr: 0.0001 -> 0.0002\n" in capsys.readouterr().out

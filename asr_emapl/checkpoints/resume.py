@@ -25,16 +25,24 @@ Contents = dict[str, list[str]]
 
 
 def require_settings(
-    state: State, path: Path, config: RunConfig, tokenizer: Tokenizer, *, whole: bool, allowed: bool
+    state: State,
+    path: Path,
+    config: RunConfig,
+    tokenizer: Tokenizer,
+    *,
+    whole: bool,
+    same_run: bool,
+    allowed: bool,
 ) -> list[str]:
     """Compare a run's settings with those in a checkpoint.
 
     Args:
-        whole: the run resumes from the checkpoint; otherwise it loads only the weights.
+        whole: the run continues from the state of the checkpoint; otherwise it loads only the weights.
+        same_run: the checkpoint is one of the run itself.
         allowed: accept all changes of settings.
 
     Returns:
-        One line per setting that differs; if only the weights are loaded, per accepted change.
+        One line per setting that differs; for a checkpoint of another run, per accepted change.
 
     Raises:
         UserError: features or tokenizer differ; or, in a run that resumes, the seed, the reference batch or
@@ -56,7 +64,9 @@ def require_settings(
         refused.append(f"another tokenizer: {saved!r} -> {tokenizer!r} ({config.tokenizer})")
     if refused and not allowed:
         raise UserError(f"changed since checkpoint {path}: {'; '.join(refused)}; {_REMEDY}")
-    return [f"changed since checkpoint {path}: {text}" for text in (changes.values() if whole else refused)]
+    return [
+        f"changed since checkpoint {path}: {text}" for text in (changes.values() if same_run else refused)
+    ]
 
 
 def contents(manifests: Sequence[Manifest], *, apart: bool) -> list[str]:

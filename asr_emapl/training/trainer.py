@@ -387,20 +387,24 @@ class Trainer:
             return 0
         path, state, problems = found
         self.notes += [f"{problem}: using the previous checkpoint" for problem in problems]
-        if is_resume:
-            self.origin = state.get("origin", {})
-            self.notes += require_origin(self.folder, state, init.checkpoint, allowed=self.allow_changes)
-        else:
-            self.origin = origin_of(path, state)
-        self._load(state, path, whole=whole)
+        self._load(state, path, whole=whole, same_run=is_resume)
         if not is_resume:
+            self.origin = origin_of(path, state)
             return 0
+        self.origin = state.get("origin", {})
+        self.notes += require_origin(self.folder, state, init.checkpoint, allowed=self.allow_changes)
         self.validation_due = bool(state.get("validation_due"))
         return int(state["log_lines"])
 
-    def _load(self, state: dict[str, Any], path: Path, *, whole: bool) -> None:
+    def _load(self, state: dict[str, Any], path: Path, *, whole: bool, same_run: bool) -> None:
         self.notes += resume.require_settings(
-            state, path, self.config, self.tokenizer, whole=whole, allowed=self.allow_changes
+            state,
+            path,
+            self.config,
+            self.tokenizer,
+            whole=whole,
+            same_run=same_run,
+            allowed=self.allow_changes,
         )
         student = unwrap(self.student)
         with checkpoint.fitting(path, self.config.model.target):
