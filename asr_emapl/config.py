@@ -75,8 +75,8 @@ class RunConfig:
 
     root: Text | None = None
     """Folder that relative paths in this file are resolved against. A relative root is resolved against the
-    folder of the file; null: the current working directory. Relative paths in key=value on the command line are
-    always resolved against the current working directory."""
+    folder of the file; null: the current working directory. Relative paths in key=value on the command line
+    are always resolved against the current working directory."""
     run_dir: Place = "runs/run"
     """Run directory; rerun with the same one to resume."""
     seed: Annotated[int, Ge(-(2**63)), Le(2**63 - 1)] = 0

@@ -75,7 +75,7 @@ def value_of(config: Any, key: str) -> str:
 
 
 def with_places(values: Mapping[str, Any], cls: type, change: Callable[[str], str]) -> dict[str, Any]:
-    """Values of (some) settings of a dataclass, with `change` applied to all paths, also in lists and mappings.
+    """Values of some settings of a dataclass, with `change` applied to all paths, also in lists and mappings.
 
     Unknown keys and values of other types are kept, for the validation to report.
     """

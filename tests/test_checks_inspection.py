@@ -151,6 +151,17 @@ def test_what_manifests_share():
     assert speakers.examples == ["us0", "us1", "us2"]
 
 
+def test_audio_in_two_manifests_is_a_fault():
+    """Also under another id; the same id alone is another matter."""
+    named = [dataclasses.replace(u, id=f"x{u.id}", speaker=None) for u in good(2)]
+    texts, audio = findings(good(), named)
+    assert audio.is_fault
+    assert audio.problem == "audio that is in both 0.jsonl and 1.jsonl: 2 utterances"
+    assert audio.examples == ["u0 = xu0", "u1 = xu1"]
+    assert "for validation" in audio.remedy
+    assert not texts.is_fault
+
+
 def test_examples_name_their_manifest_if_there_are_several():
     assert one(good(), [Utterance("a", "/a", 0.1)]).examples == ["a (1.jsonl)"]
 

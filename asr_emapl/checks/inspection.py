@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.data.batch_plan import BatchConfig
+from asr_emapl.data.shared_audio import shared_audio
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.data.verify import verify
 from asr_emapl.errors import UserError, counted, listing
@@ -309,12 +310,14 @@ def _rate_findings(placed: list[_Placed]) -> list[Finding]:
 
 
 def _duplicates(placed: list[_Placed]) -> list[Finding]:
-    same_audio = _groups(
-        placed, lambda u: (u.audio, u.byte_range, u.channel, round(u.offset * SAMPLE_RATE_HZ))
-    )
+    def place(p: _Placed) -> Hashable:  # `_shared` compares manifests with each other
+        u = p.utterance
+        return p.manifest, u.audio, u.byte_range, u.channel, round(u.offset * SAMPLE_RATE_HZ)
+
+    same_audio = _groups(placed, place)
     known = {id(p) for group in same_audio for p in group}
     others = [p for p in placed if id(p) not in known and p.text.strip()]
-    same_text = _groups(others, lambda u: (u.text, u.samples))
+    same_text = _groups(others, lambda p: (p.text, p.utterance.samples))
     kinds = (
         (
             same_audio,
@@ -339,13 +342,27 @@ def _duplicates(placed: list[_Placed]) -> list[Finding]:
 
 
 def _shared(manifests: Mapping[str, Sequence[Utterance]]) -> list[Finding]:
-    """Find ids and speakers shared between manifests, pair by pair."""
+    """Find audio, ids and speakers shared between manifests, pair by pair."""
     findings = []
     names = list(manifests)
     ids = {name: {u.id for u in manifests[name]} for name in names}
     speakers = {name: {u.speaker for u in manifests[name] if u.speaker is not None} for name in names}
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
+            if same := shared_audio(manifests[one], manifests[other]):
+                findings.append(
+                    _finding(
+                        f"audio that is in both {one} and {other}: {counted(len(same), 'utterance')}",
+                        [
+                            pair.training.id
+                            if pair.training.id == pair.utterance.id
+                            else f"{pair.training.id} = {pair.utterance.id}"
+                            for pair in same
+                        ],
+                        "if one of them is for validation, remove this audio from the other; otherwise, from "
+                        "one of them",
+                    )
+                )
             if both := ids[one] & ids[other]:
                 findings.append(
                     _finding(
@@ -382,12 +399,12 @@ def _encodes(tokenizer: Tokenizer, letter: str) -> bool:
     return True
 
 
-def _groups(placed: Iterable[_Placed], key: Callable[[Utterance], Hashable]) -> list[list[_Placed]]:
+def _groups(placed: Iterable[_Placed], key: Callable[[_Placed], Hashable]) -> list[list[_Placed]]:
     """Group utterances by key; return groups with more than one member."""
     first: dict[Hashable, _Placed] = {}
     groups: dict[Hashable, list[_Placed]] = {}
     for p in placed:
-        content = key(p.utterance)
+        content = key(p)
         one = first.setdefault(content, p)
         if one is not p:
             groups.setdefault(content, [one]).append(p)

@@ -76,6 +76,11 @@ class Manifest(LazySequence[Utterance]):
     def __len__(self) -> int:
         return len(self.samples)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether all utterances are in memory; otherwise each is read on access."""
+        return self._utterances is not None
+
     def content_hash(self) -> str:
         """A hash of the utterances in their order: ids, lengths and checksums of their lines."""
         return column_digest(self._columns[name] for name in ("id_hash", "samples", "crc32"))
