@@ -12,6 +12,9 @@ is_current() {
     for input in "$@"; do [[ $file -nt $input ]] || return 1; done
 }
 
+# check_overrides CONFIG OVERRIDE...: fail if the config does not accept one of the overrides.
+check_overrides() { asr-emapl settings seed --config "$@" >/dev/null || exit 2; }
+
 # pseudo_label_start CONFIG [OVERRIDE...]: hours of the seed model; fails if the run would end before.
 pseudo_label_start() {
     local start hours

@@ -127,12 +127,19 @@ def test_an_interval_excludes_0_or_not():
     assert interval([-1.0, 1.0]) == "+0.0 (-12.7 to +12.7)"
 
 
-@pytest.mark.parametrize("arguments", [["--config", "nowhere.yaml"], ["--hours"], ["--frobnicate"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["--config", "nowhere.yaml"], ["--hours"], ["--frobnicate"]),
+        *(["--systems", "emma"], ["--seeds", "1"], ["--", "optimiser.lr=1"]),
+    ],
+)
 def test_usage_errors_are_one_line(tmp_path, arguments):
     command = ["bash", str(RECIPE / "run.sh"), "--exp", str(tmp_path), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
+    assert len([line for line in done.stderr.splitlines() if not line.startswith("note:")]) == 1
+    assert not list(tmp_path.iterdir()), "nothing was rendered"
 
 
 @pytest.mark.slow

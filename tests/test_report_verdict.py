@@ -57,4 +57,4 @@ def test_it_is_printed_and_on_the_page(tmp_path):
     found = runs(tmp_path, ema=("ema", [99.0, 98.0]))
     assert "almost nothing" in render(found, None, 5)
     page = tmp_path / "page.html"
-    assert "warning: the run recognises almost nothing" in call("report", tmp_path / "ema", "--out", page).err
+    assert "warning: the run recognises almost nothing" in call("report", tmp_path / "ema", "--out", page).out

@@ -15,7 +15,7 @@ from asr_emapl.cli.scoring import labelled
 from asr_emapl.errors import UserError
 from asr_emapl.runs.reader import run_files
 from asr_emapl.storage import check_outputs
-from asr_emapl.terminal import print_table, say, warn
+from asr_emapl.terminal import print_table, say
 
 if TYPE_CHECKING:
     from asr_emapl.report.comparison import Decoded
@@ -100,7 +100,7 @@ def _print_tables(runs: list[Run], usages: Mapping[str, Usage]) -> None:
     for label, usage in usages.items():
         say(f"{label}: {usage.advice()}")
     for line in verdict(runs):
-        warn(f"warning: {line}")
+        say(f"warning: {line}")
 
 
 def _check(

@@ -134,7 +134,8 @@ def open_manifest(path: str | Path, *, require_text: bool = False) -> Manifest:
             if index is None:
                 return Manifest(local, scan.columns, ids=scan.ids)
     if require_text and index.header.without_text:
-        raise wrong_lines(local, [], index.header.without_text_lines, index.header.without_text)
+        header = index.header
+        raise wrong_lines(local, [], header.without_text_lines, header.without_text, header.count)
     return _of_index(local, index)
 
 

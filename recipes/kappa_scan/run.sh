@@ -14,7 +14,7 @@ usage: bash recipes/kappa_scan/run.sh [options] [-- key=value ...]
   --workers N     number of runs in parallel (default: one per core, or one per GPU)
   --exp DIR       output folder, the base of relative paths in the config
                   (default: exp/kappa_scan in the repository root)
-  -- key=value    overrides the config
+  -- key=value    overrides the config; relative paths start from the output folder
 
 For each seed, trains a supervised seed model for pseudo_labels.start_hours. From the seed model, trains runs with a
 constant learning rate: at each kappa with the full rule, with the optimizer's rule alone (rho unscaled) and without
@@ -50,6 +50,9 @@ config=$(realpath -- "$config")
 
 # shellcheck source=recipes/environment.sh
 source "$root/recipes/environment.sh"
+export PYTHONPATH=$root/recipes${PYTHONPATH:+:$PYTHONPATH}
+command=("$PYTHON" "$here/scan.py" --config "$config" ${options[@]+"${options[@]}"})
+"${command[@]}" --check -- ${overrides[@]+"${overrides[@]}"}
 mkdir -p -- "$exp"
 cd -- "$exp"
 if [[ $config == "$quickstart" ]]; then
@@ -57,7 +60,6 @@ if [[ $config == "$quickstart" ]]; then
     asr-emapl prepare rendered --out data --seed 4 --labelled-minutes 12
     [[ -f data/characters.json ]] || asr-emapl tokenizer --out data/characters.json
 fi
-export PYTHONPATH=$root/recipes${PYTHONPATH:+:$PYTHONPATH}
-start "$PYTHON" "$here/scan.py" --config "$config" ${options[@]+"${options[@]}"} -- ${overrides[@]+"${overrides[@]}"}
+start "${command[@]}" -- ${overrides[@]+"${overrides[@]}"}
 wait_for "$!"
 exit "${status_of[$!]}"

@@ -153,6 +153,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--systems", default="ema,supervised")
     parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--check", action="store_true", help="only check the options")
     parser.add_argument("overrides", nargs="*")
     chosen = parser.parse_args()
     config = load_config(chosen.config, chosen.overrides)
@@ -164,6 +165,8 @@ def main() -> None:
         raise UserError(f"--systems {chosen.systems}: choose from ema and supervised")
     if not scan.start_hours > 0.0:
         raise UserError("pseudo_labels.start_hours must be above 0, because the seed run ends there")
+    if chosen.check:
+        return
     devices = Devices(chosen.workers)
 
     def run_one(run: Run) -> None:

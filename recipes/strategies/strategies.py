@@ -207,6 +207,8 @@ def main() -> None:
     systems: dict[str, dict[str, Any]] = yaml.safe_load(chosen.systems_file.read_text())
     names = _chosen(chosen.systems, systems, chosen.external)
     config = load_config(chosen.config, chosen.overrides)
+    if chosen.check:
+        return
     if not chosen.table:
         comparisons = [
             Comparison(
@@ -239,6 +241,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--validations", type=int, default=8)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--check", action="store_true", help="only check the options")
     parser.add_argument("overrides", nargs="*")
     return parser.parse_args()
 
