@@ -249,8 +249,8 @@ pseudo_labels: {strategy: ema, start_hours: 50}
 
 
 NOMINAL = (
-    "kappa is nominal, of padded seconds, because manifests are missing: data.labelled (empty), data.unlabelled "
-    "(empty); relative paths start from the current folder, unless the config sets root"
+    "kappa is nominal, of padded seconds, because manifests are missing: data.labelled (empty), "
+    "data.unlabelled (empty); relative paths start from the current folder, unless the config sets root"
 )
 
 

@@ -197,7 +197,7 @@ class Trainer:
                 while self.clock.hours < config.hours and not stopped:
                     stopped = self._run_stage()
                 if stopped and self.stop.signal:
-                    where = f"stopped by {self.stop.signal.name} at {self.clock.hours:.3f} h"
+                    where = f"stopped as requested at {self.clock.hours:.3f} h"
                     self.log.say(f"{where}; rerun the same command to resume")
                 self.watch.at("writing the last checkpoint")
                 return self.saving.last()
