@@ -104,7 +104,17 @@ def test_from_folders_of_audio_to_a_report(tmp_path, corpus):
     before = {path: path.stat().st_mtime_ns for path in exp.rglob("scores/*")}
     again = recipe(*options, "--", *FAST)
     assert again.returncode == 0, again.stderr
+    assert "lengths in" in done.stdout
+    assert "lengths in" not in again.stdout
+    assert "used as it is" not in again.stderr
     assert {path: path.stat().st_mtime_ns for path in exp.rglob("scores/*")} == before
+    # The seed is trained longer: what began from the earlier one begins again.
+    longer = recipe(*options, "--", *FAST, "pseudo_labels.start_hours=0.015")
+    assert longer.returncode == 0, longer.stderr
+    assert "runs/ema starts again; the earlier run is in runs/earlier/ema-1" in longer.stdout
+    assert hours_of(exp / "runs/earlier/ema-1/log.jsonl") == ema
+    assert hours_of(exp / "runs/ema/log.jsonl")[0] > 0.015
+    assert "almost nothing: the lowest WER" in longer.stdout
     # Another corpus with the model of this one.
     tuned = tmp_path / "tuned"
     done = recipe(*corpus, "--exp", tuned, "--init", exp / "runs/ema", "--hours", "0.02", "--", *FAST[:3])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
@@ -345,7 +345,7 @@ def _shared(manifests: Mapping[str, Sequence[Utterance]]) -> list[Finding]:
     """Find audio, ids and speakers shared between manifests, pair by pair."""
     findings = []
     names = list(manifests)
-    ids = {name: {u.id for u in manifests[name]} for name in names}
+    texts = {name: {u.id: u.text for u in manifests[name]} for name in names}
     speakers = {name: {u.speaker for u in manifests[name] if u.speaker is not None} for name in names}
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
@@ -363,14 +363,7 @@ def _shared(manifests: Mapping[str, Sequence[Utterance]]) -> list[Finding]:
                         "one of them",
                     )
                 )
-            if both := ids[one] & ids[other]:
-                findings.append(
-                    _finding(
-                        f"ids that are in both {one} and {other}: {len(both)}",
-                        sorted(both),
-                        "make ids unique, or remove the utterances from one of the manifests",
-                    )
-                )
+            findings += _shared_ids(f"{one} and {other}", texts[one], texts[other])
             if common := speakers[one] & speakers[other]:
                 findings.append(
                     _finding(
@@ -381,6 +374,21 @@ def _shared(manifests: Mapping[str, Sequence[Utterance]]) -> list[Finding]:
                     )
                 )
     return findings
+
+
+def _shared_ids(
+    where: str, one: Mapping[str, str | None], other: Mapping[str, str | None]
+) -> Iterator[Finding]:
+    """Find ids in two manifests (id -> text). Files of two folders may have equal names and other content."""
+    both = sorted(one.keys() & other.keys())
+    same = [id_ for id_ in both if one[id_] is not None and one[id_] == other[id_]]
+    if same:
+        remedy = "make ids unique, or remove the utterances from one of the manifests"
+        yield _finding(f"ids with the same transcript in both {where}: {len(same)}", same, remedy)
+    if len(both) > len(same):
+        others = sorted(set(both) - set(same))
+        remedy = "nothing, if files of different folders have equal names"
+        yield _finding(f"ids that are in both {where}: {len(others)}", others, remedy, is_fault=False)
 
 
 def _unknown(placed: Sequence[_Placed], tokenizer: Tokenizer) -> set[str]:

@@ -102,8 +102,9 @@ rates = [r["wer"]["teacher/dev"] for r in records if "teacher/dev" in r.get("wer
 if rates and rates[-1] > 50.0:
     print(
         f"warning: the seed's teacher has {rates[-1]:.0f} % WER; above about 50 %, pseudo-labels seldom help. "
-        "Train the seed longer (raise hours and pseudo_labels.start_hours in config.yaml and rerun), add "
-        "transcripts, or start from a model (--init).", file=sys.stderr
+        "Train the seed longer (raise hours and pseudo_labels.start_hours in config.yaml and rerun: this continues "
+        "the seed and starts the pseudo-label run again), add transcripts, or start from a model (--init).",
+        file=sys.stderr,
     )
 PYTHON
 }
@@ -136,10 +137,12 @@ if [[ ! -s $tokenizer ]]; then
 fi
 if [[ -s config.yaml ]]; then
     echo "config.yaml already exists (delete it to create a new one)"
-    ((${#options[@]} == 0)) || echo "warning: it is used as it is, without ${options[*]}" >&2
+    ((${#options[@]} == 0)) || [[ "${options[*]}" == "$(cat data/config-options.txt 2>/dev/null)" ]] ||
+        echo "warning: it is used as it is, without ${options[*]}" >&2
 else
     asr-emapl init-config --labelled data/labelled.jsonl --unlabelled data/unlabelled.jsonl --dev data/dev.jsonl \
         --tokenizer "$tokenizer" --out config.yaml ${options[@]+"${options[@]}"}
+    echo "${options[*]}" >data/config-options.txt
 fi
 manifests=(data/labelled.jsonl data/unlabelled.jsonl data/dev.jsonl)
 if is_current data/inspection.txt config.yaml "${manifests[@]}"; then
