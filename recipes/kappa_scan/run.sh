@@ -12,9 +12,9 @@ usage: bash recipes/kappa_scan/run.sh [options] [-- key=value ...]
   --seeds N       number of runs of each kind; each seed has its own seed model (default 4)
   --systems LIST  ema: pseudo-labels; supervised: the transcripts of the unlabelled audio (default: both)
   --workers N     number of runs in parallel (default: one per core, or one per GPU)
-  --exp DIR       output folder, the base of relative paths in the config
+  --exp DIR       output folder, the base of relative paths in config and overrides
                   (default: exp/kappa_scan in the repository root)
-  -- key=value    overrides the config; relative paths start from the output folder
+  -- key=value    overrides the config
 
 For each seed, trains a supervised seed model for pseudo_labels.start_hours. From the seed model, trains runs with a
 constant learning rate: at each kappa with the full rule, with the optimizer's rule alone (rho unscaled) and without
