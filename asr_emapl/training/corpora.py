@@ -14,8 +14,8 @@ from asr_emapl.config import RunConfig
 from asr_emapl.data.corpus import Corpus, TokenTable
 from asr_emapl.data.loader import DataConfig, StepDataset
 from asr_emapl.data.manifest import read_manifest
-from asr_emapl.data.stored_features import stored_by
 from asr_emapl.data.shared_audio import shared_audio
+from asr_emapl.data.stored_features import stored_by
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UnreachableError, UserError, counted, list_findings
 from asr_emapl.pseudo_labels.external import Spelling
