@@ -191,6 +191,17 @@ def _documents(cls: type) -> dict[str, str]:
     return found
 
 
+def with_defaults(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values, with those of `defaults` for missing keys."""
+    filled = {
+        key: with_defaults(value, defaults[key])
+        if isinstance(value, Mapping) and isinstance(defaults.get(key), Mapping)
+        else value
+        for key, value in values.items()
+    }
+    return {**defaults, **filled}
+
+
 def setting_changes(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Key and "key: old -> new" of each entry that differs between two nested mappings."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):

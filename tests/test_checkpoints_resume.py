@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -257,6 +258,16 @@ def test_a_setting_that_a_checkpoint_does_not_know_is_absent(corpus, trained):
         state, path, config, CharacterTokenizer(), whole=True, same_run=True, allowed=False
     )
     assert line.endswith("checkpoint.keep: absent -> 2")
+
+
+def test_a_setting_newer_than_the_checkpoint_is_refused_only_if_it_is_not_the_default(corpus, trained):
+    state, path = state_of(trained)
+    del state["config"]["features"]["hop_ms"]
+    for hop, is_refused in ((10.0, False), (20.0, True)):
+        config = tiny_config(corpus, f"run_dir={trained}", "hours=0.004", *FAST, f"features.hop_ms={hop}")
+        check = (state, path, config, CharacterTokenizer())
+        with pytest.raises(UserError, match="hop_ms") if is_refused else nullcontext():
+            require_settings(*check, whole=True, same_run=True, allowed=False)
 
 
 # A run that started from a seed model, which is trained longer afterwards.

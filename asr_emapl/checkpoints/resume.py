@@ -12,7 +12,7 @@ from asr_emapl.data.manifest import Manifest, column_digest
 from asr_emapl.data.mixture import DataCursor
 from asr_emapl.errors import UserError
 from asr_emapl.runs.reader import CONFIG
-from asr_emapl.settings import setting_changes
+from asr_emapl.settings import setting_changes, with_defaults
 from asr_emapl.text.tokenizer import Tokenizer
 
 # Rejected changes; the first also if only the weights are loaded.
@@ -56,9 +56,16 @@ def require_settings(
                 f"checkpoint {path} was trained with optimizer.name={theirs}, not {mine}; use {theirs}, or "
                 "start another run from the weights (init.checkpoint, init.keep=weights)"
             )
-    changes = dict(setting_changes(state["config"], config_to_dict(config)))
+    now = config_to_dict(config)
+    changes = dict(setting_changes(state["config"], now))
+    # A setting that is newer than the checkpoint is no change if it has its default value.
+    defaults = with_defaults(state["config"], config_to_dict(RunConfig()))
     keys = _REFUSED if whole else _REFUSED_WITH_WEIGHTS
-    refused = [text for key, text in changes.items() if any(f"{key}.".startswith(f"{k}.") for k in keys)]
+    refused = [
+        text
+        for key, text in setting_changes(defaults, now)
+        if any(f"{key}.".startswith(f"{k}.") for k in keys)
+    ]
     saved = read_tokenizer(path, state)
     if saved.fingerprint != tokenizer.fingerprint:
         refused.append(f"another tokenizer: {saved!r} -> {tokenizer!r} ({config.tokenizer})")
