@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -25,6 +26,7 @@ from asr_emapl.errors import UserError
 from asr_emapl.hyperparameters import OptimizerConfig, ScheduleConfig, TeacherConfig
 from asr_emapl.models.contract import ModelConfig
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
+from asr_emapl.runs.reader import CHECKPOINTS, CONFIG
 from asr_emapl.settings import (
     Hours,
     Place,
@@ -32,10 +34,10 @@ from asr_emapl.settings import (
     Text,
     allowed,
     allowed_item,
-    change_places,
     describe,
     group_of,
     part_of,
+    with_places,
 )
 from asr_emapl.storage import is_url, write
 from asr_emapl.storage.yaml_text import parse_yaml, read_yaml, require_bounded
@@ -72,8 +74,9 @@ class RunConfig:
     """All settings of a run. Times are in hours of audio consumed over all ranks."""
 
     root: Text | None = None
-    """Folder that relative paths in this config are resolved against. A relative root is resolved against the
-    folder of the config file; null: the current working directory."""
+    """Folder that relative paths in this file are resolved against. A relative root is resolved against the
+    folder of the file; null: the current working directory. Relative paths in key=value on the command line
+    are always resolved against the current working directory."""
     run_dir: Place = "runs/run"
     """Run directory; rerun with the same one to resume."""
     seed: Annotated[int, Ge(-(2**63)), Le(2**63 - 1)] = 0
@@ -102,27 +105,62 @@ class RunConfig:
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file and apply overrides such as "optimizer.lr=0.001".
 
+    Relative paths in overrides are resolved against the current working directory, those in the file against
+    `root`. The run directory of a config.yaml that a run wrote is the folder of the file, even if the folder
+    was moved.
+
     Raises:
         UserError: the file is missing, its YAML is invalid, a key is unknown or a value is invalid; names the
             file and the key.
     """
     values = read_yaml(path)
     values = _require_mapping({} if values is None else values, f"config {path}")
-    config = _validated(values, f"config {path}")
-    for override in overrides:
-        place = f"override {override!r}"
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise UserError(f"{place}: write key=value, for example optimizer.lr=0.001")
-        try:
-            value = parse_yaml(text)
-        except ValueError as error:
-            raise UserError(f"{place}: {' '.join(key.split())}: {error}") from error
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        values = _merged(values, value)
+    written = _validated(values, f"config {path}")
+    if _has_moved(path, written):
+        values = values | {"run_dir": str(path.parent.absolute())}
+    changes = [(f"override {text!r}", _parsed(text)) for text in overrides]
+    config = _with_changes(values, changes) or _validated(values, f"config {path}")
+    if config.root is None:
+        return config
+    changes = [(place, _resolved(change, Path.cwd())) for place, change in changes]
+    config = _with_changes(values, changes) or config
+    is_typed = any("root" in change for _, change in changes)
+    root = (Path.cwd() if is_typed else path.parent.absolute()) / str(config.root)
+    # Paths that are already absolute do not change; the others are those of the file and defaults.
+    return config_from_dict(_resolved(config_to_dict(config), root) | {"root": None}, f"config {path}")
+
+
+def _parsed(override: str) -> dict[str, Any]:
+    """The nested mapping of an override, for example {"optimizer": {"lr": 0.001}}."""
+    place = f"override {override!r}"
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"{place}: write key=value, for example optimizer.lr=0.001")
+    try:
+        value = parse_yaml(text)
+    except ValueError as error:
+        raise UserError(f"{place}: {' '.join(key.split())}: {error}") from error
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def _with_changes(values: dict[str, Any], changes: Sequence[tuple[str, dict[str, Any]]]) -> RunConfig | None:
+    """The config after changes, each validated by itself for an error that names it; None without changes."""
+    config = None
+    for place, change in changes:
+        values = _merged(values, change)
         config = _validated(values, place)
-    return config if config.root is None else _rooted(config, path.parent / config.root)
+    return config
+
+
+def _has_moved(path: Path, config: RunConfig) -> bool:
+    """Whether a file is the config.yaml of a run (or an earlier one beside it) whose folder was moved."""
+    is_of_run = path.name == CONFIG or fnmatch(path.name, "config.step-*.yaml")
+    if not is_of_run or not (path.parent / CHECKPOINTS).is_dir():
+        return False
+    root = Path.cwd() if config.root is None else path.parent / config.root
+    return os.path.realpath(root / config.run_dir) != os.path.realpath(path.parent)
 
 
 def config_from_dict(values: dict[str, Any], place: str) -> RunConfig:
@@ -148,12 +186,11 @@ def write_config(path: Path, config: RunConfig) -> None:
     write(path, yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
 
 
-def _rooted(config: RunConfig, root: Path) -> RunConfig:
-    """Make the config's paths absolute, resolved against `root`."""
-    folder = root.absolute()
-    change_places(config, lambda path: path if is_url(path) else os.path.normpath(folder / path))
-    config.root = None
-    return config
+def _resolved(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Values of a config whose paths are resolved against an absolute folder."""
+    return with_places(
+        values, RunConfig, lambda path: path if is_url(path) else os.path.normpath(folder / path)
+    )
 
 
 @cache

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from asr_emapl.terminal import put, visible, warn
+from asr_emapl.terminal import put, time_text, visible, warn
 
 _LINE_EVERY_S = 30.0  # shorter tasks print nothing
 _NAME_CHARACTERS = 30  # last characters of a file name that are shown
@@ -68,7 +68,7 @@ class Progress:
             left = max(0.0, self.total - self.done) / max(speed, 1e-9)
             warn(
                 f"{self.label}: {self.done:.0f} of {self.total:.0f} s of audio, {speed:.0f} x real time, "
-                f"{left / 60:.0f} min left"
+                f"{time_text(left)} left"
             )
 
     def print(self, text: str) -> None:

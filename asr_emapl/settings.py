@@ -26,7 +26,7 @@ from annotated_types import Ge, Gt, Le, Len, Lt, Predicate
 Text = Annotated[str, Len(1)]
 _IS_PATH = "path"
 Place = Annotated[str, Len(1), _IS_PATH]
-"""A path or URL; relative paths are resolved against the root of the config (`change_places`)."""
+"""A path or URL; relative paths are resolved as `config.load_config` describes."""
 _IS_IMPORT = "import path"
 ImportPath = Annotated[str, Predicate(lambda text: re.fullmatch(r"[\w.]+:\w+", text) is not None), _IS_IMPORT]
 """The import path of a class or function."""
@@ -74,20 +74,29 @@ def value_of(config: Any, key: str) -> str:
     return _shown(config)
 
 
-def change_places(config: Any, change: Callable[[str], str]) -> None:
-    """Apply `change` in place to all paths of a config, including those in lists and mappings."""
-    for name, hint in typing.get_type_hints(type(config), include_extras=True).items():
-        value = getattr(config, name)
-        if is_dataclass(value):
-            change_places(value, change)
-        elif value is not None and _holds_places(hint):
-            if isinstance(value, list):
-                value = [change(item) for item in value]
-            elif isinstance(value, dict):
-                value = {key: change(item) for key, item in value.items()}
-            else:
-                value = change(value)
-            setattr(config, name, value)
+def with_places(values: Mapping[str, Any], cls: type, change: Callable[[str], str]) -> dict[str, Any]:
+    """Values of some settings of a dataclass, with `change` applied to all paths, also in lists and mappings.
+
+    Unknown keys and values of other types are kept, for the validation to report.
+    """
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {
+        key: _with_places(value, hints[key], change) if key in hints else value
+        for key, value in values.items()
+    }
+
+
+def _with_places(value: Any, hint: Any, change: Callable[[str], str]) -> Any:
+    group = group_of(hint)
+    if group is not None:
+        return with_places(value, group, change) if isinstance(value, Mapping) else value
+    if not _holds_places(hint):
+        return value
+    if isinstance(value, Mapping):
+        return {key: _with_places(item, hint, change) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_places(item, hint, change) for item in value]
+    return change(value) if isinstance(value, str) and value else value
 
 
 def _holds_places(hint: Any) -> bool:
@@ -180,6 +189,17 @@ def _documents(cls: type) -> dict[str, str]:
         if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and is_documented:
             found[before.target.id] = " ".join(ast.literal_eval(after.value).split())  # type: ignore[attr-defined]
     return found
+
+
+def with_defaults(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values, with those of `defaults` for missing keys."""
+    filled = {
+        key: with_defaults(value, defaults[key])
+        if isinstance(value, Mapping) and isinstance(defaults.get(key), Mapping)
+        else value
+        for key, value in values.items()
+    }
+    return {**defaults, **filled}
 
 
 def setting_changes(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -40,6 +40,13 @@ def warn(text: str) -> None:
     print(visible(text), file=sys.stderr, flush=True)
 
 
+def time_text(seconds: float) -> str:
+    """A wall-clock time for people: "40 s", "12 min", "3.4 h"."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
+
+
 def say_written(out: str | os.PathLike[str], text: str) -> None:
     """Print a line about the file `out`: to standard error if `out` is standard output."""
     (warn if is_standard_output(out) else say)(text)

@@ -185,7 +185,8 @@ def _text_faults(text: str | None, spelling: Preset) -> list[str]:
     if not text:
         return ["empty transcript (add it)"]
     strange = spelling.strange(text)
-    return [f"invalid text {strange!r} (spell it out, or choose another --text)"] if strange else []
+    remedy = "spell it out, or choose another normalisation: asr-emapl prepare --text"
+    return [f"invalid text {strange!r} ({remedy})"] if strange else []
 
 
 def _audio_faults(candidate: Candidate, fact: AudioFacts) -> list[str]:

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.data.manifest_writer import write_manifest
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UserError, counted
 from asr_emapl.storage import check_outputs, read_lines
 from asr_emapl.text.needed import AUTO
 from data_prep.candidates import Candidate, Prepared, check, preset, settle
@@ -45,6 +45,7 @@ def prepare(
     name: str = "",
     table: Path | None = None,
     text: str = AUTO,
+    require_text: bool = False,
     leave_out: bool = False,
     speaker_folders: bool = False,
     workers: int = 2,
@@ -64,13 +65,15 @@ def prepare(
             `id` and `speaker`; replaces the folder search.
         text: a preset of `asr_emapl.text.normalise`; "auto": inferred from the transcripts; "none": omit the
             transcripts.
+        require_text: raise if there are no transcripts at all.
         leave_out: skip invalid utterances instead of raising. A malformed table or inconsistent Kaldi files
             always raise.
         speaker_folders: use the folder name as speaker if the speaker is unknown.
         workers: threads that read headers.
 
     Raises:
-        UserError: there is no audio, or there are faults. The first faults are listed, the others counted.
+        UserError: there is no audio, there are no transcripts but they are required, or there are faults. The
+            first faults are listed, the others counted.
     """
     source = Path(source)
     if text not in (AUTO, NO_TEXT):
@@ -91,6 +94,11 @@ def prepare(
         text = AUTO
     if not candidates:
         raise UserError(f"{table or source}: has no audio (known extensions: {', '.join(sorted(AUDIO))})")
+    if require_text and all(candidate.text is None and not candidate.fault for candidate in candidates):
+        raise UserError(
+            f"{table or source}: {counted(len(candidates), 'audio file')}, but no transcripts (put a .txt "
+            "file beside each audio file, or use a CSV or TSV with the columns path and text)"
+        )
     found = check(candidates, preset(text, candidates), workers)
     found.notes.extend(notes)
     notes = settle(name, found, leave_out)

@@ -12,6 +12,9 @@ is_current() {
     for input in "$@"; do [[ $file -nt $input ]] || return 1; done
 }
 
+# check_overrides CONFIG OVERRIDE...: fail if the config does not accept one of the overrides.
+check_overrides() { asr-emapl settings seed --config "$@" >/dev/null || exit 2; }
+
 # pseudo_label_start CONFIG [OVERRIDE...]: hours of the seed model; fails if the run would end before.
 pseudo_label_start() {
     local start hours
@@ -24,6 +27,22 @@ pseudo_label_start() {
 
 # newest_checkpoint RUN: path of the newest checkpoint.
 newest_checkpoint() { find "$1/checkpoints" -regex '.*/step-[0-9]*\.pt' | sort | tail -n 1; }
+
+# set_aside RUN SEED: move RUN to earlier/ beside it if SEED has been trained further since RUN started from it.
+set_aside() {
+    "$PYTHON" - "$1" "$2" <<'PYTHON'
+import sys
+from pathlib import Path
+from asr_emapl.checkpoints.origin import set_aside
+from asr_emapl.errors import UserError
+try:
+    place = set_aside(Path(sys.argv[1]), Path(sys.argv[2]))
+except UserError as error:
+    sys.exit(f"error: {error}")
+if place is not None:
+    print(f"{sys.argv[2]} has another checkpoint now: {sys.argv[1]} starts again; the earlier run is in {place}")
+PYTHON
+}
 
 # Process ids of torchrun. Its children get the signals, because torchrun itself would exit with status 1.
 declare -A torchruns=()

@@ -17,6 +17,7 @@ from typing import TextIO
 import torch
 
 from asr_emapl.checkpoints.files import checkpoint_paths
+from asr_emapl.checkpoints.origin import set_aside
 from asr_emapl.errors import UserError
 
 
@@ -33,6 +34,11 @@ class Run:
         return self.name.rpartition("-seed")[0]
 
     @property
+    def seed(self) -> int:
+        """The seed, the number at the end of the name."""
+        return int(self.name.rpartition("-seed")[2])
+
+    @property
     def folder(self) -> Path:
         """The run directory."""
         return Path("runs") / self.name
@@ -43,6 +49,12 @@ class Run:
         earlier = json.loads(times.read_text()) if times.exists() else []
         self.folder.mkdir(parents=True, exist_ok=True)
         times.write_text(json.dumps([*earlier, round(seconds, 1)]) + "\n")
+
+    def start_again_if_trained_further(self, seed: Run) -> None:
+        """Move the run to runs/earlier/ if `seed` has another checkpoint since this run started from it."""
+        place = set_aside(self.folder, seed.folder)
+        if place is not None:
+            print(f"{self.name}: starts again from {seed.name}; the earlier run is in {place}", flush=True)
 
     @property
     def log(self) -> Path:
@@ -125,8 +137,9 @@ class Devices:
             overrides: for all runs; those of the run have priority.
         """
         changes = (*overrides, *run.overrides, f"run_dir={run.folder}")
-        # Runs with several seeds start from the same checkpoint.
-        self.emapl(["train", "--config", config, *changes, "--allow-changes"], run.log, run.add_time)
+        # A run can start from a seed model that was trained on other data.
+        allow = () if checkpoint_paths(run.folder / "checkpoints") else ("--allow-changes",)
+        self.emapl(["train", "--config", config, *changes, *allow], run.log, run.add_time)
         print(f"{run.name}: trained", flush=True)
 
 

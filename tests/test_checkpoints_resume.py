@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from support.runs import losses, read_log
 from support.tiny import CONFIG, tiny_config
 
 from asr_emapl.checkpoints import files as checkpoint
+from asr_emapl.checkpoints.origin import set_aside
 from asr_emapl.checkpoints.resume import contents, require_contents, require_settings
-from asr_emapl.config import config_to_dict
+from asr_emapl.config import config_to_dict, load_config
 from asr_emapl.data.manifest import open_manifest, read_manifest
 from asr_emapl.data.manifest_writer import write_manifest
 from asr_emapl.data.mixture import CorpusCursor, DataCursor, MixtureCursor
@@ -252,5 +254,80 @@ def test_a_setting_that_a_checkpoint_does_not_know_is_absent(corpus, trained):
     config = tiny_config(corpus, f"run_dir={trained}", "hours=0.004", *FAST)
     del state["config"]["checkpoint"]["keep"]
     assert state["config"] != config_to_dict(config)
-    (line,) = require_settings(state, path, config, CharacterTokenizer(), whole=True, allowed=False)
+    (line,) = require_settings(
+        state, path, config, CharacterTokenizer(), whole=True, same_run=True, allowed=False
+    )
     assert line.endswith("checkpoint.keep: absent -> 2")
+
+
+def test_a_setting_newer_than_the_checkpoint_is_refused_only_if_it_is_not_the_default(corpus, trained):
+    state, path = state_of(trained)
+    del state["config"]["features"]["hop_ms"]
+    for hop, is_refused in ((10.0, False), (20.0, True)):
+        config = tiny_config(corpus, f"run_dir={trained}", "hours=0.004", *FAST, f"features.hop_ms={hop}")
+        check = (state, path, config, CharacterTokenizer())
+        with pytest.raises(UserError, match="hop_ms") if is_refused else nullcontext():
+            require_settings(*check, whole=True, same_run=True, allowed=False)
+
+
+# A run that started from a seed model, which is trained longer afterwards.
+
+
+@pytest.fixture
+def branch(corpus, trained, tmp_path) -> tuple[Path, tuple[str, ...]]:
+    """A seed run in tmp_path, and the overrides of a run that started from it."""
+    seed = tmp_path / "seed"
+    shutil.copytree(trained, seed)
+    overrides = (f"run_dir={tmp_path / 'branch'}", f"init.checkpoint={seed}", "hours=0.012", *FAST)
+    train(tiny_config(corpus, *overrides))
+    return seed, overrides
+
+
+def test_a_run_whose_seed_was_trained_longer_is_refused(corpus, branch, capsys):
+    seed, overrides = branch
+    train(tiny_config(corpus, *overrides))  # the same seed
+    go_on(corpus, seed)
+    with pytest.raises(UserError, match=r"started from .*seed.*0\.00\d h.*init\.checkpoint is now .*seed"):
+        train(tiny_config(corpus, *overrides))
+    train(tiny_config(corpus, *overrides), allow_changes=True)
+    assert "the run continues from the earlier one" in capsys.readouterr().out
+
+
+def test_a_run_without_its_seed_or_with_a_moved_one_resumes(corpus, branch, tmp_path):
+    seed, overrides = branch
+    seed.rename(tmp_path / "moved")
+    train(tiny_config(corpus, *overrides, "hours=0.013"))
+    train(tiny_config(corpus, *overrides, f"init.checkpoint={tmp_path / 'moved'}", "hours=0.015"))
+
+
+def test_a_run_is_set_aside_only_if_its_seed_was_trained_longer(corpus, branch, tmp_path):
+    seed, overrides = branch
+    run = tmp_path / "branch"
+    assert set_aside(run, seed) is None
+    assert set_aside(tmp_path / "absent", seed) is None
+    for number, hours in ((1, 0.006), (2, 0.009)):
+        go_on(corpus, seed, f"hours={hours}")
+        files = sorted(path.relative_to(run) for path in run.rglob("*"))
+        place = set_aside(run, seed)
+        assert place == tmp_path / "earlier" / f"branch-{number}"
+        assert sorted(path.relative_to(place) for path in place.rglob("*")) == files
+        assert not run.exists()
+        train(tiny_config(corpus, *overrides))
+
+
+def test_a_run_directory_that_was_moved_resumes_in_its_new_place(corpus, run, tmp_path):
+    old = yaml.safe_load((run / "config.yaml").read_text())["run_dir"]
+    before = read_log(run)
+    config = load_config(run / "config.yaml", ["hours=0.006"])
+    assert old != config.run_dir == str(run)
+    assert train(config).parent == run / "checkpoints"
+    assert read_log(run)[: len(before)] == before
+    assert len(read_log(run)) > len(before)
+
+
+def test_a_branch_says_nothing_of_the_settings_in_which_it_differs(corpus, trained, tmp_path, capsys):
+    start = (f"run_dir={tmp_path / 'branch'}", f"init.checkpoint={trained}", "hours=0.006", *FAST)
+    train(tiny_config(corpus, *start, "optimizer.lr=1e-4"))
+    assert "changed since" not in capsys.readouterr().out
+    train(tiny_config(corpus, *start, "optimizer.lr=2e-4", "hours=0.009"))
+    assert "optimizer.lr: 0.0001 -> 0.0002\n" in capsys.readouterr().out

@@ -144,11 +144,30 @@ def test_the_same_text_and_length_twice():
 def test_what_manifests_share():
     other = [dataclasses.replace(u, audio=f"/v/{u.id}", duration=u.duration + 0.3) for u in good(3)]
     ids, speakers = findings(good(), other)
-    assert ids.problem == "ids that are in both 0.jsonl and 1.jsonl: 3"
+    assert ids.problem == "ids with the same transcript in both 0.jsonl and 1.jsonl: 3"
+    assert ids.is_fault
     assert ids.examples == ["u0", "u1", "u2"]
     assert speakers.problem == "speakers that are in both 0.jsonl and 1.jsonl: 3"
     assert not speakers.is_fault
     assert speakers.examples == ["us0", "us1", "us2"]
+
+
+def test_files_of_two_folders_may_have_equal_names():
+    other = [dataclasses.replace(u, text=TEXT, audio=f"/v/{u.id}", speaker=None) for u in good(3)]
+    (ids,) = [f for f in findings(good(), other) if f.problem.startswith("ids")]
+    assert ids.problem == "ids that are in both 0.jsonl and 1.jsonl: 3"
+    assert not ids.is_fault
+
+
+def test_audio_in_two_manifests_is_a_fault():
+    """Also under another id; the same id alone is another matter."""
+    named = [dataclasses.replace(u, id=f"x{u.id}", speaker=None) for u in good(2)]
+    texts, audio = findings(good(), named)
+    assert audio.is_fault
+    assert audio.problem == "audio that is in both 0.jsonl and 1.jsonl: 2 utterances"
+    assert audio.examples == ["u0 = xu0", "u1 = xu1"]
+    assert "for validation" in audio.remedy
+    assert not texts.is_fault
 
 
 def test_examples_name_their_manifest_if_there_are_several():

@@ -20,7 +20,7 @@ from asr_emapl.data.loader import DataConfig
 from asr_emapl.errors import UserError
 from asr_emapl.hyperparameters import OptimizerConfig, ScheduleConfig, TeacherConfig
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
-from asr_emapl.training.selection import TrainingAudio, has_manifests
+from asr_emapl.training.selection import TrainingAudio, missing_manifests
 
 
 def table(config, batch_seconds):
@@ -142,9 +142,10 @@ def test_epochs_where_the_manifests_are_there(tmp_path):
     assert TrainingAudio.select(config, 1).hours == 7.5
     supervised = replace(config, pseudo_labels=PseudoLabelConfig(strategy="none"))
     assert TrainingAudio.select(supervised, 1).hours == 2.0
-    assert has_manifests(config)
-    assert not has_manifests(replace(config, data=replace(data, unlabelled=["nowhere.jsonl"])))
-    assert not has_manifests(replace(supervised, data=DataConfig()))
+    assert not missing_manifests(config)
+    elsewhere = replace(data, unlabelled=["nowhere.jsonl", "s3://bucket/x.jsonl"])
+    assert missing_manifests(replace(config, data=elsewhere)) == ["nowhere.jsonl"]
+    assert missing_manifests(replace(supervised, data=DataConfig())) == ["data.labelled (empty)"]
     rows = {row.name: row for row in scale_table(config, 400.0, epoch_hours=7.5)[0]}
     row = rows["teacher half-life (epochs)"]
     assert row.reference == row.scaled == "25.67"
@@ -247,6 +248,12 @@ pseudo_labels: {strategy: ema, start_hours: 50}
 """
 
 
+NOMINAL = (
+    "kappa is nominal, of padded seconds, because manifests are missing: data.labelled (empty), "
+    "data.unlabelled (empty); relative paths start from the current folder, unless the config sets root"
+)
+
+
 @pytest.fixture
 def command(tmp_path):
     path = tmp_path / "run.yaml"
@@ -262,13 +269,17 @@ def test_the_command_prints_json(command):
     result = command("--json")
     assert result.exit_code == 0
     rows, warnings = scale_table(run_config(), 400.0)
-    assert json.loads(result.stdout) == {"rows": [vars(row) for row in rows], "warnings": warnings}
+    assert json.loads(result.stdout) == {
+        "rows": [vars(row) for row in rows],
+        "warnings": [*warnings, NOMINAL],
+    }
 
 
 def test_the_command_prints_a_table_of_unbroken_lines(command):
     result = command()
     assert result.exit_code == 0
-    head, *lines = result.stdout.splitlines()
+    head, *lines, warning = result.stdout.splitlines()
+    assert warning == f"warning: {NOMINAL}"
     assert head.split() == ["reference", "scaled", "rule"]
     cells = [re.split(r" {2,}", line.strip()) for line in lines]
     rows, _ = scale_table(run_config(), 400.0)
@@ -278,8 +289,8 @@ def test_the_command_prints_a_table_of_unbroken_lines(command):
 def test_the_command_prints_warnings_a_line_each(command):
     result = command(batch="2000")
     warnings = [line for line in result.stdout.splitlines() if line.startswith("warning: ")]
-    assert warnings == ["warning: " + warning for warning in scale_table(run_config(), 2000.0)[1]]
-    assert len(warnings) == 1
+    assert warnings == ["warning: " + warning for warning in [*scale_table(run_config(), 2000.0)[1], NOMINAL]]
+    assert len(warnings) == 2
 
 
 def test_the_command_takes_overrides(command):

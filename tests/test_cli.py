@@ -209,6 +209,19 @@ def test_a_sentencepiece_tokenizer_trains_a_model(project, tmp_path, kind):
 # The other commands.
 
 
+def test_scale_says_that_kappa_is_nominal_and_why(project, tmp_path, monkeypatch):
+    config = tmp_path / "relative.yaml"
+    config.write_text(project.config.read_text().replace(f"{project.root}/", ""))
+    command = ("scale", "--config", config, "--batch-seconds", 24)
+    monkeypatch.chdir(project.root)
+    assert "nominal" not in succeed(*command)
+    monkeypatch.chdir(tmp_path)
+    told = succeed(*command)
+    assert "warning: kappa is nominal" in told
+    assert "labelled.jsonl" in told
+    assert any("nominal" in line for line in json.loads(succeed(*command, "--json"))["warnings"])
+
+
 def test_scale_shows_what_changes(project):
     rows = json.loads(succeed("scale", "--config", project.config, "--batch-seconds", 24, "--json"))["rows"]
     table = succeed("scale", "--config", project.config, "--batch-seconds", 24)
@@ -274,7 +287,8 @@ def test_report_tells_what_the_time_went_to(project, tmp_path):
     assert head.split() == ["WER", "%", "dev", "student", "dev", "teacher"]
     assert row.startswith("mine ")
     assert "time: student" in told
-    assert told.rstrip().split("\n")[-1].startswith("mine: ")
+    assert "\nmine: " in told
+    assert told.rstrip().split("\n")[-1].startswith("warning: the run recognises almost nothing")
     (record,) = json.loads(succeed("report", project.run, "--json")).values()
     assert sum(record["shares"].values()) == pytest.approx(1.0)
     assert record["utterances"] > 0

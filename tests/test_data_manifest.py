@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_emapl.audio.source import ByteRange
+from asr_emapl.data import manifest
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.data.manifest_writer import write_manifest
 from asr_emapl.data.utterance import Utterance
@@ -284,3 +285,15 @@ def test_garbage_raises_nothing_but_user_errors(
         assert read_manifest(path, require_text=require_text) == utterances
         return
     assert message.startswith(f"{path}:")
+
+
+def test_a_manifest_without_any_transcript_is_one_line(tmp_path, monkeypatch):
+    path = tmp_path / "train.jsonl"
+    lines = [json.dumps({"id": f"u{i}", "audio": f"{i}.flac", "duration": 1.0}) for i in range(30)]
+    path.write_text("\n".join(lines) + "\n")
+    for least in (1 << 20, 0):  # without an index, and with one
+        monkeypatch.setattr(manifest, "_INDEXED_BYTES", least)
+        with pytest.raises(UserError) as caught:
+            manifest.open_manifest(path, require_text=True)
+        assert str(caught.value).startswith(f"{path}: no utterance has a transcript; ")
+        assert "\n" not in str(caught.value)

@@ -101,7 +101,7 @@ def test_an_interrupted_run_is_saved_and_goes_on(tmp_path):
     assert process.returncode == 0, output
     assert "Traceback" not in output
     assert "SIGINT: saving, then exiting" in output
-    assert "stopped by SIGINT at " in output
+    assert "stopped as requested at " in output
     (saved,) = (run / "checkpoints").glob("step-*.pt")
     steps = int(saved.stem[5:])
     assert len(Path(run / "log.jsonl").read_text().splitlines()) == steps

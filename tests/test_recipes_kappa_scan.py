@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.tiny import WITH_UNLABELLED, make_corpus
+from support.tiny import WITH_UNLABELLED, make_corpus, tiny_config
 
 from asr_emapl.config import load_config
 from asr_emapl.training.build import nominal_step_audio
+from asr_emapl.training.trainer import train
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes" / "kappa_scan"
@@ -21,6 +22,7 @@ QUICKSTART = ROOT / "recipes" / "quickstart" / "conf" / "quickstart.yaml"
 sys.path[:0] = [str(RECIPE), str(RECIPE.parent)]
 
 from distance import compare, interval, mean_curve, teacher_curves  # noqa: E402
+from parallel_runs import Devices  # noqa: E402
 from scan import Run, Scan  # noqa: E402
 
 
@@ -127,12 +129,19 @@ def test_an_interval_excludes_0_or_not():
     assert interval([-1.0, 1.0]) == "+0.0 (-12.7 to +12.7)"
 
 
-@pytest.mark.parametrize("arguments", [["--config", "nowhere.yaml"], ["--hours"], ["--frobnicate"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["--config", "nowhere.yaml"], ["--hours"], ["--frobnicate"]),
+        *(["--systems", "emma"], ["--seeds", "1"], ["--", "optimiser.lr=1"]),
+    ],
+)
 def test_usage_errors_are_one_line(tmp_path, arguments):
     command = ["bash", str(RECIPE / "run.sh"), "--exp", str(tmp_path), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
+    assert len([line for line in done.stderr.splitlines() if not line.startswith("note:")]) == 1
+    assert not list(tmp_path.iterdir()), "nothing was rendered"
 
 
 @pytest.mark.slow
@@ -163,3 +172,33 @@ def test_a_whole_scan_and_again(tmp_path):
     assert (tmp_path / "exp" / "ema.png").read_bytes().startswith(b"\x89PNG")
     again = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
     assert again.stdout.splitlines()[-8:] == first.stdout.splitlines()[-8:]
+
+
+def test_a_run_starts_again_if_its_seed_was_trained_further(corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    fast = ("validation.every_hours=null", "checkpoint.every_hours=null")
+    seed, run = Run("seed-seed3", ()), Run("ema-reference-seed3", ())
+    train(tiny_config(corpus, f"run_dir={seed.folder}", "hours=0.003", *fast))
+    train(
+        tiny_config(corpus, f"run_dir={run.folder}", f"init.checkpoint={seed.folder}", "hours=0.006", *fast)
+    )
+    run.start_again_if_trained_further(seed)
+    assert run.folder.exists()
+    train(tiny_config(corpus, f"run_dir={seed.folder}", "hours=0.005", *fast))
+    run.start_again_if_trained_further(seed)
+    assert not run.folder.exists()
+    assert (tmp_path / "runs" / "earlier" / "ema-reference-seed3-1" / "log.jsonl").exists()
+    assert capsys.readouterr().out.splitlines()[-1].startswith("ema-reference-seed3: starts again")
+
+
+def test_changes_are_accepted_only_when_a_run_starts(tmp_path, monkeypatch):
+    """A run may start from a seed of other data; after that, changes are refused as elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    commands = []
+    monkeypatch.setattr(Devices, "emapl", lambda self, arguments, *_: commands.append(arguments))
+    devices, run = Devices(1), Run("a-seed0", ())
+    devices.train(run, QUICKSTART)
+    (run.folder / "checkpoints").mkdir(parents=True)
+    (run.folder / "checkpoints" / "step-000000001.pt").touch()
+    devices.train(run, QUICKSTART)
+    assert ["--allow-changes" in command for command in commands] == [True, False]

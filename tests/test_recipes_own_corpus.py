@@ -104,7 +104,17 @@ def test_from_folders_of_audio_to_a_report(tmp_path, corpus):
     before = {path: path.stat().st_mtime_ns for path in exp.rglob("scores/*")}
     again = recipe(*options, "--", *FAST)
     assert again.returncode == 0, again.stderr
+    assert "lengths in" in done.stdout
+    assert "lengths in" not in again.stdout
+    assert "used as it is" not in again.stderr
     assert {path: path.stat().st_mtime_ns for path in exp.rglob("scores/*")} == before
+    # The seed is trained longer: what began from the earlier one begins again.
+    longer = recipe(*options, "--", *FAST, "pseudo_labels.start_hours=0.015")
+    assert longer.returncode == 0, longer.stderr
+    assert "runs/ema starts again; the earlier run is in runs/earlier/ema-1" in longer.stdout
+    assert hours_of(exp / "runs/earlier/ema-1/log.jsonl") == ema
+    assert hours_of(exp / "runs/ema/log.jsonl")[0] > 0.015
+    assert "almost nothing: the lowest WER" in longer.stdout
     # Another corpus with the model of this one.
     tuned = tmp_path / "tuned"
     done = recipe(*corpus, "--exp", tuned, "--init", exp / "runs/ema", "--hours", "0.02", "--", *FAST[:3])
@@ -122,11 +132,32 @@ def test_from_folders_of_audio_to_a_report(tmp_path, corpus):
         (["--labelled", "absent", "--unlabelled", ".", "--dev", "."], "absent: no such file or folder"),
         (["--frobnicate"], "--frobnicate"),
         (["--labelled", ".", "--unlabelled", ".", "--dev", ".", "--nproc", "0"], "--nproc '0'"),
+        (["--labelled", ".", "--unlabelled", ".", "--dev", ".", "--", "hour=3"], "did you mean 'hours'"),
     ],
 )
-def test_usage_errors_are_one_line(arguments, named):
-    done = recipe(*arguments, timeout=60)
+def test_usage_errors_are_one_line(tmp_path, arguments, named):
+    exp = [] if not arguments or "--" not in arguments else ["--exp", tmp_path / "exp"]
+    done = recipe(*exp, *arguments, timeout=60)
+    assert not (tmp_path / "exp").exists(), "nothing was prepared"
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if not line.startswith("note:")]
     assert line.startswith("error:")
     assert named in line
+
+
+@pytest.mark.parametrize("role", ["labelled", "dev"])
+def test_a_folder_without_transcripts_is_refused_at_once(tmp_path, role):
+    for name in ("labelled", "unlabelled", "dev"):
+        (tmp_path / name).mkdir()
+        wave = np.random.default_rng(0).uniform(-0.1, 0.1, 16_000)
+        for number in range(3):
+            path = tmp_path / name / f"{number}.wav"
+            soundfile.write(path, wave, 16_000)
+            if name not in ("unlabelled", role):
+                path.with_suffix(".txt").write_text("ONE TWO")
+    folders = [part for name in ("labelled", "unlabelled", "dev") for part in (f"--{name}", tmp_path / name)]
+    done = recipe(*folders, "--exp", tmp_path / "exp", timeout=100)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert line.startswith(f"error: {tmp_path / role}: 3 audio files, but no transcripts (put a .txt")
+    assert "data/unlabelled.jsonl" not in done.stdout

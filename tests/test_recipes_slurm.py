@@ -134,7 +134,7 @@ def test_a_job_of_two_processes_saves_once_and_goes_on(tmp_path):
     job.process.send_signal(signal.SIGUSR1)
     status, seen, text = job.end()
     assert status == 0, text
-    assert text.count("stopped by SIGTERM") == 1
+    assert text.count("stopped as requested") == 1
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
     assert "scontrol requeue 41" in seen
     assert "Traceback" not in text

@@ -162,6 +162,19 @@ def test_usage_errors_are_one_line(tmp_path, script, arguments, named):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [(["--systems", "emma"], "unknown system 'emma'"), (["--", "optimiser.lr=1"], "optimiser")],
+)
+def test_options_are_checked_before_anything_is_rendered(tmp_path, arguments, named):
+    command = ["bash", str(RECIPE / "run.sh"), "--exp", str(tmp_path), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("note:")]
+    assert named in line
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_a_whole_comparison_and_again(tmp_path):
     command = [

@@ -10,6 +10,7 @@ from support.logged_runs import STEP
 
 from asr_emapl.errors import UserError
 from asr_emapl.pseudo_labels.filters import REASONS
+from asr_emapl.report.run import read_runs
 from asr_emapl.report.usage import Usage, as_record, read_usage, table
 from asr_emapl.training.phases import PHASES
 
@@ -90,6 +91,7 @@ def test_no_run_directory(tmp_path):
     ("fields", "remedy"),
     [
         ({"shares": {"data": 0.2}}, "data.workers"),
+        ({"shares": {"data": 0.2}, "cores_are_used": True}, "shard --codec flac); all cores are in use"),
         ({"imbalance": 1.5, "slowest": 3}, "process 3 is the slowest"),
         ({"shares": {"communication": 0.4}}, "batch.seconds"),
         ({"padding": 0.3}, "batch.shuffle_padding"),
@@ -141,3 +143,15 @@ def test_the_record_is_json():
     assert record["dropped_share"] == 0.5
     assert record["shares"]["student"] == 0.8
     assert "empty" in record["advice"]
+
+
+@pytest.mark.parametrize(("cores", "workers", "are_used"), [(2, 1, True), (2, 0, False), (None, 1, False)])
+def test_workers_are_not_recommended_without_cores_for_them(tmp_path, cores, workers, are_used):
+    folder = run(tmp_path, [[times(data=5.0, student=5.0)]])
+    (folder / "config.yaml").write_text(f"data: {{workers: {workers}}}\n")
+    texts = dict.fromkeys(("date", "command", "version", "commit", "torch", "device"), "x")
+    (folder / "starts.jsonl").write_text(json.dumps({**texts, "hours": 0.0, "cores": cores}) + "\n")
+    (found,) = read_runs([("a", folder)])
+    assert found.usage is not None
+    assert found.usage.cores_are_used is are_used
+    assert ("raise data.workers" in found.usage.advice()) is not are_used

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -29,6 +30,7 @@ def test_each_start_is_recorded_and_shown(tmp_path, monkeypatch):
     train(tiny_config(tmp_path, "hours=0.008", "validation.every_hours=null"))
     first, second = read_starts(tmp_path / "run" / "starts.jsonl")
     assert (first["hours"], first["device"], first["torch"]) == (0.0, "1 x CPU", version("torch"))
+    assert 1 <= first["cores"] <= (os.cpu_count() or 1)
     assert 0.004 <= second["hours"] < 0.008
     assert shlex.split(second["command"]) == ["asr-emapl", "train", "a <b>"]
     assert second["version"] == __version__

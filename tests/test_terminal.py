@@ -12,7 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_emapl.terminal import RUN_LOGGER, print_log, print_table, put, say, say_written, visible, warn
+from asr_emapl.terminal import (
+    RUN_LOGGER,
+    print_log,
+    print_table,
+    put,
+    say,
+    say_written,
+    time_text,
+    visible,
+    warn,
+)
 
 EVIL = "[/x] \x1b[31m\x9b2J\x07\r\x7f\u202e\u2028\ud800 :smile: [bold]"
 ACTIVE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -80,3 +90,11 @@ def test_only_the_lines_of_a_run_are_output(capsys):
     out, err = capsys.readouterr()
     assert out == "a line of the run\n"
     assert err == "indexing\nwarning: damaged\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (99.0, "99 s"), (100.0, "2 min"), (5900.0, "98 min"), (6000.0, "1.7 h"), (1e5, "27.8 h")],
+)
+def test_wall_clock_times_have_a_natural_unit(seconds, text):
+    assert time_text(seconds) == text

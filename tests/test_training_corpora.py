@@ -88,7 +88,7 @@ def test_what_is_slowed_down_still_fits_the_device(tmp_path: Path, seconds: floa
 def blended(root: Path, *overrides: str) -> Corpora:
     make_corpus(root)
     lists = [f"data.{kind}=[{root}/labelled.jsonl,{root}/dev.jsonl]" for kind in ("labelled", "unlabelled")]
-    config = tiny_config(root, "pseudo_labels.strategy=ema", *lists, *overrides)
+    config = tiny_config(root, "pseudo_labels.strategy=ema", *lists, "data.seen_validation=[dev]", *overrides)
     return Corpora.read(config, CharacterTokenizer(), 1)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from asr_emapl.checkpoints.async_save import Saved
 from asr_emapl.scaling import StepHyperparameters
 from asr_emapl.training import log as log_module
 from asr_emapl.training.log import RunLog, SkippedSteps
@@ -355,3 +356,19 @@ def test_tensorboard_has_shares_of_the_audio_and_followed_labels(tmp_path):
     assert scalars == pytest.approx(
         {"pseudo_labels/entropy": 2.5, "pseudo_labels/audio/kept": 0.75, "pseudo_labels/audio/loop": 0.25}
     )
+
+
+def test_checkpoints_in_quick_succession_are_reported_once_but_failures_always(tmp_path, clock, capsys):
+    log = RunLog(tmp_path, every_seconds=10.0)
+    for step, now, failure in (
+        (1, 0.0, None),
+        (2, 1.0, None),
+        (3, 2.0, OSError(28, "No space")),
+        (4, 11.0, None),
+    ):
+        clock.now = 1000.0 + now
+        log.saved(Saved(step, bytes=10**6, write_s=0.1, failure=failure))
+    log.close()
+    told = re.findall(r"checkpoint of step (\d)", capsys.readouterr().out)
+    assert told == ["1", "3", "4"]
+    assert len((tmp_path / "speed.jsonl").read_text().splitlines()) == 3

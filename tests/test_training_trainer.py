@@ -230,7 +230,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(corpus, tmp_path, workers):
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGTERM)
     output = finish(process)
-    assert "stopped by SIGTERM" in output
+    assert "stopped as requested" in output
     assert "Traceback" not in output
     assert finish(launch(corpus, tmp_path / "run", *overrides)).count("from 0.000 h") == 0
     train(tiny_config(corpus, f"run_dir={tmp_path / 'whole'}", *overrides))
@@ -363,3 +363,11 @@ def test_a_schedule_goes_by_the_runs_own_clock(corpus, tmp_path):
             # Infinite at the end, which JSON does not have.
             half_life = math.inf if line["half_life_hours"] is None else line["half_life_hours"]
             assert line["rho"] == pytest.approx(0.5 ** (mean / 3600.0 / half_life))
+
+
+def test_a_run_that_ends_before_pseudo_labels_start_says_so(corpus, tmp_path, capsys):
+    short = (f"run_dir={tmp_path / 'run'}", "hours=0.002", "pseudo_labels.start_hours=0.002")
+    train(tiny_config(corpus, *short, "pseudo_labels.strategy=ema", "validation.every_hours=null"))
+    assert "warning: the run ends before pseudo-labels start: hours=0.002" in capsys.readouterr().out
+    train(tiny_config(corpus, *short, f"run_dir={tmp_path / 'supervised'}"))
+    assert "before pseudo-labels" not in capsys.readouterr().out

@@ -81,7 +81,7 @@ def test_a_signal_during_validation_ends_it_and_it_is_made_on_resume(
     with monkeypatch.context() as patched:
         at_batch(patched, batch, lambda: os.kill(os.getpid(), signal.SIGTERM))
         last = train(config)
-    assert "stopped by SIGTERM" in capsys.readouterr().out
+    assert "stopped as requested" in capsys.readouterr().out
     assert validations(run) == []
     assert last is not None
     assert checkpoint.load(last)["step"] == read_log(run)[-1]["step"]
@@ -180,7 +180,7 @@ def test_a_signal_to_one_of_two_processes_ends_the_validation_of_both(corpus, tm
     script.write_text(ONE_OF_TWO)
     overrides = (*HOURS, "device.max_seconds=2", "checkpoint.every_hours=null")
     output = finish(launch(corpus, run, *overrides, processes=2, program=(str(script),)))
-    assert output.count("stopped by SIGTERM") == 1
+    assert output.count("stopped as requested") == 1
     assert validations(run) == []
     step = read_log(run)[-1]["step"]
     assert checkpoints(run) == [f"step-{step:09d}.pt"]

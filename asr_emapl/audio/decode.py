@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from asr_emapl import storage
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.joined_streams import has_another_stream
+from asr_emapl.audio.mpeg_messages import without_mpeg_messages
 from asr_emapl.audio.source import Source
 from asr_emapl.errors import UnreachableError, UserError
 
@@ -40,6 +41,11 @@ weights of the filter bank (which sum to 10 at that length), stays within float3
 make the gradient of the whole batch infinite.
 """
 
+_MP3 = "MP3"
+# Extensions of files that the MP3 decoder does not read; a shard may contain MP3 files.
+_NOT_MP3 = (".flac", ".wav", ".ogg", ".opus")
+# libsndfile's error code for an .mp3 file without frames.
+_NO_MP3_FRAMES = 7
 # libsndfile reports 2**63 - 1 frames if a header does not state the length.
 _UNKNOWN_FRAMES = 2**62
 # Maximum size of the resampling filter bank (70,560 for 44.1 kHz to 16 kHz). It explodes if the two rates
@@ -85,8 +91,9 @@ def probe_whole(path: str | Path) -> tuple[float, int, int]:
     with _open(source) as file:
         _require_one_stream(source)
         try:
-            file.seek(file.frames - 1)
-            is_whole = len(file.read(1)) == 1 and not _is_truncated_riff(path)
+            with without_mpeg_messages(file.format == _MP3):
+                file.seek(file.frames - 1)
+                is_whole = len(file.read(1)) == 1 and not _is_truncated_riff(path)
         except (soundfile.SoundFileError, OSError):
             is_whole = False
         if not is_whole:
@@ -167,17 +174,26 @@ def open_audio(file: str | BinaryIO, source: Source) -> soundfile.SoundFile:
         UserError: it cannot be decoded, or has no samples according to its header.
     """
     try:
-        opened = soundfile.SoundFile(file)
+        with without_mpeg_messages(not source.place.lower().endswith(_NOT_MP3)):
+            opened = soundfile.SoundFile(file)
     # TypeError: formats without a header (.raw), whose sample rate is unknown.
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
         if _is_empty(file):
             raise UserError(f"{source}: 0 bytes (copy the file again, or remove it)") from None
-        raise UserError(f"{source}: not decodable: {error} (convert it to FLAC or WAV)") from error
+        raise UserError(f"{source}: not decodable: {_reason(error)} (convert it to FLAC or WAV)") from error
     if opened.samplerate > 0 and 0 < opened.frames < _UNKNOWN_FRAMES:
         return opened
     fault = "has no samples" if opened.frames <= 0 else "its header does not state the length"
     opened.close()
     raise UserError(f"{source}: {fault} (remove it, or encode it again)")
+
+
+def _reason(error: Exception) -> str:
+    """Why libsndfile cannot open a file that exists."""
+    if not isinstance(error, soundfile.LibsndfileError):
+        return str(error)
+    # libsndfile's text says that the file does not exist.
+    return "no MP3 audio found" if error.code == _NO_MP3_FRAMES else error.error_string.rstrip(".")
 
 
 def _is_empty(file: str | BinaryIO) -> bool:
@@ -261,12 +277,14 @@ def _decoded(
     source: Source, file: soundfile.SoundFile, start: int, frames: int, block: int
 ) -> Iterator[Floats]:
     """`frames` mono frames of the file from `start`, at its own rate, `block` at a time."""
-    left = frames
+    left, is_mp3 = frames, file.format == _MP3
     try:
         if start:  # avoid the seek, which is slow even to the current position
-            file.seek(start)
+            with without_mpeg_messages(is_mp3):
+                file.seek(start)
         while left > 0:
-            x_TC = file.read(min(block, left), dtype="float32", always_2d=True)
+            with without_mpeg_messages(is_mp3):
+                x_TC = file.read(min(block, left), dtype="float32", always_2d=True)
             if len(x_TC) == 0:
                 break
             left -= len(x_TC)

@@ -48,7 +48,7 @@ def require_run_entries(state: State) -> None:
     Raises:
         ValueError: an entry is missing.
     """
-    _require_names(state, [name for name in _ENTRIES if name != "kept"])
+    _require_names(state, [name for name in _ENTRIES if name not in _OPTIONAL])
 
 
 def _require_names(state: Mapping[str, Any], names: Sequence[str]) -> None:
@@ -186,6 +186,11 @@ def _position(value: Any, place: str) -> None:
                 _count(getattr(corpus, field.name), f"{place}.{field.name}")
 
 
+def _origin(value: Any, place: str) -> None:
+    if value != {}:  # {}: the run did not start from a checkpoint
+        _has({"checkpoint": _text, "hours": _amount, "digest": _text})(value, place)
+
+
 def _step_or_none(value: Any, place: str) -> None:
     if value is not None:
         _count(value, place)
@@ -241,6 +246,9 @@ _ENTRIES: dict[str, _Check] = {
     "log_lines": _count,
     "tokenizer": _mapping,
     "config": _config,
+    # The checkpoint that the run started from; see `checkpoints.origin`. Earlier versions did not record it.
+    "origin": _origin,
     # Which checkpoints are kept; only in a run directory.
     "kept": _has({"best": _step_or_none, "rate": _number, "for_good": _list_of(_count)}),
 }
+_OPTIONAL = ("origin", "kept")

@@ -7,6 +7,7 @@ CRC-32 per record. torch.load ignores them; `load` verifies them before unpickli
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import warnings
@@ -104,6 +105,30 @@ def newest_checkpoint(folder: Path) -> Found | None:
     if problems:
         raise UserError(f"no checkpoint in {folder} can be read: {'; '.join(problems)}")
     return None
+
+
+def weights_digest(path: Path) -> str:
+    """A hash of the tensors of a checkpoint, from the checksums in the file, without reading the tensors.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            checksums = sorted(one.CRC for one in archive.infolist() if "/data/" in one.filename)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"checkpoint {path} cannot be read ({error})") from error
+    return hashlib.blake2b(",".join(map(str, checksums)).encode(), digest_size=16).hexdigest()
+
+
+def checkpoints_of(path: Path) -> list[Path]:
+    """A checkpoint file, or the checkpoints of a run directory or of its `checkpoints/`, oldest first.
+
+    Empty if there are none. See `find`.
+    """
+    if not path.is_dir():
+        return [path] if path.is_file() else []
+    return checkpoint_paths(path) or checkpoint_paths(path / "checkpoints")
 
 
 def find(path: Path) -> Found:

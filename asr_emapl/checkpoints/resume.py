@@ -12,7 +12,7 @@ from asr_emapl.data.manifest import Manifest, column_digest
 from asr_emapl.data.mixture import DataCursor
 from asr_emapl.errors import UserError
 from asr_emapl.runs.reader import CONFIG
-from asr_emapl.settings import setting_changes
+from asr_emapl.settings import setting_changes, with_defaults
 from asr_emapl.text.tokenizer import Tokenizer
 
 # Rejected changes; the first also if only the weights are loaded.
@@ -25,16 +25,24 @@ Contents = dict[str, list[str]]
 
 
 def require_settings(
-    state: State, path: Path, config: RunConfig, tokenizer: Tokenizer, *, whole: bool, allowed: bool
+    state: State,
+    path: Path,
+    config: RunConfig,
+    tokenizer: Tokenizer,
+    *,
+    whole: bool,
+    same_run: bool,
+    allowed: bool,
 ) -> list[str]:
     """Compare a run's settings with those in a checkpoint.
 
     Args:
-        whole: the run resumes from the checkpoint; otherwise it loads only the weights.
+        whole: the run continues from the state of the checkpoint; otherwise it loads only the weights.
+        same_run: the checkpoint is one of the run itself.
         allowed: accept all changes of settings.
 
     Returns:
-        One line per setting that differs; if only the weights are loaded, per accepted change.
+        One line per setting that differs; for a checkpoint of another run, per accepted change.
 
     Raises:
         UserError: features or tokenizer differ; or, in a run that resumes, the seed, the reference batch or
@@ -48,15 +56,24 @@ def require_settings(
                 f"checkpoint {path} was trained with optimizer.name={theirs}, not {mine}; use {theirs}, or "
                 "start another run from the weights (init.checkpoint, init.keep=weights)"
             )
-    changes = dict(setting_changes(state["config"], config_to_dict(config)))
+    now = config_to_dict(config)
+    changes = dict(setting_changes(state["config"], now))
+    # A setting that is newer than the checkpoint is no change if it has its default value.
+    defaults = with_defaults(state["config"], config_to_dict(RunConfig()))
     keys = _REFUSED if whole else _REFUSED_WITH_WEIGHTS
-    refused = [text for key, text in changes.items() if any(f"{key}.".startswith(f"{k}.") for k in keys)]
+    refused = [
+        text
+        for key, text in setting_changes(defaults, now)
+        if any(f"{key}.".startswith(f"{k}.") for k in keys)
+    ]
     saved = read_tokenizer(path, state)
     if saved.fingerprint != tokenizer.fingerprint:
         refused.append(f"another tokenizer: {saved!r} -> {tokenizer!r} ({config.tokenizer})")
     if refused and not allowed:
         raise UserError(f"changed since checkpoint {path}: {'; '.join(refused)}; {_REMEDY}")
-    return [f"changed since checkpoint {path}: {text}" for text in (changes.values() if whole else refused)]
+    return [
+        f"changed since checkpoint {path}: {text}" for text in (changes.values() if same_run else refused)
+    ]
 
 
 def contents(manifests: Sequence[Manifest], *, apart: bool) -> list[str]:

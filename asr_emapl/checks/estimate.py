@@ -21,6 +21,7 @@ from asr_emapl.pseudo_labels.filters import LabelFilters
 from asr_emapl.pseudo_labels.labeller import Labeller
 from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels
 from asr_emapl.pseudo_labels.strategies.ema import FreshLabels
+from asr_emapl.terminal import time_text
 from asr_emapl.training.build import build_extractor, build_models, build_step, read_tokenizer
 from asr_emapl.training.objectives import to_device
 from asr_emapl.training.step import TrainStep
@@ -50,7 +51,7 @@ class Estimate:
     def __str__(self) -> str:
         speeds = ", ".join(f"{speed:.0f} x real time {kind}" for kind, speed in self.speeds.items())
         return (
-            f"{self.parameters / 1e6:.1f} M parameters on one {self.device}: {self.hours:.1f} h "
+            f"{self.parameters / 1e6:.1f} M parameters on one {self.device}: {time_text(3600 * self.hours)} "
             f"without reading audio and validation ({speeds}), {self.memory_gib:.1f} GiB"
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.data.batch_plan import BatchConfig
+from asr_emapl.data.shared_audio import shared_audio
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.data.verify import verify
 from asr_emapl.errors import UserError, counted, listing
@@ -309,12 +310,14 @@ def _rate_findings(placed: list[_Placed]) -> list[Finding]:
 
 
 def _duplicates(placed: list[_Placed]) -> list[Finding]:
-    same_audio = _groups(
-        placed, lambda u: (u.audio, u.byte_range, u.channel, round(u.offset * SAMPLE_RATE_HZ))
-    )
+    def place(p: _Placed) -> Hashable:  # `_shared` compares manifests with each other
+        u = p.utterance
+        return p.manifest, u.audio, u.byte_range, u.channel, round(u.offset * SAMPLE_RATE_HZ)
+
+    same_audio = _groups(placed, place)
     known = {id(p) for group in same_audio for p in group}
     others = [p for p in placed if id(p) not in known and p.text.strip()]
-    same_text = _groups(others, lambda u: (u.text, u.samples))
+    same_text = _groups(others, lambda p: (p.text, p.utterance.samples))
     kinds = (
         (
             same_audio,
@@ -339,21 +342,28 @@ def _duplicates(placed: list[_Placed]) -> list[Finding]:
 
 
 def _shared(manifests: Mapping[str, Sequence[Utterance]]) -> list[Finding]:
-    """Find ids and speakers shared between manifests, pair by pair."""
+    """Find audio, ids and speakers shared between manifests, pair by pair."""
     findings = []
     names = list(manifests)
-    ids = {name: {u.id for u in manifests[name]} for name in names}
+    texts = {name: {u.id: u.text for u in manifests[name]} for name in names}
     speakers = {name: {u.speaker for u in manifests[name] if u.speaker is not None} for name in names}
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
-            if both := ids[one] & ids[other]:
+            if same := shared_audio(manifests[one], manifests[other]):
                 findings.append(
                     _finding(
-                        f"ids that are in both {one} and {other}: {len(both)}",
-                        sorted(both),
-                        "make ids unique, or remove the utterances from one of the manifests",
+                        f"audio that is in both {one} and {other}: {counted(len(same), 'utterance')}",
+                        [
+                            pair.training.id
+                            if pair.training.id == pair.utterance.id
+                            else f"{pair.training.id} = {pair.utterance.id}"
+                            for pair in same
+                        ],
+                        "if one of them is for validation, remove this audio from the other; otherwise, from "
+                        "one of them",
                     )
                 )
+            findings += _shared_ids(f"{one} and {other}", texts[one], texts[other])
             if common := speakers[one] & speakers[other]:
                 findings.append(
                     _finding(
@@ -364,6 +374,21 @@ def _shared(manifests: Mapping[str, Sequence[Utterance]]) -> list[Finding]:
                     )
                 )
     return findings
+
+
+def _shared_ids(
+    where: str, one: Mapping[str, str | None], other: Mapping[str, str | None]
+) -> Iterator[Finding]:
+    """Find ids in two manifests (id -> text). Files of two folders may have equal names and other content."""
+    both = sorted(one.keys() & other.keys())
+    same = [id_ for id_ in both if one[id_] is not None and one[id_] == other[id_]]
+    if same:
+        remedy = "make ids unique, or remove the utterances from one of the manifests"
+        yield _finding(f"ids with the same transcript in both {where}: {len(same)}", same, remedy)
+    if len(both) > len(same):
+        others = sorted(set(both) - set(same))
+        remedy = "nothing, if files of different folders have equal names"
+        yield _finding(f"ids that are in both {where}: {len(others)}", others, remedy, is_fault=False)
 
 
 def _unknown(placed: Sequence[_Placed], tokenizer: Tokenizer) -> set[str]:
@@ -382,12 +407,12 @@ def _encodes(tokenizer: Tokenizer, letter: str) -> bool:
     return True
 
 
-def _groups(placed: Iterable[_Placed], key: Callable[[Utterance], Hashable]) -> list[list[_Placed]]:
+def _groups(placed: Iterable[_Placed], key: Callable[[_Placed], Hashable]) -> list[list[_Placed]]:
     """Group utterances by key; return groups with more than one member."""
     first: dict[Hashable, _Placed] = {}
     groups: dict[Hashable, list[_Placed]] = {}
     for p in placed:
-        content = key(p.utterance)
+        content = key(p)
         one = first.setdefault(content, p)
         if one is not p:
             groups.setdefault(content, [one]).append(p)

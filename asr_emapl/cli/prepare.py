@@ -139,6 +139,9 @@ def prepare_folder(
             "common-voice (English), words (any language), plain (unchanged), none (no transcripts)."
         ),
     ] = "auto",
+    require_text: Annotated[
+        bool, typer.Option("--require-text", help="Fail if there are no transcripts.")
+    ] = False,
     leave_out: Annotated[bool, typer.Option(help="Skip invalid files and list them.")] = False,
     speaker_folders: Annotated[
         bool, typer.Option("--speaker-folders", help="Use the name of a file's folder as its speaker.")
@@ -151,7 +154,14 @@ def prepare_folder(
     from data_prep import folder
 
     prepared = folder.prepare(
-        data, out, name=name, table=table, text=text, leave_out=leave_out, speaker_folders=speaker_folders
+        data,
+        out,
+        name=name,
+        table=table,
+        text=text,
+        require_text=require_text,
+        leave_out=leave_out,
+        speaker_folders=speaker_folders,
     )
     _print_prepared(prepared)
 

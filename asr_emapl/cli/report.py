@@ -87,9 +87,10 @@ def report(
 
 
 def _print_tables(runs: list[Run], usages: Mapping[str, Usage]) -> None:
-    """Print WER, time breakdown and advice."""
+    """Print WER, time breakdown, advice, and what is wrong with the results."""
     from asr_emapl.report.run import wer_table
     from asr_emapl.report.usage import table
+    from asr_emapl.report.verdict import verdict
 
     if any(run.wer for run in runs):
         print_table(*wer_table(runs))
@@ -98,6 +99,8 @@ def _print_tables(runs: list[Run], usages: Mapping[str, Usage]) -> None:
         print_table(*table(usages))
     for label, usage in usages.items():
         say(f"{label}: {usage.advice()}")
+    for line in verdict(runs):
+        say(f"warning: {line}")
 
 
 def _check(

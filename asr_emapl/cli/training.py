@@ -99,22 +99,27 @@ def scale(
     """Show how each hyper-parameter changes with the batch size, without training.
 
     kappa is computed from the training manifests: the mean unpadded audio per step at this batch size,
-    divided by that at the reference batch size. If a manifest is missing, kappa is the ratio of padded
-    seconds.
+    divided by that at the reference batch size. If a manifest is missing, kappa is nominal, the ratio of
+    padded seconds, and a warning says so.
 
     Example: `asr-emapl scale --config conf/mini.yaml --batch-seconds 480`
     """
     from asr_emapl.checks.scale import at_batch, scale_table
     from asr_emapl.config import load_config
-    from asr_emapl.training.selection import TrainingAudio, has_manifests
+    from asr_emapl.training.selection import TrainingAudio, missing_manifests
 
     run = load_config(config, overrides or [])
     scaled = at_batch(run, batch_seconds)
-    steps, epoch_hours = None, 0.0
-    if has_manifests(scaled):
+    steps, epoch_hours, missing = None, 0.0, missing_manifests(scaled)
+    if not missing:
         audio = TrainingAudio.select(scaled, world_size=1)
         steps, epoch_hours = audio.step_audio(scaled, world_size=1), audio.hours
     rows, warnings = scale_table(run, batch_seconds, steps, epoch_hours)
+    if missing:
+        warnings.append(
+            f"kappa is nominal, of padded seconds, because manifests are missing: {listing(missing, 3)}; "
+            "relative paths start from the current folder, unless the config sets root"
+        )
     if as_json:
         print(json.dumps({"rows": [vars(row) for row in rows], "warnings": warnings}, indent=2))
         return

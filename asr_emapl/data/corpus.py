@@ -57,6 +57,11 @@ class Selection(LazySequence[Utterance]):
     def __len__(self) -> int:
         return len(self.samples)
 
+    @property
+    def manifests(self) -> list[Manifest]:
+        """The manifests, with all their rows."""
+        return [manifest for manifest, _ in self._parts]
+
     def item(self, row: int) -> Utterance:
         """An utterance, read from its manifest."""
         part = bisect_right(self._ends, row)

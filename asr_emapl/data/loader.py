@@ -29,7 +29,7 @@ from asr_emapl.data.stored_features import StoredBatch, read_features, stored_by
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UnreachableError, UserError
 from asr_emapl.processes import serve_parent
-from asr_emapl.settings import Place, PositiveSeconds, PositiveWeight, Share
+from asr_emapl.settings import Place, PositiveSeconds, PositiveWeight, Share, Text
 
 
 @dataclass
@@ -49,6 +49,9 @@ class DataConfig:
     """Weight each manifest by its hours ** (1 / temperature), instead of setting weights."""
     validation: dict[str, Place] = field(default_factory=dict)
     """Manifest of each validation split, by name."""
+    seen_validation: list[Text] = field(default_factory=list)
+    """Names of validation splits that may contain training audio, for example to measure how well it is
+    fitted; in any other split, training audio is an error."""
     min_seconds: Annotated[float, Ge(0.0), Le(1e9)] = 0.2
     """Minimum duration of an utterance; shorter ones are excluded and counted."""
     max_seconds: PositiveSeconds = 36.0

@@ -76,6 +76,11 @@ class Manifest(LazySequence[Utterance]):
     def __len__(self) -> int:
         return len(self.samples)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether all utterances are in memory; otherwise each is read on access."""
+        return self._utterances is not None
+
     def content_hash(self) -> str:
         """A hash of the utterances in their order: ids, lengths and checksums of their lines."""
         return column_digest(self._columns[name] for name in ("id_hash", "samples", "crc32"))
@@ -129,7 +134,8 @@ def open_manifest(path: str | Path, *, require_text: bool = False) -> Manifest:
             if index is None:
                 return Manifest(local, scan.columns, ids=scan.ids)
     if require_text and index.header.without_text:
-        raise wrong_lines(local, [], index.header.without_text_lines, index.header.without_text)
+        header = index.header
+        raise wrong_lines(local, [], header.without_text_lines, header.without_text, header.count)
     return _of_index(local, index)
 
 

@@ -64,7 +64,8 @@ class ManifestScan:
         self._find_repeated_ids()
         missing = self._without_text if require_text else 0
         if self._faults or missing:
-            raise wrong_lines(path, self._faults, list(self._without_text_lines) if missing else [], missing)
+            lines = list(self._without_text_lines) if missing else []
+            raise wrong_lines(path, self._faults, lines, missing, len(self.columns["samples"]))
 
     def header(self, source: tuple[int, int]) -> IndexHeader:
         """The header of the manifest's index; `source`: see `manifest_index.source_state`."""
@@ -152,7 +153,11 @@ class ManifestScan:
 
 
 def wrong_lines(
-    path: str | Path, found: list[tuple[int, str]], without_text_lines: list[int], without_text: int
+    path: str | Path,
+    found: list[tuple[int, str]],
+    without_text_lines: list[int],
+    without_text: int,
+    total: int,
 ) -> UserError:
     """Build the error that lists the invalid lines of a manifest.
 
@@ -160,7 +165,12 @@ def wrong_lines(
         found: line numbers and faults.
         without_text_lines: numbers of the first lines that lack a required transcript.
         without_text: number of these lines.
+        total: number of utterances.
     """
+    if not found and without_text == total > 1:
+        return UserError(
+            f"{path}: no utterance has a transcript; add them, or use the manifest as unlabelled"
+        )
     # A stable sort: the faults of one line stay in the order of its fields.
     ordered = sorted(found + [(n, _TEXT_MISSING) for n in without_text_lines], key=lambda fault: fault[0])
     texts = [f"{path}:{number}: {fault}" for number, fault in ordered]

@@ -20,6 +20,7 @@ from asr_emapl.report.run import Run
 from asr_emapl.report.settings import scaled, settings
 from asr_emapl.report.usage import table
 from asr_emapl.report.utterances import worst
+from asr_emapl.report.verdict import verdict
 from asr_emapl.scoring.alignment_files import ALIGNMENT_CSS, alignment_html
 from asr_emapl.storage import write
 
@@ -67,6 +68,7 @@ def render(runs: Sequence[Run], decoded: Decoded | None, count: int) -> str:
     splits = list(dict.fromkeys(name.partition("/")[2] for run in runs for name in run.wer))
     return environment.get_template("page.html").render(
         runs=runs,
+        verdict=verdict(runs),
         looks=[_look(number) for number in range(len(runs))],
         splits=splits,
         groups=chart_groups(runs),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,9 @@ def _read_run(label: str, folder: Path) -> Run:
     labels = [record for record in records if record.get("event") == "labels"]
     starts = read_starts(folder / STARTS) if (folder / STARTS).exists() else []
     config = read_run_config(folder)
+    usage = usage_of(records, timed)
+    if usage is not None:
+        usage = replace(usage, cores_are_used=_uses_all_cores(usage, config, starts))
     return Run(
         label,
         folder,
@@ -140,10 +143,20 @@ def _read_run(label: str, folder: Path) -> Run:
         wer,
         with_seed(wer, folder, config),
         speed,
-        usage_of(records, timed),
+        usage,
         config,
         starts,
     )
+
+
+def _uses_all_cores(usage: Usage, config: dict[str, Any] | None, starts: list[dict[str, Any]]) -> bool:
+    """Whether another decoding process would have no core of its own; False if it is not known."""
+    cores = starts[-1].get("cores") if starts else None
+    data = (config or {}).get("data")
+    workers = data.get("workers") if isinstance(data, dict) else None
+    if not isinstance(cores, int) or not isinstance(workers, int):
+        return False
+    return usage.processes * (1 + workers) >= cores
 
 
 def _binned(points: Curve) -> Curve:

@@ -23,6 +23,7 @@ class Usage:
         imbalance: work time of the slowest process divided by the mean; 1 means perfectly balanced.
         padding: share of padding in the padded audio.
         utterances: number of utterances trained on. dropped: number of dropped utterances by reason.
+        cores_are_used: whether processes that train and decode use all cores of the machine.
         steps: number of optimizer steps, including skipped ones. Steps are skipped because all utterances
             were dropped (`barren_steps`) or the gradient was not finite (`broken_steps`).
     """
@@ -36,6 +37,7 @@ class Usage:
     padding: float
     utterances: int
     dropped: dict[str, int] = field(default_factory=dict)
+    cores_are_used: bool = False
     steps: int = 0
     barren_steps: int = 0
     broken_steps: int = 0
@@ -151,6 +153,8 @@ def _work(times: Mapping[str, float]) -> float:
 def _data(usage: Usage) -> tuple[float, str]:
     share = usage.shares["data"]
     remedy = "raise data.workers, or pack the audio (asr-emapl shard)"
+    if usage.cores_are_used:
+        remedy = "pack the audio as FLAC at 16 kHz (asr-emapl shard --codec flac); all cores are in use"
     return share - 0.05, f"{share:.0%} of the time waits for data: {remedy}"
 
 

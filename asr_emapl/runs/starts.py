@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -38,6 +39,7 @@ def record_start(folder: Path, group: ProcessGroup, hours: float) -> None:
         "commit": _commit(),
         "torch": distribution_version("torch"),
         "device": f"{group.size} x {device}",
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }
     file = LineFile(folder / STARTS)
     file.write(json.dumps(record))

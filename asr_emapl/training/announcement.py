@@ -48,4 +48,11 @@ def announcement(
             f"batch norm: the momentum of {batch_norms} layers is that of a reference step, and is scaled "
             "like the teacher's"
         )
+    labels = config.pseudo_labels
+    if labels.uses_unlabelled and config.hours <= labels.start_hours:
+        lines.append(
+            f"warning: the run ends before pseudo-labels start: hours={config.hours:g}, "
+            f"pseudo_labels.start_hours={labels.start_hours:g}; raise hours, lower start_hours, or for a "
+            "supervised run set pseudo_labels.strategy=none and data.unlabelled=[]"
+        )
     return lines + range_warnings(plan, config, hours)

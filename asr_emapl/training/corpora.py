@@ -12,11 +12,12 @@ from asr_emapl.audio.features import FeatureExtractor
 from asr_emapl.audio.perturb import Noise, Perturbation, PerturbConfig, Reverberation, Speed
 from asr_emapl.config import RunConfig
 from asr_emapl.data.corpus import Corpus, TokenTable
-from asr_emapl.data.loader import StepDataset
+from asr_emapl.data.loader import DataConfig, StepDataset
 from asr_emapl.data.manifest import read_manifest
+from asr_emapl.data.shared_audio import shared_audio
 from asr_emapl.data.stored_features import stored_by
 from asr_emapl.data.utterance import Utterance
-from asr_emapl.errors import UnreachableError, UserError, list_findings
+from asr_emapl.errors import UnreachableError, UserError, counted, list_findings
 from asr_emapl.pseudo_labels.external import Spelling
 from asr_emapl.scoring.transcripts import read_transcripts
 from asr_emapl.text.tokenizer import Tokenizer
@@ -48,8 +49,8 @@ class Corpora:
         """Open the manifests of the config; the unlabelled ones only if they are used.
 
         Raises:
-            UserError: see `TrainingAudio.select`; also if there is unlabelled audio without a strategy, or a
-                text has characters outside the tokenizer's alphabet.
+            UserError: see `TrainingAudio.select`; also if there is unlabelled audio without a strategy, a
+                text has characters outside the tokenizer's alphabet, or validation audio is also trained on.
         """
         labels = config.pseudo_labels
         if not labels.uses_unlabelled and config.data.unlabelled:
@@ -74,6 +75,7 @@ class Corpora:
         splits = {
             name: read_manifest(path, require_text=True) for name, path in config.data.validation.items()
         }
+        _require_unseen(config.data, audio, splits)
         return Corpora(audio, corpora["labelled"], corpora.get("unlabelled"), splits, perturb, notes)
 
     def dataset(
@@ -113,6 +115,32 @@ def _require_audio(config: RunConfig, audio: TrainingAudio) -> None:
                 f"{setting} needs audio, but data.{kind} has stored features; set it to its default, or use "
                 "the manifests of the audio"
             )
+
+
+def _require_unseen(config: DataConfig, audio: TrainingAudio, splits: dict[str, list[Utterance]]) -> None:
+    """Check that validation splits have no training audio.
+
+    Raises:
+        UserError: one has; names the split, the manifest and an utterance.
+    """
+    unknown = [name for name in config.seen_validation if name not in splits]
+    if unknown:
+        raise UserError(f"data.seen_validation: data.validation has no split {unknown[0]!r}")
+    for split, utterances in splits.items():
+        if split in config.seen_validation:
+            continue
+        for kind, selection in audio.utterances.items():
+            for manifest in selection.manifests:
+                found = shared_audio(manifest, utterances)
+                if found:
+                    first = found[0]
+                    raise UserError(
+                        f"data.validation.{split}: {counted(len(found), 'utterance')} of {len(utterances)} "
+                        f"also in the training audio, data.{kind} {manifest.path}, for example "
+                        f"{first.utterance.id} (same {first.reason} as {first.training.id}): the error rate "
+                        "would be too low; remove them from one of the manifests, or if this is intended, "
+                        f"set data.seen_validation=[{split}]"
+                    )
 
 
 def _perturbation(config: PerturbConfig) -> Perturbation | None:

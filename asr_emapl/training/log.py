@@ -58,6 +58,7 @@ class RunLog:
         self.active, self.lines = active, lines
         self.total_hours, self.every_seconds = total_hours, every_seconds
         self._since: tuple[float, float] | None = None
+        self._told_saved: float | None = None
         self._recent: list[tuple[bool, StepResult]] = []
         self._named: set[tuple[str, str]] = set()
         self._warned: set[str] = set()
@@ -199,7 +200,7 @@ class RunLog:
                 self.say(f"warning: validation split {split}: {len(new) - _NAMED} more are excluded")
 
     def saved(self, saved: Saved) -> None:
-        """Report the size and the times of a checkpoint, or warn that it could not be written."""
+        """Report a checkpoint's size and times, at most every `every_seconds`, or that it was not written."""
         if not self.active:
             return
         name = f"checkpoint of step {saved.step}"
@@ -207,8 +208,13 @@ class RunLog:
             reason = saved.failure.strerror or saved.failure
             self.say(f"warning: {name} could not be written ({reason}); the previous one is kept")
             return
-        paused = saved.wait_s + saved.copy_s
-        self.say(f"{name}: {saved.bytes / 1e6:.1f} MB in {saved.write_s:.2f} s, paused for {paused:.2f} s")
+        now, paused = time.monotonic(), saved.wait_s + saved.copy_s
+        # A short run saves several checkpoints per second.
+        if self._told_saved is None or now - self._told_saved >= self.every_seconds:
+            self._told_saved = now
+            self.say(
+                f"{name}: {saved.bytes / 1e6:.1f} MB in {saved.write_s:.2f} s, paused for {paused:.2f} s"
+            )
         fields = ("step", "bytes", "wait_s", "copy_s", "write_s")
         self._write_speed({"event": "checkpoint"} | {field: getattr(saved, field) for field in fields})
 

@@ -20,6 +20,7 @@ from asr_emapl.data.permutation import Indices
 from asr_emapl.data.step_audio import mean_step_audio
 from asr_emapl.errors import UserError
 from asr_emapl.scaling import StepAudio
+from asr_emapl.storage import is_url
 from asr_emapl.training.build import build_batches
 
 KINDS = ("labelled", "unlabelled")
@@ -140,10 +141,12 @@ def used_manifests(config: RunConfig) -> dict[str, list[str]]:
     return used
 
 
-def has_manifests(config: RunConfig) -> bool:
-    """Whether the config has manifests, and all that the run trains on exist."""
-    paths = [path for kind in used_manifests(config).values() for path in kind]
-    return bool(paths) and all(Path(path).is_file() for path in paths)
+def missing_manifests(config: RunConfig) -> list[str]:
+    """What the config lacks of the manifests that the run trains on; empty if it has all of them."""
+    used = used_manifests(config)
+    unnamed = [f"data.{kind} (empty)" for kind, paths in used.items() if not paths]
+    paths = [path for kind in used.values() for path in kind]
+    return unnamed + [path for path in paths if not is_url(path) and not Path(path).is_file()]
 
 
 def _fitting(config: RunConfig) -> float:

@@ -14,6 +14,7 @@ from asr_emapl.audio.augment import draw_seed
 from asr_emapl.checkpoints import files as checkpoint
 from asr_emapl.checkpoints import resume
 from asr_emapl.checkpoints.manager import CheckpointManager
+from asr_emapl.checkpoints.origin import origin_of, require_origin
 from asr_emapl.config import RunConfig, config_to_dict
 from asr_emapl.data.loader import StepBatch, steps
 from asr_emapl.data.mixture import DataCursor
@@ -96,6 +97,7 @@ class Trainer:
         self.clock, self.step, self.position = AudioClock(SAMPLE_RATE_HZ), 0, DataCursor()
         self.notes: list[str] = []
         self.resumed: dict[str, Any] = {}  # entries of the checkpoint that the run resumes from
+        self.origin: dict[str, Any] = {}  # the checkpoint that the run started from
         # Whether a validation is due after the last step.
         self.validation_due = False
         self._read()
@@ -195,7 +197,7 @@ class Trainer:
                 while self.clock.hours < config.hours and not stopped:
                     stopped = self._run_stage()
                 if stopped and self.stop.signal:
-                    where = f"stopped by {self.stop.signal.name} at {self.clock.hours:.3f} h"
+                    where = f"stopped as requested at {self.clock.hours:.3f} h"
                     self.log.say(f"{where}; rerun the same command to resume")
                 self.watch.at("writing the last checkpoint")
                 return self.saving.last()
@@ -364,6 +366,7 @@ class Trainer:
             "position": self.position.state_dict(),
             "pseudo_labels": self.labels.state_dict(),
             "contents": self.contents,
+            "origin": self.origin,
             "step": self.step,
             "validation_due": self.validation_due,
             "kappa": self.scaled.kappa,
@@ -384,15 +387,24 @@ class Trainer:
             return 0
         path, state, problems = found
         self.notes += [f"{problem}: using the previous checkpoint" for problem in problems]
-        self._load(state, path, whole=whole)
+        self._load(state, path, whole=whole, same_run=is_resume)
         if not is_resume:
+            self.origin = origin_of(path, state)
             return 0
+        self.origin = state.get("origin", {})
+        self.notes += require_origin(self.folder, state, init.checkpoint, allowed=self.allow_changes)
         self.validation_due = bool(state.get("validation_due"))
         return int(state["log_lines"])
 
-    def _load(self, state: dict[str, Any], path: Path, *, whole: bool) -> None:
+    def _load(self, state: dict[str, Any], path: Path, *, whole: bool, same_run: bool) -> None:
         self.notes += resume.require_settings(
-            state, path, self.config, self.tokenizer, whole=whole, allowed=self.allow_changes
+            state,
+            path,
+            self.config,
+            self.tokenizer,
+            whole=whole,
+            same_run=same_run,
+            allowed=self.allow_changes,
         )
         student = unwrap(self.student)
         with checkpoint.fitting(path, self.config.model.target):

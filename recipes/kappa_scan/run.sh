@@ -12,7 +12,7 @@ usage: bash recipes/kappa_scan/run.sh [options] [-- key=value ...]
   --seeds N       number of runs of each kind; each seed has its own seed model (default 4)
   --systems LIST  ema: pseudo-labels; supervised: the transcripts of the unlabelled audio (default: both)
   --workers N     number of runs in parallel (default: one per core, or one per GPU)
-  --exp DIR       output folder, the base of relative paths in the config
+  --exp DIR       output folder, the base of relative paths in config and overrides
                   (default: exp/kappa_scan in the repository root)
   -- key=value    overrides the config
 
@@ -50,6 +50,9 @@ config=$(realpath -- "$config")
 
 # shellcheck source=recipes/environment.sh
 source "$root/recipes/environment.sh"
+export PYTHONPATH=$root/recipes${PYTHONPATH:+:$PYTHONPATH}
+command=("$PYTHON" "$here/scan.py" --config "$config" ${options[@]+"${options[@]}"})
+"${command[@]}" --check -- ${overrides[@]+"${overrides[@]}"}
 mkdir -p -- "$exp"
 cd -- "$exp"
 if [[ $config == "$quickstart" ]]; then
@@ -57,7 +60,6 @@ if [[ $config == "$quickstart" ]]; then
     asr-emapl prepare rendered --out data --seed 4 --labelled-minutes 12
     [[ -f data/characters.json ]] || asr-emapl tokenizer --out data/characters.json
 fi
-export PYTHONPATH=$root/recipes${PYTHONPATH:+:$PYTHONPATH}
-start "$PYTHON" "$here/scan.py" --config "$config" ${options[@]+"${options[@]}"} -- ${overrides[@]+"${overrides[@]}"}
+start "${command[@]}" -- ${overrides[@]+"${overrides[@]}"}
 wait_for "$!"
 exit "${status_of[$!]}"

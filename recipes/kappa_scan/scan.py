@@ -153,6 +153,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--systems", default="ema,supervised")
     parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--check", action="store_true", help="only check the options")
     parser.add_argument("overrides", nargs="*")
     chosen = parser.parse_args()
     config = load_config(chosen.config, chosen.overrides)
@@ -164,6 +165,8 @@ def main() -> None:
         raise UserError(f"--systems {chosen.systems}: choose from ema and supervised")
     if not scan.start_hours > 0.0:
         raise UserError("pseudo_labels.start_hours must be above 0, because the seed run ends there")
+    if chosen.check:
+        return
     devices = Devices(chosen.workers)
 
     def run_one(run: Run) -> None:
@@ -171,7 +174,10 @@ def main() -> None:
 
     with ThreadPoolExecutor(devices.workers) as pool:
         list(pool.map(run_one, [scan.seed_run(seed) for seed in range(scan.seeds)]))
-        list(pool.map(run_one, list(scan.runs())))
+        runs = list(scan.runs())
+        for run in runs:
+            run.start_again_if_trained_further(scan.seed_run(run.seed))
+        list(pool.map(run_one, runs))
     report(scan)
 
 

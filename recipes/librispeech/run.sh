@@ -11,7 +11,7 @@ usage: bash recipes/librispeech/run.sh --data DIR [options] [-- key=value ...]
   --stage N         first stage (default 0); all stages can be repeated
   --stop-stage N    last stage (default 5)
   --pieces N        tokenizer of N SentencePiece (BPE) pieces, trained on the transcripts (default: characters)
-  --exp DIR         output folder, the base of relative paths in the config (default: exp/librispeech in the repository root)
+  --exp DIR         output folder, the base of relative paths in config and overrides (default: exp/librispeech in the repository root)
   --nproc N         training processes on this machine, one per GPU (default 1)
   --nnodes M        number of machines (default 1), or MIN:MAX; run --stage 3 --stop-stage 3 on each, with the same --rdzv
   --rdzv HOST:PORT  address of one of the machines

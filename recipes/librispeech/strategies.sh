@@ -69,9 +69,13 @@ if [[ -z $weights ]]; then
 fi
 [[ -f $weights ]] || fail "--weights $weights: no such file"
 weights=$(realpath -- "$weights")
+overrides=("features.weights=$weights" ${overrides[@]+"${overrides[@]}"})
+export PYTHONPATH=$root/recipes${PYTHONPATH:+:$PYTHONPATH}
+command=("$PYTHON" "$root/recipes/strategies/strategies.py" --config "$config" --systems-file "$here/systems.yaml" --lm data/3gram.arpa
+    --amounts "$amounts" --unit h --hours "$hours" --decode-with-lm --validations 1 ${options[@]+"${options[@]}"})
+"${command[@]}" --check -- "${overrides[@]}"
 mkdir -p -- "$exp"
 cd -- "$exp"
-overrides=("features.weights=$weights" ${overrides[@]+"${overrides[@]}"})
 
 parts=(train-clean-5 train-clean-100 dev-clean dev-other)
 asr-emapl prepare librispeech --data "$data" --out data --parts "$(IFS=, && echo "${parts[*]}")"
@@ -97,8 +101,6 @@ write_manifests({
 })
 PYTHON
 fi
-export PYTHONPATH=$root/recipes${PYTHONPATH:+:$PYTHONPATH}
-start "$PYTHON" "$root/recipes/strategies/strategies.py" --config "$config" --systems-file "$here/systems.yaml" --lm data/3gram.arpa \
-    --amounts "$amounts" --unit h --hours "$hours" --decode-with-lm --validations 1 ${options[@]+"${options[@]}"} -- "${overrides[@]}"
+start "${command[@]}" -- "${overrides[@]}"
 wait_for "$!"
 exit "${status_of[$!]}"

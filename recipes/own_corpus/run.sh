@@ -17,7 +17,7 @@ usage: bash recipes/own_corpus/run.sh --labelled PATH --unlabelled PATH --dev PA
   --exp DIR          output folder (default: exp/own_corpus in the repository root)
   --nproc N          training processes, one per GPU (default: 1)
   --stop-stage N     last stage to run, 1 to 4 (default: 4)
-  -- key=value ...   overrides the config: hours=20 batch.seconds=120
+  -- key=value ...   overrides the config: hours=20 batch.seconds=120; relative paths start from the output folder
 
 PATH is a folder of audio with a .txt beside each file, a folder with one CSV or TSV (columns path, text, and speaker if
 known), a Kaldi data directory, or a NeMo or lhotse manifest. Files with errors are listed and skipped.
@@ -66,6 +66,12 @@ done
 
 # shellcheck source=recipes/environment.sh
 source "$root/recipes/environment.sh"
+# Before the audio is prepared, which can take long. Without a config yet, its defaults.
+if [[ -s $exp/config.yaml ]]; then
+    check_overrides "$exp/config.yaml" ${overrides[@]+"${overrides[@]}"}
+else
+    check_overrides <(:) ${overrides[@]+"${overrides[@]}"}
+fi
 mkdir -p -- "$exp"
 cd -- "$exp"
 
@@ -77,6 +83,7 @@ prepare() {
         asr-emapl prepare folder --data "$2" --out data --name "$1" --leave-out ${speakers[@]+"${speakers[@]}"} "${@:3}"
     fi
 }
+supervised=(pseudo_labels.strategy=none "data.unlabelled=[]")
 launch=(asr-emapl)
 ((nproc == 1)) || launch=(torchrun --standalone --nproc-per-node "$nproc" --signals-to-handle SIGHUP,SIGQUIT -m asr_emapl)
 train() { start "${launch[@]}" train --config config.yaml ${overrides[@]+"${overrides[@]}"} run_dir="runs/$1" "${@:2}"; }
@@ -95,15 +102,16 @@ rates = [r["wer"]["teacher/dev"] for r in records if "teacher/dev" in r.get("wer
 if rates and rates[-1] > 50.0:
     print(
         f"warning: the seed's teacher has {rates[-1]:.0f} % WER; above about 50 %, pseudo-labels seldom help. "
-        "Train the seed longer (raise hours and pseudo_labels.start_hours in config.yaml and rerun), add "
-        "transcripts, or start from a model (--init).", file=sys.stderr
+        "Train the seed longer (raise hours and pseudo_labels.start_hours in config.yaml and rerun: this continues "
+        "the seed and starts the pseudo-label run again), add transcripts, or start from a model (--init).",
+        file=sys.stderr,
     )
 PYTHON
 }
 
 say "1 prepare: manifests in $exp/data"
-prepare labelled "$labelled"
-prepare dev "$dev"
+prepare labelled "$labelled" --require-text
+prepare dev "$dev" --require-text
 prepare unlabelled-files "$unlabelled" --text none
 if [[ ! -s data/unlabelled.jsonl ]]; then
     status=0
@@ -129,27 +137,37 @@ if [[ ! -s $tokenizer ]]; then
 fi
 if [[ -s config.yaml ]]; then
     echo "config.yaml already exists (delete it to create a new one)"
-    ((${#options[@]} == 0)) || echo "warning: it is used as it is, without ${options[*]}" >&2
+    ((${#options[@]} == 0)) || [[ "${options[*]}" == "$(cat data/config-options.txt 2>/dev/null)" ]] ||
+        echo "warning: it is used as it is, without ${options[*]}" >&2
 else
     asr-emapl init-config --labelled data/labelled.jsonl --unlabelled data/unlabelled.jsonl --dev data/dev.jsonl \
         --tokenizer "$tokenizer" --out config.yaml ${options[@]+"${options[@]}"}
+    echo "${options[*]}" >data/config-options.txt
 fi
-asr-emapl inspect data/labelled.jsonl data/unlabelled.jsonl data/dev.jsonl --config config.yaml
+manifests=(data/labelled.jsonl data/unlabelled.jsonl data/dev.jsonl)
+if is_current data/inspection.txt config.yaml "${manifests[@]}"; then
+    echo "data/inspection.txt: what to fix in the data"
+else
+    asr-emapl inspect "${manifests[@]}" --config config.yaml >data/inspection.part
+    cat data/inspection.part
+    mv data/inspection.part data/inspection.txt
+fi
 ((stop_stage >= 3)) || exit 0
 
 start_hours=$(pseudo_label_start config.yaml ${overrides[@]+"${overrides[@]}"}) || exit 2
 say "3 train: supervised seed, $start_hours h of audio"
-train seed hours="$start_hours"
+train seed hours="$start_hours" "${supervised[@]}"
 require "$!"
 warn_if_weak runs/seed/log.jsonl
 for system in "${systems[@]}"; do
     strategy=()
     if [[ $system == baseline ]]; then
         say "3 train: supervised baseline, from the seed"
-        strategy=(pseudo_labels.strategy=none data.unlabelled=[])
+        strategy=("${supervised[@]}")
     else
         say "3 train: pseudo-labels, from the seed"
     fi
+    set_aside "runs/$system" runs/seed
     train "$system" init.checkpoint=runs/seed init.keep=run ${strategy[@]+"${strategy[@]}"}
     require "$!"
 done

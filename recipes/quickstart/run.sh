@@ -9,7 +9,7 @@ usage: bash recipes/quickstart/run.sh [options] [-- key=value ...]
   --seed N      seed of weights, order and augmentation (default 0); the corpus stays the same
   --oracle      also train on the reference transcripts of the untranscribed audio, as an upper bound
   --exp DIR     output folder (default: exp/quickstart in the repository root)
-  -- key=value  overrides conf/quickstart.yaml
+  -- key=value  overrides conf/quickstart.yaml; relative paths start from the output folder
 
 Renders the corpus and trains a seed model on the transcribed part. Then trains two models from the seed model on the
 same amount of audio, one supervised and one with pseudo-labels of the EMA teacher, scores them and prints the table.
@@ -72,6 +72,7 @@ wait_for "$!"
 say "train from the seed model in parallel: ${systems[*]} (logs: $exp/$runs/<name>.log; shown: ema)"
 processes=()
 for system in "${systems[@]}"; do
+    set_aside "$runs/$system" "$runs/seed"
     : >"$runs/$system.log" # exists before tail opens it
     read -ra settings <<<"$(learns_from "$system")"
     train "$system" init.checkpoint="$runs/seed" "${settings[@]}" >>"$runs/$system.log" 2>&1

@@ -15,7 +15,7 @@ usage: bash recipes/strategies/run.sh [options] [-- key=value ...]
   --workers N      number of runs in parallel (default: one per core, or one per GPU)
   --table          do not train; print the tables and plot the completed runs
   --exp DIR        output folder (default: exp/strategies in the repository root)
-  -- key=value     overrides the quickstart's config
+  -- key=value     overrides the quickstart's config; relative paths start from the output folder
 
 Renders the quickstart's corpus with 12 minutes of labelled audio. For each amount and seed, trains a supervised seed
 model, and from it all systems on the same amount of audio. Prints one table per amount of labelled audio: WER of the
@@ -54,12 +54,14 @@ done
 
 # shellcheck source=recipes/environment.sh
 source "$root/recipes/environment.sh"
+export PYTHONPATH=$root/recipes${PYTHONPATH:+:$PYTHONPATH}
+config=$root/recipes/quickstart/conf/quickstart.yaml
+command=("$PYTHON" "$here/strategies.py" --config "$config" --amounts "$minutes" --unit min ${options[@]+"${options[@]}"})
+"${command[@]}" --check -- ${overrides[@]+"${overrides[@]}"}
 mkdir -p -- "$exp"
 cd -- "$exp"
 asr-emapl prepare rendered --out data --seed 4 --labelled-minutes 12
 [[ -f data/characters.json ]] || asr-emapl tokenizer --out data/characters.json
-export PYTHONPATH=$root/recipes${PYTHONPATH:+:$PYTHONPATH}
-config=$root/recipes/quickstart/conf/quickstart.yaml
 for amount in ${minutes//,/ }; do
     labelled=data/labelled-$amount.jsonl
     if [[ $amount == 12 ]]; then
@@ -68,7 +70,6 @@ for amount in ${minutes//,/ }; do
         asr-emapl split data/train-labelled.jsonl --hours "$("$PYTHON" -c "print($amount / 60)")" --out "$labelled" --rest "data/rest-$amount.jsonl"
     fi
 done
-start "$PYTHON" "$here/strategies.py" --config "$config" --amounts "$minutes" --unit min ${options[@]+"${options[@]}"} \
-    -- ${overrides[@]+"${overrides[@]}"}
+start "${command[@]}" -- ${overrides[@]+"${overrides[@]}"}
 wait_for "$!"
 exit "${status_of[$!]}"

@@ -21,6 +21,7 @@ from picture import draw_strategies
 
 from asr_emapl.config import RunConfig, load_config
 from asr_emapl.errors import UserError
+from asr_emapl.runs.reader import read_run_config
 
 NGRAM_ORDER = 3
 BASELINE = ("pseudo_labels.strategy=none", "data.unlabelled=[]")
@@ -143,15 +144,19 @@ class Work:
         labelled = comparison.labelled
         if not lm.exists():
             self.emapl(run, "lm", "--text", labelled, "--order", NGRAM_ORDER, "--out", lm)
-        if not out.exists():
+        trained = read_run_config(run.folder) or {}
+        if not out.exists() or trained.get("hours") != comparison.start:
             self.train(run)
+            self._forget_decoded(run)
+            out.unlink(missing_ok=True)
             data = ("--manifest", comparison.unlabelled[0], "--transcripts", labelled)
             model = ("--checkpoint", run.folder, "--lm", lm, "--lexicon", lm)
             self.emapl(run, "calibrate-lm", *model, *data, "--out", out)
         self.decode(run, out)
 
-    def system(self, run: Run, search: Path) -> None:
-        """Train a system and decode all parts with its teacher."""
+    def system(self, run: Run, seed: Run, search: Path) -> None:
+        """Train a system from its seed model and decode all parts with its teacher."""
+        run.start_again_if_trained_further(seed)
         if not (run.folder / DECODED).exists():
             self.train(run)
         self.decode(run, search)
@@ -165,6 +170,11 @@ class Work:
                 if not out.exists() and (not name or self.with_lm):
                     self.emapl(run, "decode", *source, *options, "--out", out)
         (run.folder / DECODED).touch()
+
+    def _forget_decoded(self, run: Run) -> None:
+        """Remove what an earlier checkpoint of a run decoded."""
+        for path in [DECODED, *(f"{part}{name}.jsonl" for part in self.validation for name in ("", WITH_LM))]:
+            (run.folder / path).unlink(missing_ok=True)
 
     def train(self, run: Run) -> None:
         """Start or resume a training run."""
@@ -188,7 +198,7 @@ def train_all(work: Work, comparisons: Sequence[Comparison], systems: Sequence[s
 
 def _after(seed: Future[None], work: Work, comparison: Comparison, system: str) -> None:
     seed.result()
-    work.system(comparison.run(system), comparison.search)
+    work.system(comparison.run(system), comparison.seed_run(), comparison.search)
 
 
 def main() -> None:
@@ -197,6 +207,8 @@ def main() -> None:
     systems: dict[str, dict[str, Any]] = yaml.safe_load(chosen.systems_file.read_text())
     names = _chosen(chosen.systems, systems, chosen.external)
     config = load_config(chosen.config, chosen.overrides)
+    if chosen.check:
+        return
     if not chosen.table:
         comparisons = [
             Comparison(
@@ -229,6 +241,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--validations", type=int, default=8)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--check", action="store_true", help="only check the options")
     parser.add_argument("overrides", nargs="*")
     return parser.parse_args()
 
