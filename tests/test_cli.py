@@ -242,7 +242,10 @@ def test_check_model_says_what_is_wrong_by_its_status(tmp_path, monkeypatch):
         "layers=1",
         "norm=pre",
     )
-    assert all(line.startswith("ok  ") for line in told.splitlines())
+    *lines, size, speed = told.splitlines()
+    assert all(line.startswith("ok  ") for line in lines)
+    assert "M parameters" in size
+    assert "of activations" in speed
     (tmp_path / "lying_model.py").write_text(
         "from asr_emapl.models.transformer import TransformerCtc\n"
         "class Model(TransformerCtc):\n"

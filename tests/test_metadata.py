@@ -56,7 +56,7 @@ def test_the_extra_all_has_every_extra_of_users():
     extras = setup()["options.extras_require"]
     (requirement,) = parse(extras["all"]).values()
     assert requirement.name == "asr_emapl"
-    assert requirement.extras == set(extras) - {"all", "dev"}
+    assert requirement.extras == set(extras) - {"all", "dev", "whisper-weights"}  # 71 MB of data
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "matplotlib", "jinja2"])

@@ -36,7 +36,10 @@ _FORMAT = 1
 
 def is_export(path: Path) -> bool:
     """Whether a folder has an exported model."""
-    return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
+    try:
+        return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
+    except OSError:  # a name that no file can have; whoever reads it says so
+        return False
 
 
 @dataclass(frozen=True)
