@@ -93,11 +93,16 @@ class FeatureFiles:
 
     Args:
         workers: number of utterances that are processed in parallel.
+
+    Raises:
+        UserError: the extractor returns waveforms.
     """
 
     whole = False
 
     def __init__(self, extractor: FeatureExtractor, device: torch.device, workers: int) -> None:
+        if extractor.size is None:
+            raise UserError("the input is the waveform; there are no features to store (use asr-emapl shard)")
         self.extractor, self.device, self.workers = extractor, device, workers
         self.identity = f"features {extractor.fingerprint}"
         self.suffix = f".{extractor.fingerprint}.features.tar"
