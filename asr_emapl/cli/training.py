@@ -200,10 +200,12 @@ def export(
     Example: `asr-emapl export --checkpoint runs/mini --out models/mini`
     """
     from asr_emapl.checkpoints.export import CONFIG, WEIGHTS, write_export
+    from asr_emapl.models.target import Trust
 
     files = [out / CONFIG, out / WEIGHTS]
     check_outputs(files, run_files(checkpoint), overwrite=overwrite)
-    write_export(open_recognizer(checkpoint, model, "cpu", trust), model, out)
+    recognizer = open_recognizer(checkpoint, model, "cpu", trust)
+    write_export(recognizer, model, out, Trust.of(f"checkpoint {recognizer.path}", trust or ()))
     say_written(files[1], f"{out}: {model} of {checkpoint}")
 
 
