@@ -15,6 +15,7 @@ from asr_emapl.audio.decode import read_audio
 from asr_emapl.audio.features import FeatureConfig, LogMel, Waveform
 from asr_emapl.data.loader import collate
 from asr_emapl.data.manifest import read_manifest
+from asr_emapl.data.manifest_writer import write_manifest
 from asr_emapl.data.shard_writer import write_shards
 from asr_emapl.data.stored_features import FeatureFiles, StoredBatch, input_features, read_features, stored_by
 from asr_emapl.errors import UserError
@@ -120,6 +121,48 @@ def test_perturbation_needs_audio(root: Path, tmp_path: Path) -> None:
     config = tiny_config(root, *settings(root), *stored_data(root), perturb, f"run_dir={tmp_path}/run")
     with pytest.raises(UserError, match="perturb"):
         train(config)
+
+
+def test_perturbation_needs_audio_in_each_manifest(root: Path, tmp_path: Path) -> None:
+    mixed = f"data.labelled=[{root}/labelled.jsonl, {root}/features/labelled.jsonl]"
+    weights, perturb = "data.labelled_weights=[1, 1]", "perturb.speed={factors: [0.9, 1.1]}"
+    config = tiny_config(
+        root, *settings(root), *stored_data(root), mixed, weights, perturb, f"run_dir={tmp_path}/run"
+    )
+    with pytest.raises(UserError, match="perturb"):
+        train(config)
+
+
+def test_manifests_of_both_kinds_need_weights(root: Path, tmp_path: Path) -> None:
+    mixed = f"data.labelled=[{root}/labelled.jsonl, {root}/features/labelled.jsonl]"
+    run = (*settings(root), *stored_data(root), mixed, "hours=0.004", f"run_dir={tmp_path}/run")
+    with pytest.raises(UserError, match="labelled_weights"):
+        train(tiny_config(root, *run))
+    train(tiny_config(root, *run, "data.labelled_weights=[1, 1]"))
+
+
+def test_a_mixed_manifest_is_an_error_without_a_traceback(root: Path, tmp_path: Path) -> None:
+    rows = [*read_manifest(root / "labelled.jsonl"), *read_manifest(root / "features/labelled.jsonl")]
+    rows = [replace(row, id=f"{i}") for i, row in enumerate(rows)]
+    write_manifest(tmp_path / "mixed.jsonl", rows)
+    mixed = f"data.labelled=[{tmp_path}/mixed.jsonl]"
+    config = tiny_config(
+        root, *settings(root), *stored_data(root), mixed, "data.workers=1", f"run_dir={tmp_path}/run"
+    )
+    with pytest.raises(UserError, match="one kind") as caught:
+        train(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_validation_features_are_checked_before_training(root: Path, tmp_path: Path) -> None:
+    config = write_tiny_config(root)
+    other = (*settings(root), "features.options.layers=1")
+    succeed("extract-features", root / "dev.jsonl", "--config", config, "--out", tmp_path, *other)
+    validation = f"data.validation={{dev: {tmp_path}/dev.jsonl}}"
+    run = tiny_config(root, *settings(root), *stored_data(root), validation, f"run_dir={tmp_path}/run")
+    with pytest.raises(UserError, match=r"data\.validation\.dev.*extract them again"):
+        train(run)
+    assert not (tmp_path / "run" / "log.jsonl").exists()
 
 
 def test_audio_and_features_are_not_mixed_in_a_batch(root: Path) -> None:
