@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from typing import Annotated, Any, Literal
 
 import torch
@@ -199,7 +200,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Build the torch optimizer, with its fused implementation if there is one.
 
-    Each of its param groups has `lr_factor` and `frozen_hours`, which `ScaledOptimizer` applies.
+    Parameters keep the model's order. Each param group has `lr_factor` and `frozen_hours`, which
+    `ScaledOptimizer` applies.
 
     Args:
         name: see `OptimizerConfig.name`.
@@ -220,19 +222,22 @@ def build_optimizer(
 
 
 def _param_groups(model: nn.Module, parts: Mapping[str, ParameterGroupConfig]) -> list[dict[str, Any]]:
-    """The parameters of each part, and of the rest of the model."""
-    found: dict[str | None, list[nn.Parameter]] = {pattern: [] for pattern in (*parts, None)}
-    for name, parameter in model.named_parameters():
-        found[next((pattern for pattern in parts if re.match(pattern, name)), None)].append(parameter)
-    empty = [pattern for pattern in parts if not found[pattern]]
+    """The parameters in the model's order, divided where the part changes.
+
+    A checkpoint numbers the parameters in this order, which must not depend on the parts.
+    """
+
+    def part_of(named: tuple[str, nn.Parameter]) -> str | None:
+        return next((pattern for pattern in parts if re.match(pattern, named[0])), None)
+
+    found = [(part, [p for _, p in run]) for part, run in groupby(model.named_parameters(), part_of)]
+    empty = [pattern for pattern in parts if all(pattern != part for part, _ in found)]
     if empty:
         names = listing([name for name, _ in model.named_parameters()], _SHOWN_NAMES)
         raise UserError(
             f"optimizer.groups: no parameter is left that {empty[0]!r} matches; there are {names}"
         )
-    groups = []
-    for pattern, parameters in found.items():
-        config = ParameterGroupConfig() if pattern is None else parts[pattern]
-        if parameters:
-            groups.append({"params": parameters, **asdict(config)})
-    return groups
+    rest = ParameterGroupConfig()
+    return [
+        {"params": parameters, **asdict(rest if part is None else parts[part])} for part, parameters in found
+    ]

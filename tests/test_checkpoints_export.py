@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from support.commands import fail, succeed
 from support.tiny import make_corpus, tiny_config
 from support.tiny_whisper import write_openai
@@ -76,6 +77,44 @@ def test_an_export_is_not_replaced_unless_requested(root: Path) -> None:
     assert "is not a checkpoint" in fail(
         "export", "--checkpoint", root / "transformer-model", "--out", root / "again"
     )
+
+
+OWN = """
+import torch
+from torch import nn
+class Own(nn.Module):
+    def __init__(self, vocabulary_size, input_size, weights{default}):
+        super().__init__()
+        self.output = nn.Linear(input_size, vocabulary_size)
+        if weights is not None:
+            torch.load(weights)
+    def output_lengths(self, lengths):
+        return lengths
+    def forward(self, features, lengths):
+        return self.output(features).log_softmax(-1), lengths
+"""
+
+
+@pytest.mark.parametrize("default", ["=None", ""])
+def test_own_models_do_not_need_their_weights_or_cannot_be_exported(
+    root: Path, tmp_path: Path, monkeypatch, default: str
+) -> None:
+    name = f"own_model_{len(default)}"
+    (tmp_path / f"{name}.py").write_text(OWN.format(default=default))
+    monkeypatch.syspath_prepend(tmp_path)
+    torch.save({}, tmp_path / "own.pt")
+    run = tmp_path / "run"
+    target = (f"model.target={name}:Own", f"model.weights={tmp_path}/own.pt")
+    config = tiny_config(root, "hours=0.001", f"run_dir={run}", *target)
+    config.model.options = {}
+    train(config)
+    export = ("export", "--checkpoint", run, "--trust", name, "--out", tmp_path / "model")
+    if not default:
+        assert "options_without_weights" in fail(*export)
+        return
+    succeed(*export)
+    (tmp_path / "own.pt").unlink()
+    load_export(tmp_path / "model", "cpu", [name])
 
 
 @pytest.mark.parametrize(

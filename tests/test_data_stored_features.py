@@ -12,12 +12,16 @@ from support.tiny import make_corpus, tiny_config, write_tiny_config
 from support.tiny_whisper import DIM, write_openai
 
 from asr_emapl.audio.decode import read_audio
-from asr_emapl.audio.features import LogMel
+from asr_emapl.audio.features import FeatureConfig, LogMel, Waveform
 from asr_emapl.data.loader import collate
 from asr_emapl.data.manifest import read_manifest
+from asr_emapl.data.manifest_writer import write_manifest
 from asr_emapl.data.shard_writer import write_shards
 from asr_emapl.data.stored_features import FeatureFiles, StoredBatch, input_features, read_features, stored_by
 from asr_emapl.errors import UserError
+from asr_emapl.models.contract import ModelConfig
+from asr_emapl.models.inputs import build_features
+from asr_emapl.models.target import USERS_OWN
 from asr_emapl.runs.reader import read_log
 from asr_emapl.training.trainer import train
 
@@ -119,6 +123,48 @@ def test_perturbation_needs_audio(root: Path, tmp_path: Path) -> None:
         train(config)
 
 
+def test_perturbation_needs_audio_in_each_manifest(root: Path, tmp_path: Path) -> None:
+    mixed = f"data.labelled=[{root}/labelled.jsonl, {root}/features/labelled.jsonl]"
+    weights, perturb = "data.labelled_weights=[1, 1]", "perturb.speed={factors: [0.9, 1.1]}"
+    config = tiny_config(
+        root, *settings(root), *stored_data(root), mixed, weights, perturb, f"run_dir={tmp_path}/run"
+    )
+    with pytest.raises(UserError, match="perturb"):
+        train(config)
+
+
+def test_manifests_of_both_kinds_need_weights(root: Path, tmp_path: Path) -> None:
+    mixed = f"data.labelled=[{root}/labelled.jsonl, {root}/features/labelled.jsonl]"
+    run = (*settings(root), *stored_data(root), mixed, "hours=0.004", f"run_dir={tmp_path}/run")
+    with pytest.raises(UserError, match="labelled_weights"):
+        train(tiny_config(root, *run))
+    train(tiny_config(root, *run, "data.labelled_weights=[1, 1]"))
+
+
+def test_a_mixed_manifest_is_an_error_without_a_traceback(root: Path, tmp_path: Path) -> None:
+    rows = [*read_manifest(root / "labelled.jsonl"), *read_manifest(root / "features/labelled.jsonl")]
+    rows = [replace(row, id=f"{i}") for i, row in enumerate(rows)]
+    write_manifest(tmp_path / "mixed.jsonl", rows)
+    mixed = f"data.labelled=[{tmp_path}/mixed.jsonl]"
+    config = tiny_config(
+        root, *settings(root), *stored_data(root), mixed, "data.workers=1", f"run_dir={tmp_path}/run"
+    )
+    with pytest.raises(UserError, match="one kind") as caught:
+        train(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_validation_features_are_checked_before_training(root: Path, tmp_path: Path) -> None:
+    config = write_tiny_config(root)
+    other = (*settings(root), "features.options.layers=1")
+    succeed("extract-features", root / "dev.jsonl", "--config", config, "--out", tmp_path, *other)
+    validation = f"data.validation={{dev: {tmp_path}/dev.jsonl}}"
+    run = tiny_config(root, *settings(root), *stored_data(root), validation, f"run_dir={tmp_path}/run")
+    with pytest.raises(UserError, match=r"data\.validation\.dev.*extract them again"):
+        train(run)
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
 def test_audio_and_features_are_not_mixed_in_a_batch(root: Path) -> None:
     one, other = read_manifest(root / "dev.jsonl")[0], read_manifest(root / "features/dev.jsonl")[1]
     with pytest.raises(UserError, match="one kind"):
@@ -173,3 +219,32 @@ def test_the_fingerprint_is_that_of_class_and_weights(tmp_path: Path, root: Path
     features, lengths_B = torch.zeros(1, 3, 80), torch.tensor([3])
     batch = StoredBatch(LogMel().fingerprint, [0.03])
     assert input_features(LogMel(), features, lengths_B, batch)[0] is features
+
+
+def test_the_fingerprint_depends_on_options_that_are_not_weights(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "scaled_features.py").write_text(
+        "from asr_emapl.audio.features import LogMel\n"
+        "class Scaled(LogMel):\n"
+        "    def __init__(self, gain=1.0):\n"
+        "        super().__init__()\n"
+        "        self.gain = gain\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def fingerprint(**options: float) -> str:
+        features = FeatureConfig(extractor="scaled_features:Scaled", options=options)
+        return build_features(features, ModelConfig(), USERS_OWN).fingerprint
+
+    assert fingerprint(gain=2.0) == fingerprint(gain=2.0)
+    assert len({fingerprint(), fingerprint(gain=2.0), fingerprint(gain=3.0)}) == 3
+
+
+@pytest.mark.parametrize("name", ["log_mel", "waveform"])
+def test_weights_that_would_be_ignored_are_an_error(name: str) -> None:
+    with pytest.raises(UserError, match="not used by"):
+        build_features(FeatureConfig(extractor=name, weights="a.pt"), ModelConfig(), USERS_OWN)
+
+
+def test_waveforms_are_not_stored_as_features() -> None:
+    with pytest.raises(UserError, match="no features to store"):
+        FeatureFiles(Waveform(), torch.device("cpu"), 1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from asr_emapl.config import load_config
 from asr_emapl.errors import UserError
 from asr_emapl.hyperparameters import OptimizerConfig, ParameterGroupConfig, build_optimizer
+from asr_emapl.runs.reader import read_log
 from asr_emapl.training.trainer import train
 
 FRONT = "optimizer.groups={frontend: {lr_factor: 0.1, frozen_hours: 0.005}, output: {lr_factor: 0.0}}"
@@ -55,6 +56,31 @@ def test_a_resumed_run_is_the_same(corpus: Path, tmp_path: Path) -> None:
     assert moved(whole, parts) == set()
 
 
+def test_parts_that_change_at_a_resume_keep_the_moments_of_their_parameters(
+    corpus: Path, tmp_path: Path
+) -> None:
+    whole = trained(corpus, tmp_path / "whole", "hours=0.006")
+    trained(corpus, tmp_path / "parts", "hours=0.003", "optimizer.groups={layers.1: {}, .*bias: {}}")
+    parts = trained(corpus, tmp_path / "parts", "hours=0.006", "optimizer.groups={layers.0: {}}")
+    for name, expected in whole.items():
+        torch.testing.assert_close(parts[name], expected, atol=1e-6, rtol=1e-5)
+
+
+def test_the_gradient_noise_is_that_of_trained_parts(corpus: Path, tmp_path: Path) -> None:
+    settings = (
+        "hours=0.002",
+        "batch.seconds=8",
+        "device.max_seconds=4",
+        "optimizer.noise_every_steps=1",
+        "optimizer.groups={.*: {frozen_hours: 1.0}}",
+    )
+    trained(corpus, tmp_path / "run", *settings)
+    log = read_log(tmp_path / "run" / "log.jsonl")
+    noises = [line["gradient_noise"] for line in log if "gradient_noise" in line]
+    assert noises
+    assert all(noise == [0.0, 0.0] for noise in noises)
+
+
 def test_a_factor_of_one_changes_nothing(corpus: Path, tmp_path: Path) -> None:
     plain = trained(corpus, tmp_path / "plain", "hours=0.005")
     grouped = trained(
@@ -81,6 +107,7 @@ def test_the_factor_does_not_depend_on_kappa(kappa: float) -> None:
         groups={"enc": ParameterGroupConfig(lr_factor=0.1), ".*weight": ParameterGroupConfig()}
     )
     optimizer = build_optimizer(model, "adamw", config.reference().at(kappa)[0], config.groups)
+    assert [p for group in optimizer.param_groups for p in group["params"]] == list(model.parameters())
     assert [len(group["params"]) for group in optimizer.param_groups] == [2, 1, 1]
     assert [group["lr_factor"] for group in optimizer.param_groups] == [0.1, 1.0, 1.0]
     assert len({group["lr"] for group in optimizer.param_groups}) == 1

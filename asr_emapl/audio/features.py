@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import torch
@@ -43,10 +46,12 @@ class FeatureExtractor(nn.Module):
     Attributes:
         size: number of features per frame, F; None: the output is a waveform [B, N], and a frame is a sample.
         frame_seconds: audio per frame in seconds.
+        given_options: options that it was built with, if the weights do not determine them.
     """
 
     size: int | None
     frame_seconds: float
+    given_options: Mapping[str, Any] = MappingProxyType({})
 
     def frames(self, samples_B: Tensor) -> Tensor:
         """Samples at 16 kHz to feature frames, long [B]; at least one."""
@@ -54,8 +59,10 @@ class FeatureExtractor(nn.Module):
 
     @cached_property
     def fingerprint(self) -> str:
-        """12 hexadecimal digits that identify the class and its weights, for stored features."""
+        """12 hexadecimal digits that identify the class, its options and its weights, for stored features."""
         digest = hashlib.sha256(repr((type(self).__qualname__, self.size, self.frame_seconds)).encode())
+        if self.given_options:
+            digest.update(json.dumps(dict(self.given_options), sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())

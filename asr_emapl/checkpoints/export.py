@@ -9,7 +9,8 @@ The files that the model was started from (Whisper's weights, a folder of Huggin
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,16 +65,17 @@ class ExportedModel:
         ), extractor
 
 
-def write_export(recognizer: Recognizer, which: str, out: Path) -> None:
+def write_export(recognizer: Recognizer, which: str, out: Path, trust: Trust) -> None:
     """Write the model of a checkpoint to a folder.
 
     Args:
         recognizer: loaded from a checkpoint.
         which: teacher or student.
+        trust: code that may be imported to build the model.
 
     Raises:
-        UserError: the recognizer is an exported model, safetensors is not installed, or the folder cannot be
-            written.
+        UserError: the recognizer is an exported model, safetensors is not installed, the model cannot be
+            built without its file of weights, or the folder cannot be written.
     """
     if recognizer.path is None or recognizer.path.name == WEIGHTS:
         raise UserError(f"{recognizer.path}: is not a checkpoint; specify one, or a run directory")
@@ -84,20 +86,17 @@ def write_export(recognizer: Recognizer, which: str, out: Path) -> None:
         raise UserError("export needs safetensors; pip install safetensors") from error
     run = config_from_dict(state["config"], f"the config in checkpoint {recognizer.path}")
     model, features = run.model, run.features
-    parts: list[tuple[ModelConfig | FeatureConfig, nn.Module]] = [
-        (model, recognizer.model),
-        (features, recognizer.features),
-    ]
-    for part, module in parts:
-        options = getattr(module, "options_without_weights", None)
-        if part.weights is not None and options is not None:
-            part.weights, part.options = None, dict(options())
+    model.options = _without_weights(recognizer.model, model)
+    features.options = _without_weights(recognizer.features, features)
+    model.weights = features.weights = None
     provenance = {"checkpoint": storage.sha256(recognizer.path), "model": which, "step": state["step"]}
     exported = ExportedModel(model, features, recognizer.tokenizer.state_dict(), provenance)
     tensors: dict[str, Tensor] = {}  # copies, because safetensors does not store shared memory
     for prefix, module in (("model", recognizer.model), ("features", recognizer.features)):
         state = module.state_dict()
         tensors |= {f"{prefix}.{name}": tensor.cpu().contiguous().clone() for name, tensor in state.items()}
+    with _without_file(model.target):
+        _fill(*exported.build(trust), tensors)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with publish(str(out / WEIGHTS)) as file:
@@ -130,12 +129,39 @@ def load_export(folder: Path, device: str = "auto", trust: Sequence[str] = ()) -
     exported = ExportedModel(run.model, run.features, tokenizer.state_dict(), values.get("provenance") or {})
     model, extractor = exported.build(Trust.of(f"exported model {folder}", trust))
     tensors = _read(folder / WEIGHTS)
-    for prefix, module in (("model", model), ("features", extractor)):
-        part = {name.partition(".")[2]: t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
-        with fitting(folder / WEIGHTS, run.model.target):
-            module.load_state_dict(part)
+    with fitting(folder / WEIGHTS, run.model.target):
+        _fill(model, extractor, tensors)
     where: torch.device = choose_device(device)
     return Recognizer(model.to(where), extractor.to(where), tokenizer, where, [], folder / WEIGHTS)
+
+
+def _without_weights(module: nn.Module, config: ModelConfig | FeatureConfig) -> dict[str, Any]:
+    """Options that build a module without its file of weights."""
+    options = getattr(module, "options_without_weights", None)
+    return config.options if config.weights is None or options is None else dict(options())
+
+
+def _fill(model: nn.Module, extractor: FeatureExtractor, tensors: Mapping[str, Tensor]) -> None:
+    for prefix, module in (("model", model), ("features", extractor)):
+        part = {name.partition(".")[2]: t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
+        module.load_state_dict(part)
+
+
+@contextmanager
+def _without_file(target: str) -> Iterator[None]:
+    """Context in which a model is built as its export will be.
+
+    Raises:
+        UserError: it cannot be built, or its tensors have other names or shapes.
+    """
+    try:
+        yield
+    # Any exception, because a model may have its own load_state_dict.
+    except Exception as error:
+        raise UserError(
+            f"{target} or its feature extractor cannot be built without its file of weights "
+            f"({' '.join(str(error).split())[:300]}); define its method options_without_weights()"
+        ) from error
 
 
 def _read(path: Path) -> dict[str, Tensor]:

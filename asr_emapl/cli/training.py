@@ -213,13 +213,14 @@ def export(
     """
     from asr_emapl.checkpoints.export import CONFIG, WEIGHTS, write_export
     from asr_emapl.checkpoints.onnx import write_onnx
+    from asr_emapl.models.target import Trust
 
     if onnx not in (None, "features", "waveforms"):
         raise UserError(f"--onnx {onnx!r} is not one of features, waveforms")
     files = [out / CONFIG, out / WEIGHTS, *([out / "model.onnx"] if onnx else [])]
     check_outputs(files, run_files(checkpoint), overwrite=overwrite)
     recognizer = open_recognizer(checkpoint, model, "cpu", trust)
-    write_export(recognizer, model, out)
+    write_export(recognizer, model, out, Trust.of(f"checkpoint {recognizer.path}", trust or ()))
     say_written(files[1], f"{out}: {model} of {checkpoint}")
     if onnx:
         difference = write_onnx(recognizer, files[2], waveforms=onnx == "waveforms")

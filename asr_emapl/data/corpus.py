@@ -62,6 +62,14 @@ class Selection(LazySequence[Utterance]):
         """The manifests, with all their rows."""
         return [manifest for manifest, _ in self._parts]
 
+    @property
+    def firsts(self) -> list[Utterance]:
+        """The first utterance of each manifest."""
+        return [
+            self.item(end - len(m if rows is None else rows))
+            for end, (m, rows) in zip(self._ends, self._parts, strict=True)
+        ]
+
     def item(self, row: int) -> Utterance:
         """An utterance, read from its manifest."""
         part = bisect_right(self._ends, row)

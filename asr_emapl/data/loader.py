@@ -141,9 +141,9 @@ class StepBatch:
     label_only: bool = False
     # Utterances that this rank skipped.
     skipped: list[Skipped] = field(default_factory=list)
-    # Error message if a server or manifest could not be read, which makes the step incomplete. An exception
-    # of a decoding process would arrive with its traceback in the message.
-    unreachable: str = ""
+    # Why the step is incomplete: for example, a server could not be reached. An exception that a decoding
+    # process raises would arrive with its traceback in the message.
+    failure: UserError | None = None
 
     def pin_memory(self) -> StepBatch:
         """Copy to pinned memory; see `MicroBatch.pin_memory`."""
@@ -196,8 +196,8 @@ class StepDataset(Dataset[StepBatch]):
                 micro = self._micro_batch(batch, batch.indices[part], utterance, made.skipped)
                 if micro is not None:
                     made.micro_batches.append(micro)
-        except UnreachableError as error:
-            made.unreachable = str(error)
+        except UserError as error:
+            made.failure = error
         if self.desk is not None:
             self.desk.note(batch.labelled, -1)
         return made
@@ -354,7 +354,8 @@ def steps(
     perturbed unlabelled audio.
 
     Raises:
-        UserError: a decoding process died; names its current utterance.
+        UserError: a decoding process died, with its current utterance; or a batch has audio and stored
+            features.
         UnreachableError: a server with audio cannot be reached.
     """
     desk, requests = WorkerProgress(workers), _Requests(plan, start)
@@ -370,8 +371,8 @@ def steps(
     try:
         with closing(watched(loader, desk) if workers else (step for step in loader)) as made:
             for step in made:
-                if step.unreachable:
-                    raise UnreachableError(step.unreachable)
+                if step.failure is not None:
+                    raise step.failure
                 step.after = requests.positions.popleft()
                 yield step
     except DeadDecoderError as death:

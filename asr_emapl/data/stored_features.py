@@ -77,12 +77,27 @@ def input_features(
     if stored is None:
         features: tuple[Tensor, Tensor] = extractor(inputs, lengths_B)
         return features
-    if stored.fingerprint != extractor.fingerprint:
-        raise UserError(
-            f"the stored features are of extractor {stored.fingerprint}, but the config's extractor is "
-            f"{extractor.fingerprint}; extract them again with this config (asr-emapl extract-features)"
-        )
+    _require_same(stored.fingerprint, extractor, "a batch")
     return inputs, lengths_B
+
+
+def require_extractor(utterance: Utterance, extractor: FeatureExtractor, place: str) -> None:
+    """Check that an utterance is audio, or stored features of an extractor; `place` names it in errors.
+
+    Raises:
+        UserError: the features were stored by another extractor.
+    """
+    fingerprint = stored_by(utterance)
+    if fingerprint is not None:
+        _require_same(fingerprint, extractor, place)
+
+
+def _require_same(fingerprint: str, extractor: FeatureExtractor, place: str) -> None:
+    if fingerprint != extractor.fingerprint:
+        raise UserError(
+            f"{place} has stored features of extractor {fingerprint}, but the model's extractor is "
+            f"{extractor.fingerprint}; extract them again with its config (asr-emapl extract-features)"
+        )
 
 
 class FeatureFiles:
@@ -93,11 +108,16 @@ class FeatureFiles:
 
     Args:
         workers: number of utterances that are processed in parallel.
+
+    Raises:
+        UserError: the extractor returns waveforms.
     """
 
     whole = False
 
     def __init__(self, extractor: FeatureExtractor, device: torch.device, workers: int) -> None:
+        if extractor.size is None:
+            raise UserError("the input is the waveform; there are no features to store (use asr-emapl shard)")
         self.extractor, self.device, self.workers = extractor, device, workers
         self.identity = f"features {extractor.fingerprint}"
         self.suffix = f".{extractor.fingerprint}.features.tar"

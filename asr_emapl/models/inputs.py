@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from asr_emapl.audio.features import FeatureConfig, FeatureExtractor, FrameCount, LogMel, Waveform
+from asr_emapl.errors import UserError
 from asr_emapl.models.contract import ModelConfig
 from asr_emapl.models.target import Trust, Wanted, construct, resolve
 
@@ -31,16 +32,21 @@ def build_features(features: FeatureConfig, model: ModelConfig, trust: Trust) ->
 
     Raises:
         UserError: its class does not exist or is not trusted, it is not a `FeatureExtractor`, an option
-            is unknown, or the constructor raises an error.
+            is unknown, or the constructor raises an error; or log_mel or waveform has weights or options.
     """
     name = extractor_name(features, model, trust)
-    if name == "log_mel":
-        return LogMel(features)
-    if name == "waveform":
-        return Waveform()
+    if name in ("log_mel", "waveform"):
+        if features.weights is not None or features.options:
+            raise UserError(
+                f"features.weights and features.options are not used by {name}; remove them, or set "
+                "features.extractor"
+            )
+        return LogMel(features) if name == "log_mel" else Waveform()
     weights = {} if features.weights is None else {"weights": features.weights}
     cls, place = resolve(name, trust, _EXTRACTOR), f"features.options for {name}"
     extractor: FeatureExtractor = construct(cls, weights | features.options, place)
+    if not hasattr(extractor, "options_without_weights"):
+        extractor.given_options = features.options
     return extractor.eval().requires_grad_(False)
 
 

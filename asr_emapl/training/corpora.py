@@ -15,7 +15,7 @@ from asr_emapl.data.corpus import Corpus, TokenTable
 from asr_emapl.data.loader import DataConfig, StepDataset
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.data.shared_audio import shared_audio
-from asr_emapl.data.stored_features import stored_by
+from asr_emapl.data.stored_features import require_extractor, stored_by
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UnreachableError, UserError, counted, list_findings
 from asr_emapl.pseudo_labels.external import Spelling
@@ -50,7 +50,8 @@ class Corpora:
 
         Raises:
             UserError: see `TrainingAudio.select`; also if there is unlabelled audio without a strategy, a
-                text has characters outside the tokenizer's alphabet, or validation audio is also trained on.
+                corpus has audio and stored features, a text has characters outside the tokenizer's alphabet,
+                or validation audio is also trained on.
         """
         labels = config.pseudo_labels
         if not labels.uses_unlabelled and config.data.unlabelled:
@@ -63,6 +64,7 @@ class Corpora:
         with_text = ("labelled", "unlabelled") if labels.strategy == "oracle" else ("labelled",)
         audio = TrainingAudio.select(config, world_size, with_text)
         _require_audio(config, audio)
+        _require_one_kind(audio)
         corpora, notes = {}, list(audio.notes)
         for kind, utterances in audio.utterances.items():
             corpora[kind] = Corpus(utterances, _encode(utterances, tokenizer) if kind in with_text else None)
@@ -77,6 +79,18 @@ class Corpora:
         }
         _require_unseen(config.data, audio, splits)
         return Corpora(audio, corpora["labelled"], corpora.get("unlabelled"), splits, perturb, notes)
+
+    def require_extractor(self, features: FeatureExtractor) -> None:
+        """Check the first utterance of each manifest, so that a run does not stop after hours.
+
+        Raises:
+            UserError: its features were stored by another extractor.
+        """
+        for kind, utterances in self.audio.utterances.items():
+            for utterance in utterances.firsts:
+                require_extractor(utterance, features, f"data.{kind}")
+        for name, split in self.validation.items():
+            require_extractor(split[0], features, f"data.validation.{name}")
 
     def dataset(
         self, config: RunConfig, features: FeatureExtractor, rank: int, world_size: int
@@ -97,6 +111,21 @@ class Corpora:
         )
 
 
+def _require_one_kind(audio: TrainingAudio) -> None:
+    """Check that all manifests of a corpus have audio, or all have stored features.
+
+    Raises:
+        UserError: names the part of the data.
+    """
+    for kind, utterances in audio.utterances.items():
+        is_one_corpus = len(audio.mixtures[kind].sizes) == 1
+        if is_one_corpus and len({stored_by(u) is None for u in utterances.firsts}) > 1:
+            raise UserError(
+                f"data.{kind}: manifests of audio and of stored features cannot be in one batch; use "
+                f"manifests of one kind, or set data.{kind}_weights"
+            )
+
+
 def _require_audio(config: RunConfig, audio: TrainingAudio) -> None:
     """Refuse settings that need waveforms if the features are stored.
 
@@ -110,7 +139,7 @@ def _require_audio(config: RunConfig, audio: TrainingAudio) -> None:
         needed.append(("pseudo_labels.min_level_db", "unlabelled"))
     for setting, kind in needed:
         utterances = audio.utterances.get(kind)
-        if utterances is not None and stored_by(utterances[0]) is not None:
+        if utterances is not None and any(stored_by(u) is not None for u in utterances.firsts):
             raise UserError(
                 f"{setting} needs audio, but data.{kind} has stored features; set it to its default, or use "
                 "the manifests of the audio"

@@ -177,6 +177,7 @@ class TrainStep:
             with self.world.no_sync(self.student):
                 loss = objective.loss(targets)
                 (loss / utterances).backward()
+            self._drop_frozen_gradients()
             total += loss.detach()
             touched = [before or p.grad is not None for before, p in zip(touched, parameters, strict=True)]
             gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]

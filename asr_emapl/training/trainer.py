@@ -126,6 +126,7 @@ class Trainer:
         config, world = self.config, self.world
         bf16 = config.device.precision == "bf16"
         self.features = build_extractor(config, world.device)
+        self.corpora.require_extractor(self.features)
         model, follower = build_models(config, world, self.tokenizer.vocabulary_size, self.features)
         self.student = world.data_parallel(model)
         self.scaled = ScaledOptimizer(model, config.optimizer, self.plan)
