@@ -166,6 +166,8 @@ def open_audio(file: str | BinaryIO, source: Source) -> soundfile.SoundFile:
     Raises:
         UserError: it cannot be decoded, or has no samples according to its header.
     """
+    if source.stored_by is not None:
+        raise UserError(f"{source}: stored features, not audio (use the manifest of the audio)")
     try:
         opened = soundfile.SoundFile(file)
     # TypeError: formats without a header (.raw), whose sample rate is unknown.
