@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.commands import fail
 
+from asr_emapl.data.manifest_writer import write_manifest
 from asr_emapl.data.split import split_by_audio, split_by_speaker
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
@@ -52,3 +56,11 @@ def test_speakers_are_kept_whole_and_evenly_spaced() -> None:
     assert not {u.speaker for u in chosen} & {u.speaker for u in others}
     with pytest.raises(UserError, match="6 speakers"):
         split_by_speaker(utterances, 6)
+
+
+@pytest.mark.parametrize(("seconds", "remedy"), [(1.0, "specify more"), (29.0, "specify less")])
+def test_an_empty_part_is_an_error(tmp_path: Path, seconds: float, remedy: str) -> None:
+    manifest = tmp_path / "all.jsonl"
+    write_manifest(manifest, [Utterance(f"{i}", "x.flac", 10.0) for i in range(3)])
+    parts = ("--out", tmp_path / "out.jsonl", "--rest", tmp_path / "rest.jsonl")
+    assert remedy in fail("split", manifest, "--hours", str(seconds / 3600.0), *parts)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.commands import fail, succeed
+from support.commands import call, fail, succeed
 from support.tiny import make_corpus, tiny_config, write_tiny_config
 from support.tiny_whisper import DIM, write_openai
 
@@ -201,6 +201,17 @@ def test_damaged_features_are_an_error(root: Path) -> None:
     audio = read_manifest(root / "dev.jsonl")[0]
     with pytest.raises(UserError, match="not stored features"):
         read_features(audio)
+
+
+def test_commands_for_audio_name_the_cause(root: Path, tmp_path: Path) -> None:
+    stored = root / "features/dev.jsonl"
+    for codec in ("as-is", "flac"):
+        assert "stored features, not audio" in fail("shard", stored, "--out", tmp_path, "--codec", codec)
+    assert "stored features, not audio" in call("segment", stored, "--out", tmp_path / "cut.jsonl").err
+
+
+def test_stored_features_are_no_damaged_audio(root: Path) -> None:
+    assert "contradict" not in succeed("inspect", root / "features/dev.jsonl", "--audio")
 
 
 def test_features_are_not_extracted_twice(root: Path, tmp_path: Path) -> None:

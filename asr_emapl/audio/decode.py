@@ -173,6 +173,8 @@ def open_audio(file: str | BinaryIO, source: Source) -> soundfile.SoundFile:
     Raises:
         UserError: it cannot be decoded, or has no samples according to its header.
     """
+    if source.stored_by is not None:
+        raise UserError(f"{source}: stored features, not audio (use the manifest of the audio)")
     try:
         with without_mpeg_messages(not source.place.lower().endswith(_NOT_MP3)):
             opened = soundfile.SoundFile(file)

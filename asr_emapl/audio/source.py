@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zlib
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -14,6 +15,7 @@ from asr_emapl.errors import UnreachableError, UserError
 _WHOLE_BYTES = 4 << 20
 # Read size: a compromise between few requests and few unneeded bytes.
 _BUFFER_BYTES = 128 << 10
+_FEATURES = re.compile(r"\.([0-9a-f]{12})\.features\.tar$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,12 @@ class Source:
 
     def __str__(self) -> str:
         return self.place if self.byte_range is None else f"{self.place}: utterance {self.name}"
+
+    @property
+    def stored_by(self) -> str | None:
+        """The fingerprint of the extractor whose features the shard has; None: it has audio."""
+        found = None if self.byte_range is None else _FEATURES.search(self.place)
+        return found.group(1) if found else None
 
     def open(self) -> str | BinaryIO:
         """Return a path or a file object, which soundfile can open.

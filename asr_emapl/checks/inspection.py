@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.data.batch_plan import BatchConfig
 from asr_emapl.data.shared_audio import shared_audio
+from asr_emapl.data.stored_features import stored_by
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.data.verify import verify
 from asr_emapl.errors import UserError, counted, listing
@@ -144,8 +145,9 @@ def inspect_manifests(manifests: Mapping[str, Sequence[Utterance]], demands: Req
 
 
 def with_audio(inspection: Inspection, manifests: Mapping[str, Sequence[Utterance]]) -> Inspection:
-    """Add the findings of `verify`, which reads the headers of the audio files."""
-    faults = {name: verify(utterances, None) for name, utterances in manifests.items()}
+    """Add the findings of `verify`, which reads the headers of the audio files, not stored features."""
+    audio = {name: [u for u in found if stored_by(u) is None] for name, found in manifests.items()}
+    faults = {name: verify(utterances, None) for name, utterances in audio.items()}
     findings = [
         _finding(
             f"audio files that contradict {name}: {len(lines)}",

@@ -110,6 +110,11 @@ def split(
     check_outputs([out, rest], [manifest], overwrite=overwrite)
     utterances = read_manifest(manifest)
     parts = split_by_audio(utterances, hours) if hours else split_by_speaker(utterances, speakers or 0)
+    if not all(parts):
+        raise UserError(
+            f"--hours {hours:g} selects {len(parts[0]):,} of {len(utterances):,} utterances; specify "
+            f"{'less' if parts[0] else 'more'}"
+        )
     write_manifests(dict(zip((out, rest), parts, strict=True)))
     for path, part in zip((out, rest), parts, strict=True):
         say_written(path, f"{path}: {len(part):,} utterances, {sum(u.duration for u in part) / 3600:.2f} h")

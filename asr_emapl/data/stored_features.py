@@ -8,7 +8,6 @@ manifest beside the shards has the durations of the audio, which remains the clo
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
@@ -22,8 +21,6 @@ from asr_emapl.data.read_ahead import read_ahead
 from asr_emapl.data.shard_writer import ShardFile
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
-
-_SHARD = re.compile(r"\.([0-9a-f]{12})\.features\.tar$")
 
 
 @dataclass(frozen=True)
@@ -41,10 +38,7 @@ class StoredBatch:
 
 def stored_by(utterance: Utterance) -> str | None:
     """The fingerprint of the extractor whose features are stored; None: the utterance is audio."""
-    if utterance.byte_range is None:
-        return None
-    found = _SHARD.search(utterance.audio)
-    return found.group(1) if found else None
+    return utterance.source.stored_by
 
 
 def read_features(utterance: Utterance) -> Tensor:
