@@ -70,6 +70,7 @@ STRATEGIES = {
         "pseudo_labels.rounds.hours=[0,0.03]",
         "pseudo_labels.rounds.share=0.7",
         "pseudo_labels.keep_share=0.6",
+        "pseudo_labels.temperature=1.0",
     ),
     "best average": (
         "pseudo_labels.strategy=rounds",
@@ -204,8 +205,8 @@ def test_labels_of_a_file_are_filtered_before_batches_are_made(corpus, tmp_path,
     dropped = sum(sum(step.get("dropped", {}).values()) for step in part)
     trained = sum(step["utterances"] for step in part)
     assert dropped / (dropped + trained) == pytest.approx(1 / 3, abs=0.03)
-    assert trained / len(part) == pytest.approx(sum(s["utterances"] for s in whole) / len(whole), rel=0.1)
-    assert all(step["kappa"] == pytest.approx(1.0) for step in part)
+    # Two thirds of it if the labels were dropped after the batches are made.
+    assert trained / len(part) > 0.8 * sum(step["utterances"] for step in whole) / len(whole)
 
 
 def test_rounds_filter_their_labels_before_batches_are_made(corpus, tmp_path, capsys):
