@@ -126,7 +126,7 @@ class RunLabels:
         """Filter the kept labels of rounds, and return how many are dropped."""
         if self.known is None or not isinstance(self.strategy, RoundLabels):
             return ""
-        self.known.judge(self.strategy.table.rows.tolist())
+        self.known.judge(map(int, self.strategy.table.rows))
         return self.known.describe()
 
     def observe(self, step: int, labels: Mapping[int, Label], reasons: Mapping[int, str]) -> None:
