@@ -88,7 +88,9 @@ class Rehearsal:
         for model in (self.student, twin):
             model.register_forward_hook(_sharpen)
         self.best = build_best_average(config, self.teacher, self.student)
-        strategy = build_strategy(config, tokenizer, self.teacher, self.student, self.best, UTTERANCES)
+        strategy = build_strategy(
+            config, tokenizer, self.teacher, self.student, self.best, features, UTTERANCES
+        )
         assert strategy is not None
         self.strategy = strategy
         self._is_labelled_first = limits.strategy in ("cache", "rounds")

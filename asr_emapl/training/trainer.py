@@ -137,7 +137,9 @@ class Trainer:
         self.mean = RunningMean(model) if config.checkpoint.running_mean else None
         unlabelled = self.corpora.audio.sizes["unlabelled"]
         best = build_best_average(config, self.teacher, model)
-        strategy = build_strategy(config, self.tokenizer, self.teacher, model, best, unlabelled)
+        strategy = build_strategy(
+            config, self.tokenizer, self.teacher, model, best, self.features, unlabelled
+        )
         self.labels = RunLabels(config, strategy, best, self.corpora, self.tokenizer, world)
         self.train_step = build_step(
             world,
