@@ -1,4 +1,4 @@
-"""Greedy CTC decoding of a batch, confidence, and a check that labels can be aligned. Imports only torch.
+"""CTC paths of a batch: greedy or searched, with confidence; can labels be aligned? Imports only torch.
 
 Axes: B utterances, T frames (padded), S tokens (padded), V labels (blank included). Results are padded and
 stay on the device, which avoids synchronization.
@@ -6,8 +6,8 @@ stay on the device, which avoids synchronization.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -15,19 +15,21 @@ import torch
 from torch import Tensor
 
 Confidence = Literal["frames", "tokens"]
-"""frames: `GreedyPaths.confidence`; tokens: `token_confidence`."""
+"""frames: mean over the valid frames of the highest probability; tokens: `token_confidence`."""
+
+Search = Callable[[Tensor], Tensor]
+"""Log-probabilities [T, V] on the CPU to the label of each frame, long [T]."""
 
 
 @dataclass(frozen=True)
-class GreedyPaths:
-    """The best path of each utterance, with repeats collapsed and blanks removed.
+class Paths:
+    """A path of each utterance, and its labels with repeats collapsed and blanks removed.
 
     Attributes:
         labels: long [B, T], without blanks; padded with zeros.
         label_lengths: long [B], number of labels of each utterance.
-        confidence: float32 [B], mean over the valid frames of the highest probability, in (0, 1];
-            0 for an utterance without frames.
-        path: long [B, T], the most probable label of each frame, blanks included; any value in the padding.
+        confidence: float32 [B], see `Confidence`; in (0, 1], or 0 for an utterance without frames.
+        path: long [B, T], the label of each frame, blanks included; any value in the padding.
     """
 
     labels: Tensor
@@ -43,8 +45,8 @@ class GreedyPaths:
 
 
 @torch.no_grad()
-def greedy(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> GreedyPaths:
-    """Decode all utterances of a batch, without a Python loop.
+def greedy(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> Paths:
+    """The best path of each utterance, with the confidence of its frames, without a Python loop.
 
     Frames from `lengths` on are ignored, even if they contain NaN. A NaN in a valid frame makes that
     utterance's confidence NaN. Ties are resolved in favour of the lowest label.
@@ -73,7 +75,40 @@ def greedy(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> GreedyPaths:
     probability_BT = torch.where(valid_BT, best_log_prob_BT.float().exp(), 0.0)
     # Low-precision log-probabilities can round to slightly above 0.
     confidence = (probability_BT.sum(dim=1) / lengths.clamp(min=1)).clamp(max=1.0)
-    return GreedyPaths(labels, label_lengths, confidence, best_BT)
+    return Paths(labels, label_lengths, confidence, best_BT)
+
+
+def search_path(search: Search, log_probs_BTV: Tensor, lengths_B: Tensor) -> Tensor:
+    """The path of each utterance by a search on the CPU, long [B, T], on the device of the log-probabilities.
+
+    Synchronizes with the device.
+    """
+    path_BT = torch.zeros(log_probs_BTV.shape[:2], dtype=torch.long)
+    log_probs = log_probs_BTV.float().cpu()
+    for row, log_probs_TV, frames in zip(path_BT, log_probs, lengths_B.tolist(), strict=True):
+        if frames:
+            row[:frames] = search(log_probs_TV[:frames])
+    return path_BT.to(log_probs_BTV.device)
+
+
+def labels_of_path(
+    path_BT: Tensor, best: Paths, log_probs_BTV: Tensor, lengths_B: Tensor, confidence: Confidence = "frames"
+) -> Paths:
+    """The labels of a path, with their confidence. Does not synchronize.
+
+    Training and `asr-emapl label` both make labels with it, so that they are the same.
+
+    Args:
+        path_BT: long [B, T], a path that was searched or drawn, or that of `best`.
+        best: the result of `greedy`.
+    """
+    found = best
+    if path_BT is not best.path:
+        labels = collapse(path_BT, lengths_B.to(path_BT.device))
+        found = Paths(*labels, best.confidence, path_BT)
+    if confidence == "tokens":
+        return replace(found, confidence=token_confidence(log_probs_BTV, lengths_B, path_BT))
+    return found
 
 
 def collapse(path_BT: Tensor, lengths_B: Tensor, blank: int = 0) -> tuple[Tensor, Tensor]:

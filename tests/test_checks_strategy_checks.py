@@ -15,6 +15,7 @@ from asr_emapl.checks.check import CheckResult
 from asr_emapl.checks.rehearsal import STEPS, UTTERANCES
 from asr_emapl.checks.strategy_checks import CHECKS, Subject, check
 from asr_emapl.errors import UserError
+from asr_emapl.pseudo_labels.best_average import BestAverage
 
 NAMES = [each.name for each in CHECKS]
 
@@ -67,6 +68,41 @@ def test_sound_strategies_pass(corpus, no_processes, overrides):
     assert details["memory"].startswith("0 bytes") != keeps
     waits = "pseudo_labels.agreement=student" in overrides or overrides[0].endswith("Sound")
     assert ("waits" in details["no waiting"]) == waits
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("soft",),
+        ("external",),
+        ("rounds", "pseudo_labels.labeller=best_average", "pseudo_labels.rounds.share=0.5"),
+        ("ema", "pseudo_labels.tokens_per_second=learned"),
+    ],
+    ids=lambda overrides: overrides[-1],
+)
+def test_sound_strategies_are_the_same_on_two_processes(corpus, monkeypatch, overrides):
+    """Those of which nothing else starts two processes here; see also `test_pseudo_labels_runs`."""
+    wanted = ("labels", "deterministic", "world size")
+    monkeypatch.setattr(strategy_checks, "CHECKS", tuple(one for one in CHECKS if one.name in wanted))
+    assert [(result.name, result.passed) for result in checked(corpus, *overrides)] == [
+        (name, True) for name in wanted
+    ]
+
+
+def test_a_learned_range_drops_some_labels(corpus):
+    for name in ("ema", "oracle"):
+        config = tiny_config(
+            corpus, f"pseudo_labels.strategy={name}", "pseudo_labels.tokens_per_second=learned"
+        )
+        traces = Subject(config).traces
+        dropped = sum(count for trace in traces for count in trace.dropped.values())
+        assert 0 < dropped < 3 * UTTERANCES, name
+
+
+def test_an_average_that_a_resume_forgets_fails(corpus, no_processes, monkeypatch):
+    monkeypatch.setattr(BestAverage, "state_dict", lambda self: {})
+    results = checked(corpus, "rounds", "pseudo_labels.labeller=best_average")
+    require_failure(results, "resume", r"after a resume, the label of utterance \d+ differs in step 7")
 
 
 @pytest.mark.parametrize(

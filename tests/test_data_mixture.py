@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -202,14 +202,15 @@ def read(blend, count, at=None):
     steps, at = [], at or MixtureCursor()
     for _ in range(count):
         steps.append(blend.next(at))
-        at = steps[-1][-1]
+        at = steps[-1].after
     return steps
 
 
 @given(st.lists(st.floats(0.1, 10.0), min_size=3, max_size=3))
 @settings(max_examples=30)
 def test_corpora_get_their_shares_of_the_audio(weights):
-    for *_, at in read(blend(weights), 120):
+    for step in read(blend(weights), 120):
+        at = step.after
         owed = [p.total / w for p, w in zip(at.corpora, weights, strict=True)]
         # Nobody is ahead of another by more than one batch.
         assert max(owed) - min(owed) <= BATCH / min(weights)
@@ -219,7 +220,8 @@ def test_each_corpus_has_passes_of_its_own():
     steps = read(blend([1.0, 1.0, 1.0]), 300)
     first = np.cumsum([0, *SIZES])
     passes = {}
-    for indices, _, epoch, _ in steps:
+    for step in steps:
+        indices, epoch = step.indices, step.epoch
         which = int(np.searchsorted(first, indices[0], side="right")) - 1
         passes.setdefault((which, epoch), []).extend((indices - first[which]).tolist())
     last = {which: max(e for w, e in passes if w == which) for which in range(3)}
@@ -242,29 +244,95 @@ def test_weights_that_cannot_be(weights):
 def test_a_blend_resumes_from_anywhere():
     whole = read(blend([1.0, 2.0, 0.5]), 60)
     for stop in (0, 7, 33):
-        position = DataCursor(labelled=whole[stop][-1])
+        position = DataCursor(labelled=whole[stop].after)
         saved = DataCursor.from_state(json.loads(json.dumps(position.state_dict())))
         assert saved == position
         rest = read(blend([1.0, 2.0, 0.5]), 59 - stop, saved.labelled)
-        assert [i.tolist() for i, *_ in rest] == [i.tolist() for i, *_ in whole[stop + 1 :]]
+        assert [b.indices.tolist() for b in rest] == [b.indices.tolist() for b in whole[stop + 1 :]]
+
+
+def unused_blend(is_used, weights=(1.0, 1.0)):
+    lengths = [np.random.default_rng(i).integers(50, 400, size) for i, size in enumerate((90, 60))]
+    parts = (is_used[:90], is_used[90:])
+    plans = [BatchPlan(s, BATCH, seed=1, pool=20, used=u) for s, u in zip(lengths, parts, strict=True)]
+    return Mixture(plans, weights), np.concatenate(lengths)
+
+
+@given(st.floats(0.02, 1.0), st.integers(0, 2**16))
+@settings(max_examples=30, deadline=None)
+def test_batches_are_made_of_the_used_utterances_and_name_the_others(share, seed):
+    """Even if whole chunks or a whole corpus are not used."""
+    is_used = np.random.default_rng(seed).random(150) < share
+    is_used[90 + seed % 60] = True
+    mixture, lengths = unused_blend(is_used)
+    used, unused, seen = Counter(), Counter(), 0
+    for step in read(mixture, 100):
+        assert step.samples == lengths[step.indices].sum() > 0
+        used.update(step.indices.tolist())
+        unused.update(step.unused.tolist())
+        seen += step.samples
+        assert step.after.total == seen
+    assert set(used) <= set(np.flatnonzero(is_used))
+    assert set(unused) <= set(np.flatnonzero(~is_used))
+    passes = [used[row] for row in np.flatnonzero(is_used[90:]) + 90]
+    assert max(passes) - min(passes) <= 1  # each once per pass
+
+
+def test_utterances_that_are_not_used_are_counted_once_per_pass():
+    """Also if the batch changes within a chunk."""
+    is_used = np.random.default_rng(3).random(130) < 0.4
+    lengths = np.random.default_rng(2).integers(50, 400, 130)
+    for batch, later in ((BATCH, BATCH), (BATCH, 700)):
+        at, seen = CorpusCursor(), Counter()
+        used = Counter()
+        while at.epoch == 0:
+            plan = BatchPlan(lengths, batch if at.chunk < 2 else later, seed=1, pool=30, used=is_used)
+            step = Mixture([plan]).next(MixtureCursor((at,), (1.0,)))
+            at = step.after.corpora[0]
+            if at.epoch == 0:
+                seen.update(step.unused.tolist())
+                used.update(step.indices.tolist())
+            if at.chunk == 1 and at.samples > 1000:
+                batch = later
+        assert seen == Counter(np.flatnonzero(~is_used).tolist())
+        assert used == Counter(np.flatnonzero(is_used).tolist())
+
+
+def test_used_utterances_can_change_at_a_chunk():
+    """A corpus without used utterances does not catch up later."""
+    first, _ = unused_blend(np.arange(150) < 90)
+    at = read(first, 40)[-1].after
+    assert at.corpora[1].total == 0
+    later, _ = unused_blend(np.arange(150) % 2 == 0)
+    moved = at.at_chunk()
+    assert moved.at_chunk() == moved
+    assert all(not corpus.samples for corpus in moved.corpora)
+    steps = read(later, 40, moved)
+    gained = [b.total - a.total for a, b in zip(at.corpora, steps[-1].after.corpora, strict=True)]
+    assert abs(gained[0] - gained[1]) <= BATCH
+
+
+def test_no_utterance_is_used():
+    with pytest.raises(ValueError, match="no utterance is used"):
+        unused_blend(np.zeros(150, dtype=bool))
 
 
 def test_new_weights_make_up_for_nothing():
-    at = read(blend([1.0, 1.0, 1.0]), 90)[-1][-1]
+    at = read(blend([1.0, 1.0, 1.0]), 90)[-1].after
     steps = read(blend([1.0, 1.0, 8.0]), 40, at)
-    gained = [b.total - a.total for a, b in zip(at.corpora, steps[-1][-1].corpora, strict=True)]
+    gained = [b.total - a.total for a, b in zip(at.corpora, steps[-1].after.corpora, strict=True)]
     assert gained[2] / gained[0] == pytest.approx(8.0, rel=0.5)
     assert gained[0] > 0
 
 
 def test_a_corpus_that_joins_does_not_catch_up():
-    at = read(blend([1.0, 1.0], count=2), 90)[-1][-1]
+    at = read(blend([1.0, 1.0], count=2), 90)[-1].after
     steps = read(blend([1.0, 1.0, 1.0]), 30, at)
-    after = steps[-1][-1].corpora
+    after = steps[-1].after.corpora
     gained = [b.total - a.total for a, b in zip((*at.corpora, CorpusCursor()), after, strict=True)]
     assert max(gained) - min(gained) <= BATCH
     # And one that leaves is forgotten.
-    assert len(read(blend([1.0], count=1), 1, at)[0][-1].corpora) == 1
+    assert len(read(blend([1.0], count=1), 1, at)[0].after.corpora) == 1
 
 
 def test_a_resume_anywhere_is_as_quick_as_a_beginning():

@@ -42,6 +42,16 @@ def test_kappa_is_near_the_nominal_one_since_batches_are_whole_reference_batches
         )
 
 
+def test_it_is_that_of_the_utterances_that_are_used():
+    lengths = librispeech_like(1500, 2)
+    is_used = lengths < np.median(lengths)
+
+    def mean(samples, used):
+        return mean_step_audio(DataPlan(Mixture([BatchConfig().plan(samples, 960_000, used=used)])), 60.0)
+
+    assert mean(lengths, is_used) == mean(lengths[is_used], None) != mean(lengths, None)
+
+
 def test_a_batch_that_nothing_fits_is_an_error():
     with pytest.raises(ValueError, match="longer than 1 s"):
         mean_step_audio(mix(60), 1.0)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
-from support.tiny import make_corpus
+from support.tiny import make_corpus, tiny_config
 from torch import nn
 
 from asr_emapl.audio.features import FeatureConfig, LogMel
+from asr_emapl.data.loader import collate
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.data.utterance import Utterance
+from asr_emapl.decoding.beam import BeamConfig, BeamSearch
 from asr_emapl.decoding.labellers import (
     HypothesisLabeller,
     LabellingConfig,
@@ -21,10 +26,16 @@ from asr_emapl.decoding.labellers import (
     model_provenance,
 )
 from asr_emapl.decoding.transcribe import Recognizer, mean_posteriors
+from asr_emapl.decoding.tuning import write_config
+from asr_emapl.distributed.process_group import ProcessGroup
+from asr_emapl.ema import EmaTeacher
 from asr_emapl.errors import UserError
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.pseudo_labels.labelling import UtteranceLabel
 from asr_emapl.text.tokenizer import CharacterTokenizer
+from asr_emapl.training.build import build_strategy
+from asr_emapl.training.objectives import CtcObjective
+from asr_emapl.training.phases import Phases
 
 BANDS = 20
 
@@ -69,6 +80,70 @@ def test_each_part_has_its_labels_in_order(utterances, threads):
         assert label.tokens == hypothesis.tokens >= len(label.text)
         assert label.words is None
     assert len({label.text for part in found for label in part}) > 20
+
+
+ARPA = r"""
+\data\
+ngram 1=6
+ngram 2=1
+
+\1-grams:
+-99|<s>|0
+-1.0|</s>
+-0.3|ADA|0
+-0.9|BOB|0
+-1.1|CLIO|0
+-3.0|<unk>
+
+\2-grams:
+-0.2|ADA BOB
+
+\end\
+""".replace("|", "\t")
+
+
+@pytest.mark.parametrize("confidence", ["frames", "tokens"])
+@pytest.mark.parametrize(
+    "search",
+    [
+        "greedy",
+        pytest.param(
+            "beam", marks=pytest.mark.skipif(find_spec("kenlm") is None, reason="needs the extra lm")
+        ),
+    ],
+)
+def test_labels_are_those_of_a_training(utterances, tmp_path, search, confidence):
+    """Also of an utterance with digital silence, in which the model alone recognises something."""
+    one, overrides = recognizer(), [f"pseudo_labels.confidence={confidence}"]
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 40_000).astype(np.float32)
+    wave[10_000:25_000] = 0.0
+    soundfile.write(tmp_path / "pause.flac", wave, 16_000)
+    audio = [*utterances[:9], Utterance("pause", str(tmp_path / "pause.flac"), 2.5)]
+    beam = None
+    if search == "beam":
+        (tmp_path / "lm.arpa").write_text(ARPA)
+        beam = BeamConfig(8, str(tmp_path / "lm.arpa"), str(tmp_path / "lm.arpa"))
+        write_config(tmp_path / "lm.json", beam)
+        overrides.append(f"pseudo_labels.lm_config={tmp_path / 'lm.json'}")
+    (found,) = labels([one], [audio], beam and BeamSearch(one.tokenizer, beam), confidence=confidence)
+
+    make_corpus(tmp_path)
+    config = tiny_config(tmp_path, "pseudo_labels.strategy=ema", *overrides)
+    teacher = EmaTeacher(one.model, half_life=100.0)
+    strategy = build_strategy(config, one.tokenizer, teacher, one.model, None, one.features, len(audio))
+    world = ProcessGroup(0, 1, torch.device("cpu"))
+    objective = CtcObjective(world, one.features, one.model, strategy, None, Phases(world.device))
+    of_training = []
+    for batch in (audio[:4], audio[4:]):
+        micro = collate(batch)
+        of_training += strategy.labels(objective.request(micro, micro)).to_list()
+    for label, other in zip(found, of_training, strict=True):
+        assert label.text == one.tokenizer.decode(other.tokens)
+        assert label.tokens == len(other.tokens) > 3
+        assert label.confidence == pytest.approx(other.confidence, abs=1e-5)
+    strategy.labeller.frame_seconds = None
+    (without,) = strategy.labels(objective.request(*[collate(audio[9:])] * 2)).to_list()
+    assert one.tokenizer.decode(without.tokens) != found[9].text
 
 
 def test_a_part_does_not_depend_on_the_others(utterances):

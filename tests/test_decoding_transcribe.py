@@ -14,7 +14,7 @@ from torch import nn
 from asr_emapl.audio.features import FeatureConfig, LogMel
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.decoding import transcribe as transcribe_module
-from asr_emapl.decoding.transcribe import Hypothesis, Recognizer, greedy_hypotheses, posteriors
+from asr_emapl.decoding.transcribe import Hypothesis, Recognizer, hypotheses, posteriors
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.text.tokenizer import CharacterTokenizer
 
@@ -53,7 +53,7 @@ def run(
 ) -> list[Hypothesis]:
     cpu = torch.device("cpu")
     batches = posteriors([model], FEATURES, utterances, device=cpu, max_seconds=max_seconds, **options)
-    return [h for (batch,) in batches for h in greedy_hypotheses(batch, CharacterTokenizer())]
+    return [h for (batch,) in batches for h in hypotheses(batch, CharacterTokenizer())]
 
 
 def test_each_utterance_once_longest_first(model, utterances) -> None:
@@ -142,7 +142,7 @@ def test_audio_is_decoded_once_for_several_models(model, utterances, monkeypatch
     together = [[], []]
     for batch in batches:
         for found, one in zip(together, batch, strict=True):
-            found += greedy_hypotheses(one, CharacterTokenizer())
+            found += hypotheses(one, CharacterTokenizer())
     assert together == alone
     assert [h.text for h in alone[0]] != [h.text for h in alone[1]]
 

@@ -65,6 +65,13 @@ STRATEGIES = {
         "pseudo_labels.rounds.hours=[0,0.03]",
         "pseudo_labels.rounds.share=0.5",
     ),
+    "filtered rounds": (
+        "pseudo_labels.strategy=rounds",
+        "pseudo_labels.rounds.hours=[0,0.03]",
+        "pseudo_labels.rounds.share=0.7",
+        "pseudo_labels.keep_share=0.6",
+        "pseudo_labels.temperature=1.0",
+    ),
     "best average": (
         "pseudo_labels.strategy=rounds",
         "pseudo_labels.labeller=best_average",
@@ -130,7 +137,7 @@ def _saved_after_labels(checkpoints: Path) -> bool:
     return len(list(checkpoints.glob("step-*.pt"))) >= 2
 
 
-@pytest.mark.parametrize("name", ["cache", "rounds", "from_the_start", "a share"])
+@pytest.mark.parametrize("name", ["cache", "rounds", "filtered rounds", "from_the_start", "a share"])
 @pytest.mark.parametrize("sharding", ["none", "full"])
 def test_two_processes_make_the_run_of_one(corpus, tmp_path, name, sharding):
     overrides = (
@@ -177,6 +184,49 @@ def test_labels_of_a_file_are_trained_on(corpus, tmp_path):
     train(tiny_config(corpus, f"run_dir={tmp_path / 'external'}", *common, *external))
     train(tiny_config(corpus, f"run_dir={tmp_path / 'oracle'}", *common, "pseudo_labels.strategy=oracle"))
     assert losses(tmp_path / "external") == losses(tmp_path / "oracle")
+
+
+def unlabelled_steps(run: Path) -> list[dict[str, object]]:
+    return [line for line in read_log(run) if line["event"] == "step" and line["kind"] == "unlabelled"]
+
+
+def test_labels_of_a_file_are_filtered_before_batches_are_made(corpus, tmp_path, capsys):
+    """A third of the labels is missing; batches are as full as in the run of all, and losses are counted."""
+    utterances = read_manifest(corpus / "unlabelled.jsonl")
+    with (tmp_path / "labels.jsonl").open("w") as file:
+        for utterance in utterances[::3] + utterances[1::3]:
+            file.write(json.dumps({"id": utterance.id, "text": utterance.text}) + "\n")
+    common = ("hours=0.04", "validation.every_hours=null", "augment=null")
+    external = ("pseudo_labels.strategy=external", f"pseudo_labels.hypotheses={tmp_path}/labels.jsonl")
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'external'}", *common, *external))
+    assert "8 of 24 utterances (0.00 h) are not trained on: 8 empty" in capsys.readouterr().out
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'oracle'}", *common, "pseudo_labels.strategy=oracle"))
+    part, whole = (unlabelled_steps(tmp_path / name) for name in ("external", "oracle"))
+    dropped = sum(sum(step.get("dropped", {}).values()) for step in part)
+    trained = sum(step["utterances"] for step in part)
+    assert dropped / (dropped + trained) == pytest.approx(1 / 3, abs=0.03)
+    # Two thirds of it if the labels were dropped after the batches are made.
+    assert trained / len(part) > 0.8 * sum(step["utterances"] for step in whole) / len(whole)
+
+
+def test_rounds_filter_their_labels_before_batches_are_made(corpus, tmp_path, capsys):
+    """Dropped labels are counted and seen by the monitor as those of a batch are."""
+    rounds = (*START, *STRATEGIES["filtered rounds"], "hours=0.06", "optimizer.lr=0.01")
+    train(tiny_config(corpus, f"run_dir={tmp_path}", *rounds))
+    assert re.search(
+        r"round 2: labels are ready; \d+ of 24 .* not trained on: .*confident", capsys.readouterr().out
+    )
+    steps = unlabelled_steps(tmp_path)
+    full = [step for step in steps if step["utterances"]]
+    dropped = sum(sum(step.get("dropped", {}).values()) for step in steps)
+    trained = sum(step["utterances"] for step in full)
+    assert dropped / (dropped + trained) > 0.3
+    assert min(step["utterances"] for step in full) >= 2
+    audio = Counter[str]()
+    for line in read_log(tmp_path):
+        audio.update(line["audio_hours"] if line["event"] == "labels" else {})
+    assert audio["kept"] > 0.0
+    assert audio["least_confident"] + audio["empty"] > 0.0
 
 
 def test_the_range_of_tokens_per_second_is_learned_and_said(corpus, tmp_path, caplog):

@@ -11,6 +11,7 @@ from support.logged_runs import write_lines, write_run
 
 from asr_emapl.errors import UnreachableError, UserError
 from asr_emapl.report import labels as labels_module
+from asr_emapl.report import player
 from asr_emapl.report.labels import labels_of_runs
 from asr_emapl.report.page import render
 from asr_emapl.report.run import read_runs
@@ -88,10 +89,10 @@ def test_samples_have_a_player_where_there_is_audio(runs):
     (found,) = labels_of_runs(runs)
     kept, loops = found.samples
     assert [(one.reason, len(one.utterances)) for one in found.samples] == [("kept", 1), ("loop", 2)]
-    assert kept.utterances[0].audio.startswith("data:audio/mpeg")
-    assert [one.audio for one in loops.utterances] == ["", ""]
-    assert "gone.wav" in loops.utterances[0].problem
-    assert "audio is blank" in loops.utterances[1].problem
+    assert kept.utterances[0].player.audio.startswith("data:audio/mpeg")
+    assert [one.player.audio for one in loops.utterances] == ["", ""]
+    assert "gone.wav" in loops.utterances[0].player.problem
+    assert "audio is blank" in loops.utterances[1].player.problem
 
 
 def test_samples_have_the_audio_of_all_such_labels(runs):
@@ -102,11 +103,11 @@ def test_samples_have_the_audio_of_all_such_labels(runs):
 
 def test_the_number_of_players_is_limited(runs, monkeypatch):
     monkeypatch.setattr(labels_module, "_PLAYERS", 1)
-    monkeypatch.setattr(labels_module, "embedded", lambda utterance: "data:audio/mpeg;base64,AA")
+    monkeypatch.setattr(player, "_embedded", lambda utterance: "data:audio/mpeg;base64,AA")
     kept, loops = labels_of_runs(runs)[0].samples
-    assert kept.utterances[0].audio
-    assert not any(one.audio for one in loops.utterances)
-    assert "fewer runs" in loops.utterances[0].problem
+    assert kept.utterances[0].player.audio
+    assert not any(one.player.audio for one in loops.utterances)
+    assert "fewer runs" in loops.utterances[0].player.problem
 
 
 def test_a_server_that_cannot_be_reached_is_asked_once(runs, monkeypatch):
@@ -116,10 +117,12 @@ def test_a_server_that_cannot_be_reached_is_asked_once(runs, monkeypatch):
         asked.append(utterance.id)
         raise UnreachableError("the server is gone")
 
-    monkeypatch.setattr(labels_module, "embedded", unreachable)
+    monkeypatch.setattr(player, "_embedded", unreachable)
     (found,) = labels_of_runs(runs)
     assert len(asked) == 1
-    assert {one.problem for sample in found.samples for one in sample.utterances} == {"the server is gone"}
+    assert {one.player.problem for sample in found.samples for one in sample.utterances} == {
+        "the server is gone"
+    }
 
 
 def test_the_page_shows_them_escaped(runs):

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from asr_emapl.data.utterance import Utterance
-from asr_emapl.report import utterances
+from asr_emapl.report import player, utterances
 from asr_emapl.report.comparison import Decoded, System
 from asr_emapl.report.utterances import Misheard
 
@@ -63,8 +63,8 @@ def test_silence_can_be_misheard():
 
 def test_audio_that_cannot_be_had_is_said_to_be_missing():
     (one,) = worst([spoken("a", "one")], [{"a": ""}], 5)
-    assert one.audio == ""
-    assert "absent.wav" in one.problem
+    assert one.player.audio == ""
+    assert "absent.wav" in one.player.problem
 
 
 def decoded(uri: str) -> tuple[np.ndarray, int]:
@@ -75,17 +75,17 @@ def decoded(uri: str) -> tuple[np.ndarray, int]:
 def test_the_stretch_of_the_utterance_is_embedded(tone):
     utterance = replace(spoken("a", "one", tone), offset=1.5, duration=1.0)
     (one,) = worst([utterance], [{"a": ""}], 5)
-    wave, rate = decoded(one.audio)
+    wave, rate = decoded(one.player.audio)
     assert rate == 16_000
     assert len(wave) / rate == pytest.approx(1.0, abs=0.15)
     quiet, loud = wave[: rate // 4], wave[-rate // 3 :]
     assert np.abs(quiet).max() < 0.01 < np.abs(loud).max()
-    assert not one.cut
+    assert not one.player.cut
 
 
 def test_long_recordings_are_cut(tone, monkeypatch):
-    monkeypatch.setattr(utterances, "LONGEST_S", 0.5)
+    monkeypatch.setattr(player, "LONGEST_S", 0.5)
     (one,) = worst([replace(spoken("a", "one", tone), duration=4.0)], [{"a": ""}], 5)
-    wave, rate = decoded(one.audio)
+    wave, rate = decoded(one.player.audio)
     assert len(wave) / rate == pytest.approx(0.5, abs=0.15)
-    assert one.cut
+    assert one.player.cut

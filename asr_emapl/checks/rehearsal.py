@@ -13,18 +13,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import draw_seed
+from asr_emapl.audio.features import FeatureExtractor
 from asr_emapl.config import RunConfig
+from asr_emapl.ctc import greedy
 from asr_emapl.data.loader import MicroBatch
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.pseudo_labels.filters import LabelFilters
 from asr_emapl.pseudo_labels.labels import Label, LabelRequest
 from asr_emapl.pseudo_labels.own_filters import own_filters
+from asr_emapl.pseudo_labels.token_rate import learned_rates
 from asr_emapl.training.build import (
     build_best_average,
     build_extractor,
@@ -83,23 +87,20 @@ class Rehearsal:
         self.teacher = EmaTeacher(self.student, _HALF_LIFE_S, twin)
         for model in (self.student, twin):
             model.register_forward_hook(_sharpen)
-        best = build_best_average(config, self.teacher, self.student)
-        strategy = build_strategy(config, tokenizer, self.teacher, self.student, best, UTTERANCES)
+        self.best = build_best_average(config, self.teacher, self.student)
+        strategy = build_strategy(
+            config, tokenizer, self.teacher, self.student, self.best, features, UTTERANCES
+        )
         assert strategy is not None
         self.strategy = strategy
-        if limits.tokens_per_second == "learned":
-            limits = replace(limits, tokens_per_second=None)  # nothing is learned from synthetic audio
-        self.filters = LabelFilters(limits, own_filters(limits.filters), tokenizer)
-        self.objective = CtcObjective(
-            world,
-            features,
-            self.student,
-            strategy,
-            self.filters,
-            Phases(world.device),
-        )
         self._is_labelled_first = limits.strategy in ("cache", "rounds")
         self._has_targets = limits.strategy in ("oracle", "external")
+        if limits.tokens_per_second == "learned":
+            limits = replace(limits, tokens_per_second=self._learned_rates(features))
+        self.filters = LabelFilters(limits, own_filters(limits.filters), tokenizer)
+        self.objective = CtcObjective(
+            world, features, self.student, strategy, self.filters, Phases(world.device)
+        )
 
     def request(self) -> LabelRequest:
         """What the strategy sees of the first micro-batch of the step."""
@@ -109,6 +110,8 @@ class Rehearsal:
     def label_first(self) -> None:
         """Make the labels of the step, if the strategy keeps labels."""
         if self._is_labelled_first and self.number // STEPS_OF_A_PASS in _LABELLED_PASSES:
+            if self.best is not None:
+                self.best.refresh()
             self.objective.label(self._micro_batches(), 1)
 
     def step(self) -> StepTrace:
@@ -128,6 +131,8 @@ class Rehearsal:
             row: label for part in self.world.gather(prepared.labels or {}) for row, label in part.items()
         }
         self.advance()
+        if self.best is not None:
+            self.best.validated(self.number, 100.0 / self.number)  # each step is better than the last one
         dropped = {r: int(n) for r, n in zip(self.objective.reasons, sums[1:], strict=False) if n}
         return StepTrace(dict(sorted(labels.items())), dropped, sums[0])
 
@@ -142,13 +147,27 @@ class Rehearsal:
         self.number += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of strategy and filters."""
-        return {"strategy": self.strategy.state_dict(), "filters": self.filters.state_dict()}
+        """The state of strategy, filters and labeller."""
+        best = {} if self.best is None else self.best.state_dict()
+        return {"strategy": self.strategy.state_dict(), "filters": self.filters.state_dict(), "best": best}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.strategy.load_state_dict(state["strategy"])
         self.filters.load_state_dict(state["filters"])
+        if self.best is not None:
+            self.best.load_state_dict(state["best"])
+
+    def _learned_rates(self, features: FeatureExtractor) -> list[float]:
+        """A narrow range of tokens per second, that of one label: a given one, or one of the teacher."""
+        micro = self._micro_batch([0], 0)
+        tokens = micro.targets
+        if tokens is None:
+            with torch.no_grad():
+                log_probs_BTV, lengths_B = self.teacher(*features(micro.waveforms_BN, micro.samples_B))
+            tokens = greedy(log_probs_BTV, lengths_B).to_lists()
+        seconds = micro.samples_B.numpy() / SAMPLE_RATE_HZ
+        return learned_rates(np.array([len(label) for label in tokens]), seconds)
 
     @torch.no_grad()
     def _move(self, step: int) -> None:

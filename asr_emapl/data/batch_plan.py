@@ -57,7 +57,9 @@ class BatchConfig:
     curriculum_epochs: Count = 0
     """Number of initial passes over a corpus in order of length, shortest utterances first."""
 
-    def plan(self, samples: Indices, batch_samples: int, seed: int = 0) -> BatchPlan:
+    def plan(
+        self, samples: Indices, batch_samples: int, seed: int = 0, used: NDArray[np.bool_] | None = None
+    ) -> BatchPlan:
         """The plan of a corpus at a batch of `batch_samples`; see `BatchPlan`."""
         group = self.reference_seconds if self.group_seconds is None else self.group_seconds
         return BatchPlan(
@@ -69,6 +71,7 @@ class BatchConfig:
             pool=self.pool,
             multiple=self.multiple,
             curriculum_epochs=self.curriculum_epochs,
+            used=used,
         )
 
 
@@ -82,6 +85,8 @@ class BatchPlan:
         seed: seed of the shuffles.
         group_samples: approximate padded samples of a group; None: a batch is one group.
         shuffle_padding, pool, multiple, curriculum_epochs: see `BatchConfig`.
+        used: bool [utterances], which utterances are put into batches; None: all. The chunks are the same for
+            any `used`, so that it can change between two chunks.
 
     Raises:
         ValueError: there are no utterances, or one is longer than the batch.
@@ -95,6 +100,7 @@ class BatchPlan:
     pool: int = 32768
     multiple: int = 1
     curriculum_epochs: int = 0
+    used: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         if len(self.samples) == 0:
@@ -105,13 +111,18 @@ class BatchPlan:
                 f"({self.batch_samples}); remove longer utterances first"
             )
 
+    @cached_property
+    def is_empty(self) -> bool:
+        """Whether no utterance is put into batches."""
+        return self.used is not None and not self.used.any()
+
     @property
     def chunks(self) -> int:
         """Number of chunks per pass. Depends only on corpus and pool, so a run can resume with any batch."""
         return max(1, round(len(self.samples) / self.pool))
 
     def chunk(self, epoch: int, number: int, earlier: tuple[tuple[int, int], ...] = ()) -> Chunk:
-        """The batches of chunk `number` of pass `epoch`, in order, with each of its utterances once.
+        """The batches of chunk `number` of pass `epoch`, in order, with each of its used utterances once.
 
         Args:
             earlier: audio of the chunk that was consumed at other batches, in order, as (batch_samples,
@@ -120,10 +131,16 @@ class BatchPlan:
         """
         by_length = epoch < self.curriculum_epochs
         members = self._members(epoch, number, by_length)
+        unused = members[:0]
+        if self.used is not None:
+            is_used = self.used[members]
+            members, unused = members[is_used], members[~is_used]
         for stage, (batch_samples, consumed) in enumerate(earlier):
-            part = self._arrange(members, batch_samples, (epoch, number, stage), by_length)
-            members = np.concatenate([members[:0], *part.batches[part.index_at(consumed) :]])
-        return self._arrange(members, self.batch_samples, (epoch, number, len(earlier)), by_length)
+            part = self._arrange(members, unused, batch_samples, (epoch, number, stage), by_length)
+            rest = slice(part.index_at(consumed), None)
+            members = np.concatenate([members[:0], *part.batches[rest]])
+            unused = np.concatenate([unused[:0], *part.unused[rest]])
+        return self._arrange(members, unused, self.batch_samples, (epoch, number, len(earlier)), by_length)
 
     def epoch(self, epoch: int) -> list[Indices]:
         """All batches of a pass, in order."""
@@ -140,11 +157,16 @@ class BatchPlan:
         return np.argsort(self.samples, kind="stable")
 
     def _arrange(
-        self, members: Indices, batch_samples: int, place: tuple[int, int, int], by_length: bool
+        self,
+        members: Indices,
+        unused: Indices,
+        batch_samples: int,
+        place: tuple[int, int, int],
+        by_length: bool,
     ) -> Chunk:
-        """Batches of these utterances, in an order seeded by `place` (pass, chunk and stage)."""
+        """Batches of `members`, in an order seeded by `place` (pass, chunk and stage)."""
         if len(members) == 0:
-            return Chunk.of([], self.samples)
+            return Chunk.of([], self.samples, unused)
         rng = np.random.default_rng((self.seed, *place))
         per_batch = self._groups_per_batch(batch_samples, int(self.samples[members].max()))
         limit = batch_samples // per_batch
@@ -157,7 +179,7 @@ class BatchPlan:
         # As few batches as possible, with about the same number of groups each.
         count = -(-len(groups) // per_batch)
         ends = [(i * len(groups)) // count for i in range(count + 1)]
-        return Chunk.of([groups[a:b] for a, b in pairwise(ends)], self.samples)
+        return Chunk.of([groups[a:b] for a, b in pairwise(ends)], self.samples, unused)
 
     def _groups_per_batch(self, batch_samples: int, longest: int) -> int:
         """Number of groups closest to the requested group size; a group must fit the longest utterance."""
@@ -195,15 +217,17 @@ class Chunk:
         groups: number of utterances in each group of each batch.
         padded: samples of each batch if each group is padded to its longest utterance.
         consumed: unpadded samples of the chunk up to the end of each batch.
+        unused: utterances of the chunk that are not used, spread evenly over the batches to be counted there.
     """
 
     batches: list[Indices]
     groups: list[tuple[int, ...]]
     padded: list[int]
     consumed: NDArray[np.int64]
+    unused: list[Indices]
 
     @staticmethod
-    def of(batches: list[list[Indices]], samples: Indices) -> Chunk:
+    def of(batches: list[list[Indices]], samples: Indices, unused: Indices) -> Chunk:
         """Build a chunk from batches, each of which is a list of groups."""
         audio = [sum(int(samples[group].sum()) for group in batch) for batch in batches]
         return Chunk(
@@ -211,6 +235,7 @@ class Chunk:
             [tuple(len(group) for group in batch) for batch in batches],
             [sum(int(samples[group].max()) * len(group) for group in batch) for batch in batches],
             np.cumsum(audio, dtype=np.int64),
+            np.array_split(unused, len(batches)) if batches else [],
         )
 
     def index_at(self, samples: int) -> int:

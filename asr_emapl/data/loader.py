@@ -139,6 +139,8 @@ class StepBatch:
     after: DataCursor
     # Whether the utterances are labelled and not trained on.
     label_only: bool = False
+    # Utterances whose label is not trained on, of all ranks; see `GlobalBatch.unused`.
+    unused: Sequence[int] = ()
     # Utterances that this rank skipped.
     skipped: list[Skipped] = field(default_factory=list)
     # Why the step is incomplete: for example, a server could not be reached. An exception that a decoding
@@ -326,21 +328,21 @@ class _Requests:
     """Torch sampler that yields global batches endlessly from a position on.
 
     Attributes:
-        positions: those after the batches that were requested and not yet received. They are not sent through
-            the decoding processes: a cache of labels makes them large.
+        sent: for each batch that was requested and not yet received, the position after it and its unused
+            utterances. They are not sent through the decoding processes: a cache of labels makes them large.
     """
 
     def __init__(self, plan: DataPlan, start: DataCursor) -> None:
         self.plan, self.start = plan, start
-        self.positions: deque[DataCursor] = deque()
+        self.sent: deque[tuple[DataCursor, Sequence[int]]] = deque()
 
     def __iter__(self) -> Iterator[GlobalBatch]:
         at = self.start
         while True:
             batch = self.plan.next(at)
             at = batch.after
-            self.positions.append(at)
-            yield replace(batch, after=DataCursor())
+            self.sent.append((at, batch.unused.tolist()))
+            yield replace(batch, after=DataCursor(), unused=batch.unused[:0])
 
 
 def steps(
@@ -373,7 +375,7 @@ def steps(
             for step in made:
                 if step.failure is not None:
                     raise step.failure
-                step.after = requests.positions.popleft()
+                step.after, step.unused = requests.sent.popleft()
                 yield step
     except DeadDecoderError as death:
         if death.at is None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from asr_emapl.data.batch_plan import BatchPlan, Chunk
-from asr_emapl.data.label_plan import CachePlan, CacheSlot, LabelCursor, LabelPlan
+from asr_emapl.data.label_plan import CachePlan, CacheSlot, LabelCursor, LabelPlan, RoundsPlan
 from asr_emapl.data.permutation import Indices
 
 
@@ -51,6 +51,12 @@ class CorpusCursor:
         """The start of the next pass over the corpus."""
         return replace(self, epoch=self.epoch + 1, chunk=0, samples=0, earlier=())
 
+    def at_chunk(self) -> CorpusCursor:
+        """The start of the next chunk, or the same position if it is the start of a chunk."""
+        if not self.samples and not self.earlier:
+            return self
+        return replace(self, chunk=self.chunk + 1, samples=0, earlier=())
+
     @staticmethod
     def from_state(state: dict[str, Any]) -> CorpusCursor:
         """Build a cursor from the result of `dataclasses.asdict`."""
@@ -68,6 +74,13 @@ class MixtureCursor:
     def total(self) -> int:
         """Samples of audio consumed."""
         return sum(p.total for p in self.corpora)
+
+    def at_chunk(self) -> MixtureCursor:
+        """The position from which the choice of used utterances can change; see `CorpusCursor.at_chunk`.
+
+        Shares count from there on, so that a corpus that had no used utterance does not catch up.
+        """
+        return replace(self, corpora=tuple(replace(p.at_chunk(), base=p.total) for p in self.corpora))
 
 
 @dataclass(frozen=True)
@@ -124,6 +137,7 @@ class GlobalBatch:
         samples: unpadded audio.
         after: the position after the step.
         label_only: whether the utterances are labelled and not trained on.
+        unused: utterances that would be in a batch if their label were trained on; see `BatchPlan.used`.
     """
 
     labelled: bool
@@ -133,6 +147,29 @@ class GlobalBatch:
     samples: int
     after: DataCursor
     label_only: bool = False
+    unused: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class MixtureBatch:
+    """The batch of a step from one corpus of a mixture.
+
+    Attributes:
+        indices, groups, epoch, samples, unused: see `GlobalBatch`.
+        after: the position in the mixture after the step.
+    """
+
+    indices: Indices
+    groups: tuple[int, ...]
+    epoch: int
+    samples: int
+    unused: Indices
+    after: MixtureCursor
+
+    def of_step(self, *, labelled: bool, after: DataCursor) -> GlobalBatch:
+        """The step on it; `after` is the position in all corpora."""
+        batch = (self.indices, self.groups, self.epoch, self.samples)
+        return GlobalBatch(labelled, *batch, after, unused=self.unused)
 
 
 class Mixture:
@@ -143,7 +180,8 @@ class Mixture:
         weights: weights with any sum; None: equal weights.
 
     Raises:
-        ValueError: the number of weights differs from the number of plans, or a weight is not positive.
+        ValueError: the number of weights differs from the number of plans, a weight is not positive, or no
+            utterance is used.
     """
 
     def __init__(self, plans: Sequence[BatchPlan], weights: Sequence[float] | None = None) -> None:
@@ -151,19 +189,28 @@ class Mixture:
         self.weights = tuple(float(w) for w in ([1.0] * len(plans) if weights is None else weights))
         if len(self.weights) != len(plans) or not all(w > 0.0 for w in self.weights):
             raise ValueError(f"{len(plans)} corpora need one positive weight each, not {list(self.weights)}")
+        self._filled = [which for which, plan in enumerate(plans) if not plan.is_empty]
+        if not self._filled:
+            raise ValueError("no utterance is used")
         # Indices refer to the concatenation of the corpora.
         self._first = np.cumsum([0, *(len(plan.samples) for plan in plans)])
         # At most two chunks of each corpus are in use at a time.
         self._chunk = lru_cache(maxsize=2 * len(plans))(self._read)
 
-    def next(self, at: MixtureCursor) -> tuple[Indices, tuple[int, ...], int, MixtureCursor]:
-        """The batch at `at`, its groups, the pass it belongs to, and the position after it."""
+    def next(self, at: MixtureCursor) -> MixtureBatch:
+        """The batch at `at`."""
         at = self._adopt(at)
         behind = [(p.total - p.base) / w for p, w in zip(at.corpora, self.weights, strict=True)]
-        which = behind.index(min(behind))
-        indices, groups, after = self._advance(which, at.corpora[which])
-        corpora = (*at.corpora[:which], after, *at.corpora[which + 1 :])
-        return indices + self._first[which], groups, after.epoch, MixtureCursor(corpora, self.weights)
+        which = min(self._filled, key=behind.__getitem__)
+        chunk, index, after = self._advance(which, at.corpora[which])
+        return MixtureBatch(
+            chunk.batches[index] + self._first[which],
+            chunk.groups[index],
+            after.epoch,
+            after.total - at.corpora[which].total,
+            chunk.unused[index] + self._first[which],
+            MixtureCursor((*at.corpora[:which], after, *at.corpora[which + 1 :]), self.weights),
+        )
 
     def _adopt(self, at: MixtureCursor) -> MixtureCursor:
         """Adapt a position to new weights; audio consumed with other weights does not count for the shares.
@@ -176,21 +223,22 @@ class Mixture:
         new = [CorpusCursor()] * (len(self.plans) - len(known))
         return MixtureCursor((*(replace(p, base=p.total) for p in known), *new), self.weights)
 
-    def _advance(self, which: int, at: CorpusCursor) -> tuple[Indices, tuple[int, ...], CorpusCursor]:
+    def _advance(self, which: int, at: CorpusCursor) -> tuple[Chunk, int, CorpusCursor]:
+        """The chunk of the next batch, its index there, and the position after it."""
         if at.chunk >= self.plans[which].chunks:
             # The position is from a larger corpus or a smaller pool.
             at = at.next_pass()
         at = at.at_batch(self.plans[which].batch_samples)
         chunk = self._chunk(which, at.epoch, at.chunk, at.earlier)
         index = chunk.index_at(at.samples)
-        if index == len(chunk.batches):
+        while index == len(chunk.batches):
             epoch, number = divmod(at.chunk + 1, self.plans[which].chunks)
             at = replace(at, epoch=at.epoch + epoch, chunk=number, samples=0, earlier=())
             chunk, index = self._chunk(which, at.epoch, at.chunk, ()), 0
         before = int(chunk.consumed[index - 1]) if index else 0
         after = int(chunk.consumed[index])
         moved = replace(at, samples=after, total=at.total + after - before)
-        return chunk.batches[index], chunk.groups[index], moved
+        return chunk, index, moved
 
     def _read(self, which: int, epoch: int, chunk: int, earlier: tuple[tuple[int, int], ...]) -> Chunk:
         return self.plans[which].chunk(epoch, chunk, earlier)
@@ -229,27 +277,34 @@ class DataPlan:
             if isinstance(self.labels, CachePlan):
                 return self._next_of_cache(self.labels, self.unlabelled, at)
             if self.labels is not None and at.labels.round < (due := self.labels.due(at.consumed)):
-                rows, after = self.labels.next(at.labels, due)
-                samples = int(self.labels.lengths[rows].sum())
-                return GlobalBatch(False, rows, (len(rows),), due, samples, replace(at, labels=after), True)
-            indices, groups, epoch, mixture = self.unlabelled.next(at.unlabelled)
-            samples = mixture.total - at.unlabelled.total
-            return GlobalBatch(False, indices, groups, epoch, samples, replace(at, unlabelled=mixture))
-        indices, groups, epoch, mixture = self.labelled.next(at.labelled)
-        samples = mixture.total - at.labelled.total
-        moved = replace(at, labelled=mixture)
+                return self._next_of_round(self.labels, at, due)
+            batch = self.unlabelled.next(at.unlabelled)
+            return batch.of_step(labelled=False, after=replace(at, unlabelled=batch.after))
+        batch = self.labelled.next(at.labelled)
+        moved = replace(at, labelled=batch.after)
         if not self.has_unlabelled or moved.consumed <= self.start_samples:
-            moved = replace(moved, labelled_before=mixture.total, unlabelled_before=at.unlabelled_consumed)
-        return GlobalBatch(True, indices, groups, epoch, samples, moved)
+            moved = replace(
+                moved, labelled_before=batch.after.total, unlabelled_before=at.unlabelled_consumed
+            )
+        return batch.of_step(labelled=True, after=moved)
+
+    def _next_of_round(self, labels: RoundsPlan, at: DataCursor, due: int) -> GlobalBatch:
+        """A batch that is labelled. The round changes which utterances are used, so it ends the chunk."""
+        rows, cursor = labels.next(at.labels, due)
+        after = replace(at, labels=cursor)
+        if cursor.round == due:
+            after = replace(after, unlabelled=at.unlabelled.at_chunk())
+        samples = int(labels.lengths[rows].sum())
+        return GlobalBatch(False, rows, (len(rows),), due, samples, after, label_only=True)
 
     def _next_of_cache(self, cache: CachePlan, unlabelled: Mixture, at: DataCursor) -> GlobalBatch:
         cursor = cache.usable(at.labels)
         if cache.wants_fresh(cursor):
-            indices, groups, epoch, mixture = unlabelled.next(at.unlabelled)
-            samples = mixture.total - at.unlabelled.total
-            slot = CacheSlot(tuple(indices.tolist()), groups, samples, cache.batch_samples)
-            after = replace(at, unlabelled=mixture, labels=cache.add(cursor, slot))
-            return GlobalBatch(False, indices, groups, epoch, samples, after, label_only=True)
+            batch = unlabelled.next(at.unlabelled)
+            rows = tuple(batch.indices.tolist())
+            slot = CacheSlot(rows, batch.groups, batch.samples, cache.batch_samples)
+            after = replace(at, unlabelled=batch.after, labels=cache.add(cursor, slot))
+            return replace(batch.of_step(labelled=False, after=after), label_only=True)
         slot, moved = cache.draw(cursor)
         after = replace(at, labels=moved)
         # The number of the draw, so that a batch is augmented differently each time.

@@ -21,7 +21,8 @@ def mean_step_audio(mix: DataPlan, batch_seconds: float) -> float:
     The mean is over labelled and unlabelled steps, in their ratio after the start of pseudo-labels. It
     depends on the lengths of the utterances, their weights and the batch, but not on the run's seed, length
     or position, nor on the world size. It takes at most a few seconds, regardless of the size of the corpora.
-    Utterances longer than the batch are excluded, as in a run at that batch.
+    Utterances longer than the batch are excluded, as in a run at that batch, and so are those that the plan
+    does not use.
 
     Raises:
         ValueError: every utterance is longer than the batch.
@@ -39,10 +40,12 @@ def _mean_over_blend(blend: Mixture, batch_samples: int) -> float:
     audio = steps = 0.0
     for plan, weight in zip(blend.plans, blend.weights, strict=True):
         is_fitting = plan.samples <= batch_samples
+        if plan.used is not None:
+            is_fitting &= plan.used
         if is_fitting.any():
             fitting = plan.samples if is_fitting.all() else plan.samples[is_fitting]
             measured = replace(
-                plan, samples=fitting, batch_samples=batch_samples, seed=0, curriculum_epochs=0
+                plan, samples=fitting, batch_samples=batch_samples, seed=0, curriculum_epochs=0, used=None
             )
             audio += weight
             steps += weight / _mean(measured)

@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from torch import Tensor
-
 from asr_emapl.audio.decode import probe
 from asr_emapl.audio.segmentation import SegmentConfig
 from asr_emapl.audio.voice_activity import Detector, LevelOnly, VoiceActivity
+from asr_emapl.ctc import Search
 from asr_emapl.data.recordings import Recording, cut_recording
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.decoding.spans import TimedText
@@ -34,9 +33,6 @@ _MIN_SECONDS = 0.4
 """Minimum segment length: twice the silence kept at the edges, so that no speech is dropped."""
 _STEP_SECONDS = 120.0
 _STDIN = "-"
-
-Search = Callable[[Tensor], Tensor]
-"""Maps log-probabilities [T, V] on the CPU to frame labels, long [T]."""
 
 
 @dataclass(frozen=True)

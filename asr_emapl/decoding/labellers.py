@@ -19,7 +19,7 @@ from asr_emapl.decoding.transcribe import (
     Posteriors,
     Recognizer,
     batch_posteriors,
-    greedy_hypotheses,
+    hypotheses,
     length_batches,
     mean_posteriors,
     timed_hypotheses,
@@ -122,10 +122,10 @@ class ModelLabeller:
         self._faults[utterance.id] = str(error)
 
     def _labels(self, batch: Sequence[Utterance], found: Posteriors) -> dict[str, UtteranceLabel]:
-        hypotheses = {hypothesis.id: hypothesis for hypothesis in self._hypotheses(found)}
+        by_id = {hypothesis.id: hypothesis for hypothesis in self._hypotheses(found)}
         labels = {}
         for utterance in batch:
-            hypothesis = hypotheses.get(utterance.id)
+            hypothesis = by_id.get(utterance.id)
             if hypothesis is None:
                 labels[utterance.id] = UtteranceLabel(utterance, fault=self._faults.pop(utterance.id))
                 continue
@@ -140,8 +140,8 @@ class ModelLabeller:
 
     def _hypotheses(self, found: Posteriors) -> Iterable[Hypothesis]:
         tokenizer = self.recognizers[0].tokenizer
-        if self.search is None and not self.config.times:
-            return greedy_hypotheses(found, tokenizer, self.config.confidence)
+        if not self.config.times:
+            return hypotheses(found, tokenizer, self.search, self.config.confidence)
         frame_seconds = self.recognizers[0].frame_seconds
         return timed_hypotheses(found, tokenizer, frame_seconds, self.search, self.config.confidence)
 

@@ -5,7 +5,7 @@ Axes: B utterances, T frames (padded), V labels (including the CTC blank).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.features import FeatureExtractor
-from asr_emapl.ctc import Confidence, GreedyPaths, greedy, token_confidence
+from asr_emapl.audio.silence import blank_silence
+from asr_emapl.ctc import Confidence, Paths, Search, greedy, labels_of_path, search_path
 from asr_emapl.data.loader import LeftOut, MicroBatch, collate
 from asr_emapl.data.micro_batches import micro_batches
 from asr_emapl.data.read_ahead import read_ahead
 from asr_emapl.data.stored_features import input_features
 from asr_emapl.data.utterance import Utterance
-from asr_emapl.decoding.silence import blank_silence
 from asr_emapl.decoding.spans import TimedText, frame_seconds, timed_tokens, token_spans, words
 from asr_emapl.errors import UserError
 from asr_emapl.text.tokenizer import Tokenizer
@@ -122,7 +122,7 @@ def batch_posteriors(
     Args:
         left_out: called with each utterance that cannot be decoded. Its posteriors are missing; a batch may
             be empty.
-        blank_silent: emit blanks on digital silence (see `decoding.silence`).
+        blank_silent: emit blanks on digital silence (see `audio.silence`).
         threads: number of threads that decode audio in advance, and on a CPU compute the features; 0: none.
 
     Raises:
@@ -199,50 +199,43 @@ def mean_posteriors(of_models: Sequence[Posteriors]) -> Posteriors:
     return Posteriors(first.ids, log_probs_BTV, first.lengths_B)
 
 
-def greedy_hypotheses(
-    batch: Posteriors, tokenizer: Tokenizer, confidence: Confidence = "frames"
+def hypotheses(
+    batch: Posteriors,
+    tokenizer: Tokenizer,
+    search: Search | None = None,
+    confidence: Confidence = "frames",
 ) -> list[Hypothesis]:
-    """Greedy hypotheses of a batch, without times."""
-    paths = greedy(batch.log_probs_BTV, batch.lengths_B)
-    confidences = _confidences(batch, paths, paths.path, confidence)
-    rows = zip(batch.ids, paths.to_lists(), confidences, strict=True)
-    return [Hypothesis(id_, tokenizer.decode(path), confidence, len(path)) for id_, path, confidence in rows]
+    """Hypotheses of a batch, without times; greedy without a search."""
+    paths = _paths(batch, search, confidence)
+    rows = zip(batch.ids, paths.to_lists(), paths.confidence.tolist(), strict=True)
+    return [Hypothesis(id_, tokenizer.decode(labels), sure, len(labels)) for id_, labels, sure in rows]
 
 
 def timed_hypotheses(
     batch: Posteriors,
     tokenizer: Tokenizer,
     seconds_per_frame: float,
-    search: Callable[[Tensor], Tensor] | None = None,
+    search: Search | None = None,
     confidence: Confidence = "frames",
 ) -> Iterator[Hypothesis]:
-    """Hypotheses of a batch with the times of their words.
+    """Hypotheses of a batch with the times of their words; greedy without a search.
 
     Args:
         seconds_per_frame: audio per frame of the model's output.
-        search: maps log-probabilities [T, V] on the CPU to the label of each frame, long [T]; None: greedy.
     """
-    paths = greedy(batch.log_probs_BTV, batch.lengths_B)
-    path_BT = paths.path
-    if search is not None:
-        path_BT = torch.zeros(path_BT.shape, dtype=torch.long)
-        for row, (_, log_probs_TV) in zip(path_BT, batch.each(), strict=True):
-            row[: len(log_probs_TV)] = search(log_probs_TV)
-        path_BT = path_BT.to(batch.log_probs_BTV.device)
-    spans = token_spans(path_BT, batch.log_probs_BTV, batch.lengths_B)
+    paths = _paths(batch, search, confidence)
+    spans = token_spans(paths.path, batch.log_probs_BTV, batch.lengths_B)
     tokens = timed_tokens(spans, tokenizer.surfaces, seconds_per_frame)
-    confidences = _confidences(batch, paths, path_BT, confidence)
-    for id_, utterance, sure in zip(batch.ids, tokens, confidences, strict=True):
+    for id_, utterance, sure in zip(batch.ids, tokens, paths.confidence.tolist(), strict=True):
         found = words(utterance)
         text = " ".join(word.text for word in found)
         yield Hypothesis(id_, text, sure, len(utterance), tuple(found))
 
 
-def _confidences(batch: Posteriors, best: GreedyPaths, path_BT: Tensor, kind: Confidence) -> list[float]:
-    """The confidence of each utterance, of which `path_BT` is decoded."""
-    if kind == "frames":
-        return best.confidence.tolist()
-    return token_confidence(batch.log_probs_BTV, batch.lengths_B, path_BT).tolist()
+def _paths(batch: Posteriors, search: Search | None, confidence: Confidence) -> Paths:
+    best = greedy(batch.log_probs_BTV, batch.lengths_B)
+    path_BT = best.path if search is None else search_path(search, batch.log_probs_BTV, batch.lengths_B)
+    return labels_of_path(path_BT, best, batch.log_probs_BTV, batch.lengths_B, confidence)
 
 
 @dataclass
@@ -275,7 +268,7 @@ class Recognizer:
         """
         with closing(self.posteriors(utterances, max_seconds, left_out)) as batches:
             for batch in batches:
-                yield from greedy_hypotheses(batch, self.tokenizer)
+                yield from hypotheses(batch, self.tokenizer)
 
     def posteriors(
         self,

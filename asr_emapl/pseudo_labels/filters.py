@@ -137,6 +137,17 @@ FILTERS: dict[str, Filter] = {
     "changed": lambda c, limits: limits.max_change is not None and c.change > limits.max_change,
 }
 
+# Filters that need the audio or an earlier label. The others judge a label as soon as it is known.
+_OF_THE_STEP = {"silent", "changed"}
+
+
+def reason_to_drop_label(candidate: LabelCandidate, limits: PseudoLabelConfig) -> str | None:
+    """The reason to drop a label by its tokens, scores and duration alone; None: there is none."""
+    for reason, is_dropped in FILTERS.items():
+        if reason not in _OF_THE_STEP and is_dropped(candidate, limits):
+            return reason
+    return None
+
 
 class LabelFilters:
     """The filters of pseudo-labels.

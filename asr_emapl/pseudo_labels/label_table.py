@@ -37,6 +37,11 @@ class LabelTable:
         """Number of utterances that have a label."""
         return int((self._length != _NONE).sum())
 
+    @property
+    def rows(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Utterances that have a label, which may be empty, in ascending order."""
+        return np.flatnonzero(self._length != _NONE)
+
     def __contains__(self, row: int) -> bool:
         """Whether the utterance has a label, which may be empty."""
         return bool(self._length[row] != _NONE)
@@ -64,7 +69,7 @@ class LabelTable:
 
     def state_dict(self) -> dict[str, Any]:
         """Rows that have a label, with its length, scores and tokens, as tensors."""
-        rows = np.flatnonzero(self._length != _NONE)
+        rows = self.rows
         return {
             "rows": torch.from_numpy(rows),
             "lengths": torch.from_numpy(self._length[rows]),
@@ -99,7 +104,7 @@ class LabelTable:
 
     def _compact(self, more: int) -> None:
         """Drop replaced labels, and make room for at least as many tokens again."""
-        rows = np.flatnonzero(self._length != _NONE)
+        rows = self.rows
         tokens = self._gathered(rows)
         self._start[rows] = np.cumsum(self._length[rows], dtype=np.int64) - self._length[rows]
         self._used = len(tokens)

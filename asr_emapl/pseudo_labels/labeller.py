@@ -13,17 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from asr_emapl.audio.augment import draw_seed
-from asr_emapl.ctc import Confidence, blank_share, collapse, greedy, token_confidence
+from asr_emapl.audio.silence import blank_silence
+from asr_emapl.ctc import Confidence, Search, blank_share, greedy, labels_of_path, search_path
 from asr_emapl.pseudo_labels.filters import similarity
 from asr_emapl.pseudo_labels.labels import LabelRequest, Labels
 
 Model = Callable[..., Any]
-Search = Callable[[Tensor], Tensor]
-"""Log-probabilities [T, V] on the CPU to the label of each frame, long [T]."""
 
 
 class Labeller:
     """Labels clean audio by a model in eval mode, as in slimIPL, MPL, Kaizen and AV-CPL.
+
+    Labels are those of `asr-emapl label` with the same model and settings: digital silence is blank in both.
 
     Args:
         model: called with features [B, T, F] and lengths [B]: the teacher, or the student, whose mode is
@@ -38,6 +39,7 @@ class Labeller:
         soft: also give the log-probabilities, for strategy `soft`.
         seed: of the draws, which depend on the utterance and the pass alone.
         bf16: run the models with autocast to bfloat16.
+        frame_seconds: audio per frame of the models' output; None: digital silence is not looked for.
     """
 
     def __init__(
@@ -51,25 +53,29 @@ class Labeller:
         soft: bool = False,
         seed: int = 0,
         bf16: bool = False,
+        frame_seconds: float | None = None,
     ) -> None:
         self.model, self.search, self.second, self.bf16 = model, search, second, bf16
         self.temperature, self.confidence, self.seed = temperature, confidence, seed
-        self.soft = soft
+        self.soft, self.frame_seconds = soft, frame_seconds
 
     def __call__(self, batch: LabelRequest) -> Labels:
         """Labels on the model's device. Waits for it only if there is a search or a second label."""
         log_probs_BTV, lengths_B = self._log_probs(self.model, batch)
         paths = greedy(log_probs_BTV, lengths_B)
-        tokens_BT, counts_B, path_BT = paths.labels, paths.label_lengths, paths.path
-        if self.search is not None or (self.temperature > 0.0 and batch.ids):
-            path_BT = self._other_path(batch, log_probs_BTV, lengths_B)
-            tokens_BT, counts_B = collapse(path_BT, lengths_B.to(path_BT.device))
-        confidence_B = paths.confidence
-        if self.confidence == "tokens":
-            confidence_B = token_confidence(log_probs_BTV, lengths_B, path_BT)
-        blanks_B = blank_share(paths.path, lengths_B)
-        soft_BTV = log_probs_BTV.float() if self.soft else None
-        found = Labels(tokens_BT, counts_B, confidence_B, blank_share_B=blanks_B, soft_BTV=soft_BTV)
+        path_BT = paths.path
+        if self.search is not None:
+            path_BT = search_path(self.search, log_probs_BTV, lengths_B)
+        elif self.temperature > 0.0 and batch.ids:
+            path_BT = self._drawn(batch, log_probs_BTV)
+        chosen = labels_of_path(path_BT, paths, log_probs_BTV, lengths_B, self.confidence)
+        found = Labels(
+            chosen.labels,
+            chosen.label_lengths,
+            chosen.confidence,
+            blank_share_B=blank_share(paths.path, lengths_B),
+            soft_BTV=log_probs_BTV.float() if self.soft else None,
+        )
         if self.second is None:
             return found
         if self.second != "greedy":
@@ -90,22 +96,18 @@ class Labeller:
                 torch.no_grad(),
                 torch.autocast(batch.features.device.type, torch.bfloat16, enabled=self.bf16),
             ):
-                return model(batch.features, batch.lengths)
+                log_probs_BTV, lengths_B = model(batch.features, batch.lengths)
+                if self.frame_seconds is not None and batch.waveforms_BN is not None:
+                    log_probs_BTV = blank_silence(log_probs_BTV, batch.waveforms_BN, self.frame_seconds)
+                return log_probs_BTV, lengths_B
         finally:
             if module is not None:
                 module.train(was_training)
 
-    def _other_path(self, batch: LabelRequest, log_probs_BTV: Tensor, lengths_B: Tensor) -> Tensor:
-        """The label of each frame by the search or a draw, long [B, T], on the model's device."""
-        if self.search is None:
-            noisy_BTV = log_probs_BTV.float() / self.temperature + self._noise(batch, log_probs_BTV)
-            return noisy_BTV.argmax(dim=-1)
-        path_BT = torch.zeros(log_probs_BTV.shape[:2], dtype=torch.long)
-        log_probs = log_probs_BTV.float().cpu()
-        for row, log_probs_TV, frames in zip(path_BT, log_probs, lengths_B.tolist(), strict=True):
-            if frames:
-                row[:frames] = self.search(log_probs_TV[:frames])
-        return path_BT.to(log_probs_BTV.device)
+    def _drawn(self, batch: LabelRequest, log_probs_BTV: Tensor) -> Tensor:
+        """A draw of the label of each frame, long [B, T]."""
+        noisy_BTV = log_probs_BTV.float() / self.temperature + self._noise(batch, log_probs_BTV)
+        return noisy_BTV.argmax(dim=-1)
 
     def _noise(self, batch: LabelRequest, log_probs_BTV: Tensor) -> Tensor:
         """Gumbel noise [B, T, V]: the maximum of logits with it is a draw from their softmax."""

@@ -114,6 +114,7 @@ class LabelRequest:
         targets: true tokens, if they are known.
         rows: indices of the utterances in their corpus.
         epoch: number of the pass, for random draws.
+        waveforms_BN: float [B, N], the clean audio, on the device; None: only features are known.
     """
 
     ids: list[str]
@@ -123,6 +124,7 @@ class LabelRequest:
     targets: list[list[int]] | None = None
     rows: list[int] = field(default_factory=list)
     epoch: int = 0
+    waveforms_BN: Tensor | None = None
 
 
 class Strategy(ABC):

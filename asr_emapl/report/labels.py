@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from asr_emapl.data.utterance import Utterance, faults, parse_line
-from asr_emapl.errors import UnreachableError, UserError
+from asr_emapl.errors import UnreachableError
 from asr_emapl.pseudo_labels.filters import KEPT, reason_of
+from asr_emapl.report.player import Player
 from asr_emapl.report.run import Run
-from asr_emapl.report.utterances import embedded
 from asr_emapl.scoring.alignment import Alignment, align
 
 _PASSES = 12  # of a followed utterance that are shown
@@ -36,16 +36,11 @@ class ShownLabel:
 
 @dataclass(frozen=True)
 class LabelledUtterance:
-    """An utterance with one or several labels, in the order in which they were made.
-
-    Attributes:
-        audio: a `data:` URI, or "" if the audio could not be read; `problem` gives the reason.
-    """
+    """An utterance with one or several labels, in the order in which they were made."""
 
     id: str
     labels: list[ShownLabel]
-    audio: str
-    problem: str = ""
+    player: Player
 
 
 @dataclass(frozen=True)
@@ -142,8 +137,7 @@ class _Reader:
 
     def utterance(self, records: Sequence[dict[str, Any]]) -> LabelledUtterance:
         """One utterance, from the records of its labels."""
-        audio, problem = self._audio(records[-1])
-        return LabelledUtterance(records[-1]["id"], list(self._labels(records)), audio, problem)
+        return LabelledUtterance(records[-1]["id"], list(self._labels(records)), self._player(records[-1]))
 
     def _labels(self, records: Iterable[dict[str, Any]]) -> Iterable[ShownLabel]:
         for record in records:
@@ -152,22 +146,21 @@ class _Reader:
             hours = self._hours.get(step, hours) if step is not None else hours
             yield ShownLabel(record["text"], hours, record["confidence"], alignment)
 
-    def _audio(self, record: dict[str, Any]) -> tuple[str, str]:
-        """The audio, and why there is none: reports are often made on a machine that does not have it."""
+    def _player(self, record: dict[str, Any]) -> Player:
         if self._unreachable:
-            return "", self._unreachable  # not asked again for each utterance
+            return Player(problem=self._unreachable)  # not asked again for each utterance
         if self._used >= self._players:
-            return "", f"the page has it for {self._players} utterances per run; report on fewer runs"
+            return Player(
+                problem=f"the page has it for {self._players} utterances per run; report on fewer runs"
+            )
         fields = parse_line(json.dumps(record).encode())
         fault = next(faults(fields), None)
         if fault is not None:
-            return "", fault
+            return Player(problem=fault)
         try:
-            audio = embedded(Utterance.of(fields, ""))
-            self._used += 1
-            return audio, ""
+            player = Player.of(Utterance.of(fields, ""))
         except UnreachableError as error:
             self._unreachable = str(error)
-            return "", self._unreachable
-        except UserError as error:
-            return "", str(error)
+            return Player(problem=self._unreachable)
+        self._used += bool(player.audio)
+        return player

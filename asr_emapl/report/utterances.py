@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import dataclass
 
 from asr_emapl.data.utterance import Utterance
-from asr_emapl.errors import UnreachableError, UserError
 from asr_emapl.report.comparison import Decoded
+from asr_emapl.report.player import Player
 from asr_emapl.scoring.alignment import Alignment, align
-
-# Longer recordings are truncated to this length to limit the page size.
-LONGEST_S = 30.0
 
 
 @dataclass(frozen=True)
 class Misheard:
-    """An utterance and its alignment for each system, in order.
-
-    Attributes:
-        audio: a `data:` URI, or "" if the audio could not be read; `problem` gives the reason.
-    """
+    """An utterance and its alignment for each system, in order."""
 
     utterance: Utterance
     alignments: list[Alignment]
-    audio: str
-    problem: str = ""
-
-    @property
-    def cut(self) -> bool:
-        """Whether the audio is truncated."""
-        return self.utterance.duration > LONGEST_S
+    player: Player
 
 
 def worst(decoded: Decoded, count: int) -> list[Misheard]:
@@ -50,28 +35,5 @@ def worst(decoded: Decoded, count: int) -> list[Misheard]:
     for column in (totals, *zip(*errors, strict=True)):
         ranked = sorted(range(len(column)), key=lambda i: -column[i])
         chosen.update(i for i in ranked[:count] if column[i])
-    return [_with_audio(*aligned[i]) for i in sorted(chosen, key=lambda i: (-totals[i], i))]
-
-
-def _with_audio(utterance: Utterance, alignments: list[Alignment]) -> Misheard:
-    try:
-        return Misheard(utterance, alignments, embedded(utterance))
-    except UnreachableError:
-        raise
-    except UserError as error:
-        # Show the texts without audio; reports are often made on a machine that does not have the audio.
-        return Misheard(utterance, alignments, "", str(error))
-
-
-def embedded(utterance: Utterance) -> str:
-    """Encode the audio as MP3, the compressed format with the widest browser support."""
-    import soundfile
-
-    from asr_emapl.audio import SAMPLE_RATE_HZ
-    from asr_emapl.audio.decode import read_audio
-
-    seconds = min(utterance.duration, LONGEST_S)
-    wave = read_audio(utterance.source, offset=utterance.offset, duration=seconds)
-    buffer = io.BytesIO()
-    soundfile.write(buffer, wave.numpy(), SAMPLE_RATE_HZ, format="MP3")
-    return "data:audio/mpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    order = sorted(chosen, key=lambda i: (-totals[i], i))
+    return [Misheard(u, alignments, Player.of(u)) for u, alignments in (aligned[i] for i in order)]

@@ -14,6 +14,7 @@ from asr_emapl.audio.features import FeatureExtractor
 from asr_emapl.checkpoints.files import checkpoint_paths
 from asr_emapl.config import RunConfig
 from asr_emapl.decoding.beam import BeamSearch
+from asr_emapl.decoding.spans import frame_seconds
 from asr_emapl.decoding.tuning import read_config
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
@@ -187,6 +188,7 @@ def build_strategy(
     teacher: EmaTeacher,
     student: nn.Module,
     best: BestAverage | None,
+    features: FeatureExtractor,
     unlabelled: int,
 ) -> Strategy | None:
     """The strategy of the config; None for a supervised run.
@@ -194,6 +196,7 @@ def build_strategy(
     Args:
         student: without the wrapper of data-parallel training.
         best: the result of `build_best_average`.
+        features: of the models' input.
         unlabelled: number of unlabelled utterances.
 
     Raises:
@@ -204,7 +207,7 @@ def build_strategy(
         return None
     if labels.strategy in ("oracle", "external"):
         return GivenLabels()
-    labeller = _build_labeller(config, tokenizer, teacher, student, best)
+    labeller = _build_labeller(config, tokenizer, teacher, student, best, frame_seconds(student, features))
     if labels.strategy == "cache":
         return CachedLabels(labeller, unlabelled)
     if labels.strategy == "rounds":
@@ -229,6 +232,7 @@ def _build_labeller(
     teacher: EmaTeacher,
     student: nn.Module,
     best: BestAverage | None,
+    seconds_per_frame: float,
 ) -> Labeller:
     labels = config.pseudo_labels
     search = None
@@ -249,6 +253,7 @@ def _build_labeller(
         soft=labels.strategy == "soft",
         seed=config.seed,
         bf16=config.device.precision == "bf16",
+        frame_seconds=seconds_per_frame,
     )
 
 

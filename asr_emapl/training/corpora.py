@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import SpecAugment
@@ -18,7 +18,11 @@ from asr_emapl.data.shared_audio import shared_audio
 from asr_emapl.data.stored_features import require_extractor, stored_by
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UnreachableError, UserError, counted, list_findings
+from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.pseudo_labels.external import Spelling
+from asr_emapl.pseudo_labels.known_labels import KnownLabels
+from asr_emapl.pseudo_labels.labels import Label
+from asr_emapl.pseudo_labels.token_rate import learned_rates
 from asr_emapl.scoring.transcripts import read_transcripts
 from asr_emapl.text.tokenizer import Tokenizer
 from asr_emapl.training.selection import TrainingAudio
@@ -34,7 +38,10 @@ class Corpora:
     Attributes:
         audio: labelled and unlabelled utterances for the batch plan.
         perturb: perturbation of the student's waveforms.
-        notes: messages on excluded utterances and resampled audio.
+        limits: of the filters of pseudo-labels, with those that are learned from the transcripts.
+        given: the labels of the unlabelled utterances if a file gives them, as filtered; None: a model makes
+            them.
+        notes: messages on excluded utterances and resampled audio, and on labels.
     """
 
     audio: TrainingAudio
@@ -42,6 +49,8 @@ class Corpora:
     unlabelled: Corpus | None
     validation: dict[str, list[Utterance]]
     perturb: Perturbation | None
+    limits: PseudoLabelConfig
+    given: KnownLabels | None
     notes: list[str]
 
     @staticmethod
@@ -78,7 +87,13 @@ class Corpora:
             name: read_manifest(path, require_text=True) for name, path in config.data.validation.items()
         }
         _require_unseen(config.data, audio, splits)
-        return Corpora(audio, corpora["labelled"], corpora.get("unlabelled"), splits, perturb, notes)
+        limits, learned = _limits(labels, corpora["labelled"])
+        given = None
+        if labels.uses_unlabelled and not labels.learns_from_itself:
+            given, dropped = _given(corpora["unlabelled"], limits)
+            learned += dropped
+        both = (corpora["labelled"], corpora.get("unlabelled"))
+        return Corpora(audio, *both, splits, perturb, limits, given, notes + learned)
 
     def require_extractor(self, features: FeatureExtractor) -> None:
         """Check the first utterance of each manifest, so that a run does not stop after hours.
@@ -170,6 +185,29 @@ def _require_unseen(config: DataConfig, audio: TrainingAudio, splits: dict[str, 
                         "would be too low; remove them from one of the manifests, or if this is intended, "
                         f"set data.seen_validation=[{split}]"
                     )
+
+
+def _limits(limits: PseudoLabelConfig, labelled: Corpus) -> tuple[PseudoLabelConfig, list[str]]:
+    """The limits for pseudo-labels, including those learned from the transcripts, and a note on these."""
+    if limits.tokens_per_second != "learned" or not limits.uses_unlabelled:
+        return limits, []
+    assert isinstance(labelled.targets, TokenTable)
+    rates = learned_rates(labelled.targets.lengths, labelled.samples / SAMPLE_RATE_HZ)
+    note = (
+        f"pseudo_labels.tokens_per_second: {rates[0]:.3g} to {rates[1]:.3g}, learned from "
+        f"{counted(len(labelled.targets), 'transcript')}"
+    )
+    return replace(limits, tokens_per_second=rates), [note]
+
+
+def _given(unlabelled: Corpus, limits: PseudoLabelConfig) -> tuple[KnownLabels, list[str]]:
+    """The labels that a file gives, filtered, and a note on those that are dropped."""
+    targets = unlabelled.targets
+    assert targets is not None
+    given = KnownLabels(lambda row: Label(targets[row]), unlabelled.samples, limits)
+    given.judge(range(len(targets)))
+    told = given.describe()
+    return given, [f"pseudo_labels: {told}"] if told else []
 
 
 def _perturbation(config: PerturbConfig) -> Perturbation | None:

@@ -220,7 +220,14 @@ class CtcObjective:
             self.features, there.waveforms_BN, there.samples_B, micro.stored
         )
         return LabelRequest(
-            micro.ids, features_BTF, lengths_B, micro.seconds, micro.targets, micro.rows, micro.epoch
+            micro.ids,
+            features_BTF,
+            lengths_B,
+            micro.seconds,
+            micro.targets,
+            micro.rows,
+            micro.epoch,
+            there.waveforms_BN if micro.stored is None else None,
         )
 
     def _queue(self, micro: MicroBatch) -> _Queued:

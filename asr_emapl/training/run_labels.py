@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from asr_emapl.audio import SAMPLE_RATE_HZ
+import numpy as np
+from numpy.typing import NDArray
+
 from asr_emapl.config import RunConfig
-from asr_emapl.data.corpus import Corpus, TokenTable
+from asr_emapl.data.corpus import Corpus
 from asr_emapl.data.mixture import DataCursor
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.distributed.process_group import ProcessGroup
-from asr_emapl.errors import UserError, counted
+from asr_emapl.errors import UserError
 from asr_emapl.pseudo_labels.best_average import BestAverage
-from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.pseudo_labels.filters import LabelFilters
+from asr_emapl.pseudo_labels.known_labels import KnownLabels
 from asr_emapl.pseudo_labels.label_guard import Alarm, LabelGuard
 from asr_emapl.pseudo_labels.label_statistics import label_statistics
 from asr_emapl.pseudo_labels.labels import Label, Strategy
 from asr_emapl.pseudo_labels.own_filters import own_filters
 from asr_emapl.pseudo_labels.round_gate import RoundGate
-from asr_emapl.pseudo_labels.token_rate import learned_rates
+from asr_emapl.pseudo_labels.strategies.rounds import RoundLabels
 from asr_emapl.runs.reader import LABEL_SAMPLES
 from asr_emapl.storage import write
 from asr_emapl.terminal import RUN_LOGGER
 from asr_emapl.text.tokenizer import Tokenizer
 from asr_emapl.training.corpora import Corpora
 from asr_emapl.training.label_monitor import SAMPLE, LabelMonitor
+from asr_emapl.training.step import StepResult
 
 _logger = logging.getLogger(RUN_LOGGER)
 
@@ -43,7 +47,7 @@ class RunLabels:
         best: the labeller, if it is the mean of the best validations.
 
     Attributes:
-        notes: what the filters learned from the transcripts.
+        known: labels that are filtered before batches are made; None: labels are made in each step.
 
     Raises:
         UserError: a filter or the gate is invalid.
@@ -60,7 +64,13 @@ class RunLabels:
     ) -> None:
         self.name, self.strategy, self.world = config.pseudo_labels.strategy, strategy, world
         self.contents = corpora.audio.contents.get("unlabelled")
-        limits, self.notes = _limits(config, corpora.labelled)
+        limits = corpora.limits
+        self.known = corpora.given
+        if isinstance(strategy, RoundLabels) and corpora.unlabelled is not None:
+            self.known = KnownLabels(strategy.table.get, corpora.unlabelled.samples, limits)
+        if self.known is not None:
+            # The share is exact among all labels, and need not be learned from those of the steps.
+            limits = replace(limits, keep_share=None)
         own = own_filters(limits.filters) if limits.uses_unlabelled else {}
         self.filters = LabelFilters(limits, own, tokenizer)
         self.best = best
@@ -75,6 +85,49 @@ class RunLabels:
             has_second = labels.agreement != "none"
             self.monitor = LabelMonitor(corpora.unlabelled, tokenizer, config.seed, has_second=has_second)
             self.guard = LabelGuard(_transcript_statistics(corpora.labelled))
+
+    @property
+    def used(self) -> NDArray[np.bool_] | None:
+        """The unlabelled utterances that batches are made of; see `KnownLabels.used`."""
+        return None if self.known is None else self.known.used
+
+    def with_unused(self, result: StepResult, rows: Sequence[int]) -> StepResult:
+        """The result of a step as if its batch also had the utterances that are not used for their label.
+
+        Args:
+            rows: see `StepBatch.unused`. Each process observes the labels of its share.
+        """
+        if self.known is None or not len(rows):
+            return result
+        labels = {row: self.known.label(row) for row in rows}
+        reasons = self.known.dropped(rows)
+        seen = result.seen - result.dropped["undecodable"]
+        total = seen + len(labels)
+
+        def mean(of_batch: float | None, others: Iterable[float]) -> float:
+            return ((of_batch or 0.0) * seen + sum(others)) / total
+
+        mine = rows[self.world.rank :: self.world.size]
+        return replace(
+            result,
+            dropped=result.dropped + Counter(reasons.values()),
+            confidence=mean(result.confidence, (label.confidence for label in labels.values())),
+            nonempty=mean(result.nonempty, (bool(label.tokens) for label in labels.values())),
+            labels={**result.labels, **{row: labels[row] for row in mine}},
+            reasons={**result.reasons, **{row: reasons[row] for row in mine}},
+        )
+
+    def finish_round(self) -> str:
+        """Note that a round is complete, and return what became of its labels."""
+        outcome = self.gate.finish_round()
+        return f"{outcome}; {dropped}" if (dropped := self._judge()) else outcome
+
+    def _judge(self) -> str:
+        """Filter the kept labels of rounds, and return how many are dropped."""
+        if self.known is None or not isinstance(self.strategy, RoundLabels):
+            return ""
+        self.known.judge(map(int, self.strategy.table.rows))
+        return self.known.describe()
 
     def observe(self, step: int, labels: Mapping[int, Label], reasons: Mapping[int, str]) -> None:
         """Record the labels of this process in a step; see `LabelMonitor.observe`."""
@@ -143,6 +196,8 @@ class RunLabels:
         labels = state["pseudo_labels"]
         if self.strategy is not None:
             self.strategy.load_state_dict(labels["strategy"])
+        if not position.labels.row:
+            self._judge()  # in a round, its end does
         self.filters.load_state_dict(labels["filters"])
         self.gate.load_state_dict(labels["gate"])
         if self.monitor is not None and labels["monitor"]:
@@ -152,20 +207,6 @@ class RunLabels:
         if self.guard is not None and labels["guard"]:
             self.guard.load_state_dict(labels["guard"])
         return position
-
-
-def _limits(config: RunConfig, labelled: Corpus) -> tuple[PseudoLabelConfig, list[str]]:
-    """The limits for pseudo-labels, including those learned from the transcripts, and a note on these."""
-    limits = config.pseudo_labels
-    if limits.tokens_per_second != "learned" or not limits.uses_unlabelled:
-        return limits, []
-    assert isinstance(labelled.targets, TokenTable)
-    rates = learned_rates(labelled.targets.lengths, labelled.samples / SAMPLE_RATE_HZ)
-    note = (
-        f"pseudo_labels.tokens_per_second: {rates[0]:.3g} to {rates[1]:.3g}, learned from "
-        f"{counted(len(labelled.targets), 'transcript')}"
-    )
-    return replace(limits, tokens_per_second=rates), [note]
 
 
 def _transcript_statistics(corpus: Corpus) -> dict[str, float]:

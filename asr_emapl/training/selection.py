@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import draw_seed
@@ -82,23 +83,31 @@ class TrainingAudio:
         """Number of utterances in one pass over each kind."""
         return {kind: len(self.utterances.get(kind, ())) for kind in KINDS}
 
-    def plan(self, config: RunConfig, batch_seconds: float) -> DataPlan:
-        """The order of global batches of `batch_seconds`."""
+    def plan(
+        self, config: RunConfig, batch_seconds: float, used: NDArray[np.bool_] | None = None
+    ) -> DataPlan:
+        """The order of global batches of `batch_seconds`.
+
+        Args:
+            used: bool [utterances], the unlabelled utterances that are trained on; None: all.
+        """
         batch_samples = round(batch_seconds * SAMPLE_RATE_HZ)
 
-        def mixture(kind: str) -> Mixture:
+        def mixture(kind: str, used: NDArray[np.bool_] | None = None) -> Mixture:
             spec = self.mixtures[kind]
-            parts = np.split(self.utterances[kind].samples, np.cumsum(spec.sizes[:-1]))
+            ends = np.cumsum(spec.sizes[:-1])
+            parts = np.split(self.utterances[kind].samples, ends)
+            of_parts = [None] * len(parts) if used is None else np.split(used, ends)
             seeds = [draw_seed(config.seed, kind, *([i] if i else [])) for i in range(len(parts))]
             plans = [
-                config.batch.plan(samples, batch_samples, seed)
-                for samples, seed in zip(parts, seeds, strict=True)
+                config.batch.plan(samples, batch_samples, seed, of_part)
+                for samples, seed, of_part in zip(parts, seeds, of_parts, strict=True)
             ]
             return Mixture(plans, spec.weights)
 
         return DataPlan(
             mixture("labelled"),
-            mixture("unlabelled") if "unlabelled" in self.mixtures else None,
+            mixture("unlabelled", used) if "unlabelled" in self.mixtures else None,
             config.pseudo_labels.unlabelled_per_labelled,
             round(config.pseudo_labels.start_hours * 3600 * SAMPLE_RATE_HZ),
             self._label_plan(config, batch_samples),
@@ -118,14 +127,19 @@ class TrainingAudio:
             return RoundsPlan(lengths, starts, labels.rounds.share, batch_samples, seed)
         return None
 
-    def step_audio(self, config: RunConfig, world_size: int) -> StepAudio:
+    def step_audio(
+        self, config: RunConfig, world_size: int, used: NDArray[np.bool_] | None = None
+    ) -> StepAudio:
         """Mean audio of a step at each batch, measured on these corpora. The same on every rank.
+
+        Args:
+            used: see `plan`.
 
         Raises:
             UserError: no utterance fits the reference batch.
         """
         batches, reference = build_batches(config, world_size), float(config.batch.reference_seconds)
-        plan = self.plan(config, batches.smallest)
+        plan = self.plan(config, batches.smallest, used)
         try:
             audio = {s: mean_step_audio(plan, s) for s in {reference, *batches.all}}
         except ValueError as error:

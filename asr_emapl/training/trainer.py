@@ -119,7 +119,8 @@ class Trainer:
         build_plan(config, nominal_step_audio(config, world.size))
         self.corpora = Corpora.read(config, self.tokenizer, world.size)
         config.checkpoint.require(self.corpora.validation)
-        self.plan = build_plan(config, self.corpora.audio.step_audio(config, world.size))
+        used = None if self.corpora.given is None else self.corpora.given.used
+        self.plan = build_plan(config, self.corpora.audio.step_audio(config, world.size, used))
 
     def _build(self) -> None:
         """Build student, teacher, optimizer and train step."""
@@ -137,7 +138,9 @@ class Trainer:
         self.mean = RunningMean(model) if config.checkpoint.running_mean else None
         unlabelled = self.corpora.audio.sizes["unlabelled"]
         best = build_best_average(config, self.teacher, model)
-        strategy = build_strategy(config, self.tokenizer, self.teacher, model, best, unlabelled)
+        strategy = build_strategy(
+            config, self.tokenizer, self.teacher, model, best, self.features, unlabelled
+        )
         self.labels = RunLabels(config, strategy, best, self.corpora, self.tokenizer, world)
         self.train_step = build_step(
             world,
@@ -160,7 +163,7 @@ class Trainer:
             allowed=self.allow_changes,
         )
         self.position = self.labels.restore(self.resumed, self.position)
-        self.notes += self.corpora.notes + self.labels.notes + notes
+        self.notes += self.corpora.notes + notes
         self.guard = CollapseGuard(**self.corpora.audio.sizes)
         rates = logged_validation(self.folder, log_lines, self.step) if self.validation_due else None
         rates = world.gather(rates)[0]
@@ -207,21 +210,26 @@ class Trainer:
             self.log.close()
 
     def _run_stage(self) -> bool:
-        """Train with one batch size until it changes or the run ends; True if a signal stopped training."""
+        """Train with one plan of batches until it changes or the run ends; True if a signal stopped training.
+
+        The plan changes with the batch size, and with the labels that a round has made.
+        """
         config, stop = self.config, False
         self._enter_stage()
+        labelled_rounds = self.position.labels.round
         until = min(config.hours, self.plan.steps.batches.next_change(self.clock.hours))
+        seconds = self.plan.steps.batches.seconds(self.clock.hours)
         with contextlib.closing(
             steps(
                 self.corpora.dataset(config, self.features, self.world.rank, self.world.size),
-                self.corpora.audio.plan(config, self.plan.steps.batches.seconds(self.clock.hours)),
+                self.corpora.audio.plan(config, seconds, self.labels.used),
                 self.position,
                 workers=config.data.workers,
                 pin_memory=self.world.device.type == "cuda",
             )
         ) as ahead:
             batches = self.train_step.phases.waiting(ahead)
-            while self.clock.hours < until and not stop:
+            while self.clock.hours < until and not stop and self.position.labels.round == labelled_rounds:
                 before = self.clock.samples
                 self.watch.at(f"reading audio for step {self.step + 1}")
                 batch = self.world.next_item(batches)
@@ -276,13 +284,14 @@ class Trainer:
         if self.mean is not None and result.taken:
             self.mean.update(batch.samples / SAMPLE_RATE_HZ)
         self.position = batch.after
-        self.labels.observe(self.step, result.labels, result.reasons)
-        self.log.step(self.step, self.clock.hours, batch.labelled, result, now)
+        seen = self.labels.with_unused(result, batch.unused)
+        self.labels.observe(self.step, seen.labels, seen.reasons)
+        self.log.step(self.step, self.clock.hours, batch.labelled, seen, now)
         if self.step % TIMED_STEPS == 0 or self.clock.hours >= self.config.hours:
             self._judge_labels()
             self.log.phases(self.step, self.clock.hours, self.world.gather(self.train_step.phases.take()))
         self.skipped.step(batch.skipped, read=result.seen, skipped=result.dropped["undecodable"])
-        self.guard.step(self.step, batch.labelled, result, result.taken)
+        self.guard.step(self.step, batch.labelled, seen, result.taken)
 
     def _judge_labels(self) -> None:
         """Log what became of the labels since the last call.
@@ -306,7 +315,7 @@ class Trainer:
         labels = self.train_step.label(batch) if self.labels.wants_labels() else 0
         finished = batch.after.labels.round
         if finished != self.position.labels.round:
-            outcome = self.labels.gate.finish_round()
+            outcome = self.labels.finish_round()
             self.log.say(f"{self.clock.hours:7.3f}/{self.config.hours:g} h  round {finished}: {outcome}")
         self.position = batch.after
         self.skipped.step(batch.skipped, read=labels, skipped=0)

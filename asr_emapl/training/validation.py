@@ -10,7 +10,7 @@ from torch import nn
 
 from asr_emapl.audio.features import FeatureExtractor
 from asr_emapl.data.utterance import Utterance
-from asr_emapl.decoding.transcribe import greedy_hypotheses, posteriors
+from asr_emapl.decoding.transcribe import hypotheses, posteriors
 from asr_emapl.distributed.heartbeat import Heartbeat
 from asr_emapl.distributed.preemption import StopRequest
 from asr_emapl.distributed.process_group import DeviceConfig, ProcessGroup
@@ -104,7 +104,7 @@ class Validator:
         with closing(batches), progress:  # closing restores the models' train or eval mode
             for of_models in batches:
                 for name, batch in zip(models, of_models, strict=True):
-                    texts[name] |= {h.id: h.text for h in greedy_hypotheses(batch, self.tokenizer)}
+                    texts[name] |= {h.id: h.text for h in hypotheses(batch, self.tokenizer)}
                 progress.advance(sum(seconds[id_] for id_ in of_models[0].ids))
                 self.watch.tick()
                 # All processes have the same number of batches, so they poll equally often.

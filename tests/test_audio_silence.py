@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_emapl.decoding.silence import PEAK, SHORTEST_SECONDS, blank_silence, silent_frames
+from asr_emapl.audio.silence import PEAK, SHORTEST_SECONDS, blank_silence, silent_frames
 
 FRAME = 0.04
 SAMPLES = 640
