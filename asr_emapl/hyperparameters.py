@@ -209,7 +209,7 @@ def build_optimizer(
         parts: see `OptimizerConfig.groups`.
 
     Raises:
-        UserError: torch rejects a value, or no parameter belongs to a part.
+        UserError: torch rejects a value, a part is not a regular expression, or no parameter belongs to it.
     """
     cls, options = _CLASSES[name], dict(group)
     if "fused" in inspect.signature(cls).parameters:
@@ -230,6 +230,11 @@ def _param_groups(model: nn.Module, parts: Mapping[str, ParameterGroupConfig]) -
     def part_of(named: tuple[str, nn.Parameter]) -> str | None:
         return next((pattern for pattern in parts if re.match(pattern, named[0])), None)
 
+    for pattern in parts:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UserError(f"optimizer.groups: {pattern!r} is not a regular expression ({error})") from error
     found = [(part, [p for _, p in run]) for part, run in groupby(model.named_parameters(), part_of)]
     empty = [pattern for pattern in parts if all(pattern != part for part, _ in found)]
     if empty:

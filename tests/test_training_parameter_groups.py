@@ -123,3 +123,8 @@ def test_unknown_settings_of_a_part_are_errors(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("optimizer: {groups: {encoder: {lr_facto: 1.0}}}")
     with pytest.raises(UserError, match="lr_facto"):
         load_config(tmp_path / "a.yaml")
+
+
+def test_an_invalid_pattern_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"optimizer\.groups: '\(' is not a regular expression"):
+        build_optimizer(nn.Linear(2, 2), "sgd", {"lr": 0.1}, {"(": ParameterGroupConfig()})
