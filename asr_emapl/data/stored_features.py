@@ -90,7 +90,7 @@ def _require_same(fingerprint: str, extractor: FeatureExtractor, place: str) -> 
     if fingerprint != extractor.fingerprint:
         raise UserError(
             f"{place} has stored features of extractor {fingerprint}, but the model's extractor is "
-            f"{extractor.fingerprint}; extract them again with its config (asr-emapl extract-features)"
+            f"{extractor.fingerprint}; set features as for the extraction, or extract them again"
         )
 
 

@@ -16,6 +16,7 @@ from asr_emapl.errors import UserError, listing
 logger = logging.getLogger(__name__)
 
 _SHOWN_NAMES = 5
+COPY_THERE = "correct the path, or copy the file there (an exported model does not need it)"
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ def read_tensors(path: str | Path, part: str | None = None) -> dict[str, Tensor]
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise UserError(f"weights {path}: cannot be read ({error.strerror or error})") from error
+        raise UserError(
+            f"weights {path}: cannot be read ({error.strerror or error}); {COPY_THERE}"
+        ) from error
     except UserError:
         raise
     # torch's unpickler raises any exception for a file of another kind.

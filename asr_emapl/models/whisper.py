@@ -19,6 +19,7 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.features import FeatureExtractor
 from asr_emapl.errors import UserError
 from asr_emapl.models.cpu import attend
+from asr_emapl.models.weights import COPY_THERE
 from asr_emapl.models.whisper_weights import read_encoder
 
 _WINDOW, _HOP = 400, 160
@@ -265,7 +266,7 @@ def require_sha256(path: str | Path | None, expected: str | None) -> None:
     try:
         found = storage.sha256(path)
     except OSError as error:
-        raise UserError(f"Whisper weights {path}: cannot be read ({error.strerror})") from error
+        raise UserError(f"Whisper weights {path}: cannot be read ({error.strerror}); {COPY_THERE}") from error
     if found != expected.lower():
         raise UserError(f"Whisper weights {path}: SHA-256 is {found}, not {expected}; use the expected file")
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from asr_emapl.errors import UserError
-from asr_emapl.models.weights import read_tensors
+from asr_emapl.models.weights import COPY_THERE, read_tensors
 
 # CTranslate2's numbers of data types (include/ctranslate2/types.h).
 _CTRANSLATE2_TYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
@@ -80,7 +80,7 @@ def _read_ctranslate2(path: Path) -> dict[str, Tensor]:
         with path.open("rb") as file:
             return _read_table(file)
     except OSError as error:
-        raise UserError(f"weights {path}: cannot be read ({error.strerror})") from error
+        raise UserError(f"weights {path}: cannot be read ({error.strerror}); {COPY_THERE}") from error
     except (ValueError, KeyError) as error:
         raise UserError(f"weights {path}: not a model.bin of CTranslate2 ({error})") from error
 
