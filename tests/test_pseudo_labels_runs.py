@@ -17,8 +17,11 @@ from support.tiny import tiny_config
 
 from asr_emapl.checkpoints import files as checkpoint
 from asr_emapl.data.manifest import read_manifest
+from asr_emapl.data.mixture import CorpusCursor
+from asr_emapl.distributed.heartbeat import Heartbeat
+from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.errors import UserError
-from asr_emapl.training.trainer import train
+from asr_emapl.training.trainer import Trainer, train
 
 START = ("pseudo_labels.start_hours=0.01", "validation.every_hours=null", "checkpoint.best_by=null")
 OWN = """
@@ -207,6 +210,22 @@ def test_labels_of_a_file_are_filtered_before_batches_are_made(corpus, tmp_path,
     assert dropped / (dropped + trained) == pytest.approx(1 / 3, abs=0.03)
     # Two thirds of it if the labels were dropped after the batches are made.
     assert trained / len(part) > 0.8 * sum(step["utterances"] for step in whole) / len(whole)
+
+
+@pytest.mark.parametrize("change", ["max_repeats=9", "strategy=ema"])
+def test_a_chunk_is_not_continued_with_another_choice_of_utterances(corpus, tmp_path, change):
+    common = (f"run_dir={tmp_path}", "validation.every_hours=null", "pseudo_labels.strategy=oracle")
+
+    def position(*overrides: str) -> CorpusCursor:
+        config = tiny_config(corpus, *common, *overrides)
+        world = ProcessGroup(0, 1, torch.device("cpu"))
+        return Trainer(config, world, Heartbeat(world, 0.0)).position.unlabelled.corpora[0]
+
+    train(tiny_config(corpus, *common, "hours=0.015"))
+    same = position("hours=0.03")
+    assert same.samples > 0
+    changed = position("hours=0.03", f"pseudo_labels.{change}")
+    assert (changed.samples, changed.chunk, changed.total) == (0, same.chunk + 1, same.total)
 
 
 def test_rounds_filter_their_labels_before_batches_are_made(corpus, tmp_path, capsys):

@@ -19,6 +19,9 @@ from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.pseudo_labels.filters import REASONS, LabelCandidate, reason_to_drop_label
 from asr_emapl.pseudo_labels.labels import Label
 
+STRATEGIES = ("external", "oracle", "rounds")
+"""Strategies whose labels are known before batches are made."""
+
 _REASONS = tuple(REASONS)
 
 

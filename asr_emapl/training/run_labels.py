@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_emapl.config import RunConfig
+from asr_emapl.config import RunConfig, config_to_dict
 from asr_emapl.data.corpus import Corpus
 from asr_emapl.data.mixture import DataCursor
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.errors import UserError
+from asr_emapl.pseudo_labels import known_labels
 from asr_emapl.pseudo_labels.best_average import BestAverage
 from asr_emapl.pseudo_labels.filters import LabelFilters
 from asr_emapl.pseudo_labels.known_labels import KnownLabels
@@ -63,6 +64,7 @@ class RunLabels:
         world: ProcessGroup,
     ) -> None:
         self.name, self.strategy, self.world = config.pseudo_labels.strategy, strategy, world
+        self.settings = config_to_dict(config)["pseudo_labels"]
         self.contents = corpora.audio.contents.get("unlabelled")
         limits = corpora.limits
         self.known = corpora.given
@@ -185,11 +187,14 @@ class RunLabels:
             state: "config", "contents" and "pseudo_labels" of the checkpoint; empty for a new run.
 
         Returns:
-            The position; if the labels are not loaded, all of them are made again.
+            The position; if the labels are not loaded, all of them are made again. If other settings may
+            have chosen other utterances for the batches, the current chunk is not continued.
         """
+        before = state["config"]["pseudo_labels"] if state else self.settings
+        if before != self.settings and {before["strategy"], self.name} & set(known_labels.STRATEGIES):
+            position = replace(position, unlabelled=position.unlabelled.at_chunk())
         is_same = bool(state) and (
-            state["contents"].get("unlabelled") == self.contents
-            and state["config"]["pseudo_labels"]["strategy"] == self.name
+            state["contents"].get("unlabelled") == self.contents and before["strategy"] == self.name
         )
         if not is_same:
             return replace(position, labels=position.labels.without_labels())
