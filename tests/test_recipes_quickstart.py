@@ -29,7 +29,7 @@ def quickstart(exp: Path, *arguments: str, timeout: float) -> subprocess.Complet
 
 def test_a_few_steps_leave_a_table_a_picture_and_scores(tmp_path, monkeypatch):
     exp = tmp_path / "with space"
-    done = quickstart(exp, "--oracle", "--seed", "3", "--", *FEW_STEPS, timeout=400)
+    done = quickstart(exp, "--oracle", "--seed", "3", "--", *FEW_STEPS, timeout=3000)
     assert done.returncode == 0, done.stdout + done.stderr
     runs = exp / "runs" / "seed-3"
     for system in ("seed", "baseline", "ema", "oracle"):
@@ -55,7 +55,7 @@ def test_a_few_steps_leave_a_table_a_picture_and_scores(tmp_path, monkeypatch):
     assert sum(run_page(page, exp) for page in PAGES) > 30
     # Decoding and scoring are not repeated.
     before = {path: path.stat().st_mtime_ns for path in runs.glob("*/dev-*.json*")}
-    again = quickstart(exp, "--oracle", "--seed", "3", "--", *FEW_STEPS, timeout=400)
+    again = quickstart(exp, "--oracle", "--seed", "3", "--", *FEW_STEPS, timeout=3000)
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in runs.glob("*/dev-*.json*")} == before
 
