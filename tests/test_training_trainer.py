@@ -221,7 +221,7 @@ def test_more_processes_than_utterances_in_a_batch(corpus, tmp_path, measured):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_sigterm_saves_and_the_same_command_goes_on(corpus, tmp_path, workers):
     """To the whole process group, as schedulers send it: decoding processes get it too."""
-    overrides = ("hours=0.06", "checkpoint.every_hours=null", f"data.workers={workers}", *EMA)
+    overrides = ("hours=0.2", "checkpoint.every_hours=null", f"data.workers={workers}", *EMA)
     process = launch(corpus, tmp_path / "run", *overrides, start_new_session=True)
     log = tmp_path / "run" / "tensorboard"
     deadline = time.monotonic() + 120
