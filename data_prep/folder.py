@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -92,18 +92,23 @@ def prepare(
         # At this point, the only faults are missing or unreadable texts.
         candidates = [replace(candidate, text=None, fault="") for candidate in candidates]
         text = AUTO
-    if not candidates:
-        raise UserError(f"{table or source}: has no audio (known extensions: {', '.join(sorted(AUDIO))})")
-    if require_text and all(candidate.text is None and not candidate.fault for candidate in candidates):
-        raise UserError(
-            f"{table or source}: {counted(len(candidates), 'audio file')}, but no transcripts (put a .txt "
-            "file beside each audio file, or use a CSV or TSV with the columns path and text)"
-        )
+    _require_some(candidates, table or source, require_text=require_text)
     found = check(candidates, preset(text, candidates), workers)
     found.notes.extend(notes)
     notes = settle(name, found, leave_out)
     write_manifest(path, found.utterances)
     return Prepared({name: path}, notes)
+
+
+def _require_some(candidates: Sequence[Candidate], place: Path, *, require_text: bool) -> None:
+    """Check that there is audio, and if `require_text`, that any of it has a transcript."""
+    if not candidates:
+        raise UserError(f"{place}: has no audio (known extensions: {', '.join(sorted(AUDIO))})")
+    if require_text and all(candidate.text is None and not candidate.fault for candidate in candidates):
+        raise UserError(
+            f"{place}: {counted(len(candidates), 'audio file')}, but no transcripts (put a .txt file beside "
+            "each audio file, or use a CSV or TSV with the columns path and text)"
+        )
 
 
 def _candidates(source: Path, table: Path | None, notes: list[str]) -> list[Candidate]:

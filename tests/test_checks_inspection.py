@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_emapl.audio.source import ByteRange
-from asr_emapl.checks.inspection import Contents, Finding, Requirements, inspect_manifests, with_audio
+from asr_emapl.checks.inspection import Requirements, inspect_manifests, with_audio
+from asr_emapl.checks.inspection_result import Contents, Finding
 from asr_emapl.data.batch_plan import BatchConfig
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.text.tokenizer import CharacterTokenizer, SentencePieceTokenizer

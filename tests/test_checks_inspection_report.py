@@ -8,8 +8,8 @@ import io
 import pytest
 from rich.console import Console
 
-from asr_emapl.checks.inspection import Contents, Finding, Inspection
 from asr_emapl.checks.inspection_report import draw_lengths, print_inspection
+from asr_emapl.checks.inspection_result import Contents, Finding, Inspection
 from asr_emapl.errors import UserError
 
 CONTENTS = Contents(

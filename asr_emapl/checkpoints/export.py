@@ -39,7 +39,7 @@ def is_export(path: Path) -> bool:
     """Whether a folder has an exported model."""
     try:
         return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
-    except OSError:  # a name that no file can have; whoever reads it says so
+    except OSError:  # a name that no file can have; reading it raises the error
         return False
 
 

@@ -11,7 +11,8 @@ from torch import nn
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.features import FeatureConfig
 from asr_emapl.checks.check import CheckResult, run_checks
-from asr_emapl.checks.model_checks import CHECKS, LONG_FRAMES, SEED, SHORT_FRAMES, Subject
+from asr_emapl.checks.model_checks import CHECKS
+from asr_emapl.checks.model_subject import LONG_FRAMES, SEED, SHORT_FRAMES, Subject
 from asr_emapl.models.contract import ModelConfig, build_model
 from asr_emapl.models.inputs import input_size
 from asr_emapl.models.target import USERS_OWN

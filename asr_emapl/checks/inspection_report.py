@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr_emapl.checks.inspection import Contents, Finding, Inspection
+from asr_emapl.checks.inspection_result import Contents, Finding, Inspection
 from asr_emapl.plotting import COLOURS, check_ending, new_figure, write_plot
 from asr_emapl.terminal import plain
 

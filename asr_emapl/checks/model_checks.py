@@ -5,62 +5,31 @@ Axes: B utterances, T feature frames, F features, T' output frames, V tokens (bl
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from asr_emapl.checks.check import Check, Passed
+from asr_emapl.checks.check import Check
+from asr_emapl.checks.model_subject import (
+    LEAST_FRAMES,
+    LONG_FRAMES,
+    SEED,
+    SHORT_FRAMES,
+    SHOWN_NAMES,
+    TOLERANCE,
+    Subject,
+    backward,
+    distance,
+    evaluate,
+)
+from asr_emapl.checks.model_training_checks import begin_step, optional, padding_in_training, set_dropout
 from asr_emapl.checks.padding_leak import leaking_module
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.errors import listing
 from asr_emapl.models.contract import build_twin
 
-LONG_FRAMES, SHORT_FRAMES = 64, 41
-"""Lengths in frames of the two test utterances used by most checks."""
-
-LEAST_FRAMES = 18
-"""Frames in 0.2 s, the default data.min_seconds."""
-
 _VERY_LONG_FRAMES = 3500  # of 10 ms; the longest utterances of LibriSpeech have 35 s
-
-TOLERANCE = 1e-4
-"""Tolerance when comparing log-probabilities: different shapes may use different kernels."""
-
-SEED = 0
-"""Seed of the model's random initialisation."""
-
-_SHOWN_NAMES = 5  # maximum number of parameter names listed in a message
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The model under test, and a factory for further instances.
-
-    Attributes:
-        features_BTF: two utterances of `LONG_FRAMES` and `SHORT_FRAMES`, or their waveforms [B, N].
-        unit: input frames per frame of this module: 1, or the samples of 10 ms.
-    """
-
-    model: nn.Module
-    build: Callable[[], nn.Module]
-    vocabulary_size: int
-    features_BTF: Tensor
-    lengths_B: Tensor
-    unit: int = 1
-
-    def evaluate(
-        self, features_BTF: Tensor | None = None, lengths_B: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Run the model in eval mode, by default on the two test utterances."""
-        return _evaluate(
-            self.model,
-            self.features_BTF if features_BTF is None else features_BTF,
-            self.lengths_B if lengths_B is None else lengths_B,
-        )
 
 
 def _shape(subject: Subject) -> str:
@@ -113,7 +82,7 @@ def _lengths(subject: Subject) -> str:
 
 
 def _deterministic(subject: Subject) -> str:
-    off = _distance(subject.evaluate()[0], subject.evaluate()[0])
+    off = distance(subject.evaluate()[0], subject.evaluate()[0])
     return "" if off <= TOLERANCE else f"two passes in eval mode differ by {off:.3g}"
 
 
@@ -126,7 +95,7 @@ def _padding(subject: Subject) -> str:
         features_BTF = subject.features_BTF.clone()
         features_BTF[1, short:] = size * torch.randn_like(features_BTF[1, short:])
         together_BTV, _ = subject.evaluate(features_BTF)
-        off = _distance(alone_BTV[0, :frames], together_BTV[1, :frames])
+        off = distance(alone_BTV[0, :frames], together_BTV[1, :frames])
         if not off <= TOLERANCE:
             place = leaking_module(
                 subject.model, alone, partial(subject.evaluate, features_BTF), 1, TOLERANCE
@@ -145,7 +114,7 @@ def _order(subject: Subject) -> str:
     features_BTF, lengths_B = subject.features_BTF.flip(0), subject.lengths_B.flip(0)
     found_BTV = subject.evaluate(features_BTF, lengths_B)[0].flip(0)
     for row, frames in enumerate(subject.model.output_lengths(subject.lengths_B).tolist()):  # type: ignore[operator]
-        off = _distance(expected_BTV[row, :frames], found_BTV[row, :frames])
+        off = distance(expected_BTV[row, :frames], found_BTV[row, :frames])
         if not off <= TOLERANCE:
             return f"with the utterances in another order, their outputs change by {off:.3g}"
     return ""
@@ -167,63 +136,22 @@ def _unusual(subject: Subject) -> str:
     return ""
 
 
-def _padding_in_training(subject: Subject) -> str:
-    """Batch normalisation over padded frames changes the output in training mode only."""
-    model = subject.build().train()
-    model.load_state_dict(subject.model.state_dict())
-    if hasattr(model, "set_dropout"):
-        model.set_dropout(dropout=0.0, layerdrop=0.0)  # type: ignore[operator]
-    _disable_dropout(model)
-
-    def output(features_BTF: Tensor, seed: int = 0) -> Tensor:
-        torch.manual_seed(seed)
-        with torch.no_grad():
-            return model(features_BTF, subject.lengths_B)[0]
-
-    expected_BTV = output(subject.features_BTF)
-    garbage_BTF = subject.features_BTF.clone()
-    short = SHORT_FRAMES * subject.unit
-    garbage_BTF[1, short:] = 100.0 * torch.randn_like(garbage_BTF[1, short:])
-    variants = {"garbage": garbage_BTF}
-    # Random numbers that remain after dropout is disabled depend on the shape.
-    if _distance(expected_BTV, output(subject.features_BTF, seed=1)) <= TOLERANCE:
-        zeros_BTF = torch.zeros_like(subject.features_BTF)
-        variants["more zeros"] = torch.cat([subject.features_BTF, zeros_BTF], dim=1)
-    for what, features_BTF in variants.items():
-        found_BTV = output(features_BTF)
-        for row, frames in enumerate(model.output_lengths(subject.lengths_B).tolist()):  # type: ignore[operator]
-            off = _distance(expected_BTV[row, :frames], found_BTV[row, :frames])
-            if not off <= TOLERANCE:
-                norms = [
-                    n for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
-                ]
-                where = f" (batch normalisation: {listing(norms, _SHOWN_NAMES)})" if norms else ""
-                return f"in training mode, with {what} as padding, valid frames change by {off:.3g}{where}"
-    return ""
-
-
-def _disable_dropout(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-
-
 def _gradients(subject: Subject) -> str:
-    _backward(subject)
+    backward(subject)
     trained = [(name, p.grad) for name, p in subject.model.named_parameters() if p.requires_grad]
     if not trained:
         return "no parameter requires a gradient"
     absent = [name for name, gradient in trained if gradient is None]
     if absent:
-        return f"the CTC loss does not reach {listing(absent, _SHOWN_NAMES)}"
+        return f"the CTC loss does not reach {listing(absent, SHOWN_NAMES)}"
     broken = [name for name, g in trained if g is not None and not g.isfinite().all()]
-    return f"NaN or infinite gradient in {listing(broken, _SHOWN_NAMES)}" if broken else ""
+    return f"NaN or infinite gradient in {listing(broken, SHOWN_NAMES)}" if broken else ""
 
 
 def _teacher(subject: Subject) -> str:
     twin = build_twin(subject.model, subject.build, SEED)
     teacher = EmaTeacher(subject.model, half_life=3600.0, module=twin)
-    off = _distance(subject.evaluate()[0], teacher(subject.features_BTF, subject.lengths_B)[0])
+    off = distance(subject.evaluate()[0], teacher(subject.features_BTF, subject.lengths_B)[0])
     return "" if off <= TOLERANCE else f"a teacher with the same weights differs from the model by {off:.3g}"
 
 
@@ -238,58 +166,12 @@ def _bf16(subject: Subject) -> str:
 def _state_dict(subject: Subject) -> str:
     other = subject.build()
     other.load_state_dict(subject.model.state_dict())
-    off = _distance(subject.evaluate()[0], _evaluate(other, subject.features_BTF, subject.lengths_B)[0])
+    off = distance(subject.evaluate()[0], evaluate(other, subject.features_BTF, subject.lengths_B)[0])
     return (
         ""
         if off <= TOLERANCE
         else f"a second instance with its state_dict differs from the model by {off:.3g}"
     )
-
-
-def _set_dropout(subject: Subject) -> str:
-    """Check that setting one rate does not change the other: one is 0, the other active."""
-    model = subject.model
-    for kept, changed in (("dropout", "layerdrop"), ("layerdrop", "dropout")):
-        # Use a layerdrop close to 1, so that it does not matter which layers are drawn.
-        model.set_dropout(**{kept: 0.5 if kept == "dropout" else 0.999, changed: 0.0})  # type: ignore[operator]
-        first_BTV = _train_output(subject)
-        model.set_dropout(**{changed: 0.0})  # type: ignore[operator]
-        if not _distance(first_BTV, _train_output(subject)) <= TOLERANCE:
-            return f"set_dropout({changed}=0.0) changes {kept} as well"
-    model.set_dropout(dropout=0.2, layerdrop=0.2)  # type: ignore[operator]
-    _train_output(subject)
-    return ""
-
-
-def _begin_step(subject: Subject) -> str:
-    """Detect skipped layers from zero gradients, which works regardless of other randomness."""
-    model, begin = subject.model, subject.model.begin_step
-    if hasattr(model, "set_dropout"):
-        model.set_dropout(dropout=0.0, layerdrop=0.5)  # type: ignore[operator]
-    _disable_dropout(model)
-    for step in range(4):
-        begin(seed=step)  # type: ignore[operator]
-        first_BTV, first = _backward(subject, seed=step), _silent(model)
-        _backward(subject, seed=step + 100)
-        if _silent(model) != first:
-            return "two micro-batches of one step skip different layers"
-        begin(seed=step + 1)  # type: ignore[operator]
-        begin(seed=step)  # type: ignore[operator]
-        again_BTV = _backward(subject, seed=step)
-        if _silent(model) != first or not _distance(first_BTV, again_BTV) <= TOLERANCE:
-            return "the same seed skips different layers the second time"
-    return ""
-
-
-def _optional(method: str, run: Callable[[Subject], str | Passed]) -> Callable[[Subject], str | Passed]:
-    """The check of a method, which a model need not have."""
-
-    def run_if_present(subject: Subject) -> str | Passed:
-        if not hasattr(subject.model, method):
-            return Passed("the model does not define it; it is optional")
-        return run(subject)
-
-    return run_if_present
 
 
 CHECKS: tuple[Check[Subject], ...] = (
@@ -364,56 +246,23 @@ CHECKS: tuple[Check[Subject], ...] = (
     # The following checks modify the model.
     Check(
         "set_dropout",
-        _optional("set_dropout", _set_dropout),
+        optional("set_dropout", set_dropout),
         "after set_dropout(dropout: float | None = None, layerdrop: float | None = None), the model must "
         "still train, and None must leave a rate unchanged; or remove the method",
         needs=("output shape",),
     ),
     Check(
         "padding in training",
-        _padding_in_training,
+        padding_in_training,
         "compute statistics over valid frames only, or replace batch normalisation by LayerNorm; otherwise "
         "training depends on the other utterances in the micro-batch",
         needs=("output shape", "lengths", "eval is deterministic", "padding", "set_dropout"),
     ),
     Check(
         "begin_step",
-        _optional("begin_step", _begin_step),
+        optional("begin_step", begin_step),
         "store the seed in begin_step(seed: int), and in each forward pass choose the skipped layers with a "
         "new torch.Generator that has this seed; or remove the method",
         needs=("output shape", "lengths", "set_dropout"),
     ),
 )
-
-
-def _evaluate(model: nn.Module, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-    model.eval()
-    with torch.no_grad():
-        return model(features_BTF, lengths_B)
-
-
-def _train_output(subject: Subject, seed: int = 0) -> Tensor:
-    """Log-probabilities [B, T', V] in training mode, with the given torch seed."""
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        return subject.model.train()(subject.features_BTF, subject.lengths_B)[0]
-
-
-def _backward(subject: Subject, seed: int = 0) -> Tensor:
-    """Run one CTC backward pass in training mode with a fixed seed; return log-probabilities [B, T', V]."""
-    torch.manual_seed(seed)
-    subject.model.train().zero_grad(set_to_none=True)
-    log_probs_BTV, lengths_B = subject.model(subject.features_BTF, subject.lengths_B)
-    # One token per utterance can be aligned at any stride.
-    labels_BS, label_lengths_B = torch.tensor([[1], [subject.vocabulary_size - 1]]), torch.tensor([1, 1])
-    F.ctc_loss(log_probs_BTV.transpose(0, 1), labels_BS, lengths_B, label_lengths_B).backward()
-    return log_probs_BTV.detach()
-
-
-def _silent(model: nn.Module) -> set[str]:
-    """Names of the parameters whose gradient is missing or zero."""
-    return {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
-
-
-def _distance(a: Tensor, b: Tensor) -> float:
-    return (a - b).abs().max().item()

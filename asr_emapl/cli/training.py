@@ -100,7 +100,7 @@ def scale(
 
     kappa is computed from the training manifests: the mean unpadded audio per step at this batch size,
     divided by that at the reference batch size. If a manifest is missing, kappa is nominal, the ratio of
-    padded seconds, and a warning says so.
+    padded seconds, and the command prints a warning.
 
     Example: `asr-emapl scale --config conf/mini.yaml --batch-seconds 480`
     """

@@ -17,11 +17,36 @@ from asr_emapl.models.valid_frames import (
     MaskedConv1d,
     ValidGroupNorm,
     normalise_waveforms,
+    valid,
 )
 from asr_emapl.models.weights import load_matching
 
 
-class ConformerCtc(nn.Module):
+class _OnFrontEnd(nn.Module):
+    """A strided convolution, the encoder of a subclass on its frames, and a CTC output."""
+
+    def __init__(
+        self, vocabulary_size: int, input_size: int, dim: int, kernel: int, stride: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.frontend = ConvFrontEnd(input_size, dim, kernel, stride, dropout)
+        self.output = nn.Linear(dim, vocabulary_size)
+
+    def encode(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]; frames after an utterance's end must not affect the others."""
+        raise NotImplementedError
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """See `CtcModel.forward`."""
+        x_BTD, lengths = self.frontend(features, lengths)
+        return F.log_softmax(self.output(self.encode(x_BTD, lengths)).float(), dim=-1), lengths
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """See `CtcModel.output_lengths`."""
+        return self.frontend.output_lengths(lengths)
+
+
+class ConformerCtc(_OnFrontEnd):
     """torchaudio's Conformer (Gulati et al. 2020) after a strided convolution.
 
     torchaudio's convolution reads padding, and its norms compute statistics over padded frames; both are
@@ -48,8 +73,7 @@ class ConformerCtc(nn.Module):
         kernel: int = 7,
         stride: int = 4,
     ) -> None:
-        super().__init__()
-        self.frontend = ConvFrontEnd(input_size, dim, kernel, stride, dropout)
+        super().__init__(vocabulary_size, input_size, dim, kernel, stride, dropout)
         self.encoder = torchaudio.models.Conformer(
             dim, heads, feedforward or 4 * dim, layers, convolution, dropout, use_group_norm=True
         )
@@ -58,24 +82,17 @@ class ConformerCtc(nn.Module):
             parts = layer.conv_module.sequential
             parts[2] = MaskedConv1d(parts[2], self._lengths)
             parts[3] = ChannelNorm(dim)
-        self.output = nn.Linear(dim, vocabulary_size)
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """See `CtcModel.forward`."""
-        x_BTD, lengths = self.frontend(features, lengths)
+    def encode(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+        """See `_OnFrontEnd.encode`."""
         # torchaudio's mask has as many frames as the longest utterance.
-        frames, most = x_BTD.shape[1], int(lengths.max())
-        self._lengths.value = lengths
-        x_BTD, _ = self.encoder(x_BTD[:, :most], lengths)
-        x_BTD = F.pad(x_BTD, (0, 0, 0, frames - most))
-        return F.log_softmax(self.output(x_BTD).float(), dim=-1), lengths
-
-    def output_lengths(self, lengths: Tensor) -> Tensor:
-        """See `CtcModel.output_lengths`."""
-        return self.frontend.output_lengths(lengths)
+        frames, most = x_BTD.shape[1], int(lengths_B.max())
+        self._lengths.value = lengths_B
+        x_BTD, _ = self.encoder(x_BTD[:, :most], lengths_B)
+        return F.pad(x_BTD, (0, 0, 0, frames - most))
 
 
-class EmformerCtc(nn.Module):
+class EmformerCtc(_OnFrontEnd):
     """torchaudio's Emformer (Shi et al. 2021), which attends to segments for streaming.
 
     Args:
@@ -101,24 +118,17 @@ class EmformerCtc(nn.Module):
         kernel: int = 7,
         stride: int = 4,
     ) -> None:
-        super().__init__()
-        self.frontend = ConvFrontEnd(input_size, dim, kernel, stride, dropout)
+        super().__init__(vocabulary_size, input_size, dim, kernel, stride, dropout)
         self.right = right
         self.encoder = torchaudio.models.Emformer(
             dim, heads, feedforward or 4 * dim, layers, segment, dropout, "relu", left, right
         )
-        self.output = nn.Linear(dim, vocabulary_size)
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """See `CtcModel.forward`."""
-        x_BTD, lengths = self.frontend(features, lengths)
-        valid_BT1 = (torch.arange(x_BTD.shape[1], device=x_BTD.device) < lengths[:, None])[..., None]
-        x_BTD, _ = self.encoder(F.pad(x_BTD * valid_BT1, (0, 0, 0, self.right)), lengths)
-        return F.log_softmax(self.output(x_BTD).float(), dim=-1), lengths
-
-    def output_lengths(self, lengths: Tensor) -> Tensor:
-        """See `CtcModel.output_lengths`."""
-        return self.frontend.output_lengths(lengths)
+    def encode(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+        """See `_OnFrontEnd.encode`."""
+        x_BTD = x_BTD * valid(x_BTD, lengths_B, 1)
+        x_BTD, _ = self.encoder(F.pad(x_BTD, (0, 0, 0, self.right)), lengths_B)
+        return x_BTD
 
 
 class Wav2Vec2Ctc(nn.Module):

@@ -65,8 +65,8 @@ class KnownLabels:
     def used(self) -> NDArray[np.bool_] | None:
         """Which utterances batches are made of, bool [utterances]; None: all.
 
-        They are also made of all if all labels are dropped: the run then goes on as far as
-        `collapse.CollapseGuard` lets it, with labelled steps.
+        They are also made of all if all labels are dropped. Steps without targets are then skipped, until
+        `collapse.CollapseGuard` stops the run.
         """
         is_used = self._codes == 0
         return None if is_used.all() or not is_used.any() else is_used
