@@ -29,6 +29,7 @@ from asr_emapl.pseudo_labels.dropout import require_dropout_switch
 from asr_emapl.pseudo_labels.filters import LabelFilters
 from asr_emapl.pseudo_labels.labeller import Labeller, Model
 from asr_emapl.pseudo_labels.labels import Strategy
+from asr_emapl.pseudo_labels.search_pool import SearchPool
 from asr_emapl.pseudo_labels.strategies.cache import CachedLabels
 from asr_emapl.pseudo_labels.strategies.ema import FreshLabels
 from asr_emapl.pseudo_labels.strategies.from_the_start import StableLabels
@@ -182,12 +183,27 @@ def build_best_average(config: RunConfig, teacher: EmaTeacher, student: nn.Modul
     return BestAverage(student, copy.deepcopy(teacher.module), labels.best_count)
 
 
+def build_searches(config: RunConfig, tokenizer: Tokenizer) -> SearchPool | None:
+    """The beam searches of the config, with their processes; None: no search.
+
+    Raises:
+        UserError: the search cannot be built.
+    """
+    labels = config.pseudo_labels
+    if not labels.learns_from_itself or labels.lm_config is None:
+        return None
+    if labels.temperature > 0.0:
+        raise UserError("pseudo_labels.temperature and pseudo_labels.lm_config: set one of them")
+    return SearchPool(BeamSearch(tokenizer, read_config(Path(labels.lm_config))), labels.search_workers)
+
+
 def build_strategy(
     config: RunConfig,
     tokenizer: Tokenizer,
     teacher: EmaTeacher,
     student: nn.Module,
     best: BestAverage | None,
+    searches: SearchPool | None,
     features: FeatureExtractor,
     unlabelled: int,
 ) -> Strategy | None:
@@ -196,18 +212,19 @@ def build_strategy(
     Args:
         student: without the wrapper of data-parallel training.
         best: the result of `build_best_average`.
+        searches: the result of `build_searches`.
         features: of the models' input.
         unlabelled: number of unlabelled utterances.
 
     Raises:
-        UserError: the search or a user-defined strategy cannot be built.
+        UserError: a user-defined strategy cannot be built.
     """
     labels = config.pseudo_labels
     if not labels.uses_unlabelled:
         return None
     if labels.strategy in ("oracle", "external"):
         return GivenLabels()
-    labeller = _build_labeller(config, tokenizer, teacher, student, best, frame_seconds(student, features))
+    labeller = _build_labeller(config, teacher, student, best, searches, frame_seconds(student, features))
     if labels.strategy == "cache":
         return CachedLabels(labeller, unlabelled)
     if labels.strategy == "rounds":
@@ -228,25 +245,20 @@ def build_strategy(
 
 def _build_labeller(
     config: RunConfig,
-    tokenizer: Tokenizer,
     teacher: EmaTeacher,
     student: nn.Module,
     best: BestAverage | None,
+    searches: SearchPool | None,
     seconds_per_frame: float,
 ) -> Labeller:
     labels = config.pseudo_labels
-    search = None
-    if labels.lm_config is not None:
-        if labels.temperature > 0.0:
-            raise UserError("pseudo_labels.temperature and pseudo_labels.lm_config: set one of them")
-        search = BeamSearch(tokenizer, read_config(Path(labels.lm_config)))
     second: Model | Literal["greedy"] | None = None
     if labels.agreement != "none":
         second = student if labels.agreement == "student" else "greedy"
     model: Model = teacher if labels.labeller == "teacher" else student
     return Labeller(
         model if best is None else best.module,
-        search=search,
+        searches=searches,
         temperature=labels.temperature,
         second=second,
         confidence=labels.confidence,

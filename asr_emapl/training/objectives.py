@@ -21,7 +21,7 @@ from asr_emapl.data.stored_features import input_features
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import unwrap
 from asr_emapl.pseudo_labels.filters import REASONS, LabelCandidate, LabelFilters, reason_to_drop_transcript
-from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels, Strategy, read_labels
+from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels, PendingLabels, Strategy, read_labels
 from asr_emapl.pseudo_labels.strategies.soft import soft_loss
 from asr_emapl.training.phases import Phases
 
@@ -168,7 +168,8 @@ class CtcObjective:
             for _ in range(passes - len(micro_batches)):
                 nothing = self.nothing()
                 self.strategy.relabel(LabelRequest([], nothing.features_BTF, nothing.lengths_B, []))
-        return self._keep(_by_row(micro_batches, read_labels(queued, self.world.to_list)))
+        results = [labels.result() for labels in queued]
+        return self._keep(_by_row(micro_batches, read_labels(results, self.world.to_list)))
 
     def _keep(self, labels: dict[int, Label]) -> int:
         """Let the strategy keep the labels of all ranks, in the order of their rows; returns their number."""
@@ -252,9 +253,10 @@ class CtcObjective:
 
     def _filter(self, queued: Sequence[_Queued]) -> PreparedTargets:
         """Drop utterances according to the filters. The only place that waits for the labels."""
-        read = read_labels([one.labels for one in queued], self.world.to_list)
+        results = [one.labels.result() for one in queued]
+        read = read_labels(results, self.world.to_list)
         targets, dropped, by_reason = [], Counter[str](), dict[int, str]()
-        for one, found in zip(queued, read, strict=True):
+        for one, result, found in zip(queued, results, read, strict=True):
             reasons = [self._reason(one, i, label) for i, label in enumerate(found)]
             dropped.update(reason for reason in reasons if reason is not None)
             if self.filters is not None:
@@ -262,9 +264,9 @@ class CtcObjective:
                 by_reason |= {row: reason for row, reason in named if reason is not None}
             kept = [i for i, reason in enumerate(reasons) if reason is None]
             if kept:
-                tokens_BS = to_device(one.labels.tokens_BS, self.world.device)
+                tokens_BS = to_device(result.tokens_BS, self.world.device)
                 counts = tuple(len(label.tokens) for label in found)
-                labels = (tokens_BS, one.frames, counts, one.labels.soft_BTV)
+                labels = (tokens_BS, one.frames, counts, result.soft_BTV)
                 whole = Targets(one.features_BTF, one.lengths_B, *labels)
                 targets.append(whole if len(kept) == len(reasons) else whole.take(kept))
         if self.filters is None:
@@ -301,13 +303,13 @@ class CtcObjective:
 
 @dataclass(frozen=True)
 class _Queued:
-    """A micro-batch whose labels are being computed on the device."""
+    """A micro-batch whose labels are being computed on the device, or searched."""
 
     features_BTF: Tensor
     lengths_B: Tensor
     frames: tuple[int, ...]
     seconds: tuple[float, ...]
-    labels: Labels
+    labels: Labels | PendingLabels
     micro: MicroBatch
 
 

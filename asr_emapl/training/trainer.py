@@ -40,6 +40,7 @@ from asr_emapl.training.build import (
     build_extractor,
     build_models,
     build_plan,
+    build_searches,
     build_step,
     build_strategy,
     nominal_step_audio,
@@ -138,9 +139,9 @@ class Trainer:
         self.mean = RunningMean(model) if config.checkpoint.running_mean else None
         unlabelled = self.corpora.audio.sizes["unlabelled"]
         best = build_best_average(config, self.teacher, model)
-        strategy = build_strategy(
-            config, self.tokenizer, self.teacher, model, best, self.features, unlabelled
-        )
+        self.searches = build_searches(config, self.tokenizer)
+        models = (self.teacher, model, best, self.searches)
+        strategy = build_strategy(config, self.tokenizer, *models, self.features, unlabelled)
         self.labels = RunLabels(config, strategy, best, self.corpora, self.tokenizer, world)
         self.train_step = build_step(
             world,
@@ -208,6 +209,8 @@ class Trainer:
         finally:
             self.saving.wait()
             self.log.close()
+            if self.searches is not None:
+                self.searches.close()
 
     def _run_stage(self) -> bool:
         """Train with one plan of batches until it changes or the run ends; True if a signal stopped training.
