@@ -53,7 +53,7 @@ class SearchPool:
 
         Returns:
             A function that waits for the paths: long [B, T] on the device of the log-probabilities, 0 in the
-            padding. It raises UserError if a worker process died, and RuntimeError if the search failed there.
+            padding. It raises UserError if a worker process died, and RuntimeError if its search failed.
         """
         if self._threads is None:
             return partial(search_path, self.search, log_probs_BTV, lengths_B)
