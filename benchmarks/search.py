@@ -6,7 +6,8 @@
 Measures a labelled and an unlabelled step together, as they alternate in training: with greedy labels, with
 the search in the training process, in processes, and in processes with the labels made ahead
 (`pseudo_labels.label_ahead`). All take turns on the same batches and the same weights, which do not change.
-The ratios are medians over rounds. The search needs a CPU core of its own to run beside the training.
+The ratios are medians over rounds. The search needs a CPU core of its own to run beside the training; without
+a GPU, `--busy S` adds S seconds to each of the student's passes in which the CPU is free, as with a GPU.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import copy
 import itertools
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -58,10 +60,16 @@ def batches(recognizer: Recognizer, manifest: Path, seconds: float, *, labelled:
     return itertools.cycle(made)
 
 
-def build(recognizer: Recognizer, searches: SearchPool | None, *, bf16: bool) -> TrainStep:
-    """The train step of a copy of the model, which does not change its weights."""
+def build(recognizer: Recognizer, searches: SearchPool | None, *, bf16: bool, busy: float) -> TrainStep:
+    """The train step of a copy of the model, which does not change its weights.
+
+    Args:
+        busy: seconds that are added to each of the student's forward passes.
+    """
     student = copy.deepcopy(recognizer.model).train()
     teacher = EmaTeacher(student, half_life=3600.0)
+    if busy:
+        student.register_forward_pre_hook(lambda *_: time.sleep(busy))
     return build_step(
         ProcessGroup(0, 1, recognizer.device),
         recognizer.features,
@@ -101,6 +109,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--busy", type=float, default=0.0, metavar="S")
     parser.add_argument("--rounds", type=int, default=40)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
@@ -117,7 +126,7 @@ def main() -> None:
             searches = None
             if workers is not None:
                 searches = pools.enter_context(closing(SearchPool(search, workers)))
-            step = build(recognizer, searches, bf16=chosen.bf16)
+            step = build(recognizer, searches, bf16=chosen.bf16, busy=chosen.busy)
             kinds = ((chosen.labelled, True), (chosen.unlabelled, False))
             both = (batches(recognizer, path, chosen.seconds, labelled=kind) for path, kind in kinds)
             actions[name] = two_steps(step, *both, ahead=ahead)

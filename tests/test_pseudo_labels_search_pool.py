@@ -62,6 +62,21 @@ def test_workers_find_what_this_process_finds(search: BeamSearch, pool: SearchPo
             assert not expected[row, frames:].any()
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("workers", [0, 2])
+def test_emissions_of_a_gpu_are_copied_before_they_are_searched(search: BeamSearch, workers: int) -> None:
+    """Though the device is still busy when the search begins, and goes on to other work."""
+    expected = SearchPool(search).begin(emissions(), LENGTHS_B)()
+    with closing(SearchPool(search, workers)) as pool:
+        log_probs_BTV = emissions().cuda()
+        for _ in range(5):
+            torch.cuda._sleep(50_000_000)
+            moved = log_probs_BTV.clone()
+            found = pool.begin(moved, LENGTHS_B.cuda())
+            moved.zero_()
+            assert torch.equal(found(), expected)
+
+
 def test_long_utterances_with_many_tokens_pass_through(tmp_path: Path) -> None:
     """More than a pipe holds, in both directions, while all workers are busy."""
     log_probs_BTV = torch.randn(6, 20_000, 40)
