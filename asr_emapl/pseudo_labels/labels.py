@@ -158,7 +158,10 @@ class Strategy(ABC):
 
     @abstractmethod
     def labels(self, batch: LabelRequest) -> Labels | PendingLabels:
-        """The labels to train on, one row per utterance, in order; on any device, without waiting for it."""
+        """The labels to train on, one row per utterance, in order; on any device, without waiting for it.
+
+        Their searches may still run: `Labeller.begin` returns such labels.
+        """
 
     def relabel(self, batch: LabelRequest) -> Labels | PendingLabels:
         """The new labels of a batch that is only labelled (see `data.label_plan`)."""
