@@ -73,18 +73,10 @@ class Labeller:
 
         def labels(path_BT: Tensor) -> Labels:
             found = labels_of_path(path_BT, best, log_probs_BTV, lengths_B, self.confidence)
+            parts = (found.labels, found.label_lengths, found.confidence)
             blanks_B = blank_share(best.path, lengths_B)
             soft_BTV = log_probs_BTV.float() if self.soft else None
-            return self._compared(
-                Labels(
-                    found.labels,
-                    found.label_lengths,
-                    found.confidence,
-                    blank_share_B=blanks_B,
-                    soft_BTV=soft_BTV,
-                ),
-                second,
-            )
+            return self._compared(Labels(*parts, blank_share_B=blanks_B, soft_BTV=soft_BTV), second)
 
         if self.searches is not None and batch.ids:
             path_of = self.searches.begin(log_probs_BTV, lengths_B)
