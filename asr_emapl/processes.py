@@ -32,6 +32,12 @@ def _end_with_parent(pid: int) -> None:
     os._exit(1)
 
 
+def how_ended(process: BaseProcess) -> str:
+    """How a process that has ended did so, for a message such as "process 7 was killed by SIGKILL"."""
+    code = process.exitcode or 0
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+
+
 def kill(processes: Iterable[BaseProcess]) -> None:
     """Kill processes and wait until they have ended."""
     processes = list(processes)

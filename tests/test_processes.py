@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from support.processes import is_alive
 
 from asr_emapl.processes import kill
 
@@ -34,14 +34,6 @@ if __name__ == "__main__":
     print(*(process.pid for process in processes), flush=True)
     time.sleep(600)
 """
-
-
-def is_alive(pid: int) -> bool:
-    """Neither gone nor waiting for someone to take its status."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

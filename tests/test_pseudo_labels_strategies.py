@@ -14,6 +14,7 @@ from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.pseudo_labels.filters import similarity
 from asr_emapl.pseudo_labels.labeller import Labeller
 from asr_emapl.pseudo_labels.labels import LabelRequest, Labels
+from asr_emapl.pseudo_labels.search_pool import SearchPool
 from asr_emapl.pseudo_labels.strategies.ema import FreshLabels
 from asr_emapl.pseudo_labels.strategies.given import GivenLabels
 
@@ -125,7 +126,7 @@ def test_confidence_of_tokens_is_that_of_the_chosen_path(how: str) -> None:
     path_of = {
         "greedy": {},
         "sampled": {"temperature": 2.0},
-        "searched": {"search": lambda log_probs_TV: log_probs_TV[:, 1:].argmax(-1) + 1},
+        "searched": {"searches": SearchPool(lambda log_probs_TV: log_probs_TV[:, 1:].argmax(-1) + 1)},
     }[how]
     frames, tokens = (
         Labeller(EmaTeacher(model, half_life=100.0), confidence=kind, **path_of)(request_with_rows())
@@ -167,7 +168,8 @@ def test_oracle_without_texts_is_a_fault() -> None:
 def test_agreement_with_the_labels_of_a_search_reaches_the_filters() -> None:
     """Labels of a search are known to the host before they are compared."""
     model = student()
-    labeller = Labeller(model, search=lambda log_probs_TV: torch.ones(len(log_probs_TV)), second="greedy")
+    searches = SearchPool(lambda log_probs_TV: torch.ones(len(log_probs_TV)))
+    labeller = Labeller(model, searches=searches, second="greedy")
     labels = labeller(batch())
     expected = [similarity([1], tokens) for tokens in decoded(model, batch())[0]]
     assert max(expected) < 1.0
@@ -179,6 +181,6 @@ def test_labels_have_the_share_of_blanks_of_the_best_path() -> None:
     path_BT = model.eval()(batch().features, LENGTHS_B)[0].argmax(-1)
     frames = model.output_lengths(LENGTHS_B).tolist()
     expected = [float((path[:n] == 0).float().mean()) for path, n in zip(path_BT, frames, strict=True)]
-    for search in (None, lambda log_probs_TV: torch.ones(len(log_probs_TV))):
-        labels = Labeller(model, search=search)(batch()).to_list()
+    for searches in (None, SearchPool(lambda log_probs_TV: torch.ones(len(log_probs_TV)))):
+        labels = Labeller(model, searches=searches)(batch()).to_list()
         assert [label.blank_share for label in labels] == pytest.approx(expected)

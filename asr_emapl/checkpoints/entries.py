@@ -163,6 +163,20 @@ def _labels(value: Any, place: str) -> None:
     _plain_values(value, place, _MAX_POSITION)
 
 
+def _pseudo_labels(value: Any, place: str) -> None:
+    _has(
+        {
+            "strategy": _strategy,
+            "filters": _filters,
+            "monitor": _monitor,
+            "gate": _dict_of(_amount),
+            "best": _best,
+            "guard": _guard,
+        }
+    )(value, place)
+    _labels(value.get("ahead", []), f"{place}.ahead")  # earlier versions did not label ahead
+
+
 _best = _dict_of(_has({"wer": _number, "step": _count, "weights": _weights}))
 
 
@@ -229,16 +243,7 @@ _ENTRIES: dict[str, _Check] = {
     "running_mean": _running_mean,
     "clock": _has({"samples": _count, "sample_rate_hz": _positive}),
     "position": _position,
-    "pseudo_labels": _has(
-        {
-            "strategy": _strategy,
-            "filters": _filters,
-            "monitor": _monitor,
-            "gate": _dict_of(_amount),
-            "best": _best,
-            "guard": _guard,
-        }
-    ),
+    "pseudo_labels": _pseudo_labels,
     "contents": _contents,
     "step": _count,
     "validation_due": _flag,

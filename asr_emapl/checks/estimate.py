@@ -90,7 +90,7 @@ class SameLength(FreshLabels):
 
     def labels(self, batch: LabelRequest) -> Labels:
         """See `Strategy.labels`."""
-        theirs = super().labels(batch)
+        theirs = super().labels(batch).result()
         assert batch.targets is not None
         texts, device = Labels.of([Label(t) for t in batch.targets]), theirs.confidence_B.device
         # Return the teacher's confidence, so that the step waits for the device as in training.

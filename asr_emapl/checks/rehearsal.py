@@ -33,6 +33,7 @@ from asr_emapl.training.build import (
     build_best_average,
     build_extractor,
     build_models,
+    build_searches,
     build_strategy,
     read_tokenizer,
 )
@@ -74,7 +75,7 @@ class Rehearsal:
     """Strategy, filters, student and teacher of a config, at a step from 0 to `STEPS`.
 
     Raises:
-        UserError: see `build_models` and `build_strategy`; also if a filter is invalid.
+        UserError: see `build_models`, `build_searches` and `build_strategy`; also if a filter is invalid.
     """
 
     def __init__(self, config: RunConfig, world: ProcessGroup) -> None:
@@ -88,9 +89,8 @@ class Rehearsal:
         for model in (self.student, twin):
             model.register_forward_hook(_sharpen)
         self.best = build_best_average(config, self.teacher, self.student)
-        strategy = build_strategy(
-            config, tokenizer, self.teacher, self.student, self.best, features, UTTERANCES
-        )
+        models = (self.teacher, self.student, self.best, build_searches(config, tokenizer))
+        strategy = build_strategy(config, tokenizer, *models, features, UTTERANCES)
         assert strategy is not None
         self.strategy = strategy
         self._is_labelled_first = limits.strategy in ("cache", "rounds")

@@ -67,7 +67,8 @@ def check(config: RunConfig) -> list[CheckResult]:
     if not config.pseudo_labels.uses_unlabelled:
         raise UserError("pseudo_labels.strategy is none; set the strategy to check")
     device = replace(config.device, name="cpu", precision="fp32", sharding="none")
-    subject = Subject(replace(config, device=device))
+    labels = replace(config.pseudo_labels, search_workers=0)
+    subject = Subject(replace(config, device=device, pseudo_labels=labels))
     with torch.random.fork_rng(devices=[]):
         return run_checks(CHECKS, subject, subject.module)
 
@@ -76,7 +77,7 @@ def _labels(subject: Subject) -> str:
     rehearsal = subject.rehearsal()
     rehearsal.label_first()
     request = rehearsal.request()
-    labels = rehearsal.strategy.labels(request)
+    labels = rehearsal.strategy.labels(request).result()
     batch, tokens_BS, lengths_B = len(request.ids), labels.tokens_BS, labels.lengths_B
     for name, tensor, dims in (("tokens_BS", tokens_BS, 2), ("lengths_B", lengths_B, 1)):
         if tensor.dtype != torch.long or tensor.dim() != dims or len(tensor) != batch:
@@ -208,7 +209,7 @@ def _waiting(subject: Subject) -> str | Passed:
     rehearsal.label_first()
     request = rehearsal.request()
     with Waits((subject.module, "asr_emapl.pseudo_labels")) as waits:
-        rehearsal.strategy.labels(request)
+        rehearsal.strategy.labels(request).result()
     if not waits.places:
         return ""
     return Passed(f"labels() waits for the device, which makes a GPU slower: {listing(waits.places, 3)}")

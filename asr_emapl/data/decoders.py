@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from torch.utils.data import DataLoader
 
-from asr_emapl.processes import kill
+from asr_emapl.processes import how_ended, kill
 from asr_emapl.torch_private import shut_down_workers
 
 T = TypeVar("T")
@@ -24,7 +24,7 @@ T = TypeVar("T")
 PATIENCE_S = 5.0
 
 # Likely causes of signals that end a decoding process, and remedies.
-_REMEDIES = {
+_REMEDIES: dict[int, str] = {
     signal.SIGKILL: "probably out of memory: lower data.workers, or the batch",
     signal.SIGBUS: "shared memory is full: enlarge /dev/shm, or lower data.workers",
     signal.SIGSEGV: "the file may be damaged: remove it, or convert it again",
@@ -73,15 +73,9 @@ class DeadDecoderError(Exception):
     """A decoding process died. `at` is the utterance that it was decoding, or None."""
 
     def __init__(self, process: BaseProcess, at: Reading | None) -> None:
-        code = process.exitcode or 0
         self.at = at
-        if code < 0:
-            self.how = f"was killed by {signal.Signals(-code).name}"
-            self.remedy = _REMEDIES.get(signal.Signals(-code), "run it with data.workers=0 to see why")
-        else:
-            self.how = f"ended with status {code}"
-            self.remedy = "run it with data.workers=0 to see why"
-        super().__init__(f"decoding process {process.pid} {self.how}")
+        self.remedy = _REMEDIES.get(-(process.exitcode or 0), "run it with data.workers=0 to see why")
+        super().__init__(f"decoding process {process.pid} {how_ended(process)}")
 
 
 def watched(loader: DataLoader[T], desk: WorkerProgress) -> Generator[T, None, None]:

@@ -59,6 +59,11 @@ class PseudoLabelConfig:
     """Number of validations in best_average."""
     lm_config: Place | None = None
     """Output of `asr-emapl tune-lm`. If set, decode labels by beam search; null: greedy labels."""
+    search_workers: Annotated[int, Ge(0), Le(1024)] = 0
+    """Number of processes per rank for the beam search; 0: search in the training process."""
+    label_ahead: bool = False
+    """With a beam search and strategy ema or cache: label the next batch before the student trains on this
+    one, so that the search runs at the same time. The labels are one optimizer step older."""
     temperature: Factor = 0.0
     """Sample labels at this temperature; 0: greedy labels."""
     cache: CacheConfig = field(default_factory=CacheConfig)

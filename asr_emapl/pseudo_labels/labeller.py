@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from asr_emapl.audio.augment import draw_seed
 from asr_emapl.audio.silence import blank_silence
-from asr_emapl.ctc import Confidence, Search, blank_share, greedy, labels_of_path, search_path
+from asr_emapl.ctc import Confidence, Paths, blank_share, greedy, labels_of_path
 from asr_emapl.pseudo_labels.filters import similarity
-from asr_emapl.pseudo_labels.labels import LabelRequest, Labels
+from asr_emapl.pseudo_labels.labels import LabelRequest, Labels, PendingLabels
+from asr_emapl.pseudo_labels.search_pool import SearchPool
 
 Model = Callable[..., Any]
 
@@ -29,7 +30,7 @@ class Labeller:
     Args:
         model: called with features [B, T, F] and lengths [B]: the teacher, or the student, whose mode is
             restored.
-        search: decodes each utterance on the CPU; None: the best path.
+        searches: decode each utterance on the CPU; None: the best path.
         temperature: 0: the best path; otherwise the label of each frame is drawn from the distribution with
             log-probabilities divided by the temperature (Berrebbi et al. 2023). Not with a search.
         second: a model whose best path is compared with the label; "greedy": the best path of `model`; None:
@@ -46,7 +47,7 @@ class Labeller:
         self,
         model: Model,
         *,
-        search: Search | None = None,
+        searches: SearchPool | None = None,
         temperature: float = 0.0,
         second: Model | Literal["greedy"] | None = None,
         confidence: Confidence = "frames",
@@ -55,33 +56,40 @@ class Labeller:
         bf16: bool = False,
         frame_seconds: float | None = None,
     ) -> None:
-        self.model, self.search, self.second, self.bf16 = model, search, second, bf16
+        self.model, self.searches, self.second, self.bf16 = model, searches, second, bf16
         self.temperature, self.confidence, self.seed = temperature, confidence, seed
         self.soft, self.frame_seconds = soft, frame_seconds
 
     def __call__(self, batch: LabelRequest) -> Labels:
         """Labels on the model's device. Waits for it only if there is a search or a second label."""
+        return self.begin(batch).result()
+
+    def begin(self, batch: LabelRequest) -> Labels | PendingLabels:
+        """Like a call, but waits for the searches only when the result is read. The models run now."""
         log_probs_BTV, lengths_B = self._log_probs(self.model, batch)
-        paths = greedy(log_probs_BTV, lengths_B)
-        path_BT = paths.path
-        if self.search is not None:
-            path_BT = search_path(self.search, log_probs_BTV, lengths_B)
-        elif self.temperature > 0.0 and batch.ids:
-            path_BT = self._drawn(batch, log_probs_BTV)
-        chosen = labels_of_path(path_BT, paths, log_probs_BTV, lengths_B, self.confidence)
-        found = Labels(
-            chosen.labels,
-            chosen.label_lengths,
-            chosen.confidence,
-            blank_share_B=blank_share(paths.path, lengths_B),
-            soft_BTV=log_probs_BTV.float() if self.soft else None,
-        )
+        best = second = greedy(log_probs_BTV, lengths_B)
+        if self.second is not None and self.second != "greedy":
+            second = greedy(*self._log_probs(self.second, batch))
+
+        def labels(path_BT: Tensor) -> Labels:
+            found = labels_of_path(path_BT, best, log_probs_BTV, lengths_B, self.confidence)
+            parts = (found.labels, found.label_lengths, found.confidence)
+            blanks_B = blank_share(best.path, lengths_B)
+            soft_BTV = log_probs_BTV.float() if self.soft else None
+            return self._compared(Labels(*parts, blank_share_B=blanks_B, soft_BTV=soft_BTV), second)
+
+        if self.searches is not None and batch.ids:
+            path_of = self.searches.begin(log_probs_BTV, lengths_B)
+            return PendingLabels(lambda: labels(path_of()))
+        is_drawn = self.temperature > 0.0 and batch.ids
+        return labels(self._drawn(batch, log_probs_BTV) if is_drawn else best.path)
+
+    def _compared(self, found: Labels, second: Paths) -> Labels:
+        """The labels with their agreement with the second ones, if it is wanted; waits for the device."""
         if self.second is None:
             return found
-        if self.second != "greedy":
-            paths = greedy(*self._log_probs(self.second, batch))
         tokens = [label.tokens for label in found.to_list()]
-        agreement = [similarity(a, b) for a, b in zip(tokens, paths.to_lists(), strict=True)]
+        agreement = [similarity(a, b) for a, b in zip(tokens, second.to_lists(), strict=True)]
         return replace(found, agreement_B=torch.tensor(agreement, dtype=torch.float32))
 
     def _log_probs(self, model: Model, batch: LabelRequest) -> tuple[Tensor, Tensor]:

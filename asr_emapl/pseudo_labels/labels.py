@@ -70,6 +70,10 @@ class Labels:
             labels,
         )
 
+    def result(self) -> Labels:
+        """These labels; see `PendingLabels.result`."""
+        return self
+
     def to_list(self) -> Sequence[Label]:
         """The label of each utterance; waits for the device unless they are known."""
         return read_labels([self], Tensor.tolist)[0]
@@ -89,6 +93,24 @@ class Labels:
         tokens = ([int(token) for token in islice(values, width)][: int(length)] for length in lengths)
         shares = (None if math.isnan(share) else share for share in blanks)
         return [Label(*row) for row in zip(tokens, confidences, agreements, shares, strict=True)]
+
+
+class PendingLabels:
+    """Labels of a micro-batch whose searches have begun, for example in other processes.
+
+    Args:
+        finish: waits for the searches and returns the labels; called once at most.
+    """
+
+    def __init__(self, finish: Callable[[], Labels]) -> None:
+        self._finish = finish
+        self._labels: Labels | None = None
+
+    def result(self) -> Labels:
+        """The labels; waits for them."""
+        if self._labels is None:
+            self._labels = self._finish()
+        return self._labels
 
 
 def read_labels(labels: Sequence[Labels], to_list: Callable[[Tensor], list[float]]) -> list[Sequence[Label]]:
@@ -135,10 +157,13 @@ class Strategy(ABC):
     """
 
     @abstractmethod
-    def labels(self, batch: LabelRequest) -> Labels:
-        """The labels to train on, one row per utterance, in order; on any device, without waiting for it."""
+    def labels(self, batch: LabelRequest) -> Labels | PendingLabels:
+        """The labels to train on, one row per utterance, in order; on any device, without waiting for it.
 
-    def relabel(self, batch: LabelRequest) -> Labels:
+        Their searches may still run: `Labeller.begin` returns such labels.
+        """
+
+    def relabel(self, batch: LabelRequest) -> Labels | PendingLabels:
         """The new labels of a batch that is only labelled (see `data.label_plan`)."""
         return self.labels(batch)
 

@@ -183,7 +183,8 @@ def _teacher(usage: Usage) -> tuple[float, str]:
     beyond = usage.shares["teacher"] - 0.45 * usage.shares["student"]
     return beyond - 0.02, (
         f"the teacher takes {usage.shares['teacher']:.0%} of the time, the student "
-        f"{usage.shares['student']:.0%}: device.precision=bf16, or a larger device.max_seconds"
+        f"{usage.shares['student']:.0%}: device.precision=bf16, or a larger device.max_seconds; with a beam "
+        "search, pseudo_labels.search_workers and label_ahead"
     )
 
 

@@ -27,8 +27,9 @@ PHASES = ("data", "features", "teacher", "student", "communication", "optimizer"
 """Phases of a step, in order.
 
 data: waiting for the next batch. features: log-mel features and the copy to the device. teacher:
-pseudo-labels. student: forward and backward pass. communication: communication that does not overlap the
-backward pass, and waiting for other processes. optimizer: clipping, optimizer step and teacher update.
+pseudo-labels, including the wait for a search. student: forward and backward pass. communication:
+communication that does not overlap the backward pass, and waiting for other processes. optimizer: clipping,
+optimizer step and teacher update.
 """
 
 

@@ -25,10 +25,12 @@ from asr_emapl.models.inputs import build_features
 from asr_emapl.models.target import USERS_OWN, resolve
 from asr_emapl.models.weights import load_matching
 from asr_emapl.pseudo_labels.best_average import BestAverage
+from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.pseudo_labels.dropout import require_dropout_switch
 from asr_emapl.pseudo_labels.filters import LabelFilters
 from asr_emapl.pseudo_labels.labeller import Labeller, Model
 from asr_emapl.pseudo_labels.labels import Strategy
+from asr_emapl.pseudo_labels.search_pool import SearchPool
 from asr_emapl.pseudo_labels.strategies.cache import CachedLabels
 from asr_emapl.pseudo_labels.strategies.ema import FreshLabels
 from asr_emapl.pseudo_labels.strategies.from_the_start import StableLabels
@@ -38,6 +40,7 @@ from asr_emapl.pseudo_labels.strategies.rounds import RoundLabels
 from asr_emapl.runs.reader import CHECKPOINTS
 from asr_emapl.scaling import BatchSchedule, ScalingPlan, StepAudio, momentum
 from asr_emapl.text.tokenizer import Tokenizer, load_tokenizer
+from asr_emapl.training.labels_ahead import LabelsAhead
 from asr_emapl.training.objectives import CtcObjective
 from asr_emapl.training.phases import Phases
 from asr_emapl.training.step import TrainStep
@@ -182,12 +185,47 @@ def build_best_average(config: RunConfig, teacher: EmaTeacher, student: nn.Modul
     return BestAverage(student, copy.deepcopy(teacher.module), labels.best_count)
 
 
+def build_searches(config: RunConfig, tokenizer: Tokenizer) -> SearchPool | None:
+    """The beam searches of the config, with their processes; None: no search.
+
+    Raises:
+        UserError: the search cannot be built, or other settings do not go with it.
+    """
+    labels = config.pseudo_labels
+    if labels.label_ahead:
+        _require_ahead(labels)
+    if not labels.learns_from_itself or labels.lm_config is None:
+        return None
+    if labels.temperature > 0.0:
+        raise UserError("pseudo_labels.temperature and pseudo_labels.lm_config: set one of them")
+    return SearchPool(BeamSearch(tokenizer, read_config(Path(labels.lm_config))), labels.search_workers)
+
+
+def _require_ahead(labels: PseudoLabelConfig) -> None:
+    """Check that labelling the next batch ahead is possible and saves time.
+
+    Raises:
+        UserError: otherwise.
+    """
+    if labels.strategy not in ("ema", "cache"):
+        raise UserError(
+            f"pseudo_labels.label_ahead requires strategy ema or cache, not {labels.strategy} (rounds labels "
+            "between two steps, while the student does not train); set it to false"
+        )
+    if labels.lm_config is None:
+        raise UserError(
+            "pseudo_labels.label_ahead requires pseudo_labels.lm_config, because labels without a search are "
+            "made on the device; set label_ahead to false"
+        )
+
+
 def build_strategy(
     config: RunConfig,
     tokenizer: Tokenizer,
     teacher: EmaTeacher,
     student: nn.Module,
     best: BestAverage | None,
+    searches: SearchPool | None,
     features: FeatureExtractor,
     unlabelled: int,
 ) -> Strategy | None:
@@ -196,18 +234,19 @@ def build_strategy(
     Args:
         student: without the wrapper of data-parallel training.
         best: the result of `build_best_average`.
+        searches: the result of `build_searches`.
         features: of the models' input.
         unlabelled: number of unlabelled utterances.
 
     Raises:
-        UserError: the search or a user-defined strategy cannot be built.
+        UserError: a user-defined strategy cannot be built.
     """
     labels = config.pseudo_labels
     if not labels.uses_unlabelled:
         return None
     if labels.strategy in ("oracle", "external"):
         return GivenLabels()
-    labeller = _build_labeller(config, tokenizer, teacher, student, best, frame_seconds(student, features))
+    labeller = _build_labeller(config, teacher, student, best, searches, frame_seconds(student, features))
     if labels.strategy == "cache":
         return CachedLabels(labeller, unlabelled)
     if labels.strategy == "rounds":
@@ -228,25 +267,20 @@ def build_strategy(
 
 def _build_labeller(
     config: RunConfig,
-    tokenizer: Tokenizer,
     teacher: EmaTeacher,
     student: nn.Module,
     best: BestAverage | None,
+    searches: SearchPool | None,
     seconds_per_frame: float,
 ) -> Labeller:
     labels = config.pseudo_labels
-    search = None
-    if labels.lm_config is not None:
-        if labels.temperature > 0.0:
-            raise UserError("pseudo_labels.temperature and pseudo_labels.lm_config: set one of them")
-        search = BeamSearch(tokenizer, read_config(Path(labels.lm_config)))
     second: Model | Literal["greedy"] | None = None
     if labels.agreement != "none":
         second = student if labels.agreement == "student" else "greedy"
     model: Model = teacher if labels.labeller == "teacher" else student
     return Labeller(
         model if best is None else best.module,
-        search=search,
+        searches=searches,
         temperature=labels.temperature,
         second=second,
         confidence=labels.confidence,
@@ -265,6 +299,7 @@ def build_step(
     optimizer: torch.optim.Optimizer,
     strategy: Strategy | None,
     filters: LabelFilters,
+    ahead: LabelsAhead | None = None,
     *,
     clip_norm: float | None = None,
     bf16: bool = False,
@@ -273,11 +308,12 @@ def build_step(
 
     Args:
         student: the result of `ProcessGroup.data_parallel`.
-        filters: of pseudo-labels.
+        filters, ahead: of pseudo-labels; see `CtcObjective`.
     """
     phases = Phases(world.device)
     labelled = CtcObjective(world, features, student, GivenLabels(), None, phases, bf16=bf16)
     unlabelled = None
     if strategy is not None:
-        unlabelled = CtcObjective(world, features, student, strategy, filters, phases, bf16=bf16)
+        of_labels = (strategy, filters, phases)
+        unlabelled = CtcObjective(world, features, student, *of_labels, ahead=ahead, bf16=bf16)
     return TrainStep(world, student, teacher, optimizer, labelled, unlabelled, phases, clip_norm=clip_norm)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -21,8 +22,9 @@ from asr_emapl.data.stored_features import input_features
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import unwrap
 from asr_emapl.pseudo_labels.filters import REASONS, LabelCandidate, LabelFilters, reason_to_drop_transcript
-from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels, Strategy, read_labels
+from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels, PendingLabels, Strategy, read_labels
 from asr_emapl.pseudo_labels.strategies.soft import soft_loss
+from asr_emapl.training.labels_ahead import LabelsAhead
 from asr_emapl.training.phases import Phases
 
 # Length in seconds of the input of a rank that only takes part in collective operations.
@@ -122,6 +124,7 @@ class CtcObjective:
         student: the result of `ProcessGroup.data_parallel`.
         strategy: computes the labels: `GivenLabels`, or a pseudo-label strategy.
         filters: of pseudo-labels; None: the labels are transcripts.
+        ahead: holds labels that are begun before their step; None: an own one.
         bf16: run the student's forward pass with autocast to bfloat16.
     """
 
@@ -134,23 +137,29 @@ class CtcObjective:
         filters: LabelFilters | None,
         phases: Phases,
         *,
+        ahead: LabelsAhead[_Queued] | None = None,
         bf16: bool = False,
     ) -> None:
         self.world, self.features, self.student, self.strategy = world, features, student, strategy
         self.filters, self.phases, self.bf16 = filters, phases, bf16
+        self.ahead: LabelsAhead[_Queued] = LabelsAhead(world) if ahead is None else ahead
         self.reasons = tuple(REASONS) if filters is None else filters.reasons
         # Whether the labels of each step are kept, for comparison with those of the next pass.
         self.keeps_labels = type(strategy).previous is not Strategy.previous
 
+    def begin(self, micro_batches: Sequence[MicroBatch], passes: int, *, label_only: bool) -> None:
+        """Begin the labels of micro-batches that `prepare` or, if `label_only`, `label` gets next.
+
+        The models run now. Does not wait for the searches of their labels.
+        """
+        label = self.strategy.relabel if label_only else self.strategy.labels
+        self.ahead.put(micro_batches, self._begin(micro_batches, passes, label))
+
     def prepare(self, micro_batches: Sequence[MicroBatch], passes: int) -> PreparedTargets:
         """See `Objective.prepare`. Synchronizes with the device once, to read the numbers of all labels."""
-        queued = [self._queue(micro) for micro in micro_batches]
-        if self.world.sharded and self.filters is not None:
-            # All ranks must gather the weights of a sharded teacher equally often.
-            for _ in range(passes - len(queued)):
-                nothing = self.nothing()
-                self.strategy.labels(LabelRequest([], nothing.features_BTF, nothing.lengths_B, []))
-        prepared = self._filter(queued)
+        prepared = self._filter(self._queued(micro_batches, passes, self.strategy.labels))
+        for micro in micro_batches:
+            self.phases.count(micro)
         self.phases.mark("features" if self.filters is None else "teacher")
         return prepared
 
@@ -160,15 +169,28 @@ class CtcObjective:
         Returns:
             The number of labels, over all ranks.
         """
-        queued = []
-        for micro in micro_batches:
-            queued.append(self.strategy.relabel(self.request(micro, micro.to(self.world.device))))
-        if self.world.sharded:
-            # All ranks gather the weights of a sharded model equally often.
-            for _ in range(passes - len(micro_batches)):
+        queued = self._queued(micro_batches, passes, self.strategy.relabel)
+        results = [one.labels.result() for one in queued]
+        return self._keep(_by_row(micro_batches, read_labels(results, self.world.to_list)))
+
+    def _queued(self, micro_batches: Sequence[MicroBatch], passes: int, label: _Label) -> list[_Queued]:
+        """The micro-batches with labels that were begun before, are those of a checkpoint, or begin now."""
+        begun = self.ahead.take(micro_batches)
+        if begun is not None:
+            return begun
+        known = self.ahead.restored(micro_batches)
+        if known is not None:
+            return [self._queue(micro, partial(_known_labels, known)) for micro in micro_batches]
+        return self._begin(micro_batches, passes, label)
+
+    def _begin(self, micro_batches: Sequence[MicroBatch], passes: int, label: _Label) -> list[_Queued]:
+        queued = [self._queue(micro, label) for micro in micro_batches]
+        if self.world.sharded and self.filters is not None:
+            # All ranks must gather the weights of a sharded teacher equally often.
+            for _ in range(passes - len(queued)):
                 nothing = self.nothing()
-                self.strategy.relabel(LabelRequest([], nothing.features_BTF, nothing.lengths_B, []))
-        return self._keep(_by_row(micro_batches, read_labels(queued, self.world.to_list)))
+                label(LabelRequest([], nothing.features_BTF, nothing.lengths_B, []))
+        return queued
 
     def _keep(self, labels: dict[int, Label]) -> int:
         """Let the strategy keep the labels of all ranks, in the order of their rows; returns their number."""
@@ -230,13 +252,13 @@ class CtcObjective:
             there.waveforms_BN if micro.stored is None else None,
         )
 
-    def _queue(self, micro: MicroBatch) -> _Queued:
+    def _queue(self, micro: MicroBatch, label: _Label) -> _Queued:
         """Queue the computation of labels from clean features, and of the student's features."""
         there = micro.to(self.world.device)
         request = self.request(micro, there)
         if self.filters is not None:
             self.phases.mark("features")
-        labels = self.strategy.labels(request)
+        labels = label(request)
         if self.filters is not None:
             self.phases.mark("teacher")
         features_BTF, lengths_B, samples_B = request.features, request.lengths, micro.samples_B
@@ -247,14 +269,14 @@ class CtcObjective:
         inputs_B = samples_B if micro.stored else self.features.frames(samples_B)
         frames = unwrap(self.student).output_lengths(inputs_B)  # type: ignore[operator]
         features_BTF = _masked(features_BTF, there)
-        self.phases.count(micro)
         return _Queued(features_BTF, lengths_B, tuple(frames.tolist()), tuple(request.seconds), labels, micro)
 
     def _filter(self, queued: Sequence[_Queued]) -> PreparedTargets:
         """Drop utterances according to the filters. The only place that waits for the labels."""
-        read = read_labels([one.labels for one in queued], self.world.to_list)
+        results = [one.labels.result() for one in queued]
+        read = read_labels(results, self.world.to_list)
         targets, dropped, by_reason = [], Counter[str](), dict[int, str]()
-        for one, found in zip(queued, read, strict=True):
+        for one, result, found in zip(queued, results, read, strict=True):
             reasons = [self._reason(one, i, label) for i, label in enumerate(found)]
             dropped.update(reason for reason in reasons if reason is not None)
             if self.filters is not None:
@@ -262,9 +284,9 @@ class CtcObjective:
                 by_reason |= {row: reason for row, reason in named if reason is not None}
             kept = [i for i, reason in enumerate(reasons) if reason is None]
             if kept:
-                tokens_BS = to_device(one.labels.tokens_BS, self.world.device)
+                tokens_BS = to_device(result.tokens_BS, self.world.device)
                 counts = tuple(len(label.tokens) for label in found)
-                labels = (tokens_BS, one.frames, counts, one.labels.soft_BTV)
+                labels = (tokens_BS, one.frames, counts, result.soft_BTV)
                 whole = Targets(one.features_BTF, one.lengths_B, *labels)
                 targets.append(whole if len(kept) == len(reasons) else whole.take(kept))
         if self.filters is None:
@@ -301,14 +323,21 @@ class CtcObjective:
 
 @dataclass(frozen=True)
 class _Queued:
-    """A micro-batch whose labels are being computed on the device."""
+    """A micro-batch whose labels are being computed on the device, or searched."""
 
     features_BTF: Tensor
     lengths_B: Tensor
     frames: tuple[int, ...]
     seconds: tuple[float, ...]
-    labels: Labels
+    labels: Labels | PendingLabels
     micro: MicroBatch
+
+
+_Label = Callable[[LabelRequest], Labels | PendingLabels]
+
+
+def _known_labels(labels: Mapping[int, Label], request: LabelRequest) -> Labels:
+    return Labels.of([labels[row] for row in request.rows])
 
 
 def _masked(features_BTF: Tensor, micro: MicroBatch) -> Tensor:

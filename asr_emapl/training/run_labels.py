@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from asr_emapl.config import RunConfig, config_to_dict
 from asr_emapl.data.corpus import Corpus
+from asr_emapl.data.loader import StepBatch
 from asr_emapl.data.mixture import DataCursor
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.distributed.process_group import ProcessGroup
@@ -35,6 +36,7 @@ from asr_emapl.terminal import RUN_LOGGER
 from asr_emapl.text.tokenizer import Tokenizer
 from asr_emapl.training.corpora import Corpora
 from asr_emapl.training.label_monitor import SAMPLE, LabelMonitor
+from asr_emapl.training.labels_ahead import LabelsAhead
 from asr_emapl.training.step import StepResult
 
 _logger = logging.getLogger(RUN_LOGGER)
@@ -64,7 +66,7 @@ class RunLabels:
         world: ProcessGroup,
     ) -> None:
         self.name, self.strategy, self.world = config.pseudo_labels.strategy, strategy, world
-        self.settings = config_to_dict(config)["pseudo_labels"]
+        self.settings = _of_labels(config_to_dict(config)["pseudo_labels"])
         self.contents = corpora.audio.contents.get("unlabelled")
         limits = corpora.limits
         self.known = corpora.given
@@ -76,7 +78,13 @@ class RunLabels:
         own = own_filters(limits.filters) if limits.uses_unlabelled else {}
         self.filters = LabelFilters(limits, own, tokenizer)
         self.best = best
+        self.ahead: LabelsAhead[Any] = LabelsAhead(world)
         labels = config.pseudo_labels
+        self.label_ahead = labels.label_ahead
+        # A step is not made to wait for the next batch if its labels are not begun.
+        self.looks_ahead = labels.lm_config is not None and (
+            labels.label_ahead or (labels.search_workers > 0 and labels.strategy in ("cache", "rounds"))
+        )
         split = labels.rounds.gate if labels.strategy == "rounds" else None
         if split is not None and split not in config.data.validation:
             raise UserError(f"pseudo_labels.rounds.gate: {split!r} is not a set of data.validation")
@@ -153,6 +161,16 @@ class RunLabels:
             self.best.refresh()
         return self.gate.is_open()
 
+    def begins_early(self, batch: StepBatch, following: StepBatch) -> bool:
+        """Whether the labels of the next batch begin before this batch is trained on or labelled.
+
+        No optimizer step is between two batches that are only labelled, which therefore have the same labels
+        in both cases. With `label_ahead`, the labels of other batches are one optimizer step older.
+        """
+        if following.label_only:
+            return (batch.label_only or self.label_ahead) and self.wants_labels()
+        return self.label_ahead and self.name == "ema" and not following.labelled
+
     def check(self, step: int, hours: float, found: Mapping[str, Any]) -> Alarm | None:
         """See `LabelGuard.check`."""
         return self.guard.check(step, hours, found) if self.guard is not None and found else None
@@ -178,6 +196,7 @@ class RunLabels:
             "gate": self.gate.state_dict(),
             "best": {} if self.best is None else self.best.state_dict(),
             "guard": {} if self.guard is None else self.guard.state_dict(),
+            "ahead": self.ahead.state_dict(),
         }
 
     def restore(self, state: Mapping[str, Any], position: DataCursor) -> DataCursor:
@@ -190,7 +209,7 @@ class RunLabels:
             The position; if the labels are not loaded, all of them are made again. If other settings may
             have chosen other utterances for the batches, the current chunk is not continued.
         """
-        before = state["config"]["pseudo_labels"] if state else self.settings
+        before = _of_labels(state["config"]["pseudo_labels"]) if state else self.settings
         if before != self.settings and {before["strategy"], self.name} & set(known_labels.STRATEGIES):
             position = replace(position, unlabelled=position.unlabelled.at_chunk())
         is_same = bool(state) and (
@@ -203,6 +222,7 @@ class RunLabels:
             self.strategy.load_state_dict(labels["strategy"])
         if not position.labels.row:
             self._judge()  # in a round, its end does
+        self.ahead.load_state_dict(labels.get("ahead", []))
         self.filters.load_state_dict(labels["filters"])
         self.gate.load_state_dict(labels["gate"])
         if self.monitor is not None and labels["monitor"]:
@@ -212,6 +232,11 @@ class RunLabels:
         if self.guard is not None and labels["guard"]:
             self.guard.load_state_dict(labels["guard"])
         return position
+
+
+def _of_labels(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without those that do not decide which utterances are used."""
+    return {key: value for key, value in settings.items() if key not in ("search_workers", "label_ahead")}
 
 
 def _transcript_statistics(corpus: Corpus) -> dict[str, float]:

@@ -122,6 +122,13 @@ class TrainStep:
             **seen,
         )
 
+    def begin_labels(self, batch: StepBatch) -> None:
+        """Begin the labels of the global batch that is trained on or labelled next; see `CtcObjective`."""
+        assert isinstance(self.unlabelled, CtcObjective)
+        passes = self.world.forward_passes(len(batch.micro_batches))
+        self.unlabelled.begin(batch.micro_batches, passes, label_only=batch.label_only)
+        self.phases.mark("teacher")
+
     def label(self, batch: StepBatch) -> int:
         """Label a global batch that is not trained on; returns the number of labels over all ranks."""
         assert isinstance(self.unlabelled, CtcObjective)

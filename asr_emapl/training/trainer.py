@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from asr_emapl.training.build import (
     build_extractor,
     build_models,
     build_plan,
+    build_searches,
     build_step,
     build_strategy,
     nominal_step_audio,
@@ -138,9 +140,9 @@ class Trainer:
         self.mean = RunningMean(model) if config.checkpoint.running_mean else None
         unlabelled = self.corpora.audio.sizes["unlabelled"]
         best = build_best_average(config, self.teacher, model)
-        strategy = build_strategy(
-            config, self.tokenizer, self.teacher, model, best, self.features, unlabelled
-        )
+        self.searches = build_searches(config, self.tokenizer)
+        models = (self.teacher, model, best, self.searches)
+        strategy = build_strategy(config, self.tokenizer, *models, self.features, unlabelled)
         self.labels = RunLabels(config, strategy, best, self.corpora, self.tokenizer, world)
         self.train_step = build_step(
             world,
@@ -150,6 +152,7 @@ class Trainer:
             self.scaled.optimizer,
             strategy,
             self.labels.filters,
+            self.labels.ahead,
             bf16=bf16,
         )
 
@@ -208,6 +211,8 @@ class Trainer:
         finally:
             self.saving.wait()
             self.log.close()
+            if self.searches is not None:
+                self.searches.close()
 
     def _run_stage(self) -> bool:
         """Train with one plan of batches until it changes or the run ends; True if a signal stopped training.
@@ -228,15 +233,31 @@ class Trainer:
                 pin_memory=self.world.device.type == "cuda",
             )
         ) as ahead:
-            batches = self.train_step.phases.waiting(ahead)
+            batches = self._with_next(self.train_step.phases.waiting(ahead))
             while self.clock.hours < until and not stop and self.position.labels.round == labelled_rounds:
                 before = self.clock.samples
                 self.watch.at(f"reading audio for step {self.step + 1}")
-                batch = self.world.next_item(batches)
+                batch, following = next(batches)
                 self.watch.at(f"training, step {self.step + 1}")
+                if following is not None and self.labels.begins_early(batch, following):
+                    self.train_step.begin_labels(following)
                 self._train_on(batch)
                 stop = self._keep(before, stop=self.stop.poll())
         return stop
+
+    def _with_next(self, batches: Iterator[StepBatch]) -> Iterator[tuple[StepBatch, StepBatch | None]]:
+        """Each batch, with the next one of the stage if the run looks ahead. The run may end in between."""
+        following, stage_end = None, self.plan.steps.batches.next_change(self.clock.hours)
+        while True:
+            batch = self.world.next_item(batches) if following is None else following
+            samples = 0 if batch.label_only else batch.samples
+            is_last = (
+                AudioClock(SAMPLE_RATE_HZ, self.clock.samples + samples).hours >= stage_end
+                or batch.after.labels.round != self.position.labels.round
+            )
+            looks_ahead = self.labels.looks_ahead and not is_last
+            following = self.world.next_item(batches) if looks_ahead else None
+            yield batch, following
 
     def _keep(self, before: int, *, stop: bool) -> bool:
         """Save, then validate, if due since `before` (samples of the clock); returns whether to stop."""

@@ -8,7 +8,7 @@ Kaizen (Manohar et al. 2021), Momentum Pseudo-Labeling (Higuchi et al. 2021), th
 from __future__ import annotations
 
 from asr_emapl.pseudo_labels.labeller import Labeller
-from asr_emapl.pseudo_labels.labels import LabelRequest, Labels, Strategy
+from asr_emapl.pseudo_labels.labels import LabelRequest, Labels, PendingLabels, Strategy
 
 
 class FreshLabels(Strategy):
@@ -17,6 +17,6 @@ class FreshLabels(Strategy):
     def __init__(self, labeller: Labeller) -> None:
         self.labeller = labeller
 
-    def labels(self, batch: LabelRequest) -> Labels:
+    def labels(self, batch: LabelRequest) -> Labels | PendingLabels:
         """See `Strategy.labels`."""
-        return self.labeller(batch)
+        return self.labeller.begin(batch)

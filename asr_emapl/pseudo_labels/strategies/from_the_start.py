@@ -7,16 +7,16 @@ trained on (`pseudo_labels.max_change`).
 
 from __future__ import annotations
 
-from asr_emapl.pseudo_labels.labels import LabelRequest, Labels
+from asr_emapl.pseudo_labels.labels import LabelRequest, Labels, PendingLabels
 from asr_emapl.pseudo_labels.strategies.kept import KeptLabels
 
 
 class StableLabels(KeptLabels):
     """Labels that are made in each step, and kept for comparison with those of the next pass."""
 
-    def labels(self, batch: LabelRequest) -> Labels:
+    def labels(self, batch: LabelRequest) -> Labels | PendingLabels:
         """See `Strategy.labels`."""
-        return self.labeller(batch)
+        return self.labeller.begin(batch)
 
     def previous(self, row: int) -> list[int] | None:
         """See `Strategy.previous`."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from asr_emapl.pseudo_labels.label_table import LabelTable
 from asr_emapl.pseudo_labels.labeller import Labeller
-from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels, Strategy
+from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels, PendingLabels, Strategy
 
 
 class KeptLabels(Strategy):
@@ -20,13 +20,13 @@ class KeptLabels(Strategy):
     def __init__(self, labeller: Labeller, size: int) -> None:
         self.labeller, self.table = labeller, LabelTable(size)
 
-    def labels(self, batch: LabelRequest) -> Labels:
+    def labels(self, batch: LabelRequest) -> Labels | PendingLabels:
         """See `Strategy.labels`. An utterance without a label gets an empty one."""
         return Labels.of([self.table.get(row) for row in batch.rows])
 
-    def relabel(self, batch: LabelRequest) -> Labels:
+    def relabel(self, batch: LabelRequest) -> Labels | PendingLabels:
         """See `Strategy.relabel`."""
-        return self.labeller(batch)
+        return self.labeller.begin(batch)
 
     def keep(self, labels: Mapping[int, Label]) -> None:
         """See `Strategy.keep`."""
