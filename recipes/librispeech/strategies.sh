@@ -16,6 +16,7 @@ usage: bash recipes/librispeech/strategies.sh --data DIR --lm-text FILE [options
   --hours H         hours of audio of every run after the seed model (default 12)
   --external FILE   labels of another recogniser for the unlabelled audio, for system "external"
   --workers N       number of runs in parallel (default: one per core, or one per GPU)
+  --greedy          decode without the language model only; a later run without --greedy adds the rest
   --table           do not train; print the tables and plot the completed runs
   --exp DIR         output folder (default: exp/librispeech-strategies in the repository root)
   -- key=value      overrides conf/frozen_whisper_tiny.yaml
@@ -31,12 +32,13 @@ root=$(CDPATH='' cd -- "$here/../.." && pwd)
 # shellcheck source=recipes/common.sh
 source "$root/recipes/common.sh"
 config=$here/conf/frozen_whisper_tiny.yaml
-exp=$root/exp/librispeech-strategies data='' lm_text='' weights='' amounts=1.5,5.3 hours=12 overrides=() options=()
+exp=$root/exp/librispeech-strategies data='' lm_text='' weights='' amounts=1.5,5.3 hours=12 overrides=() options=() decoding=(--decode-with-lm)
 while (($# > 0)); do
     case $1 in
         --help | -h) usage; exit 0 ;;
         --) shift; overrides=("$@"); break ;;
         --table) options+=("$1"); shift ;;
+        --greedy) decoding=(); shift ;;
         --data | --lm-text | --weights | --amounts | --exp | --hours)
             (($# > 1)) || fail "$1 needs a value (see --help)"
             name=${1#--}
@@ -72,7 +74,8 @@ weights=$(realpath -- "$weights")
 overrides=("features.weights=$weights" ${overrides[@]+"${overrides[@]}"})
 export PYTHONPATH=$root/recipes${PYTHONPATH:+:$PYTHONPATH}
 command=("$PYTHON" "$root/recipes/strategies/strategies.py" --config "$config" --systems-file "$here/systems.yaml" --lm data/3gram.arpa
-    --amounts "$amounts" --unit h --hours "$hours" --decode-with-lm --validations 1 ${options[@]+"${options[@]}"})
+    --amounts "$amounts" --unit h --hours "$hours" --standard baseline --validations 1 ${decoding[@]+"${decoding[@]}"}
+    ${options[@]+"${options[@]}"})
 "${command[@]}" --check -- "${overrides[@]}"
 mkdir -p -- "$exp"
 cd -- "$exp"

@@ -16,7 +16,6 @@ from asr_emapl.scoring.tally import ScoringConfig
 from asr_emapl.scoring.transcripts import read_transcripts, read_utterances
 from asr_emapl.scoring.wer import score
 
-STANDARD = "ema"
 WITH_LM = ".lm"
 """In the names of hypotheses that were decoded with the language model."""
 DECODED = "decoded"
@@ -90,12 +89,18 @@ class Table:
         titles: name -> title of a system, in the order of the rows.
         references: manifest of each part; the last one is the harder one.
         unit: of the amounts of labelled audio.
+        standard: the system that the others are compared with.
     """
 
     def __init__(
-        self, runs: Path, titles: Mapping[str, str], references: Mapping[str, str], unit: str
+        self,
+        runs: Path,
+        titles: Mapping[str, str],
+        references: Mapping[str, str],
+        unit: str,
+        standard: str = "ema",
     ) -> None:
-        self.titles, self.references, self.unit = titles, references, unit
+        self.titles, self.references, self.unit, self.standard = titles, references, unit, standard
         self.parts = list(references)
         self.runs: list[SystemRun] = []
         for marker in sorted(runs.glob(f"*/{DECODED}")):
@@ -122,7 +127,7 @@ class Table:
         decoded = [name for name in names if any(name in run.wer for run in self.runs)]
         columns = ["seeds", *(name.replace(WITH_LM, " + LM") for name in decoded)]
         columns += [f"student {part}" for part in self.parts]
-        columns += [f"{part} - {STANDARD} (95 %)" for part in self.parts]
+        columns += [f"{part} - {self.standard} (95 %)" for part in self.parts]
         columns += [f"gap closed {part}" for part in self.parts] + ["label WER", "CPU min"]
         print(f"\n{title}\n")
         print(f"| system | {' | '.join(columns)} |")
@@ -141,7 +146,7 @@ class Table:
             f"{len(runs)}, {collapsed} collapsed" if collapsed else str(len(runs)),
             *(_spread([run.wer[name] for run in runs if name in run.wer]) for name in decoded),
             *(_spread([run.student_wer[part] for run in runs]) for part in self.parts),
-            *(_difference(runs, systems[STANDARD], part) for part in self.parts),
+            *(_difference(runs, systems.get(self.standard, []), part) for part in self.parts),
             *(_recovered(runs, *bounds, part) for part in self.parts),
             _spread([w for run in runs if (w := run.label_wer) is not None]),
             _spread([run.processor_minutes for run in runs]),
@@ -168,7 +173,7 @@ def _difference(runs: Sequence[SystemRun], standard: Sequence[SystemRun], part: 
     entries = _by_seed(pairs, lambda pair: reference)
     first = _by_seed(pairs, lambda pair: pair[0].hypotheses(part))
     second = _by_seed(pairs, lambda pair: pair[1].hypotheses(part))
-    found = compare(entries, first, second, (STANDARD, runs[0].system), ScoringConfig())
+    found = compare(entries, first, second, (standard[0].system, runs[0].system), ScoringConfig())
     interval = found.by_speaker or found.by_utterance
     text = f"{100 * found.difference:+.1f}"
     if interval is not None:

@@ -141,35 +141,42 @@ class Work:
     def seed(self, comparison: Comparison) -> None:
         """Train the seed model, and calibrate the language model for it."""
         run, lm, out = comparison.seed_run(), comparison.lm, comparison.search
-        labelled = comparison.labelled
         if not lm.exists():
-            self.emapl(run, "lm", "--text", labelled, "--order", NGRAM_ORDER, "--out", lm)
+            self.emapl(run, "lm", "--text", comparison.labelled, "--order", NGRAM_ORDER, "--out", lm)
         trained = read_run_config(run.folder) or {}
         if not out.exists() or trained.get("hours") != comparison.start:
             self.train(run)
             self._forget_decoded(run)
             out.unlink(missing_ok=True)
-            data = ("--manifest", comparison.unlabelled[0], "--transcripts", labelled)
-            model = ("--checkpoint", run.folder, "--lm", lm, "--lexicon", lm)
-            self.emapl(run, "calibrate-lm", *model, *data, "--out", out)
-        self.decode(run, out)
+            self.calibrate(run, comparison, out)
+        self.decode(run, comparison, out)
 
-    def system(self, run: Run, seed: Run, search: Path) -> None:
+    def system(self, comparison: Comparison, system: str) -> None:
         """Train a system from its seed model and decode all parts with its teacher."""
-        run.start_again_if_trained_further(seed)
+        run = comparison.run(system)
+        run.start_again_if_trained_further(comparison.seed_run())
         if not (run.folder / DECODED).exists():
             self.train(run)
-        self.decode(run, search)
+        self.decode(run, comparison, run.folder / "lm.json")
 
-    def decode(self, run: Run, search: Path) -> None:
-        """Decode all parts with the newest teacher of a run."""
+    def decode(self, run: Run, comparison: Comparison, search: Path) -> None:
+        """Decode all parts with the newest teacher of a run; `search`: its weights of the language model."""
         for part, manifest in self.validation.items():
             source = ("--checkpoint", run.folder, "--manifest", manifest)
             for name, options in (("", ()), (WITH_LM, ("--lm-config", search))):
                 out = run.folder / f"{part}{name}.jsonl"
-                if not out.exists() and (not name or self.with_lm):
-                    self.emapl(run, "decode", *source, *options, "--out", out)
+                if out.exists() or (name and not self.with_lm):
+                    continue
+                if name and not search.exists():
+                    self.calibrate(run, comparison, search)
+                self.emapl(run, "decode", *source, *options, "--out", out)
         (run.folder / DECODED).touch()
+
+    def calibrate(self, run: Run, comparison: Comparison, out: Path) -> None:
+        """Choose the word bonus for the newest teacher of a run, on unlabelled audio."""
+        data = ("--manifest", comparison.unlabelled[0], "--transcripts", comparison.labelled)
+        model = ("--checkpoint", run.folder, "--lm", comparison.lm, "--lexicon", comparison.lm)
+        self.emapl(run, "calibrate-lm", *model, *data, "--out", out)
 
     def _forget_decoded(self, run: Run) -> None:
         """Remove what an earlier checkpoint of a run decoded."""
@@ -198,7 +205,7 @@ def train_all(work: Work, comparisons: Sequence[Comparison], systems: Sequence[s
 
 def _after(seed: Future[None], work: Work, comparison: Comparison, system: str) -> None:
     seed.result()
-    work.system(comparison.run(system), comparison.seed_run(), comparison.search)
+    work.system(comparison, system)
 
 
 def main() -> None:
@@ -221,7 +228,7 @@ def main() -> None:
         work = Work(devices, chosen.config, chosen.overrides, parts, with_lm=chosen.decode_with_lm)
         train_all(work, comparisons, names)
     titles = {name: str(system["title"]) for name, system in systems.items()}
-    table = Table(Path("runs"), titles, config.data.validation, chosen.unit)
+    table = Table(Path("runs"), titles, config.data.validation, chosen.unit, chosen.standard)
     table.print()
     draw_strategies(table, Path("strategies.png"))
 
@@ -233,6 +240,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--amounts", required=True)
     parser.add_argument("--unit", required=True)
     parser.add_argument("--hours", type=float, default=4.0)
+    parser.add_argument("--standard", default="ema")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--systems", default="")
     parser.add_argument("--lm", type=Path)
