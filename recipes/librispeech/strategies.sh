@@ -82,7 +82,6 @@ cd -- "$exp"
 
 parts=(train-clean-5 train-clean-100 dev-clean dev-other)
 asr-emapl prepare librispeech --data "$data" --out data --parts "$(IFS=, && echo "${parts[*]}")"
-[[ -f data/characters.json ]] || asr-emapl tokenizer --out data/characters.json
 for part in "${parts[@]}"; do
     [[ -f features/$part.jsonl ]] || asr-emapl extract-features "data/$part.jsonl" --config "$config" --out features "${overrides[@]}"
 done
@@ -104,6 +103,7 @@ write_manifests({
 })
 PYTHON
 fi
+[[ -f data/pieces.json ]] || asr-emapl tokenizer --kind bpe --size 100 --manifest data/labelled-1.5.jsonl --out data/pieces.json
 start "${command[@]}" -- "${overrides[@]}"
 wait_for "$!"
 exit "${status_of[$!]}"
