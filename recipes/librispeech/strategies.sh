@@ -14,7 +14,8 @@ usage: bash recipes/librispeech/strategies.sh --data DIR --lm-text FILE [options
   --seeds N         number of seeds; each has its own seed model (default 3)
   --systems LIST    systems of recipes/librispeech/systems.yaml (default: all)
   --hours H         hours of audio of every run after the seed model (default 12)
-  --external FILE   labels of another recogniser for the unlabelled audio, for system "external"
+  --external FILE   labels of another recogniser for the unlabelled audio, for system "external"; whisper_labels.py makes
+                    those of the whole of Whisper tiny.en
   --workers N       number of runs in parallel (default: one per core, or one per GPU)
   --greedy          decode without the language model only; a later run without --greedy adds the rest
   --table           do not train; print the tables and plot the completed runs
