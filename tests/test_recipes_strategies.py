@@ -162,6 +162,16 @@ def test_usage_errors_are_one_line(tmp_path, script, arguments, named):
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_the_scan_on_real_speech_needs_the_folder_of_the_strategies(tmp_path):
+    script = str(LIBRISPEECH / "kappa.sh")
+    command = ["bash", script, "--from", str(tmp_path / "absent"), "--exp", str(tmp_path / "exp")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "absent" in done.stderr
+    assert "strategies.sh" in done.stderr
+    assert not (tmp_path / "exp").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [(["--systems", "emma"], "unknown system 'emma'"), (["--", "optimiser.lr=1"], "optimiser")],
