@@ -35,8 +35,14 @@ class CtcModel(Protocol):
     config are used. Extractors may have it, too.
     """
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, T, F] float and [B] long -> log-probabilities [B, T', V] float32 and their lengths [B] long."""
+    def forward(
+        self, features: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, list[Tensor]]:
+        """[B, T, F] float and [B] long -> log-probabilities [B, T', V] float32 and their lengths [B] long.
+
+        In training mode, a third element may follow: a list of log-probabilities [B, T', V] of intermediate
+        layers, which the setting loss.intermediate weighs.
+        """
         ...
 
     def output_lengths(self, lengths: Tensor) -> Tensor:

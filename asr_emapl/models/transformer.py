@@ -6,7 +6,7 @@ Axes: B utterances, T frames, F features, D model width, H heads, V tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -37,6 +37,9 @@ class TransformerCtc(nn.Module):
         max_shift_seconds: in training, shift the positions of an utterance by a uniform random value in +-
             this (CAPE, Likhomanenko et al. 2021); 0: none.
         frame_seconds: audio per frame of the features, for the positions.
+        intermediate_layers: layers, numbered from 1, whose frames the output layer also labels in training
+            (intermediate CTC, Lee and Watanabe 2021; weighted by the setting loss.intermediate).
+        self_conditioning: feed the labels of those layers to the next layer (Nozaki and Komatsu 2021).
 
     Raises:
         ValueError: an option is invalid: dim is not a multiple of heads, convolution is even, and so on.
@@ -60,6 +63,8 @@ class TransformerCtc(nn.Module):
         convolution: int = 0,
         max_shift_seconds: float = 30.0,
         frame_seconds: float = 0.01,
+        intermediate_layers: Sequence[int] = (),
+        self_conditioning: bool = False,
     ) -> None:
         super().__init__()
         sizes = {"dim": dim, "heads": heads, "layers": layers, "feedforward": feedforward}
@@ -85,6 +90,9 @@ class TransformerCtc(nn.Module):
             _require_probability(name, 0.0 if p is None else p)
         if convolution and convolution % 2 == 0:
             raise ValueError(f"convolution {convolution} must be odd, to be centred on its frame, or 0")
+        _require_layers(intermediate_layers, layers)
+        if self_conditioning and not intermediate_layers:
+            raise ValueError("self_conditioning requires intermediate_layers")
         self.frontend = ConvFrontEnd(input_size, dim, kernel, stride, frontend_dropout)
         self.positions = Positions(dim, stride * frame_seconds, max_shift_seconds)
         self.layers = nn.ModuleList(
@@ -92,21 +100,35 @@ class TransformerCtc(nn.Module):
         )
         self.final_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
         self.output = nn.Linear(dim, vocabulary_size)
+        self.intermediate_layers = frozenset(intermediate_layers)
+        self.condition = nn.Linear(vocabulary_size, dim) if self_conditioning else None
         self.scale = math.sqrt(dim)
         self.attention_dropout = attention_dropout
         self.set_dropout(dropout, layerdrop)
         self._step_seed: int | None = None
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, features: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, list[Tensor]]:
         """See `CtcModel.forward`."""
         x_BTD, lengths = self.frontend(features, lengths)
         valid_BT = torch.arange(x_BTD.shape[1], device=x_BTD.device) < lengths[:, None]
         # Scaled as in Vaswani et al. 2017, because otherwise the positions would dominate.
         x_BTD = x_BTD * self.scale + self.positions(valid_BT, lengths).to(x_BTD.dtype)
-        for layer, dropped in zip(self.layers, self._dropped_layers(), strict=True):
+        between_BTV = []
+        for i, (layer, dropped) in enumerate(zip(self.layers, self._dropped_layers(), strict=True), 1):
             x_BTD = layer(x_BTD, valid_BT, dropped)
-        logits_BTV = self.output(self.final_norm(x_BTD))
-        return F.log_softmax(logits_BTV.float(), dim=-1), lengths
+            if i in self.intermediate_layers and (self.training or self.condition is not None):
+                between_BTV.append(self._log_probs(x_BTD))
+                if self.condition is not None:
+                    x_BTD = x_BTD + self.condition(between_BTV[-1].exp().to(x_BTD.dtype))
+        log_probs_BTV = self._log_probs(x_BTD)
+        if self.training and between_BTV:
+            return log_probs_BTV, lengths, between_BTV
+        return log_probs_BTV, lengths
+
+    def _log_probs(self, x_BTD: Tensor) -> Tensor:
+        return F.log_softmax(self.output(self.final_norm(x_BTD)).float(), dim=-1)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """See `CtcModel.output_lengths`."""
@@ -277,6 +299,14 @@ def _hold(x_BTD: Tensor, layer: nn.Module) -> Tensor:
     Parameters without a gradient would stall DDP's reduction, and the optimizer would skip them.
     """
     return x_BTD + 0.0 * torch.stack([p.sum() for p in layer.parameters()]).sum().to(x_BTD.dtype)
+
+
+def _require_layers(intermediate: Sequence[int], layers: int) -> None:
+    places = list(intermediate)
+    if sorted(set(places)) != places or not all(type(i) is int and 1 <= i < layers for i in places):
+        raise ValueError(
+            f"intermediate_layers must be increasing integers from 1 to {layers - 1}, not {places}"
+        )
 
 
 def _require_probability(name: str, value: float) -> None:
