@@ -296,6 +296,8 @@ def test_parameters_of_the_published_model() -> None:
     ("options", "said"),
     [
         ({"norm": "batch"}, "norm 'batch'"),
+        ({"frontend": "lstm"}, "frontend 'lstm'"),
+        ({"frontend": "conv2d"}, "stride must be 4 or 8 with frontend conv2d, not 3"),
         ({"max_shift_seconds": -1.0}, "max_shift_seconds"),
         ({"max_shift_seconds": math.nan}, "max_shift_seconds"),
         ({"heads": 2.0}, "heads"),
