@@ -179,6 +179,13 @@ def test_two_processes_make_the_run_of_one(corpus, tmp_path, sharding):
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
 
 
+def test_two_views_of_waveforms(corpus, tmp_path):
+    config = tiny_config(corpus, f"run_dir={tmp_path / 'run'}", "loss.consistency=0.2", "hours=0.004")
+    config.model.target, config.model.options = "support.broken_models:OnWaveforms", {}
+    train(config)
+    assert all(map(math.isfinite, losses(tmp_path / "run")))
+
+
 def test_two_views_need_masks(corpus, tmp_path):
     with pytest.raises(UserError, match=r"loss\.consistency.*augment"):
         train(tiny_config(corpus, f"run_dir={tmp_path / 'run'}", "loss.consistency=0.2", "augment=null"))
