@@ -41,6 +41,7 @@ from asr_emapl.settings import (
 )
 from asr_emapl.storage import is_url, write
 from asr_emapl.storage.yaml_text import parse_yaml, read_yaml, require_bounded
+from asr_emapl.training.loss import LossConfig
 
 
 @dataclass
@@ -91,6 +92,7 @@ class RunConfig:
     """SpecAugment; null: disabled."""
     perturb: PerturbConfig = field(default_factory=PerturbConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

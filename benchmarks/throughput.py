@@ -36,7 +36,8 @@ from asr_emapl.data.loader import MicroBatch, StepBatch
 from asr_emapl.data.mixture import DataCursor
 from asr_emapl.distributed.process_group import ProcessGroup, leave_out_cudnn_attention
 from asr_emapl.ema import EmaTeacher
-from asr_emapl.models.transformer import ConvFrontEnd, Positions, TransformerCtc
+from asr_emapl.models.front_ends import ConvFrontEnd
+from asr_emapl.models.transformer import Positions, TransformerCtc
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.pseudo_labels.filters import LabelFilters
 from asr_emapl.training.build import build_step
@@ -81,7 +82,7 @@ class Peer(nn.Module):
     def __init__(self, encoder: nn.Module, encode: Callable[..., Tensor], shape: Shape) -> None:
         super().__init__()
         self.frontend = ConvFrontEnd(80, shape.dim, 7, 3, shape.dropout)
-        self.positions = Positions(shape.dim, 0.03, 0.0)
+        self.positions = Positions(shape.dim, 3, 0.01, 0.0)
         self.encoder, self.encode, self.scale = encoder, encode, shape.dim**0.5
         self.output = nn.Linear(shape.dim, VOCABULARY)
 

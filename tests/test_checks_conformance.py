@@ -16,6 +16,9 @@ from support.broken_models import (
     BothRatesAtOnce,
     ByPlace,
     HalfUnderAutocast,
+    IntermediateLogits,
+    IntermediateShapes,
+    IntermediateTensor,
     KeepsDoubles,
     LayersByCount,
     LayersByGlobalDraw,
@@ -69,6 +72,13 @@ def test_the_transformer_passes(norm: str, layerdrop: float) -> None:
     assert len(findings) == len(conformance.CHECKS)
 
 
+@pytest.mark.parametrize("conditioned", [False, True])
+def test_intermediate_layers_pass(conditioned: bool) -> None:
+    options = {"intermediate_layers": [1, 2], "self_conditioning": conditioned, "convolution": 3}
+    findings = check(ModelConfig(TRANSFORMER, options=TINY | options))
+    assert [f for f in findings if not f.passed] == []
+
+
 @pytest.mark.parametrize("model", [Sound, Bare, WeightNormed, ValidFramesNormed, OnWaveforms])
 def test_sound_models_pass(model: type[nn.Module]) -> None:
     findings = checked(model)
@@ -105,6 +115,9 @@ def test_sound_models_pass(model: type[nn.Module]) -> None:
         (LeaksBehindZeros, "padding", "zeros"),
         (ByPlace, "order", "another order"),
         (UndefinedForSilence, "unusual inputs", "silence"),
+        (IntermediateTensor, "intermediate outputs", "a list of tensors"),
+        (IntermediateLogits, "intermediate outputs", "output 1 sums over tokens to 1"),
+        (IntermediateShapes, "intermediate outputs", r"output 0 is \[2, 16, 29\], .* \[2, 32, 29\]"),
         (BatchNormed, "padding in training", r"more zeros as padding.* \(batch normalisation: norm\)"),
         (BatchNormedAfterMask, "padding in training", "more zeros"),
         (Unused, "gradients", "does not reach forgotten.weight, forgotten.bias"),

@@ -39,19 +39,21 @@ def utterances(tmp_path_factory: pytest.TempPathFactory) -> list[Utterance]:
     return make_utterances(tmp_path_factory.mktemp("audio"))
 
 
-def rows(batch: StepBatch) -> dict[str, tuple[Tensor, Tensor, Tensor, list[int] | None]]:
-    """Of each utterance: samples, kept bands, kept frames, target; without padding."""
+def rows(batch: StepBatch) -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor, list[int] | None]]:
+    """Of each utterance: samples, kept bands, kept frames of both views, target; without padding."""
     found = {}
     for micro in batch.micro_batches:
         for i, name in enumerate(micro.ids):
             samples = int(micro.samples_B[i])
             assert micro.keep_BF is not None
             assert micro.keep_BT is not None
+            assert micro.second_BT is not None
             assert name not in found
             found[name] = (
                 micro.waveforms_BN[i, :samples],
                 micro.keep_BF[i],
                 micro.keep_BT[i, : frames(samples)],
+                micro.second_BT[i, : frames(samples)],
                 micro.targets and micro.targets[i],
             )
     return found
@@ -76,11 +78,12 @@ def test_however_many_processes_they_see_the_same_utterances_and_masks(utterance
             # What the clock counts is the audio of all, on every process.
             assert (share.samples, share.after) == (alone.samples, alone.after)
         assert together.keys() == expected.keys()
-        for name, (wave, bands, times, target) in expected.items():
+        for name, (wave, bands, times, second, target) in expected.items():
             assert torch.equal(together[name][0], wave)
             assert torch.equal(together[name][1], bands)
             assert torch.equal(together[name][2], times)
-            assert together[name][3] == target
+            assert torch.equal(together[name][3], second)
+            assert together[name][4] == target
         assert alone.samples == sum(len(wave) for wave, *_ in expected.values())
 
 
@@ -127,8 +130,9 @@ def test_masks_change_with_the_pass_and_the_seed_and_fit_their_audio(utterances)
     for changed in (second, other):
         assert any(not torch.equal(first[n][2], changed[n][2]) for n in first)
         assert all(torch.equal(first[n][0], changed[n][0]) for n in first)
-    assert len({tuple(times.tolist()) for _, _, times, _ in first.values()}) > 1
-    masked = torch.cat([times for _, _, times, _ in first.values()])
+    assert len({tuple(times.tolist()) for _, _, times, *_ in first.values()}) > 1
+    assert any(not torch.equal(times, second) for _, _, times, second, _ in first.values())
+    masked = torch.cat([times for _, _, times, *_ in first.values()])
     assert {0.0, 1.0} == set(masked.tolist())
 
 
@@ -215,7 +219,7 @@ def test_a_step_hands_out_the_pinned_copies_of_all_its_tensors(utterances, monke
     assert (pinned.samples, pinned.after, pinned.skipped) == (made.samples, made.after, made.skipped)
     for micro, before in zip(pinned.micro_batches, made.micro_batches, strict=True):
         tensors = [value for value in vars(micro).values() if isinstance(value, torch.Tensor)]
-        assert len(tensors) == 6
+        assert len(tensors) == 8
         assert all(type(tensor) is Pinned for tensor in tensors)
         assert same_micro(micro, before)
 

@@ -74,7 +74,10 @@ def test_what_is_stored_is_what_the_extractor_returns(root: Path) -> None:
         assert expected.shape[2] == DIM
 
 
-def test_a_run_on_stored_features_is_that_on_the_audio(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("consistency", [0.0, 0.2])
+def test_a_run_on_stored_features_is_that_on_the_audio(
+    root: Path, tmp_path: Path, consistency: float
+) -> None:
     """The losses agree to the precision of float16; masks, batches and clock are the same."""
     traces = {}
     unlabelled = {"audio": root / "unlabelled.jsonl", "stored": root / "features/unlabelled.jsonl"}
@@ -87,6 +90,7 @@ def test_a_run_on_stored_features_is_that_on_the_audio(root: Path, tmp_path: Pat
             *settings(root),
             *data,
             f"data.unlabelled=[{manifest}]",
+            f"loss.consistency={consistency}",
             f"run_dir={tmp_path / kind}",
         )
         train(run)

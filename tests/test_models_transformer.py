@@ -34,7 +34,7 @@ def features(seed: int = 0, padding: float = 0.0) -> Tensor:
 
 
 def ctc(model: nn.Module, seed: int = 0) -> Tensor:
-    log_probs, lengths = model(features(seed), LENGTHS_B)
+    log_probs, lengths, *_ = model(features(seed), LENGTHS_B)
     labels = torch.tensor([[1, 2], [3, 4], [5, 6]])
     return F.ctc_loss(log_probs.transpose(0, 1), labels, lengths, torch.tensor([2, 2, 2]))
 
@@ -252,6 +252,39 @@ def test_half_precision_weights() -> None:
     torch.testing.assert_close(log_probs, exact, atol=0.3, rtol=0.0)
 
 
+@pytest.mark.parametrize("conditioned", [False, True])
+def test_intermediate_layers_are_labelled_in_training_only(conditioned: bool) -> None:
+    options = {"intermediate_layers": [1, 2], "self_conditioning": conditioned, "max_shift_seconds": 0.0}
+    model = tiny(norm="pre", **options)
+    log_probs, _, between = model(features(), LENGTHS_B)
+    assert [one.shape for one in between] == [log_probs.shape] * 2
+    torch.testing.assert_close(between[0].exp().sum(-1), torch.ones(3, 17))
+    quiet = model.eval()(features(), LENGTHS_B)
+    assert len(quiet) == 2
+    torch.testing.assert_close(quiet[0], log_probs)
+    # Without conditioning, the first output is that of a model with one layer.
+    model.layers, model.intermediate_layers = model.layers[:1], frozenset()
+    torch.testing.assert_close(between[0], model(features(), LENGTHS_B)[0])
+
+
+def test_without_conditioning_intermediate_layers_change_no_output() -> None:
+    plain, between = tiny(), tiny(intermediate_layers=[2])
+    assert torch.equal(plain.eval()(features(), LENGTHS_B)[0], between.eval()(features(), LENGTHS_B)[0])
+    conditioned = tiny(intermediate_layers=[2], self_conditioning=True)
+    conditioned.load_state_dict(plain.state_dict(), strict=False)
+    assert not torch.allclose(
+        plain(features(), LENGTHS_B)[0], conditioned.eval()(features(), LENGTHS_B)[0], atol=1e-3
+    )
+
+
+def test_padding_does_not_pass_through_the_conditions() -> None:
+    model = tiny(intermediate_layers=[1], self_conditioning=True, convolution=5).eval()
+    quiet, _ = model(features(), LENGTHS_B)
+    loud, lengths = model(features(padding=50.0), LENGTHS_B)
+    for i in range(3):
+        torch.testing.assert_close(quiet[i, : lengths[i]], loud[i, : lengths[i]], atol=1e-5, rtol=1e-5)
+
+
 def test_parameters_of_the_published_model() -> None:
     with torch.device("meta"):
         model = TransformerCtc(29, 80, dim=768, heads=4, layers=36, feedforward=3072)
@@ -263,6 +296,8 @@ def test_parameters_of_the_published_model() -> None:
     ("options", "said"),
     [
         ({"norm": "batch"}, "norm 'batch'"),
+        ({"frontend": "lstm"}, "frontend 'lstm'"),
+        ({"frontend": "conv2d"}, "stride must be 4 or 8 with frontend conv2d, not 3"),
         ({"max_shift_seconds": -1.0}, "max_shift_seconds"),
         ({"max_shift_seconds": math.nan}, "max_shift_seconds"),
         ({"heads": 2.0}, "heads"),
@@ -273,6 +308,10 @@ def test_parameters_of_the_published_model() -> None:
         ({"dim": 15, "heads": 3}, "dim 15"),
         ({"convolution": 4}, "convolution 4 must be odd"),
         ({"convolution": -1}, "convolution .*-1"),
+        ({"intermediate_layers": [3]}, r"integers from 1 to 2, not \[3\]"),
+        ({"intermediate_layers": [2, 1]}, "increasing integers"),
+        ({"intermediate_layers": [True]}, "increasing integers"),
+        ({"self_conditioning": True}, "requires intermediate_layers"),
         ({"stride": 0}, "stride must be 1 to 10,000"),
         ({"kernel": 0}, "kernel must be 1 to 10,000"),
         ({"layers": 0}, "layers must be 1 to 10,000"),

@@ -124,6 +124,7 @@ def _build(config: RunConfig, device: torch.device, vocabulary_size: int) -> Tra
         build_optimizer(student, config.optimizer.name, group),
         SameLength(Labeller(teacher, bf16=bf16)),
         LabelFilters(PseudoLabelConfig()),
+        loss=config.loss,
         bf16=bf16,
     )
 

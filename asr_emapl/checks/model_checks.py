@@ -23,7 +23,13 @@ from asr_emapl.checks.model_subject import (
     distance,
     evaluate,
 )
-from asr_emapl.checks.model_training_checks import begin_step, optional, padding_in_training, set_dropout
+from asr_emapl.checks.model_training_checks import (
+    begin_step,
+    intermediate,
+    optional,
+    padding_in_training,
+    set_dropout,
+)
 from asr_emapl.checks.padding_leak import leaking_module
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.errors import listing
@@ -244,6 +250,13 @@ CHECKS: tuple[Check[Subject], ...] = (
         needs=("output shape", "eval is deterministic"),
     ),
     # The following checks modify the model.
+    Check(
+        "intermediate outputs",
+        intermediate,
+        "in training mode, return (log_probs, lengths) or (log_probs, lengths, [log_probs of a layer, ...]), "
+        "all after log_softmax and of the same shape",
+        needs=("output shape", "log-probabilities"),
+    ),
     Check(
         "set_dropout",
         optional("set_dropout", set_dropout),

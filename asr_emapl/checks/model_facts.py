@@ -91,7 +91,7 @@ def measure(
 
 
 def _loss(model: nn.Module, features_BTF: Tensor, lengths_B: Tensor) -> Tensor:
-    log_probs_BTV, frames_B = model(features_BTF, lengths_B)
+    log_probs_BTV, frames_B, *_ = model(features_BTF, lengths_B)
     labels_BS = torch.ones(len(lengths_B), 1, dtype=torch.long)
     ones_B = torch.ones(len(lengths_B), dtype=torch.long)
     return F.ctc_loss(log_probs_BTV.transpose(0, 1), labels_BS, frames_B, ones_B)

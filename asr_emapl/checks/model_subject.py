@@ -68,7 +68,7 @@ def backward(subject: Subject, seed: int = 0) -> Tensor:
     """Run one CTC backward pass in training mode with a fixed seed; return log-probabilities [B, T', V]."""
     torch.manual_seed(seed)
     subject.model.train().zero_grad(set_to_none=True)
-    log_probs_BTV, lengths_B = subject.model(subject.features_BTF, subject.lengths_B)
+    log_probs_BTV, lengths_B, *_ = subject.model(subject.features_BTF, subject.lengths_B)
     # One token per utterance can be aligned at any stride.
     labels_BS, label_lengths_B = torch.tensor([[1], [subject.vocabulary_size - 1]]), torch.tensor([1, 1])
     F.ctc_loss(log_probs_BTV.transpose(0, 1), labels_BS, lengths_B, label_lengths_B).backward()

@@ -71,6 +71,23 @@ def set_dropout(subject: Subject) -> str:
     return ""
 
 
+def intermediate(subject: Subject) -> str:
+    """Check the outputs of intermediate layers, which forward may return in training mode."""
+    with torch.no_grad():
+        output = subject.model.train()(subject.features_BTF, subject.lengths_B)
+    if len(output) == 2:
+        return ""
+    if len(output) != 3 or not isinstance(output[2], list) or not output[2]:
+        return "in training mode, forward returns neither two tensors nor two tensors and a list of tensors"
+    for i, log_probs_BTV in enumerate(output[2]):
+        if log_probs_BTV.shape != output[0].shape:
+            return f"output {i} is {list(log_probs_BTV.shape)}, but the last one {list(output[0].shape)}"
+        off = (log_probs_BTV.exp().sum(-1) - 1.0).abs().max().item()
+        if not off <= 1e-3:
+            return f"exp of output {i} sums over tokens to 1 +- {off:.3g}"
+    return ""
+
+
 def begin_step(subject: Subject) -> str:
     """Detect skipped layers from zero gradients, which works regardless of other randomness."""
     model, begin = subject.model, subject.model.begin_step

@@ -74,8 +74,9 @@ class MicroBatch:
 
     In an unlabelled micro-batch, the student's input is the perturbed `student_BN`, and the teacher's is the
     clean `waveforms_BN`. In a labelled micro-batch, the student's input is the perturbed `waveforms_BN`. The
-    masks (`keep_BF`, `keep_BT`) are for the student. `rows` are the indices of the utterances in their
-    corpus, and `epoch` is the number of the pass over it.
+    masks (`keep_BF`, `keep_BT`) are for the student, and those of a second view are `second_BF` and
+    `second_BT`. `rows` are the indices of the utterances in their corpus, and `epoch` is the number of the
+    pass over it.
     """
 
     ids: list[str]
@@ -85,6 +86,8 @@ class MicroBatch:
     stored: StoredBatch | None = None
     keep_BF: Tensor | None = None
     keep_BT: Tensor | None = None
+    second_BF: Tensor | None = None
+    second_BT: Tensor | None = None
     student_BN: Tensor | None = None
     student_samples_B: Tensor | None = None
     rows: list[int] = field(default_factory=list)
@@ -159,6 +162,7 @@ class StepDataset(Dataset[StepBatch]):
         frames: samples [B] to feature frames [B], see `FeatureExtractor.frames`.
         max_samples: maximum padded samples of a micro-batch, for both teacher and student.
         perturb: perturbation of the student's waveforms; None: same waveforms as for the teacher.
+        two_views: whether masks of a second view are drawn.
     """
 
     # Records the current utterance of a decoding process.
@@ -172,13 +176,14 @@ class StepDataset(Dataset[StepBatch]):
         frames: Callable[[Tensor], Tensor],
         augment: SpecAugment | None,
         perturb: Perturbation | None = None,
+        two_views: bool = False,
         max_samples: int,
         seed: int,
         rank: int,
         world_size: int,
     ) -> None:
         self.corpora = {True: labelled, False: unlabelled}
-        self.frames, self.augment, self.perturb = frames, augment, perturb
+        self.frames, self.augment, self.perturb, self.two_views = frames, augment, perturb, two_views
         self.max_samples, self.seed = max_samples, seed
         self.rank, self.world_size = rank, world_size
 
@@ -260,9 +265,17 @@ class StepDataset(Dataset[StepBatch]):
         lengths_B = torch.tensor([len(one) for one in student])
         frames = (lengths_B if micro.stored else self.frames(lengths_B)).tolist()
         seeds = [draw_seed(self.seed, name, micro.epoch) for name in micro.ids]
-        kept = [augment.keep(length, seed) for length, seed in zip(frames, seeds, strict=True)]
-        micro.keep_BF = torch.stack([bands for bands, _ in kept]) if augment.size else None
-        micro.keep_BT = _pad([times for _, times in kept])
+        micro.keep_BF, micro.keep_BT = _masks(augment, frames, seeds)
+        if self.two_views:
+            seeds = [draw_seed(self.seed, name, micro.epoch, "second view") for name in micro.ids]
+            micro.second_BF, micro.second_BT = _masks(augment, frames, seeds)
+
+
+def _masks(augment: SpecAugment, frames: Sequence[int], seeds: Sequence[int]) -> tuple[Tensor | None, Tensor]:
+    """Masks of bands [B, F], None for waveforms, and of frames [B, T]."""
+    kept = [augment.keep(length, seed) for length, seed in zip(frames, seeds, strict=True)]
+    bands_BF = torch.stack([bands for bands, _ in kept]) if augment.size else None
+    return bands_BF, _pad([times for _, times in kept])
 
 
 # Called with an utterance that is excluded from a result, and the reason.

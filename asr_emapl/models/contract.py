@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from asr_emapl.errors import UserError
+from asr_emapl.models.presets import PRESETS, TRANSFORMER, Preset
 from asr_emapl.models.target import NO_TRUST, Trust, construct, resolve
 from asr_emapl.settings import Place, Text
 
@@ -35,8 +36,14 @@ class CtcModel(Protocol):
     config are used. Extractors may have it, too.
     """
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, T, F] float and [B] long -> log-probabilities [B, T', V] float32 and their lengths [B] long."""
+    def forward(
+        self, features: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, list[Tensor]]:
+        """[B, T, F] float and [B] long -> log-probabilities [B, T', V] float32 and their lengths [B] long.
+
+        In training mode, a third element may follow: a list of log-probabilities [B, T', V] of intermediate
+        layers, which the setting loss.intermediate weighs.
+        """
         ...
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
@@ -48,12 +55,31 @@ class CtcModel(Protocol):
 class ModelConfig:
     """The acoustic model."""
 
-    target: Text = "asr_emapl.models.transformer:TransformerCtc"
+    target: Text = TRANSFORMER
     """Import path of the class, package.module:Class."""
     weights: Place | None = None
     """File of weights, passed to the constructor as keyword argument `weights`."""
     options: dict[str, Any] = field(default_factory=dict)
     """Other keyword arguments of the constructor."""
+    preset: Preset | None = None
+    """Target and options by name; `options` override them. small (about 5 M parameters) and base (30 M):
+    transformers with convolutions, for few hours of audio; paper (255 M): the model of slimIPL; conformer
+    (25 M): torchaudio's, with the sizes of Conformer (M). Runs store target and options instead."""
+
+    def __post_init__(self) -> None:
+        """Replace the preset by its target and options, so that a stored config does not depend on it.
+
+        Raises:
+            UserError: the target is not that of the preset.
+        """
+        if self.preset is None:
+            return
+        target, options = PRESETS[self.preset]
+        if self.target not in (TRANSFORMER, target):
+            raise UserError(
+                f"model.preset {self.preset} is {target}, but model.target is {self.target}; remove one"
+            )
+        self.preset, self.target, self.options = None, target, dict(options) | self.options
 
 
 def build_model(

@@ -10,7 +10,7 @@ import torchaudio.models
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from asr_emapl.models.transformer import ConvFrontEnd
+from asr_emapl.models.front_ends import ConvFrontEnd
 from asr_emapl.models.valid_frames import (
     ChannelNorm,
     Lengths,

@@ -6,14 +6,15 @@ Axes: B utterances, T frames, F features, D model width, H heads, V tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asr_emapl.models.cpu import attend, dropout
+from asr_emapl.models.front_ends import build_front_end
 
 # Maximum number of layers, and of frames of a kernel or stride, so that building a model takes finite time.
 _MOST = 10_000
@@ -31,12 +32,17 @@ class TransformerCtc(nn.Module):
         layerdrop: probability of skipping a layer in an optimizer step.
         frontend_dropout: dropout after the front-end; not changed by `set_dropout`.
         attention_dropout: dropout of attention weights; None: same as `dropout`. 0 is faster on a CPU.
-        kernel, stride: kernel and stride of the front-end, in feature frames.
+        frontend: "conv1d", one convolution with GLU over time, or "conv2d", convolutions over time and bands.
+        kernel, stride: kernel and stride of the front-end, in feature frames. With conv2d, the stride is 4 or
+            8, and the kernel is not used.
         convolution: kernel size, in frames after the stride, of a convolution in every layer (Conformer,
             Gulati et al. 2020), which helps with few hours of audio; 0: none, as published.
         max_shift_seconds: in training, shift the positions of an utterance by a uniform random value in +-
             this (CAPE, Likhomanenko et al. 2021); 0: none.
         frame_seconds: audio per frame of the features, for the positions.
+        intermediate_layers: layers, numbered from 1, whose frames the output layer also labels in training
+            (intermediate CTC, Lee and Watanabe 2021; weighted by the setting loss.intermediate).
+        self_conditioning: feed the labels of those layers to the next layer (Nozaki and Komatsu 2021).
 
     Raises:
         ValueError: an option is invalid: dim is not a multiple of heads, convolution is even, and so on.
@@ -55,58 +61,59 @@ class TransformerCtc(nn.Module):
         layerdrop: float = 0.0,
         frontend_dropout: float = 0.1,
         attention_dropout: float | None = None,
+        frontend: str = "conv1d",
         kernel: int = 7,
         stride: int = 3,
         convolution: int = 0,
         max_shift_seconds: float = 30.0,
         frame_seconds: float = 0.01,
+        intermediate_layers: Sequence[int] = (),
+        self_conditioning: bool = False,
     ) -> None:
         super().__init__()
         sizes = {"dim": dim, "heads": heads, "layers": layers, "feedforward": feedforward}
-        sizes |= {"kernel": kernel, "stride": stride, "convolution": convolution}
-        for name, value in sizes.items():
-            if type(value) is not int or value < 0:
-                raise ValueError(f"{name} must be an integer of at least 0, not {value!r}")
-        if not 0.0 <= max_shift_seconds < math.inf:
-            raise ValueError(f"max_shift_seconds must be at least 0 and finite, not {max_shift_seconds}")
-        if not 0.0 < frame_seconds < math.inf:
-            raise ValueError(f"frame_seconds must be positive and finite, not {frame_seconds}")
+        _require_sizes(sizes | {"kernel": kernel, "stride": stride, "convolution": convolution})
         if norm not in ("post", "pre"):
             raise ValueError(f"norm {norm!r} is neither 'post' nor 'pre'")
-        if heads < 1 or dim < 1 or dim % heads or dim % 2:
-            raise ValueError(f"dim {dim} must be even and a multiple of heads ({heads})")
-        for name, value in {"layers": layers, "kernel": kernel, "stride": stride}.items():
-            if not 1 <= value <= _MOST:
-                raise ValueError(f"{name} must be 1 to {_MOST:,}, not {value}")
-        for name, p in {
-            "frontend_dropout": frontend_dropout,
-            "attention_dropout": attention_dropout,
-        }.items():
-            _require_probability(name, 0.0 if p is None else p)
-        if convolution and convolution % 2 == 0:
-            raise ValueError(f"convolution {convolution} must be odd, to be centred on its frame, or 0")
-        self.frontend = ConvFrontEnd(input_size, dim, kernel, stride, frontend_dropout)
-        self.positions = Positions(dim, stride * frame_seconds, max_shift_seconds)
+        _require_probability("frontend_dropout", frontend_dropout)
+        _require_probability("attention_dropout", attention_dropout or 0.0)
+        _require_intermediate(intermediate_layers, layers, self_conditioning)
+        self.frontend = build_front_end(frontend, input_size, dim, kernel, stride, frontend_dropout)
+        self.positions = Positions(dim, stride, frame_seconds, max_shift_seconds)
         self.layers = nn.ModuleList(
             TransformerLayer(dim, heads, feedforward or 4 * dim, convolution, norm) for _ in range(layers)
         )
         self.final_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
         self.output = nn.Linear(dim, vocabulary_size)
+        self.intermediate_layers = frozenset(intermediate_layers)
+        self.condition = nn.Linear(vocabulary_size, dim) if self_conditioning else None
         self.scale = math.sqrt(dim)
         self.attention_dropout = attention_dropout
         self.set_dropout(dropout, layerdrop)
         self._step_seed: int | None = None
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, features: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, list[Tensor]]:
         """See `CtcModel.forward`."""
         x_BTD, lengths = self.frontend(features, lengths)
         valid_BT = torch.arange(x_BTD.shape[1], device=x_BTD.device) < lengths[:, None]
         # Scaled as in Vaswani et al. 2017, because otherwise the positions would dominate.
         x_BTD = x_BTD * self.scale + self.positions(valid_BT, lengths).to(x_BTD.dtype)
-        for layer, dropped in zip(self.layers, self._dropped_layers(), strict=True):
+        between_BTV = []
+        for i, (layer, dropped) in enumerate(zip(self.layers, self._dropped_layers(), strict=True), 1):
             x_BTD = layer(x_BTD, valid_BT, dropped)
-        logits_BTV = self.output(self.final_norm(x_BTD))
-        return F.log_softmax(logits_BTV.float(), dim=-1), lengths
+            if i in self.intermediate_layers and (self.training or self.condition is not None):
+                between_BTV.append(self._log_probs(x_BTD))
+                if self.condition is not None:
+                    x_BTD = x_BTD + self.condition(between_BTV[-1].exp().to(x_BTD.dtype))
+        log_probs_BTV = self._log_probs(x_BTD)
+        if self.training and between_BTV:
+            return log_probs_BTV, lengths, between_BTV
+        return log_probs_BTV, lengths
+
+    def _log_probs(self, x_BTD: Tensor) -> Tensor:
+        return F.log_softmax(self.output(self.final_norm(x_BTD)).float(), dim=-1)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """See `CtcModel.output_lengths`."""
@@ -143,40 +150,24 @@ class TransformerCtc(nn.Module):
         return (torch.rand(len(self.layers), generator=generator) < self.layerdrop).tolist()
 
 
-class ConvFrontEnd(nn.Module):
-    """Layer norm over bands, one strided convolution, GLU, dropout."""
-
-    def __init__(self, input_size: int, dim: int, kernel: int, stride: int, dropout: float) -> None:
-        super().__init__()
-        self.kernel, self.stride = kernel, stride
-        self.norm = nn.LayerNorm(input_size)
-        self.conv = nn.Conv1d(input_size, 2 * dim, kernel, stride, padding=kernel // 2)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, features_BTF: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, T, F] -> [B, T', D], and lengths in output frames."""
-        valid_BT1 = (torch.arange(features_BTF.shape[1], device=lengths.device) < lengths[:, None])[..., None]
-        # Zero the padding after the norm, because the kernel extends into it.
-        x_BTF = self.norm(features_BTF) * valid_BT1
-        x_BTD = F.glu(self.conv(x_BTF.transpose(1, 2)).transpose(1, 2), dim=-1)
-        return self.dropout(x_BTD), self.output_lengths(lengths)
-
-    def output_lengths(self, lengths: Tensor) -> Tensor:
-        """Frames after the strided convolution, at least one."""
-        return torch.clamp((lengths + 2 * (self.kernel // 2) - self.kernel) // self.stride + 1, min=1)
-
-
 class Positions(nn.Module):
     """Sinusoids over seconds, centred on the utterance, with a random global shift in training.
 
     omega_j = 30 * 10000 ** (-2 j / D) (CAPE, section 4; only the global shift, as in its ASR recipes).
+
+    Args:
+        stride, frame_seconds, max_shift_seconds: see `TransformerCtc`.
     """
 
     omega: Tensor
 
-    def __init__(self, dim: int, frame_seconds: float, max_shift_seconds: float) -> None:
+    def __init__(self, dim: int, stride: int, frame_seconds: float, max_shift_seconds: float) -> None:
         super().__init__()
-        self.frame_seconds, self.max_shift_seconds = frame_seconds, max_shift_seconds
+        if not 0.0 <= max_shift_seconds < math.inf:
+            raise ValueError(f"max_shift_seconds must be at least 0 and finite, not {max_shift_seconds}")
+        if not 0.0 < frame_seconds < math.inf:
+            raise ValueError(f"frame_seconds must be positive and finite, not {frame_seconds}")
+        self.frame_seconds, self.max_shift_seconds = stride * frame_seconds, max_shift_seconds
         omega = 30.0 * 10000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float32) / dim)
         self.register_buffer("omega", omega, persistent=False)
 
@@ -277,6 +268,29 @@ def _hold(x_BTD: Tensor, layer: nn.Module) -> Tensor:
     Parameters without a gradient would stall DDP's reduction, and the optimizer would skip them.
     """
     return x_BTD + 0.0 * torch.stack([p.sum() for p in layer.parameters()]).sum().to(x_BTD.dtype)
+
+
+def _require_sizes(sizes: Mapping[str, Any]) -> None:
+    for name, value in sizes.items():
+        if type(value) is not int or value < 0:
+            raise ValueError(f"{name} must be an integer of at least 0, not {value!r}")
+    for name in ("layers", "kernel", "stride"):
+        if not 1 <= sizes[name] <= _MOST:
+            raise ValueError(f"{name} must be 1 to {_MOST:,}, not {sizes[name]}")
+    dim, heads, convolution = sizes["dim"], sizes["heads"], sizes["convolution"]
+    if heads < 1 or dim < 1 or dim % heads or dim % 2:
+        raise ValueError(f"dim {dim} must be even and a multiple of heads ({heads})")
+    if convolution and convolution % 2 == 0:
+        raise ValueError(f"convolution {convolution} must be odd, to be centred on its frame, or 0")
+
+
+def _require_intermediate(places: Sequence[int], layers: int, self_conditioning: bool) -> None:
+    if sorted(set(places)) != list(places) or not all(type(i) is int and 1 <= i < layers for i in places):
+        raise ValueError(
+            f"intermediate_layers must be increasing integers from 1 to {layers - 1}, not {list(places)}"
+        )
+    if self_conditioning and not places:
+        raise ValueError("self_conditioning requires intermediate_layers")
 
 
 def _require_probability(name: str, value: float) -> None:

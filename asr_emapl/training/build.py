@@ -41,6 +41,7 @@ from asr_emapl.runs.reader import CHECKPOINTS
 from asr_emapl.scaling import BatchSchedule, ScalingPlan, StepAudio, momentum
 from asr_emapl.text.tokenizer import Tokenizer, load_tokenizer
 from asr_emapl.training.labels_ahead import LabelsAhead
+from asr_emapl.training.loss import LossConfig
 from asr_emapl.training.objectives import CtcObjective
 from asr_emapl.training.phases import Phases
 from asr_emapl.training.step import TrainStep
@@ -114,6 +115,19 @@ def require_measurable_noise(config: RunConfig, world_size: int) -> None:
         raise UserError(
             "optimizer.noise_every_steps: measuring gradient noise is not supported with "
             "device.sharding=full; set it to null, or sharding to none"
+        )
+
+
+def require_views(config: RunConfig) -> None:
+    """Check that two views of an utterance differ.
+
+    Raises:
+        UserError: loss.consistency is set without masks.
+    """
+    if config.loss.consistency > 0.0 and config.augment is None:
+        raise UserError(
+            "loss.consistency requires two views of each utterance, which augment makes; set augment, or "
+            "loss.consistency to 0"
         )
 
 
@@ -301,6 +315,7 @@ def build_step(
     filters: LabelFilters,
     ahead: LabelsAhead | None = None,
     *,
+    loss: LossConfig | None = None,
     clip_norm: float | None = None,
     bf16: bool = False,
 ) -> TrainStep:
@@ -309,11 +324,14 @@ def build_step(
     Args:
         student: the result of `ProcessGroup.data_parallel`.
         filters, ahead: of pseudo-labels; see `CtcObjective`.
+        loss: weights of its parts; None: the defaults.
     """
-    phases = Phases(world.device)
-    labelled = CtcObjective(world, features, student, GivenLabels(), None, phases, bf16=bf16)
+    phases, per = Phases(world.device), (loss or LossConfig()).per
+    labelled = CtcObjective(world, features, student, GivenLabels(), None, phases, weights=loss, bf16=bf16)
     unlabelled = None
     if strategy is not None:
         of_labels = (strategy, filters, phases)
-        unlabelled = CtcObjective(world, features, student, *of_labels, ahead=ahead, bf16=bf16)
-    return TrainStep(world, student, teacher, optimizer, labelled, unlabelled, phases, clip_norm=clip_norm)
+        unlabelled = CtcObjective(world, features, student, *of_labels, weights=loss, ahead=ahead, bf16=bf16)
+    return TrainStep(
+        world, student, teacher, optimizer, labelled, unlabelled, phases, clip_norm=clip_norm, per=per
+    )

@@ -119,6 +119,7 @@ class Corpora:
             if config.augment
             else None,
             perturb=self.perturb,
+            two_views=config.loss.consistency > 0.0,
             max_samples=round(config.device.max_seconds * SAMPLE_RATE_HZ),
             seed=config.seed,
             rank=rank,

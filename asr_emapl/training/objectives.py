@@ -14,7 +14,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from asr_emapl.audio.features import FeatureExtractor
 from asr_emapl.data.loader import MicroBatch
@@ -25,6 +24,7 @@ from asr_emapl.pseudo_labels.filters import REASONS, LabelCandidate, LabelFilter
 from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels, PendingLabels, Strategy, read_labels
 from asr_emapl.pseudo_labels.strategies.soft import soft_loss
 from asr_emapl.training.labels_ahead import LabelsAhead
+from asr_emapl.training.loss import LossConfig, consistency_loss, ctc_loss
 from asr_emapl.training.phases import Phases
 
 # Length in seconds of the input of a rank that only takes part in collective operations.
@@ -37,6 +37,7 @@ class Targets:
 
     Attributes:
         features_BTF: augmented features, on the device.
+        second_BTF: the same with other masks, for a second view; None: one view.
         lengths_B: long [B], in feature frames, on the device.
         tokens_BS: long [B, S], padded with zeros, on the device.
         frames: number of output frames of each utterance, computed on the CPU.
@@ -51,6 +52,7 @@ class Targets:
     frames: tuple[int, ...]
     counts: tuple[int, ...]
     soft_BTV: Tensor | None = None
+    second_BTF: Tensor | None = None
 
     def take(self, rows: Sequence[int]) -> Targets:
         """Select utterances."""
@@ -62,6 +64,7 @@ class Targets:
             tuple(self.frames[i] for i in rows),
             tuple(self.counts[i] for i in rows),
             None if self.soft_BTV is None else self.soft_BTV.index_select(0, index),
+            None if self.second_BTF is None else self.second_BTF.index_select(0, index),
         )
 
 
@@ -124,6 +127,7 @@ class CtcObjective:
         student: the result of `ProcessGroup.data_parallel`.
         strategy: computes the labels: `GivenLabels`, or a pseudo-label strategy.
         filters: of pseudo-labels; None: the labels are transcripts.
+        weights: of the parts of the loss; None: the defaults.
         ahead: holds labels that are begun before their step; None: an own one.
         bf16: run the student's forward pass with autocast to bfloat16.
     """
@@ -137,11 +141,13 @@ class CtcObjective:
         filters: LabelFilters | None,
         phases: Phases,
         *,
+        weights: LossConfig | None = None,
         ahead: LabelsAhead[_Queued] | None = None,
         bf16: bool = False,
     ) -> None:
         self.world, self.features, self.student, self.strategy = world, features, student, strategy
         self.filters, self.phases, self.bf16 = filters, phases, bf16
+        self.weights = weights or LossConfig()
         self.ahead: LabelsAhead[_Queued] = LabelsAhead(world) if ahead is None else ahead
         self.reasons = tuple(REASONS) if filters is None else filters.reasons
         # Whether the labels of each step are kept, for comparison with those of the next pass.
@@ -214,27 +220,35 @@ class CtcObjective:
 
     def loss(self, targets: Targets) -> Tensor:
         """See `Objective.loss`."""
+        features_BTF, lengths_B = targets.features_BTF, targets.lengths_B
+        if targets.second_BTF is not None:
+            features_BTF, lengths_B = torch.cat([features_BTF, targets.second_BTF]), lengths_B.repeat(2)
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16):
-            log_probs_BTV, _ = self.student(targets.features_BTF, targets.lengths_B)
+            log_probs_BTV, _, *between = self.student(features_BTF, lengths_B)
         if not targets.counts:
             return 0.0 * log_probs_BTV.sum()
-        # int64 tokens select torch's kernel, which supports texts of any length; int32 may select cuDNN's.
-        # Lengths are on the CPU, as the kernel requires, so nothing waits for the student.
         log_probs_BTV = log_probs_BTV.float()
-        hard = F.ctc_loss(
-            log_probs_BTV.transpose(0, 1),
-            targets.tokens_BS,
-            torch.tensor(targets.frames),
-            torch.tensor(targets.counts),
-            reduction="sum",
-            zero_infinity=True,
-        )
-        if targets.soft_BTV is None or self.filters is None:
+        hard = self._ctc(log_probs_BTV, between[0] if between else [], targets)
+        if targets.second_BTF is None and targets.soft_BTV is None:
             return hard
         lengths_B = to_device(torch.tensor(targets.frames), self.world.device)
-        soft = soft_loss(log_probs_BTV, targets.soft_BTV, lengths_B).sum()
-        hard_share = self.filters.limits.hard_share
-        return hard_share * hard + (1.0 - hard_share) * soft
+        if targets.soft_BTV is not None and self.filters is not None:
+            soft = soft_loss(log_probs_BTV, targets.soft_BTV, lengths_B).sum()
+            hard_share = self.filters.limits.hard_share
+            hard = hard_share * hard + (1.0 - hard_share) * soft
+        if targets.second_BTF is None:
+            return hard
+        return hard + self.weights.consistency * consistency_loss(log_probs_BTV, lengths_B)
+
+    def _ctc(self, log_probs_BTV: Tensor, between_BTV: Sequence[Tensor], targets: Targets) -> Tensor:
+        """CTC loss on the last layer and on the outputs of intermediate layers."""
+        labels = targets.tokens_BS, targets.frames, targets.counts
+        last = ctc_loss(log_probs_BTV, *labels)
+        share = self.weights.intermediate
+        if not between_BTV or share == 0.0:
+            return last
+        mean = torch.stack([ctc_loss(one_BTV.float(), *labels) for one_BTV in between_BTV]).mean()
+        return (1.0 - share) * last + share * mean
 
     def request(self, micro: MicroBatch, there: MicroBatch) -> LabelRequest:
         """What the strategy sees of a micro-batch; `there` is its copy on the device."""
@@ -268,8 +282,12 @@ class CtcObjective:
             samples_B = micro.student_samples_B
         inputs_B = samples_B if micro.stored else self.features.frames(samples_B)
         frames = unwrap(self.student).output_lengths(inputs_B)  # type: ignore[operator]
-        features_BTF = _masked(features_BTF, there)
-        return _Queued(features_BTF, lengths_B, tuple(frames.tolist()), tuple(request.seconds), labels, micro)
+        second_BTF = None
+        if self.weights.consistency > 0.0 and there.second_BT is not None:
+            second_BTF = _masked(features_BTF, there.second_BF, there.second_BT)
+        features_BTF = _masked(features_BTF, there.keep_BF, there.keep_BT)
+        heard = (features_BTF, second_BTF, lengths_B)
+        return _Queued(*heard, tuple(frames.tolist()), tuple(request.seconds), labels, micro)
 
     def _filter(self, queued: Sequence[_Queued]) -> PreparedTargets:
         """Drop utterances according to the filters. The only place that waits for the labels."""
@@ -286,7 +304,7 @@ class CtcObjective:
             if kept:
                 tokens_BS = to_device(result.tokens_BS, self.world.device)
                 counts = tuple(len(label.tokens) for label in found)
-                labels = (tokens_BS, one.frames, counts, result.soft_BTV)
+                labels = (tokens_BS, one.frames, counts, result.soft_BTV, one.second_BTF)
                 whole = Targets(one.features_BTF, one.lengths_B, *labels)
                 targets.append(whole if len(kept) == len(reasons) else whole.take(kept))
         if self.filters is None:
@@ -326,6 +344,7 @@ class _Queued:
     """A micro-batch whose labels are being computed on the device, or searched."""
 
     features_BTF: Tensor
+    second_BTF: Tensor | None
     lengths_B: Tensor
     frames: tuple[int, ...]
     seconds: tuple[float, ...]
@@ -340,13 +359,13 @@ def _known_labels(labels: Mapping[int, Label], request: LabelRequest) -> Labels:
     return Labels.of([labels[row] for row in request.rows])
 
 
-def _masked(features_BTF: Tensor, micro: MicroBatch) -> Tensor:
+def _masked(features_BTF: Tensor, keep_BF: Tensor | None, keep_BT: Tensor | None) -> Tensor:
     """Set masked bands and frames to 0, which is the utterance's mean of log-mel features."""
-    if micro.keep_BT is None:
+    if keep_BT is None:
         return features_BTF
-    if micro.keep_BF is None:
-        return features_BTF * micro.keep_BT
-    return features_BTF * micro.keep_BF[:, None, :] * micro.keep_BT[:, :, None]
+    if keep_BF is None:
+        return features_BTF * keep_BT
+    return features_BTF * keep_BF[:, None, :] * keep_BT[:, :, None]
 
 
 def _by_row(micro_batches: Sequence[MicroBatch], labels: Sequence[Sequence[Label]]) -> dict[int, Label]:

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ class StepResult(LabelCounts):
     """The result of a step, over all ranks.
 
     Attributes:
-        loss: mean over the utterances trained on.
+        loss: mean over the utterances trained on, or over their tokens (see `LossConfig.per`).
         gradient_norm: norm before clipping.
         taken: whether student and teacher were updated.
         noise: gradient noise, if requested and measurable.
@@ -54,6 +54,7 @@ class TrainStep:
         labelled: objective for labelled audio.
         unlabelled: objective for pseudo-labelled audio; None: supervised training.
         clip_norm: maximum norm of the global gradient, already scaled; None: no clipping.
+        per: what the sum of the losses is divided by.
     """
 
     def __init__(
@@ -67,8 +68,9 @@ class TrainStep:
         phases: Phases,
         *,
         clip_norm: float | None = None,
+        per: Literal["utterance", "token"] = "utterance",
     ) -> None:
-        self.world, self.phases, self.clip_norm = world, phases, clip_norm
+        self.world, self.phases, self.clip_norm, self.per = world, phases, clip_norm, per
         self.student, self.teacher, self.optimizer = student, teacher, optimizer
         self.labelled, self.unlabelled = labelled, unlabelled
 
@@ -97,14 +99,15 @@ class TrainStep:
         if counts.utterances == 0:
             return StepResult(**vars(counts), taken=False, **seen)
         work = prepared.targets + [objective.nothing()] * (passes - len(prepared.targets))
+        count = max(1, counts.tokens) if self.per == "token" else counts.utterances
         self.optimizer.zero_grad(set_to_none=True)
         parts: list[tuple[float, int]] = []
         if measure_noise:
-            total, parts = self._forward_backward_in_parts(objective, work, counts.utterances)
+            total, parts = self._forward_backward_in_parts(objective, work, count)
         else:
-            total = self._forward_backward(objective, work, counts.utterances)
+            total = self._forward_backward(objective, work, count)
         self._drop_frozen_gradients()
-        loss, norm = self._clip(total, counts.utterances)
+        loss, norm = self._clip(total, count)
         finite = math.isfinite(norm)
         if finite:
             seconds = batch.samples / SAMPLE_RATE_HZ if teacher_seconds is None else teacher_seconds
@@ -153,7 +156,7 @@ class TrainStep:
         labelled = max(1, utterances + dropped.total() - dropped["undecodable"])
         return LabelCounts(utterances, tokens, dropped, sums[2] / labelled, sums[3] / labelled)
 
-    def _forward_backward(self, objective: Objective, work: Sequence[Targets], utterances: int) -> Tensor:
+    def _forward_backward(self, objective: Objective, work: Sequence[Targets], count: int) -> Tensor:
         """Compute gradients of the global mean; return this rank's sum of losses, on the device."""
         total = torch.zeros((), dtype=torch.float64, device=self.world.device)
         for i, targets in enumerate(work):
@@ -162,7 +165,7 @@ class TrainStep:
             with contextlib.nullcontext() if last else self.world.no_sync(self.student):
                 loss = objective.loss(targets)
                 # DDP averages over ranks, but the gradient must be the sum over ranks by the global count.
-                mean = loss * (self.world.size / utterances)
+                mean = loss * (self.world.size / count)
                 self.phases.mark_backward(mean, "student")
                 mean.backward()
             # Time that the backward pass waited for other processes at its end.
@@ -171,9 +174,9 @@ class TrainStep:
         return total
 
     def _forward_backward_in_parts(
-        self, objective: Objective, work: Sequence[Targets], utterances: int
+        self, objective: Objective, work: Sequence[Targets], count: int
     ) -> tuple[Tensor, list[tuple[float, int]]]:
-        """Like `_forward_backward`; also return squared norm and utterances of each part, over all ranks."""
+        """Like `_forward_backward`; also return squared norm and count of each part, over all ranks."""
         if self.world.size == 1 and len(work) == 1:
             work = [half for half in _halves(work[0]) if half.counts]
         parameters = [p for p in self.student.parameters() if p.requires_grad]
@@ -183,12 +186,13 @@ class TrainStep:
         for targets in work:
             with self.world.no_sync(self.student):
                 loss = objective.loss(targets)
-                (loss / utterances).backward()
+                (loss / count).backward()
             self._drop_frozen_gradients()
             total += loss.detach()
             touched = [before or p.grad is not None for before, p in zip(touched, parameters, strict=True)]
             gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-            parts.append((square_norm(gradients), len(targets.counts)))
+            examples = sum(targets.counts) if self.per == "token" else len(targets.counts)
+            parts.append((square_norm(gradients), examples))
             foreach_add_(sums, gradients)
             self.optimizer.zero_grad(set_to_none=True)
         self.phases.mark("student")
@@ -210,7 +214,7 @@ class TrainStep:
                 for parameter in group["params"]:
                     parameter.grad = None
 
-    def _clip(self, total: Tensor, utterances: int) -> tuple[float, float]:
+    def _clip(self, total: Tensor, count: int) -> tuple[float, float]:
         """Clip the gradient; return the mean loss and the norm before clipping, the same on all ranks.
 
         Both are read from the device together, which is the first wait for the backward pass.
@@ -218,7 +222,7 @@ class TrainStep:
         limit = math.inf if self.clip_norm is None else self.clip_norm
         norm = full_tensor(torch.nn.utils.clip_grad_norm_(self.student.parameters(), limit))
         loss, gradient_norm = self.world.to_list(torch.stack([total, norm.double()]))
-        return self.world.all_reduce_sum([loss])[0] / utterances, gradient_norm
+        return self.world.all_reduce_sum([loss])[0] / count, gradient_norm
 
 
 def _halves(targets: Targets) -> tuple[Targets, Targets]:

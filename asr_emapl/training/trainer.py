@@ -47,6 +47,7 @@ from asr_emapl.training.build import (
     nominal_step_audio,
     read_tokenizer,
     require_measurable_noise,
+    require_views,
 )
 from asr_emapl.training.corpora import Corpora
 from asr_emapl.training.log import RunLog
@@ -118,6 +119,7 @@ class Trainer:
         config, world = self.config, self.world
         self.tokenizer = read_tokenizer(config)
         require_measurable_noise(config, world.size)
+        require_views(config)
         build_plan(config, nominal_step_audio(config, world.size))
         self.corpora = Corpora.read(config, self.tokenizer, world.size)
         config.checkpoint.require(self.corpora.validation)
@@ -153,6 +155,7 @@ class Trainer:
             strategy,
             self.labels.filters,
             self.labels.ahead,
+            loss=config.loss,
             bf16=bf16,
         )
 

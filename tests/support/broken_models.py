@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +91,25 @@ class Raises(Sound):
 class Probabilities(Sound):
     def log_probs(self, logits: Tensor) -> Tensor:
         return super().log_probs(logits).exp()
+
+
+class IntermediateTensor(Sound):
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        found = super().forward(features, lengths)
+        return (*found, self.between(found[0])) if self.training else found
+
+    def between(self, log_probs_BTV: Tensor) -> Any:
+        return log_probs_BTV
+
+
+class IntermediateLogits(IntermediateTensor):
+    def between(self, log_probs_BTV: Tensor) -> Any:
+        return [log_probs_BTV, log_probs_BTV + 1.0]
+
+
+class IntermediateShapes(IntermediateTensor):
+    def between(self, log_probs_BTV: Tensor) -> Any:
+        return [log_probs_BTV[:, ::2]]
 
 
 class LengthsOfInput(Sound):

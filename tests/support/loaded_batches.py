@@ -64,6 +64,7 @@ def dataset(
         corpus(utterances, with_targets=False),
         frames=COUNT,
         augment=SpecAugment(config, BANDS) if augmented else None,
+        two_views=True,
         max_samples=round(max_seconds * SECOND),
         seed=seed,
         rank=rank,
@@ -90,6 +91,8 @@ def same_micro(left: MicroBatch, right: MicroBatch) -> bool:
         (left.samples_B, right.samples_B),
         (left.keep_BF, right.keep_BF),
         (left.keep_BT, right.keep_BT),
+        (left.second_BF, right.second_BF),
+        (left.second_BT, right.second_BT),
         (left.student_BN, right.student_BN),
         (left.student_samples_B, right.student_samples_B),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from asr_emapl.pseudo_labels.labeller import Labeller
 from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels, Strategy
 from asr_emapl.pseudo_labels.strategies.ema import FreshLabels
 from asr_emapl.training.build import build_step
+from asr_emapl.training.loss import LossConfig
 
 BANDS, VOCABULARY = 12, 6
 # 0.5 s: 48 frames of features, 16 of the model.
@@ -52,11 +54,21 @@ class Parts:
         clip_norm: float | None = None,
         adam: bool = False,
         half_life: float = 10.0,
+        loss: LossConfig | None = None,
+        layers: int = 1,
+        intermediate_layers: Sequence[int] = (),
         **limits: Any,
     ) -> None:
         torch.manual_seed(0)
         self.student = TransformerCtc(
-            VOCABULARY, BANDS, dim=16, heads=2, layers=1, dropout=0.0, frontend_dropout=0.0
+            VOCABULARY,
+            BANDS,
+            dim=16,
+            heads=2,
+            layers=layers,
+            dropout=0.0,
+            frontend_dropout=0.0,
+            intermediate_layers=intermediate_layers,
         )
         self.student.positions.max_shift_seconds = 0.0
         self.teacher = EmaTeacher(self.student, half_life)
@@ -72,6 +84,7 @@ class Parts:
             self.optimizer,
             strategy(Labeller(self.teacher)) if isinstance(strategy, type) else strategy,
             LabelFilters(PseudoLabelConfig(**limits)),
+            loss=loss,
             clip_norm=clip_norm,
             bf16=False,
         )

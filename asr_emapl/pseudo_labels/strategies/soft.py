@@ -14,13 +14,14 @@ from torch import Tensor
 
 
 def soft_loss(log_probs_BTV: Tensor, soft_BTV: Tensor, lengths_B: Tensor) -> Tensor:
-    """Cross-entropy [B] of each utterance to the labeller's distributions, summed over its frames.
+    """Cross-entropy [B] to the labeller's distributions, summed over frames; the mean over the views.
 
     Args:
-        log_probs_BTV: of the student.
+        log_probs_BTV: of one or more views of the utterances, [views x B, T, V].
         soft_BTV: log-probabilities of the labeller, without gradient; its frames are those of the student.
         lengths_B: long [B], frames without padding.
     """
+    views = len(log_probs_BTV) // len(soft_BTV)
     frames = torch.arange(log_probs_BTV.shape[1], device=log_probs_BTV.device)
-    entropy_BT = -(soft_BTV.exp() * log_probs_BTV).sum(-1)
-    return (entropy_BT * (frames < lengths_B[:, None])).sum(-1)
+    entropy_BT = -(soft_BTV.exp().repeat(views, 1, 1) * log_probs_BTV).sum(-1)
+    return (entropy_BT * (frames < lengths_B.repeat(views)[:, None])).sum(-1).view(views, -1).mean(0)
