@@ -20,7 +20,7 @@ import torch
 from timing import seconds_of
 
 from asr_emapl.audio.features import LogMel
-from asr_emapl.checks.estimate import SameLength, random_batch
+from asr_emapl.checks.trial_step import SameLength, random_batch
 from asr_emapl.data.loader import StepBatch
 from asr_emapl.distributed.process_group import ProcessGroup, leave_out_cudnn_attention
 from asr_emapl.ema import EmaTeacher

@@ -1,4 +1,4 @@
-"""Commands for runs: train, average, export, scale, gradient-noise, check-model, check-strategy."""
+"""Commands for runs: train, plan, average, export, scale, gradient-noise, check-model, check-strategy."""
 
 from __future__ import annotations
 
@@ -64,6 +64,49 @@ def _warn_of_model(config: RunConfig) -> None:
     failed = [finding.name for finding in found if not finding.passed]
     if failed:
         warn(f"warning: {target} fails {listing(failed, 5)}; run asr-emapl check-model to see what to fix")
+
+
+@commands.command()
+def plan(
+    config: Annotated[Path, typer.Option(help="YAML file of a run.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, overrides the file.")] = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option(min=0, max=1_000_000, help="Number of GPUs.", show_default="those of this machine"),
+    ] = None,
+    gpu_memory: Annotated[
+        str | None,
+        typer.Option(help="Memory of each GPU, such as 80GB.", show_default="that of this machine"),
+    ] = None,
+    throughput: Annotated[
+        float | None, positive("Seconds of audio per second on one device.", show_default="measured")
+    ] = None,
+    find: Annotated[
+        bool,
+        typer.Option("--find", help="Try device.max_seconds, and lower it until the worst batch fits."),
+    ] = False,
+) -> None:
+    """Estimate memory, steps and time of a run before it is started.
+
+    On the machine that it will run on, a few steps on random audio are measured. For GPUs that this machine
+    does not have, the memory is computed from the model's shapes, and the time from --throughput.
+
+    Example: `asr-emapl plan --config conf/mini.yaml --gpus 8 --gpu-memory 80GB --throughput 3000`
+    """
+    from asr_emapl.checks.estimate import bytes_of, estimate, fitting_seconds
+    from asr_emapl.checks.starter import Hardware
+    from asr_emapl.config import load_config
+    from asr_emapl.distributed.process_group import choose_device
+
+    run = load_config(config, overrides or [])
+    limit = None if gpu_memory is None else bytes_of(gpu_memory)
+    here = Hardware.here().gpus if choose_device(run.device.name).type == "cuda" else 0
+    devices = here if gpus is None else gpus
+    elsewhere = devices > 0 and not here
+    if find:
+        seconds = fitting_seconds(run, limit, say, elsewhere=elsewhere)
+        run.device.max_seconds = seconds
+    print_table(["", "", ""], estimate(run, max(1, devices), limit, throughput, elsewhere=elsewhere).rows())
 
 
 @commands.command()
