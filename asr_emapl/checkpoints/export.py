@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from asr_emapl import storage
 from asr_emapl.audio.features import FeatureConfig, FeatureExtractor
+from asr_emapl.checkpoints.built import without_weights
 from asr_emapl.checkpoints.files import fitting, load
 from asr_emapl.config import config_from_dict
 from asr_emapl.decoding.transcribe import Recognizer
@@ -86,8 +87,8 @@ def write_export(recognizer: Recognizer, which: str, out: Path, trust: Trust) ->
         raise UserError("export needs safetensors; pip install safetensors") from error
     run = config_from_dict(state["config"], f"the config in checkpoint {recognizer.path}")
     model, features = run.model, run.features
-    model.options = _without_weights(recognizer.model, model)
-    features.options = _without_weights(recognizer.features, features)
+    model.options = without_weights(recognizer.model, model)
+    features.options = without_weights(recognizer.features, features)
     model.weights = features.weights = None
     provenance = {"checkpoint": storage.sha256(recognizer.path), "model": which, "step": state["step"]}
     exported = ExportedModel(model, features, recognizer.tokenizer.state_dict(), provenance)
@@ -133,12 +134,6 @@ def load_export(folder: Path, device: str = "auto", trust: Sequence[str] = ()) -
         _fill(model, extractor, tensors)
     where: torch.device = choose_device(device)
     return Recognizer(model.to(where), extractor.to(where), tokenizer, where, [], folder / WEIGHTS)
-
-
-def _without_weights(module: nn.Module, config: ModelConfig | FeatureConfig) -> dict[str, Any]:
-    """Options that build a module without its file of weights."""
-    options = getattr(module, "options_without_weights", None)
-    return config.options if config.weights is None or options is None else dict(options())
 
 
 def _fill(model: nn.Module, extractor: FeatureExtractor, tensors: Mapping[str, Tensor]) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from asr_emapl.audio.features import FeatureExtractor
+from asr_emapl.checkpoints.built import Built
 from asr_emapl.checkpoints.files import checkpoint_paths
 from asr_emapl.config import RunConfig
 from asr_emapl.decoding.beam import BeamSearch
@@ -117,26 +118,37 @@ def require_measurable_noise(config: RunConfig, world_size: int) -> None:
         )
 
 
-def build_extractor(config: RunConfig, device: torch.device) -> FeatureExtractor:
+def build_extractor(config: RunConfig, device: torch.device, built: Built | None = None) -> FeatureExtractor:
     """Build the feature extractor of a run.
+
+    Args:
+        built: the checkpoint that the run resumes or starts from.
 
     Raises:
         UserError: see `build_features`.
     """
-    return build_features(config.features, config.model, USERS_OWN).to(device)
+    build = build_features if built is None else built.features
+    return build(config.features, config.model, USERS_OWN).to(device)
 
 
 def build_models(
-    config: RunConfig, world: ProcessGroup, vocabulary_size: int, features: FeatureExtractor
+    config: RunConfig,
+    world: ProcessGroup,
+    vocabulary_size: int,
+    features: FeatureExtractor,
+    built: Built | None = None,
 ) -> tuple[nn.Module, nn.Module]:
     """Build student and teacher modules with equal weights, on the device of this process.
+
+    Args:
+        built: the checkpoint that the run resumes or starts from, whose weights will be loaded.
 
     Raises:
         UserError: the model cannot be built, or does not support the configured change of dropout.
     """
     bf16 = config.device.precision == "bf16"
     build = functools.partial(
-        build_model,
+        build_model if built is None else built.model,
         config.model,
         vocabulary_size=vocabulary_size,
         input_size=features.size,
