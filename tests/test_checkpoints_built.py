@@ -12,9 +12,9 @@ from support.tiny import make_corpus, tiny_config
 from support.tiny_whisper import write_openai
 
 from asr_emapl.checkpoints import files
-from asr_emapl.checkpoints.built import FEATURES
 from asr_emapl.config import RunConfig
 from asr_emapl.errors import UserError
+from asr_emapl.runs.reader import FEATURES
 from asr_emapl.training.trainer import train
 
 FROZEN = (

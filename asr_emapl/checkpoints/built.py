@@ -25,10 +25,8 @@ from asr_emapl.models.contract import ModelConfig, build_model
 from asr_emapl.models.inputs import build_features
 from asr_emapl.models.target import Trust
 from asr_emapl.models.weights import read_tensors
-from asr_emapl.runs.reader import CHECKPOINTS
+from asr_emapl.runs.reader import CHECKPOINTS, FEATURES
 from asr_emapl.storage import publish
-
-FEATURES = "features.pt"
 
 
 def built_entry(config: RunConfig, model: nn.Module, extractor: FeatureExtractor) -> State:

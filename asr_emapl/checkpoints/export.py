@@ -66,13 +66,16 @@ class ExportedModel:
         ), extractor
 
 
-def write_export(recognizer: Recognizer, which: str, out: Path, trust: Trust) -> None:
+def write_export(
+    recognizer: Recognizer, which: str, out: Path, trust: Trust, averaged: Sequence[Path] = ()
+) -> None:
     """Write the model of a checkpoint to a folder.
 
     Args:
         recognizer: loaded from a checkpoint.
         which: teacher or student.
         trust: code that may be imported to build the model.
+        averaged: the checkpoints of which the recognizer has the mean weights.
 
     Raises:
         UserError: the recognizer is an exported model, safetensors is not installed, the model cannot be
@@ -91,6 +94,8 @@ def write_export(recognizer: Recognizer, which: str, out: Path, trust: Trust) ->
     features.options = without_weights(recognizer.features, features)
     model.weights = features.weights = None
     provenance = {"checkpoint": storage.sha256(recognizer.path), "model": which, "step": state["step"]}
+    if averaged:
+        provenance["averaged"] = {path.name: storage.sha256(path) for path in averaged}
     exported = ExportedModel(model, features, recognizer.tokenizer.state_dict(), provenance)
     tensors: dict[str, Tensor] = {}  # copies, because safetensors does not store shared memory
     for prefix, module in (("model", recognizer.model), ("features", recognizer.features)):

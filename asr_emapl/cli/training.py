@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asr_emapl.cli.options import TrustOption, non_negative, positive
+from asr_emapl.cli.options import TrustOption, count, non_negative, positive
 from asr_emapl.cli.recognizer import CheckpointOption, ModelOption, open_recognizer
 from asr_emapl.errors import UserError, listing
 from asr_emapl.runs.reader import CHECKPOINTS, run_files
@@ -244,6 +244,16 @@ def export(
         str | None,
         typer.Option(help="Also write model.onnx, whose input is features, or waveforms at 16 kHz."),
     ] = None,
+    torch: Annotated[
+        str | None,
+        typer.Option(help="Also write model.pt2, a torch.export program, whose input is as for --onnx."),
+    ] = None,
+    average: Annotated[
+        int, count("Export the mean weights of the last checkpoints of the run, this many.", least=1)
+    ] = 1,
+    best: Annotated[
+        bool, typer.Option("--best", help="With --average: of those with the lowest WER instead.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     trust: TrustOption = None,
 ) -> None:
@@ -253,21 +263,36 @@ def export(
     not needed.
 
     Example: `asr-emapl export --checkpoint runs/mini --out models/mini`
+
+    Example: `asr-emapl export --checkpoint runs/mini --out models/mean --average 5 --best --torch waveforms`
     """
     from asr_emapl.checkpoints.export import CONFIG, WEIGHTS, write_export
+    from asr_emapl.checkpoints.mean import checkpoints_to_average, mean_weights
     from asr_emapl.checkpoints.onnx import write_onnx
+    from asr_emapl.checkpoints.torch_program import write_program
     from asr_emapl.models.target import Trust
 
-    if onnx not in (None, "features", "waveforms"):
-        raise UserError(f"--onnx {onnx!r} is not one of features, waveforms")
-    files = [out / CONFIG, out / WEIGHTS, *([out / "model.onnx"] if onnx else [])]
+    graphs = {out / "model.onnx": ("--onnx", onnx, write_onnx)}
+    graphs[out / "model.pt2"] = ("--torch", torch, write_program)
+    graphs = {path: graph for path, graph in graphs.items() if graph[1] is not None}
+    for option, value, _ in graphs.values():
+        if value not in ("features", "waveforms"):
+            raise UserError(f"{option} {value!r} is not one of features, waveforms")
+    files = [out / CONFIG, out / WEIGHTS, *graphs]
     check_outputs(files, run_files(checkpoint), overwrite=overwrite)
-    recognizer = open_recognizer(checkpoint, model, "cpu", trust)
-    write_export(recognizer, model, out, Trust.of(f"checkpoint {recognizer.path}", trust or ()))
-    say_written(files[1], f"{out}: {model} of {checkpoint}")
-    if onnx:
-        difference = write_onnx(recognizer, files[2], waveforms=onnx == "waveforms")
-        say_written(files[2], f"{files[2]}: largest difference to torch {difference:.1e}")
+    averaged: list[Path] = []
+    if average > 1:
+        averaged = checkpoints_to_average(checkpoint, average, best=best, model=model)
+    recognizer = open_recognizer(averaged[-1] if averaged else checkpoint, model, "cpu", trust)
+    if averaged:
+        recognizer.model.load_state_dict(mean_weights(averaged, model))
+    trusted = Trust.of(f"checkpoint {recognizer.path}", trust or ())
+    write_export(recognizer, model, out, trusted, averaged)
+    steps = f", mean of {', '.join(path.name for path in averaged)}" if averaged else ""
+    say_written(files[1], f"{out}: {model} of {checkpoint}{steps}")
+    for path, (_, value, write) in graphs.items():
+        difference = write(recognizer, path, waveforms=value == "waveforms")
+        say_written(path, f"{path}: largest difference to torch {difference:.1e}")
 
 
 @commands.command("check-strategy")
