@@ -91,17 +91,20 @@ def bytes_on_gpu(model: nn.Module, shape: Sequence[int], tokens: int, passes: in
         for _ in range(passes):
             with _KernelsOfGpus(bf16):
                 log_probs_BTV, _ = model(inputs, lengths_B)
-            log_probs_BTV = log_probs_BTV.float()
-            _Ctc.apply(log_probs_BTV.transpose(0, 1), tokens).backward()
+            loss = _Ctc.apply(log_probs_BTV.float().transpose(0, 1), tokens)
+            del log_probs_BTV
+            with _KernelsOfGpus(bf16, caches=False):  # layers may be recomputed
+                torch.autograd.backward(loss)
+            del loss
     return count.peak
 
 
 class _KernelsOfGpus(TorchFunctionMode):
     """Replaces what has another implementation on a GPU, and casts as its autocast does."""
 
-    def __init__(self, bf16: bool) -> None:
+    def __init__(self, bf16: bool, *, caches: bool = True) -> None:
         super().__init__()
-        self.bf16 = bf16
+        self.bf16, self.caches = bf16, caches
         self._casts: dict[Tensor, Tensor] = {}  # of parameters, as in torch's cache
 
     def __torch_function__(
@@ -124,7 +127,7 @@ class _KernelsOfGpus(TorchFunctionMode):
     def _lowered(self, x: Any) -> Any:
         if not self.bf16 or not isinstance(x, Tensor) or x.dtype != torch.float32:
             return x
-        if not isinstance(x, nn.Parameter):
+        if not self.caches or not isinstance(x, nn.Parameter):
             return x.to(torch.bfloat16)
         if x not in self._casts:
             self._casts[x] = x.to(torch.bfloat16)

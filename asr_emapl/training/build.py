@@ -20,6 +20,7 @@ from asr_emapl.decoding.tuning import read_config
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.errors import UserError
+from asr_emapl.models.blocks import compile_blocks, recompute_blocks
 from asr_emapl.models.contract import build_model, build_twin
 from asr_emapl.models.failure import blaming
 from asr_emapl.models.inputs import build_features
@@ -159,7 +160,13 @@ def build_models(
     _load_initial_weights(config, student)
     require_dropout_switch(student, config.pseudo_labels, config.model.target)
     twin = build_twin(student, build, config.seed).requires_grad_(False)
-    return world.to_device(student, bf16=bf16), world.to_device(twin, bf16=bf16)
+    models = world.to_device(student, bf16=bf16), world.to_device(twin, bf16=bf16)
+    if config.device.recompute == "blocks":
+        recompute_blocks(models[0])
+    if config.device.compile == "blocks":
+        for model in models:
+            compile_blocks(model)
+    return models
 
 
 def _load_initial_weights(config: RunConfig, student: nn.Module) -> None:
