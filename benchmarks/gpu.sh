@@ -31,12 +31,15 @@ part() {
 failed=()
 if [[ ${1-} == --smoke ]]; then
     part step 120 "$python" step.py --device cpu --model quickstart --rounds 2
+    part step-recomputed 120 "$python" step.py --device cpu --model quickstart --recompute --rounds 2
     part throughput 240 "$python" throughput.py --device cpu --precisions bf16 --seconds 20 --rounds 1
     part average 120 "$python" ema.py --threads 1 --millions 38 --rounds 2
     part label 120 "$python" label.py --device cpu --model quickstart --minutes 0.5 --max-seconds 20 --rounds 1
 else
     part tests 150 "$python" -m pytest -q -ra -m gpu -n 4 -p no:cacheprovider ../tests
     part step-paper 60 "$python" step.py --model paper --bf16 --rounds 15
+    part step-paper-compiled 120 "$python" step.py --model paper --bf16 --compile --rounds 15
+    part step-paper-recomputed 60 "$python" step.py --model paper --bf16 --recompute --rounds 10
     part step-mini 45 "$python" step.py --model mini --bf16 --rounds 30
     part step-mini-fp32 45 "$python" step.py --model mini --rounds 30
     part throughput-paper 110 "$python" throughput.py --encoder paper --precisions bf16 --seconds 290 --rounds 9

@@ -20,10 +20,11 @@ import torch
 from timing import seconds_of
 
 from asr_emapl.audio.features import LogMel
-from asr_emapl.checks.estimate import SameLength, random_batch
+from asr_emapl.checks.trial_step import SameLength, random_batch
 from asr_emapl.data.loader import StepBatch
 from asr_emapl.distributed.process_group import ProcessGroup, leave_out_cudnn_attention
 from asr_emapl.ema import EmaTeacher
+from asr_emapl.models.blocks import compile_blocks, recompute_blocks
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.pseudo_labels.filters import LabelFilters
@@ -46,11 +47,18 @@ def batch(seconds: float, each: float, labelled: bool) -> StepBatch:
     return made.pin_memory() if torch.cuda.is_available() else made
 
 
-def build(options: dict[str, Any], device: torch.device, bf16: bool) -> TrainStep:
+def build(
+    options: dict[str, Any], device: torch.device, bf16: bool, compiled: bool, recompute: bool
+) -> TrainStep:
     """Student, teacher, optimizer and step."""
-    student = TransformerCtc(VOCABULARY, **options).to(device).train()
+    student, twin = (TransformerCtc(VOCABULARY, **options).to(device).train() for _ in range(2))
+    if recompute:
+        recompute_blocks(student)
+    if compiled:
+        compile_blocks(student)
+        compile_blocks(twin)
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, betas=(0.9, 0.98), fused=True)
-    teacher = EmaTeacher(student, half_life=3600.0)
+    teacher = EmaTeacher(student, 3600.0, twin)
     return build_step(
         ProcessGroup(0, 1, device),
         LogMel().to(device),
@@ -72,6 +80,8 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, default="quickstart")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="as device.compile=blocks")
+    parser.add_argument("--recompute", action="store_true", help="as device.recompute=blocks")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     parser.add_argument("--rounds", type=int, default=20)
     chosen = parser.parse_args()
@@ -80,7 +90,7 @@ def main() -> None:
     device = torch.device(chosen.device)
     leave_out_cudnn_attention()
     options, seconds, each = MODELS[chosen.model]
-    step = build(options, device, chosen.bf16)
+    step = build(options, device, chosen.bf16, chosen.compile, chosen.recompute)
     labelled, unlabelled = batch(seconds, each, True), batch(seconds, each, False)
     actions: dict[str, Callable[[], object]] = {
         "labelled step": lambda: step(labelled),
@@ -99,6 +109,7 @@ def main() -> None:
     print(
         f"torch {torch.__version__}, {where}, {chosen.model}: {parameters / 1e6:.1f} M parameters, "
         f"{seconds:g} s of audio per step, {'bf16' if chosen.bf16 else 'fp32'}, median of {chosen.rounds}"
+        f"{', compiled' if chosen.compile else ''}{', recomputed' if chosen.recompute else ''}"
     )
     for name, median in medians.items():
         ratio = median / medians["labelled step"]

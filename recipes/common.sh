@@ -89,6 +89,9 @@ wait_for() {
     [[ -z $was_stopped ]] || { echo "stopped; rerun the same command to resume" >&2; exit 130; }
 }
 
+# Options for commands that load models of the user's own: --trust PACKAGE.
+trust=()
+
 # evaluate RUN MANIFEST PREFIX: transcribe the manifest with student and teacher of a run, and score the transcripts.
 # Writes PREFIX.<model>.jsonl and PREFIX.<model>.json, unless they are newer than their inputs.
 evaluate() {
@@ -97,7 +100,8 @@ evaluate() {
     for model in student teacher; do
         name=$3.$model
         is_current "$name.jsonl" "$checkpoint" "$2" ||
-            asr-emapl decode --checkpoint "$1" --model "$model" --manifest "$2" --out "$name.jsonl" --overwrite
+            asr-emapl decode --checkpoint "$1" --model "$model" --manifest "$2" --out "$name.jsonl" --overwrite \
+                ${trust[@]+"${trust[@]}"}
         is_current "$name.json" "$name.jsonl" || asr-emapl score --json "$2" "$name.jsonl" >"$name.json"
     done
 }

@@ -25,7 +25,7 @@ def test_a_part_that_fails_is_named(tmp_path):
     environment = os.environ | {"OUT": str(tmp_path), "PYTHON": "false"}
     done = subprocess.run(["bash", str(SCRIPT), "--smoke"], env=environment, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "failed: step throughput average label" in done.stdout
+    assert "failed: step step-recomputed throughput average label" in done.stdout
 
 
 def test_help_and_unknown_options_measure_nothing(tmp_path):

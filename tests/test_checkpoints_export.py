@@ -15,6 +15,7 @@ from support.tiny_whisper import write_openai
 from asr_emapl.checkpoints.export import load_export
 from asr_emapl.checkpoints.onnx import write_onnx
 from asr_emapl.checkpoints.recognizer import load_recognizer
+from asr_emapl.checkpoints.torch_program import write_program
 from asr_emapl.errors import UserError
 from asr_emapl.training.trainer import train
 
@@ -162,6 +163,32 @@ def test_onnx(root: Path, kind: str, given: str, tmp_path: Path) -> None:
     assert set(tokens[1:]) == set(" 'ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
-def test_the_kind_of_input_is_checked(root: Path, tmp_path: Path) -> None:
-    out = ("--out", tmp_path / "model", "--onnx", "audio")
+@pytest.mark.parametrize("option", ["--onnx", "--torch"])
+def test_the_kind_of_input_is_checked(root: Path, tmp_path: Path, option: str) -> None:
+    out = ("--out", tmp_path / "model", option, "audio")
     assert "features, waveforms" in fail("export", "--checkpoint", root / "transformer", *out)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("given", ["features", "waveforms"])
+def test_a_program_of_torch(root: Path, kind: str, given: str, tmp_path: Path) -> None:
+    """write_program compares the outputs for other batch sizes and lengths."""
+    path = tmp_path / "model.pt2"
+    assert (
+        write_program(load_export(root / f"{kind}-model", "cpu"), path, waveforms=given == "waveforms")
+        <= 1e-4
+    )
+    extra = {"tokens.json": ""}
+    program = torch.export.load(path, extra_files=extra).module()
+    assert len(json.loads(extra["tokens.json"])) == 29
+    if given == "waveforms":
+        log_probs, frames = program(torch.randn(1, 20_000), torch.tensor([20_000]))
+        assert log_probs.shape == (1, int(frames), 29)
+
+
+def test_a_model_that_reads_values_has_no_graph(root: Path, tmp_path: Path) -> None:
+    recognizer = load_export(root / "transformer-model", "cpu")
+    forward = recognizer.model.forward
+    recognizer.model.forward = lambda x, n: forward(x[:, : n.tolist()[0]], n)
+    with pytest.raises(UserError, match="TransformerCtc cannot be exported by torch"):
+        write_program(recognizer, tmp_path / "model.pt2", waveforms=False)

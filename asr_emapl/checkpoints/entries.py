@@ -205,6 +205,12 @@ def _origin(value: Any, place: str) -> None:
         _has({"checkpoint": _text, "hours": _amount, "digest": _text})(value, place)
 
 
+def _built(value: Any, place: str) -> None:
+    if value != {}:  # {}: the run needs no file of weights
+        _has({"model": _mapping, "features": _mapping, "fingerprint": _text})(value, place)
+        _plain_values(value, place)
+
+
 def _step_or_none(value: Any, place: str) -> None:
     if value is not None:
         _count(value, place)
@@ -253,7 +259,9 @@ _ENTRIES: dict[str, _Check] = {
     "config": _config,
     # The checkpoint that the run started from; see `checkpoints.origin`. Earlier versions did not record it.
     "origin": _origin,
+    # How the model is built without files of weights; see `checkpoints.built`.
+    "built": _built,
     # Which checkpoints are kept; only in a run directory.
     "kept": _has({"best": _step_or_none, "rate": _number, "for_good": _list_of(_count)}),
 }
-_OPTIONAL = ("origin", "kept")
+_OPTIONAL = ("origin", "built", "kept")

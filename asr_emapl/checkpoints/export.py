@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from asr_emapl import storage
 from asr_emapl.audio.features import FeatureConfig, FeatureExtractor
+from asr_emapl.checkpoints.built import without_weights
 from asr_emapl.checkpoints.files import fitting, load
 from asr_emapl.config import config_from_dict
 from asr_emapl.decoding.transcribe import Recognizer
@@ -65,13 +66,16 @@ class ExportedModel:
         ), extractor
 
 
-def write_export(recognizer: Recognizer, which: str, out: Path, trust: Trust) -> None:
+def write_export(
+    recognizer: Recognizer, which: str, out: Path, trust: Trust, averaged: Sequence[Path] = ()
+) -> None:
     """Write the model of a checkpoint to a folder.
 
     Args:
         recognizer: loaded from a checkpoint.
         which: teacher or student.
         trust: code that may be imported to build the model.
+        averaged: the checkpoints of which the recognizer has the mean weights.
 
     Raises:
         UserError: the recognizer is an exported model, safetensors is not installed, the model cannot be
@@ -86,10 +90,12 @@ def write_export(recognizer: Recognizer, which: str, out: Path, trust: Trust) ->
         raise UserError("export needs safetensors; pip install safetensors") from error
     run = config_from_dict(state["config"], f"the config in checkpoint {recognizer.path}")
     model, features = run.model, run.features
-    model.options = _without_weights(recognizer.model, model)
-    features.options = _without_weights(recognizer.features, features)
+    model.options = without_weights(recognizer.model, model)
+    features.options = without_weights(recognizer.features, features)
     model.weights = features.weights = None
     provenance = {"checkpoint": storage.sha256(recognizer.path), "model": which, "step": state["step"]}
+    if averaged:
+        provenance["averaged"] = {path.name: storage.sha256(path) for path in averaged}
     exported = ExportedModel(model, features, recognizer.tokenizer.state_dict(), provenance)
     tensors: dict[str, Tensor] = {}  # copies, because safetensors does not store shared memory
     for prefix, module in (("model", recognizer.model), ("features", recognizer.features)):
@@ -133,12 +139,6 @@ def load_export(folder: Path, device: str = "auto", trust: Sequence[str] = ()) -
         _fill(model, extractor, tensors)
     where: torch.device = choose_device(device)
     return Recognizer(model.to(where), extractor.to(where), tokenizer, where, [], folder / WEIGHTS)
-
-
-def _without_weights(module: nn.Module, config: ModelConfig | FeatureConfig) -> dict[str, Any]:
-    """Options that build a module without its file of weights."""
-    options = getattr(module, "options_without_weights", None)
-    return config.options if config.weights is None or options is None else dict(options())
 
 
 def _fill(model: nn.Module, extractor: FeatureExtractor, tensors: Mapping[str, Tensor]) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from asr_emapl.checkpoints.built import Built
 from asr_emapl.checkpoints.export import is_export, load_export
 from asr_emapl.checkpoints.files import find, fitting, read_tokenizer
 from asr_emapl.config import config_from_dict
 from asr_emapl.decoding.transcribe import Recognizer
 from asr_emapl.distributed.process_group import choose_device
 from asr_emapl.errors import UserError
-from asr_emapl.models.contract import build_model
-from asr_emapl.models.inputs import build_features
 from asr_emapl.models.target import Trust
 
 
@@ -38,8 +37,9 @@ def load_recognizer(
     tokenizer = read_tokenizer(path, state)
     torch_device = choose_device(device)
     trusted = Trust.of(f"checkpoint {path}", trust)
-    features = build_features(config.features, config.model, trusted).to(torch_device)
-    model = build_model(
+    built = Built(path, state)
+    features = built.features(config.features, config.model, trusted).to(torch_device)
+    model = built.model(
         config.model,
         vocabulary_size=tokenizer.vocabulary_size,
         input_size=features.size,

@@ -1,4 +1,4 @@
-"""Commands for runs: train, average, export, scale, gradient-noise, check-model, check-strategy."""
+"""Commands for runs: train, plan, average, export, scale, gradient-noise, check-model, check-strategy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asr_emapl.cli.options import TrustOption, non_negative, positive
+from asr_emapl.cli.options import TrustOption, count, non_negative, positive
 from asr_emapl.cli.recognizer import CheckpointOption, ModelOption, open_recognizer
 from asr_emapl.errors import UserError, listing
 from asr_emapl.runs.reader import CHECKPOINTS, run_files
@@ -64,6 +64,49 @@ def _warn_of_model(config: RunConfig) -> None:
     failed = [finding.name for finding in found if not finding.passed]
     if failed:
         warn(f"warning: {target} fails {listing(failed, 5)}; run asr-emapl check-model to see what to fix")
+
+
+@commands.command()
+def plan(
+    config: Annotated[Path, typer.Option(help="YAML file of a run.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, overrides the file.")] = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option(min=0, max=1_000_000, help="Number of GPUs.", show_default="those of this machine"),
+    ] = None,
+    gpu_memory: Annotated[
+        str | None,
+        typer.Option(help="Memory of each GPU, such as 80GB.", show_default="that of this machine"),
+    ] = None,
+    throughput: Annotated[
+        float | None, positive("Seconds of audio per second on one device.", show_default="measured")
+    ] = None,
+    find: Annotated[
+        bool,
+        typer.Option("--find", help="Try device.max_seconds, and lower it until the worst batch fits."),
+    ] = False,
+) -> None:
+    """Estimate memory, steps and time of a run before it is started.
+
+    On the machine that it will run on, a few steps on random audio are measured. For GPUs that this machine
+    does not have, the memory is computed from the model's shapes, and the time from --throughput.
+
+    Example: `asr-emapl plan --config conf/mini.yaml --gpus 8 --gpu-memory 80GB --throughput 3000`
+    """
+    from asr_emapl.checks.estimate import bytes_of, estimate, fitting_seconds
+    from asr_emapl.checks.starter import Hardware
+    from asr_emapl.config import load_config
+    from asr_emapl.distributed.process_group import choose_device
+
+    run = load_config(config, overrides or [])
+    limit = None if gpu_memory is None else bytes_of(gpu_memory)
+    here = Hardware.here().gpus if choose_device(run.device.name).type == "cuda" else 0
+    devices = here if gpus is None else gpus
+    elsewhere = devices > 0 and not here
+    if find:
+        seconds = fitting_seconds(run, limit, say, elsewhere=elsewhere)
+        run.device.max_seconds = seconds
+    print_table(["", "", ""], estimate(run, max(1, devices), limit, throughput, elsewhere=elsewhere).rows())
 
 
 @commands.command()
@@ -201,6 +244,16 @@ def export(
         str | None,
         typer.Option(help="Also write model.onnx, whose input is features, or waveforms at 16 kHz."),
     ] = None,
+    torch: Annotated[
+        str | None,
+        typer.Option(help="Also write model.pt2, a torch.export program, whose input is as for --onnx."),
+    ] = None,
+    average: Annotated[
+        int, count("Export the mean weights of the last checkpoints of the run, this many.", least=1)
+    ] = 1,
+    best: Annotated[
+        bool, typer.Option("--best", help="With --average: of those with the lowest WER instead.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     trust: TrustOption = None,
 ) -> None:
@@ -210,21 +263,36 @@ def export(
     not needed.
 
     Example: `asr-emapl export --checkpoint runs/mini --out models/mini`
+
+    Example: `asr-emapl export --checkpoint runs/mini --out models/mean --average 5 --best --torch waveforms`
     """
     from asr_emapl.checkpoints.export import CONFIG, WEIGHTS, write_export
+    from asr_emapl.checkpoints.mean import checkpoints_to_average, mean_weights
     from asr_emapl.checkpoints.onnx import write_onnx
+    from asr_emapl.checkpoints.torch_program import write_program
     from asr_emapl.models.target import Trust
 
-    if onnx not in (None, "features", "waveforms"):
-        raise UserError(f"--onnx {onnx!r} is not one of features, waveforms")
-    files = [out / CONFIG, out / WEIGHTS, *([out / "model.onnx"] if onnx else [])]
+    graphs = {out / "model.onnx": ("--onnx", onnx, write_onnx)}
+    graphs[out / "model.pt2"] = ("--torch", torch, write_program)
+    graphs = {path: graph for path, graph in graphs.items() if graph[1] is not None}
+    for option, value, _ in graphs.values():
+        if value not in ("features", "waveforms"):
+            raise UserError(f"{option} {value!r} is not one of features, waveforms")
+    files = [out / CONFIG, out / WEIGHTS, *graphs]
     check_outputs(files, run_files(checkpoint), overwrite=overwrite)
-    recognizer = open_recognizer(checkpoint, model, "cpu", trust)
-    write_export(recognizer, model, out, Trust.of(f"checkpoint {recognizer.path}", trust or ()))
-    say_written(files[1], f"{out}: {model} of {checkpoint}")
-    if onnx:
-        difference = write_onnx(recognizer, files[2], waveforms=onnx == "waveforms")
-        say_written(files[2], f"{files[2]}: largest difference to torch {difference:.1e}")
+    averaged: list[Path] = []
+    if average > 1:
+        averaged = checkpoints_to_average(checkpoint, average, best=best, model=model)
+    recognizer = open_recognizer(averaged[-1] if averaged else checkpoint, model, "cpu", trust)
+    if averaged:
+        recognizer.model.load_state_dict(mean_weights(averaged, model))
+    trusted = Trust.of(f"checkpoint {recognizer.path}", trust or ())
+    write_export(recognizer, model, out, trusted, averaged)
+    steps = f", mean of {', '.join(path.name for path in averaged)}" if averaged else ""
+    say_written(files[1], f"{out}: {model} of {checkpoint}{steps}")
+    for path, (_, value, write) in graphs.items():
+        difference = write(recognizer, path, waveforms=value == "waveforms")
+        say_written(path, f"{path}: largest difference to torch {difference:.1e}")
 
 
 @commands.command("check-strategy")

@@ -8,13 +8,14 @@ state has to fit one device. torch.distributed.checkpoint needs less memory, but
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from asr_emapl.models.blocks import blocks
 
 
 def shard(model: nn.Module, device: torch.device, world_size: int, *, bf16: bool = False) -> nn.Module:
@@ -28,20 +29,12 @@ def shard(model: nn.Module, device: torch.device, world_size: int, *, bf16: bool
 
     mesh = init_device_mesh(device.type, (world_size,))
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bf16 else MixedPrecisionPolicy()
-    for module in (*_blocks(model), model):
+    # Blocks are gathered and freed one by one.
+    for module in (*blocks(model), model):
         # Reshard the root module as well. FSDP2 would keep it gathered until a backward pass, which a teacher
         # does not have, so it would use old parameters.
         fully_shard(module, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
     return model
-
-
-def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The modules in the model's outermost ModuleLists, which are gathered and freed one by one."""
-    for child in module.children():
-        if isinstance(module, nn.ModuleList) and not isinstance(child, nn.ModuleList):
-            yield child
-        else:
-            yield from _blocks(child)
 
 
 def full_tensor(tensor: Tensor) -> Tensor:

@@ -40,6 +40,12 @@ class DeviceConfig:
     sharding: Literal["none", "full"] = "none"
     """none: each process has a copy of the model (DDP); full: student, teacher, gradients and optimizer state
     are sharded, with one FSDP2 unit per module in the model's ModuleLists."""
+    compile: Literal["none", "blocks"] = "none"
+    """blocks: compile each module in the model's ModuleLists with torch.compile, which is faster on a GPU and
+    takes minutes at the start; results differ by rounding."""
+    recompute: Literal["none", "blocks"] = "none"
+    """blocks: keep only the inputs of these modules for the backward pass, which computes the rest again: the
+    same results with less memory, in a third more time."""
     timeout_seconds: Annotated[float, Gt(0.0), Le(1e6)] | None = 600.0
     """Abort the job if a process stalls it for this long; the error names the process. null: never."""
 

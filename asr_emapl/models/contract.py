@@ -32,8 +32,8 @@ class CtcModel(Protocol):
     arguments before each step with pseudo-labels, if the config changes the dropout. Rates that do not change
     are omitted;
     `options_without_weights()` returns options with which the constructor builds the same model without
-    `model.weights`, so that an exported model does not need that file; without the method, those of the
-    config are used. Extractors may have it, too.
+    `model.weights`, so that checkpoints and exported models do not need that file; without the method, those
+    of the config are used. Extractors may have it, too.
     """
 
     def forward(

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asr_emapl.errors import UserError
-from asr_emapl.models.valid_frames import Lengths, MaskedConv1d, ValidGroupNorm, normalise_waveforms
+from asr_emapl.models.valid_frames import (
+    FrozenBatchNorm,
+    Lengths,
+    MaskedConv1d,
+    ValidGroupNorm,
+    normalise_waveforms,
+    valid,
+)
 
 # Random choices inside the model that would differ between a step and its resume, or leave parameters without
 # a gradient. SpecAugment is applied by the trainer.
@@ -23,9 +30,9 @@ _NO_RANDOM_LAYERS: dict[str, Any] = {
 
 
 class HuggingFaceCtc(nn.Module):
-    """wav2vec 2.0, HuBERT, WavLM, data2vec-audio and similar encoders (`AutoModel`).
+    """wav2vec 2.0, its Conformer, HuBERT, WavLM, data2vec-audio and similar encoders (`AutoModel`).
 
-    Nothing is downloaded, and no code of the folder is run.
+    Nothing is downloaded, and no code of the folder is run. Batch norms keep their running statistics.
 
     Args:
         vocabulary_size: see `CtcModel`.
@@ -59,6 +66,8 @@ class HuggingFaceCtc(nn.Module):
         self._ignore_padding()
         if isinstance(mask := getattr(self.encoder, "masked_spec_embed", None), nn.Parameter):
             mask.requires_grad_(False)  # of SpecAugment, which the encoder does not apply
+        if self.encoder.config.model_type == "wav2vec2-conformer":
+            _prepare_conformer(self.encoder.encoder)
         self.output = nn.Linear(self.encoder.config.hidden_size, vocabulary_size)
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,13 +86,14 @@ class HuggingFaceCtc(nn.Module):
 
     def options_without_weights(self) -> dict[str, Any]:
         """See `CtcModel`."""
-        settings = self.encoder.config.to_diff_dict()
-        ignored = ("architectures", "transformers_version", "dtype", "_name_or_path")
-        return {"normalise": self.normalise} | {k: v for k, v in settings.items() if k not in ignored}
+        return {"normalise": self.normalise} | _settings(self.encoder)
 
     def _ignore_padding(self) -> None:
         """Replace the modules whose output for an utterance depends on the padding after it."""
+        _freeze_batch_norms(self.encoder)
         for name, module in list(self.encoder.named_modules()):
+            if isinstance(depthwise := getattr(module, "depthwise_conv", None), nn.Conv1d):
+                module.depthwise_conv = MaskedConv1d(depthwise, self._frames)
             norm, convolution = getattr(module, "layer_norm", None), getattr(module, "conv", None)
             if not isinstance(convolution, nn.Conv1d):
                 continue
@@ -92,6 +102,100 @@ class HuggingFaceCtc(nn.Module):
                 module.layer_norm = ValidGroupNorm(norm, kernel, stride, self._lengths)
             if "pos_conv_embed.layers." in name:  # of data2vec-audio, one after the other
                 module.conv = MaskedConv1d(convolution, self._frames)
+
+
+class HuggingFaceFeatureCtc(nn.Module):
+    """Encoders that take features: Parakeet (also the folder of a ParakeetForCTC) and wav2vec2-bert.
+
+    Nothing is downloaded, and no code of the folder is run. Batch norms keep their running statistics. The
+    config of a run must set `features.extractor`: `ParakeetLogMel` or `StackedFbank` of
+    `asr_emapl.models.hugging_face_features`.
+
+    Args:
+        vocabulary_size, input_size: see `CtcModel`.
+        weights: folder with config.json and model.safetensors; None: random weights.
+        model_type: parakeet_encoder or wav2vec2-bert, without `weights`.
+        options: settings of the config, such as num_hidden_layers.
+
+    Raises:
+        UserError: transformers is not installed, the folder cannot be read, or its model takes no features
+            of this size.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        input_size: int,
+        weights: str | Path | None = None,
+        model_type: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        encoder = _encoder(weights, model_type, _NO_RANDOM_LAYERS | options)
+        self.encoder = getattr(encoder, "encoder", encoder) if _is_parakeet(encoder) else encoder
+        config = self.encoder.config
+        size = (
+            config.num_mel_bins
+            if _is_parakeet(encoder)
+            else getattr(config, "feature_projection_input_dim", 0)
+        )
+        if size != input_size:
+            raise UserError(
+                f"{type(encoder).__name__} takes {size} features per frame, not {input_size}; set "
+                "features.extractor to ParakeetLogMel or StackedFbank of "
+                "asr_emapl.models.hugging_face_features"
+            )
+        _freeze_batch_norms(self.encoder)
+        self.output = nn.Linear(config.hidden_size, vocabulary_size)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """See `CtcModel.forward`."""
+        valid_BT1 = valid(features, lengths, 1)
+        mask_BT = valid_BT1[..., 0].long()
+        x_BTD = self.encoder(features * valid_BT1, attention_mask=mask_BT).last_hidden_state
+        return F.log_softmax(self.output(x_BTD).float(), dim=-1), self.output_lengths(lengths)
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """See `CtcModel.output_lengths`."""
+        if not _is_parakeet(self.encoder):
+            return lengths
+        kernel, stride = (
+            self.encoder.config.subsampling_conv_kernel_size,
+            self.encoder.config.subsampling_conv_stride,
+        )
+        for _ in range(self.encoder.subsampling.num_layers):
+            lengths = (lengths + (kernel - 1) // 2 * 2 - kernel) // stride + 1
+        return lengths
+
+    def options_without_weights(self) -> dict[str, Any]:
+        """See `CtcModel`."""
+        return _settings(self.encoder)
+
+
+def _is_parakeet(encoder: nn.Module) -> bool:
+    return type(encoder).__name__.startswith("Parakeet")
+
+
+def _prepare_conformer(encoder: Any) -> None:
+    """Freeze unused parameters, and leave positions, which grow with the input, out of the state."""
+    encoder.pos_conv_embed.requires_grad_(False)
+    positions = encoder.embed_positions
+    for kept in () if positions is None else (positions._buffers, positions._parameters):
+        if isinstance(table := kept.pop("pe", None), Tensor):
+            positions.pe = table.detach()
+
+
+def _freeze_batch_norms(model: nn.Module) -> None:
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.BatchNorm1d):
+                setattr(module, name, FrozenBatchNorm(child))
+
+
+def _settings(encoder: Any) -> dict[str, Any]:
+    """Options with which the same encoder is built without its folder."""
+    ignored = ("architectures", "transformers_version", "dtype", "_name_or_path")
+    return {k: v for k, v in encoder.config.to_diff_dict().items() if k not in ignored}
 
 
 def _encoder(folder: str | Path | None, model_type: str | None, settings: dict[str, Any]) -> Any:

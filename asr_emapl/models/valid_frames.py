@@ -63,6 +63,29 @@ class ChannelNorm(nn.Module):
         return nn.functional.layer_norm(x_BCT.mT, self.weight.shape, self.weight, self.bias).mT
 
 
+class FrozenBatchNorm(nn.Module):
+    """Batch norm with the running statistics also in training; scale and shift are trained.
+
+    Statistics of a batch would depend on padding and on the other utterances. The parameters and buffers
+    keep their names.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, norm: nn.BatchNorm1d) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        for name, buffer in norm.named_buffers():
+            self.register_buffer(name, buffer)
+
+    def forward(self, x_BCT: Tensor) -> Tensor:
+        """[B, C, T] -> [B, C, T]."""
+        return nn.functional.batch_norm(
+            x_BCT, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+        )
+
+
 class ValidGroupNorm(nn.Module):
     """Group norm with statistics over valid frames: the output of an utterance alone, in any batch.
 

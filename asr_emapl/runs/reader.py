@@ -21,7 +21,7 @@ from asr_emapl.storage.yaml_text import read_yaml
 
 CONFIG, LOG, SPEED, SKIPPED = "config.yaml", "log.jsonl", "speed.jsonl", "skipped.jsonl"
 STARTS, CHECKPOINTS, ROLLBACKS = "starts.jsonl", "checkpoints", "rollbacks.jsonl"
-LABEL_SAMPLES = "label_samples.jsonl"
+LABEL_SAMPLES, FEATURES = "label_samples.jsonl", "features.pt"
 
 PHASES = ("data", "features", "teacher", "student", "communication", "optimizer")
 """Phases of a step, in order.
@@ -40,7 +40,7 @@ def run_files(path: Path) -> list[Path]:
     if path.name == CHECKPOINTS:
         return [*path.glob("*.pt")]
     return [
-        *(path / name for name in (CONFIG, LOG, SPEED, SKIPPED, STARTS, LABEL_SAMPLES)),
+        *(path / name for name in (CONFIG, LOG, SPEED, SKIPPED, STARTS, LABEL_SAMPLES, FEATURES)),
         *path.glob(f"{CHECKPOINTS}/*.pt"),
     ]
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from asr_emapl.audio.features import FeatureExtractor
+from asr_emapl.checkpoints.built import Built
 from asr_emapl.checkpoints.files import checkpoint_paths
 from asr_emapl.config import RunConfig
 from asr_emapl.decoding.beam import BeamSearch
@@ -19,6 +20,7 @@ from asr_emapl.decoding.tuning import read_config
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.errors import UserError
+from asr_emapl.models.blocks import compile_blocks, recompute_blocks
 from asr_emapl.models.contract import build_model, build_twin
 from asr_emapl.models.failure import blaming
 from asr_emapl.models.inputs import build_features
@@ -131,26 +133,37 @@ def require_views(config: RunConfig) -> None:
         )
 
 
-def build_extractor(config: RunConfig, device: torch.device) -> FeatureExtractor:
+def build_extractor(config: RunConfig, device: torch.device, built: Built | None = None) -> FeatureExtractor:
     """Build the feature extractor of a run.
+
+    Args:
+        built: the checkpoint that the run resumes or starts from.
 
     Raises:
         UserError: see `build_features`.
     """
-    return build_features(config.features, config.model, USERS_OWN).to(device)
+    build = build_features if built is None else built.features
+    return build(config.features, config.model, USERS_OWN).to(device)
 
 
 def build_models(
-    config: RunConfig, world: ProcessGroup, vocabulary_size: int, features: FeatureExtractor
+    config: RunConfig,
+    world: ProcessGroup,
+    vocabulary_size: int,
+    features: FeatureExtractor,
+    built: Built | None = None,
 ) -> tuple[nn.Module, nn.Module]:
     """Build student and teacher modules with equal weights, on the device of this process.
+
+    Args:
+        built: the checkpoint that the run resumes or starts from, whose weights will be loaded.
 
     Raises:
         UserError: the model cannot be built, or does not support the configured change of dropout.
     """
     bf16 = config.device.precision == "bf16"
     build = functools.partial(
-        build_model,
+        build_model if built is None else built.model,
         config.model,
         vocabulary_size=vocabulary_size,
         input_size=features.size,
@@ -161,7 +174,13 @@ def build_models(
     _load_initial_weights(config, student)
     require_dropout_switch(student, config.pseudo_labels, config.model.target)
     twin = build_twin(student, build, config.seed).requires_grad_(False)
-    return world.to_device(student, bf16=bf16), world.to_device(twin, bf16=bf16)
+    models = world.to_device(student, bf16=bf16), world.to_device(twin, bf16=bf16)
+    if config.device.recompute == "blocks":
+        recompute_blocks(models[0])
+    if config.device.compile == "blocks":
+        for model in models:
+            compile_blocks(model)
+    return models
 
 
 def _load_initial_weights(config: RunConfig, student: nn.Module) -> None:

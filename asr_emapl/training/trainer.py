@@ -14,6 +14,7 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import draw_seed
 from asr_emapl.checkpoints import files as checkpoint
 from asr_emapl.checkpoints import resume
+from asr_emapl.checkpoints.built import Built, built_entry, write_features
 from asr_emapl.checkpoints.manager import CheckpointManager
 from asr_emapl.checkpoints.origin import origin_of, require_origin
 from asr_emapl.config import RunConfig, config_to_dict
@@ -130,9 +131,11 @@ class Trainer:
         """Build student, teacher, optimizer and train step."""
         config, world = self.config, self.world
         bf16 = config.device.precision == "bf16"
-        self.features = build_extractor(config, world.device)
+        built = Built.of_run(config)
+        self.features = build_extractor(config, world.device, built)
         self.corpora.require_extractor(self.features)
-        model, follower = build_models(config, world, self.tokenizer.vocabulary_size, self.features)
+        model, follower = build_models(config, world, self.tokenizer.vocabulary_size, self.features, built)
+        self.built = built_entry(config, model, self.features)
         self.student = world.data_parallel(model)
         self.scaled = ScaledOptimizer(model, config.optimizer, self.plan)
         try:
@@ -200,6 +203,7 @@ class Trainer:
             return self.saving.last()
         if self.world.is_first:
             resume.write_configs(self.folder, self.resumed, config)
+            write_features(self.folder, config, self.features)
             record_start(self.folder, self.world, self.clock.hours)
         try:
             with self.stop:
@@ -401,6 +405,7 @@ class Trainer:
             "pseudo_labels": self.labels.state_dict(),
             "contents": self.contents,
             "origin": self.origin,
+            "built": self.built,
             "step": self.step,
             "validation_due": self.validation_due,
             "kappa": self.scaled.kappa,

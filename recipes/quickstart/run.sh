@@ -8,6 +8,7 @@ usage: bash recipes/quickstart/run.sh [options] [-- key=value ...]
 
   --seed N      seed of weights, order and augmentation (default 0); the corpus stays the same
   --oracle      also train on the reference transcripts of the untranscribed audio, as an upper bound
+  --model FILE  YAML file with a line "model: ..." for a model of your own; its code may be in the same folder
   --exp DIR     output folder (default: exp/quickstart in the repository root)
   -- key=value  overrides conf/quickstart.yaml; relative paths start from the output folder
 
@@ -23,12 +24,12 @@ here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 root=$(CDPATH='' cd -- "$here/../.." && pwd)
 # shellcheck source=recipes/common.sh
 source "$root/recipes/common.sh"
-seed=0 exp=$root/exp/quickstart systems=(baseline ema) overrides=()
+seed=0 exp=$root/exp/quickstart model='' systems=(baseline ema) overrides=()
 while (($# > 0)); do
     case $1 in
         --help | -h) usage; exit 0 ;;
         --oracle) systems+=(oracle); shift ;;
-        --seed | --exp)
+        --seed | --exp | --model)
             (($# > 1)) || fail "$1 needs a value (see --help)"
             printf -v "${1#--}" '%s' "$2"
             shift 2 ;;
@@ -38,13 +39,26 @@ while (($# > 0)); do
 done
 [[ $seed =~ ^[0-9]+$ ]] || fail "--seed '$seed': not a whole number"
 
+# use_model FILE: replace the model of the config; its code is imported from the folder of the file.
+use_model() {
+    local target
+    { sed '/^model:/,/^batch:/ { /^batch:/! d }' "$config" && cat -- "$1"; } >quickstart.yaml
+    config=$PWD/quickstart.yaml
+    export PYTHONPATH=${1%/*}${PYTHONPATH:+:$PYTHONPATH}
+    target=$(asr-emapl settings model.target --config "$config") || exit 2
+    trust=(--trust "${target%%[.:]*}")
+}
+
 # shellcheck source=recipes/environment.sh
 source "$root/recipes/environment.sh"
 mkdir -p -- "$exp"
+[[ -z $model || -f $model ]] || fail "--model $model: no such file"
+[[ -z $model ]] || model=$(realpath -- "$model")
 cd -- "$exp"
 runs=runs/seed-$seed
 mkdir -p -- "$runs"
 config=$here/conf/quickstart.yaml
+if [[ -n $model ]]; then use_model "$model"; fi
 # The seed model ends where pseudo-labels start.
 start_hours=$(pseudo_label_start "$config" ${overrides[@]+"${overrides[@]}"}) || exit 2
 
@@ -93,6 +107,7 @@ for system in "${systems[@]}"; do curves+=("$system=$runs/$system"); done
 asr-emapl plot "${curves[@]}" --out "$runs/curves.png"
 "$PYTHON" "$here/table.py" "$runs"
 example=$(find data -path "*dev-clean*" -name "*.flac" | sort | sed -n 1p)
-suggest "asr-emapl report ${curves[*]} --out report.html --manifest data/dev-other.jsonl --decode" \
-    "asr-emapl transcribe $example --checkpoint $runs/ema" \
+suggest ${model:+"export PYTHONPATH=$(printf %q "${model%/*}")"} \
+    "asr-emapl report ${curves[*]} --out report.html --manifest data/dev-other.jsonl --decode${trust[*]:+ ${trust[*]}}" \
+    "asr-emapl transcribe $example --checkpoint $runs/ema${trust[*]:+ ${trust[*]}}" \
     "asr-emapl scale --config $runs/ema/config.yaml --batch-seconds 96"
