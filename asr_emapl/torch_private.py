@@ -7,11 +7,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
+from torch.utils._pytree import tree_leaves as tree_leaves
 
 
 def queue_backward_callback(callback: Callable[[], None]) -> None:
     """Run `callback` at the end of the current backward pass; callbacks run in the order of the calls."""
     torch.autograd.Variable._execution_engine.queue_callback(callback)
+
+
+def backward_in_modes(loss: Tensor) -> None:
+    """`loss.backward()` that leaves a TorchFunctionMode on, for layers that are computed again in it."""
+    engine = torch.autograd.Variable._execution_engine
+    engine.run_backward(
+        (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+    )
+
+
+def storage_key(storage: torch.UntypedStorage) -> int:
+    """A number that all tensors with this storage have in common while it is alive."""
+    return int(storage._cdata)
 
 
 def shut_down_workers(iterator: Any) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
 from asr_emapl import torch_private
@@ -67,3 +69,25 @@ def test_a_module_and_what_it_owns():
 def test_no_other_module_uses_private_apis():
     users = {p.name for p in PACKAGE.rglob("*.py") if PRIVATE.search(p.read_text())}
     assert users == {"torch_private.py"}
+
+
+def test_tensors_with_the_same_memory_have_one_key():
+    x, y = torch.zeros(2, 2), torch.zeros(2, 2)
+    keys = [torch_private.storage_key(t.untyped_storage()) for t in (x, x.T, y)]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_backward_pass_leaves_modes_on():
+    seen = []
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            seen.append(function)
+            return function(*args, **(kwargs or {}))
+
+    x = torch.tensor([2.0], requires_grad=True)
+    square = checkpoint(torch.square, x, use_reentrant=False)
+    with Mode():
+        torch_private.backward_in_modes((square * square).sum())
+    assert x.grad == 32.0
+    assert torch.square in seen

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from asr_emapl.torch_private import TorchDispatchMode, backward_in_modes, storage_key, tree_leaves
 
 _BLOCK_BYTES = 512  # torch's allocator for GPUs rounds up to this
 
@@ -44,7 +44,7 @@ class AllocationCount(TorchDispatchMode):
         return found
 
     def _add(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
+        key = storage_key(storage)
         if key in self._bytes:
             return
         self._bytes[key] = -(-storage.nbytes() // _BLOCK_BYTES) * _BLOCK_BYTES
@@ -95,7 +95,7 @@ def bytes_on_gpu(model: nn.Module, shape: Sequence[int], tokens: int, passes: in
             loss = sum(_Ctc.apply(one_BTV.float().transpose(0, 1), tokens) for one_BTV in outputs)
             del log_probs_BTV, between, outputs
             with _KernelsOfGpus(bf16, caches=False):  # layers may be recomputed
-                torch.autograd.backward(loss)
+                backward_in_modes(loss)
             del loss
     return count.peak
 

@@ -180,9 +180,9 @@ def _prepare_conformer(encoder: Any) -> None:
     """Freeze unused parameters, and leave positions, which grow with the input, out of the state."""
     encoder.pos_conv_embed.requires_grad_(False)
     positions = encoder.embed_positions
-    for kept in () if positions is None else (positions._buffers, positions._parameters):
-        if isinstance(table := kept.pop("pe", None), Tensor):
-            positions.pe = table.detach()
+    if isinstance(table := getattr(positions, "pe", None), Tensor):
+        del positions.pe
+        positions.pe = table.detach()
 
 
 def _freeze_batch_norms(model: nn.Module) -> None:
