@@ -44,6 +44,12 @@ class BatchSchedule:
         """Hours at which the next stage starts; infinite in the last stage."""
         return min((start for start, _ in self.changes if start > hours), default=math.inf)
 
+    def stages(self, hours: float) -> list[tuple[float, float, float]]:
+        """(from_hours, to_hours, seconds) of each stage of a run of `hours`."""
+        starts = [(0.0, self.first), *((start, seconds) for start, seconds in self.changes if start < hours)]
+        ends = [start for start, _ in starts[1:]] + [hours]
+        return [(start, end, seconds) for (start, seconds), end in zip(starts, ends, strict=True)]
+
     @property
     def all(self) -> tuple[float, ...]:
         """The batches in order."""
