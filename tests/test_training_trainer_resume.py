@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.runs import losses, read_log
+from support.runs import assert_resumes_anywhere, losses, read_log
 from support.tiny import step_audio, tiny_config
 
 from asr_emapl.checkpoints import files as checkpoint
 from asr_emapl.checkpoints.recognizer import load_recognizer
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.errors import UserError
+from asr_emapl.training.build import build_batches
 from asr_emapl.training.trainer import train
 
 
@@ -83,6 +84,39 @@ def test_a_progressive_batch_takes_its_hyper_parameters_from_the_reference(corpu
     assert rates[6].pop() == pytest.approx(base * kappas[6] ** 0.5)
     assert rates[12].pop() == pytest.approx(base * kappas[12] ** 0.5)
     assert f"kappa {kappas[12]:.4g}" in capsys.readouterr().out
+
+
+DECAY = ("batch.seconds=3", "batch.reference_seconds=3", "schedule.decay_from_hours=0.004", "hours=0.02")
+DOUBLED = ("batch.growth=decay", "batch.max_seconds=12", "validation.every_hours=null")
+KEPT = ("checkpoint.every_hours=0.003", "checkpoint.keep=99", "checkpoint.best_by=null")
+
+
+def test_a_batch_that_doubles_with_the_decay_is_a_progressive_batch(corpus, tmp_path):
+    """At each halving; it resumes within and between stages, and the explicit schedule gives the same run."""
+    config = tiny_config(corpus, f"run_dir={tmp_path / 'whole'}", *DECAY, *DOUBLED, *KEPT)
+    train(config)
+    batches = build_batches(config, 1)
+    assert batches.all == (3.0, 6.0, 12.0)
+    kappas = [line["kappa"] for line in read_log(tmp_path / "whole") if line["event"] == "step"]
+    assert sorted(set(kappas)) == pytest.approx(step_audio(config).kappas)
+    assert_resumes_anywhere(tmp_path / "whole", config)
+    stages = f"batch.progressive={[list(change) for change in batches.changes]}"
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'told'}", *DECAY, DOUBLED[2], stages))
+    assert losses(tmp_path / "told") == losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("turned", "said"),
+    [
+        ("batch.max_seconds=null", "requires batch.max_seconds"),
+        ("batch.max_seconds=2", "batch.max_seconds: 2 s is below the batch of 3 s"),
+        ("schedule.decay_from_hours=null", "requires schedule.decay_from_hours"),
+        ("optimizer.rule=none", "requires optimizer.rule=full"),
+    ],
+)
+def test_what_a_growing_batch_requires(corpus, turned, said):
+    with pytest.raises(UserError, match=said):
+        build_batches(tiny_config(corpus, *DECAY, *DOUBLED, turned), 1)
 
 
 def test_a_run_that_scales_by_the_step_resumes_digit_for_digit(corpus, tmp_path):

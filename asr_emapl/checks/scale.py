@@ -98,7 +98,8 @@ def at_batch(config: RunConfig, batch_seconds: float) -> RunConfig:
     """
     if not (math.isfinite(batch_seconds) and batch_seconds > 0.0):
         raise UserError(f"the batch size must be a positive number of seconds, not {batch_seconds:g}")
-    return replace(config, batch=replace(config.batch, seconds=float(batch_seconds), progressive=[]))
+    batch = replace(config.batch, seconds=float(batch_seconds), progressive=[], growth="none")
+    return replace(config, batch=batch)
 
 
 def _batch_rows(batch: ScaledBatch) -> list[ScaleRow]:

@@ -45,6 +45,11 @@ class BatchConfig:
         default_factory=list
     )
     """Later batches, as [from_hours, seconds] pairs (Progressive Scaling)."""
+    growth: Literal["none", "decay"] = "none"
+    """decay: double the batch each time that the schedule has halved the learning rate (Seesaw), which takes
+    fewer steps over the same audio."""
+    max_seconds: PositiveSeconds | None = None
+    """Padded seconds of the largest batch that growth leads to; required for growth."""
     group_seconds: Annotated[float, Ge(1.0), Le(1e9)] | None = None
     """Padded seconds of a group of utterances of similar length. A batch consists of random groups. Choose
     the audio that one device processes at a time; null: the reference batch."""

@@ -11,7 +11,7 @@ from asr_emapl.scaling.batch_norm import BatchNormMomenta
 from asr_emapl.scaling.clock import AudioClock
 from asr_emapl.scaling.gradient_noise import gain, scale_clip_norm, scale_noise_share
 from asr_emapl.scaling.plan import ReferenceOptimizer, ScalingPlan, StepAudio, StepHyperparameters
-from asr_emapl.scaling.progressive import BatchSchedule, rescale_optimizer_state
+from asr_emapl.scaling.progressive import BatchSchedule, double_with_decay, rescale_optimizer_state
 from asr_emapl.scaling.rules import scale_hyperparameters
 from asr_emapl.scaling.schedule import Schedule
 
@@ -24,6 +24,7 @@ __all__ = [
     "Schedule",
     "StepAudio",
     "StepHyperparameters",
+    "double_with_decay",
     "gain",
     "half_life",
     "momentum",

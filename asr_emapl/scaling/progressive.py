@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from asr_emapl.scaling.gradient_noise import gain
+from asr_emapl.scaling.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,40 @@ class BatchSchedule:
     def smallest(self) -> float:
         """The smallest batch, which is the maximum length of an utterance."""
         return min(self.all)
+
+
+def double_with_decay(batches: BatchSchedule, schedule: Schedule, most: float) -> BatchSchedule:
+    """Double the batch each time that a schedule has halved the learning rate, up to `most` padded seconds.
+
+    Seesaw (Meterez et al. 2025, arXiv 2510.14717): where a schedule would halve the learning rate of Adam,
+    multiply it by 1 / sqrt(2) and double the batch instead. The square-root rule multiplies it by sqrt(2) at
+    twice the batch, so both together are the same schedule, with the rule at each batch: the loss over audio
+    should not change, and there are fewer steps. For SGD, whose rule is linear, the learning rate then stays
+    as it is (Smith et al. 2018, cited from memory). Between two halvings, the schedule decays as before (in
+    the paper, the learning rate is constant there). Limitations: those of the rule; noise must dominate the
+    gradient also at the largest batch.
+
+    Args:
+        batches: batches without the decay; each is multiplied.
+
+    Raises:
+        ValueError: `most` is below one of the batches.
+    """
+    if not most >= max(batches.all):
+        raise ValueError(f"{most:g} s is below the batch of {max(batches.all):g} s")
+    factor, starts = 1.0, []
+    while (factor := 2.0 * factor) * min(batches.all) <= most:
+        starts.append(schedule.falls_to(1.0 / factor))
+    changes, before = [], batches.first
+    for hours in sorted({start for start, _ in batches.changes} | {s for s in starts if 0.0 < s < math.inf}):
+        doublings = sum(hours >= start for start in starts)
+        # The last doubling that fits; a batch of another size would not be double.
+        fitting = math.floor(math.log2(most / batches.seconds(hours)))
+        seconds = batches.seconds(hours) * 2.0 ** min(doublings, fitting)
+        if seconds != before:
+            changes.append((hours, seconds))
+            before = seconds
+    return BatchSchedule(batches.first, tuple(changes))
 
 
 def rescale_optimizer_state(

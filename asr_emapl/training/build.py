@@ -38,7 +38,7 @@ from asr_emapl.pseudo_labels.strategies.given import GivenLabels
 from asr_emapl.pseudo_labels.strategies.own import OWN_STRATEGY, StrategyParts
 from asr_emapl.pseudo_labels.strategies.rounds import RoundLabels
 from asr_emapl.runs.reader import CHECKPOINTS
-from asr_emapl.scaling import BatchSchedule, ScalingPlan, StepAudio, momentum
+from asr_emapl.scaling import BatchSchedule, ScalingPlan, StepAudio, double_with_decay, momentum
 from asr_emapl.text.tokenizer import Tokenizer, load_tokenizer
 from asr_emapl.training.labels_ahead import LabelsAhead
 from asr_emapl.training.loss import LossConfig
@@ -58,14 +58,36 @@ def build_batches(config: RunConfig, world_size: int) -> BatchSchedule:
     """Padded seconds of a global batch, over hours of audio.
 
     Raises:
-        UserError: the hours of batch.progressive are not increasing.
+        UserError: the hours of batch.progressive are not increasing, or batch.growth lacks a setting.
     """
-    seconds = config.batch.seconds
-    first = world_size * config.device.max_seconds if seconds == "auto" else float(seconds)
+    batch = config.batch
+    first = world_size * config.device.max_seconds if batch.seconds == "auto" else float(batch.seconds)
     try:
-        return BatchSchedule(first, tuple((hours, later) for hours, later in config.batch.progressive))
+        batches = BatchSchedule(first, tuple((hours, later) for hours, later in batch.progressive))
     except ValueError as error:
         raise UserError(f"batch.progressive: {error}") from error
+    if batch.growth == "none":
+        return batches
+    if batch.max_seconds is None:
+        raise UserError(f"batch.growth={batch.growth} requires batch.max_seconds, the largest batch")
+    if config.optimizer.rule == "none":
+        raise UserError(
+            f"batch.growth={batch.growth} requires optimizer.rule=full, which scales to each batch"
+        )
+    return _doubled_with_decay(config, batches, batch.max_seconds)
+
+
+def _doubled_with_decay(config: RunConfig, batches: BatchSchedule, most: float) -> BatchSchedule:
+    schedule = config.schedule
+    if schedule.decay_from_hours is None or schedule.decay_from_hours >= config.hours:
+        raise UserError(
+            "batch.growth=decay requires schedule.decay_from_hours before the end of the run; set it, or set "
+            "batch.growth=none"
+        )
+    try:
+        return double_with_decay(batches, schedule.over(config.hours), most)
+    except ValueError as error:
+        raise UserError(f"batch.max_seconds: {error}; raise it") from error
 
 
 def nominal_step_audio(config: RunConfig, world_size: int) -> StepAudio:
