@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from asr_emapl.scaling import scale_clip_norm, scale_noise_share
-from asr_emapl.scaling.gradient_noise import estimate_noise, gain, square_norm
+from asr_emapl.scaling.gradient_noise import estimate_noise, gain
 
 KAPPA = st.floats(0.01, 100.0)
 SHARE = st.floats(0.0, 1.0)
@@ -132,11 +132,3 @@ def test_what_cannot_be_estimated():
     assert estimate_noise([(1.0, 4), (0.0, 0)], 1.0) is None
     assert estimate_noise([(1.0, 2), (math.inf, 2)], 1.0) is None
     assert estimate_noise([(1.0, 2), (1.0, 2)], math.nan) is None
-
-
-@settings(max_examples=30)
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=5))
-def test_the_square_norm_of_gradients(sizes):
-    gradients = [torch.randn(size) for size in sizes]
-    expected = torch.cat(gradients).square().sum().item()
-    assert square_norm(gradients) == pytest.approx(expected, rel=1e-5, abs=1e-12)

@@ -18,8 +18,7 @@ from asr_emapl.checkpoints.recognizer import load_recognizer
 from asr_emapl.data.batch_plan import BatchPlan
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.data.micro_batches import micro_batches
-from asr_emapl.errors import UserError
-from asr_emapl.training.build import build_batches, nominal_step_audio, require_measurable_noise
+from asr_emapl.training.build import build_batches, nominal_step_audio
 from asr_emapl.training.trainer import train
 
 IN_FLOAT64 = (str(Path(__file__).parent / "support" / "in_float64.py"),)
@@ -125,13 +124,6 @@ def test_sharded_weights_travel_in_bf16(corpus, tmp_path):
     weights = checkpoint.load(path)["student"].values()
     assert {w.dtype for w in weights} == {torch.float32}
     assert any(not torch.equal(w, w.bfloat16().float()) for w in weights)
-
-
-def test_noise_in_sharded_gradients_is_refused(corpus):
-    config = tiny_config(corpus, "device.sharding=full", "optimizer.noise_every_steps=5")
-    require_measurable_noise(config, 1)
-    with pytest.raises(UserError, match=r"optimizer\.noise_every_steps: .* device\.sharding=full"):
-        require_measurable_noise(config, 2)
 
 
 @pytest.mark.slow

@@ -104,9 +104,9 @@ def random_batch(seconds: float, each: float, labelled: bool, vocabulary_size: i
     count, samples = max(1, round(seconds / each)), round(each * SAMPLE_RATE_HZ)
     texts = torch.randint(1, vocabulary_size, (count, round(each * _TOKENS_PER_SECOND))).tolist()
     lengths_B = torch.full((count,), samples)
-    micro = MicroBatch(
-        [str(i) for i in range(count)], torch.randn(count, samples), lengths_B, texts, rows=list(range(count))
-    )
+    rows = list(range(count))
+    waveforms_BN = torch.randn(count, samples)
+    micro = MicroBatch([str(i) for i in rows], waveforms_BN, lengths_B, texts, rows=rows, places=rows)
     return StepBatch(labelled, [micro], count * samples, DataCursor())
 
 

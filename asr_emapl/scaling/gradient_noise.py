@@ -14,11 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from asr_emapl.scaling.averages import require_kappa
-from asr_emapl.torch_private import foreach_norm
 
 
 def gain(noise_share: float, kappa: float) -> float:
@@ -91,8 +87,3 @@ def estimate_noise(parts: Sequence[tuple[float, int]], mean_square: float) -> Gr
     n = sum(count for _, count in nonempty)
     spread = sum(n / count * square for square, count in nonempty) - mean_square
     return GradientNoise(spread / (len(nonempty) - 1), mean_square)
-
-
-def square_norm(gradients: list[Tensor]) -> float:
-    """The squared norm of all gradients together."""
-    return float(torch.linalg.vector_norm(torch.stack(foreach_norm(gradients)))) ** 2

@@ -127,19 +127,6 @@ def build_plan(config: RunConfig, steps: StepAudio) -> ScalingPlan:
         raise UserError(f"optimizer: {error}") from error
 
 
-def require_measurable_noise(config: RunConfig, world_size: int) -> None:
-    """Check that gradient noise can be measured.
-
-    Raises:
-        UserError: optimizer.noise_every_steps is set and the student is sharded.
-    """
-    if config.device.sharding == "full" and world_size > 1 and config.optimizer.noise_every_steps:
-        raise UserError(
-            "optimizer.noise_every_steps: measuring gradient noise is not supported with "
-            "device.sharding=full; set it to null, or sharding to none"
-        )
-
-
 def require_views(config: RunConfig) -> None:
     """Check that two views of an utterance differ.
 

@@ -46,7 +46,6 @@ from asr_emapl.training.build import (
     build_strategy,
     nominal_step_audio,
     read_tokenizer,
-    require_measurable_noise,
     require_views,
 )
 from asr_emapl.training.corpora import Corpora
@@ -118,7 +117,6 @@ class Trainer:
         """Read the corpora and plan the hyper-parameters; checks settings before reading audio."""
         config, world = self.config, self.world
         self.tokenizer = read_tokenizer(config)
-        require_measurable_noise(config, world.size)
         require_views(config)
         build_plan(config, nominal_step_audio(config, world.size))
         self.corpora = Corpora.read(config, self.tokenizer, world.size)
