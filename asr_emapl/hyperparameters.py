@@ -72,6 +72,8 @@ class OptimizerConfig:
     rule; below 1: lr grows faster than sqrt(kappa). See scaling.gradient_noise."""
     noise_every_steps: PositiveCount | None = None
     """Steps between measurements of the noise share, for `asr-emapl gradient-noise`; null: never."""
+    noise_half_life_hours: PositiveHours = 1.0
+    """Half-life in hours of audio of the average of the measured noise, for batch.growth=noise."""
     audio_per_step: Literal["nominal", "actual"] = "nominal"
     """Audio from which kappa is computed. nominal: mean audio of a step at this batch; actual: audio of each
     step. The loss is a mean over utterances, so with actual, a step with fewer utterances counts less."""

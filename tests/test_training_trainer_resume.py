@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
-from support.runs import assert_resumes_anywhere, losses, read_log
+from support.runs import assert_resumes_anywhere, finish, launch, losses, read_log
 from support.tiny import step_audio, tiny_config
 
 from asr_emapl.checkpoints import files as checkpoint
@@ -103,6 +105,57 @@ def test_a_batch_that_doubles_with_the_decay_is_a_progressive_batch(corpus, tmp_
     stages = f"batch.progressive={[list(change) for change in batches.changes]}"
     train(tiny_config(corpus, f"run_dir={tmp_path / 'told'}", *DECAY, DOUBLED[2], stages))
     assert losses(tmp_path / "told") == losses(tmp_path / "whole")
+
+
+GROWN = (
+    "batch.seconds=3",
+    "batch.reference_seconds=3",
+    "batch.growth=noise",
+    "batch.growth_noise_share=0.1",
+    "batch.max_seconds=12",
+    "optimizer.noise_every_steps=1",
+    "optimizer.noise_half_life_hours=0.003",
+    "validation.every_hours=null",
+)
+
+
+def test_a_batch_that_grows_by_need_resumes_and_is_repeated_exactly(corpus, tmp_path, capsys):
+    config = tiny_config(corpus, f"run_dir={tmp_path / 'whole'}", *GROWN, *KEPT)
+    train(config)
+    told = re.findall(r"batch\.growth=none (batch\.progressive=\S+)", capsys.readouterr().out)
+    events = [line for line in read_log(tmp_path / "whole") if line["event"] == "batch"]
+    assert [line["seconds"] for line in events] == [6.0, 12.0]
+    assert all(line["noise_share"] >= 0.1 for line in events)
+    assert_resumes_anywhere(tmp_path / "whole", config)
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'told'}", *GROWN, "batch.growth=none", told[-1]))
+    assert losses(tmp_path / "told") == losses(tmp_path / "whole")
+
+
+def test_the_batch_grows_at_the_same_time_on_two_processes(corpus, tmp_path):
+    several = launch(corpus, tmp_path / "two", *GROWN, "device.max_seconds=3", processes=2)
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'one'}", *GROWN))
+    finish(several)
+    one, two = (
+        [line for line in read_log(tmp_path / name) if line["event"] == "batch"] for name in ("one", "two")
+    )
+    assert len(one) == len(two) == 2
+    for line, other in zip(one, two, strict=True):
+        assert line == other | {"noise_share": pytest.approx(other["noise_share"], rel=1e-2)}
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("turned", "said"),
+    [
+        ("optimizer.noise_every_steps=null", "requires optimizer.noise_every_steps"),
+        ("batch.progressive=[[1,6]]", r"requires batch.progressive=\[\]"),
+        ("batch.seconds=auto", "requires batch.seconds in seconds"),
+        ("batch.max_seconds=2", "2 s is below the batch of 3 s"),
+    ],
+)
+def test_what_a_batch_that_grows_by_need_requires(corpus, turned, said):
+    with pytest.raises(UserError, match=said):
+        build_batches(tiny_config(corpus, *GROWN, turned), 1)
 
 
 @pytest.mark.parametrize(

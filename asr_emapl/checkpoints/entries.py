@@ -205,6 +205,14 @@ def _origin(value: Any, place: str) -> None:
         _has({"checkpoint": _text, "hours": _amount, "digest": _text})(value, place)
 
 
+def _plan(value: Any, place: str) -> None:
+    if value != {}:  # {}: nothing depends on what the run measures
+        noise = dict.fromkeys(("half_life", "variance", "signal", "seconds"), _number) | {"steps": _count}
+        _has({"noise": _has(noise), "changes": _list_of(_list_of(_positive))})(value, place)
+        _require(len(value["noise"]) == 5, f"{place}.noise", "five numbers")
+        _require(all(len(pair) == 2 for pair in value["changes"]), f"{place}.changes", "a list of pairs")
+
+
 def _step_or_none(value: Any, place: str) -> None:
     if value is not None:
         _count(value, place)
@@ -253,7 +261,9 @@ _ENTRIES: dict[str, _Check] = {
     "config": _config,
     # The checkpoint that the run started from; see `checkpoints.origin`. Earlier versions did not record it.
     "origin": _origin,
+    # What the run has measured; see `ScalingPlan.state_dict`. Earlier versions measured nothing.
+    "plan": _plan,
     # Which checkpoints are kept; only in a run directory.
     "kept": _has({"best": _step_or_none, "rate": _number, "for_good": _list_of(_count)}),
 }
-_OPTIONAL = ("origin", "kept")
+_OPTIONAL = ("origin", "plan", "kept")

@@ -156,6 +156,11 @@ def _show_wall_clock(run: RunConfig, step_times: list[str], as_json: bool) -> No
 
     times = StepTimes.parse(step_times)
     steps, _, warning = _step_audio(run)
+    if run.batch.growth == "noise":
+        warning.append(
+            "with batch.growth=noise, the batches are known after the run, which prints them as "
+            "batch.progressive; this is the account of batch.seconds"
+        )
     account = wall_clock(nominal_step_audio(run, world_size=1) if steps is None else steps, run.hours, times)
     if as_json:
         print(json.dumps(account.to_dict() | {"warnings": warning}, indent=2))

@@ -6,11 +6,11 @@ kappa is the unpadded audio of a step over that of a reference step, for both th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from asr_emapl.scaling.averages import momentum, require_kappa
-from asr_emapl.scaling.gradient_noise import scale_clip_norm
+from asr_emapl.scaling.gradient_noise import GradientNoise, NoiseAverage, scale_clip_norm
 from asr_emapl.scaling.progressive import BatchSchedule
 from asr_emapl.scaling.rules import scale_hyperparameters
 from asr_emapl.scaling.schedule import Schedule
@@ -159,12 +159,15 @@ class StepHyperparameters:
 class ScalingPlan:
     """The hyper-parameters of every step of a run, as a pure function of the clock and the step's audio.
 
+    What a run measures is an input too: `observe` returns the plan that follows from a measurement.
+
     Args:
         steps: audio of a step at each batch and at the reference batch.
         optimizer: the optimizer at the reference batch.
         schedule: factor on the learning rate over hours of audio.
         half_life: half-life of the teacher in seconds of audio, or a function of the seconds consumed.
         teacher_audio_per_step: audio from which rho is computed.
+        noise: average of the gradient noise measured so far; None: nothing depends on it.
 
     Raises:
         ValueError: the rule is not defined at one of the batches, or the half-life is not positive.
@@ -175,10 +178,11 @@ class ScalingPlan:
     schedule: Schedule
     half_life: float | Callable[[float], float]
     teacher_audio_per_step: AudioPerStep = "actual"
+    noise: NoiseAverage | None = None
 
     def __post_init__(self) -> None:
         optimizer = self.optimizer
-        varies = bool(self.steps.batches.changes) or optimizer.audio_per_step == "actual"
+        varies = len(self.steps.batches.all) > 1 or optimizer.audio_per_step == "actual"
         if varies and optimizer.scales_betas and optimizer.beta_form == "linear":
             # With changing batches, bias correction is exact only for the power form.
             raise ValueError("beta_form=linear does not support changing batches; use beta_form=power")
@@ -213,3 +217,42 @@ class ScalingPlan:
             half_life,
             momentum(half_life, teacher_audio),
         )
+
+    def observe(self, noise: GradientNoise | None, kappa: float, hours: float) -> ScalingPlan:
+        """The plan after a step whose gradient noise was measured; its batch may have doubled.
+
+        Args:
+            noise: None: not measured, and the plan is returned unchanged.
+            kappa: kappa of the step.
+            hours: audio consumed, including that of the step.
+        """
+        if noise is None or self.noise is None:
+            return self
+        average = self.noise.after(noise, kappa, 3600.0 * hours)
+        batches = self.steps.batches
+        since = batches.changes[-1][0] if batches.changes else 0.0
+        growth = batches.growth if batches.candidates else None
+        if growth is not None and growth.is_due(average, self.steps.kappa(hours), 3600.0 * since):
+            batches = batches.doubled(hours)
+        return replace(self, noise=average, steps=replace(self.steps, batches=batches))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the run has measured, and how its batch has grown; empty if nothing depends on it."""
+        if self.noise is None:
+            return {}
+        changes = [list(change) for change in self.steps.batches.changes]
+        return {"noise": asdict(self.noise), "changes": changes}
+
+    def with_state(self, state: Mapping[str, Any]) -> ScalingPlan:
+        """The plan with a saved state; the half-life of the average does not change.
+
+        Raises:
+            ValueError: the audio of a step at a saved batch is not known.
+        """
+        if self.noise is None or not state:
+            return self
+        noise = NoiseAverage(**state["noise"] | {"half_life": self.noise.half_life})
+        batches = self.steps.batches
+        if batches.growth is not None:
+            batches = replace(batches, changes=tuple((hours, batch) for hours, batch in state["changes"]))
+        return replace(self, noise=noise, steps=replace(self.steps, batches=batches))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -38,7 +39,15 @@ from asr_emapl.pseudo_labels.strategies.given import GivenLabels
 from asr_emapl.pseudo_labels.strategies.own import OWN_STRATEGY, StrategyParts
 from asr_emapl.pseudo_labels.strategies.rounds import RoundLabels
 from asr_emapl.runs.reader import CHECKPOINTS
-from asr_emapl.scaling import BatchSchedule, ScalingPlan, StepAudio, double_with_decay, momentum
+from asr_emapl.scaling import (
+    BatchGrowth,
+    BatchSchedule,
+    NoiseAverage,
+    ScalingPlan,
+    StepAudio,
+    double_with_decay,
+    momentum,
+)
 from asr_emapl.text.tokenizer import Tokenizer, load_tokenizer
 from asr_emapl.training.labels_ahead import LabelsAhead
 from asr_emapl.training.loss import LossConfig
@@ -74,7 +83,24 @@ def build_batches(config: RunConfig, world_size: int) -> BatchSchedule:
         raise UserError(
             f"batch.growth={batch.growth} requires optimizer.rule=full, which scales to each batch"
         )
-    return _doubled_with_decay(config, batches, batch.max_seconds)
+    if batch.growth == "decay":
+        return _doubled_with_decay(config, batches, batch.max_seconds)
+    return _doubled_by_need(config, batches, batch.max_seconds)
+
+
+def _doubled_by_need(config: RunConfig, batches: BatchSchedule, most: float) -> BatchSchedule:
+    needed = {
+        "optimizer.noise_every_steps": config.optimizer.noise_every_steps is not None,
+        "batch.progressive=[]": not batches.changes,
+        "batch.seconds in seconds": config.batch.seconds != "auto",
+        "pseudo_labels.label_ahead=false": not config.pseudo_labels.label_ahead,
+    }
+    missing = [setting for setting, is_there in needed.items() if not is_there]
+    if missing:
+        raise UserError(f"batch.growth=noise requires {' and '.join(missing)}")
+    if most < batches.first:
+        raise UserError(f"batch.max_seconds: {most:g} s is below the batch of {batches.first:g} s; raise it")
+    return replace(batches, growth=BatchGrowth(config.batch.growth_noise_share, most))
 
 
 def _doubled_with_decay(config: RunConfig, batches: BatchSchedule, most: float) -> BatchSchedule:
@@ -122,9 +148,15 @@ def build_plan(config: RunConfig, steps: StepAudio) -> ScalingPlan:
             config.schedule.over(config.hours),
             half_life,
             config.teacher.audio_per_step,
+            NoiseAverage(3600.0 * config.optimizer.noise_half_life_hours) if _uses_noise(config) else None,
         )
     except (ValueError, ArithmeticError) as error:
         raise UserError(f"optimizer: {error}") from error
+
+
+def _uses_noise(config: RunConfig) -> bool:
+    """Whether hyper-parameters depend on the measured gradient noise."""
+    return config.batch.growth == "noise"
 
 
 def require_views(config: RunConfig) -> None:

@@ -116,6 +116,12 @@ class RunLog:
             self._report(step, hours, now - self._since[0], hours - self._since[1], extra)
             self._since, self._recent = (now, hours), []
 
+    def batch(self, step: int, hours: float, seconds: float, noise_share: float | None) -> None:
+        """Log that the batch has doubled to `seconds`, and the share of noise at the batch before."""
+        if self.active:
+            growth = {"seconds": seconds, "noise_share": noise_share}
+            self._write({"event": "batch", "step": step, "hours": hours, **growth})
+
     def _report(
         self, step: int, hours: float, seconds: float, audio_hours: float, extra: dict[str, float]
     ) -> None:
