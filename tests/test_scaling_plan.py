@@ -234,3 +234,70 @@ def test_nothing_changes_if_nothing_is_measured():
 def test_the_rule_must_hold_at_every_batch_that_may_come():
     with pytest.raises(ValueError, match="linear"):
         replace(growing(), optimizer=replace(ADAM, beta_form="linear"))
+
+
+# AdaScale.
+
+
+def adascale(optimizer: ReferenceOptimizer, seconds=240.0, **others) -> ScalingPlan:
+    noise = NoiseAverage(600.0)
+    return plan(seconds, optimizer=replace(optimizer, rule="adascale"), noise=noise, **others)
+
+
+SGD = ReferenceOptimizer("sgd", {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}, 2.0)
+
+
+@given(st.floats(0.0, 1.0), st.floats(1.0, 64.0))
+def test_the_gain_is_the_ratio_of_mean_squares(share, kappa):
+    """(variance + signal) / (variance / kappa + signal), from what was measured at kappa."""
+    measured = GradientNoise(share / kappa, share / kappa + 1.0 - share)
+    one = adascale(SGD, 60.0 * kappa).observe(measured, kappa, 1.0)
+    now = one.at(1.0)
+    assert now.gain == pytest.approx(1.0 / (share / kappa + 1.0 - share), rel=1e-6)
+    assert 1.0 <= now.gain <= kappa * (1.0 + 1e-12)
+    assert now.progress == pytest.approx(now.gain / kappa)
+    assert now.lr == pytest.approx(0.1 * now.gain)
+    assert now.param_group["momentum"] == 0.9
+    assert now.clip_norm == pytest.approx(2.0 / math.sqrt(now.gain))
+
+
+def test_adam_at_the_gain_is_the_rule_with_the_gain_for_kappa():
+    one = adascale(ADAM).observe(GradientNoise(0.5, 1.0), 4.0, 1.0)
+    now = one.at(1.0)
+    assert now.gain == pytest.approx(2.5)
+    fixed = plan(150.0).at(1.0)
+    assert now.param_group == {key: pytest.approx(value) for key, value in fixed.param_group.items()}
+    assert now.clip_norm == pytest.approx(fixed.clip_norm)
+    assert now.clock_seconds == pytest.approx(3600.0 + 150.0 / 2.0)
+
+
+def test_adascale_is_the_fixed_rule_where_noise_dominates_and_the_reference_where_it_does_not():
+    noise = adascale(ADAM).observe(GradientNoise(1.0, 1.0), 4.0, 1.0).at(1.0)
+    assert noise == replace(plan(240.0).at(1.0), gain=noise.gain, progress=noise.progress)
+    none = adascale(ADAM).observe(GradientNoise(0.0, 1.0), 4.0, 1.0).at(1.0)
+    assert (none.param_group, none.gain, none.progress) == (ADAM.group, 1.0, 0.25)
+    assert adascale(ADAM).at(0.0).gain == 1.0  # nothing is measured yet
+
+
+def test_the_teacher_follows_the_gain_on_demand():
+    found = {}
+    for counted in ("actual", "gained"):
+        one = adascale(ADAM, teacher_audio_per_step=counted).observe(GradientNoise(0.5, 1.0), 4.0, 1.0)
+        found[counted] = one.at(1.0).rho
+    rho = plan().at(1.0).rho
+    assert found == {"actual": pytest.approx(rho**4.0), "gained": pytest.approx(rho**2.5)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"noise": None}, "measured noise"),
+        ({"optimizer": replace(ADAM, rule="adascale", name="radam")}, "one of sgd, adam, adamw"),
+        ({"optimizer": replace(ADAM, rule="adascale", noise_share=0.5)}, "noise_share=1"),
+        ({"optimizer": replace(ADAM, rule="adascale", audio_per_step="actual")}, "audio_per_step=nominal"),
+        ({"steps": StepAudio.nominal(BatchSchedule(30.0), 60.0)}, "at least the reference batch"),
+    ],
+)
+def test_where_adascale_has_no_rule(changes, named):
+    with pytest.raises(ValueError, match=named):
+        replace(adascale(ADAM), **changes)

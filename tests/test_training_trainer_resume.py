@@ -144,6 +144,30 @@ def test_the_batch_grows_at_the_same_time_on_two_processes(corpus, tmp_path):
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
 
 
+ADASCALE = (
+    "batch.seconds=12",
+    "batch.reference_seconds=3",
+    "optimizer.rule=adascale",
+    "optimizer.noise_every_steps=2",
+    "optimizer.noise_half_life_hours=0.004",
+    "teacher.audio_per_step=gained",
+    "validation.every_hours=null",
+)
+
+
+def test_adascale_counts_gained_audio_and_resumes_exactly(corpus, tmp_path):
+    config = tiny_config(corpus, f"run_dir={tmp_path / 'whole'}", *ADASCALE, *KEPT)
+    last = torch.load(train(config), weights_only=True)
+    steps = [line for line in read_log(tmp_path / "whole") if line["event"] == "step"]
+    assert steps[0]["gain"] == 1.0
+    assert all(1.0 <= line["gain"] <= line["kappa"] for line in steps)
+    assert len({line["gain"] for line in steps}) > 2
+    gained = sum(line["gain"] for line in steps) * step_audio(config).reference_seconds / 3600
+    assert steps[-1]["hours"] == pytest.approx(gained, rel=0.1)
+    assert last["position"]["labelled"]["corpora"][0]["total"] > last["clock"]["samples"]
+    assert_resumes_anywhere(tmp_path / "whole", config)
+
+
 @pytest.mark.parametrize(
     ("turned", "said"),
     [
@@ -164,7 +188,7 @@ def test_what_a_batch_that_grows_by_need_requires(corpus, turned, said):
         ("batch.max_seconds=null", "requires batch.max_seconds"),
         ("batch.max_seconds=2", "batch.max_seconds: 2 s is below the batch of 3 s"),
         ("schedule.decay_from_hours=null", "requires schedule.decay_from_hours"),
-        ("optimizer.rule=none", "requires optimizer.rule=full"),
+        ("optimizer.rule=none", "requires an optimizer.rule that scales"),
     ],
 )
 def test_what_a_growing_batch_requires(corpus, turned, said):

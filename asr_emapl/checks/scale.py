@@ -135,6 +135,9 @@ def _optimizer_rows(optimizer: ReferenceOptimizer, kappa: float) -> list[ScaleRo
     if optimizer.rule == "none":
         rules = dict.fromkeys(rules, "unchanged: optimizer.rule is none")
         clip_rule = "unchanged: optimizer.rule is none"
+    if optimizer.rule == "adascale":
+        rules = {key: f"{rule}, with the measured r <= kappa for kappa" for key, rule in rules.items()}
+        clip_rule = f"{clip_rule}, with r for kappa"
     group, clip_norm = optimizer.at(kappa)
     reference = {**optimizer.group, "clip_norm": optimizer.clip_norm}
     scaled = {**group, "clip_norm": clip_norm}

@@ -161,6 +161,10 @@ def _show_wall_clock(run: RunConfig, step_times: list[str], as_json: bool) -> No
             "with batch.growth=noise, the batches are known after the run, which prints them as "
             "batch.progressive; this is the account of batch.seconds"
         )
+    if run.optimizer.rule == "adascale":
+        warning.append(
+            "with optimizer.rule=adascale, a step counts as r <= kappa reference steps, so there are more"
+        )
     account = wall_clock(nominal_step_audio(run, world_size=1) if steps is None else steps, run.hours, times)
     if as_json:
         print(json.dumps(account.to_dict() | {"warnings": warning}, indent=2))

@@ -131,3 +131,11 @@ class NoiseAverage:
         if not noise + self.signal > 0.0:
             return None
         return min(1.0, max(0.0, noise / (noise + self.signal)))
+
+    def gain(self, kappa: float) -> float:
+        """AdaScale's gain r, between 1 and kappa; 1 before the first measurement.
+
+        r = (variance + signal) / (variance / kappa + signal), Johnson et al. 2020 (cited from memory). With
+        the share s of noise at kappa, r = 1 + (kappa - 1) s.
+        """
+        return 1.0 + (kappa - 1.0) * (self.share(kappa) or 0.0)

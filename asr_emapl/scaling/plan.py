@@ -17,6 +17,12 @@ from asr_emapl.scaling.schedule import Schedule
 
 AudioPerStep = Literal["actual", "nominal"]
 """actual: the audio of each step; nominal: the mean audio of a step at its batch."""
+TeacherAudioPerStep = Literal["actual", "nominal", "gained"]
+"""gained: the audio by which the clock advances, which is less than the audio consumed with AdaScale."""
+
+
+# Optimizers with a rule for AdaScale.
+_ADASCALE = ("sgd", "adam", "adamw")
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,8 @@ class ReferenceOptimizer:
         name: name of the optimizer; see `scale_hyperparameters`.
         group: hyper-parameters with the names of torch's param groups, including "lr".
         clip_norm: maximum norm of the mean gradient; None: no clipping.
-        rule: "full": scale everything; "none": scale nothing.
+        rule: "full": scale everything; "none": scale nothing; "adascale": scale everything with the measured
+            gain r in place of kappa (see `ScalingPlan`).
         beta_form: "power" or "linear", for optimizers with betas.
         noise_share: share of noise in the gradient's mean square (see `scaling.gradient_noise`).
         rescale_moments: rescale second moments when kappa changes (see `rescale_optimizer_state`).
@@ -94,7 +101,7 @@ class ReferenceOptimizer:
     name: str
     group: Mapping[str, Any]
     clip_norm: float | None = None
-    rule: Literal["full", "none"] = "full"
+    rule: Literal["full", "none", "adascale"] = "full"
     beta_form: str = "power"
     noise_share: float = 1.0
     rescale_moments: bool = False
@@ -103,7 +110,7 @@ class ReferenceOptimizer:
     @property
     def scales_betas(self) -> bool:
         """Whether the optimizer has betas and the rule scales them."""
-        return self.rule == "full" and "betas" in self.group
+        return self.rule != "none" and "betas" in self.group
 
     def at(self, kappa: float) -> tuple[dict[str, Any], float | None]:
         """The param group and the clipping threshold at `kappa`.
@@ -127,16 +134,20 @@ class StepHyperparameters:
     """Hyper-parameters of one optimizer step that depend on kappa or on the clock.
 
     Attributes:
-        kappa: kappa of the optimizer.
+        kappa: kappa of the optimizer's batch.
+        gain: kappa for which the optimizer's hyper-parameters are scaled: AdaScale's r, otherwise kappa.
+        progress: audio by which the clock advances, by audio consumed: r / kappa with AdaScale, otherwise 1.
         param_group: torch's param group; its "lr" includes the learning-rate schedule.
         clip_norm: maximum norm of the mean gradient; None: no clipping.
         teacher_audio: seconds of audio of this step for the teacher.
-        clock_seconds: audio consumed up to the middle of this step, where schedules are evaluated.
+        clock_seconds: audio on the clock up to the middle of this step, where schedules are evaluated.
         half_life_seconds: half-life of the teacher.
         rho: momentum of the teacher in this step, 2 ** (-teacher_audio / half_life_seconds).
     """
 
     kappa: float
+    gain: float
+    progress: float
     param_group: dict[str, Any]
     clip_norm: float | None
     teacher_audio: float
@@ -161,6 +172,15 @@ class ScalingPlan:
 
     What a run measures is an input too: `observe` returns the plan that follows from a measurement.
 
+    AdaScale (Johnson et al. 2020, cited from memory): a step at kappa makes r times the progress of a
+    reference step, 1 <= r <= kappa, where r is the ratio of the mean squared gradients (`NoiseAverage.gain`),
+    measured in the steps before. Training is counted in gained steps: here, the clock advances by r / kappa
+    of the audio consumed, and all schedules and the end of the run follow this clock. SGD, as published: lr *
+    r, momentum unchanged. Adam, derived: the mean square falls by r, so a step with lr * sqrt(r) has r times
+    the drift of a reference step. This is the square-root rule at r in place of kappa, with betas ** r, eps /
+    sqrt(r) and decoupled decay * sqrt(r). At r = kappa, it is the fixed rule. With teacher_audio_per_step
+    "gained", the teacher has rho ** r.
+
     Args:
         steps: audio of a step at each batch and at the reference batch.
         optimizer: the optimizer at the reference batch.
@@ -177,11 +197,13 @@ class ScalingPlan:
     optimizer: ReferenceOptimizer
     schedule: Schedule
     half_life: float | Callable[[float], float]
-    teacher_audio_per_step: AudioPerStep = "actual"
+    teacher_audio_per_step: TeacherAudioPerStep = "actual"
     noise: NoiseAverage | None = None
 
     def __post_init__(self) -> None:
         optimizer = self.optimizer
+        if optimizer.rule == "adascale":
+            self._require_adascale()
         varies = len(self.steps.batches.all) > 1 or optimizer.audio_per_step == "actual"
         if varies and optimizer.scales_betas and optimizer.beta_form == "linear":
             # With changing batches, bias correction is exact only for the power form.
@@ -190,6 +212,20 @@ class ScalingPlan:
             optimizer.at(kappa)
         self.at(0.0)
 
+    def _require_adascale(self) -> None:
+        optimizer = self.optimizer
+        if optimizer.name not in _ADASCALE or self.noise is None:
+            raise ValueError(f"rule=adascale needs measured noise and one of {', '.join(_ADASCALE)}")
+        if optimizer.beta_form != "power" or optimizer.noise_share != 1.0 or optimizer.rescale_moments:
+            raise ValueError(
+                "rule=adascale requires beta_form=power, noise_share=1 and rescale_moments=false, because "
+                "the gain is measured"
+            )
+        if optimizer.audio_per_step != "nominal" or min(self.steps.kappas) < 1.0:
+            raise ValueError(
+                "rule=adascale requires audio_per_step=nominal and batches of at least the reference batch"
+            )
+
     def at(self, hours: float, step_audio: float | None = None) -> StepHyperparameters:
         """The hyper-parameters of a step.
 
@@ -197,19 +233,25 @@ class ScalingPlan:
         small steps it replaces, and the first step of a warm-up has a learning rate above 0.
 
         Args:
-            hours: audio consumed before the step.
+            hours: audio on the clock before the step.
             step_audio: unpadded audio of the step in seconds; None: the mean at the current batch.
         """
         mean = self.steps.seconds(hours)
         audio = mean if step_audio is None else step_audio
-        middle = hours + audio / 7200.0
         kappa = self.steps.kappa_of(audio if self.optimizer.audio_per_step == "actual" else mean)
-        group, clip_norm = self.optimizer.at(kappa)
+        gain = kappa if self.optimizer.rule != "adascale" or self.noise is None else self.noise.gain(kappa)
+        progress = gain / kappa
+        middle = hours + progress * audio / 7200.0
+        group, clip_norm = self.optimizer.at(gain)
         group["lr"] *= self.schedule.factor(middle)
-        teacher_audio = audio if self.teacher_audio_per_step == "actual" else mean
+        teacher_audio = {"actual": audio, "nominal": mean, "gained": progress * audio}[
+            self.teacher_audio_per_step
+        ]
         half_life = self.half_life(3600.0 * middle) if callable(self.half_life) else self.half_life
         return StepHyperparameters(
             kappa,
+            gain,
+            progress,
             group,
             clip_norm,
             teacher_audio,

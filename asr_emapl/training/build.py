@@ -136,6 +136,8 @@ def build_plan(config: RunConfig, steps: StepAudio) -> ScalingPlan:
         UserError: a setting of the optimizer, its schedule or the teacher is invalid, or the rule is not
             defined at one of the batches.
     """
+    if config.optimizer.rule == "adascale" and config.optimizer.noise_every_steps is None:
+        raise UserError("optimizer.rule=adascale requires optimizer.noise_every_steps; 10 costs little")
     try:
         half_life = config.teacher.half_life_over_audio(steps.reference_seconds, 3600.0 * config.hours)
         momentum(half_life(0.0) if callable(half_life) else half_life, steps.reference_seconds)
@@ -156,7 +158,7 @@ def build_plan(config: RunConfig, steps: StepAudio) -> ScalingPlan:
 
 def _uses_noise(config: RunConfig) -> bool:
     """Whether hyper-parameters depend on the measured gradient noise."""
-    return config.batch.growth == "noise"
+    return config.batch.growth == "noise" or config.optimizer.rule == "adascale"
 
 
 def require_views(config: RunConfig) -> None:

@@ -30,7 +30,7 @@ _logger = logging.getLogger(RUN_LOGGER)
 # Why utterances were excluded from a validation, by split and id.
 LeftOut = Mapping[str, Mapping[str, str]]
 # Hyper-parameters of a step that are logged.
-_HYPERPARAMETERS = ("lr", "rho", "kappa", "half_life_hours")
+_HYPERPARAMETERS = ("lr", "rho", "kappa", "gain", "half_life_hours")
 # Maximum number of excluded utterances that are listed per split and validation.
 _NAMED = 3
 

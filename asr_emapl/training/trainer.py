@@ -301,7 +301,7 @@ class Trainer:
             measure_noise=every is not None and self.step % every == 0,
         )
         self.step += 1
-        self.clock.advance(batch.samples)
+        self.clock.advance(round(now.progress * batch.samples))
         if self.mean is not None and result.taken:
             self.mean.update(batch.samples / SAMPLE_RATE_HZ)
         self.position = batch.after
@@ -357,7 +357,8 @@ class Trainer:
         begin_step = getattr(student, "begin_step", None)
         if begin_step is not None:
             begin_step(draw_seed(config.seed, "layers", self.step))
-        if self.train_step.unlabelled and self.clock.hours >= config.pseudo_labels.start_hours:
+        start_samples = round(config.pseudo_labels.start_hours * 3600 * SAMPLE_RATE_HZ)
+        if self.train_step.unlabelled and self.position.consumed >= start_samples:
             switch_dropout(student, config.pseudo_labels)
         student.train()
 
