@@ -41,7 +41,7 @@ LONG = (*RUN, "hours=0.26", "pseudo_labels.start_hours=0.05")
 
 def test_a_sharded_run_is_the_run_of_one_process(corpus, tmp_path):
     """One process, then two from its checkpoint with unequally many micro-batches; one reads their last."""
-    overrides = (*SHORT, "checkpoint.running_mean=true")
+    overrides = (*SHORT, "checkpoint.running_mean=true", "checkpoint.bias_corrected=true")
     first_half = tiny_config(corpus, f"run_dir={tmp_path / 'two'}", *overrides, "hours=0.03")
     train(first_half)
     here = ("device.sharding=full", "device.max_seconds=4")
@@ -77,7 +77,7 @@ def test_all_gpus_make_the_run_of_one_cpu(corpus, tmp_path, sharding):
 
 def _require_alike(one: dict, other: dict) -> None:
     """Whole tensors under the same keys, the same but for rounding; the rest is equal."""
-    for name in ("student", "teacher", "optimizer", "running_mean"):
+    for name in ("student", "teacher", "optimizer", "running_mean", "bias_corrected"):
         left, right = dict(_leaves(one[name], name)), dict(_leaves(other[name], name))
         assert left.keys() == right.keys()
         for key, value in left.items():

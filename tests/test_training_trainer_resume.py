@@ -248,12 +248,32 @@ def test_the_average_over_any_window_can_be_taken_afterwards(corpus, tmp_path):
     assert len(list(recognizer(read_manifest(corpus / "dev.jsonl")))) == 4
 
 
+def test_the_bias_corrected_average_resumes_and_can_be_written(corpus, tmp_path):
+    overrides = ("hours=0.012", "checkpoint.bias_corrected=true", "validation.every_hours=null", *KEPT)
+    config = tiny_config(corpus, f"run_dir={tmp_path / 'run'}", *overrides)
+    end = train(config)
+    assert_resumes_anywhere(tmp_path / "run", config)
+    expected = torch.load(end, weights_only=True)["bias_corrected"]
+    for again in tmp_path.glob("run-from-*"):
+        found = torch.load(again / "checkpoints" / end.name, weights_only=True)["bias_corrected"]
+        for name, weight in expected["average"].items():
+            assert torch.equal(found["average"][name], weight)
+    hours = checkpoint.bias_corrected(end, tmp_path / "average.pt")
+    assert hours == pytest.approx(expected["audio"] / 3600)
+    teacher = torch.load(tmp_path / "average.pt", weights_only=True)["teacher"]["module"]
+    assert all(torch.equal(teacher[name], weight) for name, weight in expected["average"].items())
+    with pytest.raises(UserError, match=r"checkpoint\.running_mean=true"):
+        checkpoint.average(None, end, tmp_path / "window.pt")
+
+
 def test_no_average_without_a_running_mean(corpus, tmp_path):
     path = train(
         tiny_config(corpus, f"run_dir={tmp_path / 'run'}", "hours=0.002", "validation.every_hours=null")
     )
     with pytest.raises(UserError, match=r"checkpoint\.running_mean=true"):
         checkpoint.average(None, path, tmp_path / "average.pt")
+    with pytest.raises(UserError, match=r"checkpoint\.bias_corrected=true"):
+        checkpoint.bias_corrected(path, tmp_path / "average.pt")
 
 
 def test_decoding_processes_change_nothing(corpus, tmp_path):

@@ -128,6 +128,11 @@ def _running_mean(value: Any, place: str) -> None:
         _has({"mean": _weights, "audio": _amount})(value, place)
 
 
+def _bias_corrected(value: Any, place: str) -> None:
+    if value != {}:  # {}: the run does not keep it
+        _has({"ema": _weights, "start": _weights, "average": _weights, "audio": _amount})(value, place)
+
+
 def _optimizer(value: Any, place: str) -> None:
     _has({"state": _dict_of(_dict_of(_moment))})(value, place)
     _require(all(type(i) is int for i in value["state"]), f"{place}.state", "a mapping of parameter numbers")
@@ -249,6 +254,8 @@ _ENTRIES: dict[str, _Check] = {
     "teacher": _has({"module": _weights, "audio": _amount}),
     "optimizer": _optimizer,
     "running_mean": _running_mean,
+    # Earlier versions did not have it.
+    "bias_corrected": _bias_corrected,
     "clock": _has({"samples": _count, "sample_rate_hz": _positive}),
     "position": _position,
     "pseudo_labels": _pseudo_labels,
@@ -266,4 +273,4 @@ _ENTRIES: dict[str, _Check] = {
     # Which checkpoints are kept; only in a run directory.
     "kept": _has({"best": _step_or_none, "rate": _number, "for_good": _list_of(_count)}),
 }
-_OPTIONAL = ("origin", "plan", "kept")
+_OPTIONAL = ("bias_corrected", "origin", "plan", "kept")

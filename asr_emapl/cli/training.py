@@ -74,19 +74,27 @@ def average(
     start: Annotated[
         Path | None, typer.Option(help="Checkpoint where the window starts (default: start of the run).")
     ] = None,
+    is_bias_corrected: Annotated[
+        bool,
+        typer.Option("--bias-corrected", help="Write the bias-corrected average of the run (BEMA) instead."),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Average the student's weights over the steps between two checkpoints of a run.
 
     The run must have checkpoint.running_mean=true, and checkpoint.keep large enough to keep both checkpoints.
+    --bias-corrected requires checkpoint.bias_corrected=true instead.
 
     Example: `asr-emapl average --start step-000004000.pt --end step-000005000.pt --out average.pt`
     """
     from asr_emapl.checkpoints.files import average as run
+    from asr_emapl.checkpoints.files import bias_corrected
 
+    if is_bias_corrected and start is not None:
+        raise UserError("--bias-corrected averages the whole run; leave out --start")
     read = [file for path in (end, start) if path is not None for file in run_files(path)]
     check_outputs([out], read, overwrite=overwrite)
-    hours = run(start, end, out)
+    hours = bias_corrected(end, out) if is_bias_corrected else run(start, end, out)
     say_written(out, f"{out}: the teacher is the average of the student over {hours:.3f} h of audio")
 
 

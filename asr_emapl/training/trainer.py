@@ -28,7 +28,6 @@ from asr_emapl.errors import UserError
 from asr_emapl.pseudo_labels.collapse import CollapseGuard
 from asr_emapl.pseudo_labels.dropout import switch_dropout
 from asr_emapl.pseudo_labels.label_guard import CollapsedLabelsError
-from asr_emapl.running_mean import RunningMean
 from asr_emapl.runs.lock import run_lock
 from asr_emapl.runs.reader import logged_validation
 from asr_emapl.runs.skipped import SkippedList
@@ -37,6 +36,7 @@ from asr_emapl.scaling import AudioClock
 from asr_emapl.scaling.gradient_noise import GradientNoise
 from asr_emapl.training import rollback
 from asr_emapl.training.announcement import announcement, batch_change
+from asr_emapl.training.averages import EvaluationAverages
 from asr_emapl.training.build import (
     build_best_average,
     build_extractor,
@@ -138,7 +138,8 @@ class Trainer:
             self.teacher = EmaTeacher(model, self.plan.half_life, follower, order=config.teacher.order)
         except ValueError as error:
             raise UserError(f"teacher: {error}") from error
-        self.mean = RunningMean(model) if config.checkpoint.running_mean else None
+        reference = self.plan.steps.reference_seconds
+        self.averages = EvaluationAverages(model, config.checkpoint, reference)
         unlabelled = self.corpora.audio.sizes["unlabelled"]
         best = build_best_average(config, self.teacher, model)
         self.searches = build_searches(config, self.tokenizer)
@@ -302,8 +303,8 @@ class Trainer:
         )
         self.step += 1
         self.clock.advance(round(now.progress * batch.samples))
-        if self.mean is not None and result.taken:
-            self.mean.update(batch.samples / SAMPLE_RATE_HZ)
+        if result.taken:
+            self.averages.update(batch.samples / SAMPLE_RATE_HZ)
         self.position = batch.after
         seen = self.labels.with_unused(result, batch.unused)
         self.labels.observe(self.step, seen.labels, seen.reasons)
@@ -405,7 +406,7 @@ class Trainer:
             "student": unwrap(self.student).state_dict(),
             "teacher": self.teacher.state_dict(),
             "optimizer": self.scaled.optimizer.state_dict(),
-            "running_mean": self.mean.state_dict() if self.mean else {},
+            **self.averages.state_dict(),
             "clock": self.clock.state_dict(),
             "position": self.position.state_dict(),
             "pseudo_labels": self.labels.state_dict(),
@@ -461,8 +462,7 @@ class Trainer:
             return
         with checkpoint.fitting(path, self.config.model.target):
             load_optimizer(self.scaled.optimizer, state["optimizer"])
-            if self.mean is not None and state["running_mean"]:
-                self.mean.load_state_dict(shard_state(state["running_mean"], self.mean.state_dict()))
+            self.averages.load_state_dict(state)
         self.scaled.kappa = state["kappa"]
         try:
             self.plan = self.plan.with_state(state.get("plan", {}))
