@@ -72,11 +72,16 @@ class OptimizerConfig:
     rule; below 1: lr grows faster than sqrt(kappa). See scaling.gradient_noise."""
     noise_every_steps: PositiveCount | None = None
     """Steps between measurements of the noise share, for `asr-emapl gradient-noise`; null: never."""
+    noise_half_life_hours: PositiveHours = 1.0
+    """Half-life in hours of audio of the average of the measured noise, for batch.growth=noise and
+    rule=adascale."""
     audio_per_step: Literal["nominal", "actual"] = "nominal"
     """Audio from which kappa is computed. nominal: mean audio of a step at this batch; actual: audio of each
     step. The loss is a mean over utterances, so with actual, a step with fewer utterances counts less."""
-    rule: Literal["full", "none"] = "full"
-    """full: scale by the optimizer's rule; none: no scaling, for comparison."""
+    rule: Literal["full", "none", "adascale"] = "full"
+    """full: scale by the optimizer's rule; none: no scaling, for comparison; adascale: scale by the rule with
+    the measured gain r, from 1 to kappa, in place of kappa, and count training in gained audio (see
+    scaling.plan). For sgd as published, for adam and adamw derived. Requires noise_every_steps."""
     beta_form: Literal["power", "linear"] = "power"
     """How betas scale: beta ** kappa, or 1 - kappa (1 - beta)."""
     rescale_moments: bool = False
@@ -150,9 +155,10 @@ class TeacherConfig:
     audio consumed."""
     growing_share: Annotated[float, Gt(0.0), Le(1.0)] = 0.1
     """For schedule growing: half-life by audio consumed, once this is longer than the half-life set above."""
-    audio_per_step: Literal["actual", "nominal"] = "actual"
+    audio_per_step: Literal["actual", "nominal", "gained"] = "actual"
     """Audio from which rho is computed. actual: audio of each step, so that packing does not matter; nominal:
-    mean audio of a step at this batch."""
+    mean audio of a step at this batch; gained: with optimizer.rule=adascale, the audio that counts as
+    progress, for rho ** r."""
 
     def half_life_seconds(self, reference_audio: float) -> float:
         """The half-life in seconds of audio.

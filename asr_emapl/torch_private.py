@@ -44,16 +44,6 @@ def foreach_lerp_(targets: list[Tensor], sources: list[Tensor], weight: float) -
     torch._foreach_lerp_(targets, sources, weight)
 
 
-def foreach_add_(targets: list[Tensor], others: list[Tensor]) -> None:
-    """Add each tensor to its target, with few kernel launches."""
-    torch._foreach_add_(targets, others)
-
-
-def foreach_norm(tensors: list[Tensor]) -> list[Tensor]:
-    """The 2-norm of each tensor, with few kernel launches."""
-    return list(torch._foreach_norm(tensors))
-
-
 def uncompiled(module: nn.Module) -> nn.Module:
     """The module inside a torch.compile wrapper; other modules are returned unchanged."""
     return getattr(module, "_orig_mod", module)

@@ -29,8 +29,10 @@ from noisy_parabola import (  # noqa: E402
     student,
     trajectory_rows,
 )
+from schedules import Problem, schedule_rows  # noqa: E402
+from schedules import descend as descend_with  # noqa: E402
 
-PICTURES = ("trajectories", "momentum", "variance", "adaptive")
+PICTURES = ("trajectories", "momentum", "variance", "adaptive", "schedules")
 # kappa: errors of the rule in pre and post order, of an unscaled rho; best rho in post order and its error.
 # From another program, to the digits given; its search for the last one stopped early at kappa 2.
 KNOWN = {
@@ -233,3 +235,25 @@ def test_results_show_committed_pictures() -> None:
     for name in PICTURES:
         assert f"({name}.png)" in text
         assert (RECIPE / f"{name}.png").stat().st_size < 150_000
+
+
+@pytest.fixture(scope="module")
+def adapted():
+    """Deviations from kappa 1 with Adam, in a problem where the true gradient matters at kappa 64."""
+    names = ("kappa 1", "kappa 64", "kappa 64, AdaScale", "by need, moments rescaled")
+    runs = [descend_with(Problem(samples=4096), "adam", name, seed) for seed, name in enumerate(names)]
+    return {row["name"]: row for row in schedule_rows(runs)}
+
+
+def test_adascale_stays_closer_to_the_reference_for_some_more_samples(adapted):
+    fixed, measured = adapted["kappa 64"], adapted["kappa 64, AdaScale"]
+    assert measured["mean_T"] < 0.6 * fixed["mean_T"]
+    assert fixed["samples"] < measured["samples"] < 2.0 * fixed["samples"]
+    assert fixed["steps"] < measured["steps"] < 0.05 * adapted["kappa 1"]["steps"]
+
+
+def test_a_batch_that_grows_by_need_takes_fewer_steps_over_the_same_samples(adapted):
+    grown, reference = adapted["by need, moments rescaled"], adapted["kappa 1"]
+    assert grown["batch"] > 8.0
+    assert grown["steps"] < 0.5 * reference["steps"]
+    assert grown["mean_T"] < 0.05

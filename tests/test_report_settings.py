@@ -52,7 +52,7 @@ def test_the_log_knows_better(tmp_path):
     """Of a batch that depended on the hardware."""
     automatic = {**CONFIG, "batch": {"seconds": "auto", "reference_seconds": 12.0}}
     assert kappa(scaled(run(automatic, tmp_path, kappa=8.0))) == "8"
-    assert scaled(run(automatic, tmp_path)).note.startswith("batch.seconds is auto")
+    assert scaled(run(automatic, tmp_path)).note.startswith("the log does not say which batch")
 
 
 def test_a_kappa_of_each_step_is_not_the_runs(tmp_path):

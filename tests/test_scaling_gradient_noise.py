@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from asr_emapl.scaling import scale_clip_norm, scale_noise_share
-from asr_emapl.scaling.gradient_noise import estimate_noise, gain, square_norm
+from asr_emapl.scaling.gradient_noise import GradientNoise, NoiseAverage, estimate_noise, gain
 
 KAPPA = st.floats(0.01, 100.0)
 SHARE = st.floats(0.0, 1.0)
@@ -134,9 +134,40 @@ def test_what_cannot_be_estimated():
     assert estimate_noise([(1.0, 2), (1.0, 2)], math.nan) is None
 
 
-@settings(max_examples=30)
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=5))
-def test_the_square_norm_of_gradients(sizes):
-    gradients = [torch.randn(size) for size in sizes]
-    expected = torch.cat(gradients).square().sum().item()
-    assert square_norm(gradients) == pytest.approx(expected, rel=1e-5, abs=1e-12)
+# The average over a run.
+
+
+def measured(share, kappas, half_life=600.0, audio=60.0):
+    """The average after steps at these kappas; `share` is that of noise at the reference batch."""
+    average, seconds = NoiseAverage(half_life), 0.0
+    for kappa in kappas:
+        seconds += kappa * audio
+        noise = GradientNoise(share / kappa, share / kappa + 1.0 - share)
+        average = average.after(noise, kappa, seconds)
+    return average
+
+
+@given(SHARE, st.lists(st.sampled_from([0.5, 1.0, 2.0, 8.0]), min_size=1, max_size=9), KAPPA)
+def test_the_average_is_that_of_the_reference_at_whatever_batch_it_was_measured(share, kappas, kappa):
+    average = measured(share, kappas)
+    assert average.share(1.0) == pytest.approx(share, abs=1e-9)
+    assert average.share(kappa) == pytest.approx(scale_noise_share(share, kappa), abs=1e-9)
+
+
+def test_the_average_forgets_in_audio():
+    """A half-life after the noise has changed, both weigh the same; however many steps measured it."""
+    for kappa in (1.0, 2.0, 10.0):
+        average = measured(0.2, [kappa] * 1000)
+        seconds = average.seconds
+        for _ in range(round(10 / kappa)):
+            seconds += 60.0 * kappa
+            average = average.after(GradientNoise(0.8 / kappa, 0.8 / kappa + 0.2), kappa, seconds)
+        assert average.share(1.0) == pytest.approx(0.5)
+
+
+def test_without_a_measurement_the_share_is_unknown():
+    assert NoiseAverage(600.0).share(4.0) is None
+    assert NoiseAverage(600.0).after(GradientNoise(0.0, 0.0), 1.0, 60.0).share(1.0) is None
+    # Estimates are unbiased, so they can be negative, or exceed the mean square.
+    assert NoiseAverage(600.0).after(GradientNoise(-0.1, 1.0), 1.0, 60.0).share(1.0) == 0.0
+    assert NoiseAverage(600.0).after(GradientNoise(1.1, 1.0), 1.0, 60.0).share(1.0) == 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -12,12 +13,15 @@ from hypothesis import strategies as st
 
 from asr_emapl.ema import CosineHalfLife, EmaTeacher
 from asr_emapl.scaling import (
+    BatchGrowth,
     BatchSchedule,
+    NoiseAverage,
     ReferenceOptimizer,
     ScalingPlan,
     Schedule,
     StepAudio,
 )
+from asr_emapl.scaling.gradient_noise import GradientNoise
 
 ADAM = ReferenceOptimizer("adamw", {"lr": 1e-3, "betas": (0.9, 0.98), "eps": 1e-8, "weight_decay": 0.1}, 2.0)
 CONSTANT = Schedule(100.0)
@@ -155,3 +159,145 @@ def test_linear_betas_allow_no_change_of_batch(varying):
     changes = () if varying else ((1.0, 120.0),)
     with pytest.raises(ValueError, match="beta_form=linear"):
         plan(60.0, *changes, optimizer=replace(ADAM, beta_form="linear", **varying))
+
+
+# Batches that grow by need.
+
+
+def growing(most=480.0, threshold=0.9) -> ScalingPlan:
+    """From 60 s; the noise is averaged over 600 s."""
+    batches = BatchSchedule(60.0, growth=BatchGrowth(threshold, most))
+    return ScalingPlan(StepAudio.nominal(batches, 60.0), ADAM, CONSTANT, HALF_LIFE, noise=NoiseAverage(600.0))
+
+
+def trained(one: ScalingPlan, noise_scale: float, seconds: float) -> ScalingPlan:
+    """The plan after a run in which each step is measured; noise and gradient are equal at `noise_scale`."""
+    clock = 0.0
+    while clock < seconds:
+        batch = one.steps.seconds(clock / 3600.0)
+        clock += batch
+        noise = GradientNoise(noise_scale / batch, noise_scale / batch + 1.0)
+        one = one.observe(noise, batch / 60.0, clock / 3600.0)
+    return one
+
+
+@pytest.mark.parametrize(
+    ("noise_scale", "last"),
+    [(9.0 * 60.0 * 0.99, 60.0), (9.0 * 60.0 * 1.01, 120.0), (9.0 * 120.0 * 1.01, 240.0), (1e9, 480.0)],
+)
+def test_the_batch_doubles_until_the_noise_no_longer_allows_it(noise_scale, last):
+    grown = trained(growing(), noise_scale, 6000.0).steps.batches
+    assert grown.seconds(10.0) == last
+    hours = [start for start, _ in grown.changes]
+    assert hours == sorted(hours)
+    assert hours[:1] == ([600.0 / 3600.0] if hours else [])
+    # One half-life between two doublings, to the step.
+    gaps = [3600.0 * (b - a) for a, b in itertools.pairwise(hours)]
+    assert all(600.0 <= gap < 600.0 + 480.0 for gap in gaps)
+
+
+def test_the_hyper_parameters_follow_the_batch_and_the_past_stays():
+    grown = trained(growing(), 1e9, 6000.0)
+    start = grown.steps.batches.changes[0][0]
+    assert grown.at(start - 1e-6).param_group == ADAM.group
+    assert grown.at(start).lr == pytest.approx(1e-3 * 2.0**0.5)
+    replayed = plan(60.0, *grown.steps.batches.changes)
+    for hours in (0.0, start, 1.0, 2.0):
+        assert replayed.at(hours) == grown.at(hours)
+
+
+def test_a_few_steps_are_not_enough():
+    one = growing()
+    for number in range(4):
+        one = one.observe(GradientNoise(1.0, 1.0), 1.0, 1.0 + number)
+        assert not one.steps.batches.changes
+    assert one.observe(GradientNoise(1.0, 1.0), 1.0, 6.0).steps.batches.changes == ((6.0, 120.0),)
+
+
+def test_what_was_measured_survives_a_checkpoint():
+    grown = trained(growing(), 9.0 * 120.0 * 1.01, 3000.0)
+    assert growing().with_state(grown.state_dict()) == grown
+    assert growing().with_state({}) == growing()
+    assert plan().state_dict() == {}
+    assert plan().with_state(grown.state_dict()) == plan()
+    with pytest.raises(ValueError, match="240 s is not known"):
+        growing(most=120.0).with_state(grown.state_dict())
+
+
+def test_nothing_changes_if_nothing_is_measured():
+    one = growing()
+    assert one.observe(None, 1.0, 5.0) is one
+    fixed = plan()
+    assert fixed.observe(GradientNoise(1.0, 1.0), 1.0, 5.0) is fixed
+
+
+def test_the_rule_must_hold_at_every_batch_that_may_come():
+    with pytest.raises(ValueError, match="linear"):
+        replace(growing(), optimizer=replace(ADAM, beta_form="linear"))
+
+
+# AdaScale.
+
+
+def adascale(optimizer: ReferenceOptimizer, seconds=240.0, **others) -> ScalingPlan:
+    noise = NoiseAverage(600.0)
+    return plan(seconds, optimizer=replace(optimizer, rule="adascale"), noise=noise, **others)
+
+
+SGD = ReferenceOptimizer("sgd", {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}, 2.0)
+
+
+@given(st.floats(0.0, 1.0), st.floats(1.0, 64.0))
+def test_the_gain_is_the_ratio_of_mean_squares(share, kappa):
+    """(variance + signal) / (variance / kappa + signal), from what was measured at kappa."""
+    measured = GradientNoise(share / kappa, share / kappa + 1.0 - share)
+    one = adascale(SGD, 60.0 * kappa).observe(measured, kappa, 1.0)
+    now = one.at(1.0)
+    assert now.gain == pytest.approx(1.0 / (share / kappa + 1.0 - share), rel=1e-6)
+    assert 1.0 <= now.gain <= kappa * (1.0 + 1e-12)
+    assert now.progress == pytest.approx(now.gain / kappa)
+    assert now.lr == pytest.approx(0.1 * now.gain)
+    assert now.param_group["momentum"] == 0.9
+    assert now.clip_norm == pytest.approx(2.0 / math.sqrt(now.gain))
+
+
+def test_adam_at_the_gain_is_the_rule_with_the_gain_for_kappa():
+    one = adascale(ADAM).observe(GradientNoise(0.5, 1.0), 4.0, 1.0)
+    now = one.at(1.0)
+    assert now.gain == pytest.approx(2.5)
+    fixed = plan(150.0).at(1.0)
+    assert now.param_group == {key: pytest.approx(value) for key, value in fixed.param_group.items()}
+    assert now.clip_norm == pytest.approx(fixed.clip_norm)
+    assert now.clock_seconds == pytest.approx(3600.0 + 150.0 / 2.0)
+
+
+def test_adascale_is_the_fixed_rule_where_noise_dominates_and_the_reference_where_it_does_not():
+    noise = adascale(ADAM).observe(GradientNoise(1.0, 1.0), 4.0, 1.0).at(1.0)
+    assert noise == replace(plan(240.0).at(1.0), gain=noise.gain, progress=noise.progress)
+    none = adascale(ADAM).observe(GradientNoise(0.0, 1.0), 4.0, 1.0).at(1.0)
+    assert (none.param_group, none.gain, none.progress) == (ADAM.group, 1.0, 0.25)
+    assert adascale(ADAM).at(0.0).gain == 1.0  # nothing is measured yet
+
+
+def test_the_teacher_follows_the_gain_on_demand():
+    found = {}
+    for counted in ("actual", "gained"):
+        one = adascale(ADAM, teacher_audio_per_step=counted).observe(GradientNoise(0.5, 1.0), 4.0, 1.0)
+        found[counted] = one.at(1.0).rho
+    rho = plan().at(1.0).rho
+    assert found == {"actual": pytest.approx(rho**4.0), "gained": pytest.approx(rho**2.5)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"noise": None}, "measured noise"),
+        ({"optimizer": replace(ADAM, rule="adascale", name="radam")}, "one of sgd, adam, adamw"),
+        ({"optimizer": replace(ADAM, rule="adascale", noise_share=0.5)}, "noise_share=1"),
+        ({"optimizer": replace(ADAM, rule="adascale", audio_per_step="actual")}, "audio_per_step=nominal"),
+        ({"steps": StepAudio.nominal(BatchSchedule(30.0), 60.0)}, "at least the reference batch"),
+    ],
+)
+def test_where_adascale_has_no_rule(changes, named):
+    with pytest.raises(ValueError, match=named):
+        replace(adascale(ADAM), **changes)

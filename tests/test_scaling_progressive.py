@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from asr_emapl.scaling import scale_hyperparameters
-from asr_emapl.scaling.progressive import BatchSchedule, rescale_optimizer_state
+from asr_emapl.scaling import ReferenceOptimizer, ScalingPlan, Schedule, StepAudio, scale_hyperparameters
+from asr_emapl.scaling.progressive import BatchSchedule, double_with_decay, rescale_optimizer_state
 
 STAGES = BatchSchedule(12.0, ((2.0, 48.0), (6.5, 96.0)))
 
@@ -54,6 +54,48 @@ def test_the_smallest_batch_limits_utterances():
 def test_schedules_that_are_none(changes, said):
     with pytest.raises(ValueError, match=said):
         BatchSchedule(12.0, changes)
+
+
+def test_the_stages_of_a_run_cover_its_audio():
+    assert STAGES.stages(5.0) == [(0.0, 2.0, 12.0), (2.0, 5.0, 48.0)]
+    assert STAGES.stages(10.0) == [(0.0, 2.0, 12.0), (2.0, 6.5, 48.0), (6.5, 10.0, 96.0)]
+    assert BatchSchedule(7.0).stages(3.0) == [(0.0, 3.0, 7.0)]
+
+
+@pytest.mark.parametrize("shape", ["linear", "cosine"])
+@pytest.mark.parametrize("final", [0.0, 0.3])
+def test_the_batch_doubles_where_the_learning_rate_has_halved(shape, final):
+    schedule = Schedule(10.0, 1.0, 4.0, final, shape)
+    batches = double_with_decay(BatchSchedule(60.0), schedule, 500.0)
+    assert batches.all == ((60.0, 120.0, 240.0, 480.0) if final == 0.0 else (60.0, 120.0))
+    for number, (hours, _) in enumerate(batches.changes, 1):
+        assert schedule.factor(hours) == pytest.approx(0.5**number)
+
+
+def test_each_halving_of_adam_is_a_root_of_two_and_that_of_sgd_nothing():
+    """Seesaw: the learning rate at the batch in force, right after the first halvings."""
+    schedule = Schedule(10.0, decay_from_hours=4.0, shape="linear")
+    batches = double_with_decay(BatchSchedule(60.0), schedule, 240.0)
+    steps = StepAudio.nominal(batches, 60.0)
+    at = [hours for hours, _ in batches.changes]
+    adam = ScalingPlan(steps, ReferenceOptimizer("adam", {"lr": 1.0, "betas": (0.9, 0.98)}), schedule, 3600.0)
+    sgd = ScalingPlan(steps, ReferenceOptimizer("sgd", {"lr": 1.0}), schedule, 3600.0)
+    assert [adam.at(h).lr for h in at] == pytest.approx([0.5**0.5, 0.5], rel=0.03)
+    assert [sgd.at(h).lr for h in at] == pytest.approx([1.0, 1.0], rel=0.03)
+    # The teacher keeps its half-life in audio through all of them.
+    assert adam.at(at[0]).rho == pytest.approx(adam.at(0.0).rho ** 2)
+
+
+def test_doublings_multiply_the_stages_of_a_schedule():
+    schedule = Schedule(10.0, decay_from_hours=0.0, shape="linear")  # halved at 5, 7.5, 8.75 h
+    batches = double_with_decay(BatchSchedule(10.0, ((2.0, 20.0), (6.0, 40.0))), schedule, 100.0)
+    assert batches == BatchSchedule(10.0, ((2.0, 20.0), (5.0, 40.0), (6.0, 80.0)))
+
+
+def test_without_a_decay_nothing_doubles_and_a_small_limit_is_refused():
+    assert double_with_decay(STAGES, Schedule(10.0), 1e6) == STAGES
+    with pytest.raises(ValueError, match="50 s is below the batch of 96 s"):
+        double_with_decay(STAGES, Schedule(10.0), 50.0)
 
 
 def moved(optimizer_class, steps, **options):

@@ -111,3 +111,21 @@ def test_a_final_share_outside_the_unit_interval_is_an_error(final):
 def test_a_decay_that_begins_after_the_end_does_not_come_to_pass():
     """What a recipe relies on whose first stage is the same config with fewer hours."""
     assert [schedule(decay=12.0, end=10.0).factor(h) for h in (2.0, 9.0, 10.0, 12.0)] == [1.0] * 4
+
+
+@given(SHAPE, st.floats(0.01, 0.99), st.floats(0.0, 0.5))
+def test_the_decay_falls_to_a_factor_where_it_says(shape, factor, final):
+    one = schedule(final=final, shape=shape)
+    hours = one.falls_to(factor)
+    if factor <= final:
+        assert hours == math.inf
+    else:
+        assert 6.0 < hours <= 10.0
+        assert one.factor(hours) == pytest.approx(factor, abs=1e-6)
+
+
+def test_without_a_decay_no_factor_is_reached():
+    assert Schedule(10.0).falls_to(0.5) == math.inf
+    assert Schedule(10.0, decay_from_hours=10.0).falls_to(0.5) == math.inf
+    with pytest.raises(ValueError, match=r"outside \(0, 1\)"):
+        schedule().falls_to(1.0)

@@ -37,7 +37,7 @@ def result(loss: float = 2.0, **fields) -> StepResult:
 
 
 def used(lr=1e-3, rho=0.9, kappa=1.0, half_life_hours=1.0) -> StepHyperparameters:
-    return StepHyperparameters(kappa, {"lr": lr}, None, 1.0, 0.0, 3600.0 * half_life_hours, rho)
+    return StepHyperparameters(kappa, kappa, 1.0, {"lr": lr}, None, 1.0, 0.0, 3600.0 * half_life_hours, rho)
 
 
 class Clock:
@@ -77,6 +77,7 @@ def test_every_metric_of_a_step_is_in_its_line(tmp_path):
             "lr": 1e-3,
             "rho": 0.5,
             "kappa": 1.0,
+            "gain": 1.0,
             "half_life_hours": 1.0,
             "dropped": {"unalignable": 2},
         },
@@ -93,6 +94,7 @@ def test_every_metric_of_a_step_is_in_its_line(tmp_path):
             "lr": 1e-3,
             "rho": 0.9,
             "kappa": 1.0,
+            "gain": 1.0,
             "half_life_hours": 1.0,
             "confidence": 0.75,
             "nonempty": 0.5,
@@ -273,7 +275,7 @@ def test_tensorboard_has_losses_pseudo_labels_and_word_error_rates(tmp_path, clo
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     log = RunLog(tmp_path, total_hours=1.0, every_seconds=0.0)
-    in_force = {"lr": 0.5, "rho": 0.75, "kappa": 2.0, "half_life_hours": 0.125}
+    in_force = {"lr": 0.5, "rho": 0.75, "kappa": 2.0, "gain": 2.0, "half_life_hours": 0.125}
     for step in (1, 2):
         clock.now += 10.0
         dropped = Counter(empty=1, low_confidence=3)

@@ -18,8 +18,7 @@ from asr_emapl.checkpoints.recognizer import load_recognizer
 from asr_emapl.data.batch_plan import BatchPlan
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.data.micro_batches import micro_batches
-from asr_emapl.errors import UserError
-from asr_emapl.training.build import build_batches, nominal_step_audio, require_measurable_noise
+from asr_emapl.training.build import build_batches, nominal_step_audio
 from asr_emapl.training.trainer import train
 
 IN_FLOAT64 = (str(Path(__file__).parent / "support" / "in_float64.py"),)
@@ -42,7 +41,7 @@ LONG = (*RUN, "hours=0.26", "pseudo_labels.start_hours=0.05")
 
 def test_a_sharded_run_is_the_run_of_one_process(corpus, tmp_path):
     """One process, then two from its checkpoint with unequally many micro-batches; one reads their last."""
-    overrides = (*SHORT, "checkpoint.running_mean=true")
+    overrides = (*SHORT, "checkpoint.running_mean=true", "checkpoint.bias_corrected=true")
     first_half = tiny_config(corpus, f"run_dir={tmp_path / 'two'}", *overrides, "hours=0.03")
     train(first_half)
     here = ("device.sharding=full", "device.max_seconds=4")
@@ -78,7 +77,7 @@ def test_all_gpus_make_the_run_of_one_cpu(corpus, tmp_path, sharding):
 
 def _require_alike(one: dict, other: dict) -> None:
     """Whole tensors under the same keys, the same but for rounding; the rest is equal."""
-    for name in ("student", "teacher", "optimizer", "running_mean"):
+    for name in ("student", "teacher", "optimizer", "running_mean", "bias_corrected"):
         left, right = dict(_leaves(one[name], name)), dict(_leaves(other[name], name))
         assert left.keys() == right.keys()
         for key, value in left.items():
@@ -125,13 +124,6 @@ def test_sharded_weights_travel_in_bf16(corpus, tmp_path):
     weights = checkpoint.load(path)["student"].values()
     assert {w.dtype for w in weights} == {torch.float32}
     assert any(not torch.equal(w, w.bfloat16().float()) for w in weights)
-
-
-def test_noise_in_sharded_gradients_is_refused(corpus):
-    config = tiny_config(corpus, "device.sharding=full", "optimizer.noise_every_steps=5")
-    require_measurable_noise(config, 1)
-    with pytest.raises(UserError, match=r"optimizer\.noise_every_steps: .* device\.sharding=full"):
-        require_measurable_noise(config, 2)
 
 
 @pytest.mark.slow

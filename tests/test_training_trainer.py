@@ -190,16 +190,27 @@ def test_a_decoding_process_that_is_killed_ends_the_run_with_a_line(corpus, tmp_
     assert "Traceback" not in output
 
 
-def test_measured_noise_leaves_the_loss_trace_of_two_processes(corpus, tmp_path):
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_the_noise_of_a_step_is_the_same_on_any_number_of_processes(corpus, tmp_path, sharding):
+    """And measuring it leaves the loss trace as it is."""
     overrides = ("hours=0.008", "validation.every_hours=null", "device.max_seconds=3")
-    run = launch(corpus, tmp_path / "two", *overrides, "optimizer.noise_every_steps=3", processes=2)
-    train(tiny_config(corpus, f"run_dir={tmp_path / 'one'}", *overrides))
+    measured = "optimizer.noise_every_steps=3"
+    run = launch(corpus, tmp_path / "two", *overrides, measured, f"device.sharding={sharding}", processes=2)
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'one'}", *overrides, measured, "device.max_seconds=6"))
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'plain'}", *overrides))
     finish(run)
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "plain"), rel=1e-3)
+    one, two = (
+        [line for line in read_log(tmp_path / name) if "gradient_noise" in line] for name in ("one", "two")
+    )
     steps = [line for line in read_log(tmp_path / "two") if line["event"] == "step"]
-    told = [line for line in steps if "gradient_noise" in line]
-    assert len(told) >= len(steps) // 3
-    for line in told:
+    assert (
+        [line["step"] for line in one]
+        == [line["step"] for line in two]
+        == [1 + n for n in range(0, len(steps), 3)]
+    )
+    for line, other in zip(one, two, strict=True):
+        assert line["gradient_noise"] == pytest.approx(other["gradient_noise"], rel=2e-3)
         assert line["gradient_noise"][1] == pytest.approx(line["gradient_norm"] ** 2)
 
 

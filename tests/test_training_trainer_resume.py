@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
-from support.runs import losses, read_log
+from support.runs import assert_resumes_anywhere, finish, launch, losses, read_log
 from support.tiny import step_audio, tiny_config
 
 from asr_emapl.checkpoints import files as checkpoint
 from asr_emapl.checkpoints.recognizer import load_recognizer
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.errors import UserError
+from asr_emapl.training.build import build_batches
 from asr_emapl.training.trainer import train
 
 
@@ -85,6 +88,114 @@ def test_a_progressive_batch_takes_its_hyper_parameters_from_the_reference(corpu
     assert f"kappa {kappas[12]:.4g}" in capsys.readouterr().out
 
 
+DECAY = ("batch.seconds=3", "batch.reference_seconds=3", "schedule.decay_from_hours=0.004", "hours=0.02")
+DOUBLED = ("batch.growth=decay", "batch.max_seconds=12", "validation.every_hours=null")
+KEPT = ("checkpoint.every_hours=0.003", "checkpoint.keep=99", "checkpoint.best_by=null")
+
+
+def test_a_batch_that_doubles_with_the_decay_is_a_progressive_batch(corpus, tmp_path):
+    """At each halving; it resumes within and between stages, and the explicit schedule gives the same run."""
+    config = tiny_config(corpus, f"run_dir={tmp_path / 'whole'}", *DECAY, *DOUBLED, *KEPT)
+    train(config)
+    batches = build_batches(config, 1)
+    assert batches.all == (3.0, 6.0, 12.0)
+    kappas = [line["kappa"] for line in read_log(tmp_path / "whole") if line["event"] == "step"]
+    assert sorted(set(kappas)) == pytest.approx(step_audio(config).kappas)
+    assert_resumes_anywhere(tmp_path / "whole", config)
+    stages = f"batch.progressive={[list(change) for change in batches.changes]}"
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'told'}", *DECAY, DOUBLED[2], stages))
+    assert losses(tmp_path / "told") == losses(tmp_path / "whole")
+
+
+GROWN = (
+    "batch.seconds=3",
+    "batch.reference_seconds=3",
+    "batch.growth=noise",
+    "batch.growth_noise_share=0.1",
+    "batch.max_seconds=12",
+    "optimizer.noise_every_steps=1",
+    "optimizer.noise_half_life_hours=0.003",
+    "validation.every_hours=null",
+)
+
+
+def test_a_batch_that_grows_by_need_resumes_and_is_repeated_exactly(corpus, tmp_path, capsys):
+    config = tiny_config(corpus, f"run_dir={tmp_path / 'whole'}", *GROWN, *KEPT)
+    train(config)
+    told = re.findall(r"batch\.growth=none (batch\.progressive=\S+)", capsys.readouterr().out)
+    events = [line for line in read_log(tmp_path / "whole") if line["event"] == "batch"]
+    assert [line["seconds"] for line in events] == [6.0, 12.0]
+    assert all(line["noise_share"] >= 0.1 for line in events)
+    assert_resumes_anywhere(tmp_path / "whole", config)
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'told'}", *GROWN, "batch.growth=none", told[-1]))
+    assert losses(tmp_path / "told") == losses(tmp_path / "whole")
+
+
+def test_the_batch_grows_at_the_same_time_on_two_processes(corpus, tmp_path):
+    several = launch(corpus, tmp_path / "two", *GROWN, "device.max_seconds=3", processes=2)
+    train(tiny_config(corpus, f"run_dir={tmp_path / 'one'}", *GROWN))
+    finish(several)
+    one, two = (
+        [line for line in read_log(tmp_path / name) if line["event"] == "batch"] for name in ("one", "two")
+    )
+    assert len(one) == len(two) == 2
+    for line, other in zip(one, two, strict=True):
+        assert line == other | {"noise_share": pytest.approx(other["noise_share"], rel=1e-2)}
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
+
+
+ADASCALE = (
+    "batch.seconds=12",
+    "batch.reference_seconds=3",
+    "optimizer.rule=adascale",
+    "optimizer.noise_every_steps=2",
+    "optimizer.noise_half_life_hours=0.004",
+    "teacher.audio_per_step=gained",
+    "validation.every_hours=null",
+)
+
+
+def test_adascale_counts_gained_audio_and_resumes_exactly(corpus, tmp_path):
+    config = tiny_config(corpus, f"run_dir={tmp_path / 'whole'}", *ADASCALE, *KEPT)
+    last = torch.load(train(config), weights_only=True)
+    steps = [line for line in read_log(tmp_path / "whole") if line["event"] == "step"]
+    assert steps[0]["gain"] == 1.0
+    assert all(1.0 <= line["gain"] <= line["kappa"] for line in steps)
+    assert len({line["gain"] for line in steps}) > 2
+    gained = sum(line["gain"] for line in steps) * step_audio(config).reference_seconds / 3600
+    assert steps[-1]["hours"] == pytest.approx(gained, rel=0.1)
+    assert last["position"]["labelled"]["corpora"][0]["total"] > last["clock"]["samples"]
+    assert_resumes_anywhere(tmp_path / "whole", config)
+
+
+@pytest.mark.parametrize(
+    ("turned", "said"),
+    [
+        ("optimizer.noise_every_steps=null", "requires optimizer.noise_every_steps"),
+        ("batch.progressive=[[1,6]]", r"requires batch.progressive=\[\]"),
+        ("batch.seconds=auto", "requires batch.seconds in seconds"),
+        ("batch.max_seconds=2", "2 s is below the batch of 3 s"),
+    ],
+)
+def test_what_a_batch_that_grows_by_need_requires(corpus, turned, said):
+    with pytest.raises(UserError, match=said):
+        build_batches(tiny_config(corpus, *GROWN, turned), 1)
+
+
+@pytest.mark.parametrize(
+    ("turned", "said"),
+    [
+        ("batch.max_seconds=null", "requires batch.max_seconds"),
+        ("batch.max_seconds=2", "batch.max_seconds: 2 s is below the batch of 3 s"),
+        ("schedule.decay_from_hours=null", "requires schedule.decay_from_hours"),
+        ("optimizer.rule=none", "requires an optimizer.rule that scales"),
+    ],
+)
+def test_what_a_growing_batch_requires(corpus, turned, said):
+    with pytest.raises(UserError, match=said):
+        build_batches(tiny_config(corpus, *DECAY, *DOUBLED, turned), 1)
+
+
 def test_a_run_that_scales_by_the_step_resumes_digit_for_digit(corpus, tmp_path):
     overrides = ("hours=0.01", "validation.every_hours=null", "optimizer.audio_per_step=actual")
     train(tiny_config(corpus, f"run_dir={tmp_path / 'whole'}", *overrides))
@@ -137,12 +248,32 @@ def test_the_average_over_any_window_can_be_taken_afterwards(corpus, tmp_path):
     assert len(list(recognizer(read_manifest(corpus / "dev.jsonl")))) == 4
 
 
+def test_the_bias_corrected_average_resumes_and_can_be_written(corpus, tmp_path):
+    overrides = ("hours=0.012", "checkpoint.bias_corrected=true", "validation.every_hours=null", *KEPT)
+    config = tiny_config(corpus, f"run_dir={tmp_path / 'run'}", *overrides)
+    end = train(config)
+    assert_resumes_anywhere(tmp_path / "run", config)
+    expected = torch.load(end, weights_only=True)["bias_corrected"]
+    for again in tmp_path.glob("run-from-*"):
+        found = torch.load(again / "checkpoints" / end.name, weights_only=True)["bias_corrected"]
+        for name, weight in expected["average"].items():
+            assert torch.equal(found["average"][name], weight)
+    hours = checkpoint.bias_corrected(end, tmp_path / "average.pt")
+    assert hours == pytest.approx(expected["audio"] / 3600)
+    teacher = torch.load(tmp_path / "average.pt", weights_only=True)["teacher"]["module"]
+    assert all(torch.equal(teacher[name], weight) for name, weight in expected["average"].items())
+    with pytest.raises(UserError, match=r"checkpoint\.running_mean=true"):
+        checkpoint.average(None, end, tmp_path / "window.pt")
+
+
 def test_no_average_without_a_running_mean(corpus, tmp_path):
     path = train(
         tiny_config(corpus, f"run_dir={tmp_path / 'run'}", "hours=0.002", "validation.every_hours=null")
     )
     with pytest.raises(UserError, match=r"checkpoint\.running_mean=true"):
         checkpoint.average(None, path, tmp_path / "average.pt")
+    with pytest.raises(UserError, match=r"checkpoint\.bias_corrected=true"):
+        checkpoint.bias_corrected(path, tmp_path / "average.pt")
 
 
 def test_decoding_processes_change_nothing(corpus, tmp_path):

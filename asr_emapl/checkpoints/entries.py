@@ -128,6 +128,11 @@ def _running_mean(value: Any, place: str) -> None:
         _has({"mean": _weights, "audio": _amount})(value, place)
 
 
+def _bias_corrected(value: Any, place: str) -> None:
+    if value != {}:  # {}: the run does not keep it
+        _has({"ema": _weights, "start": _weights, "average": _weights, "audio": _amount})(value, place)
+
+
 def _optimizer(value: Any, place: str) -> None:
     _has({"state": _dict_of(_dict_of(_moment))})(value, place)
     _require(all(type(i) is int for i in value["state"]), f"{place}.state", "a mapping of parameter numbers")
@@ -211,6 +216,14 @@ def _built(value: Any, place: str) -> None:
         _plain_values(value, place)
 
 
+def _plan(value: Any, place: str) -> None:
+    if value != {}:  # {}: nothing depends on what the run measures
+        noise = dict.fromkeys(("half_life", "variance", "signal", "seconds"), _number) | {"steps": _count}
+        _has({"noise": _has(noise), "changes": _list_of(_list_of(_positive))})(value, place)
+        _require(len(value["noise"]) == 5, f"{place}.noise", "five numbers")
+        _require(all(len(pair) == 2 for pair in value["changes"]), f"{place}.changes", "a list of pairs")
+
+
 def _step_or_none(value: Any, place: str) -> None:
     if value is not None:
         _count(value, place)
@@ -247,6 +260,8 @@ _ENTRIES: dict[str, _Check] = {
     "teacher": _has({"module": _weights, "audio": _amount}),
     "optimizer": _optimizer,
     "running_mean": _running_mean,
+    # Earlier versions did not have it.
+    "bias_corrected": _bias_corrected,
     "clock": _has({"samples": _count, "sample_rate_hz": _positive}),
     "position": _position,
     "pseudo_labels": _pseudo_labels,
@@ -261,7 +276,9 @@ _ENTRIES: dict[str, _Check] = {
     "origin": _origin,
     # How the model is built without files of weights; see `checkpoints.built`.
     "built": _built,
+    # What the run has measured; see `ScalingPlan.state_dict`. Earlier versions measured nothing.
+    "plan": _plan,
     # Which checkpoints are kept; only in a run directory.
     "kept": _has({"best": _step_or_none, "rate": _number, "for_good": _list_of(_count)}),
 }
-_OPTIONAL = ("origin", "built", "kept")
+_OPTIONAL = ("bias_corrected", "origin", "built", "plan", "kept")

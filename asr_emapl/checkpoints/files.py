@@ -220,16 +220,40 @@ def average(start: Path | None, end: Path, out: Path) -> float:
         weights = window(earlier, later)
     except ValueError as error:
         raise UserError(f"{start or 'the start'} to {end}: {error}") from error
-    student = last["student"]
-    with fitting(end, last["config"]["model"]["target"]):
+    _write_teacher(end, last, weights, out)
+    return (later["audio"] - earlier["audio"]) / 3600.0
+
+
+def bias_corrected(end: Path, out: Path) -> float:
+    """Write a copy of checkpoint `end` whose teacher is the bias-corrected average of the student.
+
+    Returns:
+        Hours of audio of the average.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or has no such average.
+    """
+    end, last = _find_logged(end)
+    found = last.get("bias_corrected")
+    if not found:
+        raise UserError(
+            f"checkpoint {end} has no bias-corrected average; train with checkpoint.bias_corrected=true"
+        )
+    _write_teacher(end, last, found["average"], out)
+    return float(found["audio"]) / 3600.0
+
+
+def _write_teacher(path: Path, state: State, weights: State, out: Path) -> None:
+    """Write the state from `path` with an average of the student in place of the teacher."""
+    student = state["student"]
+    with fitting(path, state["config"]["model"]["target"]):
         for name, weight in weights.items():
             if name not in student or student[name].shape != weight.shape:
-                raise ValueError(f"running mean of {name}: the student has no weight of that name and shape")
+                raise ValueError(f"average of {name}: the student has no weight of that name and shape")
     # Buffers are not averaged, but copied from the student.
-    last["teacher"] |= {"module": {**student, **weights}, "pending": 0.0}
+    state["teacher"] |= {"module": {**student, **weights}, "pending": 0.0}
     with writing(out):
-        save(out, last)
-    return (later["audio"] - earlier["audio"]) / 3600.0
+        save(out, state)
 
 
 def _find_logged(path: Path) -> tuple[Path, State]:

@@ -38,6 +38,8 @@ class CheckpointConfig:
     """Hours of audio between checkpoints that are never removed; null: none."""
     running_mean: bool = False
     """Save the mean of all weights so far (float64), for `asr-emapl average`."""
+    bias_corrected: bool = False
+    """Save a bias-corrected average of the weights (BEMA), for `asr-emapl average --bias-corrected`."""
 
     def require(self, splits: Collection[str]) -> None:
         """Check that `best_by` is a validation split, "mean" or None.

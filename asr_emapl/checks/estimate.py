@@ -42,7 +42,7 @@ class Memory:
 
     Attributes:
         weights, teacher, optimizer, average: of the student with the features, the teacher, the optimizer's
-            state, and the running mean.
+            state, and the averages for evaluation.
         passes: activations and gradients, at most.
         seconds: padded audio of the batch.
         each: seconds of one utterance.
@@ -232,7 +232,7 @@ def _memory(
         (_bytes(model.student) // shards) + _bytes(model.features),
         _bytes(model.twin) // shards,
         _optimizer_bytes(config.optimizer, model.student) // shards,
-        _bytes(model.student) // shards if config.checkpoint.running_mean else 0,
+        _average_copies(config) * _bytes(model.student) // shards,
         peaks[count],
         count * each,
         each,
@@ -261,10 +261,14 @@ def _fitting(
 
 def _static(config: RunConfig, model: StepHere | StepElsewhere, devices: int) -> int:
     """Bytes that are in use between steps."""
-    copies = 2 if config.checkpoint.running_mean else 1
-    of_models = copies * _bytes(model.student) + _bytes(model.twin)
+    of_models = (1 + _average_copies(config)) * _bytes(model.student) + _bytes(model.twin)
     optimizer = _optimizer_bytes(config.optimizer, model.student)
     return (of_models + optimizer) // _shards(config, devices) + _bytes(model.features)
+
+
+def _average_copies(config: RunConfig) -> int:
+    """Copies of the weights in the averages for evaluation; BEMA also keeps those of its start."""
+    return (1 if config.checkpoint.running_mean else 0) + (2 if config.checkpoint.bias_corrected else 0)
 
 
 def _shards(config: RunConfig, devices: int) -> int:

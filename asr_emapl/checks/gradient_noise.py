@@ -60,7 +60,8 @@ def read_gradient_noise(run: Path, from_hours: float | None = None) -> tuple[Noi
             measured.
     """
     config = load_config(run / "config.yaml")
-    if config.batch.progressive or config.batch.seconds == "auto":
+    batch = config.batch
+    if batch.progressive or batch.growth != "none" or batch.seconds == "auto":
         raise UserError(f"{run}: gradient noise is defined for one batch; train with a fixed batch.seconds")
     begin = config.schedule.warmup_hours if from_hours is None else from_hours
     steps = [r for r in read_log(run / "log.jsonl") if r.get("event") == "step" and r["hours"] >= begin]

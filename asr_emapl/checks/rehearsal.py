@@ -196,6 +196,7 @@ class Rehearsal:
             texts if self._has_targets else None,
             rows=rows,
             epoch=epoch,
+            places=rows,
         )
 
 

@@ -98,7 +98,8 @@ def at_batch(config: RunConfig, batch_seconds: float) -> RunConfig:
     """
     if not (math.isfinite(batch_seconds) and batch_seconds > 0.0):
         raise UserError(f"the batch size must be a positive number of seconds, not {batch_seconds:g}")
-    return replace(config, batch=replace(config.batch, seconds=float(batch_seconds), progressive=[]))
+    batch = replace(config.batch, seconds=float(batch_seconds), progressive=[], growth="none")
+    return replace(config, batch=batch)
 
 
 def _batch_rows(batch: ScaledBatch) -> list[ScaleRow]:
@@ -134,6 +135,9 @@ def _optimizer_rows(optimizer: ReferenceOptimizer, kappa: float) -> list[ScaleRo
     if optimizer.rule == "none":
         rules = dict.fromkeys(rules, "unchanged: optimizer.rule is none")
         clip_rule = "unchanged: optimizer.rule is none"
+    if optimizer.rule == "adascale":
+        rules = {key: f"{rule}, with the measured r <= kappa for kappa" for key, rule in rules.items()}
+        clip_rule = f"{clip_rule}, with r for kappa"
     group, clip_norm = optimizer.at(kappa)
     reference = {**optimizer.group, "clip_norm": optimizer.clip_norm}
     scaled = {**group, "clip_norm": clip_norm}

@@ -62,9 +62,8 @@ def random_batch(
     count, samples = max(1, round(seconds / each)), round(each * SAMPLE_RATE_HZ)
     texts = torch.randint(1, vocabulary_size, (count, round(each * _TOKENS_PER_SECOND))).tolist()
     lengths_B = torch.full((count,), samples)
-    micro = MicroBatch(
-        [str(i) for i in range(count)], torch.randn(count, samples), lengths_B, texts, rows=list(range(count))
-    )
+    rows, waveforms_BN = list(range(count)), torch.randn(count, samples)
+    micro = MicroBatch([str(i) for i in rows], waveforms_BN, lengths_B, texts, rows=rows, places=rows)
     if second is not None:
         micro.second_BT = torch.ones(count, int(second.frames(lengths_B)[0]))
         micro.second_BF = None if second.size is None else torch.ones(count, second.size)

@@ -19,6 +19,7 @@ from asr_emapl.terminal import print_table, say, say_written, warn
 if TYPE_CHECKING:
     from asr_emapl.checks.check import CheckResult
     from asr_emapl.config import RunConfig
+    from asr_emapl.scaling import StepAudio
 
 commands = typer.Typer()
 
@@ -116,27 +117,52 @@ def average(
     start: Annotated[
         Path | None, typer.Option(help="Checkpoint where the window starts (default: start of the run).")
     ] = None,
+    is_bias_corrected: Annotated[
+        bool,
+        typer.Option("--bias-corrected", help="Write the bias-corrected average of the run (BEMA) instead."),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Average the student's weights over the steps between two checkpoints of a run.
 
     The run must have checkpoint.running_mean=true, and checkpoint.keep large enough to keep both checkpoints.
+    --bias-corrected requires checkpoint.bias_corrected=true instead.
 
     Example: `asr-emapl average --start step-000004000.pt --end step-000005000.pt --out average.pt`
     """
     from asr_emapl.checkpoints.files import average as run
+    from asr_emapl.checkpoints.files import bias_corrected
 
+    if is_bias_corrected and start is not None:
+        raise UserError("--bias-corrected averages the whole run; leave out --start")
     read = [file for path in (end, start) if path is not None for file in run_files(path)]
     check_outputs([out], read, overwrite=overwrite)
-    hours = run(start, end, out)
+    hours = bias_corrected(end, out) if is_bias_corrected else run(start, end, out)
     say_written(out, f"{out}: the teacher is the average of the student over {hours:.3f} h of audio")
 
 
 @commands.command()
 def scale(
     config: Annotated[Path, typer.Option(help="YAML file of a run.")],
-    batch_seconds: Annotated[float, positive("Batch size to scale to, in seconds of audio over all ranks.")],
+    batch_seconds: Annotated[
+        float | None, positive("Batch size to scale to, in seconds of audio over all ranks.")
+    ] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, overrides the file.")] = None,
+    wall_clock: Annotated[
+        bool,
+        typer.Option(
+            "--wall-clock",
+            help="Show serial steps and time of the config's batches, or of --batch-seconds, instead.",
+        ),
+    ] = False,
+    step_time: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --wall-clock: measured time of a step, as SECONDS=MS, padded seconds of the batch and "
+            "milliseconds; may be repeated.",
+            show_default="the same at every batch",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show how each hyper-parameter changes with the batch size, without training.
@@ -145,30 +171,74 @@ def scale(
     divided by that at the reference batch size. If a manifest is missing, kappa is nominal, the ratio of
     padded seconds, and the command prints a warning.
 
+    With --wall-clock, the number of optimizer steps and their time are compared with those at the reference
+    batch size. Without measured times, every step takes the same time, which is idealised.
+
     Example: `asr-emapl scale --config conf/mini.yaml --batch-seconds 480`
+
+    Example: `asr-emapl scale --config conf/mini.yaml --wall-clock --step-time 60=180 --step-time 480=260`
     """
     from asr_emapl.checks.scale import at_batch, scale_table
     from asr_emapl.config import load_config
-    from asr_emapl.training.selection import TrainingAudio, missing_manifests
 
     run = load_config(config, overrides or [])
-    scaled = at_batch(run, batch_seconds)
-    steps, epoch_hours, missing = None, 0.0, missing_manifests(scaled)
-    if not missing:
-        audio = TrainingAudio.select(scaled, world_size=1)
-        steps, epoch_hours = audio.step_audio(scaled, world_size=1), audio.hours
-    rows, warnings = scale_table(run, batch_seconds, steps, epoch_hours)
-    if missing:
-        warnings.append(
-            f"kappa is nominal, of padded seconds, because manifests are missing: {listing(missing, 3)}; "
-            "relative paths start from the current folder, unless the config sets root"
+    if wall_clock:
+        _show_wall_clock(
+            run if batch_seconds is None else at_batch(run, batch_seconds), step_time or [], as_json
         )
+        return
+    if batch_seconds is None or step_time:
+        raise UserError("specify --batch-seconds, or --wall-clock, which --step-time belongs to")
+    steps, epoch_hours, warning = _step_audio(at_batch(run, batch_seconds))
+    rows, warnings = scale_table(run, batch_seconds, steps, epoch_hours)
     if as_json:
-        print(json.dumps({"rows": [vars(row) for row in rows], "warnings": warnings}, indent=2))
+        found = {"rows": [vars(row) for row in rows], "warnings": [*warnings, *warning]}
+        print(json.dumps(found, indent=2))
         return
     print_table(["", "reference", "scaled", "rule"], [[r.name, r.reference, r.scaled, r.rule] for r in rows])
-    for warning in warnings:
-        say(f"warning: {warning}")
+    for text in [*warnings, *warning]:
+        say(f"warning: {text}")
+
+
+def _show_wall_clock(run: RunConfig, step_times: list[str], as_json: bool) -> None:
+    """Print serial steps and time of the batches of a run."""
+    from asr_emapl.checks.wall_clock import StepTimes, wall_clock
+    from asr_emapl.training.build import nominal_step_audio
+
+    times = StepTimes.parse(step_times)
+    steps, _, warning = _step_audio(run)
+    if run.batch.growth == "noise":
+        warning.append(
+            "with batch.growth=noise, the batches are known after the run, which prints them as "
+            "batch.progressive; this is the account of batch.seconds"
+        )
+    if run.optimizer.rule == "adascale":
+        warning.append(
+            "with optimizer.rule=adascale, a step counts as r <= kappa reference steps, so there are more"
+        )
+    account = wall_clock(nominal_step_audio(run, world_size=1) if steps is None else steps, run.hours, times)
+    if as_json:
+        print(json.dumps(account.to_dict() | {"warnings": warning}, indent=2))
+        return
+    print_table(*account.table())
+    say(account.summary())
+    for text in warning:
+        say(f"warning: {text}")
+
+
+def _step_audio(run: RunConfig) -> tuple[StepAudio | None, float, list[str]]:
+    """Audio of steps and hours of the manifests; if manifests are missing, None, 0 and a warning."""
+    from asr_emapl.training.selection import TrainingAudio, missing_manifests
+
+    missing = missing_manifests(run)
+    if not missing:
+        audio = TrainingAudio.select(run, world_size=1)
+        return audio.step_audio(run, world_size=1), audio.hours, []
+    warning = (
+        f"kappa is nominal, of padded seconds, because manifests are missing: {listing(missing, 3)}; "
+        "relative paths start from the current folder, unless the config sets root"
+    )
+    return None, 0.0, [warning]
 
 
 @commands.command("gradient-noise")

@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import Annotated, Literal
 
 import numpy as np
-from annotated_types import Ge, Le, Len
+from annotated_types import Ge, Gt, Le, Len, Lt
 from numpy.typing import NDArray
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
@@ -45,6 +45,15 @@ class BatchConfig:
         default_factory=list
     )
     """Later batches, as [from_hours, seconds] pairs (Progressive Scaling)."""
+    growth: Literal["none", "decay", "noise"] = "none"
+    """decay: double the batch each time that the schedule has halved the learning rate (Seesaw), which takes
+    fewer steps over the same audio. noise: double it when the measured gradient noise says that a larger
+    batch loses next to nothing; requires optimizer.noise_every_steps."""
+    growth_noise_share: Annotated[float, Gt(0.0), Lt(1.0)] = 0.9
+    """Least share of noise in the mean square of the gradient at which growth=noise doubles the batch. At a
+    share of s, a step at twice the batch makes 2 / (2 - s) times the progress: 1.82 times at 0.9."""
+    max_seconds: PositiveSeconds | None = None
+    """Padded seconds of the largest batch that growth leads to; required for growth."""
     group_seconds: Annotated[float, Ge(1.0), Le(1e9)] | None = None
     """Padded seconds of a group of utterances of similar length. A batch consists of random groups. Choose
     the audio that one device processes at a time; null: the reference batch."""

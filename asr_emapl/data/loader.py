@@ -75,8 +75,8 @@ class MicroBatch:
     In an unlabelled micro-batch, the student's input is the perturbed `student_BN`, and the teacher's is the
     clean `waveforms_BN`. In a labelled micro-batch, the student's input is the perturbed `waveforms_BN`. The
     masks (`keep_BF`, `keep_BT`) are for the student, and those of a second view are `second_BF` and
-    `second_BT`. `rows` are the indices of the utterances in their corpus, and `epoch` is the number of the
-    pass over it.
+    `second_BT`. `rows` are the indices of the utterances in their corpus, `epoch` is the number of the pass
+    over it, and `places` are their positions in the global batch.
     """
 
     ids: list[str]
@@ -92,6 +92,7 @@ class MicroBatch:
     student_samples_B: Tensor | None = None
     rows: list[int] = field(default_factory=list)
     epoch: int = 0
+    places: list[int] = field(default_factory=list)
 
     @property
     def seconds(self) -> list[float]:
@@ -200,7 +201,7 @@ class StepDataset(Dataset[StepBatch]):
                 heard, self.max_samples, groups=batch.groups, world_size=self.world_size, rank=self.rank
             )
             for part in parts:
-                micro = self._micro_batch(batch, batch.indices[part], utterance, made.skipped)
+                micro = self._micro_batch(batch, part, utterance, made.skipped)
                 if micro is not None:
                     made.micro_batches.append(micro)
         except UserError as error:
@@ -222,18 +223,19 @@ class StepDataset(Dataset[StepBatch]):
     def _micro_batch(
         self,
         batch: GlobalBatch,
-        indices: Indices,
+        part: Indices,
         utterance: Callable[[int], Utterance],
         skipped: list[Skipped],
     ) -> MicroBatch | None:
         corpus = self.corpora[batch.labelled]
         assert corpus is not None
         perturb = None if batch.label_only else self.perturb
-        rows: list[int] = []
+        places: list[int] = []
         utterances: list[Utterance] = []
         clean: list[Tensor] = []
         student: list[Tensor] = []
-        for i in indices.tolist():
+        for place in part.tolist():
+            i = int(batch.indices[place])
             u = utterance(i)
             if self.desk is not None:
                 self.desk.note(batch.labelled, i)
@@ -245,14 +247,15 @@ class StepDataset(Dataset[StepBatch]):
             except UserError as error:
                 skipped.append(Skipped(u.id, u.audio, str(error), batch.epoch))
                 continue
-            rows.append(i)
+            places.append(place)
             utterances.append(u)
             clean.append(waveform)
             student.append(perturbed)
-        if not rows:
+        if not places:
             return None
+        rows = batch.indices[places].tolist()
         micro = _padded(utterances, student if batch.labelled else clean)
-        micro.rows, micro.epoch = rows, batch.epoch
+        micro.rows, micro.epoch, micro.places = rows, batch.epoch, places
         if perturb is not None and not batch.labelled:
             heard = _padded(utterances, student)
             micro.student_BN, micro.student_samples_B = heard.waveforms_BN, heard.samples_B

@@ -57,9 +57,9 @@ def scaled(run: Run) -> Scaled | None:
     try:
         config = config_from_dict(run.config, str(run.folder / "config.yaml"))
         told = [step["kappa"] for step in run.steps[-1:] if "kappa" in step]
-        if config.batch.seconds == "auto":
+        if config.batch.seconds == "auto" or config.batch.growth == "noise":
             if not told:
-                return Scaled(run, [], [], "batch.seconds is auto, and the log does not say which it was")
+                return Scaled(run, [], [], "the log does not say which batch the run had")
             # Assumes the same share of padding at both batch sizes.
             seconds = told[0] * config.batch.reference_seconds
         else:

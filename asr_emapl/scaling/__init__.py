@@ -9,21 +9,29 @@ speech: use it for any model with a moving average.
 from asr_emapl.scaling.averages import half_life, momentum, scale_batch_norm_momentum, scale_momentum
 from asr_emapl.scaling.batch_norm import BatchNormMomenta
 from asr_emapl.scaling.clock import AudioClock
-from asr_emapl.scaling.gradient_noise import gain, scale_clip_norm, scale_noise_share
+from asr_emapl.scaling.gradient_noise import NoiseAverage, gain, scale_clip_norm, scale_noise_share
 from asr_emapl.scaling.plan import ReferenceOptimizer, ScalingPlan, StepAudio, StepHyperparameters
-from asr_emapl.scaling.progressive import BatchSchedule, rescale_optimizer_state
+from asr_emapl.scaling.progressive import (
+    BatchGrowth,
+    BatchSchedule,
+    double_with_decay,
+    rescale_optimizer_state,
+)
 from asr_emapl.scaling.rules import scale_hyperparameters
 from asr_emapl.scaling.schedule import Schedule
 
 __all__ = [
     "AudioClock",
+    "BatchGrowth",
     "BatchNormMomenta",
     "BatchSchedule",
+    "NoiseAverage",
     "ReferenceOptimizer",
     "ScalingPlan",
     "Schedule",
     "StepAudio",
     "StepHyperparameters",
+    "double_with_decay",
     "gain",
     "half_life",
     "momentum",

@@ -12,13 +12,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
-
-from asr_emapl.scaling.averages import require_kappa
-from asr_emapl.torch_private import foreach_norm
+from asr_emapl.scaling.averages import momentum, require_kappa
 
 
 def gain(noise_share: float, kappa: float) -> float:
@@ -93,6 +89,53 @@ def estimate_noise(parts: Sequence[tuple[float, int]], mean_square: float) -> Gr
     return GradientNoise(spread / (len(nonempty) - 1), mean_square)
 
 
-def square_norm(gradients: list[Tensor]) -> float:
-    """The squared norm of all gradients together."""
-    return float(torch.linalg.vector_norm(torch.stack(foreach_norm(gradients)))) ** 2
+@dataclass(frozen=True)
+class NoiseAverage:
+    """Moving average of measured gradient noise, with a half-life in audio.
+
+    It is kept at the reference batch, where the variance is kappa times that of a step at kappa. The true
+    gradient is the same at every batch. The average is then still valid after the batch has changed.
+
+    Args:
+        half_life: half-life in seconds of audio.
+        variance: average variance of the mean gradient of a reference step.
+        signal: average squared norm of the true gradient.
+        seconds: audio consumed up to the last measured step.
+        steps: number of measured steps.
+    """
+
+    half_life: float
+    variance: float = 0.0
+    signal: float = 0.0
+    seconds: float = 0.0
+    steps: int = 0
+
+    def after(self, noise: GradientNoise, kappa: float, seconds: float) -> NoiseAverage:
+        """The average after a measured step at `kappa` that ended at `seconds` of audio consumed."""
+        rho = momentum(self.half_life, max(0.0, seconds - self.seconds))
+        return replace(
+            self,
+            variance=rho * self.variance + (1.0 - rho) * kappa * noise.variance,
+            signal=rho * self.signal + (1.0 - rho) * (noise.mean_square - noise.variance),
+            seconds=seconds,
+            steps=self.steps + 1,
+        )
+
+    def share(self, kappa: float) -> float | None:
+        """Share of noise in the mean of g ** 2 at kappa, in [0, 1]; None before the first measurement.
+
+        Numerator and denominator both start at 0, so their ratio needs no bias correction.
+        """
+        require_kappa(kappa)
+        noise = self.variance / kappa
+        if not noise + self.signal > 0.0:
+            return None
+        return min(1.0, max(0.0, noise / (noise + self.signal)))
+
+    def gain(self, kappa: float) -> float:
+        """AdaScale's gain r, between 1 and kappa; 1 before the first measurement.
+
+        r = (variance + signal) / (variance / kappa + signal), Johnson et al. 2020 (cited from memory). With
+        the share s of noise at kappa, r = 1 + (kappa - 1) s.
+        """
+        return 1.0 + (kappa - 1.0) * (self.share(kappa) or 0.0)

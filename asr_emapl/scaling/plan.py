@@ -6,17 +6,23 @@ kappa is the unpadded audio of a step over that of a reference step, for both th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from asr_emapl.scaling.averages import momentum, require_kappa
-from asr_emapl.scaling.gradient_noise import scale_clip_norm
+from asr_emapl.scaling.gradient_noise import GradientNoise, NoiseAverage, scale_clip_norm
 from asr_emapl.scaling.progressive import BatchSchedule
 from asr_emapl.scaling.rules import scale_hyperparameters
 from asr_emapl.scaling.schedule import Schedule
 
 AudioPerStep = Literal["actual", "nominal"]
 """actual: the audio of each step; nominal: the mean audio of a step at its batch."""
+TeacherAudioPerStep = Literal["actual", "nominal", "gained"]
+"""gained: the audio by which the clock advances, which is less than the audio consumed with AdaScale."""
+
+
+# Optimizers with a rule for AdaScale.
+_ADASCALE = ("sgd", "adam", "adamw")
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,8 @@ class ReferenceOptimizer:
         name: name of the optimizer; see `scale_hyperparameters`.
         group: hyper-parameters with the names of torch's param groups, including "lr".
         clip_norm: maximum norm of the mean gradient; None: no clipping.
-        rule: "full": scale everything; "none": scale nothing.
+        rule: "full": scale everything; "none": scale nothing; "adascale": scale everything with the measured
+            gain r in place of kappa (see `ScalingPlan`).
         beta_form: "power" or "linear", for optimizers with betas.
         noise_share: share of noise in the gradient's mean square (see `scaling.gradient_noise`).
         rescale_moments: rescale second moments when kappa changes (see `rescale_optimizer_state`).
@@ -94,7 +101,7 @@ class ReferenceOptimizer:
     name: str
     group: Mapping[str, Any]
     clip_norm: float | None = None
-    rule: Literal["full", "none"] = "full"
+    rule: Literal["full", "none", "adascale"] = "full"
     beta_form: str = "power"
     noise_share: float = 1.0
     rescale_moments: bool = False
@@ -103,7 +110,7 @@ class ReferenceOptimizer:
     @property
     def scales_betas(self) -> bool:
         """Whether the optimizer has betas and the rule scales them."""
-        return self.rule == "full" and "betas" in self.group
+        return self.rule != "none" and "betas" in self.group
 
     def at(self, kappa: float) -> tuple[dict[str, Any], float | None]:
         """The param group and the clipping threshold at `kappa`.
@@ -127,16 +134,20 @@ class StepHyperparameters:
     """Hyper-parameters of one optimizer step that depend on kappa or on the clock.
 
     Attributes:
-        kappa: kappa of the optimizer.
+        kappa: kappa of the optimizer's batch.
+        gain: kappa for which the optimizer's hyper-parameters are scaled: AdaScale's r, otherwise kappa.
+        progress: audio by which the clock advances, by audio consumed: r / kappa with AdaScale, otherwise 1.
         param_group: torch's param group; its "lr" includes the learning-rate schedule.
         clip_norm: maximum norm of the mean gradient; None: no clipping.
         teacher_audio: seconds of audio of this step for the teacher.
-        clock_seconds: audio consumed up to the middle of this step, where schedules are evaluated.
+        clock_seconds: audio on the clock up to the middle of this step, where schedules are evaluated.
         half_life_seconds: half-life of the teacher.
         rho: momentum of the teacher in this step, 2 ** (-teacher_audio / half_life_seconds).
     """
 
     kappa: float
+    gain: float
+    progress: float
     param_group: dict[str, Any]
     clip_norm: float | None
     teacher_audio: float
@@ -159,12 +170,24 @@ class StepHyperparameters:
 class ScalingPlan:
     """The hyper-parameters of every step of a run, as a pure function of the clock and the step's audio.
 
+    What a run measures is an input too: `observe` returns the plan that follows from a measurement.
+
+    AdaScale (Johnson et al. 2020, cited from memory): a step at kappa makes r times the progress of a
+    reference step, 1 <= r <= kappa, where r is the ratio of the mean squared gradients (`NoiseAverage.gain`),
+    measured in the steps before. Training is counted in gained steps: here, the clock advances by r / kappa
+    of the audio consumed, and all schedules and the end of the run follow this clock. SGD, as published: lr *
+    r, momentum unchanged. Adam, derived: the mean square falls by r, so a step with lr * sqrt(r) has r times
+    the drift of a reference step. This is the square-root rule at r in place of kappa, with betas ** r, eps /
+    sqrt(r) and decoupled decay * sqrt(r). At r = kappa, it is the fixed rule. With teacher_audio_per_step
+    "gained", the teacher has rho ** r.
+
     Args:
         steps: audio of a step at each batch and at the reference batch.
         optimizer: the optimizer at the reference batch.
         schedule: factor on the learning rate over hours of audio.
         half_life: half-life of the teacher in seconds of audio, or a function of the seconds consumed.
         teacher_audio_per_step: audio from which rho is computed.
+        noise: average of the gradient noise measured so far; None: nothing depends on it.
 
     Raises:
         ValueError: the rule is not defined at one of the batches, or the half-life is not positive.
@@ -174,17 +197,34 @@ class ScalingPlan:
     optimizer: ReferenceOptimizer
     schedule: Schedule
     half_life: float | Callable[[float], float]
-    teacher_audio_per_step: AudioPerStep = "actual"
+    teacher_audio_per_step: TeacherAudioPerStep = "actual"
+    noise: NoiseAverage | None = None
 
     def __post_init__(self) -> None:
         optimizer = self.optimizer
-        varies = bool(self.steps.batches.changes) or optimizer.audio_per_step == "actual"
+        if optimizer.rule == "adascale":
+            self._require_adascale()
+        varies = len(self.steps.batches.all) > 1 or optimizer.audio_per_step == "actual"
         if varies and optimizer.scales_betas and optimizer.beta_form == "linear":
             # With changing batches, bias correction is exact only for the power form.
             raise ValueError("beta_form=linear does not support changing batches; use beta_form=power")
         for kappa in self.steps.kappas:
             optimizer.at(kappa)
         self.at(0.0)
+
+    def _require_adascale(self) -> None:
+        optimizer = self.optimizer
+        if optimizer.name not in _ADASCALE or self.noise is None:
+            raise ValueError(f"rule=adascale needs measured noise and one of {', '.join(_ADASCALE)}")
+        if optimizer.beta_form != "power" or optimizer.noise_share != 1.0 or optimizer.rescale_moments:
+            raise ValueError(
+                "rule=adascale requires beta_form=power, noise_share=1 and rescale_moments=false, because "
+                "the gain is measured"
+            )
+        if optimizer.audio_per_step != "nominal" or min(self.steps.kappas) < 1.0:
+            raise ValueError(
+                "rule=adascale requires audio_per_step=nominal and batches of at least the reference batch"
+            )
 
     def at(self, hours: float, step_audio: float | None = None) -> StepHyperparameters:
         """The hyper-parameters of a step.
@@ -193,19 +233,25 @@ class ScalingPlan:
         small steps it replaces, and the first step of a warm-up has a learning rate above 0.
 
         Args:
-            hours: audio consumed before the step.
+            hours: audio on the clock before the step.
             step_audio: unpadded audio of the step in seconds; None: the mean at the current batch.
         """
         mean = self.steps.seconds(hours)
         audio = mean if step_audio is None else step_audio
-        middle = hours + audio / 7200.0
         kappa = self.steps.kappa_of(audio if self.optimizer.audio_per_step == "actual" else mean)
-        group, clip_norm = self.optimizer.at(kappa)
+        gain = kappa if self.optimizer.rule != "adascale" or self.noise is None else self.noise.gain(kappa)
+        progress = gain / kappa
+        middle = hours + progress * audio / 7200.0
+        group, clip_norm = self.optimizer.at(gain)
         group["lr"] *= self.schedule.factor(middle)
-        teacher_audio = audio if self.teacher_audio_per_step == "actual" else mean
+        teacher_audio = {"actual": audio, "nominal": mean, "gained": progress * audio}[
+            self.teacher_audio_per_step
+        ]
         half_life = self.half_life(3600.0 * middle) if callable(self.half_life) else self.half_life
         return StepHyperparameters(
             kappa,
+            gain,
+            progress,
             group,
             clip_norm,
             teacher_audio,
@@ -213,3 +259,42 @@ class ScalingPlan:
             half_life,
             momentum(half_life, teacher_audio),
         )
+
+    def observe(self, noise: GradientNoise | None, kappa: float, hours: float) -> ScalingPlan:
+        """The plan after a step whose gradient noise was measured; its batch may have doubled.
+
+        Args:
+            noise: None: not measured, and the plan is returned unchanged.
+            kappa: kappa of the step.
+            hours: audio consumed, including that of the step.
+        """
+        if noise is None or self.noise is None:
+            return self
+        average = self.noise.after(noise, kappa, 3600.0 * hours)
+        batches = self.steps.batches
+        since = batches.changes[-1][0] if batches.changes else 0.0
+        growth = batches.growth if batches.candidates else None
+        if growth is not None and growth.is_due(average, self.steps.kappa(hours), 3600.0 * since):
+            batches = batches.doubled(hours)
+        return replace(self, noise=average, steps=replace(self.steps, batches=batches))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the run has measured, and how its batch has grown; empty if nothing depends on it."""
+        if self.noise is None:
+            return {}
+        changes = [list(change) for change in self.steps.batches.changes]
+        return {"noise": asdict(self.noise), "changes": changes}
+
+    def with_state(self, state: Mapping[str, Any]) -> ScalingPlan:
+        """The plan with a saved state; the half-life of the average does not change.
+
+        Raises:
+            ValueError: the audio of a step at a saved batch is not known.
+        """
+        if self.noise is None or not state:
+            return self
+        noise = NoiseAverage(**state["noise"] | {"half_life": self.noise.half_life})
+        batches = self.steps.batches
+        if batches.growth is not None:
+            batches = replace(batches, changes=tuple((hours, batch) for hours, batch in state["changes"]))
+        return replace(self, noise=noise, steps=replace(self.steps, batches=batches))

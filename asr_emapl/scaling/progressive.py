@@ -8,16 +8,52 @@ the reference batch, not from the previous stage, so that errors do not accumula
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from asr_emapl.scaling.gradient_noise import gain
+from asr_emapl.scaling.gradient_noise import NoiseAverage, gain
+from asr_emapl.scaling.schedule import Schedule
+
+# Measured steps before the first doubling of a batch that grows by need.
+_LEAST_MEASURED = 5
+
+
+@dataclass(frozen=True)
+class BatchGrowth:
+    """When a batch doubles: when the measured gradient noise says that a larger batch loses next to nothing.
+
+    A step at twice the batch makes 2 / (2 - s) times the progress, where s is the share of noise at the batch
+    in force (`gradient_noise.gain`): at s = 0.9, 1.82 times, which loses 9 % of the audio. Derived.
+
+    Args:
+        noise_share: least share of noise at which the batch doubles.
+        most: padded seconds of the largest batch.
+    """
+
+    noise_share: float
+    most: float
+
+    def is_due(self, noise: NoiseAverage, kappa: float, since_seconds: float) -> bool:
+        """Whether the batch should double now.
+
+        At most once per half-life of the average, and not before a half-life has been measured.
+
+        Args:
+            kappa: kappa of the batch in force.
+            since_seconds: audio consumed when this batch began.
+        """
+        share = noise.share(kappa)
+        is_settled = noise.seconds - since_seconds >= noise.half_life and noise.steps >= _LEAST_MEASURED
+        return is_settled and share is not None and share >= self.noise_share
 
 
 @dataclass(frozen=True)
 class BatchSchedule:
     """Padded seconds of a step over hours of audio consumed: `first`, then each of (from_hours, seconds).
+
+    Args:
+        growth: when the batch doubles after the last change; None: never.
 
     Raises:
         ValueError: hours are not positive and increasing, or seconds are not positive.
@@ -25,6 +61,7 @@ class BatchSchedule:
 
     first: float
     changes: tuple[tuple[float, float], ...] = ()
+    growth: BatchGrowth | None = None
 
     def __post_init__(self) -> None:
         before = 0.0
@@ -44,15 +81,68 @@ class BatchSchedule:
         """Hours at which the next stage starts; infinite in the last stage."""
         return min((start for start, _ in self.changes if start > hours), default=math.inf)
 
+    def stages(self, hours: float) -> list[tuple[float, float, float]]:
+        """(from_hours, to_hours, seconds) of each stage of a run of `hours`."""
+        starts = [(0.0, self.first), *((start, seconds) for start, seconds in self.changes if start < hours)]
+        ends = [start for start, _ in starts[1:]] + [hours]
+        return [(start, end, seconds) for (start, seconds), end in zip(starts, ends, strict=True)]
+
+    def doubled(self, hours: float) -> BatchSchedule:
+        """The schedule that doubles its last batch after `hours`."""
+        return replace(self, changes=(*self.changes, (hours, 2.0 * self.seconds(math.inf))))
+
+    @property
+    def candidates(self) -> tuple[float, ...]:
+        """The batches that it may still grow to."""
+        found, seconds = [], self.seconds(math.inf)
+        while self.growth is not None and 2.0 * seconds <= self.growth.most:
+            seconds *= 2.0
+            found.append(seconds)
+        return tuple(found)
+
     @property
     def all(self) -> tuple[float, ...]:
-        """The batches in order."""
-        return (self.first, *(seconds for _, seconds in self.changes))
+        """The batches in order, including those that it may still grow to."""
+        return (self.first, *(seconds for _, seconds in self.changes), *self.candidates)
 
     @property
     def smallest(self) -> float:
         """The smallest batch, which is the maximum length of an utterance."""
         return min(self.all)
+
+
+def double_with_decay(batches: BatchSchedule, schedule: Schedule, most: float) -> BatchSchedule:
+    """Double the batch each time that a schedule has halved the learning rate, up to `most` padded seconds.
+
+    Seesaw (Meterez et al. 2025, arXiv 2510.14717): where a schedule would halve the learning rate of Adam,
+    multiply it by 1 / sqrt(2) and double the batch instead. The square-root rule multiplies it by sqrt(2) at
+    twice the batch, so both together are the same schedule, with the rule at each batch: the loss over audio
+    should not change, and there are fewer steps. For SGD, whose rule is linear, the learning rate then stays
+    as it is (Smith et al. 2018, cited from memory). Between two halvings, the schedule decays as before (in
+    the paper, the learning rate is constant there). Limitations: those of the rule; noise must dominate the
+    gradient also at the largest batch.
+
+    Args:
+        batches: batches without the decay; each is multiplied.
+
+    Raises:
+        ValueError: `most` is below one of the batches.
+    """
+    if not most >= max(batches.all):
+        raise ValueError(f"{most:g} s is below the batch of {max(batches.all):g} s")
+    factor, starts = 1.0, []
+    while (factor := 2.0 * factor) * min(batches.all) <= most:
+        starts.append(schedule.falls_to(1.0 / factor))
+    changes, before = [], batches.first
+    for hours in sorted({start for start, _ in batches.changes} | {s for s in starts if 0.0 < s < math.inf}):
+        doublings = sum(hours >= start for start in starts)
+        # The last doubling that fits; a batch of another size would not be double.
+        fitting = math.floor(math.log2(most / batches.seconds(hours)))
+        seconds = batches.seconds(hours) * 2.0 ** min(doublings, fitting)
+        if seconds != before:
+            changes.append((hours, seconds))
+            before = seconds
+    return BatchSchedule(batches.first, tuple(changes))
 
 
 def rescale_optimizer_state(

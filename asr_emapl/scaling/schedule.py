@@ -43,3 +43,17 @@ class Schedule:
         progress = min(1.0, (hours - self.decay_from_hours) / span) if span > 0.0 else 1.0
         left = 0.5 * (1.0 + math.cos(math.pi * progress)) if self.shape == "cosine" else 1.0 - progress
         return self.final + (1.0 - self.final) * left
+
+    def falls_to(self, factor: float) -> float:
+        """Hours of audio from which on the decay has reached `factor`; infinite if it ends above.
+
+        Raises:
+            ValueError: the factor is outside (0, 1).
+        """
+        if not 0.0 < factor < 1.0:
+            raise ValueError(f"factor {factor} is outside (0, 1)")
+        if self.decay_from_hours is None or factor <= self.final or self.decay_from_hours >= self.end_hours:
+            return math.inf
+        left = (factor - self.final) / (1.0 - self.final)
+        progress = math.acos(2.0 * left - 1.0) / math.pi if self.shape == "cosine" else 1.0 - left
+        return self.decay_from_hours + progress * (self.end_hours - self.decay_from_hours)

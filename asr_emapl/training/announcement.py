@@ -13,9 +13,19 @@ def describe_batch(plan: ScalingPlan, hours: float) -> str:
     return f"batch {seconds:g} s ({audio:.4g} s of audio on average), kappa {plan.steps.kappa(hours):.4g}"
 
 
+def batch_change(plan: ScalingPlan, config: RunConfig, hours: float) -> list[str]:
+    """The lines when the batch changes; if it has grown by need, with the setting that repeats the run."""
+    lines = [f"from {hours:.3f} h on: {describe_batch(plan, hours)}", *range_warnings(plan, config, hours)]
+    batches = plan.steps.batches
+    if batches.growth is not None:
+        stages = ",".join(f"[{start!r},{seconds!r}]" for start, seconds in batches.changes)
+        lines.append(f"to repeat this schedule, set batch.growth=none batch.progressive=[{stages}]")
+    return lines
+
+
 def range_warnings(plan: ScalingPlan, config: RunConfig, hours: float) -> list[str]:
     """Warnings if the rule is outside its range; at the reference batch, nothing is scaled."""
-    if plan.steps.kappa(hours) == 1.0 or plan.optimizer.rule != "full":
+    if plan.steps.kappa(hours) == 1.0 or plan.optimizer.rule == "none":
         return []
     learns_from_teacher = config.pseudo_labels.learns_from_itself
     return [f"warning: {text}" for text in warnings(plan, hours, learns_from_teacher=learns_from_teacher)]
@@ -43,7 +53,7 @@ def announcement(
         f"pseudo-labels: {config.pseudo_labels.strategy}, teacher half-life {half_life_seconds / 3600:g} h, "
         f"from {hours:.3f} h of audio"
     ]
-    if batch_norms and config.optimizer.rule == "full":
+    if batch_norms and config.optimizer.rule != "none":
         lines.append(
             f"batch norm: the momentum of {batch_norms} layers is that of a reference step, and is scaled "
             "like the teacher's"

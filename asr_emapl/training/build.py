@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -40,7 +41,15 @@ from asr_emapl.pseudo_labels.strategies.given import GivenLabels
 from asr_emapl.pseudo_labels.strategies.own import OWN_STRATEGY, StrategyParts
 from asr_emapl.pseudo_labels.strategies.rounds import RoundLabels
 from asr_emapl.runs.reader import CHECKPOINTS
-from asr_emapl.scaling import BatchSchedule, ScalingPlan, StepAudio, momentum
+from asr_emapl.scaling import (
+    BatchGrowth,
+    BatchSchedule,
+    NoiseAverage,
+    ScalingPlan,
+    StepAudio,
+    double_with_decay,
+    momentum,
+)
 from asr_emapl.text.tokenizer import Tokenizer, load_tokenizer
 from asr_emapl.training.labels_ahead import LabelsAhead
 from asr_emapl.training.loss import LossConfig
@@ -60,14 +69,53 @@ def build_batches(config: RunConfig, world_size: int) -> BatchSchedule:
     """Padded seconds of a global batch, over hours of audio.
 
     Raises:
-        UserError: the hours of batch.progressive are not increasing.
+        UserError: the hours of batch.progressive are not increasing, or batch.growth lacks a setting.
     """
-    seconds = config.batch.seconds
-    first = world_size * config.device.max_seconds if seconds == "auto" else float(seconds)
+    batch = config.batch
+    first = world_size * config.device.max_seconds if batch.seconds == "auto" else float(batch.seconds)
     try:
-        return BatchSchedule(first, tuple((hours, later) for hours, later in config.batch.progressive))
+        batches = BatchSchedule(first, tuple((hours, later) for hours, later in batch.progressive))
     except ValueError as error:
         raise UserError(f"batch.progressive: {error}") from error
+    if batch.growth == "none":
+        return batches
+    if batch.max_seconds is None:
+        raise UserError(f"batch.growth={batch.growth} requires batch.max_seconds, the largest batch")
+    if config.optimizer.rule == "none":
+        raise UserError(
+            f"batch.growth={batch.growth} requires optimizer.rule=full, which scales to each batch"
+        )
+    if batch.growth == "decay":
+        return _doubled_with_decay(config, batches, batch.max_seconds)
+    return _doubled_by_need(config, batches, batch.max_seconds)
+
+
+def _doubled_by_need(config: RunConfig, batches: BatchSchedule, most: float) -> BatchSchedule:
+    needed = {
+        "optimizer.noise_every_steps": config.optimizer.noise_every_steps is not None,
+        "batch.progressive=[]": not batches.changes,
+        "batch.seconds in seconds": config.batch.seconds != "auto",
+        "pseudo_labels.label_ahead=false": not config.pseudo_labels.label_ahead,
+    }
+    missing = [setting for setting, is_there in needed.items() if not is_there]
+    if missing:
+        raise UserError(f"batch.growth=noise requires {' and '.join(missing)}")
+    if most < batches.first:
+        raise UserError(f"batch.max_seconds: {most:g} s is below the batch of {batches.first:g} s; raise it")
+    return replace(batches, growth=BatchGrowth(config.batch.growth_noise_share, most))
+
+
+def _doubled_with_decay(config: RunConfig, batches: BatchSchedule, most: float) -> BatchSchedule:
+    schedule = config.schedule
+    if schedule.decay_from_hours is None or schedule.decay_from_hours >= config.hours:
+        raise UserError(
+            "batch.growth=decay requires schedule.decay_from_hours before the end of the run; set it, or set "
+            "batch.growth=none"
+        )
+    try:
+        return double_with_decay(batches, schedule.over(config.hours), most)
+    except ValueError as error:
+        raise UserError(f"batch.max_seconds: {error}; raise it") from error
 
 
 def nominal_step_audio(config: RunConfig, world_size: int) -> StepAudio:
@@ -90,6 +138,8 @@ def build_plan(config: RunConfig, steps: StepAudio) -> ScalingPlan:
         UserError: a setting of the optimizer, its schedule or the teacher is invalid, or the rule is not
             defined at one of the batches.
     """
+    if config.optimizer.rule == "adascale" and config.optimizer.noise_every_steps is None:
+        raise UserError("optimizer.rule=adascale requires optimizer.noise_every_steps; 10 costs little")
     try:
         half_life = config.teacher.half_life_over_audio(steps.reference_seconds, 3600.0 * config.hours)
         momentum(half_life(0.0) if callable(half_life) else half_life, steps.reference_seconds)
@@ -102,22 +152,15 @@ def build_plan(config: RunConfig, steps: StepAudio) -> ScalingPlan:
             config.schedule.over(config.hours),
             half_life,
             config.teacher.audio_per_step,
+            NoiseAverage(3600.0 * config.optimizer.noise_half_life_hours) if _uses_noise(config) else None,
         )
     except (ValueError, ArithmeticError) as error:
         raise UserError(f"optimizer: {error}") from error
 
 
-def require_measurable_noise(config: RunConfig, world_size: int) -> None:
-    """Check that gradient noise can be measured.
-
-    Raises:
-        UserError: optimizer.noise_every_steps is set and the student is sharded.
-    """
-    if config.device.sharding == "full" and world_size > 1 and config.optimizer.noise_every_steps:
-        raise UserError(
-            "optimizer.noise_every_steps: measuring gradient noise is not supported with "
-            "device.sharding=full; set it to null, or sharding to none"
-        )
+def _uses_noise(config: RunConfig) -> bool:
+    """Whether hyper-parameters depend on the measured gradient noise."""
+    return config.batch.growth == "noise" or config.optimizer.rule == "adascale"
 
 
 def require_views(config: RunConfig) -> None:

@@ -30,7 +30,7 @@ _logger = logging.getLogger(RUN_LOGGER)
 # Why utterances were excluded from a validation, by split and id.
 LeftOut = Mapping[str, Mapping[str, str]]
 # Hyper-parameters of a step that are logged.
-_HYPERPARAMETERS = ("lr", "rho", "kappa", "half_life_hours")
+_HYPERPARAMETERS = ("lr", "rho", "kappa", "gain", "half_life_hours")
 # Maximum number of excluded utterances that are listed per split and validation.
 _NAMED = 3
 
@@ -115,6 +115,12 @@ class RunLog:
         elif now - self._since[0] >= self.every_seconds:
             self._report(step, hours, now - self._since[0], hours - self._since[1], extra)
             self._since, self._recent = (now, hours), []
+
+    def batch(self, step: int, hours: float, seconds: float, noise_share: float | None) -> None:
+        """Log that the batch has doubled to `seconds`, and the share of noise at the batch before."""
+        if self.active:
+            growth = {"seconds": seconds, "noise_share": noise_share}
+            self._write({"event": "batch", "step": step, "hours": hours, **growth})
 
     def _report(
         self, step: int, hours: float, seconds: float, audio_hours: float, extra: dict[str, float]

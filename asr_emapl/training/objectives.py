@@ -42,6 +42,7 @@ class Targets:
         tokens_BS: long [B, S], padded with zeros, on the device.
         frames: number of output frames of each utterance, computed on the CPU.
         counts: number of tokens of each utterance.
+        places: position of each utterance in the global batch.
         soft_BTV: log-probabilities to train on frame by frame, on the device; None: only the tokens are
             trained on.
     """
@@ -51,6 +52,7 @@ class Targets:
     tokens_BS: Tensor
     frames: tuple[int, ...]
     counts: tuple[int, ...]
+    places: tuple[int, ...]
     soft_BTV: Tensor | None = None
     second_BTF: Tensor | None = None
 
@@ -63,9 +65,14 @@ class Targets:
             self.tokens_BS.index_select(0, index),
             tuple(self.frames[i] for i in rows),
             tuple(self.counts[i] for i in rows),
+            tuple(self.places[i] for i in rows),
             None if self.soft_BTV is None else self.soft_BTV.index_select(0, index),
             None if self.second_BTF is None else self.second_BTF.index_select(0, index),
         )
+
+    def half(self, which: int) -> Targets:
+        """Every second utterance of the global batch, from the first (0) or the second (1) one on."""
+        return self.take([i for i, place in enumerate(self.places) if place % 2 == which])
 
 
 @dataclass(frozen=True)
@@ -216,7 +223,7 @@ class CtcObjective:
         shape = (1, frames) if size is None else (1, frames, size)
         tokens_BS = torch.zeros(1, 0, dtype=torch.long, device=device)
         lengths_B = torch.full((1,), frames, device=device)
-        return Targets(torch.zeros(shape, device=device), lengths_B, tokens_BS, (), ())
+        return Targets(torch.zeros(shape, device=device), lengths_B, tokens_BS, (), (), ())
 
     def loss(self, targets: Targets) -> Tensor:
         """See `Objective.loss`."""
@@ -304,7 +311,8 @@ class CtcObjective:
             if kept:
                 tokens_BS = to_device(result.tokens_BS, self.world.device)
                 counts = tuple(len(label.tokens) for label in found)
-                labels = (tokens_BS, one.frames, counts, result.soft_BTV, one.second_BTF)
+                of_batch = (tuple(one.micro.places), result.soft_BTV, one.second_BTF)
+                labels = (tokens_BS, one.frames, counts, *of_batch)
                 whole = Targets(one.features_BTF, one.lengths_B, *labels)
                 targets.append(whole if len(kept) == len(reasons) else whole.take(kept))
         if self.filters is None:

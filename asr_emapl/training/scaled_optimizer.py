@@ -13,7 +13,7 @@ class ScaledOptimizer:
 
     Attributes:
         optimizer: the torch optimizer.
-        kappa: kappa at which its state was accumulated.
+        kappa: kappa for which the hyper-parameters of its last step were scaled (`StepHyperparameters.gain`).
     """
 
     def __init__(self, model: nn.Module, config: OptimizerConfig, plan: ScalingPlan) -> None:
@@ -28,16 +28,16 @@ class ScaledOptimizer:
             passes: forward passes of this process in the step.
             hours: audio consumed before the step.
         """
-        if self.rules.rule == "full":
+        if self.rules.rule != "none":
             rescale_optimizer_state(
                 self.optimizer,
                 self.kappa,
-                now.kappa,
+                now.gain,
                 second_moments=self.rules.rescale_moments,
                 noise_share=self.rules.noise_share,
             )
             self.batch_norm.scale(now.kappa, passes)
-        self.kappa = now.kappa
+        self.kappa = now.gain
         for group in self.optimizer.param_groups:
             group.update(now.param_group)
             group["lr"] = group["lr"] * group["lr_factor"]

@@ -19,8 +19,7 @@ from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.pseudo_labels.labels import Label
 from asr_emapl.pseudo_labels.quality import LabelCounts
-from asr_emapl.scaling.gradient_noise import GradientNoise, estimate_noise, square_norm
-from asr_emapl.torch_private import foreach_add_
+from asr_emapl.scaling.gradient_noise import GradientNoise, estimate_noise
 from asr_emapl.training.objectives import CtcObjective, Objective, PreparedTargets, Targets
 from asr_emapl.training.phases import Phases
 
@@ -103,7 +102,7 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         parts: list[tuple[float, int]] = []
         if measure_noise:
-            total, parts = self._forward_backward_in_parts(objective, work, count)
+            total, parts = self._forward_backward_in_halves(objective, prepared.targets, count)
         else:
             total = self._forward_backward(objective, work, count)
         self._drop_frozen_gradients()
@@ -173,36 +172,37 @@ class TrainStep:
             total += loss.detach()
         return total
 
-    def _forward_backward_in_parts(
-        self, objective: Objective, work: Sequence[Targets], count: int
+    def _forward_backward_in_halves(
+        self, objective: Objective, targets: Sequence[Targets], count: int
     ) -> tuple[Tensor, list[tuple[float, int]]]:
-        """Like `_forward_backward`; also return squared norm and count of each part, over all ranks."""
-        if self.world.size == 1 and len(work) == 1:
-            work = [half for half in _halves(work[0]) if half.counts]
+        """Like `_forward_backward`; also return squared norm and count of each half of the global batch.
+
+        The halves do not depend on ranks and micro-batches, so that what is measured does not either.
+        """
+        total = torch.zeros((), dtype=torch.float64, device=self.world.device)
         parameters = [p for p in self.student.parameters() if p.requires_grad]
-        total, parts = torch.zeros((), dtype=torch.float64, device=self.world.device), []
-        sums = [torch.zeros_like(p) for p in parameters]
-        touched = [False] * len(parameters)
-        for targets in work:
-            with self.world.no_sync(self.student):
-                loss = objective.loss(targets)
-                (loss / count).backward()
+        halves: list[list[Tensor | None]] = []
+        squares, sizes = [], []
+        for which in (0, 1):
+            mine = [half for one in targets if (half := one.half(which)).counts]
+            passes = self.world.forward_passes(len(mine))
+            work = mine + [objective.nothing()] * (passes - len(mine))
+            total += self._forward_backward(objective, work, count)
             self._drop_frozen_gradients()
-            total += loss.detach()
-            touched = [before or p.grad is not None for before, p in zip(touched, parameters, strict=True)]
-            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-            examples = sum(targets.counts) if self.per == "token" else len(targets.counts)
-            parts.append((square_norm(gradients), examples))
-            foreach_add_(sums, gradients)
+            gradients = [p.grad for p in parameters]
+            squares.append(_square_norm([g for g in gradients if g is not None]))
+            counts = [sum(half.counts) if self.per == "token" else len(half.counts) for half in mine]
+            sizes.append(float(sum(counts)))
+            # Copies, because data-parallel gradients are views of buffers that the next half overwrites.
+            halves.append([None if g is None else g.clone() for g in gradients])
             self.optimizer.zero_grad(set_to_none=True)
-        self.phases.mark("student")
-        self.world.all_reduce_tensors(sums)
-        for parameter, gradient, has_gradient in zip(parameters, sums, touched, strict=True):
+        for parameter, first, second in zip(parameters, *halves, strict=True):
             # None, not zeros, because optimizers apply weight decay to parameters with a gradient.
-            parameter.grad = gradient if has_gradient else None
-        parts = [part for of_rank in self.world.gather(parts) for part in of_rank]
+            parameter.grad = second if first is None else first if second is None else first.add_(second)
+        norms = self.world.to_list(torch.stack(squares))
+        sizes = self.world.all_reduce_sum(sizes)
         self.phases.mark("communication")
-        return total, parts
+        return total, [(norm, int(size)) for norm, size in zip(norms, sizes, strict=True)]
 
     def _drop_frozen_gradients(self) -> None:
         """Leave frozen parts of the model out of the gradient's norm and of the optimizer's moments.
@@ -225,7 +225,6 @@ class TrainStep:
         return self.world.all_reduce_sum([loss])[0] / count, gradient_norm
 
 
-def _halves(targets: Targets) -> tuple[Targets, Targets]:
-    """Every second utterance, so that both halves have similar lengths."""
-    rows = range(len(targets.counts))
-    return targets.take(rows[::2]), targets.take(rows[1::2])
+def _square_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """The squared norm of all gradients together, the same on all ranks; float64, on their device."""
+    return full_tensor(torch.nn.utils.get_total_norm(gradients)).double() ** 2

@@ -29,14 +29,15 @@ from asr_emapl.errors import UserError
 from asr_emapl.pseudo_labels.collapse import CollapseGuard
 from asr_emapl.pseudo_labels.dropout import switch_dropout
 from asr_emapl.pseudo_labels.label_guard import CollapsedLabelsError
-from asr_emapl.running_mean import RunningMean
 from asr_emapl.runs.lock import run_lock
 from asr_emapl.runs.reader import logged_validation
 from asr_emapl.runs.skipped import SkippedList
 from asr_emapl.runs.starts import record_start
 from asr_emapl.scaling import AudioClock
+from asr_emapl.scaling.gradient_noise import GradientNoise
 from asr_emapl.training import rollback
-from asr_emapl.training.announcement import announcement, describe_batch, range_warnings
+from asr_emapl.training.announcement import announcement, batch_change
+from asr_emapl.training.averages import EvaluationAverages
 from asr_emapl.training.build import (
     build_best_average,
     build_extractor,
@@ -47,7 +48,6 @@ from asr_emapl.training.build import (
     build_strategy,
     nominal_step_audio,
     read_tokenizer,
-    require_measurable_noise,
     require_views,
 )
 from asr_emapl.training.corpora import Corpora
@@ -119,7 +119,6 @@ class Trainer:
         """Read the corpora and plan the hyper-parameters; checks settings before reading audio."""
         config, world = self.config, self.world
         self.tokenizer = read_tokenizer(config)
-        require_measurable_noise(config, world.size)
         require_views(config)
         build_plan(config, nominal_step_audio(config, world.size))
         self.corpora = Corpora.read(config, self.tokenizer, world.size)
@@ -142,7 +141,8 @@ class Trainer:
             self.teacher = EmaTeacher(model, self.plan.half_life, follower, order=config.teacher.order)
         except ValueError as error:
             raise UserError(f"teacher: {error}") from error
-        self.mean = RunningMean(model) if config.checkpoint.running_mean else None
+        reference = self.plan.steps.reference_seconds
+        self.averages = EvaluationAverages(model, config.checkpoint, reference)
         unlabelled = self.corpora.audio.sizes["unlabelled"]
         best = build_best_average(config, self.teacher, model)
         self.searches = build_searches(config, self.tokenizer)
@@ -207,8 +207,11 @@ class Trainer:
             record_start(self.folder, self.world, self.clock.hours)
         try:
             with self.stop:
-                stopped = self._validate()
+                stopped, seconds = self._validate(), self.batch_seconds
                 while self.clock.hours < config.hours and not stopped:
+                    if self.batch_seconds != seconds:
+                        seconds = self.batch_seconds
+                        self._say(batch_change(self.plan, config, self.clock.hours))
                     stopped = self._run_stage()
                 if stopped and self.stop.signal:
                     where = f"stopped as requested at {self.clock.hours:.3f} h"
@@ -227,10 +230,8 @@ class Trainer:
         The plan changes with the batch size, and with the labels that a round has made.
         """
         config, stop = self.config, False
-        self._enter_stage()
         labelled_rounds = self.position.labels.round
-        until = min(config.hours, self.plan.steps.batches.next_change(self.clock.hours))
-        seconds = self.plan.steps.batches.seconds(self.clock.hours)
+        seconds = self.batch_seconds
         with contextlib.closing(
             steps(
                 self.corpora.dataset(config, self.features, self.world.rank, self.world.size),
@@ -241,7 +242,12 @@ class Trainer:
             )
         ) as ahead:
             batches = self._with_next(self.train_step.phases.waiting(ahead))
-            while self.clock.hours < until and not stop and self.position.labels.round == labelled_rounds:
+            while (
+                self.clock.hours < config.hours
+                and self.batch_seconds == seconds
+                and self.position.labels.round == labelled_rounds
+                and not stop
+            ):
                 before = self.clock.samples
                 self.watch.at(f"reading audio for step {self.step + 1}")
                 batch, following = next(batches)
@@ -278,18 +284,10 @@ class Trainer:
         self.saving.poll()
         return stop or self._validate()
 
-    def _enter_stage(self) -> None:
-        """Report a change of the batch, which `ScaledOptimizer.apply` implements."""
-        hours = self.clock.hours
-        if (
-            self.plan.optimizer.audio_per_step == "nominal"
-            and self.plan.steps.kappa(hours) != self.scaled.kappa
-        ):
-            for line in (
-                f"from {hours:.3f} h on: {describe_batch(self.plan, hours)}",
-                *range_warnings(self.plan, self.config, hours),
-            ):
-                self.log.say(line)
+    @property
+    def batch_seconds(self) -> float:
+        """Padded seconds of the next step."""
+        return self.plan.steps.batches.seconds(self.clock.hours)
 
     def _train_on(self, batch: StepBatch) -> None:
         """Take one optimizer step, with the hyper-parameters for the current clock and the step's audio."""
@@ -308,18 +306,27 @@ class Trainer:
             measure_noise=every is not None and self.step % every == 0,
         )
         self.step += 1
-        self.clock.advance(batch.samples)
-        if self.mean is not None and result.taken:
-            self.mean.update(batch.samples / SAMPLE_RATE_HZ)
+        self.clock.advance(round(now.progress * batch.samples))
+        if result.taken:
+            self.averages.update(batch.samples / SAMPLE_RATE_HZ)
         self.position = batch.after
         seen = self.labels.with_unused(result, batch.unused)
         self.labels.observe(self.step, seen.labels, seen.reasons)
         self.log.step(self.step, self.clock.hours, batch.labelled, seen, now)
+        self._observe(result.noise, now.kappa)
         if self.step % TIMED_STEPS == 0 or self.clock.hours >= self.config.hours:
             self._judge_labels()
             self.log.phases(self.step, self.clock.hours, self.world.gather(self.train_step.phases.take()))
         self.skipped.step(batch.skipped, read=result.seen, skipped=result.dropped["undecodable"])
         self.guard.step(self.step, batch.labelled, seen, result.taken)
+
+    def _observe(self, noise: GradientNoise | None, kappa: float) -> None:
+        """Take note of the gradient noise of a step at `kappa`, from which the batch may grow."""
+        before, hours = self.plan, self.clock.hours
+        self.plan = before.observe(noise, kappa, hours)
+        if self.plan.steps.batches != before.steps.batches and self.plan.noise is not None:
+            share = self.plan.noise.share(before.steps.kappa(hours))
+            self.log.batch(self.step, hours, self.batch_seconds, share)
 
     def _judge_labels(self) -> None:
         """Log what became of the labels since the last call.
@@ -355,7 +362,8 @@ class Trainer:
         begin_step = getattr(student, "begin_step", None)
         if begin_step is not None:
             begin_step(draw_seed(config.seed, "layers", self.step))
-        if self.train_step.unlabelled and self.clock.hours >= config.pseudo_labels.start_hours:
+        start_samples = round(config.pseudo_labels.start_hours * 3600 * SAMPLE_RATE_HZ)
+        if self.train_step.unlabelled and self.position.consumed >= start_samples:
             switch_dropout(student, config.pseudo_labels)
         student.train()
 
@@ -387,7 +395,10 @@ class Trainer:
             half_life_seconds=self.teacher.half_life,
             batch_norms=len(self.scaled.batch_norm),
         )
-        for line in self.notes + lines:
+        self._say(self.notes + lines)
+
+    def _say(self, lines: list[str]) -> None:
+        for line in lines:
             self.log.say(line)
 
     # Checkpoints and resume.
@@ -399,7 +410,7 @@ class Trainer:
             "student": unwrap(self.student).state_dict(),
             "teacher": self.teacher.state_dict(),
             "optimizer": self.scaled.optimizer.state_dict(),
-            "running_mean": self.mean.state_dict() if self.mean else {},
+            **self.averages.state_dict(),
             "clock": self.clock.state_dict(),
             "position": self.position.state_dict(),
             "pseudo_labels": self.labels.state_dict(),
@@ -409,6 +420,7 @@ class Trainer:
             "step": self.step,
             "validation_due": self.validation_due,
             "kappa": self.scaled.kappa,
+            "plan": self.plan.state_dict(),
             "log_lines": self.log.lines,
             "tokenizer": self.tokenizer.state_dict(),
             "config": config_to_dict(self.config),
@@ -455,9 +467,12 @@ class Trainer:
             return
         with checkpoint.fitting(path, self.config.model.target):
             load_optimizer(self.scaled.optimizer, state["optimizer"])
-            if self.mean is not None and state["running_mean"]:
-                self.mean.load_state_dict(shard_state(state["running_mean"], self.mean.state_dict()))
+            self.averages.load_state_dict(state)
         self.scaled.kappa = state["kappa"]
+        try:
+            self.plan = self.plan.with_state(state.get("plan", {}))
+        except ValueError as error:
+            raise UserError(f"checkpoint {path}: {error}; raise batch.max_seconds to what it was") from error
         self.clock.load_state_dict(state["clock"])
         self.position = DataCursor.from_state(state["position"])
         self.resumed = {key: state[key] for key in ("config", "step", "contents", "pseudo_labels")}

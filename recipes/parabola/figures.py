@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from adaptive import Curve
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from noisy_parabola import Array, Parabola, scale_momentum, stationary_variances
+from schedules import Trace
 
 from asr_emapl.plotting import COLOURS, new_figure, write_plot
 
@@ -119,6 +121,29 @@ def draw_adaptive(out: Path, runs: Sequence[Sequence[Curve]], kappa: int) -> Non
             panel.set_xlim(0.0, (low[0] if len(low) else len(curves[0].states_T2) - 1) / 1000)
             panel.legend(frameon=False, fontsize=11)
         panels[0].set_ylabel("mean parameter")
+        _write(figure, out)
+
+
+def draw_schedules(out: Path, traces: Sequence[Sequence[Trace]]) -> None:
+    """Deviation of the mean parameter from the first run over the clock, one panel per optimizer."""
+    looks = {
+        "kappa 64": {"color": BLUE, "linestyle": ":", "linewidth": 2.2},
+        "kappa 64, AdaScale": {"color": ORANGE, "linestyle": (0, (3, 2)), "linewidth": 2.0},
+        "kappa 1, doubled by need": {"color": GREEN, "linestyle": "-.", "linewidth": 1.6},
+        "by need, moments rescaled": {"color": PINK, "linestyle": "-", "linewidth": 1.2},
+    }
+    with _panels(len(traces), sharey=True) as (figure, panels):
+        for panel, runs in zip(panels, traces, strict=True):
+            first = runs[0]
+            for run in runs:
+                if run.name in looks:
+                    expected = np.interp(run.clock_T, first.clock_T, first.mean_T)
+                    stride = max(1, len(run.clock_T) // _POINTS)
+                    deviation = (run.mean_T - expected)[::stride]
+                    panel.plot(run.clock_T[::stride] / 1000, deviation, label=run.name, **looks[run.name])
+            panel.set(title=first.optimizer, xlabel="samples on the clock (thousands)")
+        panels[0].set_ylabel("mean parameter, less that at kappa 1")
+        _legend(figure, panels[0])
         _write(figure, out)
 
 

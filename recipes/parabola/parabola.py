@@ -17,8 +17,10 @@ from typing import Any
 import adaptive
 import figures
 import noisy_parabola
+import schedules
 from adaptive import Quadratics
 from noisy_parabola import Array, Parabola, average, sample_noise, scale_momentum, student
+from schedules import Problem, Trace
 
 from asr_emapl.processes import serve_parent
 from asr_emapl.storage import write
@@ -37,6 +39,7 @@ class Settings:
     variance_runs: int = 512
     adaptive_kappas: tuple[int, ...] = (4, 16, 50)
     adaptive_shown: int = 16
+    problem: Problem = field(default_factory=Problem)
 
 
 def quick() -> Settings:
@@ -47,6 +50,7 @@ def quick() -> Settings:
         kappas=(2, 8, 256),
         noisy_runs=4,
         variance_runs=16,
+        problem=Problem(count=100, samples=1024),
     )
 
 
@@ -62,14 +66,22 @@ def trajectories(settings: Settings, seed: int) -> dict[int, dict[str, Array]]:
     return runs
 
 
-def compute(settings: Settings, seed: int) -> tuple[dict[str, Any], list[list[adaptive.Curve]]]:
-    """All tables, and the runs with Adam and Adagrad. Uses two processes; the longest tasks start first."""
+def compute(
+    settings: Settings, seed: int
+) -> tuple[dict[str, Any], list[list[adaptive.Curve]], list[list[Trace]]]:
+    """All tables, the runs with Adam and Adagrad, and those with batches that adapt.
+
+    Uses two processes; the longest tasks start first.
+    """
     parabola, quadratics = settings.parabola, settings.quadratics
     noise = sample_noise(parabola, settings.noisy_runs, seed)
     with ProcessPoolExecutor(2, initializer=serve_parent) as pool:
         descents = [
             pool.submit(adaptive.curves, quadratics, name, settings.adaptive_kappas, seed)
             for name in adaptive.OPTIMIZERS
+        ]
+        adapted = [
+            pool.submit(schedules.traces, settings.problem, name, seed) for name in schedules.OPTIMIZERS
         ]
         variance = pool.submit(
             noisy_parabola.variance_rows, parabola, settings.variance_kappas, settings.variance_runs, seed
@@ -79,7 +91,9 @@ def compute(settings: Settings, seed: int) -> tuple[dict[str, Any], list[list[ad
         runs = [descent.result() for descent in descents]
         tables = {"trajectory": exact.result(), "noisy": noisy.result(), "variance": variance.result()}
     rows = [row for curves in runs for row in adaptive.deviation_rows(quadratics, curves)]
-    return tables | {"adaptive": rows}, runs
+    traces = [found.result() for found in adapted]
+    tables |= {"schedules": [row for found in traces for row in schedules.schedule_rows(found)]}
+    return tables | {"adaptive": rows}, runs, traces
 
 
 Columns = Sequence[tuple[str, str, str]]
@@ -122,11 +136,26 @@ def report(tables: Mapping[str, Any]) -> str:
         ("average, rho unscaled", "average_unscaled", ".3f"),
         ("variance ratio", "variance_ratio", ".2f"),
     ]
+    adapting = [
+        ("optimizer", "optimizer", ""),
+        ("batches", "name", ""),
+        ("last batch", "batch", ".0f"),
+        ("steps", "steps", "d"),
+        ("samples", "samples", ".0f"),
+        ("loss at the end", "loss", ".4f"),
+        ("student", "mean_T", ".3f"),
+        ("average", "average_T", ".3f"),
+    ]
     parts = (
         ("Parabola without noise: max |z - z at kappa = 1|; rho* minimises it", "trajectory", exact),
         ("Parabola with noise: the same, mean over runs", "noisy", noisy),
         ("Stationary variances: closed form, and simulation +- standard error", "variance", variance),
         ("torch's Adam and Adagrad: max deviation of the mean from kappa = 1", "adaptive", deviations),
+        (
+            "Batches that adapt: max deviation of the mean from kappa = 1",
+            "schedules",
+            adapting,
+        ),
     )
     return "\n".join(table(title, tables[key], columns) for title, key, columns in parts)
 
@@ -142,13 +171,14 @@ def main(arguments: Sequence[str]) -> None:
     settings = quick() if options.quick else Settings()
     settings = replace(settings, quadratics=replace(settings.quadratics, sigma=options.sigma))
     exp: Path = options.exp
-    tables, runs = compute(settings, options.seed)
+    tables, runs, traces = compute(settings, options.seed)
     content = {"seed": options.seed, "settings": asdict(settings)} | tables
     write(exp / "results.json", json.dumps(content, indent=1) + "\n")
     figures.draw_trajectories(exp / "trajectories", settings.parabola, trajectories(settings, options.seed))
     figures.draw_momentum(exp / "momentum", tables["trajectory"])
     figures.draw_variance(exp / "variance", settings.parabola, tables["variance"])
     figures.draw_adaptive(exp / "adaptive", runs, settings.adaptive_shown)
+    figures.draw_schedules(exp / "schedules", traces)
     print(report(tables))
 
 

@@ -11,9 +11,9 @@ usage: bash recipes/parabola/run.sh [options]
   --quick    run for a few seconds, too short for conclusions
   --exp DIR  output folder (default: exp/parabola in the repository root)
 
-Runs SGD, Adam and Adagrad on noisy quadratics at 1 to 4096 samples per step, with and without the scaling rules, and
-averages their iterates. Prints tables as Markdown, and writes results.json and the figures trajectories, momentum,
-variance and adaptive as PNG and SVG files.
+Runs SGD, Adam and Adagrad on noisy quadratics at 1 to 4096 samples per step, with and without the scaling rules and with
+batches that adapt, and averages their iterates. Prints tables as Markdown, and writes results.json and the figures
+trajectories, momentum, variance, adaptive and schedules as PNG and SVG files.
 HELP
 }
 

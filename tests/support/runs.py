@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from asr_emapl.config import RunConfig
+from asr_emapl.training.trainer import train
 from support.tiny import write_tiny_config
 
 CLI = ("-m", "asr_emapl")
@@ -54,3 +58,18 @@ def read_log(run: Path) -> list[dict]:
 
 def losses(run: Path) -> list[float]:
     return [line["loss"] for line in read_log(run) if line["event"] == "step"]
+
+
+def assert_resumes_anywhere(run: Path, config: RunConfig) -> None:
+    """Resume a finished run from each of its checkpoints: the log must be the same."""
+    whole = read_log(run)
+    paths = sorted((run / "checkpoints").glob("step-*.pt"))
+    assert len(paths) > 2
+    for kept in paths[:-1]:
+        again = run.with_name(f"{run.name}-from-{kept.stem}")
+        shutil.copytree(run, again, symlinks=True)
+        for path in (again / "checkpoints").glob("step-*.pt"):
+            if path.name > kept.name:
+                path.unlink()
+        train(replace(config, run_dir=str(again)))
+        assert read_log(again) == whole

@@ -113,7 +113,9 @@ def micro(lengths: dict[str, int], targets: list[list[int]] | None) -> MicroBatc
     ]
     padded = nn.utils.rnn.pad_sequence(waves, batch_first=True)
     rows = [ord(name) for name in lengths]
-    return MicroBatch(list(lengths), padded, torch.tensor(list(lengths.values())), targets, rows=rows)
+    return MicroBatch(
+        list(lengths), padded, torch.tensor(list(lengths.values())), targets, rows=rows, places=rows
+    )
 
 
 def labelled(*micros: MicroBatch, samples: int = 0) -> StepBatch:
