@@ -34,6 +34,7 @@ from asr_emapl.runs.reader import logged_validation
 from asr_emapl.runs.skipped import SkippedList
 from asr_emapl.runs.starts import record_start
 from asr_emapl.scaling import AudioClock
+from asr_emapl.self_supervised.build import require_self_supervised
 from asr_emapl.training import rollback
 from asr_emapl.training.announcement import announcement, describe_batch, range_warnings
 from asr_emapl.training.build import (
@@ -42,6 +43,7 @@ from asr_emapl.training.build import (
     build_models,
     build_plan,
     build_searches,
+    build_self_supervised_step,
     build_step,
     build_strategy,
     nominal_step_audio,
@@ -117,7 +119,8 @@ class Trainer:
     def _read(self) -> None:
         """Read the corpora and plan the hyper-parameters; checks settings before reading audio."""
         config, world = self.config, self.world
-        self.tokenizer = read_tokenizer(config)
+        require_self_supervised(config)
+        self.tokenizer = None if config.self_supervised.is_on else read_tokenizer(config)
         require_measurable_noise(config, world.size)
         require_views(config)
         build_plan(config, nominal_step_audio(config, world.size))
@@ -129,10 +132,10 @@ class Trainer:
     def _build(self) -> None:
         """Build student, teacher, optimizer and train step."""
         config, world = self.config, self.world
-        bf16 = config.device.precision == "bf16"
         self.features = build_extractor(config, world.device)
         self.corpora.require_extractor(self.features)
-        model, follower = build_models(config, world, self.tokenizer.vocabulary_size, self.features)
+        tokens = 1 if self.tokenizer is None else self.tokenizer.vocabulary_size
+        model, follower = build_models(config, world, tokens, self.features)
         self.student = world.data_parallel(model)
         self.scaled = ScaledOptimizer(model, config.optimizer, self.plan)
         try:
@@ -146,18 +149,13 @@ class Trainer:
         models = (self.teacher, model, best, self.searches)
         strategy = build_strategy(config, self.tokenizer, *models, self.features, unlabelled)
         self.labels = RunLabels(config, strategy, best, self.corpora, self.tokenizer, world)
-        self.train_step = build_step(
-            world,
-            self.features,
-            self.student,
-            self.teacher,
-            self.scaled.optimizer,
-            strategy,
-            self.labels.filters,
-            self.labels.ahead,
-            loss=config.loss,
-            bf16=bf16,
-        )
+        bf16 = config.device.precision == "bf16"
+        parts = (world, self.features, self.student, self.teacher, self.scaled.optimizer)
+        if config.self_supervised.is_on:
+            self.train_step = build_self_supervised_step(config, *parts, self.plan.at(0.0).rho)
+        else:
+            labels = (strategy, self.labels.filters, self.labels.ahead)
+            self.train_step = build_step(*parts, *labels, loss=config.loss, bf16=bf16)
 
     def _open(self, log_lines: int) -> None:
         """Open the run directory (log, checkpoints, validation); keep `log_lines` lines of the log."""
@@ -351,7 +349,7 @@ class Trainer:
         begin_step = getattr(student, "begin_step", None)
         if begin_step is not None:
             begin_step(draw_seed(config.seed, "layers", self.step))
-        if self.train_step.unlabelled and self.clock.hours >= config.pseudo_labels.start_hours:
+        if config.pseudo_labels.uses_unlabelled and self.clock.hours >= config.pseudo_labels.start_hours:
             switch_dropout(student, config.pseudo_labels)
         student.train()
 
@@ -405,7 +403,7 @@ class Trainer:
             "validation_due": self.validation_due,
             "kappa": self.scaled.kappa,
             "log_lines": self.log.lines,
-            "tokenizer": self.tokenizer.state_dict(),
+            "tokenizer": {} if self.tokenizer is None else self.tokenizer.state_dict(),
             "config": config_to_dict(self.config),
         }
         self.saving.save(self.step, state, rate, for_good=for_good)
