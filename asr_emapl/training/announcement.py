@@ -17,7 +17,7 @@ def range_warnings(plan: ScalingPlan, config: RunConfig, hours: float) -> list[s
     """Warnings if the rule is outside its range; at the reference batch, nothing is scaled."""
     if plan.steps.kappa(hours) == 1.0 or plan.optimizer.rule != "full":
         return []
-    learns_from_teacher = config.pseudo_labels.learns_from_itself or config.self_supervised.is_on
+    learns_from_teacher = config.pseudo_labels.learns_from_itself
     return [f"warning: {text}" for text in warnings(plan, hours, learns_from_teacher=learns_from_teacher)]
 
 
