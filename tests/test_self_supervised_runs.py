@@ -119,6 +119,7 @@ def test_what_a_self_supervised_checkpoint_is_not_for(trained, corpus, tmp_path)
         (("perturb.speed={}", "self_supervised.objective=masked"), "set perturb.speed=null"),
         (("perturb.speed={}",), "does not use perturb"),
         (("self_supervised.byol.statistics_crops=64",), r"64 windows .* 25\.6 s, device\.max_seconds is 6"),
+        (("batch.seconds=1",), r"4 windows .* 1\.6 s, and a batch has 1 s"),
         (("data.unlabelled=[]",), "data.unlabelled is empty"),
         (("self_supervised.objective=masked", "self_supervised.masked.top_layers=4"), "outputs of 3 layers"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from torch import nn
@@ -50,6 +51,14 @@ def require_self_supervised(config: RunConfig) -> None:
         raise UserError(
             f"self_supervised.byol: {byol.statistics_crops} windows of a forward pass have {seconds:g} s, "
             f"device.max_seconds is {most:g}; raise it, or lower statistics_crops"
+        )
+    first = most if config.batch.seconds == "auto" else float(config.batch.seconds)
+    smallest = min(first, *(later for _, later in config.batch.progressive), math.inf)
+    if seconds > smallest:
+        raise UserError(
+            f"self_supervised.byol: {byol.statistics_crops} windows of a forward pass have {seconds:g} s, "
+            f"and a batch has {smallest:g} s, so that batch norm would use fewer crops; lower "
+            "statistics_crops, or raise batch.seconds"
         )
 
 
