@@ -58,10 +58,9 @@ def test_what_each_mode_scales(kappa):
 
 
 def test_curves_are_compared_by_seed(tmp_path):
-    steps = [
-        {"event": "step", "step": i, "hours": i / 10, "kind": "unlabelled", "loss": float(i)}
-        for i in range(1, 81)
-    ]
+    names = ("step", "gradient_norm", "utterances", "tokens", "lr", "rho", "kappa", "half_life_hours")
+    rest = {"kind": "unlabelled", "taken": True} | dict.fromkeys(names, 1)
+    steps = [{"event": "step", "step": i, "hours": i / 10, **rest, "loss": float(i)} for i in range(1, 81)]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
     curve = loss_curve(tmp_path, 8.0)
     assert len(curve) == POINTS
