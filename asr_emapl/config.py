@@ -27,6 +27,7 @@ from asr_emapl.hyperparameters import OptimizerConfig, ScheduleConfig, TeacherCo
 from asr_emapl.models.contract import ModelConfig
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.runs.reader import CHECKPOINTS, CONFIG
+from asr_emapl.self_supervised.config import SelfSupervisedConfig
 from asr_emapl.settings import (
     Hours,
     Place,
@@ -53,8 +54,9 @@ class InitConfig:
     keep: Literal["run", "weights"] = "run"
     """run: also restore the clock, optimizer and position in the data; weights: load only the weights."""
     weights: Place | None = None
-    """File of tensors (.safetensors, a state_dict or a checkpoint). Those that match the model by name and
-    shape are loaded; the rest of the model keeps its random values, and is listed. Not with checkpoint."""
+    """File of tensors (.safetensors, a state_dict or a checkpoint), or a run directory, for example of a
+    self-supervised run. Tensors that match the model by name and shape are loaded; the rest of the model
+    keeps its random values, and is listed. Not with checkpoint."""
     part: Text | None = None
     """Entry of that file with the tensors, with dots, such as model; null: the file itself, or the teacher of
     a checkpoint."""
@@ -85,7 +87,7 @@ class RunConfig:
     hours: Hours = 10.0
     """Hours of audio to train for."""
     tokenizer: Place | None = None
-    """Tokenizer file written by `asr-emapl tokenizer`; required for training."""
+    """Tokenizer file written by `asr-emapl tokenizer`; required unless training is self-supervised."""
     data: DataConfig = field(default_factory=DataConfig)
     features: FeatureConfig = field(default_factory=FeatureConfig)
     augment: AugmentConfig | None = field(default_factory=AugmentConfig)
@@ -99,6 +101,7 @@ class RunConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
+    self_supervised: SelfSupervisedConfig = field(default_factory=SelfSupervisedConfig)
     validation: IntervalConfig = field(default_factory=IntervalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     init: InitConfig = field(default_factory=InitConfig)

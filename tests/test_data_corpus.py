@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_emapl.data.corpus import Corpus, Selection, TokenTable
+from asr_emapl.data.corpus import Corpus, Selection, TokenTable, Windows
 from asr_emapl.data.manifest import open_manifest
 from asr_emapl.data.manifest_writer import write_manifest
 from asr_emapl.data.utterance import Utterance
@@ -48,3 +50,21 @@ def test_one_whole_manifest_is_not_copied(manifests):
 def test_a_corpus_has_the_lengths_of_any_utterances(manifests):
     whole = Selection([(manifests[2], None)])
     assert Corpus(whole, None).samples.tolist() == Corpus(list(whole), None).samples.tolist()
+
+
+def test_windows_are_consecutive_parts_of_utterances(manifests):
+    """Utterances of 1 and 3 s, then of 4 s, in windows of 1.5 s."""
+    a, _, c = manifests
+    windows = Windows([(a, np.array([1, 2])), (c, np.array([3]))], 24_000)
+    found = [(u.id, u.offset, u.duration, u.audio) for u in windows]
+    assert found == [
+        ("a1#0", 0.0, 1.5, "/1.wav"),
+        ("a2#0", 0.0, 1.5, "/2.wav"),
+        ("a2#1", 1.5, 1.5, "/2.wav"),
+        ("c3#0", 0.0, 1.5, "/3.wav"),
+        ("c3#1", 1.5, 1.5, "/3.wav"),
+    ]
+    assert windows.samples.tolist() == [24_000] * 5
+    assert windows.sizes == [3, 2]
+    assert [u.id for u in windows.firsts] == ["a1#0", "c3#0"]
+    assert list(pickle.loads(pickle.dumps(windows))) == list(windows), "as in a decoding process"

@@ -12,7 +12,7 @@ from support.lengths import as_lists, librispeech_like, padded
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.data.batch_plan import BatchConfig
-from asr_emapl.data.micro_batches import micro_batches
+from asr_emapl.data.micro_batches import micro_batches, passes_of_equal_size
 
 LENGTHS = st.lists(st.integers(1, 400), min_size=1, max_size=80).map(lambda x: np.array(x, dtype=np.int64))
 
@@ -144,3 +144,13 @@ def test_less_than_a_hundredth_is_padding_and_little_is_waited_for(clean_100, se
     assert per_rank.max(axis=1).sum() / per_rank.mean(axis=1).sum() <= 1.025
     in_all = per_rank.sum(axis=0)
     assert (in_all.max() - in_all.min()) / in_all.mean() <= 0.01
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 64, 100])
+def test_passes_of_equal_size_do_not_depend_on_the_ranks(count):
+    alone = [part.tolist() for part in passes_of_equal_size(count, 8)]
+    assert [place for part in alone for place in part] == list(range(count))
+    assert all(len(part) in (count // len(alone), -(-count // len(alone))) for part in alone)
+    assert not count >= 8 or all(6 <= len(part) <= 11 for part in alone)
+    of_ranks = [passes_of_equal_size(count, 8, world_size=3, rank=rank) for rank in range(3)]
+    assert sorted(part.tolist() for of in of_ranks for part in of) == alone

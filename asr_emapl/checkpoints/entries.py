@@ -140,7 +140,8 @@ def _optimizer(value: Any, place: str) -> None:
 
 def _contents(value: Any, place: str) -> None:
     _dict_of(_list_of(_text))(value, place)
-    _require_names(value, ["labelled"])  # every run has labelled audio
+    if not value:
+        raise ValueError(f"{place} has no corpus")
 
 
 def _strategy(value: Any, place: str) -> None:

@@ -170,8 +170,13 @@ def read_tokenizer(path: Path, state: State) -> Tokenizer:
     """The tokenizer of a checkpoint, loaded from `path`.
 
     Raises:
-        UserError: it is damaged.
+        UserError: it is damaged, or there is none because the run was self-supervised.
     """
+    if not state["tokenizer"]:
+        raise UserError(
+            f"checkpoint {path} is of a self-supervised run, which has no tokenizer and no output layer; "
+            f"train a model from it with init.weights={path}"
+        )
     try:
         return tokenizer_from_state(state["tokenizer"])
     except UserError as error:

@@ -17,7 +17,14 @@ from asr_emapl.text.tokenizer import Tokenizer
 
 # Rejected changes; the first also if only the weights are loaded.
 _REFUSED_WITH_WEIGHTS = ("features",)
-_REFUSED = (*_REFUSED_WITH_WEIGHTS, "seed", "batch.reference_seconds")
+_REFUSED = (
+    *_REFUSED_WITH_WEIGHTS,
+    "seed",
+    "batch.reference_seconds",
+    # They define the windows, in which the position in the data is counted.
+    "self_supervised.byol.crop_seconds",
+    "self_supervised.byol.shift_seconds",
+)
 _REMEDY = "undo the changes, use another run_dir, or accept them with --allow-changes"
 
 Contents = dict[str, list[str]]
@@ -28,7 +35,7 @@ def require_settings(
     state: State,
     path: Path,
     config: RunConfig,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     *,
     whole: bool,
     same_run: bool,
@@ -37,6 +44,7 @@ def require_settings(
     """Compare a run's settings with those in a checkpoint.
 
     Args:
+        tokenizer: of the run; None if it is self-supervised.
         whole: the run continues from the state of the checkpoint; otherwise it loads only the weights.
         same_run: the checkpoint is one of the run itself.
         allowed: accept all changes of settings.
@@ -56,6 +64,7 @@ def require_settings(
                 f"checkpoint {path} was trained with optimizer.name={theirs}, not {mine}; use {theirs}, or "
                 "start another run from the weights (init.checkpoint, init.keep=weights)"
             )
+    _require_objective(state, path, config)
     now = config_to_dict(config)
     changes = dict(setting_changes(state["config"], now))
     # A setting that is newer than the checkpoint is no change if it has its default value.
@@ -66,14 +75,30 @@ def require_settings(
         for key, text in setting_changes(defaults, now)
         if any(f"{key}.".startswith(f"{k}.") for k in keys)
     ]
-    saved = read_tokenizer(path, state)
-    if saved.fingerprint != tokenizer.fingerprint:
-        refused.append(f"another tokenizer: {saved!r} -> {tokenizer!r} ({config.tokenizer})")
+    if tokenizer is not None:
+        saved = read_tokenizer(path, state)
+        if saved.fingerprint != tokenizer.fingerprint:
+            refused.append(f"another tokenizer: {saved!r} -> {tokenizer!r} ({config.tokenizer})")
     if refused and not allowed:
         raise UserError(f"changed since checkpoint {path}: {'; '.join(refused)}; {_REMEDY}")
     return [
         f"changed since checkpoint {path}: {text}" for text in (changes.values() if same_run else refused)
     ]
+
+
+def _require_objective(state: State, path: Path, config: RunConfig) -> None:
+    """Check that a checkpoint is of a run with the same self-supervised objective, or also with none.
+
+    Raises:
+        UserError: it is not.
+    """
+    theirs = state["config"].get("self_supervised", {}).get("objective", "none")
+    mine = config.self_supervised.objective
+    if theirs != mine:
+        raise UserError(
+            f"checkpoint {path} was trained with self_supervised.objective={theirs}, not {mine}; to start "
+            f"from its encoder, use another run_dir, init.weights={path} and init.checkpoint=null"
+        )
 
 
 def contents(manifests: Sequence[Manifest], *, apart: bool) -> list[str]:

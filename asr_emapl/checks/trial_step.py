@@ -20,13 +20,13 @@ from asr_emapl.distributed.process_group import ProcessGroup, choose_device
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.errors import UserError
 from asr_emapl.hyperparameters import build_optimizer
+from asr_emapl.objective import to_device
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.pseudo_labels.filters import LabelFilters
 from asr_emapl.pseudo_labels.labeller import Labeller
 from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels
 from asr_emapl.pseudo_labels.strategies.ema import FreshLabels
 from asr_emapl.training.build import build_extractor, build_models, build_step, read_tokenizer
-from asr_emapl.training.objectives import to_device
 from asr_emapl.training.step import TrainStep
 
 TOO_MUCH = 2**62

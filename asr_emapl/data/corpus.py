@@ -5,10 +5,12 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import accumulate
 
 import numpy as np
 
+from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.data.lazy_sequence import LazySequence
 from asr_emapl.data.manifest import Manifest
 from asr_emapl.data.permutation import Indices
@@ -76,6 +78,48 @@ class Selection(LazySequence[Utterance]):
         manifest, rows = self._parts[part]
         row -= self._ends[part - 1] if part else 0
         return manifest[row if rows is None else int(rows[row])]
+
+
+class Windows(Selection):
+    """Consecutive windows of equal length of the utterances of a selection, each as an utterance.
+
+    A window's id is that of its utterance, with the number of the window after a #. The rest of an utterance
+    after its last window is not used.
+
+    Args:
+        parts: see `Selection`; each utterance is at least as long as a window.
+        window: length of a window in samples.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Manifest, Indices | None]], window: int) -> None:
+        self.window, self._whole = window, parts
+        rows = [np.arange(len(m)) if chosen is None else chosen for m, chosen in parts]
+        counts = [m.samples[chosen] // window for (m, _), chosen in zip(parts, rows, strict=True)]
+        # Number of each window within its utterance.
+        starts = [np.repeat(np.cumsum(c) - c, c) for c in counts]
+        self._number = np.concatenate([np.arange(len(s)) - s for s in starts])
+        super().__init__([(m, np.repeat(r, c)) for (m, _), r, c in zip(parts, rows, counts, strict=True)])
+        self.samples = np.broadcast_to(np.int64(window), len(self._number))
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return Windows, (self._whole, self.window)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of windows of each manifest."""
+        return [0 if rows is None else len(rows) for _, rows in self._parts]
+
+    def item(self, row: int) -> Utterance:
+        """A window."""
+        utterance, number = super().item(row), int(self._number[row])
+        seconds = self.window / SAMPLE_RATE_HZ
+        return replace(
+            utterance,
+            id=f"{utterance.id}#{number}",
+            offset=utterance.offset + number * seconds,
+            duration=seconds,
+            text=None,
+        )
 
 
 class Corpus:

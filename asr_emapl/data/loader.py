@@ -22,7 +22,7 @@ from asr_emapl.audio.decode import read_audio
 from asr_emapl.audio.perturb import Perturbation
 from asr_emapl.data.corpus import Corpus
 from asr_emapl.data.decoders import DeadDecoderError, WorkerProgress, watched
-from asr_emapl.data.micro_batches import micro_batches
+from asr_emapl.data.micro_batches import micro_batches, passes_of_equal_size
 from asr_emapl.data.mixture import DataCursor, DataPlan, GlobalBatch
 from asr_emapl.data.permutation import Indices
 from asr_emapl.data.stored_features import StoredBatch, read_features, stored_by
@@ -164,6 +164,7 @@ class StepDataset(Dataset[StepBatch]):
         max_samples: maximum padded samples of a micro-batch, for both teacher and student.
         perturb: perturbation of the student's waveforms; None: same waveforms as for the teacher.
         two_views: whether masks of a second view are drawn.
+        pass_size: number of utterances in each micro-batch; None: as many as fit `max_samples`.
     """
 
     # Records the current utterance of a decoding process.
@@ -171,18 +172,20 @@ class StepDataset(Dataset[StepBatch]):
 
     def __init__(
         self,
-        labelled: Corpus,
+        labelled: Corpus | None,
         unlabelled: Corpus | None,
         *,
         frames: Callable[[Tensor], Tensor],
         augment: SpecAugment | None,
         perturb: Perturbation | None = None,
         two_views: bool = False,
+        pass_size: int | None = None,
         max_samples: int,
         seed: int,
         rank: int,
         world_size: int,
     ) -> None:
+        self.pass_size = pass_size
         self.corpora = {True: labelled, False: unlabelled}
         self.frames, self.augment, self.perturb, self.two_views = frames, augment, perturb, two_views
         self.max_samples, self.seed = max_samples, seed
@@ -196,11 +199,7 @@ class StepDataset(Dataset[StepBatch]):
         # Read each utterance from its manifest only once.
         utterance = cache(corpus.utterances.__getitem__)
         try:
-            heard = [self._longest(row, utterance, batch) for row in batch.indices.tolist()]
-            parts = micro_batches(
-                heard, self.max_samples, groups=batch.groups, world_size=self.world_size, rank=self.rank
-            )
-            for part in parts:
+            for part in self._parts(batch, utterance):
                 micro = self._micro_batch(batch, part, utterance, made.skipped)
                 if micro is not None:
                     made.micro_batches.append(micro)
@@ -209,6 +208,14 @@ class StepDataset(Dataset[StepBatch]):
         if self.desk is not None:
             self.desk.note(batch.labelled, -1)
         return made
+
+    def _parts(self, batch: GlobalBatch, utterance: Callable[[int], Utterance]) -> list[Indices]:
+        """Positions of each micro-batch of this rank in a global batch."""
+        ranks = {"world_size": self.world_size, "rank": self.rank}
+        if self.pass_size is not None:
+            return passes_of_equal_size(len(batch.indices), self.pass_size, **ranks)
+        heard = [self._longest(row, utterance, batch) for row in batch.indices.tolist()]
+        return micro_batches(heard, self.max_samples, groups=batch.groups, **ranks)
 
     def _longest(self, row: int, utterance: Callable[[int], Utterance], batch: GlobalBatch) -> int:
         """Samples of the longest version of an utterance according to the plan, for the micro-batches."""

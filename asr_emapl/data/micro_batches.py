@@ -58,6 +58,16 @@ def micro_batches(
     ]
 
 
+def passes_of_equal_size(count: int, size: int, *, world_size: int = 1, rank: int = 0) -> list[Indices]:
+    """Positions of each micro-batch of one rank, if all have about `size` utterances of a global batch.
+
+    The micro-batches do not depend on the number of ranks. They are consecutive parts of the batch, which are
+    assigned to the ranks in turn.
+    """
+    parts = np.array_split(np.arange(count), max(1, round(count / size)))
+    return [part for part in parts[rank::world_size] if len(part)]
+
+
 def _whole_groups(
     lengths: Indices, max_samples: int, groups: Sequence[int], world_size: int
 ) -> list[Indices]:

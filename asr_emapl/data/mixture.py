@@ -248,7 +248,8 @@ class DataPlan:
     """Labelled and unlabelled global batches, by their ratio in audio.
 
     Args:
-        labelled, unlabelled: the corpora. `unlabelled` is None in a supervised run.
+        labelled, unlabelled: the corpora. `unlabelled` is None in a supervised run, and `labelled` in a
+            self-supervised one.
         unlabelled_per_labelled: ratio in audio after pseudo-labels have begun.
         start_samples: audio consumed before pseudo-labels begin.
         labels: plan of labelling, if labels are kept; None: utterances are labelled in each step.
@@ -256,7 +257,7 @@ class DataPlan:
 
     def __init__(
         self,
-        labelled: Mixture,
+        labelled: Mixture | None,
         unlabelled: Mixture | None = None,
         unlabelled_per_labelled: float = 1.0,
         start_samples: int = 0,
@@ -280,6 +281,7 @@ class DataPlan:
                 return self._next_of_round(self.labels, at, due)
             batch = self.unlabelled.next(at.unlabelled)
             return batch.of_step(labelled=False, after=replace(at, unlabelled=batch.after))
+        assert self.labelled is not None
         batch = self.labelled.next(at.labelled)
         moved = replace(at, labelled=batch.after)
         if not self.has_unlabelled or moved.consumed <= self.start_samples:
@@ -311,6 +313,8 @@ class DataPlan:
         return GlobalBatch(False, np.array(slot.indices), slot.groups, cursor.drawn, slot.samples, after)
 
     def _wants_unlabelled(self, at: DataCursor) -> bool:
+        if self.labelled is None:
+            return True
         if at.consumed < self.start_samples:
             return False
         owed = self.ratio * (at.labelled.total - at.labelled_before)

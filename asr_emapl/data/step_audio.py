@@ -28,12 +28,11 @@ def mean_step_audio(mix: DataPlan, batch_seconds: float) -> float:
         ValueError: every utterance is longer than the batch.
     """
     limit = round(batch_seconds * SAMPLE_RATE_HZ)
-    labelled = _mean_over_blend(mix.labelled, limit)
-    if mix.unlabelled is None:
-        return labelled / SAMPLE_RATE_HZ
+    parts = [(mix.labelled, 1.0), (mix.unlabelled, 1.0 if mix.labelled is None else mix.ratio)]
     # Harmonic mean, because weights are in audio, not in steps.
-    steps = 1.0 / labelled + mix.ratio / _mean_over_blend(mix.unlabelled, limit)
-    return (1.0 + mix.ratio) / steps / SAMPLE_RATE_HZ
+    audio = sum(weight for part, weight in parts if part is not None)
+    steps = sum(weight / _mean_over_blend(part, limit) for part, weight in parts if part is not None)
+    return audio / steps / SAMPLE_RATE_HZ
 
 
 def _mean_over_blend(blend: Mixture, batch_samples: int) -> float:

@@ -25,12 +25,15 @@ class CtcModel(Protocol):
     The class attribute `input: str` states what the model takes, as in the setting `features.extractor`:
     log_mel (the default), waveform ([B, N] instead of [B, T, F]), or the import path of an extractor.
 
-    Three methods are optional:
+    Four methods are optional:
     `begin_step(seed: int)` is called before each optimizer step with a seed that is the same on all ranks
     and micro-batches, for example for layerdrop;
     `set_dropout(dropout: float | None = None, layerdrop: float | None = None)` is called with keyword
     arguments before each step with pseudo-labels, if the config changes the dropout. Rates that do not change
     are omitted;
+    `layer_outputs(features: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]` returns the outputs of
+    the layers [B, T', D], and their lengths [B]. Self-supervised training requires it, and a linear layer
+    `output` that `forward` applies to the last of them;
     `options_without_weights()` returns options with which the constructor builds the same model without
     `model.weights`, so that checkpoints and exported models do not need that file; without the method, those
     of the config are used. Extractors may have it, too.

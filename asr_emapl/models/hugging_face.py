@@ -72,12 +72,21 @@ class HuggingFaceCtc(nn.Module):
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """See `CtcModel.forward`; the input is [B, N]."""
+        encoded, lengths = self._encode(waveforms, lengths)
+        return F.log_softmax(self.output(encoded.last_hidden_state).float(), dim=-1), lengths
+
+    def layer_outputs(self, waveforms: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
+        """See `CtcModel`."""
+        encoded, lengths = self._encode(waveforms, lengths, output_hidden_states=True)
+        # The first is the input of the first layer, and the last may lack the final norm.
+        return [*encoded.hidden_states[1:-1], encoded.last_hidden_state], lengths
+
+    def _encode(self, waveforms: Tensor, lengths: Tensor, **options: bool) -> tuple[Any, Tensor]:
         if self.normalise:
             waveforms = normalise_waveforms(waveforms, lengths)
         self._lengths.value, self._frames.value = lengths, self.output_lengths(lengths)
         mask_BN = (torch.arange(waveforms.shape[1], device=lengths.device) < lengths[:, None]).long()
-        x_BTD = self.encoder(waveforms, attention_mask=mask_BN).last_hidden_state
-        return F.log_softmax(self.output(x_BTD).float(), dim=-1), self.output_lengths(lengths)
+        return self.encoder(waveforms, attention_mask=mask_BN, **options), self.output_lengths(lengths)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """See `CtcModel.output_lengths`."""

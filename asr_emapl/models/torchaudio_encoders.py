@@ -38,8 +38,13 @@ class _OnFrontEnd(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """See `CtcModel.forward`."""
+        (x_BTD,), lengths = self.layer_outputs(features, lengths)
+        return F.log_softmax(self.output(x_BTD).float(), dim=-1), lengths
+
+    def layer_outputs(self, features: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
+        """See `CtcModel`; only the output of the last layer."""
         x_BTD, lengths = self.frontend(features, lengths)
-        return F.log_softmax(self.output(self.encode(x_BTD, lengths)).float(), dim=-1), lengths
+        return [self.encode(x_BTD, lengths)], lengths
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """See `CtcModel.output_lengths`."""
@@ -180,11 +185,16 @@ class Wav2Vec2Ctc(nn.Module):
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """See `CtcModel.forward`; the input is [B, N]."""
+        (x_BTD,), frames_B = self.layer_outputs(waveforms, lengths)
+        return F.log_softmax(self.output(x_BTD).float(), dim=-1), frames_B
+
+    def layer_outputs(self, waveforms: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
+        """See `CtcModel`; only the output of the last layer."""
         if self.normalise:
             waveforms = normalise_waveforms(waveforms, lengths)
         self._lengths.value = lengths
         x_BTD, frames_B = self.encoder(waveforms, lengths)
-        return F.log_softmax(self.output(x_BTD).float(), dim=-1), frames_B
+        return [x_BTD], frames_B
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """See `CtcModel.output_lengths`."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from asr_emapl.errors import UserError
 from asr_emapl.models.cpu import attend, dropout
 from asr_emapl.models.front_ends import build_front_end
 
@@ -96,10 +97,7 @@ class TransformerCtc(nn.Module):
         self, features: Tensor, lengths: Tensor
     ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, list[Tensor]]:
         """See `CtcModel.forward`."""
-        x_BTD, lengths = self.frontend(features, lengths)
-        valid_BT = torch.arange(x_BTD.shape[1], device=x_BTD.device) < lengths[:, None]
-        # Scaled as in Vaswani et al. 2017, because otherwise the positions would dominate.
-        x_BTD = x_BTD * self.scale + self.positions(valid_BT, lengths).to(x_BTD.dtype)
+        x_BTD, valid_BT, lengths = self._embedded(features, lengths)
         between_BTV = []
         for i, (layer, dropped) in enumerate(zip(self.layers, self._dropped_layers(), strict=True), 1):
             x_BTD = layer(x_BTD, valid_BT, dropped)
@@ -114,6 +112,28 @@ class TransformerCtc(nn.Module):
 
     def _log_probs(self, x_BTD: Tensor) -> Tensor:
         return F.log_softmax(self.output(self.final_norm(x_BTD)).float(), dim=-1)
+
+    def layer_outputs(self, features: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
+        """See `CtcModel`.
+
+        Raises:
+            UserError: the model has self-conditioning, which depends on the tokens.
+        """
+        if self.condition is not None:
+            raise UserError("self-supervision has no tokens: set model.options.self_conditioning=false")
+        x_BTD, valid_BT, lengths = self._embedded(features, lengths)
+        found = []
+        for layer, dropped in zip(self.layers, self._dropped_layers(), strict=True):
+            x_BTD = layer(x_BTD, valid_BT, dropped)
+            found.append(x_BTD)
+        return [*found[:-1], self.final_norm(x_BTD)], lengths
+
+    def _embedded(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The input of the first layer [B, T', D], its valid frames [B, T'] and their number [B]."""
+        x_BTD, lengths = self.frontend(features, lengths)
+        valid_BT = torch.arange(x_BTD.shape[1], device=x_BTD.device) < lengths[:, None]
+        # Scaled as in Vaswani et al. 2017, because otherwise the positions would dominate.
+        return x_BTD * self.scale + self.positions(valid_BT, lengths).to(x_BTD.dtype), valid_BT, lengths
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """See `CtcModel.output_lengths`."""

@@ -16,6 +16,8 @@ from asr_emapl.errors import UserError, listing
 logger = logging.getLogger(__name__)
 
 _SHOWN_NAMES = 5
+# Beginning of the names of the CTC model's tensors in the checkpoint of a self-supervised run.
+_ENCODER = "encoder."
 COPY_THERE = "correct the path, or copy the file there (an exported model does not need it)"
 
 
@@ -54,7 +56,7 @@ def load_matching(
             it is run.
         rename: regular expression -> replacement, applied to the names in the file, in order.
         part: entry of the file that has the state_dict, with dots: "model", "teacher.module"; None: the file
-            itself, or of a checkpoint the teacher.
+            itself, or of a checkpoint the teacher. Of a self-supervised run, only the encoder is loaded.
 
     Raises:
         UserError: the file cannot be read, has no such part, or no tensor matches.
@@ -99,14 +101,24 @@ def read_tensors(path: str | Path, part: str | None = None) -> dict[str, Tensor]
         raise UserError(f"weights {path}: neither safetensors nor a state_dict of torch ({why})") from error
     if part is None and isinstance(content, Mapping) and isinstance(content.get("teacher"), Mapping):
         part = "teacher.module"
+    found = content
     for name in part.split(".") if part else ():
-        content = content.get(name) if isinstance(content, Mapping) else None
-    if not isinstance(content, Mapping):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    if not isinstance(found, Mapping):
         raise UserError(f"weights {path}: has no part {part!r}")
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    tensors = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
+    if _is_self_supervised(content):
+        tensors = {n.removeprefix(_ENCODER): t for n, t in tensors.items() if n.startswith(_ENCODER)}
     if not tensors:
         raise UserError(f"weights {path}: has no tensors{f' in part {part!r}' if part else ''}")
     return tensors
+
+
+def _is_self_supervised(content: object) -> bool:
+    """Whether the content of a file is the checkpoint of a self-supervised run."""
+    for name in ("config", "self_supervised", "objective"):
+        content = content.get(name) if isinstance(content, Mapping) else None
+    return content not in (None, "none")
 
 
 def _read_safetensors(path: str | Path) -> dict[str, Tensor]:

@@ -243,8 +243,13 @@ class WhisperCtc(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """See `CtcModel.forward`."""
-        x_BTD, lengths = self.encoder(features, lengths)
+        (x_BTD,), lengths = self.layer_outputs(features, lengths)
         return F.log_softmax(self.output(self.dropout(x_BTD)).float(), dim=-1), lengths
+
+    def layer_outputs(self, features: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
+        """See `CtcModel`; only the output of the last layer."""
+        x_BTD, lengths = self.encoder(features, lengths)
+        return [x_BTD], lengths
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """See `CtcModel.output_lengths`."""

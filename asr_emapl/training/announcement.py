@@ -48,9 +48,11 @@ def announcement(
         devices: number and type of the devices, for example "2 x cuda".
         batch_norms: number of batch normalisation layers.
     """
+    objective, labels = config.self_supervised.objective, config.pseudo_labels
+    source = f"pseudo-labels: {labels.strategy}" if objective == "none" else f"self-supervised: {objective}"
     lines = [
         f"{config.run_dir}: {parameters / 1e6:.2f} M parameters, {devices}, {describe_batch(plan, hours)}, "
-        f"pseudo-labels: {config.pseudo_labels.strategy}, teacher half-life {half_life_seconds / 3600:g} h, "
+        f"{source}, teacher half-life {half_life_seconds / 3600:g} h, "
         f"from {hours:.3f} h of audio"
     ]
     if batch_norms and config.optimizer.rule != "none":
@@ -58,7 +60,6 @@ def announcement(
             f"batch norm: the momentum of {batch_norms} layers is that of a reference step, and is scaled "
             "like the teacher's"
         )
-    labels = config.pseudo_labels
     if labels.uses_unlabelled and config.hours <= labels.start_hours:
         lines.append(
             f"warning: the run ends before pseudo-labels start: hours={config.hours:g}, "

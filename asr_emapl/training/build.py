@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -13,7 +12,7 @@ from torch import nn
 
 from asr_emapl.audio.features import FeatureExtractor
 from asr_emapl.checkpoints.built import Built
-from asr_emapl.checkpoints.files import checkpoint_paths
+from asr_emapl.checkpoints.files import checkpoint_paths, checkpoints_of
 from asr_emapl.config import RunConfig
 from asr_emapl.decoding.beam import BeamSearch
 from asr_emapl.decoding.spans import frame_seconds
@@ -50,6 +49,8 @@ from asr_emapl.scaling import (
     double_with_decay,
     momentum,
 )
+from asr_emapl.self_supervised.build import build_objective, self_supervised_model
+from asr_emapl.self_supervised.networks import SelfSupervisedModel
 from asr_emapl.text.tokenizer import Tokenizer, load_tokenizer
 from asr_emapl.training.labels_ahead import LabelsAhead
 from asr_emapl.training.loss import LossConfig
@@ -59,7 +60,11 @@ from asr_emapl.training.step import TrainStep
 
 
 def read_tokenizer(config: RunConfig) -> Tokenizer:
-    """Read the tokenizer of the config."""
+    """Read the tokenizer of the config.
+
+    Raises:
+        UserError: it is not set, or cannot be read.
+    """
     if config.tokenizer is None:
         raise UserError("tokenizer is not set; specify the file written by `asr-emapl tokenizer`")
     return load_tokenizer(config.tokenizer)
@@ -199,19 +204,19 @@ def build_models(
     """Build student and teacher modules with equal weights, on the device of this process.
 
     Args:
+        vocabulary_size: not used by a self-supervised model.
         built: the checkpoint that the run resumes or starts from, whose weights will be loaded.
 
     Raises:
         UserError: the model cannot be built, or does not support the configured change of dropout.
     """
     bf16 = config.device.precision == "bf16"
-    build = functools.partial(
-        build_model if built is None else built.model,
-        config.model,
-        vocabulary_size=vocabulary_size,
-        input_size=features.size,
-        trust=USERS_OWN,
-    )
+
+    def build() -> nn.Module:
+        make = build_model if built is None else built.model
+        model = make(config.model, vocabulary_size=vocabulary_size, input_size=features.size, trust=USERS_OWN)
+        return self_supervised_model(config, model) if config.self_supervised.is_on else model
+
     torch.manual_seed(config.seed)
     student = build()
     _load_initial_weights(config, student)
@@ -237,8 +242,13 @@ def _load_initial_weights(config: RunConfig, student: nn.Module) -> None:
         return
     if init.checkpoint is not None:
         raise UserError("init.weights and init.checkpoint: set one of them")
-    if not checkpoint_paths(Path(config.run_dir) / CHECKPOINTS):
-        load_matching(student, init.weights, init.rename, init.part)
+    if checkpoint_paths(Path(config.run_dir) / CHECKPOINTS):
+        return
+    path = Path(init.weights)
+    if path.is_dir():
+        path = checkpoints_of(path)[-1] if checkpoints_of(path) else path
+    model = student.encoder if isinstance(student, SelfSupervisedModel) else student
+    load_matching(model, path, init.rename, init.part)
 
 
 def build_best_average(config: RunConfig, teacher: EmaTeacher, student: nn.Module) -> BestAverage | None:
@@ -261,7 +271,7 @@ def build_best_average(config: RunConfig, teacher: EmaTeacher, student: nn.Modul
     return BestAverage(student, copy.deepcopy(teacher.module), labels.best_count)
 
 
-def build_searches(config: RunConfig, tokenizer: Tokenizer) -> SearchPool | None:
+def build_searches(config: RunConfig, tokenizer: Tokenizer | None) -> SearchPool | None:
     """The beam searches of the config, with their processes; None: no search.
 
     Raises:
@@ -274,6 +284,7 @@ def build_searches(config: RunConfig, tokenizer: Tokenizer) -> SearchPool | None
         return None
     if labels.temperature > 0.0:
         raise UserError("pseudo_labels.temperature and pseudo_labels.lm_config: set one of them")
+    assert tokenizer is not None  # only a self-supervised run has none
     return SearchPool(BeamSearch(tokenizer, read_config(Path(labels.lm_config))), labels.search_workers)
 
 
@@ -297,7 +308,7 @@ def _require_ahead(labels: PseudoLabelConfig) -> None:
 
 def build_strategy(
     config: RunConfig,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     teacher: EmaTeacher,
     student: nn.Module,
     best: BestAverage | None,
@@ -335,6 +346,7 @@ def build_strategy(
         )
     if labels.strategy in ("ema", "soft"):
         return FreshLabels(labeller)
+    assert tokenizer is not None  # only a self-supervised run has none
     parts = StrategyParts(teacher, student, labeller, tokenizer, unlabelled)
     own = resolve(labels.strategy, USERS_OWN, OWN_STRATEGY)
     with blaming(f"pseudo_labels.strategy {labels.strategy!r} cannot be built", own.__module__):
@@ -365,6 +377,22 @@ def _build_labeller(
         bf16=config.device.precision == "bf16",
         frame_seconds=seconds_per_frame,
     )
+
+
+def build_self_supervised_step(
+    config: RunConfig,
+    world: ProcessGroup,
+    features: FeatureExtractor,
+    student: nn.Module,
+    teacher: EmaTeacher,
+    optimizer: torch.optim.Optimizer,
+    rho: float,
+) -> TrainStep:
+    """The train step with the objective of `self_supervised`; see `build_objective`."""
+    phases = Phases(world.device)
+    models = (student, teacher)
+    objective = build_objective(config, world, features, *models, rho, phases.mark)
+    return TrainStep(world, *models, optimizer, None, objective, phases)
 
 
 def build_step(

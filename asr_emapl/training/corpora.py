@@ -37,6 +37,7 @@ class Corpora:
 
     Attributes:
         audio: labelled and unlabelled utterances for the batch plan.
+        labelled: None in a self-supervised run.
         perturb: perturbation of the student's waveforms.
         limits: of the filters of pseudo-labels, with those that are learned from the transcripts.
         given: the labels of the unlabelled utterances if a file gives them, as filtered; None: a model makes
@@ -45,7 +46,7 @@ class Corpora:
     """
 
     audio: TrainingAudio
-    labelled: Corpus
+    labelled: Corpus | None
     unlabelled: Corpus | None
     validation: dict[str, list[Utterance]]
     perturb: Perturbation | None
@@ -54,8 +55,11 @@ class Corpora:
     notes: list[str]
 
     @staticmethod
-    def read(config: RunConfig, tokenizer: Tokenizer, world_size: int) -> Corpora:
+    def read(config: RunConfig, tokenizer: Tokenizer | None, world_size: int) -> Corpora:
         """Open the manifests of the config; the unlabelled ones only if they are used.
+
+        Args:
+            tokenizer: None in a self-supervised run.
 
         Raises:
             UserError: see `TrainingAudio.select`; also if there is unlabelled audio without a strategy, a
@@ -63,6 +67,8 @@ class Corpora:
                 or validation audio is also trained on.
         """
         labels = config.pseudo_labels
+        if tokenizer is None:
+            return Corpora._unlabelled(config, world_size)
         if not labels.uses_unlabelled and config.data.unlabelled:
             raise UserError(
                 "data.unlabelled is not used with pseudo_labels.strategy=none; set the strategy to ema, or "
@@ -95,6 +101,19 @@ class Corpora:
         both = (corpora["labelled"], corpora.get("unlabelled"))
         return Corpora(audio, *both, splits, perturb, limits, given, notes + learned)
 
+    @staticmethod
+    def _unlabelled(config: RunConfig, world_size: int) -> Corpora:
+        """The corpus of a self-supervised run; without validation, which requires texts."""
+        audio = TrainingAudio.select(config, world_size)
+        _require_audio(config, audio)
+        _require_one_kind(audio)
+        utterances, notes = audio.utterances["unlabelled"], list(audio.notes)
+        notes += _rate_notes("data.unlabelled", utterances)
+        if config.data.validation:
+            notes.append("data.validation: not used, because a self-supervised run does not learn any text")
+        perturb = _perturbation(config.perturb)
+        return Corpora(audio, None, Corpus(utterances, None), {}, perturb, config.pseudo_labels, None, notes)
+
     def require_extractor(self, features: FeatureExtractor) -> None:
         """Check the first utterance of each manifest, so that a run does not stop after hours.
 
@@ -111,15 +130,17 @@ class Corpora:
         self, config: RunConfig, features: FeatureExtractor, rank: int, world_size: int
     ) -> StepDataset:
         """The dataset that decodes one rank's share of each global batch."""
+        augment, settings = None, config.self_supervised
+        if config.augment and not settings.is_on:  # its objectives have their own masks
+            augment = SpecAugment(config.augment, features.size, features.frame_seconds)
         return StepDataset(
             self.labelled,
             self.unlabelled,
             frames=features.frames,
-            augment=SpecAugment(config.augment, features.size, features.frame_seconds)
-            if config.augment
-            else None,
+            augment=augment,
             perturb=self.perturb,
             two_views=config.loss.consistency > 0.0,
+            pass_size=settings.pass_size,
             max_samples=round(config.device.max_seconds * SAMPLE_RATE_HZ),
             seed=config.seed,
             rank=rank,
@@ -153,6 +174,8 @@ def _require_audio(config: RunConfig, audio: TrainingAudio) -> None:
         needed += [("perturb", "labelled"), ("perturb", "unlabelled")]
     if config.pseudo_labels.min_level_db is not None:
         needed.append(("pseudo_labels.min_level_db", "unlabelled"))
+    if config.self_supervised.objective == "byol":
+        needed.append(("self_supervised.objective=byol", "unlabelled"))
     for setting, kind in needed:
         utterances = audio.utterances.get(kind)
         if utterances is not None and any(stored_by(u) is not None for u in utterances.firsts):

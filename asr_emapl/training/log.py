@@ -100,6 +100,7 @@ class RunLog:
         }
         if result.dropped:
             record["dropped"] = dict(sorted(result.dropped.items()))
+        record |= result.statistics
         if result.confidence is not None:
             record |= {"confidence": result.confidence, "nonempty": result.nonempty}
         if result.noise is not None:
@@ -138,7 +139,9 @@ class RunLog:
             loss = sum(r.loss * r.utterances for r in results) / max(1, count)
             parts.append(f"{kind} loss {loss:.2f}")
             scalars[f"loss/{kind}"] = loss
-            if not chosen:
+            for name, value in results[-1].statistics.items():
+                scalars[f"self_supervised/{name}"] = value
+            if results[-1].confidence is not None:
                 quality = pseudo_label_quality(results)
                 parts.append(f"non-empty labels {100 * quality['nonempty']:.0f} %")
                 scalars |= {f"pseudo_labels/{name}": value for name, value in quality.items()}

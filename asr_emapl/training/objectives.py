@@ -1,4 +1,4 @@
-"""Objectives prepare the targets of micro-batches and compute their loss.
+"""The CTC objective, on transcripts or pseudo-labels.
 
 Axes: B utterances, T feature frames, F mel bands, S tokens, V labels.
 """
@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from asr_emapl.data.loader import MicroBatch
 from asr_emapl.data.stored_features import input_features
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import unwrap
+from asr_emapl.objective import Prepared, to_device
 from asr_emapl.pseudo_labels.filters import REASONS, LabelCandidate, LabelFilters, reason_to_drop_transcript
 from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels, PendingLabels, Strategy, read_labels
 from asr_emapl.pseudo_labels.strategies.soft import soft_loss
@@ -56,6 +56,16 @@ class Targets:
     soft_BTV: Tensor | None = None
     second_BTF: Tensor | None = None
 
+    @property
+    def utterances(self) -> int:
+        """See `Work.utterances`."""
+        return len(self.counts)
+
+    @property
+    def tokens(self) -> int:
+        """See `Work.tokens`."""
+        return sum(self.counts)
+
     def take(self, rows: Sequence[int]) -> Targets:
         """Select utterances."""
         index = to_device(torch.tensor(rows, dtype=torch.long), self.features_BTF.device)
@@ -71,60 +81,8 @@ class Targets:
         )
 
     def half(self, which: int) -> Targets:
-        """Every second utterance of the global batch, from the first (0) or the second (1) one on."""
+        """See `Work.half`."""
         return self.take([i for i, place in enumerate(self.places) if place % 2 == which])
-
-
-@dataclass(frozen=True)
-class PreparedTargets:
-    """The targets of the micro-batches of this rank, and counts.
-
-    Attributes:
-        targets: one per micro-batch with utterances to train on.
-        dropped: number of utterances not trained on, by reason.
-        labels: the pseudo-labels by row, including dropped ones; None for transcripts.
-        reasons: why pseudo-labels are dropped, by row.
-        counts: numbers that the objective needs summed over ranks (see `Objective.summed`).
-    """
-
-    targets: list[Targets]
-    dropped: Counter[str] = field(default_factory=Counter)
-    labels: Mapping[int, Label] | None = None
-    reasons: Mapping[int, str] = field(default_factory=dict)
-    counts: Sequence[float] = ()
-
-    @property
-    def utterances(self) -> int:
-        return sum(len(targets.counts) for targets in self.targets)
-
-    @property
-    def tokens(self) -> int:
-        return sum(sum(targets.counts) for targets in self.targets)
-
-
-class Objective(Protocol):
-    """A part of training with its own loss. The train step divides the sum by the global count."""
-
-    @property
-    def reasons(self) -> Sequence[str]:
-        """Why utterances are dropped, in the order in which their numbers are summed over ranks."""
-        ...
-
-    def prepare(self, micro_batches: Sequence[MicroBatch], passes: int) -> PreparedTargets:
-        """Targets of the micro-batches of this rank; each rank prepares at least `passes` of them."""
-        ...
-
-    def summed(self, counts: Sequence[float]) -> None:
-        """Take note of `PreparedTargets.counts`, summed over ranks; called once after each `prepare`."""
-        ...
-
-    def nothing(self) -> Targets:
-        """Targets without utterances, for a rank that only participates in collective operations."""
-        ...
-
-    def loss(self, targets: Targets) -> Tensor:
-        """Sum of the losses of the utterances, a differentiable scalar."""
-        ...
 
 
 class CtcObjective:
@@ -168,11 +126,9 @@ class CtcObjective:
         label = self.strategy.relabel if label_only else self.strategy.labels
         self.ahead.put(micro_batches, self._begin(micro_batches, passes, label))
 
-    def prepare(self, micro_batches: Sequence[MicroBatch], passes: int) -> PreparedTargets:
+    def prepare(self, micro_batches: Sequence[MicroBatch], passes: int) -> Prepared[Targets]:
         """See `Objective.prepare`. Synchronizes with the device once, to read the numbers of all labels."""
         prepared = self._filter(self._queued(micro_batches, passes, self.strategy.labels))
-        for micro in micro_batches:
-            self.phases.count(micro)
         self.phases.mark("features" if self.filters is None else "teacher")
         return prepared
 
@@ -211,10 +167,11 @@ class CtcObjective:
         self.strategy.keep(dict(sorted(merged.items())))
         return len(merged)
 
-    def summed(self, counts: Sequence[float]) -> None:
+    def summed(self, counts: Sequence[float]) -> dict[str, float]:
         """See `Objective.summed`."""
         if self.filters is not None:
             self.filters.update(counts)
+        return {}
 
     def nothing(self) -> Targets:
         """See `Objective.nothing`."""
@@ -296,7 +253,7 @@ class CtcObjective:
         heard = (features_BTF, second_BTF, lengths_B)
         return _Queued(*heard, tuple(frames.tolist()), tuple(request.seconds), labels, micro)
 
-    def _filter(self, queued: Sequence[_Queued]) -> PreparedTargets:
+    def _filter(self, queued: Sequence[_Queued]) -> Prepared[Targets]:
         """Drop utterances according to the filters. The only place that waits for the labels."""
         results = [one.labels.result() for one in queued]
         read = read_labels(results, self.world.to_list)
@@ -316,11 +273,11 @@ class CtcObjective:
                 whole = Targets(one.features_BTF, one.lengths_B, *labels)
                 targets.append(whole if len(kept) == len(reasons) else whole.take(kept))
         if self.filters is None:
-            return PreparedTargets(targets, dropped)
+            return Prepared(targets, dropped)
         by_row = _by_row([one.micro for one in queued], read)
         if self.keeps_labels:
             self._keep(by_row)
-        return PreparedTargets(targets, dropped, by_row, by_reason, self.filters.counts(by_row.values()))
+        return Prepared(targets, dropped, by_row, by_reason, self.filters.counts(by_row.values()))
 
     def _reason(self, queued: _Queued, place: int, label: Label) -> str | None:
         """Why an utterance is not trained on; None: it is."""
@@ -379,10 +336,3 @@ def _masked(features_BTF: Tensor, keep_BF: Tensor | None, keep_BT: Tensor | None
 def _by_row(micro_batches: Sequence[MicroBatch], labels: Sequence[Sequence[Label]]) -> dict[int, Label]:
     pairs = zip(micro_batches, labels, strict=True)
     return {row: label for micro, found in pairs for row, label in zip(micro.rows, found, strict=True)}
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor to `device`, asynchronously from pinned memory if it is a GPU."""
-    if tensor.device.type == "cpu" and device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)

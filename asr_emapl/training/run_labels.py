@@ -62,7 +62,7 @@ class RunLabels:
         strategy: Strategy | None,
         best: BestAverage | None,
         corpora: Corpora,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None,
         world: ProcessGroup,
     ) -> None:
         self.name, self.strategy, self.world = config.pseudo_labels.strategy, strategy, world
@@ -92,6 +92,8 @@ class RunLabels:
         self.gate = RoundGate(None if split is None else f"{model}/{split}")
         self.monitor, self.guard = None, None
         if corpora.unlabelled is not None and labels.learns_from_itself:
+            assert tokenizer is not None
+            assert corpora.labelled is not None
             has_second = labels.agreement != "none"
             self.monitor = LabelMonitor(corpora.unlabelled, tokenizer, config.seed, has_second=has_second)
             self.guard = LabelGuard(_transcript_statistics(corpora.labelled))

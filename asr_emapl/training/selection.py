@@ -12,7 +12,7 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import draw_seed
 from asr_emapl.checkpoints.resume import Contents, contents
 from asr_emapl.config import RunConfig
-from asr_emapl.data.corpus import Selection
+from asr_emapl.data.corpus import Selection, Windows
 from asr_emapl.data.label_plan import CachePlan, LabelPlan, RoundsPlan
 from asr_emapl.data.loader import DataConfig
 from asr_emapl.data.manifest import Manifest, open_manifest
@@ -63,7 +63,11 @@ class TrainingAudio:
                 weights are invalid.
         """
         found = TrainingAudio()
+        window = config.self_supervised.window_seconds
         limit = min(config.data.max_seconds, _fitting(config), build_batches(config, world_size).smallest)
+        limits = (config.data.min_seconds, limit)
+        if window is not None:
+            limits = (max(config.data.min_seconds, window), config.data.max_seconds)
         for kind, paths in used_manifests(config).items():
             if not paths:
                 raise UserError(f"data.{kind} is empty; specify at least one manifest")
@@ -72,11 +76,26 @@ class TrainingAudio:
             parts = []
             for path, manifest in zip(paths, manifests, strict=True):
                 key = f"data.{kind}" + (f", {path}" if len(paths) > 1 else "")
-                parts.append((manifest, _within(manifest, key, config.data, limit, found.notes)))
+                parts.append((manifest, _within(manifest, key, limits, found.notes)))
             found.utterances[kind] = Selection(parts)
             found.mixtures[kind] = _mixture(kind, parts, config.data)
+            if window is not None:
+                found._divide(kind, parts, window)
             found.contents[kind] = contents(manifests, apart=len(found.mixtures[kind].sizes) > 1)
         return found
+
+    def _divide(self, kind: str, parts: list[tuple[Manifest, Indices | None]], seconds: float) -> None:
+        """Replace the utterances of a kind by windows of `seconds`."""
+        windows = Windows(parts, round(seconds * SAMPLE_RATE_HZ))
+        before = float(self.utterances[kind].samples.sum()) / SAMPLE_RATE_HZ / 3600.0
+        self.utterances[kind] = windows
+        spec = self.mixtures[kind]
+        sizes = windows.sizes if len(spec.sizes) > 1 else [len(windows)]
+        self.mixtures[kind] = MixtureSpec(sizes, spec.weights)
+        hours = len(windows) * seconds / 3600.0
+        self.notes.append(
+            f"data.{kind}: {len(windows):,} windows of {seconds:g} s have {hours:.2f} of {before:.2f} h"
+        )
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -106,7 +125,7 @@ class TrainingAudio:
             return Mixture(plans, spec.weights)
 
         return DataPlan(
-            mixture("labelled"),
+            mixture("labelled") if "labelled" in self.mixtures else None,
             mixture("unlabelled", used) if "unlabelled" in self.mixtures else None,
             config.pseudo_labels.unlabelled_per_labelled,
             round(config.pseudo_labels.start_hours * 3600 * SAMPLE_RATE_HZ),
@@ -149,6 +168,8 @@ class TrainingAudio:
 
 def used_manifests(config: RunConfig) -> dict[str, list[str]]:
     """The manifests that the run trains on, by kind."""
+    if config.self_supervised.is_on:
+        return {"unlabelled": config.data.unlabelled}
     used = {"labelled": config.data.labelled}
     if config.pseudo_labels.uses_unlabelled:
         used["unlabelled"] = config.data.unlabelled
@@ -173,21 +194,19 @@ def _fitting(config: RunConfig) -> float:
     return (config.device.max_seconds - 2 / SAMPLE_RATE_HZ) * slowest
 
 
-def _within(
-    manifest: Manifest, key: str, config: DataConfig, limit: float, notes: list[str]
-) -> Indices | None:
-    """Rows of utterances within the limits; None: all rows."""
-    seconds = manifest.seconds
-    is_within = (seconds >= config.min_seconds) & (seconds <= limit)
+def _within(manifest: Manifest, key: str, limits: tuple[float, float], notes: list[str]) -> Indices | None:
+    """Rows of utterances within the limits in seconds; None: all rows."""
+    seconds, (shortest, limit) = manifest.seconds, limits
+    is_within = (seconds >= shortest) & (seconds <= limit)
     kept = int(is_within.sum())
     if kept == len(manifest):
         return None
     if not kept:
-        raise UserError(f"{key}: no utterance is between {config.min_seconds:g} and {limit:g} s long")
+        raise UserError(f"{key}: no utterance is between {shortest:g} and {limit:g} s long")
     hours = float(seconds[~is_within].sum()) / 3600.0
     notes.append(
         f"{key}: {len(manifest) - kept} of {len(manifest)} utterances ({hours:.2f} h) excluded: shorter than "
-        f"{config.min_seconds:g} s or longer than {limit:g} s"
+        f"{shortest:g} s or longer than {limit:g} s"
     )
     return np.flatnonzero(is_within)
 

@@ -17,10 +17,11 @@ from asr_emapl.data.loader import StepBatch
 from asr_emapl.distributed.fsdp import full_tensor
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
+from asr_emapl.objective import Objective, Prepared, Work
 from asr_emapl.pseudo_labels.labels import Label
 from asr_emapl.pseudo_labels.quality import LabelCounts
 from asr_emapl.scaling.gradient_noise import GradientNoise, estimate_noise
-from asr_emapl.training.objectives import CtcObjective, Objective, PreparedTargets, Targets
+from asr_emapl.training.objectives import CtcObjective
 from asr_emapl.training.phases import Phases
 
 
@@ -35,6 +36,7 @@ class StepResult(LabelCounts):
         noise: gradient noise, if requested and measurable.
         labels: the pseudo-labels of this process by row, including dropped ones.
         reasons: why pseudo-labels of this process are dropped, by row.
+        statistics: other numbers of the objective for the log, by name.
     """
 
     loss: float = 0.0
@@ -43,6 +45,7 @@ class StepResult(LabelCounts):
     noise: GradientNoise | None = None
     labels: Mapping[int, Label] = field(default_factory=dict)
     reasons: Mapping[int, str] = field(default_factory=dict)
+    statistics: Mapping[str, float] = field(default_factory=dict)
 
 
 class TrainStep:
@@ -50,8 +53,8 @@ class TrainStep:
 
     Args:
         student: the result of `ProcessGroup.data_parallel`.
-        labelled: objective for labelled audio.
-        unlabelled: objective for pseudo-labelled audio; None: supervised training.
+        labelled: objective for labelled audio; None: self-supervised training.
+        unlabelled: objective for unlabelled audio; None: supervised training.
         clip_norm: maximum norm of the global gradient, already scaled; None: no clipping.
         per: what the sum of the losses is divided by.
     """
@@ -62,8 +65,8 @@ class TrainStep:
         student: nn.Module,
         teacher: EmaTeacher,
         optimizer: torch.optim.Optimizer,
-        labelled: Objective,
-        unlabelled: Objective | None,
+        labelled: Objective[Any] | None,
+        unlabelled: Objective[Any] | None,
         phases: Phases,
         *,
         clip_norm: float | None = None,
@@ -92,9 +95,12 @@ class TrainStep:
         passes = self.world.forward_passes(len(batch.micro_batches))
         self.phases.mark("communication")  # since the data arrived: waiting for other ranks
         prepared = objective.prepare(batch.micro_batches, passes)
-        counts = self._count(objective, prepared, undecodable=len(batch.skipped))
+        for micro in batch.micro_batches:
+            self.phases.count(micro)
+        counts, statistics = self._count(objective, prepared, undecodable=len(batch.skipped))
         self.phases.mark("communication")
         seen: dict[str, Any] = {"labels": prepared.labels or {}, "reasons": prepared.reasons}
+        seen["statistics"] = statistics
         if counts.utterances == 0:
             return StepResult(**vars(counts), taken=False, **seen)
         work = prepared.targets + [objective.nothing()] * (passes - len(prepared.targets))
@@ -139,23 +145,29 @@ class TrainStep:
         self.phases.mark("teacher")
         return labels
 
-    def _count(self, objective: Objective, prepared: PreparedTargets, undecodable: int) -> LabelCounts:
-        """All-reduce the counts before the backward pass, because the loss is divided by the global count."""
+    def _count(
+        self, objective: Objective[Any], prepared: Prepared[Any], undecodable: int
+    ) -> tuple[LabelCounts, Mapping[str, float]]:
+        """All-reduce the counts before the backward pass, because the loss is divided by the global count.
+
+        Returns:
+            The counts, and the objective's numbers for the log.
+        """
         dropped = prepared.dropped + Counter(undecodable=undecodable)
         labels = (prepared.labels or {}).values()
         confidence, nonempty = sum(one.confidence for one in labels), sum(bool(one.tokens) for one in labels)
         mine = [prepared.utterances, prepared.tokens, confidence, nonempty]
         mine += [dropped[reason] for reason in objective.reasons]
         sums = self.world.all_reduce_sum([*mine, *prepared.counts])
-        objective.summed(sums[len(mine) :])
+        statistics = objective.summed(sums[len(mine) :])
         dropped = Counter({r: int(n) for r, n in zip(objective.reasons, sums[4:], strict=False) if n})
         utterances, tokens = int(sums[0]), int(sums[1])
         if prepared.labels is None:
-            return LabelCounts(utterances, tokens, dropped)
+            return LabelCounts(utterances, tokens, dropped), statistics
         labelled = max(1, utterances + dropped.total() - dropped["undecodable"])
-        return LabelCounts(utterances, tokens, dropped, sums[2] / labelled, sums[3] / labelled)
+        return LabelCounts(utterances, tokens, dropped, sums[2] / labelled, sums[3] / labelled), statistics
 
-    def _forward_backward(self, objective: Objective, work: Sequence[Targets], count: int) -> Tensor:
+    def _forward_backward(self, objective: Objective[Any], work: Sequence[Work], count: int) -> Tensor:
         """Compute gradients of the global mean; return this rank's sum of losses, on the device."""
         total = torch.zeros((), dtype=torch.float64, device=self.world.device)
         for i, targets in enumerate(work):
@@ -173,7 +185,7 @@ class TrainStep:
         return total
 
     def _forward_backward_in_halves(
-        self, objective: Objective, targets: Sequence[Targets], count: int
+        self, objective: Objective[Any], targets: Sequence[Work], count: int
     ) -> tuple[Tensor, list[tuple[float, int]]]:
         """Like `_forward_backward`; also return squared norm and count of each half of the global batch.
 
@@ -184,14 +196,14 @@ class TrainStep:
         halves: list[list[Tensor | None]] = []
         squares, sizes = [], []
         for which in (0, 1):
-            mine = [half for one in targets if (half := one.half(which)).counts]
+            mine = [half for one in targets if (half := one.half(which)).utterances]
             passes = self.world.forward_passes(len(mine))
             work = mine + [objective.nothing()] * (passes - len(mine))
             total += self._forward_backward(objective, work, count)
             self._drop_frozen_gradients()
             gradients = [p.grad for p in parameters]
             squares.append(_square_norm([g for g in gradients if g is not None]))
-            counts = [sum(half.counts) if self.per == "token" else len(half.counts) for half in mine]
+            counts = [half.tokens if self.per == "token" else half.utterances for half in mine]
             sizes.append(float(sum(counts)))
             # Copies, because data-parallel gradients are views of buffers that the next half overwrites.
             halves.append([None if g is None else g.clone() for g in gradients])

@@ -35,6 +35,7 @@ from asr_emapl.runs.skipped import SkippedList
 from asr_emapl.runs.starts import record_start
 from asr_emapl.scaling import AudioClock
 from asr_emapl.scaling.gradient_noise import GradientNoise
+from asr_emapl.self_supervised.build import require_self_supervised
 from asr_emapl.training import rollback
 from asr_emapl.training.announcement import announcement, batch_change
 from asr_emapl.training.averages import EvaluationAverages
@@ -44,6 +45,7 @@ from asr_emapl.training.build import (
     build_models,
     build_plan,
     build_searches,
+    build_self_supervised_step,
     build_step,
     build_strategy,
     nominal_step_audio,
@@ -118,7 +120,8 @@ class Trainer:
     def _read(self) -> None:
         """Read the corpora and plan the hyper-parameters; checks settings before reading audio."""
         config, world = self.config, self.world
-        self.tokenizer = read_tokenizer(config)
+        require_self_supervised(config)
+        self.tokenizer = None if config.self_supervised.is_on else read_tokenizer(config)
         require_views(config)
         build_plan(config, nominal_step_audio(config, world.size))
         self.corpora = Corpora.read(config, self.tokenizer, world.size)
@@ -129,11 +132,11 @@ class Trainer:
     def _build(self) -> None:
         """Build student, teacher, optimizer and train step."""
         config, world = self.config, self.world
-        bf16 = config.device.precision == "bf16"
         built = Built.of_run(config)
         self.features = build_extractor(config, world.device, built)
         self.corpora.require_extractor(self.features)
-        model, follower = build_models(config, world, self.tokenizer.vocabulary_size, self.features, built)
+        tokens = 1 if self.tokenizer is None else self.tokenizer.vocabulary_size
+        model, follower = build_models(config, world, tokens, self.features, built)
         self.built = built_entry(config, model, self.features)
         self.student = world.data_parallel(model)
         self.scaled = ScaledOptimizer(model, config.optimizer, self.plan)
@@ -149,18 +152,13 @@ class Trainer:
         models = (self.teacher, model, best, self.searches)
         strategy = build_strategy(config, self.tokenizer, *models, self.features, unlabelled)
         self.labels = RunLabels(config, strategy, best, self.corpora, self.tokenizer, world)
-        self.train_step = build_step(
-            world,
-            self.features,
-            self.student,
-            self.teacher,
-            self.scaled.optimizer,
-            strategy,
-            self.labels.filters,
-            self.labels.ahead,
-            loss=config.loss,
-            bf16=bf16,
-        )
+        bf16 = config.device.precision == "bf16"
+        parts = (world, self.features, self.student, self.teacher, self.scaled.optimizer)
+        if config.self_supervised.is_on:
+            self.train_step = build_self_supervised_step(config, *parts, self.plan.at(0.0).rho)
+        else:
+            labels = (strategy, self.labels.filters, self.labels.ahead)
+            self.train_step = build_step(*parts, *labels, loss=config.loss, bf16=bf16)
 
     def _open(self, log_lines: int) -> None:
         """Open the run directory (log, checkpoints, validation); keep `log_lines` lines of the log."""
@@ -363,7 +361,7 @@ class Trainer:
         if begin_step is not None:
             begin_step(draw_seed(config.seed, "layers", self.step))
         start_samples = round(config.pseudo_labels.start_hours * 3600 * SAMPLE_RATE_HZ)
-        if self.train_step.unlabelled and self.position.consumed >= start_samples:
+        if config.pseudo_labels.uses_unlabelled and self.position.consumed >= start_samples:
             switch_dropout(student, config.pseudo_labels)
         student.train()
 
@@ -422,7 +420,7 @@ class Trainer:
             "kappa": self.scaled.kappa,
             "plan": self.plan.state_dict(),
             "log_lines": self.log.lines,
-            "tokenizer": self.tokenizer.state_dict(),
+            "tokenizer": {} if self.tokenizer is None else self.tokenizer.state_dict(),
             "config": config_to_dict(self.config),
         }
         self.saving.save(self.step, state, rate, for_good=for_good)

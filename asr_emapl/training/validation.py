@@ -43,7 +43,7 @@ class Validator:
         self,
         world: ProcessGroup,
         features: FeatureExtractor,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None,
         splits: Mapping[str, Sequence[Utterance]],
         device: DeviceConfig,
         watch: Heartbeat,
@@ -79,6 +79,7 @@ class Validator:
     def _decode(self, models: Mapping[str, nn.Module], split: str, left_out: _Texts) -> dict[str, _Texts]:
         """Hypotheses of this process by model and id (partial after a stop request); fills `left_out`."""
         texts: dict[str, _Texts] = {name: {} for name in models}
+        assert self.tokenizer is not None  # a self-supervised run has no validation splits
         if self.stop.signal is not None:
             return texts
 

@@ -27,10 +27,15 @@ def launch(
     prefix: Sequence[str] = (),
     program: Sequence[str] = CLI,
     environment: dict[str, str] | None = None,
+    config: Path | None = None,
     **popen,
 ) -> subprocess.Popen:
-    """Start `asr-emapl train` on the corpus in `root`; `program` replaces `asr-emapl`, after `prefix`."""
-    config = write_tiny_config(root, *overrides)
+    """Start `asr-emapl train` on the corpus in `root`; `program` replaces `asr-emapl`, after `prefix`.
+
+    Args:
+        config: None: the config of `write_tiny_config`.
+    """
+    config = write_tiny_config(root, *overrides) if config is None else config
     command = [*prefix, sys.executable]
     if processes > 1:
         command += ["-m", "torch.distributed.run", *torchrun, f"--nproc-per-node={processes}"]
