@@ -281,7 +281,7 @@ class Starter:
         """Values in the template for the model, its features and its initial weights."""
         if self.init is None:
             size = SIZES[self.size_name]
-            tuned = "of this repository's recipes" if self.size_name in ("tiny", "mini") else "not tuned"
+            tuned = "tuned in the recipes" if self.size_name in ("tiny", "mini") else "not tuned"
             why = f"Size {self.size_name!r} ({tuned}); others: {', '.join(SIZES)} (--size)."
             target, options = "asr_emapl.models.transformer:TransformerCtc", size.options
             features, augment, start = {}, asdict(size.augment), {}

@@ -41,12 +41,12 @@ def chart_groups(runs: Sequence[Run]) -> list[ChartGroup]:
         ChartGroup(
             "scaling",
             "Learning rate and teacher",
-            "kappa, which scales the optimizer, is the mean audio of a step over that of a reference step; "
-            "rho is the teacher's momentum in a step, by the audio that was in it.",
+            "kappa scales the optimizer. It is the mean audio of a step divided by that of a reference step. "
+            "rho is the teacher's momentum in a step, computed from the audio of that step.",
             _scaling(runs),
         ),
         ChartGroup("learning", "Loss and gradient", "Means over steps.", _learning(runs)),
-        ChartGroup("speed", "Throughput", "Hours of audio trained on in an hour.", _speed(runs)),
+        ChartGroup("speed", "Throughput", "Hours of audio per hour of training.", _speed(runs)),
     ]
     return [group for group in groups if group.charts]
 

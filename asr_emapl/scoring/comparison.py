@@ -69,7 +69,7 @@ class Comparison:
             return f"{self.names[ahead]} is better: WER {lead}. {evidence}.{self._caveat()}"
         if self._interval_differs != self._test_differs:
             only = "the interval" if self._interval_differs else "the matched pairs test"
-            return f"Undecided: WER {lead}, but only {only} shows a difference. {evidence}."
+            return f"Undecided: WER {lead}; only {only} shows a difference. {evidence}."
         return f"No significant difference: WER {lead}. {evidence}."
 
     def to_dict(self) -> dict[str, Any]:
