@@ -37,6 +37,17 @@ def run(guard: LabelGuard, *windows: dict[str, Any], step: int = 100) -> Alarm |
 HEALTHY = [numbers()] * 4
 
 
+def test_a_drift_in_the_first_pass():
+    """No utterance has an earlier label; only the rate of all labels falls (2.6 to 2.0 words per second)."""
+    rates = [2.6 - 0.05 * number for number in range(13)]
+    windows = [{**TRANSCRIPTS, "utterances": LABELS, "words_per_second": rate} for rate in rates]
+    alarm = run(LabelGuard(TRANSCRIPTS), *windows)
+    assert alarm is not None
+    assert alarm.kind == "drift"
+    assert "of their words since step 100" in alarm.description
+    assert run(LabelGuard(TRANSCRIPTS), *windows[:7]) is None
+
+
 @pytest.mark.parametrize(
     ("kind", "window"),
     [

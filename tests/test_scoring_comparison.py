@@ -145,9 +145,7 @@ def test_when_the_tests_disagree() -> None:
     assert found.by_speaker is not None
     assert found.by_speaker.high >= 0.0
     assert found.verdict.startswith("Undecided: WER new (0.00 %) vs. old (")
-    assert (
-        "only the matched pairs test shows a difference. The difference new - old is -" in found.verdict
-    )
+    assert "only the matched pairs test shows a difference. The difference new - old is -" in found.verdict
     assert "too few to rely on" in found.verdict
 
 

@@ -24,6 +24,8 @@ _RARE = 0.3  # share of labels that are empty, looping or equal, above that of t
 _LOST = 0.12  # share of the tokens or words of the labels
 _BELOW = 0.9  # of the tokens or words per second of the transcripts
 
+_UNITS = ("words", "tokens")
+
 _TOO_FAST = (
     "the teacher follows its own labels too fast: lengthen teacher.half_life_hours, or use strategy cache or "
     "rounds"
@@ -53,6 +55,11 @@ class Alarm:
 
     def __str__(self) -> str:
         return f"pseudo-labels have collapsed ({self.kind}): {self.description}; {_CAUSES[self.kind]}"
+
+
+def _measures(unit: str) -> tuple[str, str]:
+    """Numbers that fall if labels become shorter: of utterances that were labelled before, and of all."""
+    return f"kept_{unit}", f"{unit}_per_second"
 
 
 class CollapsedLabelsError(UserError):
@@ -93,7 +100,7 @@ class LabelGuard:
         window = self._window(found)
         if not window:
             return None
-        for name in ("nonempty", "kept_tokens", "kept_words"):
+        for name in ("nonempty", *(name for unit in _UNITS for name in _measures(unit))):
             if name in window and window[name] >= self._best.get(name, (0.0, 0))[0]:
                 self._best[name] = window[name], step
         signs = dict(self._signs(window))
@@ -133,23 +140,23 @@ class LabelGuard:
             if window[name] > usual + _RARE:
                 text = f"{100 * window[name]:.0f} % of the labels {what}"
                 yield kind, f"{text}, {100 * usual:.0f} % of the transcripts"
-        for unit in ("words", "tokens"):
+        for unit in _UNITS:
             yield from self._drift(window, unit)
 
     def _drift(self, window: Mapping[str, float], unit: str) -> Iterator[tuple[str, str]]:
         """Labels that become shorter than they were, and shorter than transcripts.
 
-        A change alone is no sign, because the labels of a poor teacher may be too long.
+        A change alone is no sign, because the labels of a poor teacher may be too long. In the first pass
+        over the audio, only the rate shows the change, because no utterance has an earlier label.
         """
-        kept, rate = window.get(f"kept_{unit}"), window[f"{unit}_per_second"]
-        usual = self.transcripts[f"{unit}_per_second"]
-        if (
-            kept is not None
-            and kept < (1.0 - _LOST) * self._best[f"kept_{unit}"][0]
-            and rate < _BELOW * usual
-        ):
-            best, step = self._best[f"kept_{unit}"]
-            text = f"the labels have lost {100 * (1.0 - kept / best):.0f} % of their {unit} since step {step}"
+        rate, usual = window[f"{unit}_per_second"], self.transcripts[f"{unit}_per_second"]
+        if rate >= _BELOW * usual:
+            return
+        name = next(name for name in _measures(unit) if name in window)
+        best, step = self._best[name]
+        lost = 1.0 - window[name] / best
+        if lost > _LOST:
+            text = f"the labels have lost {100 * lost:.0f} % of their {unit} since step {step}"
             yield "drift", f"{text} ({rate:.2f} per second, in transcripts {usual:.2f})"
 
     def state_dict(self) -> dict[str, Any]:
