@@ -12,6 +12,8 @@ usage: bash recipes/own_corpus/run.sh --labelled PATH --unlabelled PATH --dev PA
   --init CHECKPOINT  start from this run directory or checkpoint, with its model and tokenizer
   --size NAME        tiny, mini, small or base (default: chosen from the hours of transcripts and the hardware)
   --hours N          hours of audio to train for (default: chosen from the hours of transcripts)
+  --text NAME        normalisation of transcripts: auto (default: chosen from the labelled ones), librispeech,
+                     common-voice (English), words (any language), plain (unchanged)
   --speaker-folders  use the name of a file's folder as its speaker
   --baseline         also continue without pseudo-labels, to see what they add
   --exp DIR          output folder (default: exp/own_corpus in the repository root)
@@ -38,14 +40,14 @@ here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 root=$(CDPATH='' cd -- "$here/../.." && pwd)
 # shellcheck source=recipes/common.sh
 source "$root/recipes/common.sh"
-labelled='' unlabelled='' dev='' init='' size='' hours='' exp=$root/exp/own_corpus nproc=1 stop_stage=4
+labelled='' unlabelled='' dev='' init='' size='' hours='' text=auto exp=$root/exp/own_corpus nproc=1 stop_stage=4
 systems=(ema) speakers=() overrides=()
 while (($# > 0)); do
     case $1 in
         --help | -h) usage; exit 0 ;;
         --baseline) systems=(baseline ema); shift ;;
         --speaker-folders) speakers=(--speaker-folders); shift ;;
-        --labelled | --unlabelled | --dev | --init | --size | --hours | --exp | --nproc | --stop-stage)
+        --labelled | --unlabelled | --dev | --init | --size | --hours | --text | --exp | --nproc | --stop-stage)
             (($# > 1)) || fail "$1 needs a value (see --help)"
             name=${1#--}
             printf -v "${name//-/_}" '%s' "$2"
@@ -61,6 +63,7 @@ for name in labelled unlabelled dev init; do
     [[ -z ${!name} || -e ${!name} ]] || fail "--$name ${!name}: no such file or folder"
     [[ -z ${!name} ]] || printf -v "$name" '%s' "$(realpath -- "${!name}")"
 done
+[[ $text =~ ^(auto|librispeech|common-voice|words|plain)$ ]] || fail "--text '$text': see --help for the names"
 [[ $nproc =~ ^[1-9][0-9]*$ ]] || fail "--nproc '$nproc': not a positive number"
 [[ $stop_stage =~ ^[1-4]$ ]] || fail "--stop-stage '$stop_stage': not a stage from 1 to 4"
 
@@ -77,7 +80,9 @@ cd -- "$exp"
 
 # prepare NAME PATH [OPTION...]: write the manifest data/NAME.jsonl.
 prepare() {
-    if [[ -s data/$1.jsonl ]]; then
+    local inputs=(data/text-option.txt)
+    [[ $1 != dev ]] || inputs+=(data/labelled.jsonl)
+    if is_current "data/$1.jsonl" "${inputs[@]}"; then
         echo "data/$1.jsonl already exists (delete it if the audio has changed)"
     else
         asr-emapl prepare folder --data "$2" --out data --name "$1" --leave-out ${speakers[@]+"${speakers[@]}"} "${@:3}"
@@ -110,8 +115,11 @@ PYTHON
 }
 
 say "1 prepare: manifests in $exp/data"
-prepare labelled "$labelled" --require-text
-prepare dev "$dev" --require-text
+mkdir -p data
+[[ $text == "$(cat data/text-option.txt 2>/dev/null || echo auto)" ]] || echo "$text" >data/text-option.txt
+prepare labelled "$labelled" --require-text --text "$text"
+# Both get the same alphabet.
+prepare dev "$dev" --require-text --text "$text" --like data/labelled.jsonl
 prepare unlabelled-files "$unlabelled" --text none
 if [[ ! -s data/unlabelled.jsonl ]]; then
     status=0
