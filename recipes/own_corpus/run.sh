@@ -83,7 +83,7 @@ prepare() {
     local inputs=(data/text-option.txt)
     [[ $1 != dev ]] || inputs+=(data/labelled.jsonl)
     if is_current "data/$1.jsonl" "${inputs[@]}"; then
-        echo "data/$1.jsonl already exists (delete it if the audio has changed)"
+        echo "data/$1.jsonl already exists (delete it if the audio has changed; what is made of it follows)"
     else
         asr-emapl prepare folder --data "$2" --out data --name "$1" --leave-out ${speakers[@]+"${speakers[@]}"} "${@:3}"
     fi
@@ -121,7 +121,7 @@ prepare labelled "$labelled" --require-text --text "$text"
 # Both get the same alphabet.
 prepare dev "$dev" --require-text --text "$text" --like data/labelled.jsonl
 prepare unlabelled-files "$unlabelled" --text none
-if [[ ! -s data/unlabelled.jsonl ]]; then
+if ! is_current data/unlabelled.jsonl data/unlabelled-files.jsonl; then
     status=0
     asr-emapl segment data/unlabelled-files.jsonl --out data/unlabelled.jsonl --workers "$(nproc)" || status=$?
     # Status 1: some recordings could not be read, and were listed.
@@ -136,15 +136,14 @@ options=()
 [[ -z $init ]] || options+=(--init "$init")
 [[ -z $size ]] || options+=(--size "$size")
 [[ -z $hours ]] || options+=(--hours "$hours")
-if [[ ! -s $tokenizer ]]; then
-    if [[ -n $init ]]; then
-        asr-emapl tokenizer --checkpoint "$init" --out "$tokenizer"
-    else
-        asr-emapl tokenizer --manifest data/labelled.jsonl --out "$tokenizer"
-    fi
-fi
+source=(--manifest data/labelled.jsonl)
+[[ -z $init ]] || source=(--checkpoint "$init")
+is_current "$tokenizer" "${source[1]}" || asr-emapl tokenizer "${source[@]}" --out "$tokenizer"
+manifests=(data/labelled.jsonl data/unlabelled.jsonl data/dev.jsonl)
 if [[ -s config.yaml ]]; then
     echo "config.yaml already exists (delete it to create a new one)"
+    is_current config.yaml "${manifests[@]}" ||
+        echo "note: it is older than the manifests; its sizes and hours were chosen for the earlier data" >&2
     ((${#options[@]} == 0)) || [[ "${options[*]}" == "$(cat data/config-options.txt 2>/dev/null)" ]] ||
         echo "warning: it is used as it is, without ${options[*]}" >&2
 else
@@ -152,7 +151,6 @@ else
         --tokenizer "$tokenizer" --out config.yaml ${options[@]+"${options[@]}"}
     echo "${options[*]}" >data/config-options.txt
 fi
-manifests=(data/labelled.jsonl data/unlabelled.jsonl data/dev.jsonl)
 if is_current data/inspection.txt config.yaml "${manifests[@]}"; then
     echo "data/inspection.txt: what to fix in the data"
 else
