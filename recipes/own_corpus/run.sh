@@ -85,7 +85,7 @@ prepare() {
     if is_current "data/$1.jsonl" "${inputs[@]}"; then
         echo "data/$1.jsonl already exists (delete it if the audio has changed; what is made of it follows)"
     else
-        asr-emapl prepare folder --data "$2" --out data --name "$1" --leave-out ${speakers[@]+"${speakers[@]}"} "${@:3}"
+        run asr-emapl prepare folder --data "$2" --out data --name "$1" --leave-out ${speakers[@]+"${speakers[@]}"} "${@:3}"
     fi
 }
 supervised=(pseudo_labels.strategy=none "data.unlabelled=[]")
@@ -123,7 +123,7 @@ prepare dev "$dev" --require-text --text "$text" --like data/labelled.jsonl
 prepare unlabelled-files "$unlabelled" --text none
 if ! is_current data/unlabelled.jsonl data/unlabelled-files.jsonl; then
     status=0
-    asr-emapl segment data/unlabelled-files.jsonl --out data/unlabelled.jsonl --workers "$(nproc)" || status=$?
+    run asr-emapl segment data/unlabelled-files.jsonl --out data/unlabelled.jsonl --workers "$(nproc)" || status=$?
     # Status 1: some recordings could not be read, and were listed.
     ((status <= 1)) || exit "$status"
 fi
@@ -138,7 +138,7 @@ options=()
 [[ -z $hours ]] || options+=(--hours "$hours")
 source=(--manifest data/labelled.jsonl)
 [[ -z $init ]] || source=(--checkpoint "$init")
-is_current "$tokenizer" "${source[1]}" || asr-emapl tokenizer "${source[@]}" --out "$tokenizer"
+is_current "$tokenizer" "${source[1]}" || run asr-emapl tokenizer "${source[@]}" --out "$tokenizer"
 manifests=(data/labelled.jsonl data/unlabelled.jsonl data/dev.jsonl)
 if [[ -s config.yaml ]]; then
     echo "config.yaml already exists (delete it to create a new one)"
@@ -147,14 +147,14 @@ if [[ -s config.yaml ]]; then
     ((${#options[@]} == 0)) || [[ "${options[*]}" == "$(cat data/config-options.txt 2>/dev/null)" ]] ||
         echo "warning: it is used as it is, without ${options[*]}" >&2
 else
-    asr-emapl init-config --labelled data/labelled.jsonl --unlabelled data/unlabelled.jsonl --dev data/dev.jsonl \
+    run asr-emapl init-config --labelled data/labelled.jsonl --unlabelled data/unlabelled.jsonl --dev data/dev.jsonl \
         --tokenizer "$tokenizer" --out config.yaml ${options[@]+"${options[@]}"}
     echo "${options[*]}" >data/config-options.txt
 fi
 if is_current data/inspection.txt config.yaml "${manifests[@]}"; then
     echo "data/inspection.txt: what to fix in the data"
 else
-    asr-emapl inspect "${manifests[@]}" --config config.yaml >data/inspection.part
+    run asr-emapl inspect "${manifests[@]}" --config config.yaml >data/inspection.part
     cat data/inspection.part
     mv data/inspection.part data/inspection.txt
 fi
@@ -187,8 +187,8 @@ for system in seed "${systems[@]}"; do
     runs+=("$system=runs/$system") scores+=("$system=runs/$system/scores")
     hypotheses+=(--hypotheses "runs/$system/scores/dev.teacher.jsonl")
 done
-asr-emapl report "${runs[@]}" --out report.html --manifest data/dev.jsonl "${hypotheses[@]}"
-asr-emapl score-table "${scores[@]}"
+run asr-emapl report "${runs[@]}" --out report.html --manifest data/dev.jsonl "${hypotheses[@]}"
+run asr-emapl score-table "${scores[@]}"
 example=$("$PYTHON" -c 'import json; print(json.loads(open("data/dev.jsonl").readline())["audio"])')
 first=${systems[0]}
 [[ $first != ema ]] || first=seed
