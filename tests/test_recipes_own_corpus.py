@@ -160,6 +160,15 @@ def test_manifests_are_made_again_if_their_inputs_are_newer(tmp_path):
         (["--frobnicate"], "--frobnicate"),
         (["--labelled", ".", "--unlabelled", ".", "--dev", ".", "--nproc", "0"], "--nproc '0'"),
         (["--labelled", ".", "--unlabelled", ".", "--dev", ".", "--", "hour=3"], "did you mean 'hours'"),
+        *(
+            (["--labelled", ".", "--unlabelled", ".", "--dev", ".", *wrong, "--"], named)
+            for wrong, named in (
+                (["--hours", "abc"], "--hours 'abc': not a positive number"),
+                (["--hours", "0.0"], "--hours '0.0'"),
+                (["--size", "huge"], "--size 'huge' is not one of tiny"),
+                (["--text", "none"], "--text 'none'"),
+            )
+        ),
     ],
 )
 def test_usage_errors_are_one_line(tmp_path, arguments, named):

@@ -63,6 +63,8 @@ for name in labelled unlabelled dev init; do
     [[ -z ${!name} || -e ${!name} ]] || fail "--$name ${!name}: no such file or folder"
     [[ -z ${!name} ]] || printf -v "$name" '%s' "$(realpath -- "${!name}")"
 done
+[[ -z $size || $size =~ ^(tiny|mini|small|base)$ ]] || fail "--size '$size' is not one of tiny, mini, small, base"
+[[ -z $hours || ($hours =~ ^[0-9]*\.?[0-9]*$ && $hours =~ [1-9]) ]] || fail "--hours '$hours': not a positive number"
 [[ $text =~ ^(auto|librispeech|common-voice|words|plain)$ ]] || fail "--text '$text': see --help for the names"
 [[ $nproc =~ ^[1-9][0-9]*$ ]] || fail "--nproc '$nproc': not a positive number"
 [[ $stop_stage =~ ^[1-4]$ ]] || fail "--stop-stage '$stop_stage': not a stage from 1 to 4"
@@ -87,6 +89,9 @@ prepare() {
     else
         run asr-emapl prepare folder --data "$2" --out data --name "$1" --leave-out ${speakers[@]+"${speakers[@]}"} "${@:3}"
     fi
+}
+make_tokenizer() {
+    is_current "$tokenizer" "${source[1]}" || run asr-emapl tokenizer "${source[@]}" --out "$tokenizer"
 }
 supervised=(pseudo_labels.strategy=none "data.unlabelled=[]")
 launch=(asr-emapl)
@@ -114,8 +119,14 @@ if rates and rates[-1] > 50.0:
 PYTHON
 }
 
-say "1 prepare: manifests in $exp/data"
 mkdir -p data
+tokenizer=data/tokenizer.json source=(--manifest data/labelled.jsonl)
+if [[ -n $init ]]; then
+    tokenizer=data/tokenizer-of-checkpoint.json source=(--checkpoint "$init")
+    make_tokenizer # before the audio is prepared, because it fails without a checkpoint
+fi
+
+say "1 prepare: manifests in $exp/data"
 [[ $text == "$(cat data/text-option.txt 2>/dev/null || echo auto)" ]] || echo "$text" >data/text-option.txt
 prepare labelled "$labelled" --require-text --text "$text"
 # Both get the same alphabet.
@@ -130,15 +141,11 @@ fi
 ((stop_stage >= 2)) || exit 0
 
 say "2 config: $exp/config.yaml"
-tokenizer=data/tokenizer.json
-[[ -z $init ]] || tokenizer=data/tokenizer-of-checkpoint.json
 options=()
 [[ -z $init ]] || options+=(--init "$init")
 [[ -z $size ]] || options+=(--size "$size")
 [[ -z $hours ]] || options+=(--hours "$hours")
-source=(--manifest data/labelled.jsonl)
-[[ -z $init ]] || source=(--checkpoint "$init")
-is_current "$tokenizer" "${source[1]}" || run asr-emapl tokenizer "${source[@]}" --out "$tokenizer"
+make_tokenizer
 manifests=(data/labelled.jsonl data/unlabelled.jsonl data/dev.jsonl)
 if [[ -s config.yaml ]]; then
     echo "config.yaml already exists (delete it to create a new one)"
