@@ -28,7 +28,7 @@ def require_package(name: str, extra: str) -> None:
         UserError: it is not installed; the message names the extra to install.
     """
     if importlib.util.find_spec(name) is None:
-        raise UserError(f"{name} is not installed; pip install 'asr_emapl[{extra}]'")
+        raise UserError(f"{name} is not installed; run pip install '.[{extra}]' in the checkout")
 
 
 def counted(number: int, noun: str) -> str:

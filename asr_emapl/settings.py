@@ -133,10 +133,12 @@ def allowed(hint: Any) -> str:
             for kind, name, words in _BOUNDS
             if isinstance(bound, kind)
         ]
-        length = [bound.min_length for bound in hint.__metadata__ if isinstance(bound, Len)]
+        length = [bound for bound in hint.__metadata__ if isinstance(bound, Len)]
         text = allowed(hint.__origin__)
         if length:
-            text = text.replace("a list of", f"a list of {length[0]}", 1).replace("text", "text (not empty)")
+            is_fixed = length[0].min_length == length[0].max_length
+            sized = f"a list of {length[0].min_length}" if is_fixed else "a non-empty list of"
+            text = text.replace("a list of", sized, 1).replace("text", "text (not empty)")
         return f"{text} ({', '.join(bounds)})" if bounds else text
     if origin in (typing.Union, types.UnionType):
         return " or ".join(allowed(part) for part in arguments)
@@ -154,7 +156,9 @@ def allowed(hint: Any) -> str:
 
 def allowed_item(text: str) -> str:
     """Describe the allowed values of an item, given `allowed` of its list."""
-    return _swapped(re.sub(r"^a list of (\d+ )?", "", text), {many: one for one, many in _PLURALS.items()})
+    return _swapped(
+        re.sub(r"^a (?:non-empty )?list of (\d+ )?", "", text), {many: one for one, many in _PLURALS.items()}
+    )
 
 
 def _swapped(text: str, words: dict[str, str]) -> str:

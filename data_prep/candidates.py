@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +11,15 @@ from pathlib import Path
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe_whole
 from asr_emapl.data.utterance import Utterance
-from asr_emapl.errors import UserError, counted, list_findings
+from asr_emapl.errors import UserError, counted, list_findings, listing
 from asr_emapl.text.needed import AUTO, Changes, needed_preset
 from asr_emapl.text.normalise import PRESETS, Preset
 
 MAX_LINES = 50
 """Maximum number of findings listed in an error; the others are only counted."""
+
+_SHOWN = 12  # characters
+_SHOWN_TEXT = 60  # length of a quoted transcript
 
 AudioFacts = tuple[float, int, int]
 """Duration (seconds), sample rate (Hz), channels."""
@@ -68,44 +71,52 @@ class Prepared:
     notes: list[str]
 
 
-def preset(name: str, candidates: Iterable[Candidate] = ()) -> Preset:
-    """Return the normalisation with this name; for "auto", the one inferred from the transcripts.
+def preset(name: str) -> Preset:
+    """Return the normalisation with this name.
 
     Raises:
         UserError: the name is unknown.
     """
-    if name == AUTO:
-        name = needed_preset(candidate.text for candidate in candidates if candidate.text is not None)
     if name not in PRESETS:
         raise UserError(f"--text {name!r} is not one of {', '.join((AUTO, *PRESETS))}")
     return PRESETS[name]
 
 
-def check(candidates: Iterable[Candidate], spelling: Preset, workers: int) -> Checked:
+def check(
+    candidates: Iterable[Candidate],
+    spelling: Preset | None,
+    workers: int,
+    like: Sequence[str] | None = None,
+) -> Checked:
     """Verify text and audio of candidates; valid ones become utterances, in the same order.
 
     The faults are: an id that is not unique; a normalised transcript that is empty or contains characters
     that `spelling` does not accept; audio that is missing, empty or truncated, or cannot be decoded; times
     outside the file. Each file's header is read once, by `workers` threads.
+
+    Args:
+        spelling: normalisation; None: the one that the texts of valid candidates need.
+        like: see `needed_preset`.
     """
     candidates = list(candidates)
     found = Checked()
     averaged = {candidate.audio for candidate in candidates if candidate.channel is None}
     facts, notes = probe_all((candidate.audio for candidate in candidates), workers, averaged)
     found.notes.extend(notes)
-    first_seen: dict[str, str] = {}
-    changes = Changes()
-    for candidate in candidates:
+    other_faults = list(_other_faults(candidates, facts))
+    if spelling is None:
+        valid = [c for c, faults in zip(candidates, other_faults, strict=True) if not faults]
+        spelling = _needed(valid or candidates, like)
+    changes, invalid, unspelled = Changes(), Counter[str](), 0
+    for candidate, others in zip(candidates, other_faults, strict=True):
         text = None if candidate.text is None else spelling.normalise(candidate.text)
         if candidate.text is not None and text is not None:
             changes.add(candidate.text, text)
+            strange = "" if others else spelling.strange(text)
+            invalid.update(strange)
+            unspelled += bool(strange)
         fact = facts[candidate.audio]
-        faults = _text_faults(text, spelling)
-        faults += [candidate.fault] if candidate.fault else []
-        faults += [fact] if isinstance(fact, str) else _audio_faults(candidate, fact)
-        if first_seen.setdefault(candidate.id, candidate.place) != candidate.place:
-            first = first_seen[candidate.id]
-            faults.append(f"id {candidate.id!r} is also used by {first} (make ids unique)")
+        faults = _text_faults(text, spelling) + others
         if faults:
             faults = [fault.removeprefix(f"{candidate.place}: ") for fault in faults]
             found.findings.append(f"{candidate.place}: {'; '.join(faults)}")
@@ -113,7 +124,33 @@ def check(candidates: Iterable[Candidate], spelling: Preset, workers: int) -> Ch
             found.utterances.append(_utterance(candidate, text, fact))
     if changes.changed:
         found.notes.append(f"{changes} ({spelling.stated})")
+    if unspelled:
+        common = [f"{character!r} in {count:,}" for character, count in invalid.most_common()]
+        listed = listing(common, _SHOWN)
+        found.notes.append(f"{counted(unspelled, 'transcript')} with invalid characters: {listed}")
     return found
+
+
+def _needed(candidates: Iterable[Candidate], like: Sequence[str] | None) -> Preset:
+    """The normalisation that the transcripts need. Those that every preset leaves invalid do not count."""
+    texts = [candidate.text for candidate in candidates if candidate.text is not None]
+    words = PRESETS["words"]
+    return PRESETS[needed_preset((t for t in texts if not words.strange(words.normalise(t))), like)]
+
+
+def _other_faults(
+    candidates: Iterable[Candidate], facts: Mapping[str, AudioFacts | str]
+) -> Iterator[list[str]]:
+    """The faults of each candidate, without those of its text."""
+    first_seen: dict[str, str] = {}
+    for candidate in candidates:
+        fact = facts[candidate.audio]
+        faults = [candidate.fault] if candidate.fault else []
+        faults += [fact] if isinstance(fact, str) else _audio_faults(candidate, fact)
+        if first_seen.setdefault(candidate.id, candidate.place) != candidate.place:
+            first = first_seen[candidate.id]
+            faults.append(f"id {candidate.id!r} is also used by {first} (make ids unique)")
+        yield faults
 
 
 def _utterance(candidate: Candidate, text: str | None, fact: AudioFacts) -> Utterance:
@@ -185,8 +222,16 @@ def _text_faults(text: str | None, spelling: Preset) -> list[str]:
     if not text:
         return ["empty transcript (add it)"]
     strange = spelling.strange(text)
-    remedy = "spell it out, or choose another normalisation: asr-emapl prepare --text"
-    return [f"invalid text {strange!r} ({remedy})"] if strange else []
+    if not strange:
+        return []
+    noun = "character" if len(strange) == 1 else "characters"
+    listed = listing([repr(character) for character in strange], _SHOWN)
+    remedy = "spell them out, or choose another normalisation with --text"
+    return [f"invalid {noun} {listed} in {_shortened(text)!r} ({remedy})"]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN_TEXT else f"{text[: _SHOWN_TEXT - 3]}..."
 
 
 def _audio_faults(candidate: Candidate, fact: AudioFacts) -> list[str]:

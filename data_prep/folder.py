@@ -45,6 +45,7 @@ def prepare(
     name: str = "",
     table: Path | None = None,
     text: str = AUTO,
+    like: Path | None = None,
     require_text: bool = False,
     leave_out: bool = False,
     speaker_folders: bool = False,
@@ -65,6 +66,7 @@ def prepare(
             `id` and `speaker`; replaces the folder search.
         text: a preset of `asr_emapl.text.normalise`; "auto": inferred from the transcripts; "none": omit the
             transcripts.
+        like: with "auto", a manifest whose transcripts decide, so that both get the same alphabet.
         require_text: raise if there are no transcripts at all.
         leave_out: skip invalid utterances instead of raising. A malformed table or inconsistent Kaldi files
             always raise.
@@ -83,7 +85,7 @@ def prepare(
     # A file may have two extensions (cuts.jsonl.gz); dots in folder names are kept.
     name = name or (source.resolve().name if source.is_dir() else source.name.partition(".")[0])
     path = Path(destination) / f"{name}.jsonl"
-    check_outputs([path], [source, table, *(source / file for file in KALDI_FILES)])
+    check_outputs([path], [source, table, like, *(source / file for file in KALDI_FILES)])
     notes: list[str] = []
     candidates = _candidates(source, table, notes)
     if speaker_folders:
@@ -93,11 +95,15 @@ def prepare(
         candidates = [replace(candidate, text=None, fault="") for candidate in candidates]
         text = AUTO
     _require_some(candidates, table or source, require_text=require_text)
-    found = check(candidates, preset(text, candidates), workers)
+    found = check(candidates, None if text == AUTO else preset(text), workers, _texts(like))
     found.notes.extend(notes)
     notes = settle(name, found, leave_out)
     write_manifest(path, found.utterances)
     return Prepared({name: path}, notes)
+
+
+def _texts(manifest: Path | None) -> list[str] | None:
+    return None if manifest is None else [u.text or "" for u in read_manifest(manifest)]
 
 
 def _require_some(candidates: Sequence[Candidate], place: Path, *, require_text: bool) -> None:

@@ -49,12 +49,27 @@ declare -A torchruns=()
 
 # start COMMAND...: run a command in the background; $! is its process id. It gets SIGTERM if this script dies, even by
 # kill -9 (torchrun gets SIGHUP, which it passes on to its children).
-start() {
-    local signal=TERM tether=()
+start() { launch 'TERM USR1 INT' "$@"; }
+
+# run COMMAND...: run a command that has nothing to save to its end, and return its status. It ends with this script, as
+# those of `start` do. Exits with status 130 if a signal stopped it.
+run() {
+    local pid
+    launch INT "$@"
+    pid=$!
+    wait_for "$pid"
+    return "${status_of[$pid]}"
+}
+
+# launch SIGNALS COMMAND...: `start`, with the signals that the command ignores until it handles them.
+launch() {
+    local ignored=$1 signal=TERM tether=()
+    shift
     [[ $1 != torchrun ]] || signal=HUP
     if command -v setpriv >/dev/null; then tether=(setpriv --pdeathsig "$signal" --); fi
     # Use exec to replace the subshell, so that this script is the parent of the command.
-    (trap '' TERM USR1 INT && exec ${tether[@]+"${tether[@]}"} "$@") &
+    # shellcheck disable=SC2086 # several signals
+    (trap '' $ignored && exec ${tether[@]+"${tether[@]}"} "$@") &
     [[ $1 != torchrun ]] || torchruns[$!]=1
 }
 
@@ -100,9 +115,9 @@ evaluate() {
     for model in student teacher; do
         name=$3.$model
         is_current "$name.jsonl" "$checkpoint" "$2" ||
-            asr-emapl decode --checkpoint "$1" --model "$model" --manifest "$2" --out "$name.jsonl" --overwrite \
+            run asr-emapl decode --checkpoint "$1" --model "$model" --manifest "$2" --out "$name.jsonl" --overwrite \
                 ${trust[@]+"${trust[@]}"}
-        is_current "$name.json" "$name.jsonl" || asr-emapl score --json "$2" "$name.jsonl" >"$name.json"
+        is_current "$name.json" "$name.jsonl" || run asr-emapl score --json "$2" "$name.jsonl" >"$name.json"
     done
 }
 

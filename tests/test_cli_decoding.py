@@ -169,7 +169,7 @@ def test_transcribe_standard_input_and_go_on_after_a_fault(project, tmp_path):
 
 def test_transcribe_without_a_detector_says_so(project, tmp_path, monkeypatch):
     def absent():
-        raise UserError("silero-vad is not installed: pip install 'asr_emapl[segment]'")
+        raise UserError("silero-vad is not installed: pip install '.[segment]'")
 
     monkeypatch.setattr(audio_files, "VoiceActivity", absent)
     waves = [soundfile.read(u.audio)[0] for u in read_manifest(project / "labelled.jsonl")[:4]]

@@ -24,7 +24,7 @@ def test_prepare_folder(tmp_path):
     folder = ["prepare", "folder", "--data", tmp_path / "talks", "--out", tmp_path, "--text", "common-voice"]
     outcome = call(*folder)
     assert (outcome.status, outcome.out) == (2, "")
-    assert "b.wav: invalid text '1489'" in outcome.err
+    assert "b.wav: invalid characters '1', '4', '8', '9' in" in outcome.err
     outcome = call(*folder, "--leave-out", "--name", "mine")
     assert outcome.status == 0
     assert outcome.out == (

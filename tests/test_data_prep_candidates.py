@@ -44,7 +44,7 @@ def test_all_faults_of_an_utterance_are_on_one_line(tmp_path: Path) -> None:
     one, two = check(stated, preset("librispeech"), 1).findings
     assert one == f"t:1: {audio}: no such audio file (correct the path, or copy the file)"
     for fault in (
-        "t:2: invalid text '7\u00c9'",
+        "t:2: invalid characters '7', '\u00c9' in '7 CAF\u00c9S'",
         "odd (look)",
         "no such audio file",
         "id 'a' is also used by t:1",

@@ -73,7 +73,7 @@ def test_one_report_of_all_faults(talks: Path, tmp_path: Path) -> None:
         "no-samples.wav": "has no samples",
         "blank.wav": "empty transcript",
         "latin.wav": "not UTF-8",
-        "digits.wav": "invalid text '7'",
+        "digits.wav": "invalid characters ',', '7' in 'ROOM 7, PLEASE'",
         "b.wav": f"id 'b' is also used by {talks / 'b.flac'}",
     }
     head, *found = faults(talks, tmp_path / "out")
@@ -94,11 +94,32 @@ def test_one_report_of_all_faults(talks: Path, tmp_path: Path) -> None:
 
 def test_another_preset_spells_otherwise(talks: Path, tmp_path: Path) -> None:
     (talks / "b.txt").write_text("\u201cGo on,\u201d he said \u2013 caf\u00e9!")
-    assert "invalid text" in faults(talks, tmp_path / "out", text="librispeech")[1]
+    assert "invalid characters" in faults(talks, tmp_path / "out", text="librispeech")[1]
     assert read(prepare(talks, tmp_path / "out", text="common-voice"))[2].text == "GO ON HE SAID CAFE"
     assert read(prepare(talks, tmp_path / "out", text="words"))[2].text == "GO ON HE SAID CAF\u00c9"
     with pytest.raises(UserError, match=r"--text 'x' .*auto, librispeech, common-voice"):
         prepare(talks, tmp_path / "other", text="x")
+
+
+def test_what_is_skipped_does_not_choose_the_normalisation(talks: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (talks / f"{name}.txt").write_text("caf\u00e9")
+        (talks / f"{name}.wav").write_bytes(b"not audio")
+    noise(talks / "year.wav").with_suffix(".txt").write_text("caf\u00e9 1923")
+    prepared = prepare(talks, tmp_path / "out", leave_out=True)
+    assert any(note.endswith("(capitals, straight apostrophes, single spaces)") for note in prepared.notes)
+    assert "talks: 1 transcript with invalid characters: " in "\n".join(prepared.notes)
+    assert len(read(prepared)) == 3
+
+
+@pytest.mark.parametrize(("text", "spelled"), [("go on", "GO ON CAFE"), ("\u00e9t\u00e9", "GO ON CAF\u00c9")])
+def test_another_manifest_can_choose_the_normalisation(
+    talks: Path, tmp_path: Path, text: str, spelled: str
+) -> None:
+    noise(tmp_path / "first" / "a.wav").with_suffix(".txt").write_text(text)
+    first = prepare(tmp_path / "first", tmp_path / "out").manifests["first"]
+    (talks / "b.txt").write_text("go on, caf\u00e9")
+    assert read(prepare(talks, tmp_path / "out", like=first))[2].text == spelled
 
 
 def test_other_rates_and_channels_are_allowed_and_said_once(talks: Path, tmp_path: Path) -> None:

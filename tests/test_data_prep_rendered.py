@@ -218,7 +218,7 @@ def test_missing_engine_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(UserError) as caught:
         download(tmp_path, size=TINY, workers=1)
-    assert "pip install 'asr_emapl[quickstart]'" in str(caught.value)
+    assert "pip install '.[quickstart]'" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "LibriSpeech").exists()
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -37,6 +41,11 @@ class Loud:
         frames = np.pad(x, (0, -len(x) % FRAME_SAMPLES)).reshape(-1, FRAME_SAMPLES)
         level = 10.0 * np.log10(np.square(frames).mean(axis=1) + 1e-12)
         return Activity((level > -40.0).astype(np.float32), level.astype(np.float32))
+
+
+detector = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("silero_vad", "onnxruntime"))), reason="needs the extra segment"
+)
 
 
 def talk(*stretches: tuple[float, bool], rate: int = RATE) -> np.ndarray:
@@ -185,9 +194,7 @@ def test_wrong_limits_are_told_before_anything_is_read(tmp_path):
     assert "target (12 s)" in told
 
 
-@pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("silero_vad", "onnxruntime"))), reason="needs the extra segment"
-)
+@detector
 def test_processes_find_what_one_finds(tmp_path):
     pytest.importorskip("espeakng_loader")
     from data_prep.espeak import ENGINE_RATE, Engine
@@ -201,6 +208,27 @@ def test_processes_find_what_one_finds(tmp_path):
     alone = list(cut_recordings(found, SegmentConfig()))
     assert [len(cut.utterances) for cut in alone] == [1, 1, 0]
     assert list(cut_recordings(found, SegmentConfig(), workers=2)) == alone
+
+
+@detector
+def test_an_interruption_ends_quietly(tmp_path):
+    for number in range(8):
+        write(tmp_path / f"{number}.wav", (300.0, False))
+    command = [sys.executable, "-m", "asr_emapl", "segment", str(tmp_path), "--workers", "2"]
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "out.jsonl")],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 60
+    while len(children.read_text().split()) < 3 and time.monotonic() < deadline:  # two, and a tracker
+        time.sleep(0.1)
+    time.sleep(2.0)
+    process.send_signal(signal.SIGINT)
+    assert "Traceback" not in process.communicate(timeout=60)[1]
+    assert process.returncode == 130
 
 
 def test_a_run_learns_from_what_was_cut(tmp_path):

@@ -13,7 +13,7 @@ from asr_emapl.audio.features import FeatureConfig, LogMel
 from asr_emapl.audio.voice_activity import LevelOnly
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.decoding import audio_files
-from asr_emapl.decoding.audio_files import transcribe_file
+from asr_emapl.decoding.audio_files import plan_jobs, transcribe_file, transcribe_files
 from asr_emapl.decoding.transcribe import Recognizer
 from asr_emapl.errors import UserError
 from asr_emapl.models.transformer import TransformerCtc
@@ -116,6 +116,13 @@ def test_nothing_is_recognised_in_digital_silence(recognizer, tmp_path, pause):
     for begin, end in ((0.0, pause), (pause + 2.0, 2 * pause + 2.0)):
         assert not [w for w in words if w.begin > begin + 0.05 and w.end < end - 0.05]
     assert len(transcript.segments) == (1 if pause < 1.0 else 2)
+
+
+def test_a_file_without_speech_is_named(recognizer, tmp_path, caplog):
+    soundfile.write(tmp_path / "a.wav", np.zeros(3 * RATE), RATE)
+    jobs = plan_jobs([str(tmp_path / "a.wav")], "text", None, 15.0)
+    assert transcribe_files(jobs, recognizer, None, "text", 15.0) == []
+    assert caplog.messages == [f"nothing recognised in {tmp_path / 'a.wav'}"]
 
 
 def test_silence_alone_has_no_text(recognizer, tmp_path):

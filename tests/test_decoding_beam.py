@@ -295,5 +295,5 @@ def test_wrong_options(options, what):
 def test_missing_package_is_named(monkeypatch, arpa):
     monkeypatch.setitem(sys.modules, "kenlm", None)
     assert BeamSearch(CHARACTERS, BeamConfig(5)).text(noise(0, 3, CHARACTERS.vocabulary_size)) is not None
-    with pytest.raises(UserError, match=r"kenlm is not installed; pip install 'asr_emapl\[lm\]'"):
+    with pytest.raises(UserError, match=r"kenlm is not installed; run pip install '.\[lm\]' in the checkout"):
         BeamSearch(CHARACTERS, BeamConfig(5, str(arpa)))

@@ -163,7 +163,9 @@ def test_wrong_options(options):
 def test_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "kaldingram", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"kaldingram is not installed; pip install 'asr_emapl\[lm\]'"):
+    with pytest.raises(
+        UserError, match=r"kaldingram is not installed; run pip install '.\[lm\]' in the checkout"
+    ):
         build_arpa([tmp_path / "text"], tmp_path / "lm.arpa", NgramConfig(), None)
 
 

@@ -26,5 +26,7 @@ def test_findings_are_one_per_line():
 def test_a_package_that_is_not_installed_is_named_with_its_extra(monkeypatch):
     require_package("pytest", "dev")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UserError, match=r"^matplotlib is not installed; pip install 'asr_emapl\[report\]'"):
+    with pytest.raises(
+        UserError, match=r"^matplotlib is not installed; run pip install '.\[report\]' in the checkout"
+    ):
         require_package("matplotlib", "report")

@@ -175,6 +175,12 @@ def test_filters_drop_or_record(manifest, answers, tmp_path):
     assert len(read_manifest(tmp_path / "manifest.jsonl", require_text=True)) == 8
 
 
+def test_a_label_of_spaces_alone_is_empty(manifest, answers, tmp_path):
+    answers["u7"] = UtteranceLabel(answers["u7"].utterance, "", 0.9, tokens=6)
+    parts = label(manifest, tmp_path, Fixed(answers))
+    assert join_parts(tmp_path, parts, PseudoLabelConfig(), "record").dropped["empty"] == 2
+
+
 def test_nothing_left_is_an_error_that_says_why(manifest, answers, tmp_path):
     parts = label(manifest, tmp_path, Fixed(answers))
     join_parts(tmp_path, parts, LIMITS, "drop")

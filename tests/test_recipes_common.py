@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -87,6 +88,45 @@ def test_a_killed_script_takes_its_processes_with_it(tmp_path, trainer):
     process.kill()
     until(lambda: said(tmp_path / "one") == ["ready", "saved"])
     process.communicate()
+
+
+SLEEPER = """import pathlib, sys, time
+pathlib.Path(sys.argv[1]).write_text("ready")
+time.sleep(60)
+pathlib.Path(sys.argv[1]).write_text("ready late")
+"""
+
+
+def test_a_stopped_stage_ends_and_says_how_to_resume(tmp_path):
+    process = script('run "$PYTHON" -c "$1" "$2"; echo late', SLEEPER, tmp_path / "one")
+    until(lambda: said(tmp_path / "one") == ["ready"])
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert output == "stopped; rerun the same command to resume\n"
+    assert process.returncode == 130
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv of util-linux")
+def test_a_killed_script_takes_its_stage_with_it(tmp_path):
+    process = script('run bash -c "echo \\$\\$ >$1; exec sleep 60"', tmp_path / "pid")
+    until(lambda: bool(said(tmp_path / "pid")))
+    process.kill()
+    until(lambda: not Path("/proc", *said(tmp_path / "pid"), "exe").exists())
+    process.communicate()
+
+
+def test_a_stage_has_its_status_and_its_output(tmp_path):
+    assert result("run bash -c 'echo out; exit 3' || echo $?") == (0, "out\n3")
+    assert result("run false; echo late") == (1, "")
+
+
+def test_every_stage_of_a_recipe_ends_with_its_script():
+    """All commands that can take longer than seconds are run by `run`, `start` or a variable."""
+    for recipe in COMMON.parent.rglob("*.sh"):
+        code = recipe.read_text().partition("\nHELP\n")[2] or recipe.read_text()
+        for line in code.splitlines():
+            if re.match(r"(.*\|\| |\s*)asr-emapl (?!settings)[a-z-]+ ", line):
+                pytest.fail(f"{recipe}: {line.strip()}")
 
 
 def test_statuses_are_those_of_the_processes():

@@ -80,6 +80,10 @@ def hours_of(log: Path) -> Sequence[float]:
     return [r["hours"] for r in records if r["event"] == "step"]
 
 
+def texts(manifest: Path) -> list[str | None]:
+    return [json.loads(line).get("text") for line in manifest.read_text().splitlines()]
+
+
 def test_from_folders_of_audio_to_a_report(tmp_path, corpus):
     exp = tmp_path / "with space"
     options = [*corpus, "--exp", exp, "--baseline", *FEW_STEPS]
@@ -124,6 +128,29 @@ def test_from_folders_of_audio_to_a_report(tmp_path, corpus):
     assert "keep: weights" in config
 
 
+def test_manifests_are_made_again_if_their_inputs_are_newer(tmp_path):
+    for name, begin, count in (("labelled", 0, 2), ("dev", 2, 1), ("unlabelled", 3, 1)):
+        speak(tmp_path / name, count, begin)
+    (tmp_path / "dev" / "s2.txt").write_text("One caf\u00e9.")
+    folders = [part for name in ("labelled", "unlabelled", "dev") for part in (f"--{name}", tmp_path / name)]
+    data = tmp_path / "exp" / "data"
+
+    def stage_1(*options: object) -> subprocess.CompletedProcess[str]:
+        done = recipe(*folders, "--exp", tmp_path / "exp", "--stop-stage", "1", *options)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    stage_1()
+    assert texts(data / "dev.jsonl") == ["ONE CAFE"], "the labelled transcripts have no accents"
+    before = len(texts(data / "unlabelled.jsonl"))
+    speak(tmp_path / "unlabelled", 1, begin=4)
+    (data / "unlabelled-files.jsonl").unlink()
+    stage_1()
+    assert len(texts(data / "unlabelled.jsonl")) > before
+    stage_1("--text", "words")
+    assert texts(data / "dev.jsonl") == ["ONE CAF\u00c9"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -133,6 +160,15 @@ def test_from_folders_of_audio_to_a_report(tmp_path, corpus):
         (["--frobnicate"], "--frobnicate"),
         (["--labelled", ".", "--unlabelled", ".", "--dev", ".", "--nproc", "0"], "--nproc '0'"),
         (["--labelled", ".", "--unlabelled", ".", "--dev", ".", "--", "hour=3"], "did you mean 'hours'"),
+        *(
+            (["--labelled", ".", "--unlabelled", ".", "--dev", ".", *wrong, "--"], named)
+            for wrong, named in (
+                (["--hours", "abc"], "--hours 'abc': not a positive number"),
+                (["--hours", "0.0"], "--hours '0.0'"),
+                (["--size", "huge"], "--size 'huge' is not one of tiny"),
+                (["--text", "none"], "--text 'none'"),
+            )
+        ),
     ],
 )
 def test_usage_errors_are_one_line(tmp_path, arguments, named):

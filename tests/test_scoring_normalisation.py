@@ -48,7 +48,9 @@ def test_unavailable_normalisations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "whisper_normalizer", None)
     monkeypatch.delitem(sys.modules, "whisper_normalizer.basic", raising=False)
     monkeypatch.delitem(sys.modules, "whisper_normalizer.english", raising=False)
-    with pytest.raises(UserError, match=r"whisper-normalizer.*pip install 'asr_emapl\[whisper\]'"):
+    with pytest.raises(
+        UserError, match=r"whisper-normalizer.*run pip install '.\[whisper\]' in the checkout"
+    ):
         normalisation("whisper-english")
 
 

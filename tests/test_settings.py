@@ -30,7 +30,7 @@ def override(setting: Setting, value: str) -> str:
         value = f"[[{value}, 1]]"
     elif setting.allowed.startswith("a list of 2"):
         value = f"[{value}, 0.5]"
-    elif setting.allowed.startswith("a list"):
+    elif setting.allowed.startswith(("a list", "a non-empty list")):
         value = f"[{value}]"
     group, _, name = setting.key.rpartition(".")
     if group.startswith("perturb."):
@@ -73,6 +73,10 @@ def test_what_is_outside_a_range_is_refused_by_its_key(plain, setting, value):
         ),
         ("optimizer.clip_norm=0", "optimizer.clip_norm: 0 is not a number (above 0"),
         ("optimizer.betas=[0.9,1]", "optimizer.betas[1]: 1 is not a number (at least 0, below 1)"),
+        (
+            "pseudo_labels.rounds.hours=[]",
+            "pseudo_labels.rounds.hours: [] is not a non-empty list of numbers",
+        ),
         ("optimizer.betas=[0.9]", "optimizer.betas: [0.9] is not a list of 2 numbers"),
         ("optimizer.lr=true", "optimizer.lr: true is not a number"),
         ("optimizer.name=lion", "optimizer.name: 'lion' is not one of adamw, adam, sgd"),

@@ -38,6 +38,15 @@ NORMALISED = st.lists(st.text(string.ascii_uppercase + "'", min_size=1, max_size
 
 
 @BOTH
+def test_labels_of_spaces_alone_have_no_word(tokenizer):
+    space = tokenizer.surfaces.index(" ")
+    assert tokenizer.has_word(tokenizer.encode("A CAT"))
+    assert not tokenizer.has_word([])
+    assert not tokenizer.has_word([0, space, space])
+    assert tokenizer.decode([space, space]) == ""
+
+
+@BOTH
 @settings(deadline=None)
 @given(text=NORMALISED)
 def test_decode_undoes_encode_on_normalised_text(tokenizer: Tokenizer, text: str) -> None:

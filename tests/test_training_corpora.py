@@ -14,7 +14,7 @@ from asr_emapl.data.manifest import read_manifest
 from asr_emapl.data.manifest_writer import write_manifest
 from asr_emapl.data.mixture import DataCursor
 from asr_emapl.data.utterance import Utterance
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UserError, counted
 from asr_emapl.text.tokenizer import CharacterTokenizer
 from asr_emapl.training.corpora import Corpora
 from asr_emapl.training.selection import MixtureSpec, TrainingAudio
@@ -33,7 +33,7 @@ def test_audio_that_is_resampled_is_said_once(tmp_path: Path, rate: int, channel
         silence = np.zeros((round(utterance.duration * rate), channels))
         soundfile.write(utterance.audio, silence, rate)
     (note,) = notes(tmp_path)
-    assert note.startswith(f"data.labelled: has audio of {rate} Hz with {channels} channel(s)")
+    assert note.startswith(f"data.labelled: has audio of {rate} Hz with {counted(channels, 'channel')}")
 
 
 def test_audio_that_is_not_there_is_for_the_loader_to_report(tmp_path: Path) -> None:

@@ -314,6 +314,8 @@ def test_a_line_says_why_a_step_was_skipped():
     assert said is not None
     assert "step 2 was skipped: all 4 unlabelled" in said
     assert "(3 empty, 1 low_confidence)" in said
+    alone = StepResult(0, 0, Counter(empty=1), taken=False)
+    assert "its only unlabelled utterance was dropped" in (SkippedSteps(0.0).step(1, False, alone, 0.0) or "")
     said = steps.step(3, True, BROKEN, now=11.0)
     assert said == "warning: step 3 was skipped: its gradient is not finite"
 
@@ -337,7 +339,7 @@ def test_without_tensorboard_all_else_is_written_and_the_package_is_named_once(t
     log.close()
     assert len(lines(tmp_path)) == 3
     assert not (tmp_path / "tensorboard").exists()
-    assert capsys.readouterr().out.count("pip install 'asr_emapl[tensorboard]'") == 1
+    assert capsys.readouterr().out.count("pip install '.[tensorboard]'") == 1
 
 
 def test_tensorboard_has_shares_of_the_audio_and_followed_labels(tmp_path):

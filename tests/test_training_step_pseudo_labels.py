@@ -22,6 +22,8 @@ from torch import Tensor
 from asr_emapl.data.loader import Skipped
 from asr_emapl.pseudo_labels.filters import REASONS
 from asr_emapl.pseudo_labels.strategies.ema import FreshLabels
+from asr_emapl.text import CharacterTokenizer
+from asr_emapl.training.objectives import CtcObjective
 
 
 def test_the_student_learns_the_labels_that_the_strategy_gave():
@@ -66,6 +68,19 @@ def test_every_rejection_is_counted_with_its_reason():
     # Of all that the strategy labelled, not of what passed.
     assert result.confidence == pytest.approx(sum(sure for _, sure in answers.values()) / 7)
     assert result.nonempty == pytest.approx(5 / 7)
+
+
+def test_a_label_of_spaces_alone_is_an_empty_label():
+    answers = {"a": ([2, 1, 3], 0.9), "b": ([1], 0.9), "c": ([1, 1], 0.9)}
+    parts = Parts(Given(answers))
+    assert isinstance(parts.step.unlabelled, CtcObjective)
+    assert parts.step.unlabelled.filters is not None
+    parts.step.unlabelled.filters.tokenizer = CharacterTokenizer(" ABCD")
+    result = parts.step(unlabelled(micro(dict.fromkeys("abc", HALF_SECOND), None)))
+    assert result.dropped == {"empty": 2}
+    assert result.nonempty == pytest.approx(1 / 3)
+    # What monitor, guard and later passes see.
+    assert [label.tokens for label in result.labels.values()] == [[2, 1, 3], [], []]
 
 
 def test_masks_reach_the_student_and_nobody_else():

@@ -70,7 +70,9 @@ class VoiceActivity:
         folder = Path(package.origin or "").parent if package else Path()
         model = folder / "data" / "silero_vad_16k_sequence.onnx"
         if not model.is_file():
-            raise UserError("silero_vad lacks the expected model; pip install -U 'asr_emapl[segment]'")
+            raise UserError(
+                "silero_vad lacks the expected model; run pip install -U '.[segment]' in the checkout"
+            )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session: Any = onnxruntime.InferenceSession(

@@ -87,7 +87,9 @@ def write_export(
     try:
         from safetensors.torch import save
     except ImportError as error:
-        raise UserError("export needs safetensors; pip install safetensors") from error
+        raise UserError(
+            "export needs safetensors; run pip install '.[safetensors]' in the checkout"
+        ) from error
     run = config_from_dict(state["config"], f"the config in checkpoint {recognizer.path}")
     model, features = run.model, run.features
     model.options = without_weights(recognizer.model, model)

@@ -139,6 +139,12 @@ def prepare_folder(
             "common-voice (English), words (any language), plain (unchanged), none (no transcripts)."
         ),
     ] = "auto",
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            help="Manifest whose transcripts decide with --text auto, so that both have one alphabet."
+        ),
+    ] = None,
     require_text: Annotated[
         bool, typer.Option("--require-text", help="Fail if there are no transcripts.")
     ] = False,
@@ -159,6 +165,7 @@ def prepare_folder(
         name=name,
         table=table,
         text=text,
+        like=like,
         require_text=require_text,
         leave_out=leave_out,
         speaker_folders=speaker_folders,

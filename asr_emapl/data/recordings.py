@@ -5,11 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
@@ -91,7 +91,9 @@ def find_recordings(sources: Sequence[Path]) -> list[Recording]:
     return recordings
 
 
-def cut_recordings(recordings: Sequence[Recording], config: SegmentConfig, workers: int = 1) -> Iterator[Cut]:
+def cut_recordings(
+    recordings: Sequence[Recording], config: SegmentConfig, workers: int = 1
+) -> Generator[Cut, None, None]:
     """Segment recordings in the given order; a recording that cannot be read has a `fault`.
 
     Args:
@@ -108,7 +110,9 @@ def cut_recordings(recordings: Sequence[Recording], config: SegmentConfig, worke
     context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     with ProcessPoolExecutor(min(workers, len(recordings)), context, _begin) as pool:
         try:
-            yield from pool.map(partial(_cut_in_worker, config=config), recordings)
+            # Not pool.map, which cancels its futures: the pool cannot report killed workers to such futures.
+            cuts = [pool.submit(_cut_in_worker, recording, config) for recording in recordings]
+            yield from (cut.result() for cut in cuts)
         except BrokenProcessPool as error:
             raise UserError("a worker process died, probably out of memory (use fewer --workers)") from error
         # After an interruption, do not wait for the current recordings, which may take minutes.
@@ -214,7 +218,7 @@ def _detector() -> VoiceActivity:
 def _begin() -> None:
     """Initialise a worker process, before torch is imported for resampling."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    serve_parent(signal.SIGINT)
+    serve_parent(signal.SIGTERM, signal.SIGINT)
 
 
 def _cut_in_worker(recording: Recording, config: SegmentConfig) -> Cut:

@@ -115,7 +115,10 @@ def _run(
         if is_live:
             progress.print("".join(f"{segment.text}\n" for segment in segments))
 
-    content = FORMATS[form][1](replace(transcribe(file, advance=advance), audio=job.name))
+    transcript = transcribe(file, advance=advance)
+    if not transcript.segments:
+        _logger.warning("nothing recognised in %s", job.name)
+    content = FORMATS[form][1](replace(transcript, audio=job.name))
     if job.target is not None:
         write(job.target, content)
         progress.print(visible(f"{job.target}\n"))

@@ -6,7 +6,7 @@ Does not import torch, because the report also uses the table.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -155,7 +155,7 @@ class LabelFilters:
     Args:
         limits: with `tokens_per_second` as numbers, or not set.
         own: filters of the user's own by name, asked after all others.
-        tokenizer: that spells labels for them.
+        tokenizer: that spells labels for them, and knows which labels are only spaces; None: no label is.
 
     Attributes:
         reasons: why labels can be dropped; the numbers of dropped utterances are summed over ranks in this
@@ -180,6 +180,12 @@ class LabelFilters:
     def needs_level(self) -> bool:
         """Whether a filter needs the level of the audio."""
         return self.limits.min_level_db is not None
+
+    def without_spaces_alone(self, label: Label) -> Label:
+        """The label; empty if its tokens are only spaces between words, which have no text."""
+        if self.tokenizer is None or self.tokenizer.has_word(label.tokens):
+            return label
+        return replace(label, tokens=[])
 
     def reason_to_drop(self, candidate: LabelCandidate) -> str | None:
         """The reason not to train on a pseudo-label, one of `reasons`; None: train on it."""

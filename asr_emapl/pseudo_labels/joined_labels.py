@@ -123,9 +123,10 @@ def _kept_lines(
 def _reason(record: dict[str, Any], filters: LabelFilters) -> str | None:
     """The reason to drop a label. It can be aligned: it is a path through the frames of its own model."""
     confidence = record.get("confidence", 1.0)  # null: not a number
+    tokens = record["tokens"] if record["text"].strip() else 0  # a label of spaces alone is empty
     candidate = LabelCandidate(
-        tokens=range(record["tokens"]),
-        frames=record["tokens"],
+        tokens=range(tokens),
+        frames=tokens,
         seconds=record["duration"],
         confidence=math.nan if confidence is None else confidence,
     )

@@ -67,6 +67,7 @@ def _function(name: str) -> Callable[[str], str]:
         from whisper_normalizer.english import EnglishTextNormalizer
     except ImportError as error:
         raise UserError(
-            f"normalisation {name!r} needs the package whisper-normalizer; pip install 'asr_emapl[whisper]'"
+            f"normalisation {name!r} needs the package whisper-normalizer; "
+            "run pip install '.[whisper]' in the checkout"
         ) from error
     return EnglishTextNormalizer() if name == "whisper-english" else BasicTextNormalizer()

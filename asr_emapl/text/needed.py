@@ -16,20 +16,26 @@ _FOREIGN_SHARE = 0.02
 _SHOWN = 12
 
 
-def needed_preset(texts: Iterable[str]) -> str:
+def needed_preset(texts: Iterable[str], like: Iterable[str] | None = None) -> str:
     """Name of the preset for a set of transcripts.
 
-    The result is "librispeech" if its alphabet covers all transcripts, "common-voice" (which removes accents)
-    if at most 2 % of the transcripts have letters other than A-Z, and "words" otherwise.
+    The result is "words" if more than 2 % of the transcripts have letters other than A-Z. Otherwise, it is
+    "librispeech" if its alphabet covers all transcripts, and "common-voice" (which removes accents) if not.
+
+    Args:
+        like: transcripts whose letters decide, so that `texts` get the same alphabet; None: `texts`.
     """
     texts = list(texts)
-    if not any(PRESETS["librispeech"].strange(PRESETS["librispeech"].normalise(text)) for text in texts):
-        return "librispeech"
+    deciding = texts if like is None else list(like)
     plain = set(ALPHABET)
     foreign = sum(
-        any(c.isalpha() and c not in plain for c in PRESETS["words"].normalise(text)) for text in texts
+        any(c.isalpha() and c not in plain for c in PRESETS["words"].normalise(text)) for text in deciding
     )
-    return "common-voice" if foreign <= _FOREIGN_SHARE * len(texts) else "words"
+    if foreign > _FOREIGN_SHARE * len(deciding):
+        return "words"
+    librispeech = PRESETS["librispeech"]
+    is_covered = not any(librispeech.strange(librispeech.normalise(text)) for text in texts)
+    return "librispeech" if is_covered else "common-voice"
 
 
 @dataclass

@@ -144,15 +144,16 @@ def _apostrophes(text: str) -> str:
     return " ".join(kept)
 
 
+_OF_WORDS = "capitals, no punctuation but apostrophes, hyphens separate words"
 _in_alphabet = partial(outside, alphabet=ALPHABET)
 
 PRESETS = {
     "librispeech": Preset(librispeech, _in_alphabet, "capitals, straight apostrophes, single spaces"),
-    "common-voice": Preset(common_voice, _in_alphabet, "like words, but without accents, and \u00c6 as AE"),
+    "common-voice": Preset(common_voice, _in_alphabet, f"{_OF_WORDS}, no accents, \u00c6 as AE"),
     "words": Preset(
         words,
         _unspelled,
-        "capitals, no punctuation but apostrophes, hyphens separate words, compatibility forms",
+        f"{_OF_WORDS}, compatibility forms",
     ),
     "plain": Preset(plain, lambda _: "", "NFC, no invisible characters, single spaces"),
 }

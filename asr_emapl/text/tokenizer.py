@@ -80,6 +80,14 @@ class Tokenizer(ABC):
         """
         return self._surfaces()
 
+    def has_word(self, ids: Iterable[int]) -> bool:
+        """Whether the text of labels is not empty: one of them is more than a space between words."""
+        return not self._wordless.issuperset(ids)
+
+    @cached_property
+    def _wordless(self) -> frozenset[int]:
+        return frozenset(label for label, text in enumerate(self.surfaces) if not text.strip(" "))
+
     @abstractmethod
     def _surfaces(self) -> list[str]:
         """See `surfaces`."""

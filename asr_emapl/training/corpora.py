@@ -266,7 +266,7 @@ def _rate_notes(key: str, utterances: Sequence[Utterance]) -> list[str]:
     foreign = sorted(found - {(SAMPLE_RATE_HZ, 1)})
     if not foreign:
         return []
-    kinds = ", ".join(f"{rate} Hz with {channels} channel(s)" for rate, channels in foreign)
+    kinds = ", ".join(f"{rate} Hz with {counted(channels, 'channel')}" for rate, channels in foreign)
     return [
         f"{key}: has audio of {kinds}, which is converted to {SAMPLE_RATE_HZ} Hz mono at each read "
         "(use asr-emapl shard --codec flac to convert it once)"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr_emapl.checkpoints.async_save import Saved
+from asr_emapl.errors import counted
 from asr_emapl.pseudo_labels.label_guard import Alarm
 from asr_emapl.pseudo_labels.quality import pseudo_label_quality
 from asr_emapl.runs.line_file import LineFile
@@ -72,7 +73,8 @@ class RunLog:
         self._board: SummaryWriter | None = None
         if importlib.util.find_spec("tensorboard") is None:
             self.say(
-                "no TensorBoard events: tensorboard is not installed; pip install 'asr_emapl[tensorboard]'"
+                "no TensorBoard events: tensorboard is not installed; "
+                "run pip install '.[tensorboard]' in the checkout"
             )
             return
         from torch.utils.tensorboard import SummaryWriter  # slow to import
@@ -308,7 +310,9 @@ class SkippedSteps:
         if self._named_at is not None and now - self._named_at < self.every_seconds:
             self._unreported += 1
             return None
-        others = f" ({self._unreported} other steps since the last warning)" if self._unreported else ""
+        others = (
+            f" ({counted(self._unreported, 'other step')} since the last warning)" if self._unreported else ""
+        )
         self._named_at, self._unreported = now, 0
         return f"warning: step {number} was skipped: {_why(labelled, result)}{others}"
 
@@ -324,4 +328,7 @@ def _why(labelled: bool, result: StepResult) -> str:
         return "its gradient is not finite"
     kind = "labelled" if labelled else "unlabelled"
     reasons = ", ".join(f"{count} {reason}" for reason, count in result.dropped.most_common())
-    return f"all {result.dropped.total()} {kind} utterances were dropped ({reasons})"
+    count = result.dropped.total()
+    if count == 1:
+        return f"its only {kind} utterance was dropped ({reasons})"
+    return f"all {count} {kind} utterances were dropped ({reasons})"

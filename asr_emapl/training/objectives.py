@@ -139,8 +139,14 @@ class CtcObjective:
             The number of labels, over all ranks.
         """
         queued = self._queued(micro_batches, passes, self.strategy.relabel)
-        results = [one.labels.result() for one in queued]
-        return self._keep(_by_row(micro_batches, read_labels(results, self.world.to_list)))
+        return self._keep(_by_row(micro_batches, self._read([one.labels.result() for one in queued])))
+
+    def _read(self, labels: Sequence[Labels]) -> list[Sequence[Label]]:
+        """Labels on the host, as everything else sees them: a label without a word is empty."""
+        read = read_labels(labels, self.world.to_list)
+        if self.filters is None:
+            return read
+        return [[self.filters.without_spaces_alone(label) for label in of_batch] for of_batch in read]
 
     def _queued(self, micro_batches: Sequence[MicroBatch], passes: int, label: _Label) -> list[_Queued]:
         """The micro-batches with labels that were begun before, are those of a checkpoint, or begin now."""
@@ -256,7 +262,7 @@ class CtcObjective:
     def _filter(self, queued: Sequence[_Queued]) -> Prepared[Targets]:
         """Drop utterances according to the filters. The only place that waits for the labels."""
         results = [one.labels.result() for one in queued]
-        read = read_labels(results, self.world.to_list)
+        read = self._read(results)
         targets, dropped, by_reason = [], Counter[str](), dict[int, str]()
         for one, result, found in zip(queued, results, read, strict=True):
             reasons = [self._reason(one, i, label) for i, label in enumerate(found)]

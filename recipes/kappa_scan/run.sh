@@ -57,8 +57,8 @@ mkdir -p -- "$exp"
 cd -- "$exp"
 if [[ $config == "$quickstart" ]]; then
     # A batch at kappa 8 is 13 % of 12 minutes.
-    asr-emapl prepare rendered --out data --seed 4 --labelled-minutes 12
-    [[ -f data/characters.json ]] || asr-emapl tokenizer --out data/characters.json
+    run asr-emapl prepare rendered --out data --seed 4 --labelled-minutes 12
+    [[ -f data/characters.json ]] || run asr-emapl tokenizer --out data/characters.json
 fi
 start "${command[@]}" -- ${overrides[@]+"${overrides[@]}"}
 wait_for "$!"

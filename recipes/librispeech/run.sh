@@ -115,12 +115,12 @@ train() {
     return "$status"
 }
 decode() {
-    asr-emapl decode --checkpoint "$run_dir" --trust "$package" --model "$4" --manifest "$1" --out "$2" --overwrite
+    run asr-emapl decode --checkpoint "$run_dir" --trust "$package" --model "$4" --manifest "$1" --out "$2" --overwrite
 }
 score() {
     printf '%s, %s\n' "$3" "$4"
-    asr-emapl score "$1" "$2"
-    asr-emapl score --json "$1" "$2" >"$run_dir/scores/$3.$4.json"
+    run asr-emapl score "$1" "$2"
+    run asr-emapl score --json "$1" "$2" >"$run_dir/scores/$3.$4.json"
 }
 
 if runs 0; then
@@ -133,7 +133,7 @@ if runs 0; then
 fi
 if runs 1; then
     say 1 "verify $parts and write manifests to $exp/data"
-    asr-emapl prepare librispeech --data "$data" --out data --parts "$parts"
+    run asr-emapl prepare librispeech --data "$data" --out data --parts "$parts"
 fi
 if runs 2; then
     say 2 "tokenizer $tokenizer"
@@ -146,7 +146,7 @@ if runs 2; then
     if [[ -f $tokenizer ]]; then
         echo "already exists"
     else
-        asr-emapl tokenizer --out "$tokenizer" ${make[@]+"${make[@]}"}
+        run asr-emapl tokenizer --out "$tokenizer" ${make[@]+"${make[@]}"}
     fi
 fi
 if runs 3; then
@@ -172,6 +172,6 @@ if runs 5; then
     say 5 "score to $run_dir/scores and $run_dir/curves.png"
     mkdir -p -- "$run_dir/scores"
     for_each score
-    asr-emapl score-table "$(basename "$run_dir")=$run_dir/scores"
-    asr-emapl plot "$run_dir" --out "$run_dir/curves.png"
+    run asr-emapl score-table "$(basename "$run_dir")=$run_dir/scores"
+    run asr-emapl plot "$run_dir" --out "$run_dir/curves.png"
 fi

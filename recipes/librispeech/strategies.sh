@@ -82,17 +82,17 @@ mkdir -p -- "$exp"
 cd -- "$exp"
 
 parts=(train-clean-5 train-clean-100 dev-clean dev-other)
-asr-emapl prepare librispeech --data "$data" --out data --parts "$(IFS=, && echo "${parts[*]}")"
+run asr-emapl prepare librispeech --data "$data" --out data --parts "$(IFS=, && echo "${parts[*]}")"
 for part in "${parts[@]}"; do
-    [[ -f features/$part.jsonl ]] || asr-emapl extract-features "data/$part.jsonl" --config "$config" --out features "${overrides[@]}"
+    [[ -f features/$part.jsonl ]] || run asr-emapl extract-features "data/$part.jsonl" --config "$config" --out features "${overrides[@]}"
 done
 if [[ ! -f data/3gram.arpa ]]; then
     # The language model helps to label the audio, so it must not know what is said there.
-    asr-emapl lm --text "$lm_text" --exclude data/train-clean-5.jsonl --exclude data/train-clean-100.jsonl --out data/3gram.arpa
+    run asr-emapl lm --text "$lm_text" --exclude data/train-clean-5.jsonl --exclude data/train-clean-100.jsonl --out data/3gram.arpa
 fi
 # 1.5 h: the first utterances of each speaker of train-clean-5. The rest of it and train-clean-100 are unlabelled.
 if [[ ! -f data/unlabelled-1.5.jsonl ]]; then
-    asr-emapl split features/train-clean-5.jsonl --hours 1.5 --out data/labelled-1.5.jsonl --rest data/rest-1.5.jsonl --overwrite
+    run asr-emapl split features/train-clean-5.jsonl --hours 1.5 --out data/labelled-1.5.jsonl --rest data/rest-1.5.jsonl --overwrite
     "$PYTHON" - <<'PYTHON'
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.data.manifest_writer import write_manifests
@@ -104,7 +104,7 @@ write_manifests({
 })
 PYTHON
 fi
-[[ -f data/pieces.json ]] || asr-emapl tokenizer --kind bpe --size 100 --manifest data/labelled-1.5.jsonl --out data/pieces.json
+[[ -f data/pieces.json ]] || run asr-emapl tokenizer --kind bpe --size 100 --manifest data/labelled-1.5.jsonl --out data/pieces.json
 start "${command[@]}" -- "${overrides[@]}"
 wait_for "$!"
 exit "${status_of[$!]}"

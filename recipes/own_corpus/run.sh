@@ -12,6 +12,8 @@ usage: bash recipes/own_corpus/run.sh --labelled PATH --unlabelled PATH --dev PA
   --init CHECKPOINT  start from this run directory or checkpoint, with its model and tokenizer
   --size NAME        tiny, mini, small or base (default: chosen from the hours of transcripts and the hardware)
   --hours N          hours of audio to train for (default: chosen from the hours of transcripts)
+  --text NAME        normalisation of transcripts: auto (default: chosen from the labelled ones), librispeech,
+                     common-voice (English), words (any language), plain (unchanged)
   --speaker-folders  use the name of a file's folder as its speaker
   --baseline         also continue without pseudo-labels, to see what they add
   --exp DIR          output folder (default: exp/own_corpus in the repository root)
@@ -38,14 +40,14 @@ here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 root=$(CDPATH='' cd -- "$here/../.." && pwd)
 # shellcheck source=recipes/common.sh
 source "$root/recipes/common.sh"
-labelled='' unlabelled='' dev='' init='' size='' hours='' exp=$root/exp/own_corpus nproc=1 stop_stage=4
+labelled='' unlabelled='' dev='' init='' size='' hours='' text=auto exp=$root/exp/own_corpus nproc=1 stop_stage=4
 systems=(ema) speakers=() overrides=()
 while (($# > 0)); do
     case $1 in
         --help | -h) usage; exit 0 ;;
         --baseline) systems=(baseline ema); shift ;;
         --speaker-folders) speakers=(--speaker-folders); shift ;;
-        --labelled | --unlabelled | --dev | --init | --size | --hours | --exp | --nproc | --stop-stage)
+        --labelled | --unlabelled | --dev | --init | --size | --hours | --text | --exp | --nproc | --stop-stage)
             (($# > 1)) || fail "$1 needs a value (see --help)"
             name=${1#--}
             printf -v "${name//-/_}" '%s' "$2"
@@ -61,6 +63,9 @@ for name in labelled unlabelled dev init; do
     [[ -z ${!name} || -e ${!name} ]] || fail "--$name ${!name}: no such file or folder"
     [[ -z ${!name} ]] || printf -v "$name" '%s' "$(realpath -- "${!name}")"
 done
+[[ -z $size || $size =~ ^(tiny|mini|small|base)$ ]] || fail "--size '$size' is not one of tiny, mini, small, base"
+[[ -z $hours || ($hours =~ ^[0-9]*\.?[0-9]*$ && $hours =~ [1-9]) ]] || fail "--hours '$hours': not a positive number"
+[[ $text =~ ^(auto|librispeech|common-voice|words|plain)$ ]] || fail "--text '$text': see --help for the names"
 [[ $nproc =~ ^[1-9][0-9]*$ ]] || fail "--nproc '$nproc': not a positive number"
 [[ $stop_stage =~ ^[1-4]$ ]] || fail "--stop-stage '$stop_stage': not a stage from 1 to 4"
 
@@ -77,11 +82,16 @@ cd -- "$exp"
 
 # prepare NAME PATH [OPTION...]: write the manifest data/NAME.jsonl.
 prepare() {
-    if [[ -s data/$1.jsonl ]]; then
-        echo "data/$1.jsonl already exists (delete it if the audio has changed)"
+    local inputs=(data/text-option.txt)
+    [[ $1 != dev ]] || inputs+=(data/labelled.jsonl)
+    if is_current "data/$1.jsonl" "${inputs[@]}"; then
+        echo "data/$1.jsonl already exists (delete it if the audio has changed; what is made of it follows)"
     else
-        asr-emapl prepare folder --data "$2" --out data --name "$1" --leave-out ${speakers[@]+"${speakers[@]}"} "${@:3}"
+        run asr-emapl prepare folder --data "$2" --out data --name "$1" --leave-out ${speakers[@]+"${speakers[@]}"} "${@:3}"
     fi
+}
+make_tokenizer() {
+    is_current "$tokenizer" "${source[1]}" || run asr-emapl tokenizer "${source[@]}" --out "$tokenizer"
 }
 supervised=(pseudo_labels.strategy=none "data.unlabelled=[]")
 launch=(asr-emapl)
@@ -109,46 +119,49 @@ if rates and rates[-1] > 50.0:
 PYTHON
 }
 
+mkdir -p data
+tokenizer=data/tokenizer.json source=(--manifest data/labelled.jsonl)
+if [[ -n $init ]]; then
+    tokenizer=data/tokenizer-of-checkpoint.json source=(--checkpoint "$init")
+    make_tokenizer # before the audio is prepared, because it fails without a checkpoint
+fi
+
 say "1 prepare: manifests in $exp/data"
-prepare labelled "$labelled" --require-text
-prepare dev "$dev" --require-text
+[[ $text == "$(cat data/text-option.txt 2>/dev/null || echo auto)" ]] || echo "$text" >data/text-option.txt
+prepare labelled "$labelled" --require-text --text "$text"
+# Both get the same alphabet.
+prepare dev "$dev" --require-text --text "$text" --like data/labelled.jsonl
 prepare unlabelled-files "$unlabelled" --text none
-if [[ ! -s data/unlabelled.jsonl ]]; then
+if ! is_current data/unlabelled.jsonl data/unlabelled-files.jsonl; then
     status=0
-    asr-emapl segment data/unlabelled-files.jsonl --out data/unlabelled.jsonl --workers "$(nproc)" || status=$?
+    run asr-emapl segment data/unlabelled-files.jsonl --out data/unlabelled.jsonl --workers "$(nproc)" || status=$?
     # Status 1: some recordings could not be read, and were listed.
     ((status <= 1)) || exit "$status"
 fi
 ((stop_stage >= 2)) || exit 0
 
 say "2 config: $exp/config.yaml"
-tokenizer=data/tokenizer.json
-[[ -z $init ]] || tokenizer=data/tokenizer-of-checkpoint.json
 options=()
 [[ -z $init ]] || options+=(--init "$init")
 [[ -z $size ]] || options+=(--size "$size")
 [[ -z $hours ]] || options+=(--hours "$hours")
-if [[ ! -s $tokenizer ]]; then
-    if [[ -n $init ]]; then
-        asr-emapl tokenizer --checkpoint "$init" --out "$tokenizer"
-    else
-        asr-emapl tokenizer --manifest data/labelled.jsonl --out "$tokenizer"
-    fi
-fi
+make_tokenizer
+manifests=(data/labelled.jsonl data/unlabelled.jsonl data/dev.jsonl)
 if [[ -s config.yaml ]]; then
     echo "config.yaml already exists (delete it to create a new one)"
+    is_current config.yaml "${manifests[@]}" ||
+        echo "note: it is older than the manifests; its sizes and hours were chosen for the earlier data" >&2
     ((${#options[@]} == 0)) || [[ "${options[*]}" == "$(cat data/config-options.txt 2>/dev/null)" ]] ||
         echo "warning: it is used as it is, without ${options[*]}" >&2
 else
-    asr-emapl init-config --labelled data/labelled.jsonl --unlabelled data/unlabelled.jsonl --dev data/dev.jsonl \
+    run asr-emapl init-config --labelled data/labelled.jsonl --unlabelled data/unlabelled.jsonl --dev data/dev.jsonl \
         --tokenizer "$tokenizer" --out config.yaml ${options[@]+"${options[@]}"}
     echo "${options[*]}" >data/config-options.txt
 fi
-manifests=(data/labelled.jsonl data/unlabelled.jsonl data/dev.jsonl)
 if is_current data/inspection.txt config.yaml "${manifests[@]}"; then
     echo "data/inspection.txt: what to fix in the data"
 else
-    asr-emapl inspect "${manifests[@]}" --config config.yaml >data/inspection.part
+    run asr-emapl inspect "${manifests[@]}" --config config.yaml >data/inspection.part
     cat data/inspection.part
     mv data/inspection.part data/inspection.txt
 fi
@@ -181,8 +194,8 @@ for system in seed "${systems[@]}"; do
     runs+=("$system=runs/$system") scores+=("$system=runs/$system/scores")
     hypotheses+=(--hypotheses "runs/$system/scores/dev.teacher.jsonl")
 done
-asr-emapl report "${runs[@]}" --out report.html --manifest data/dev.jsonl "${hypotheses[@]}"
-asr-emapl score-table "${scores[@]}"
+run asr-emapl report "${runs[@]}" --out report.html --manifest data/dev.jsonl "${hypotheses[@]}"
+run asr-emapl score-table "${scores[@]}"
 example=$("$PYTHON" -c 'import json; print(json.loads(open("data/dev.jsonl").readline())["audio"])')
 first=${systems[0]}
 [[ $first != ema ]] || first=seed

@@ -41,5 +41,5 @@ mkdir -p -- "$exp" 2>/dev/null && [[ -w $exp ]] || fail "--exp '$exp': not a wri
 source "$root/recipes/environment.sh"
 # The work is done by two processes; more threads would only compete for cores.
 export OMP_NUM_THREADS=1
-"$PYTHON" "$here/parabola.py" --exp="$exp" --seed "$seed" --sigma "$sigma" ${quick[@]+"${quick[@]}"}
+run "$PYTHON" "$here/parabola.py" --exp="$exp" --seed "$seed" --sigma "$sigma" ${quick[@]+"${quick[@]}"}
 printf 'results.json and the figures are in %s\n' "$exp"

@@ -74,8 +74,8 @@ learns_from() {
 
 say "render the corpus to $exp/data"
 # Settings were chosen on the corpora of seeds 0, 1 and 3, so results are reported on a different corpus.
-asr-emapl prepare rendered --out data --seed 4
-[[ -s data/characters.json ]] || asr-emapl tokenizer --out data/characters.json
+run asr-emapl prepare rendered --out data --seed 4
+[[ -s data/characters.json ]] || run asr-emapl tokenizer --out data/characters.json
 
 say "train the supervised seed model, $start_hours h of audio"
 read -ra settings <<<"$(learns_from seed)"
@@ -104,8 +104,8 @@ for system in seed "${systems[@]}"; do
 done
 curves=()
 for system in "${systems[@]}"; do curves+=("$system=$runs/$system"); done
-asr-emapl plot "${curves[@]}" --out "$runs/curves.png"
-"$PYTHON" "$here/table.py" "$runs"
+run asr-emapl plot "${curves[@]}" --out "$runs/curves.png"
+run "$PYTHON" "$here/table.py" "$runs"
 example=$(find data -path "*dev-clean*" -name "*.flac" | sort | sed -n 1p)
 suggest ${model:+"export PYTHONPATH=$(printf %q "${model%/*}")"} \
     "asr-emapl report ${curves[*]} --out report.html --manifest data/dev-other.jsonl --decode${trust[*]:+ ${trust[*]}}" \

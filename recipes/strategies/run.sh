@@ -60,14 +60,14 @@ command=("$PYTHON" "$here/strategies.py" --config "$config" --amounts "$minutes"
 "${command[@]}" --check -- ${overrides[@]+"${overrides[@]}"}
 mkdir -p -- "$exp"
 cd -- "$exp"
-asr-emapl prepare rendered --out data --seed 4 --labelled-minutes 12
-[[ -f data/characters.json ]] || asr-emapl tokenizer --out data/characters.json
+run asr-emapl prepare rendered --out data --seed 4 --labelled-minutes 12
+[[ -f data/characters.json ]] || run asr-emapl tokenizer --out data/characters.json
 for amount in ${minutes//,/ }; do
     labelled=data/labelled-$amount.jsonl
     if [[ $amount == 12 ]]; then
         ln -sfn train-labelled.jsonl "$labelled"
     elif [[ ! -f $labelled ]]; then
-        asr-emapl split data/train-labelled.jsonl --hours "$("$PYTHON" -c "print($amount / 60)")" --out "$labelled" --rest "data/rest-$amount.jsonl"
+        run asr-emapl split data/train-labelled.jsonl --hours "$("$PYTHON" -c "print($amount / 60)")" --out "$labelled" --rest "data/rest-$amount.jsonl"
     fi
 done
 start "${command[@]}" -- ${overrides[@]+"${overrides[@]}"}
