@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
 
+from asr_emapl.data.utterance import Utterance
+from asr_emapl.decoding import tuning
 from asr_emapl.decoding.beam import BeamConfig
 from asr_emapl.decoding.tuning import GridPoint, best, draw, grid, read_config, write_config
 from asr_emapl.errors import UserError
@@ -71,3 +74,43 @@ def test_plot(tmp_path):
     assert "<svg" in (tmp_path / "grid.svg").read_text()
     with pytest.raises(UserError, match=r"\.png or \.svg"):
         draw(POINTS, tmp_path / "grid.pdf")
+
+
+class _Lengthening:
+    """A stand-in for a search: each bonus adds a word per nat to every ten of an utterance, down to none."""
+
+    def __init__(self, bonus: float = 0.0) -> None:
+        self.bonus, self.config = bonus, BeamConfig(lm_weight=1.0)
+
+    def weighted(self, lm_weight: float, word_bonus: float) -> _Lengthening:
+        assert lm_weight == 1.0
+        return _Lengthening(word_bonus)
+
+    def text(self, log_probs: torch.Tensor) -> str:
+        return " ".join(["A"] * max(0, 10 + round(self.bonus)))
+
+
+@pytest.mark.parametrize(
+    ("words_per_second", "tolerance", "bonus"),
+    # The search has 2.5 words per second without a bonus, and 0.25 more with each nat.
+    [(2.5, 0.1, 0.0), (2.7, 0.25, 0.0), (2.3, 0.25, 0.0), (3.5, 0.0, 4.0), (3.5, 0.5, 2.0), (1.5, 0.5, -2.0)],
+)
+def test_the_bonus_nearest_to_zero_with_the_rate_of_labelled_speech(words_per_second, tolerance, bonus):
+    wanted = tuning.WordRate(words_per_second, tolerance)
+    found, rate = tuning.matching_bonus(_Lengthening(), [torch.zeros(1, 2)] * 5, 20.0, wanted)
+    assert found == pytest.approx(bonus, abs=0.6)
+    assert rate == pytest.approx(2.5 + 0.25 * bonus)
+
+
+def test_the_tolerance_is_twice_the_standard_error_over_speakers():
+    def spoken(speaker: str, words: int) -> Utterance:
+        return Utterance(f"{speaker}-{words}", "a.wav", 10.0, "A " * words, speaker=speaker)
+
+    labelled = [spoken("x", 20), spoken("x", 24), spoken("y", 26), spoken("y", 30)]
+    others = [Utterance(str(i), "b.wav", 5.0, speaker=f"s{i % 4}") for i in range(8)]
+    rate = tuning.WordRate.of(labelled, others)
+    assert rate.words_per_second == pytest.approx(2.5)
+    assert rate.tolerance == pytest.approx(2.0 * math.sqrt(0.6**2 / 2.0) * math.sqrt(1 / 2 + 1 / 4))
+    # Without speakers, each utterance counts by itself.
+    unknown = [Utterance(str(i), "a.wav", 10.0, "A " * n) for i, n in enumerate((20, 24, 26, 30))]
+    assert tuning.WordRate.of(unknown, others).tolerance < rate.tolerance

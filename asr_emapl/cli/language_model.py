@@ -175,6 +175,8 @@ def calibrate_lm(
 ) -> None:
     """Choose the word bonus without transcripts, so that the words per second match those of labelled speech.
 
+    Speakers differ, so the bonus is the one nearest to 0 within twice the standard error over speakers.
+
     Use it for pseudo-labels with a language model if there is no held-out transcribed speech for `tune-lm`.
 
     Example: `asr-emapl calibrate-lm --checkpoint runs/seed --manifest data/train-unlabelled.jsonl \\
@@ -186,9 +188,9 @@ def calibrate_lm(
 
     config = BeamConfig(beam, lm, lexicon, weight)
     labelled = read_manifest(transcripts, require_text=True)
-    wanted = sum(len((u.text or "").split()) for u in labelled) / sum(u.duration for u in labelled)
     found = read_manifest(manifest)
     chosen = found[:: max(1, len(found) // utterances)][:utterances]
+    wanted = tuning.WordRate.of(labelled, chosen)
     check_outputs([out], [manifest, transcripts, *model_files(checkpoint, config), *audio_files(chosen)])
     recognizer = open_recognizer(checkpoint, model, device, trust)
     search = open_search(recognizer.tokenizer, config)
@@ -198,7 +200,7 @@ def calibrate_lm(
     config = replace(config, tokenizer=recognizer.tokenizer.fingerprint, word_bonus=bonus)
     tuning.write_config(out, config, words_per_second=rate)
     say_written(out, f"{out}: weight {weight:g}, bonus {bonus:g}: {rate:.2f} words per second")
-    say(f"{transcripts}: {wanted:.2f} words per second")
+    say(f"{transcripts}: {wanted.words_per_second:.2f} +-{wanted.tolerance:.2f} words per second")
     if left_out.tell():
         raise typer.Exit(1)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 from asr_emapl.ctc import greedy
+from asr_emapl.data.utterance import Utterance
 from asr_emapl.decoding.beam import BeamConfig, BeamSearch
 from asr_emapl.errors import UserError
 from asr_emapl.plotting import COLOURS, check_ending, new_figure, write_plot
@@ -71,14 +74,50 @@ def best(points: Sequence[GridPoint]) -> GridPoint:
     return min(points, key=lambda p: (p.wer, p.lm_weight, abs(p.word_bonus)))
 
 
+@dataclass(frozen=True)
+class WordRate:
+    """Words per second of labelled speech, and how far other speech may be from it.
+
+    Attributes:
+        words_per_second: of all labelled utterances.
+        tolerance: twice the standard error of the difference to the rate of the other speech.
+    """
+
+    words_per_second: float
+    tolerance: float
+
+    @staticmethod
+    def of(labelled: Sequence[Utterance], others: Sequence[Utterance]) -> WordRate:
+        """The rate of labelled utterances, which differs between speakers; `others` need no transcripts.
+
+        If speakers are not known, each utterance counts as one of its own.
+        """
+        rates = [_words_per_second(part) for part in _by_speaker(labelled)]
+        spread = statistics.stdev(rates) if len(rates) > 1 else rates[0]
+        error = spread * math.sqrt(1.0 / len(rates) + 1.0 / len(_by_speaker(others)))
+        return WordRate(_words_per_second(labelled), 2.0 * error)
+
+
+def _by_speaker(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
+    found: dict[str, list[Utterance]] = {}
+    for utterance in utterances:
+        found.setdefault(utterance.speaker or f"utterance {utterance.id}", []).append(utterance)
+    return list(found.values())
+
+
+def _words_per_second(utterances: Sequence[Utterance]) -> float:
+    return sum(len((u.text or "").split()) for u in utterances) / sum(u.duration for u in utterances)
+
+
 def matching_bonus(
-    search: BeamSearch, log_probs: Sequence[Tensor], seconds: float, words_per_second: float
+    search: BeamSearch, log_probs: Sequence[Tensor], seconds: float, wanted: WordRate
 ) -> tuple[float, float]:
-    """The word bonus at which the texts have a given number of words per second.
+    """The word bonus nearest to 0 at which the texts have as many words per second as labelled speech.
 
     A language model prefers short texts, so that its pseudo-labels lose words. Without transcripts, the rate
-    of words in labelled speech of the same kind shows how many. The words of the best text never decrease
-    with the bonus, so the bonus is found by bisection between -MAX_BONUS and MAX_BONUS.
+    of words in labelled speech of the same kind shows how many, up to a tolerance: the bonus changes the rate
+    so little that the difference between speakers would otherwise decide on it. The words of the best text
+    never decrease with the bonus, so the bonus is found by bisection between -MAX_BONUS and MAX_BONUS.
 
     Args:
         search: with the weight of the language model to use.
@@ -93,12 +132,17 @@ def matching_bonus(
         weighted = search.weighted(search.config.lm_weight, bonus)
         return sum(len(weighted.text(x_TV).split()) for x_TV in log_probs) / seconds
 
-    low, high = -MAX_BONUS, MAX_BONUS
+    plain = rate(0.0)
+    excess = plain - wanted.words_per_second
+    if abs(excess) <= wanted.tolerance:
+        return 0.0, plain
+    target = wanted.words_per_second + math.copysign(wanted.tolerance, excess)
+    low, high = (-MAX_BONUS, 0.0) if excess > 0.0 else (0.0, MAX_BONUS)
     while high - low > _BONUS_STEP:
         middle = (low + high) / 2
-        low, high = (middle, high) if rate(middle) < words_per_second else (low, middle)
+        low, high = (middle, high) if rate(middle) < target else (low, middle)
     found = {bonus: rate(bonus) for bonus in (low, high)}
-    chosen = min(found, key=lambda bonus: abs(found[bonus] - words_per_second))
+    chosen = min(found, key=lambda bonus: abs(found[bonus] - target))
     return chosen, found[chosen]
 
 
