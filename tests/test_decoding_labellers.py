@@ -33,7 +33,7 @@ from asr_emapl.errors import UserError
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.pseudo_labels.labelling import UtteranceLabel
 from asr_emapl.text.tokenizer import CharacterTokenizer
-from asr_emapl.training.build import build_strategy
+from asr_emapl.training.build import build_searches, build_strategy
 from asr_emapl.training.objectives import CtcObjective
 from asr_emapl.training.phases import Phases
 
@@ -130,19 +130,21 @@ def test_labels_are_those_of_a_training(utterances, tmp_path, search, confidence
     make_corpus(tmp_path)
     config = tiny_config(tmp_path, "pseudo_labels.strategy=ema", *overrides)
     teacher = EmaTeacher(one.model, half_life=100.0)
-    strategy = build_strategy(config, one.tokenizer, teacher, one.model, None, one.features, len(audio))
+    searches = build_searches(config, one.tokenizer)
+    models = (teacher, one.model, None, searches)
+    strategy = build_strategy(config, one.tokenizer, *models, one.features, len(audio))
     world = ProcessGroup(0, 1, torch.device("cpu"))
     objective = CtcObjective(world, one.features, one.model, strategy, None, Phases(world.device))
     of_training = []
     for batch in (audio[:4], audio[4:]):
         micro = collate(batch)
-        of_training += strategy.labels(objective.request(micro, micro)).to_list()
+        of_training += strategy.labels(objective.request(micro, micro)).result().to_list()
     for label, other in zip(found, of_training, strict=True):
         assert label.text == one.tokenizer.decode(other.tokens)
         assert label.tokens == len(other.tokens) > 3
         assert label.confidence == pytest.approx(other.confidence, abs=1e-5)
     strategy.labeller.frame_seconds = None
-    (without,) = strategy.labels(objective.request(*[collate(audio[9:])] * 2)).to_list()
+    (without,) = strategy.labels(objective.request(*[collate(audio[9:])] * 2)).result().to_list()
     assert one.tokenizer.decode(without.tokens) != found[9].text
 
 

@@ -20,7 +20,7 @@ from asr_emapl.training.trainer import train
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes" / "byol_scan"
 CONFIG = RECIPE / "conf" / "byol.yaml"
-sys.path[:0] = [str(RECIPE), str(RECIPE.parent / "kappa_scan"), str(RECIPE.parent)]
+sys.path[:0] = [str(RECIPE), str(RECIPE.parent)]
 
 import probe  # noqa: E402
 from byol_scan import POINTS, ByolScan, compare, loss_curve  # noqa: E402

@@ -31,8 +31,9 @@ def test_every_config_loads(path: Path) -> None:
     config = load_config(path)
     assert nominal_step_audio(config, 1).kappa() > 0.0
     assert config.teacher.half_life_seconds(config.batch.reference_seconds) > 0.0
-    assert config.data.labelled
-    assert config.data.validation
+    is_self_supervised = config.self_supervised.is_on
+    assert bool(config.data.labelled) is not is_self_supervised
+    assert bool(config.data.validation) is not is_self_supervised
     assert config.pseudo_labels.start_hours < config.hours
     assert config.optimizer.reference().at(1.0)[0]["lr"] == config.optimizer.lr
     if config.model.weights is None:  # the user's own file

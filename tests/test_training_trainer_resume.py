@@ -188,7 +188,7 @@ def test_what_a_batch_that_grows_by_need_requires(corpus, turned, said):
         ("batch.max_seconds=null", "requires batch.max_seconds"),
         ("batch.max_seconds=2", "batch.max_seconds: 2 s is below the batch of 3 s"),
         ("schedule.decay_from_hours=null", "requires schedule.decay_from_hours"),
-        ("optimizer.rule=none", "requires an optimizer.rule that scales"),
+        ("optimizer.rule=none", "requires optimizer.rule=full"),
     ],
 )
 def test_what_a_growing_batch_requires(corpus, turned, said):

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from distance import REFERENCE, difference, interval
 from parallel_runs import Devices, Run, newest
-from scan import MODES
+from scan_modes import MODES
 
 from asr_emapl.config import RunConfig, load_config
 from asr_emapl.errors import UserError

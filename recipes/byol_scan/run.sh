@@ -48,7 +48,7 @@ config=$(realpath -- "$config")
 
 # shellcheck source=recipes/environment.sh
 source "$root/recipes/environment.sh"
-export PYTHONPATH=$root/recipes:$root/recipes/kappa_scan${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONPATH=$root/recipes${PYTHONPATH:+:$PYTHONPATH}
 command=("$PYTHON" "$here/byol_scan.py" --config "$config" ${options[@]+"${options[@]}"})
 "${command[@]}" --check -- ${overrides[@]+"${overrides[@]}"}
 mkdir -p -- "$exp"

