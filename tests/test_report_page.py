@@ -251,7 +251,7 @@ def test_audio_plays_in_a_browser(browser, written):
     view.goto(written)
     played = view.evaluate(
         "async () => { const audio = document.querySelector('audio'); await audio.play();"
-        "await new Promise(done => setTimeout(done, 400));"
+        "await new Promise(done => audio.addEventListener('ended', done));"
         "return [audio.currentTime, audio.duration, audio.error] }"
     )
     assert played[0] > 0.0
