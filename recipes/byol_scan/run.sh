@@ -54,7 +54,7 @@ command=("$PYTHON" "$here/byol_scan.py" --config "$config" ${options[@]+"${optio
 mkdir -p -- "$exp"
 cd -- "$exp"
 if [[ $config == "$default" && "${overrides[*]-}" != *data.unlabelled=* ]]; then
-    asr-emapl prepare rendered --out data
+    run asr-emapl prepare rendered --out data
 fi
 start "${command[@]}" -- ${overrides[@]+"${overrides[@]}"}
 wait_for "$!"
