@@ -10,8 +10,10 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from asr_emapl.errors import UserError
 from asr_emapl.storage.atomic import is_standard_output
 
 if TYPE_CHECKING:
@@ -45,6 +47,15 @@ def time_text(seconds: float) -> str:
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run the main function of a script; a UserError becomes one line and exit status 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def say_written(out: str | os.PathLike[str], text: str) -> None:

@@ -24,6 +24,7 @@ from asr_emapl.errors import UserError
 from asr_emapl.report.curves import Curve
 from asr_emapl.runs.reader import read_log
 from asr_emapl.storage import write
+from asr_emapl.terminal import run_script
 
 # Points on each curve.
 POINTS = 8
@@ -177,8 +178,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from asr_emapl.scaling import AudioClock
 from asr_emapl.self_supervised.build import self_supervised_model
 from asr_emapl.self_supervised.networks import SelfSupervisedModel
 from asr_emapl.storage import write
+from asr_emapl.terminal import run_script
 
 # Utterances of each speaker, half of them for training the probe; and the audio of each that is embedded.
 UTTERANCES = 20
@@ -116,8 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

@@ -7,7 +7,6 @@ This follows section 3.3 of Busbridge et al., "How to Scale Your EMA" (pseudo-la
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from scan_modes import MODES
 
 from asr_emapl.config import RunConfig, load_config
 from asr_emapl.errors import UserError
+from asr_emapl.terminal import run_script
 
 # Points on each curve.
 VALIDATIONS = 8
@@ -176,8 +176,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

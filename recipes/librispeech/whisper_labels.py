@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from asr_emapl.data.manifest import read_manifest
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
 from asr_emapl.scoring import read_transcripts, write_hypotheses
+from asr_emapl.terminal import run_script
 
 _SAVED_EVERY = 100  # utterances
 
@@ -70,8 +70,4 @@ class Whisper:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

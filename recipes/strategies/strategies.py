@@ -7,7 +7,6 @@ data/unlabelled-A.jsonl unless the config names the unlabelled audio. Runs are n
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from picture import draw_strategies
 from asr_emapl.config import RunConfig, load_config
 from asr_emapl.errors import UserError
 from asr_emapl.runs.reader import read_run_config
+from asr_emapl.terminal import run_script
 
 NGRAM_ORDER = 3
 BASELINE = ("pseudo_labels.strategy=none", "data.unlabelled=[]")
@@ -271,8 +271,4 @@ def _chosen(names: str, systems: Mapping[str, object], external: str) -> list[st
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main)
