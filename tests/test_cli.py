@@ -242,7 +242,8 @@ def test_check_model_says_what_is_wrong_by_its_status(tmp_path, monkeypatch):
         "layers=1",
         "norm=pre",
     )
-    *lines, size, speed = told.splitlines()
+    *lines, verdict, size, speed = told.splitlines()
+    assert verdict == "all checks passed"
     assert all(line.startswith("ok  ") for line in lines)
     assert "M parameters" in size
     assert "of activations" in speed
@@ -256,6 +257,7 @@ def test_check_model_says_what_is_wrong_by_its_status(tmp_path, monkeypatch):
     outcome = call("check-model", "lying_model:Model", "dim=16", "heads=2", "layers=1")
     assert outcome.status == 1
     assert "FAIL " in outcome.out
+    assert "failed" in outcome.out.splitlines()[-1]
     assert "write key=value" in fail("check-model", "lying_model:Model", "dim")
     assert "nowhere" in fail("check-model", "nowhere:Model")
 

@@ -94,7 +94,10 @@ def test_a_module_whose_own_import_is_missing(tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"depth": 3}, "got an unexpected keyword argument 'depth'"),
+        (
+            {"depth": 3},
+            "unexpected keyword argument 'depth'; it is called with vocabulary_size, input_size, d",
+        ),
         ({"norm": "batch"}, "norm 'batch' is neither"),
         ({"heads": 3}, r"dim 8 must be even and a multiple of heads \(3\)"),
         ({"dim": "wide"}, ""),

@@ -113,7 +113,7 @@ def optional(method: str, run: Callable[[Subject], str | Passed]) -> Callable[[S
 
     def run_if_present(subject: Subject) -> str | Passed:
         if not hasattr(subject.model, method):
-            return Passed("the model does not define it; it is optional")
+            return Passed("not defined; it is optional")
         return run(subject)
 
     return run_if_present

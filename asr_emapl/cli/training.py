@@ -11,7 +11,7 @@ import typer
 
 from asr_emapl.cli.options import TrustOption, count, non_negative, positive
 from asr_emapl.cli.recognizer import CheckpointOption, ModelOption, open_recognizer
-from asr_emapl.errors import UserError, listing
+from asr_emapl.errors import UserError, counted, listing
 from asr_emapl.runs.reader import CHECKPOINTS, run_files
 from asr_emapl.storage import check_outputs
 from asr_emapl.terminal import print_table, say, say_written, warn
@@ -387,5 +387,7 @@ def _report(results: list[CheckResult]) -> None:
     """Print the results of checks; exit with status 1 if one failed."""
     for result in results:
         say(str(result))
-    if not all(result.passed for result in results):
+    failed = sum(not result.passed for result in results)
+    say(f"{counted(failed, 'check')} failed" if failed else "all checks passed")
+    if failed:
         raise typer.Exit(1)

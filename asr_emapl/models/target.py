@@ -132,7 +132,8 @@ def construct(cls: Any, options: Mapping[str, Any], place: str) -> Any:
     try:
         inspect.signature(cls).bind(**options)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{place}: {error}") from error
+        called = f"called with {', '.join(options)}" if options else "called without arguments"
+        raise UserError(f"{place}: {error}; it is {called}") from error
     with blaming(place, cls.__module__):
         return cls(**options)
 
