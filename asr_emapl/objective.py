@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from asr_emapl.data.loader import MicroBatch
+from asr_emapl.data.step_batch import MicroBatch
 from asr_emapl.pseudo_labels.labels import Label
 
 

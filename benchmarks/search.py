@@ -25,9 +25,10 @@ import torch
 from timing import in_turns, seconds_of
 
 from asr_emapl.checkpoints.recognizer import load_recognizer
-from asr_emapl.data.loader import StepBatch, collate
+from asr_emapl.data.loader import collate
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.data.mixture import DataCursor
+from asr_emapl.data.step_batch import StepBatch
 from asr_emapl.decoding.beam import BeamSearch
 from asr_emapl.decoding.transcribe import Recognizer, length_batches
 from asr_emapl.decoding.tuning import read_config

@@ -21,7 +21,7 @@ from timing import seconds_of
 
 from asr_emapl.audio.features import LogMel
 from asr_emapl.checks.trial_step import SameLength, random_batch
-from asr_emapl.data.loader import StepBatch
+from asr_emapl.data.step_batch import StepBatch
 from asr_emapl.distributed.process_group import ProcessGroup, leave_out_cudnn_attention
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.blocks import compile_blocks, recompute_blocks

@@ -32,8 +32,8 @@ from torch.nn import functional as F
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.features import LogMel
 from asr_emapl.data.batch_plan import BatchPlan, Indices
-from asr_emapl.data.loader import MicroBatch, StepBatch
 from asr_emapl.data.mixture import DataCursor
+from asr_emapl.data.step_batch import MicroBatch, StepBatch
 from asr_emapl.distributed.process_group import ProcessGroup, leave_out_cudnn_attention
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.front_ends import ConvFrontEnd

@@ -91,15 +91,18 @@ def prepare(
     if speaker_folders:
         candidates = [replace(c, speaker=c.speaker or Path(c.audio).parent.name) for c in candidates]
     if text == NO_TEXT:
-        # At this point, the only faults are missing or unreadable texts.
-        candidates = [replace(candidate, text=None, fault="") for candidate in candidates]
-        text = AUTO
+        candidates, text = _without_texts(candidates), AUTO
     _require_some(candidates, table or source, require_text=require_text)
     found = check(candidates, None if text == AUTO else preset(text), workers, _texts(like))
     found.notes.extend(notes)
     notes = settle(name, found, leave_out)
     write_manifest(path, found.utterances)
     return Prepared({name: path}, notes)
+
+
+def _without_texts(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Candidates as read, without texts: their only faults are missing or unreadable texts."""
+    return [replace(candidate, text=None, fault="") for candidate in candidates]
 
 
 def _texts(manifest: Path | None) -> list[str] | None:

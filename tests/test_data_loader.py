@@ -24,13 +24,9 @@ from asr_emapl.audio.decode import read_audio
 from asr_emapl.audio.features import LogMel
 from asr_emapl.audio.perturb import Noise, NoiseConfig, Perturbation, Speed, SpeedConfig
 from asr_emapl.data.batch_plan import fill
-from asr_emapl.data.loader import (
-    StepBatch,
-    StepDataset,
-    collate,
-    steps,
-)
+from asr_emapl.data.loader import StepDataset, collate, steps
 from asr_emapl.data.mixture import DataCursor
+from asr_emapl.data.step_batch import StepBatch
 from asr_emapl.data.utterance import Utterance
 
 

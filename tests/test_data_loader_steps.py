@@ -28,13 +28,9 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from asr_emapl.audio.perturb import Perturbation
 from asr_emapl.data import decoders
 from asr_emapl.data.batch_plan import BatchPlan
-from asr_emapl.data.loader import (
-    STEPS_AHEAD,
-    StepBatch,
-    collate,
-    steps,
-)
+from asr_emapl.data.loader import STEPS_AHEAD, collate, steps
 from asr_emapl.data.mixture import DataCursor, DataPlan, GlobalBatch, Mixture
+from asr_emapl.data.step_batch import StepBatch
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
 

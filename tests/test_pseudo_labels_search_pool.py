@@ -65,7 +65,7 @@ def test_workers_find_what_this_process_finds(search: BeamSearch, pool: SearchPo
 @pytest.mark.gpu
 @pytest.mark.parametrize("workers", [0, 2])
 def test_emissions_of_a_gpu_are_copied_before_they_are_searched(search: BeamSearch, workers: int) -> None:
-    """Though the device is still busy when the search begins, and goes on to other work."""
+    """The search begins while the device is busy, and the device continues with other work."""
     expected = SearchPool(search).begin(emissions(), LENGTHS_B)()
     with closing(SearchPool(search, workers)) as pool:
         log_probs_BTV = emissions().cuda()

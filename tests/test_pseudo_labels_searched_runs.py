@@ -82,7 +82,7 @@ def newest(checkpoints: Path) -> int:
 
 
 def test_every_checkpoint_has_the_labels_that_are_pending(corpus, tmp_path):
-    """Those of the next step, if it is unlabelled. A run that ends and goes on later is the longer run."""
+    """A checkpoint contains labels of the next step if it is unlabelled; a resumed run is the longer run."""
     overrides = (*RUN, *AHEAD["ema ahead"], write_search(tmp_path), "checkpoint.keep=100")
     overrides += ("checkpoint.every_hours=0.001",)
     train(tiny_config(corpus, f"run_dir={tmp_path}/longer", *overrides, "hours=0.036"))
@@ -112,7 +112,7 @@ def test_two_ranks_make_the_run_of_one(corpus, tmp_path, name, sharding):
     train(tiny_config(corpus, f"run_dir={tmp_path / 'one'}", *overrides))
     finish(several)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
-    # The last checkpoint of two ranks has the pending labels of both; one process goes on from it.
+    # The last checkpoint of two ranks has the pending labels of both; one process resumes from it.
     for name in ("one", "two"):
         train(tiny_config(corpus, f"run_dir={tmp_path / name}", *overrides, "hours=0.04"))
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)

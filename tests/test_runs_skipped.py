@@ -8,7 +8,7 @@ import os
 import pytest
 import torch
 
-from asr_emapl.data.loader import Skipped
+from asr_emapl.data.step_batch import Skipped
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.errors import UserError
 from asr_emapl.runs.skipped import ALWAYS_ADMITTED, WINDOW, SkippedList

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.train_steps import ALONE, FEATURES, micro
 
-from asr_emapl.data.loader import MicroBatch
+from asr_emapl.data.step_batch import MicroBatch
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
 from asr_emapl.self_supervised.byol import ByolObjective

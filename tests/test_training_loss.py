@@ -12,7 +12,7 @@ from support.train_steps import BANDS, FEATURES, HALF_SECOND, Parts, labelled, l
 from torch import Tensor
 from torch.nn import functional as F
 
-from asr_emapl.data.loader import MicroBatch
+from asr_emapl.data.step_batch import MicroBatch
 from asr_emapl.errors import UserError
 from asr_emapl.pseudo_labels.strategies.ema import FreshLabels
 from asr_emapl.training.loss import LossConfig, consistency_loss, ctc_loss

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from asr_emapl.data.loader import MicroBatch
+from asr_emapl.data.step_batch import MicroBatch
 from asr_emapl.training import phases as phases_module
 from asr_emapl.training.phases import PHASES, Phases
 

@@ -19,7 +19,7 @@ from support.train_steps import (
 )
 from torch import Tensor
 
-from asr_emapl.data.loader import Skipped
+from asr_emapl.data.step_batch import Skipped
 from asr_emapl.pseudo_labels.filters import REASONS
 from asr_emapl.pseudo_labels.strategies.ema import FreshLabels
 from asr_emapl.text import CharacterTokenizer

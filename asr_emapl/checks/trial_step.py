@@ -14,8 +14,8 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.features import FeatureExtractor
 from asr_emapl.checks.memory import bytes_on_gpu, counted_peak
 from asr_emapl.config import RunConfig
-from asr_emapl.data.loader import MicroBatch, StepBatch
 from asr_emapl.data.mixture import DataCursor
+from asr_emapl.data.step_batch import MicroBatch, StepBatch
 from asr_emapl.distributed.process_group import ProcessGroup, choose_device
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.errors import UserError

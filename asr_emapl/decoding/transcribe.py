@@ -17,9 +17,10 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.features import FeatureExtractor
 from asr_emapl.audio.silence import blank_silence
 from asr_emapl.ctc import Confidence, Paths, Search, greedy, labels_of_path, search_path
-from asr_emapl.data.loader import LeftOut, MicroBatch, collate
+from asr_emapl.data.loader import LeftOut, collate
 from asr_emapl.data.micro_batches import micro_batches
 from asr_emapl.data.read_ahead import read_ahead
+from asr_emapl.data.step_batch import MicroBatch
 from asr_emapl.data.stored_features import input_features
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.decoding.spans import TimedText, frame_seconds, timed_tokens, token_spans, words

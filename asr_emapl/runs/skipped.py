@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import asdict
 from pathlib import Path
 
-from asr_emapl.data.loader import Skipped
+from asr_emapl.data.step_batch import Skipped
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.errors import UserError
 from asr_emapl.runs.reader import SKIPPED, read_skipped

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from asr_emapl.data.loader import MicroBatch
+from asr_emapl.data.step_batch import MicroBatch
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.objective import Prepared

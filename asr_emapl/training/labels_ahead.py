@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from typing import Any, Generic, Protocol, TypeVar
 
-from asr_emapl.data.loader import MicroBatch
+from asr_emapl.data.step_batch import MicroBatch
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.pseudo_labels.labels import Label, Labels, PendingLabels
 

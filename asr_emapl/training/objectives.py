@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from asr_emapl.audio.features import FeatureExtractor
-from asr_emapl.data.loader import MicroBatch
+from asr_emapl.data.step_batch import MicroBatch
 from asr_emapl.data.stored_features import input_features
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import unwrap

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from asr_emapl.config import RunConfig, config_to_dict
 from asr_emapl.data.corpus import Corpus
-from asr_emapl.data.loader import StepBatch
 from asr_emapl.data.mixture import DataCursor
+from asr_emapl.data.step_batch import StepBatch
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.errors import UserError

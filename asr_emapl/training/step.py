@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
-from asr_emapl.data.loader import StepBatch
+from asr_emapl.data.step_batch import StepBatch
 from asr_emapl.distributed.fsdp import full_tensor
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher

@@ -18,8 +18,9 @@ from asr_emapl.checkpoints.built import Built, built_entry, write_features
 from asr_emapl.checkpoints.manager import CheckpointManager
 from asr_emapl.checkpoints.origin import origin_of, require_origin
 from asr_emapl.config import RunConfig, config_to_dict
-from asr_emapl.data.loader import StepBatch, steps
+from asr_emapl.data.loader import steps
 from asr_emapl.data.mixture import DataCursor
+from asr_emapl.data.step_batch import StepBatch
 from asr_emapl.distributed.fsdp import load_optimizer, shard_state
 from asr_emapl.distributed.heartbeat import Heartbeat
 from asr_emapl.distributed.preemption import StopRequest
@@ -40,18 +41,16 @@ from asr_emapl.training import rollback
 from asr_emapl.training.announcement import announcement, batch_change
 from asr_emapl.training.averages import EvaluationAverages
 from asr_emapl.training.build import (
-    build_best_average,
     build_extractor,
     build_models,
     build_plan,
-    build_searches,
     build_self_supervised_step,
     build_step,
-    build_strategy,
     nominal_step_audio,
     read_tokenizer,
     require_views,
 )
+from asr_emapl.training.build_labels import build_best_average, build_searches, build_strategy
 from asr_emapl.training.corpora import Corpora
 from asr_emapl.training.log import RunLog
 from asr_emapl.training.run_labels import RunLabels

@@ -14,12 +14,9 @@ from asr_emapl.audio.augment import AugmentConfig, SpecAugment
 from asr_emapl.audio.features import FrameCount
 from asr_emapl.data.batch_plan import BatchPlan
 from asr_emapl.data.corpus import Corpus
-from asr_emapl.data.loader import (
-    MicroBatch,
-    StepBatch,
-    StepDataset,
-)
+from asr_emapl.data.loader import StepDataset
 from asr_emapl.data.mixture import DataCursor, DataPlan, GlobalBatch, Mixture
+from asr_emapl.data.step_batch import MicroBatch, StepBatch
 from asr_emapl.data.utterance import Utterance
 
 SECOND = 16_000

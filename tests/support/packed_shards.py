@@ -13,9 +13,10 @@ from asr_emapl.audio.decode import read_audio
 from asr_emapl.audio.features import FrameCount
 from asr_emapl.data.batch_plan import BatchPlan
 from asr_emapl.data.corpus import Corpus
-from asr_emapl.data.loader import StepBatch, StepDataset, steps
+from asr_emapl.data.loader import StepDataset, steps
 from asr_emapl.data.manifest_writer import write_manifest
 from asr_emapl.data.mixture import DataCursor, DataPlan, Mixture
+from asr_emapl.data.step_batch import StepBatch
 from asr_emapl.data.utterance import Utterance
 
 SECOND = 16_000

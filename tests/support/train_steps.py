@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asr_emapl.audio.features import FeatureConfig, LogMel
-from asr_emapl.data.loader import MicroBatch, StepBatch
 from asr_emapl.data.mixture import DataCursor
+from asr_emapl.data.step_batch import MicroBatch, StepBatch
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
