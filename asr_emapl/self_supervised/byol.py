@@ -18,6 +18,7 @@ from asr_emapl.ema import EmaTeacher
 from asr_emapl.objective import Prepared
 from asr_emapl.self_supervised.networks import VIEWS
 from asr_emapl.self_supervised.spread import SpreadGuard, spread
+from asr_emapl.self_supervised.teacher_objective import TeacherObjective
 from asr_emapl.self_supervised.views import Views
 
 
@@ -45,17 +46,11 @@ class ByolTargets:
         return self if self.number % 2 == which else replace(self, target_VBE=None, utterances=0)
 
 
-class ByolObjective:
+class ByolObjective(TeacherObjective):
     """The symmetric loss of Grill et al. 2020, section 3.1, equation 2: 4 - 2 cos - 2 cos for each crop.
 
-    Args:
-        student: the result of `ProcessGroup.data_parallel` for a `ByolModel`.
-        teacher: of a `ByolModel`.
-        mark: called with the phase that has ended; see `Phases.mark`.
-        bf16: run both models with autocast to bfloat16.
+    Student and teacher are a `ByolModel`; see `TeacherObjective` for the other arguments.
     """
-
-    reasons = ("undecodable",)
 
     def __init__(
         self,
@@ -68,8 +63,8 @@ class ByolObjective:
         *,
         bf16: bool = False,
     ) -> None:
-        self.world, self.views, self.student, self.teacher = world, views, student, teacher
-        self.guard, self.mark, self.bf16 = guard, mark, bf16
+        super().__init__(world, student, teacher, guard, mark, bf16=bf16)
+        self.views = views
 
     def prepare(self, micro_batches: Sequence[MicroBatch], passes: int) -> Prepared[ByolTargets]:
         """See `Objective.prepare`. Synchronizes with the device once, to read the statistics."""
@@ -87,14 +82,6 @@ class ByolObjective:
         self.mark("teacher")
         return prepared
 
-    def summed(self, counts: Sequence[float]) -> dict[str, float]:
-        """See `Objective.summed`.
-
-        Raises:
-            UserError: the embeddings have collapsed.
-        """
-        return self.guard.check(list(counts))
-
     def nothing(self) -> ByolTargets:
         """See `Objective.nothing`."""
         samples_B = torch.full((VIEWS,), self.views.samples, device=self.world.device)
@@ -104,7 +91,7 @@ class ByolObjective:
 
     def loss(self, targets: ByolTargets) -> Tensor:
         """See `Objective.loss`."""
-        with self._autocast():
+        with self.autocast():
             _, predicted_VBE = self.student(targets.features_BTF, targets.lengths_B)
         if targets.target_VBE is None:
             return 0.0 * predicted_VBE.sum()
@@ -118,9 +105,6 @@ class ByolObjective:
         return replace(self._project(*self.views(micro), crops), number=micro.places[0] // crops)
 
     def _project(self, features_BTF: Tensor, lengths_B: Tensor, crops: int) -> ByolTargets:
-        with self._autocast():
+        with self.autocast():
             projection_VBE, _ = self.teacher(features_BTF, lengths_B)
         return ByolTargets(features_BTF, lengths_B, F.normalize(projection_VBE, dim=-1), crops)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16)

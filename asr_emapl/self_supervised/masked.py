@@ -22,6 +22,7 @@ from asr_emapl.errors import UserError
 from asr_emapl.objective import Prepared, to_device
 from asr_emapl.self_supervised.config import MaskedConfig
 from asr_emapl.self_supervised.spread import SpreadGuard, spread
+from asr_emapl.self_supervised.teacher_objective import TeacherObjective
 
 # data2vec averages 8 of 12 layers (Baevski et al. 2022, section 4.2).
 _TOP_SHARE = 2.0 / 3.0
@@ -77,7 +78,7 @@ class MaskedTargets:
         return self.take([i for i, place in enumerate(self.places) if place % 2 == which])
 
 
-class MaskedObjective:
+class MaskedObjective(TeacherObjective):
     """Mean squared error at masked frames (data2vec, Baevski et al. 2022, section 3).
 
     The target is the mean of the teacher's last layers, each normalised per utterance and channel over time.
@@ -85,14 +86,9 @@ class MaskedObjective:
     front-end, as in BEST-RQ (Chiu et al. 2022), so that any model can be trained.
 
     Args:
-        student: the result of `ProcessGroup.data_parallel` for a `MaskedModel`.
-        teacher: of a `MaskedModel`.
+        student, teacher: of a `MaskedModel`; see `TeacherObjective`, also for the other arguments.
         seed: seed of the run; the masks are seeded by it, the utterance and the pass.
-        mark: called with the phase that has ended; see `Phases.mark`.
-        bf16: run both models with autocast to bfloat16.
     """
-
-    reasons = ("undecodable",)
 
     def __init__(
         self,
@@ -107,9 +103,8 @@ class MaskedObjective:
         seed: int,
         bf16: bool = False,
     ) -> None:
-        self.world, self.features, self.student, self.teacher = world, features, student, teacher
-        self.config, self.guard, self.mark = config, guard, mark
-        self.seed, self.bf16 = seed, bf16
+        super().__init__(world, student, teacher, guard, mark, bf16=bf16)
+        self.features, self.config, self.seed = features, config, seed
 
     def prepare(self, micro_batches: Sequence[MicroBatch], passes: int) -> Prepared[MaskedTargets]:
         """See `Objective.prepare`. Synchronizes with the device once, to read the statistics."""
@@ -126,14 +121,6 @@ class MaskedObjective:
         self.mark("teacher")
         return prepared
 
-    def summed(self, counts: Sequence[float]) -> dict[str, float]:
-        """See `Objective.summed`.
-
-        Raises:
-            UserError: the targets have collapsed.
-        """
-        return self.guard.check(list(counts))
-
     def nothing(self) -> MaskedTargets:
         """See `Objective.nothing`."""
         device, size = self.world.device, self.features.size
@@ -145,7 +132,7 @@ class MaskedObjective:
 
     def loss(self, targets: MaskedTargets) -> Tensor:
         """See `Objective.loss`."""
-        with self._autocast():
+        with self.autocast():
             _, predicted_BTD = self.student(targets.features_BTF, targets.lengths_B)
         if not targets.masked:
             return 0.0 * predicted_BTD.sum()
@@ -170,7 +157,7 @@ class MaskedObjective:
         if heard_BTF.dim() == 3:
             keep_BT = keep_BT[..., None]
         frames_B = to_device(outputs, self.world.device)
-        with self._autocast():
+        with self.autocast():
             layers, _ = self.teacher(clean_BTF, lengths_B)
         target_BTD = self._average(layers, frames_B, mask_BT.shape[1])
         masked = tuple(mask_BT.sum(1).tolist())
@@ -208,9 +195,6 @@ class MaskedObjective:
             variance_B1D = x_BTD.square().sum(1, keepdim=True) / count_B11
             total_BTD = total_BTD + x_BTD * torch.rsqrt(variance_B1D + _EPS)
         return total_BTD / count
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16)
 
 
 def span_mask(frames: int, share: float, span: int, seed: int) -> Tensor:
