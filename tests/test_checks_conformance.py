@@ -168,7 +168,9 @@ def test_command_with_a_model_that_passes() -> None:
     assert code == 0
     lines = output.splitlines()
     assert lines[: len(conformance.CHECKS)] == [f"ok   {c.name}" for c in conformance.CHECKS]
-    assert "M parameters; 100 input and" in lines[len(conformance.CHECKS)]
+    verdict, size = lines[len(conformance.CHECKS) :][:2]
+    assert verdict == "all checks passed"
+    assert "M parameters; 100 input and" in size
 
 
 def test_command_with_a_model_that_fails() -> None:

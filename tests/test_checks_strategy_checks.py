@@ -166,13 +166,16 @@ def run_cli(corpus, *overrides: str) -> tuple[int, list[str]]:
 def test_command_with_a_strategy_that_passes_on_two_processes(corpus):
     code, lines = run_cli(corpus, "pseudo_labels.strategy=cache")
     assert code == 0
-    assert [line.partition(":")[0] for line in lines] == [f"ok   {name}" for name in NAMES]
+    assert [line.partition(":")[0] for line in lines] == [
+        *(f"ok   {name}" for name in NAMES),
+        "all checks passed",
+    ]
 
 
 def test_command_with_a_strategy_that_fails(corpus, no_processes):
     code, lines = run_cli(corpus, "pseudo_labels.strategy=support.broken_strategies:KeepsBlanks")
     assert code == 1
-    assert [line.partition(":")[0] for line in lines] == ["FAIL labels"]
+    assert [line.partition(":")[0] for line in lines] == ["FAIL labels", "1 check failed"]
     assert "tokens are 1 to" in lines[0]
 
 

@@ -75,7 +75,7 @@ weights=$(realpath -- "$weights")
 overrides=("features.weights=$weights" ${overrides[@]+"${overrides[@]}"})
 export PYTHONPATH=$root/recipes${PYTHONPATH:+:$PYTHONPATH}
 command=("$PYTHON" "$root/recipes/strategies/strategies.py" --config "$config" --systems-file "$here/systems.yaml" --lm data/3gram.arpa
-    --amounts "$amounts" --unit h --hours "$hours" --standard baseline --validations 1 ${decoding[@]+"${decoding[@]}"}
+    --tuning data/tuning.jsonl     --amounts "$amounts" --unit h --hours "$hours" --standard baseline --validations 1 ${decoding[@]+"${decoding[@]}"}
     ${options[@]+"${options[@]}"})
 "${command[@]}" --check -- "${overrides[@]}"
 mkdir -p -- "$exp"
@@ -90,17 +90,25 @@ if [[ ! -f data/3gram.arpa ]]; then
     # The language model helps to label the audio, so it must not know what is said there.
     run asr-emapl lm --text "$lm_text" --exclude data/train-clean-5.jsonl --exclude data/train-clean-100.jsonl --out data/3gram.arpa
 fi
-# 1.5 h: the first utterances of each speaker of train-clean-5. The rest of it and train-clean-100 are unlabelled.
+# 1.5 h: the first utterances of each speaker of train-clean-5. The rest of it and train-clean-100 are unlabelled, but for
+# every second of the speakers with one utterance there: these utterances tune the weights of the language model.
 if [[ ! -f data/unlabelled-1.5.jsonl ]]; then
     run asr-emapl split features/train-clean-5.jsonl --hours 1.5 --out data/labelled-1.5.jsonl --rest data/rest-1.5.jsonl --overwrite
     "$PYTHON" - <<'PYTHON'
+from collections import Counter
+
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.data.manifest_writer import write_manifests
 all_100 = list(read_manifest("features/train-clean-100.jsonl"))
+count = Counter(utterance.speaker for utterance in all_100)
+tuning = [utterance for utterance in all_100 if count[utterance.speaker] == 1][::2]
+held_out = {utterance.id for utterance in tuning}
+unlabelled = [utterance for utterance in all_100 if utterance.id not in held_out]
 write_manifests({
     "data/labelled-5.3.jsonl": list(read_manifest("features/train-clean-5.jsonl")),
-    "data/unlabelled-5.3.jsonl": all_100,
-    "data/unlabelled-1.5.jsonl": [*read_manifest("data/rest-1.5.jsonl"), *all_100],
+    "data/tuning.jsonl": tuning,
+    "data/unlabelled-5.3.jsonl": unlabelled,
+    "data/unlabelled-1.5.jsonl": [*read_manifest("data/rest-1.5.jsonl"), *unlabelled],
 })
 PYTHON
 fi

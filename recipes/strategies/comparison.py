@@ -1,4 +1,4 @@
-"""Compare the systems that were trained: one table per amount of labelled audio."""
+"""Compare the systems that were trained: one table per amount of labelled audio and way to decode."""
 
 from __future__ import annotations
 
@@ -39,8 +39,12 @@ class SystemRun:
     folder: Path
     references: Mapping[str, str]
 
+    def has(self, suffix: str) -> bool:
+        """Whether all parts were decoded; `suffix`: of the names of the hypotheses."""
+        return all(part + suffix in self.wer for part in self.references)
+
     def hypotheses(self, part: str) -> dict[str, str]:
-        """Id -> text of the teacher."""
+        """Id -> text of the teacher; `part` may end in `WITH_LM`."""
         return read_transcripts(self.folder / f"{part}.jsonl", role="hypothesis")
 
     @cached_property
@@ -114,40 +118,49 @@ class Table:
         return sorted({run.amount for run in self.runs}, key=float)
 
     def print(self) -> None:
-        """Print one Markdown table per amount of labelled audio."""
+        """Print a Markdown table per amount of labelled audio, and one for decoding with the language model."""
         for amount in self.amounts:
             same = [run for run in self.runs if run.amount == amount]
             systems = {
                 name: [r for r in same if r.system == name] for name in dict.fromkeys(("seed", *self.titles))
             }
             self._print_one(f"{amount} {self.unit} labelled", systems)
+            with_lm = {name: [r for r in runs if r.has(WITH_LM)] for name, runs in systems.items()}
+            if any(with_lm.values()):
+                self._print_one(
+                    f"{amount} {self.unit} labelled, decoded with the language model", with_lm, WITH_LM
+                )
 
-    def _print_one(self, title: str, systems: Mapping[str, Sequence[SystemRun]]) -> None:
-        names = [*self.parts, *(part + WITH_LM for part in self.parts)]
-        decoded = [name for name in names if any(name in run.wer for run in self.runs)]
-        columns = ["seeds", *(name.replace(WITH_LM, " + LM") for name in decoded)]
-        columns += [f"student {part}" for part in self.parts]
-        columns += [f"{part} - {self.standard} (95 %)" for part in self.parts]
-        columns += [f"gap closed {part}" for part in self.parts] + ["label WER", "CPU min"]
+    def _print_one(self, title: str, systems: Mapping[str, Sequence[SystemRun]], suffix: str = "") -> None:
+        columns = ["seeds", *self.parts, *(f"{part} - {self.standard} (95 %)" for part in self.parts)]
+        columns += [f"gap closed {part}" for part in self.parts]
+        if not suffix:
+            columns += [*(f"student {part}" for part in self.parts), "label WER", "CPU min"]
         print(f"\n{title}\n")
         print(f"| system | {' | '.join(columns)} |")
         print("|---" * (1 + len(columns)) + "|")
         for name, runs in systems.items():
             if runs:
-                cells = self._cells(runs, systems, decoded)
+                cells = [*self._rates(runs, systems, suffix), *([] if suffix else self._training(runs))]
                 print(f"| {self.titles.get(name, 'seed model')} | {' | '.join(cells)} |")
 
-    def _cells(
-        self, runs: Sequence[SystemRun], systems: Mapping[str, Sequence[SystemRun]], decoded: Sequence[str]
+    def _rates(
+        self, runs: Sequence[SystemRun], systems: Mapping[str, Sequence[SystemRun]], suffix: str
     ) -> list[str]:
+        """Seeds, and what was decoded with the teacher; `suffix`: of the names of the hypotheses."""
         collapsed = sum(run.collapsed for run in runs)
         bounds = (systems["baseline"], systems["oracle"])
         return [
             f"{len(runs)}, {collapsed} collapsed" if collapsed else str(len(runs)),
-            *(_spread([run.wer[name] for run in runs if name in run.wer]) for name in decoded),
+            *(_spread([run.wer[part + suffix] for run in runs]) for part in self.parts),
+            *(_difference(runs, systems.get(self.standard, []), part, suffix) for part in self.parts),
+            *(_recovered(runs, *bounds, part + suffix) for part in self.parts),
+        ]
+
+    def _training(self, runs: Sequence[SystemRun]) -> list[str]:
+        """The student, the labels and the processor time."""
+        return [
             *(_spread([run.student_wer[part] for run in runs]) for part in self.parts),
-            *(_difference(runs, systems.get(self.standard, []), part) for part in self.parts),
-            *(_recovered(runs, *bounds, part) for part in self.parts),
             _spread([w for run in runs if (w := run.label_wer) is not None]),
             _spread([run.processor_minutes for run in runs]),
         ]
@@ -161,7 +174,7 @@ def _spread(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.1f}{deviation}"
 
 
-def _difference(runs: Sequence[SystemRun], standard: Sequence[SystemRun], part: str) -> str:
+def _difference(runs: Sequence[SystemRun], standard: Sequence[SystemRun], part: str, suffix: str) -> str:
     """The difference in WER to the standard system over common seeds, with its interval by speaker.
 
     A star marks a significant one (`asr_emapl.scoring.comparison`).
@@ -171,8 +184,8 @@ def _difference(runs: Sequence[SystemRun], standard: Sequence[SystemRun], part: 
         return "-"
     reference = read_utterances(runs[0].references[part])
     entries = _by_seed(pairs, lambda pair: reference)
-    first = _by_seed(pairs, lambda pair: pair[0].hypotheses(part))
-    second = _by_seed(pairs, lambda pair: pair[1].hypotheses(part))
+    first = _by_seed(pairs, lambda pair: pair[0].hypotheses(part + suffix))
+    second = _by_seed(pairs, lambda pair: pair[1].hypotheses(part + suffix))
     found = compare(entries, first, second, (standard[0].system, runs[0].system), ScoringConfig())
     interval = found.by_speaker or found.by_utterance
     text = f"{100 * found.difference:+.1f}"

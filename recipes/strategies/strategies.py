@@ -25,6 +25,7 @@ from asr_emapl.terminal import run_script
 
 NGRAM_ORDER = 3
 BASELINE = ("pseudo_labels.strategy=none", "data.unlabelled=[]")
+_TUNING_GRID = ("--weights", "0.5,0.75,1,1.25,1.5", "--bonuses", "-1,0,1,2,3")
 # The comparison includes runs whose labels collapse: log the collapse, do not stop.
 _FOR_ALL = ("checkpoint.keep=1", "device.threads=1", "pseudo_labels.on_collapse=warn")
 
@@ -39,6 +40,7 @@ class Comparison:
         amount: labelled audio, as in the names of the manifests.
         hours: audio of each run after the seed model.
         given_lm: language model; None: one of the labelled transcripts.
+        tuning: transcribed audio for the weights of the language model; None: they are calibrated without.
         hypotheses: labels of another recogniser; "": there are none.
         validations: number of them in each run after the seed model.
     """
@@ -49,6 +51,7 @@ class Comparison:
     seed: int
     hours: float
     given_lm: Path | None = None
+    tuning: Path | None = None
     hypotheses: str = ""
     validations: int = 8
 
@@ -75,7 +78,7 @@ class Comparison:
 
     @property
     def search(self) -> Path:
-        """The weights of the language model, calibrated for the seed model."""
+        """The weights of the language model for the seed model."""
         return Path(f"runs/{self.amount}-lm-seed{self.seed}.json")
 
     def seed_run(self) -> Run:
@@ -139,7 +142,7 @@ class Work:
         self.validation, self.with_lm = validation, with_lm
 
     def seed(self, comparison: Comparison) -> None:
-        """Train the seed model, and calibrate the language model for it."""
+        """Train the seed model, and choose the weights of the language model for it."""
         run, lm, out = comparison.seed_run(), comparison.lm, comparison.search
         if not lm.exists():
             self.emapl(run, "lm", "--text", comparison.labelled, "--order", NGRAM_ORDER, "--out", lm)
@@ -148,7 +151,7 @@ class Work:
             self.train(run)
             self._forget_decoded(run)
             out.unlink(missing_ok=True)
-            self.calibrate(run, comparison, out)
+            self.weigh_lm(run, comparison, out)
         self.decode(run, comparison, out)
 
     def system(self, comparison: Comparison, system: str) -> None:
@@ -168,15 +171,21 @@ class Work:
                 if out.exists() or (name and not self.with_lm):
                     continue
                 if name and not search.exists():
-                    self.calibrate(run, comparison, search)
+                    self.weigh_lm(run, comparison, search)
                 self.emapl(run, "decode", *source, *options, "--out", out)
         (run.folder / DECODED).touch()
 
-    def calibrate(self, run: Run, comparison: Comparison, out: Path) -> None:
-        """Choose the word bonus for the newest teacher of a run, on unlabelled audio."""
-        data = ("--manifest", comparison.unlabelled[0], "--transcripts", comparison.labelled)
-        model = ("--checkpoint", run.folder, "--lm", comparison.lm, "--lexicon", comparison.lm)
-        self.emapl(run, "calibrate-lm", *model, *data, "--out", out)
+    def weigh_lm(self, run: Run, comparison: Comparison, out: Path) -> None:
+        """Choose the weights of the language model for the newest teacher of a run.
+
+        They are tuned on held-out transcripts; without, the word bonus is calibrated on unlabelled audio.
+        """
+        model = ("--checkpoint", run.folder, "--lm", comparison.lm, "--lexicon", comparison.lm, "--out", out)
+        if comparison.tuning is not None:
+            self.emapl(run, "tune-lm", *model, "--manifest", comparison.tuning, *_TUNING_GRID)
+        else:
+            data = ("--manifest", comparison.unlabelled[0], "--transcripts", comparison.labelled)
+            self.emapl(run, "calibrate-lm", *model, *data)
 
     def _forget_decoded(self, run: Run) -> None:
         """Remove what an earlier checkpoint of a run decoded."""
@@ -219,7 +228,15 @@ def main() -> None:
     if not chosen.table:
         comparisons = [
             Comparison(
-                config, systems, amount, seed, chosen.hours, chosen.lm, chosen.external, chosen.validations
+                config,
+                systems,
+                amount,
+                seed,
+                chosen.hours,
+                given_lm=chosen.lm,
+                tuning=chosen.tuning,
+                hypotheses=chosen.external,
+                validations=chosen.validations,
             )
             for seed in range(chosen.seeds)
             for amount in chosen.amounts.split(",")
@@ -244,6 +261,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--systems", default="")
     parser.add_argument("--lm", type=Path)
+    parser.add_argument("--tuning", type=Path, help="transcribed audio for the weights of the language model")
     parser.add_argument("--external", default="")
     parser.add_argument("--decode-with-lm", action="store_true")
     parser.add_argument("--validations", type=int, default=8)
