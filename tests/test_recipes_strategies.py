@@ -120,6 +120,8 @@ def test_the_table(recipe, tmp_path, monkeypatch, capsys):
             texts = {u.id: "ONE SIX" if int(u.id[-1]) < wrong else "ONE TWO" for u in utterances}
             for part in ("dev-clean", "dev-other"):
                 write_hypotheses(folder / f"{part}.jsonl", texts)
+                if system == "ema" and seed == 0:
+                    write_hypotheses(folder / f"{part}.lm.jsonl", {u.id: "ONE TWO" for u in utterances})
             (folder / "processor_seconds.json").write_text("[60.0, 30.0]")
             labels = [
                 {"event": "labels", "hours": h, "step": 1, "label_wer": w} for h, w in ((1, 50), (4, 20))
@@ -134,13 +136,15 @@ def test_the_table(recipe, tmp_path, monkeypatch, capsys):
     table = recipe["comparison"].Table(Path("runs"), titles, references, "min")
     table.print()
     told = capsys.readouterr().out
-    rows = {line.split(" | ")[0][2:]: line for line in told.splitlines() if line.startswith("| ")}
-    assert "4 min labelled" in told
-    assert "| 50.0 +-0.0 | 50.0 +-0.0 | 40.0 +-0.0 | 40.0 +-0.0 | +25.0" in rows["base"]
-    assert "*" in rows["base"]
-    assert "| 25.0 +-0.0 | 25.0 +-0.0 | 40.0 +-0.0 | 40.0 +-0.0 | - | - |" in rows["teacher"]
-    assert "| 50 % | 50 % | 20.0 +-0.0 | 1.5 +-0.0 |" in rows["teacher"]
-    assert "| 100 % | 100 % | - |" in rows["true texts"]
+    greedy, with_lm = told.split("4 min labelled, decoded with the language model")
+    rows = {line.split(" | ")[0][2:]: line for line in greedy.splitlines() if line.startswith("| ")}
+    assert "4 min labelled" in greedy
+    assert "| 50.0 +-0.0 | 50.0 +-0.0 | +25.0 (+25.0 to +25.0)*" in rows["base"]
+    assert "| 25.0 +-0.0 | 25.0 +-0.0 | - | - | 50 % | 50 % | 40.0 +-0.0 | 40.0 +-0.0 |" in rows["teacher"]
+    assert "| 20.0 +-0.0 | 1.5 +-0.0 |" in rows["teacher"]
+    assert "| 100 % | 100 % | 40.0 +-0.0 | 40.0 +-0.0 | - |" in rows["true texts"]
+    (only,) = (line for line in with_lm.splitlines() if line.startswith("| teacher"))
+    assert "| 1 | 0.0 | 0.0 | - | - | - | - |" in only
     recipe["picture"].draw_strategies(table, Path("figure.png"))
     assert Path("figure.png").read_bytes().startswith(b"\x89PNG")
 

@@ -118,7 +118,7 @@ class Table:
         return sorted({run.amount for run in self.runs}, key=float)
 
     def print(self) -> None:
-        """Print a Markdown table per amount of labelled audio, and one for decoding with the language model."""
+        """Print Markdown tables: per amount of labelled audio, decoded without and with the language model."""
         for amount in self.amounts:
             same = [run for run in self.runs if run.amount == amount]
             systems = {
