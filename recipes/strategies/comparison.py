@@ -118,7 +118,7 @@ class Table:
         return sorted({run.amount for run in self.runs}, key=float)
 
     def print(self) -> None:
-        """Print Markdown tables: per amount of labelled audio, decoded without and with the language model."""
+        """Print Markdown tables per amount of labelled audio, decoded without and with language model."""
         for amount in self.amounts:
             same = [run for run in self.runs if run.amount == amount]
             systems = {
