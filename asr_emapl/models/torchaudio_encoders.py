@@ -10,7 +10,7 @@ import torchaudio.models
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from asr_emapl.models.front_ends import ConvFrontEnd
+from asr_emapl.models.feature_encoder import FeatureEncoderCtc
 from asr_emapl.models.valid_frames import (
     ChannelNorm,
     Lengths,
@@ -22,36 +22,7 @@ from asr_emapl.models.valid_frames import (
 from asr_emapl.models.weights import load_matching
 
 
-class _OnFrontEnd(nn.Module):
-    """A strided convolution, the encoder of a subclass on its frames, and a CTC output."""
-
-    def __init__(
-        self, vocabulary_size: int, input_size: int, dim: int, kernel: int, stride: int, dropout: float
-    ) -> None:
-        super().__init__()
-        self.frontend = ConvFrontEnd(input_size, dim, kernel, stride, dropout)
-        self.output = nn.Linear(dim, vocabulary_size)
-
-    def encode(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D]; frames after an utterance's end must not affect the others."""
-        raise NotImplementedError
-
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """See `CtcModel.forward`."""
-        (x_BTD,), lengths = self.layer_outputs(features, lengths)
-        return F.log_softmax(self.output(x_BTD).float(), dim=-1), lengths
-
-    def layer_outputs(self, features: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
-        """See `CtcModel`; only the output of the last layer."""
-        x_BTD, lengths = self.frontend(features, lengths)
-        return [self.encode(x_BTD, lengths)], lengths
-
-    def output_lengths(self, lengths: Tensor) -> Tensor:
-        """See `CtcModel.output_lengths`."""
-        return self.frontend.output_lengths(lengths)
-
-
-class ConformerCtc(_OnFrontEnd):
+class ConformerCtc(FeatureEncoderCtc):
     """torchaudio's Conformer (Gulati et al. 2020) after a strided convolution.
 
     torchaudio's convolution reads padding, and its norms compute statistics over padded frames; both are
@@ -88,16 +59,16 @@ class ConformerCtc(_OnFrontEnd):
             parts[2] = MaskedConv1d(parts[2], self._lengths)
             parts[3] = ChannelNorm(dim)
 
-    def encode(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
-        """See `_OnFrontEnd.encode`."""
+    def encode(self, x_BTD: Tensor, lengths_B: Tensor) -> list[Tensor]:
+        """See `FeatureEncoderCtc.encode`; only the output of the last layer."""
         # torchaudio's mask has as many frames as the longest utterance.
         frames, most = x_BTD.shape[1], int(lengths_B.max())
         self._lengths.value = lengths_B
         x_BTD, _ = self.encoder(x_BTD[:, :most], lengths_B)
-        return F.pad(x_BTD, (0, 0, 0, frames - most))
+        return [F.pad(x_BTD, (0, 0, 0, frames - most))]
 
 
-class EmformerCtc(_OnFrontEnd):
+class EmformerCtc(FeatureEncoderCtc):
     """torchaudio's Emformer (Shi et al. 2021), which attends to segments for streaming.
 
     Args:
@@ -129,11 +100,11 @@ class EmformerCtc(_OnFrontEnd):
             dim, heads, feedforward or 4 * dim, layers, segment, dropout, "relu", left, right
         )
 
-    def encode(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
-        """See `_OnFrontEnd.encode`."""
+    def encode(self, x_BTD: Tensor, lengths_B: Tensor) -> list[Tensor]:
+        """See `FeatureEncoderCtc.encode`; only the output of the last layer."""
         x_BTD = x_BTD * valid(x_BTD, lengths_B, 1)
         x_BTD, _ = self.encoder(F.pad(x_BTD, (0, 0, 0, self.right)), lengths_B)
-        return x_BTD
+        return [x_BTD]
 
 
 class Wav2Vec2Ctc(nn.Module):
