@@ -54,6 +54,7 @@ _HUGGING_FACE = {"model_type": "wav2vec2", **_WAVES, **_LAYERS, **_CONVOLUTIONS}
 PACKAGED = {
     "torchaudio_encoders:ConformerCtc": (1, {"input_size": 12, "dim": 8, "heads": 2, "layers": 2}),
     "torchaudio_encoders:EmformerCtc": (1, {"input_size": 12, "dim": 8, "heads": 2, "layers": 2}),
+    "speechbrain_encoders:SpeechBrainCtc": (2, {"input_size": 12, "dim": 8, "heads": 2, "layers": 2}),
     "whisper:WhisperCtc": (
         1,
         {"input_size": 12, "sizes": {"dim": 64, "mel_bands": 12, "frames": 100, "layers": 1}},
@@ -68,6 +69,8 @@ def test_models_of_the_package_have_layer_outputs(name):
     """The last one is the input of the output layer, and every other parameter gets a gradient."""
     if "hugging_face" in name:
         pytest.importorskip("transformers")
+    if "speechbrain" in name:
+        pytest.importorskip("speechbrain")
     torch.manual_seed(0)
     count, options = PACKAGED[name]
     model = resolve(f"asr_emapl.models.{name.split()[0]}", USERS_OWN)(5, **options).eval()
