@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -254,6 +255,8 @@ def contestants(chosen: argparse.Namespace, shape: Shape, device: torch.device) 
         "torchaudio Conformer": lambda: torchaudio_conformer(shape),
     }
     others = sampled
+    # Its import would allow TF32 for all encoders.
+    os.environ.setdefault("SB_DISABLE_QUIRKS", "allow_tf32,disable_jit_profiling")
     try:
         import speechbrain  # noqa: F401
     except ImportError:
