@@ -163,8 +163,8 @@ def download(
     """
     if min(asdict(size).values()) <= 0 or size.unlabelled_speakers < size.labelled_speakers:
         raise UserError(
-            f"{size}: all sizes must be above zero, and there must be at least as many unlabelled as "
-            "labelled speakers"
+            "the corpus: all sizes must be above zero, and there must be at least as many unlabelled as "
+            f"labelled speakers, not {size.unlabelled_speakers} and {size.labelled_speakers}"
         )
     root = destination / "LibriSpeech"
     corpus_parts = parts(size, seed)

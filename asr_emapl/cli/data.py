@@ -61,7 +61,7 @@ def tokenizer(
     else:
         made = SentencePieceTokenizer.train(texts, size, kind)
     save_tokenizer(out, made)
-    say_written(out, f"{out}: {made!r}")
+    say_written(out, f"{out}: {made}")
 
 
 @commands.command()
