@@ -170,7 +170,8 @@ class Trainer:
             allowed=self.allow_changes,
         )
         self.position = self.labels.restore(self.resumed, self.position)
-        self.notes += self.corpora.notes + notes
+        told = self.corpora.new_audio_notes(self.resumed.get("contents", {}))
+        self.notes += self.corpora.notes + told + notes
         self.guard = CollapseGuard(**self.corpora.audio.sizes)
         rates = logged_validation(self.folder, log_lines, self.step) if self.validation_due else None
         rates = world.gather(rates)[0]
