@@ -303,7 +303,7 @@ def main() -> None:
     for name, median in medians.items():
         one = field[name]
         padding = 1.0 - one.audio / one.padded
-        print(f"  {name:36s} {median:9.1f} h/h  {median / first:5.2f}  padding {padding:.1%}")
+        print(f"  {name:36s} {median:9.1f} h/h  {median / first:5.2f}  padding {100 * padding:.1f} %")
     for precision in chosen.precisions.split(","):
         ours = medians[f"asr_emapl TransformerCtc, {precision}"]
         for theirs in chosen.precisions.split(","):
@@ -316,7 +316,7 @@ def main() -> None:
             peak = next((flops for name, flops in PEAK_FLOPS.items() if name in where), None)
             if peak and precision == "bf16":
                 used = ours * shape.flops_per_second_of_audio(12.3) / peak
-                print(f"  MFU {used:.1%} of {peak / 1e12:.0f} TFLOP/s")
+                print(f"  MFU {100 * used:.1f} % of {peak / 1e12:.0f} TFLOP/s")
 
 
 if __name__ == "__main__":

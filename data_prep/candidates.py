@@ -12,6 +12,7 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.decode import LENGTH_TOLERANCE_S, probe_whole
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError, counted, list_findings, listing
+from asr_emapl.progress import track
 from asr_emapl.text.needed import AUTO, Changes, needed_preset
 from asr_emapl.text.normalise import PRESETS, Preset
 
@@ -192,7 +193,8 @@ def probe_all(
     """
     paths = list(dict.fromkeys(audio))
     with ThreadPoolExecutor(workers) as pool:
-        facts = dict(zip(paths, pool.map(_facts, paths), strict=True))
+        probed = track(pool.map(_facts, paths), "reading headers", len(paths), "files")
+        facts = dict(zip(paths, probed, strict=True))
     good = [known for known in facts.values() if not isinstance(known, str)]
     rates = Counter(rate for _, rate, _ in good if rate != SAMPLE_RATE_HZ)
     notes = []

@@ -37,6 +37,7 @@ import soundfile
 
 from asr_emapl.errors import UserError
 from asr_emapl.processes import serve_parent
+from asr_emapl.progress import track
 from asr_emapl.storage import read_document, read_object, write, writing
 from data_prep.espeak import Engine, engine_paths
 
@@ -162,8 +163,8 @@ def download(
     """
     if min(asdict(size).values()) <= 0 or size.unlabelled_speakers < size.labelled_speakers:
         raise UserError(
-            f"{size}: all sizes must be above zero, and there must be at least as many unlabelled as "
-            "labelled speakers"
+            "the corpus: all sizes must be above zero, and there must be at least as many unlabelled as "
+            f"labelled speakers, not {size.unlabelled_speakers} and {size.labelled_speakers}"
         )
     root = destination / "LibriSpeech"
     corpus_parts = parts(size, seed)
@@ -250,11 +251,16 @@ def _render_parts(
             partial, final = root / f".{part.name}.partial", root / part.name
             shutil.rmtree(partial, ignore_errors=True)
             jobs = [(part, speaker, partial, seed) for speaker in part.speakers]
-            list(pool.starmap(_render_speaker, jobs, 1) if pool else itertools.starmap(_render_speaker, jobs))
+            rendered = (pool.imap if pool else map)(_render_job, jobs)
+            list(track(rendered, f"rendering {part.name}", len(jobs), "speakers"))
             write(partial / MARKER, json.dumps(marker, indent=1))
             if final.exists():  # of another seed, size or version
                 shutil.rmtree(final)
             partial.rename(final)
+
+
+def _render_job(job: tuple[Part, Speaker, Path, int]) -> None:
+    _render_speaker(*job)
 
 
 def _render_speaker(part: Part, speaker: Speaker, directory: Path, seed: int) -> None:

@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import ssl
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,17 +16,8 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-
 from asr_emapl.errors import UserError
+from asr_emapl.progress import Progress
 from asr_emapl.terminal import visible
 
 _logger = logging.getLogger(__name__)
@@ -36,6 +26,7 @@ _ATTEMPTS = 5  # maximum consecutive attempts without new bytes
 _FIRST_PAUSE_S = 1.0  # doubled after each attempt
 _TIMEOUT_S = 60.0  # without new bytes
 _BLOCK = 1 << 18
+_MB = 1_000_000
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 """HTTP statuses that may be temporary."""
 
@@ -136,18 +127,10 @@ def _span(response: Any) -> tuple[int, int | None]:
 
 @contextmanager
 def _progress(name: str, start: int, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on a terminal; yields a function that advances it by a number of bytes."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-    )
-    with Progress(
-        *columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not sys.stderr.isatty()
-    ) as bar:
-        task = bar.add_task(visible(name, keep=""), total=total, completed=start)
-        yield lambda count: bar.advance(task, count)
+    """Show the progress; yields a function that advances it by a number of bytes."""
+    size = None if total is None else total / _MB
+    with Progress(visible(name, keep=""), size, "MB", done=start / _MB) as progress:
+        yield lambda count: progress.advance(count / _MB)
 
 
 def _kind(checksum: str) -> str:

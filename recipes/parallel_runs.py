@@ -9,7 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -19,6 +21,9 @@ import torch
 from asr_emapl.checkpoints.files import checkpoint_paths
 from asr_emapl.checkpoints.origin import set_aside
 from asr_emapl.errors import UserError
+from asr_emapl.progress import LINE_EVERY_S
+
+_TAIL_BYTES = 2000  # of the output of a command, which have its last line
 
 
 @dataclass(frozen=True)
@@ -88,11 +93,19 @@ class Devices:
         for process in list(self._running):
             process.terminate()
 
-    def run(self, command: Sequence[str], log: TextIO, used: Callable[[float], None] | None = None) -> None:
-        """Run a command as soon as a device is free.
+    def run(
+        self,
+        command: Sequence[str],
+        log: TextIO,
+        used: Callable[[float], None] | None = None,
+        what: str = "command",
+    ) -> None:
+        """Run a command as soon as a device is free, and print its progress: the last lines of its output.
 
         Args:
+            log: file for its output.
             used: called with the processor time in seconds, also if the command failed or was stopped.
+            what: short name of the command for messages, for example "train".
 
         Raises:
             UserError: the command failed, or the recipe was stopped.
@@ -106,7 +119,9 @@ class Devices:
             self._require_running()
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
             self._running.add(process)
-            _, status, usage = os.wait4(process.pid, 0)
+            print(f"{Path(log.name).stem}: {what} started (output: {log.name})", flush=True)
+            with _last_lines(Path(log.name)):
+                _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
             self._running.discard(process)
             if used is not None:
@@ -128,7 +143,7 @@ class Devices:
         """Run an asr-emapl command with its output appended to a file; see `run`."""
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as file:
-            self.run([sys.executable, "-m", "asr_emapl", *map(str, arguments)], file, used)
+            self.run([sys.executable, "-m", "asr_emapl", *map(str, arguments)], file, used, str(arguments[0]))
 
     def train(self, run: Run, config: Path, *overrides: str) -> None:
         """Start or resume a training run; see `run`. Adds its processor time to RUN/processor_seconds.json.
@@ -141,6 +156,34 @@ class Devices:
         allow = () if checkpoint_paths(run.folder / "checkpoints") else ("--allow-changes",)
         self.emapl(["train", "--config", config, *changes, *allow], run.log, run.add_time)
         print(f"{run.name}: trained", flush=True)
+
+
+@contextmanager
+def _last_lines(log: Path) -> Iterator[None]:
+    """Print the last line of a growing file now and then, with the name of the file."""
+    ended = threading.Event()
+
+    def show() -> None:
+        shown = log.stat().st_size
+        while not ended.wait(LINE_EVERY_S):
+            if log.stat().st_size > shown:
+                shown = log.stat().st_size
+                print(f"{log.stem}: {_last_line(log)}", flush=True)
+
+    thread = threading.Thread(target=show, name=log.stem, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _last_line(log: Path) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+        lines = file.read().decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def newest(run: Path) -> Path:

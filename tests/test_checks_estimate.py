@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from pathlib import Path
 
 import pytest
@@ -120,6 +122,44 @@ def test_steps_follow_the_batch(config):
     assert found.hours == pytest.approx(0.01 / 36.0)
     config.batch.progressive = [[0.005, 12.0]]
     assert estimate(config, throughput=36.0).steps < found.steps
+
+
+def test_other_programs_do_not_change_the_speed(config, monkeypatch):
+    """On a loaded machine, a step waits for the core."""
+    idle = StepHere(config).speeds(["labelled"])["labelled"]
+    take = StepHere._take
+
+    def slowly(self, batch):
+        time.sleep(0.5)
+        take(self, batch)
+
+    monkeypatch.setattr(StepHere, "_take", slowly)
+    assert StepHere(config).speeds(["labelled"])["labelled"] > 0.4 * idle
+
+
+def test_the_estimate_says_what_it_assumes(config):
+    assumed = "on an otherwise idle machine"
+    measured, given = estimate(config), estimate(config, throughput=36.0)
+    assert assumed in str(measured)
+    assert assumed in " ".join(measured.rows()[-1])
+    assert assumed not in str(given) + " ".join(given.rows()[-1])
+
+
+def test_it_is_measured_with_the_threads_of_the_run(config, monkeypatch):
+    threads = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    config.device.threads = 3
+    StepHere(config)
+    assert threads == [3]
+
+
+def test_measuring_shows_its_progress(config, monkeypatch, capsys):
+    monkeypatch.setattr("asr_emapl.progress.LINE_EVERY_S", 0.001)
+    estimate(config)
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("measuring steps: ") for line in lines)
+    done, total = (float(number) for number in re.search(r"(\d+) of (\d+) s of audio", lines[-1]).groups())
+    assert total - 25.0 < done < total + 5.0  # the last line may be from before the last step, of 24 s
 
 
 def test_the_batch_is_lowered_until_it_fits(config):

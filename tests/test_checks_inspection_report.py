@@ -40,7 +40,15 @@ def shown(inspection: Inspection) -> list[str]:
 def test_what_stands_in_the_terminal():
     lines = shown(INSPECTION)
     text = "\n".join(lines)
-    for part in ("1,234.50", "1,203", "anna (1000.00)", "ben (234.50)", "4,321", "1.23%", "0.50, 1.00, 2.50"):
+    for part in (
+        "1,234.50",
+        "1,203",
+        "anna (1000.00)",
+        "ben (234.50)",
+        "4,321",
+        "1.23 %",
+        "0.50, 1.00, 2.50",
+    ):
         assert part in text
     assert "steps per epoch, at 60 s" in text
     assert "data/[bold]$x$.jsonl" in lines[0]

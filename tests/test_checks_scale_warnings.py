@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,8 +12,12 @@ from hypothesis import strategies as st
 from support.scale_tables import BATCH, run_config
 
 from asr_emapl.checks.scale import scale_table
+from asr_emapl.checks.starter import Hardware, Starter, StarterData
+from asr_emapl.config import load_config
 from asr_emapl.hyperparameters import OptimizerConfig, ScheduleConfig, TeacherConfig
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
+
+RECIPES = Path(__file__).parent.parent / "recipes"
 
 
 def only(config, batch_seconds, start):
@@ -28,8 +33,11 @@ def advised_batch(warning):
 
 
 def with_advised_teacher(config, warning):
-    """Each form of the advice in a config."""
-    hours, rho = re.search(r"half_life_hours to ([\d.]+) \(teacher\.rho ([\d.]+)\)", warning).groups()
+    """Each form of the advice in a config; none if a half-life for it would be too long for the run."""
+    found = re.search(r"half_life_hours to ([\d.]+) \(teacher\.rho ([\d.]+)\)", warning)
+    if found is None:
+        return []
+    hours, rho = found.groups()
     return [
         replace(config, teacher=TeacherConfig(half_life_hours=float(hours))),
         replace(config, teacher=TeacherConfig(rho=float(rho))),
@@ -48,7 +56,7 @@ def test_beyond_first_order_by_its_numbers():
     warning = only(config, 2000.0, "kappa (1 - rho)")
     assert warning.startswith("kappa (1 - rho) is 0.2, above 0.1:")
     # kappa rho^kappa / (1 - rho^kappa) = 89.8 base steps against rho / (1 - rho) = 99.
-    assert "lag of the teacher behind the student is 9.3% shorter than" in warning
+    assert "lag of the teacher behind the student is 9.3 % shorter than" in warning
     assert (
         "stay at or below 1000 s, or lengthen teacher.half_life_hours to 3.842 (teacher.rho 0.995)" in warning
     )
@@ -102,15 +110,44 @@ def test_the_second_warning_comes_where_it_says_and_its_advice_ends_it(teacher, 
     updates = teacher.half_life_seconds(100.0) / batch_seconds
     warning = only(config, batch_seconds, "the half-life of the teacher")
     if abs(updates - 1000.0) > 1e-3:
-        assert (warning is not None) == (updates < 1000.0)
+        at_reference = updates * batch_seconds / 100.0
+        if abs(at_reference - 2000.0) > 1e-3:
+            assert (warning is not None) == (updates < 1000.0 and at_reference > 2000.0)
     if warning is not None:
         for advised in with_advised_teacher(config, warning):
             assert only(advised, batch_seconds, "the half-life of the teacher") is None
-        batch = advised_batch(warning)
-        # A smaller batch is advised where the reference batch would do, and only there.
-        assert (batch is not None) == (updates * batch_seconds >= 1000.0 * 100.0)
-        if batch is not None:
-            assert only(config, batch, "the half-life of the teacher") is None
+            assert advised.teacher.half_life_seconds(100.0) <= 1.01 * 0.1 * 3600.0 * config.hours
+        assert only(config, advised_batch(warning), "the half-life of the teacher") is None
+
+
+def test_a_half_life_that_is_short_at_the_reference_is_not_the_batchs_fault():
+    config = run_config(teacher=TeacherConfig(rho=0.99))
+    for batch_seconds in (50.0, 100.0, 400.0):
+        assert scale_table(config, batch_seconds)[1] == []
+
+
+def test_no_half_life_of_the_order_of_the_run_is_advised():
+    """At 800 s, 1,000 updates take 222 h of audio, a quarter of the run; of a longer run, it is advised."""
+    warning = only(run_config(), 800.0, "the half-life of the teacher")
+    assert warning.endswith("if pseudo-labels become empty, stay at or below 693.1 s")
+    longer = only(run_config(hours=5000.0), 800.0, "the half-life of the teacher")
+    assert longer.endswith("or lengthen teacher.half_life_hours to 222.3 (teacher.rho 0.99991337)")
+
+
+@pytest.mark.parametrize("config", sorted(RECIPES.glob("*/conf/*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("kappa", [0.5, 1.0, 2.0, 4.0])
+def test_the_recipes_at_moderate_batches_are_not_warned_about(config, kappa):
+    config = load_config(config)
+    assert scale_table(config, kappa * config.batch.reference_seconds)[1] == []
+
+
+@pytest.mark.parametrize("gpus", [0, 1, 2, 4, 8])
+@pytest.mark.parametrize("hours", [0.07, 1.0, 10.0, 100.0, 1000.0])
+def test_what_init_config_writes_is_not_warned_about(tmp_path, gpus, hours):
+    data = StarterData(["l.jsonl"], ["u.jsonl"], {"dev": "d.jsonl"}, hours, 4.0 * hours, 16.0)
+    (tmp_path / "run.yaml").write_text(Starter(data, "t.json", Hardware(gpus, 8)).write_text(tmp_path))
+    config = load_config(tmp_path / "run.yaml")
+    assert scale_table(config, config.batch.seconds)[1] == []
 
 
 def test_small_betas_by_their_numbers():

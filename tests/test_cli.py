@@ -196,7 +196,7 @@ def test_a_sentencepiece_tokenizer_trains_a_model(project, tmp_path, kind):
         "tokenizer", "--kind", kind, "--size", 13, "--manifest", project.root / "labelled.jsonl",
         "--manifest", project.dev, "--out", out,
     )  # fmt: skip
-    assert "vocabulary_size=13" in told
+    assert f"{out}: SentencePiece tokenizer with 13 tokens (fingerprint " in told
     succeed(
         "train", "--config", project.config, f"tokenizer={out}", f"run_dir={tmp_path / 'run'}", "hours=0.003"
     )

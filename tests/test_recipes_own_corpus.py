@@ -98,8 +98,12 @@ def test_from_folders_of_audio_to_a_report(tmp_path, corpus):
     # The seed is where both begin.
     seed, ema = (hours_of(exp / "runs" / name / "log.jsonl") for name in ("seed", "ema"))
     assert ema[0] > seed[-1]
-    # After the report's table of the runs' own validations, that of the scores.
-    *_, row = [line for line in done.stdout.splitlines() if line.startswith("ema ")]
+    # Nothing is said twice. Short lines are rows of histograms.
+    lines = [*done.stdout.splitlines(), *done.stderr.splitlines()]
+    repeated = {line for line in lines if lines.count(line) > 1 and len(line.split()) > 8}
+    assert not repeated
+    assert sum("has audio of 44100 Hz" in line for line in lines) == 2
+    (row,) = [line for line in lines if line.startswith("ema ")]
     rate = json.loads((exp / "runs/ema/scores/dev.teacher.json").read_text())["words"]["rate"]
     assert f"{100 * rate:.1f}" in row
     assert "<svg" in (exp / "report.html").read_text()

@@ -43,7 +43,7 @@ def test_what_pseudo_labels_were_like(groups):
     assert values == {
         "Trained on": [(1.0, 75.0), (2.0, 75.0)],
         "Not empty": [(1.0, 75.0), (2.0, 75.0)],
-        "Mean confidence": [(1.0, 0.9), (2.0, 0.9)],
+        "Mean confidence": [(1.0, 90.0), (2.0, 90.0)],
         "Tokens per utterance": [(1.0, pytest.approx(20 / 3)), (2.0, pytest.approx(20 / 3))],
     }
 

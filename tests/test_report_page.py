@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from asr_emapl.errors import UserError
 from asr_emapl.report.comparison import Decoded, System
 from asr_emapl.report.page import render, write_page
 from asr_emapl.report.run import Run, read_runs
+from asr_emapl.runs.reader import PHASES
 
 NAMES = ("base", "<b>&ema" + "a" * 60)
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -103,6 +105,30 @@ def test_every_section_is_there_and_can_be_reached(page):
     assert targets == sections
     assert set(targets) <= set(outline.values("id"))
     assert page.count("<svg") == 2 + 4 + 4 + 3 + 1
+
+
+@pytest.mark.parametrize("rates", [[60.0, 40.0], [97.0, 95.0]])
+def test_the_line_at_the_top_names_each_section_in_order(tmp_path, rates):
+    """Also the section on what is wrong, which a page has only if there is something."""
+    write_run(tmp_path / "run", rates)
+    outline = Outline(render(read_runs([("run", tmp_path / "run")]), None, 20))
+    targets = [href[1:] for tag, name, href in outline.attributes if (tag, name) == ("a", "href")]
+    sections = [value for tag, name, value in outline.attributes if (tag, name) == ("section", "id")]
+    assert targets == sections
+    assert ("verdict" in targets) == (rates[-1] > 90.0)
+
+
+def test_percentages_are_written_in_one_way(page, runs, tmp_path):
+    """A number, a space and the sign; in a table, the sign is in the heading."""
+    assert not re.search(r"\d%", Outline(page).words)
+    ranks = [{"audio": 50.0, "padded": 60.0} | dict.fromkeys(PHASES, 1.0)]
+    write_run(tmp_path / "run", [40.0])
+    with (tmp_path / "run" / "speed.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 2, "hours": 1.0, "ranks": ranks}) + "\n")
+    words = Outline(render(read_runs([("run", tmp_path / "run")]), None, 20)).words
+    assert "padding 16.7 %" in words
+    assert "time: data 16.7 %" in words
+    assert not re.search(r"\d%", words)
 
 
 def test_ids_are_of_one_element_each(page):
@@ -210,6 +236,24 @@ def browser():
 def written(page, root) -> str:
     (root / "page.html").write_text(page, encoding="utf-8")
     return (root / "page.html").as_uri()
+
+
+def test_tables_and_long_words_fit_a_narrow_screen(browser, tmp_path):
+    for name in ("baseline", "ema"):
+        write_run(tmp_path / name, [60.0, 40.0])
+    runs = read_runs([(name, tmp_path / name) for name in ("baseline", "ema")])
+    utterances = [Utterance(f"u{i}", str(tmp_path / "absent.wav"), 1.5, "ONE TWO") for i in range(12)]
+    wrong = {u.id: f"{'PRYJPRN' * 12} TWO" for u in utterances}
+    decoded = Decoded("dev", utterances, [System(run.label, i, wrong) for i, run in enumerate(runs)])
+    write_page(runs, tmp_path / "page.html", decoded)
+    view = browser.new_page(viewport={"width": 375, "height": 800})
+    view.goto((tmp_path / "page.html").as_uri())
+    view.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert view.evaluate("document.documentElement.scrollWidth") == 375
+    regions = "[...document.querySelectorAll('.scroll')]"
+    wide = view.evaluate(f"{regions}.filter(s => s.scrollWidth > s.clientWidth).map(s => s.ariaLabel)")
+    assert wide == []
+    view.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

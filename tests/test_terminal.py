@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -98,3 +99,11 @@ def test_only_the_lines_of_a_run_are_output(capsys):
 )
 def test_wall_clock_times_have_a_natural_unit(seconds, text):
     assert time_text(seconds) == text
+
+
+def test_percentages_are_written_with_a_space():
+    """Python's format "%" writes 12.3%; messages and pages have 12.3 %."""
+    root = Path(__file__).parent.parent
+    files = [file for part in ("asr_emapl", "data_prep", "recipes") for file in (root / part).rglob("*.py")]
+    assert files
+    assert not [file for file in files if re.search(r":[,.\d]*%\}", file.read_text(encoding="utf-8"))]

@@ -22,7 +22,8 @@ from asr_emapl.training.selection import MixtureSpec, TrainingAudio
 
 def notes(root: Path) -> list[str]:
     config = tiny_config(root, "pseudo_labels.strategy=ema")
-    return Corpora.read(config, CharacterTokenizer(), 1).notes
+    corpora = Corpora.read(config, CharacterTokenizer(), 1)
+    return corpora.notes + corpora.new_audio_notes({})
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (16_000, 2), (44_100, 2)])
@@ -34,6 +35,20 @@ def test_audio_that_is_resampled_is_said_once(tmp_path: Path, rate: int, channel
         soundfile.write(utterance.audio, silence, rate)
     (note,) = notes(tmp_path)
     assert note.startswith(f"data.labelled: has audio of {rate} Hz with {counted(channels, 'channel')}")
+
+
+def test_a_run_that_continues_does_not_repeat_what_was_said_of_its_audio(tmp_path: Path) -> None:
+    make_corpus(tmp_path)
+    for part in ("labelled", "unlabelled"):
+        for utterance in read_manifest(tmp_path / f"{part}.jsonl"):
+            soundfile.write(utterance.audio, np.zeros(round(utterance.duration * 8000)), 8000)
+    corpora = Corpora.read(tiny_config(tmp_path, "pseudo_labels.strategy=ema"), CharacterTokenizer(), 1)
+    contents = corpora.audio.contents
+    assert corpora.new_audio_notes(contents) == []
+    # The seed had no unlabelled audio.
+    (note,) = corpora.new_audio_notes({"labelled": contents["labelled"]})
+    assert note.startswith("data.unlabelled: has audio of 8000 Hz")
+    assert len(corpora.new_audio_notes({"labelled": ["other"], "unlabelled": ["other"]})) == 2
 
 
 def test_audio_that_is_not_there_is_for_the_loader_to_report(tmp_path: Path) -> None:

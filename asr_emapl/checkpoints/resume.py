@@ -78,7 +78,7 @@ def require_settings(
     if tokenizer is not None:
         saved = read_tokenizer(path, state)
         if saved.fingerprint != tokenizer.fingerprint:
-            refused.append(f"another tokenizer: {saved!r} -> {tokenizer!r} ({config.tokenizer})")
+            refused.append(f"another tokenizer: {saved} -> {tokenizer} ({config.tokenizer})")
     if refused and not allowed:
         raise UserError(f"changed since checkpoint {path}: {'; '.join(refused)}; {_REMEDY}")
     return [

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
-from asr_emapl.checks.trial_step import TOO_MUCH, StepElsewhere, StepHere
+from asr_emapl.checks.trial_step import TIMED_STEPS, TOO_MUCH, StepElsewhere, StepHere
 from asr_emapl.config import RunConfig
-from asr_emapl.errors import UserError
+from asr_emapl.errors import UserError, counted
 from asr_emapl.hyperparameters import OptimizerConfig, build_optimizer
+from asr_emapl.progress import Progress
 from asr_emapl.terminal import time_text
 from asr_emapl.training.build import nominal_step_audio
 from asr_emapl.training.selection import TrainingAudio, missing_manifests
@@ -21,6 +22,7 @@ from asr_emapl.training.selection import TrainingAudio, missing_manifests
 _USABLE = 0.9  # share of a GPU's memory; the rest is for the context, workspaces and fragments
 _SECANTS = 4
 _LOWER = 0.9  # the next batch that is tried after one that does not fit
+_GIVEN, _IDLE = "given", "on an otherwise idle machine"
 _UNITS = {"gb": 10**9, "g": 10**9, "gib": 2**30, "": 10**9}
 
 
@@ -76,7 +78,8 @@ class Estimate:
         steps: optimizer steps of the run, and their mean audio in seconds.
         speeds: seconds of audio per second on one device, for steps on transcripts and on pseudo-labels, or
             the throughput that was given.
-        hours: wall-clock hours; None: the speed is not known.
+        hours: wall-clock hours, on an otherwise idle machine if the speeds are measured; None: the speed is
+            not known.
         device: name of the device; devices: how many there are.
     """
 
@@ -93,10 +96,15 @@ class Estimate:
     def __str__(self) -> str:
         speeds = ", ".join(f"{speed:.0f} x real time {kind}" for kind, speed in self.speeds.items())
         took = "" if self.hours is None else f"{time_text(3600 * self.hours)} "
+        idle = f"{_IDLE}, " if self._is_measured else ""
         return (
-            f"{self.parameters / 1e6:.1f} M parameters on {self.devices} x {self.device}: {took}"
-            f"without reading audio and validation ({speeds}), {self.memory.total / 2**30:.1f} GiB"
+            f"{self.parameters / 1e6:.1f} M parameters on {self.devices} x {self.device}: {took}{idle}"
+            f"without reading audio and validation ({speeds}); {self.memory.total / 2**30:.2f} GiB of tensors"
         )
+
+    @property
+    def _is_measured(self) -> bool:
+        return self.hours is not None and _GIVEN not in self.speeds
 
     def rows(self) -> list[list[str]]:
         """A table: name, value, remark."""
@@ -129,7 +137,9 @@ class Estimate:
             rows.append(["device.max_seconds that fits", f"{memory.fitting_seconds:g}", remark])
         rows.append(["optimizer steps", f"{self.steps}", f"of {self.step_seconds:.4g} s of audio"])
         if self.hours is not None:
-            rows.append(["wall-clock", time_text(3600 * self.hours), f"{speeds}; {self.devices} devices"])
+            idle = f"; {_IDLE}" if self._is_measured else ""
+            remark = f"{speeds}; {counted(self.devices, 'device')}{idle}"
+            rows.append(["wall-clock", time_text(3600 * self.hours), remark])
         return rows
 
 
@@ -154,9 +164,14 @@ def estimate(
     """
     model = (StepElsewhere if elsewhere else StepHere)(config)
     steps, step_seconds, each = _steps(config, devices)
-    memory = _memory(config, model, devices, each, limit or model.limit)
     hours = _hours_by_kind(config)
-    speeds = model.speeds(hours) if throughput is None else {"given": throughput}
+    timed = hours if throughput is None else {}
+    audio = _trial_seconds(config, devices, each, len(timed))
+    with Progress("measuring steps", audio, is_shown=not elsewhere) as progress:
+        if isinstance(model, StepHere):
+            model.advance = progress.advance
+        memory = _memory(config, model, devices, each, limit or model.limit)
+        speeds = model.speeds(timed) if throughput is None else {_GIVEN: throughput}
     took = sum(hours[kind] / speeds.get(kind, throughput or 1.0) for kind in hours) if speeds else None
     parameters = list(model.student.parameters())
     return Estimate(
@@ -214,7 +229,7 @@ def _memory(
 ) -> Memory:
     """Memory at the worst batch, and the largest one that fits."""
     model.accumulates = _accumulates(config, devices)
-    count = max(1, int(config.device.max_seconds // each))
+    count = _largest(config, each)
     peaks = {count: model.passes(count, each)}
     if peaks[count] == TOO_MUCH:
         raise UserError(
@@ -239,6 +254,17 @@ def _memory(
         slope / each,
         fits,
     )
+
+
+def _largest(config: RunConfig, each: float) -> int:
+    """Number of utterances of `each` seconds in the largest micro-batch."""
+    return max(1, int(config.device.max_seconds // each))
+
+
+def _trial_seconds(config: RunConfig, devices: int, each: float, kinds: int) -> float:
+    """Audio of the steps that are run here: two with all and with half of the utterances, then timed ones."""
+    count, passes = _largest(config, each), 2 if _accumulates(config, devices) else 1
+    return 2 * passes * (count + count // 2) * each + TIMED_STEPS * kinds * config.device.max_seconds
 
 
 def _fitting(

@@ -75,7 +75,7 @@ def _rows(contents: Contents, batch_seconds: float) -> Iterator[tuple[str, str]]
     yield "speaker with the most audio (h)", _speaker(contents.most)
     yield "speaker with the least audio (h)", _speaker(contents.least)
     yield f"steps per epoch, at {batch_seconds:g} s", f"{contents.steps:,}"
-    yield "padding in the steps", f"{contents.padding:.2%}"
+    yield "padding in the steps", f"{100 * contents.padding:.2f} %"
 
 
 def _lengths(contents: Contents) -> tuple[float, float, float]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asr_emapl.audio.features import FeatureConfig
+from asr_emapl.checks.idle_time import idle_seconds
 from asr_emapl.models.contract import ModelConfig, build_model
 from asr_emapl.models.inputs import build_features
 from asr_emapl.models.target import USERS_OWN
@@ -28,7 +26,8 @@ class ModelFacts:
         parameters: number of parameters.
         input_frame_seconds, output_frame_seconds: audio per frame.
         context_seconds: length of the input that one output frame depends on; None: the whole utterance.
-        forward, backward: seconds of audio per second, in evaluation, and in training with the CTC loss.
+        forward, backward: seconds of audio per second, in evaluation, and in training with the CTC loss, on
+            an otherwise idle CPU.
         megabytes_per_second: tensors kept for the backward pass per second of audio, in MB, without autocast.
     """
 
@@ -45,8 +44,9 @@ class ModelFacts:
         return (
             f"{self.parameters / 1e6:.2f} M parameters; {1.0 / self.input_frame_seconds:.0f} input and "
             f"{1.0 / self.output_frame_seconds:.1f} output frames/s; an output frame depends on {context}\n"
-            f"on this CPU: {self.forward:.0f} s of audio per second forward, {self.backward:.0f} forward and "
-            f"backward; {self.megabytes_per_second:.2f} MB of activations per second of audio"
+            f"on this CPU, otherwise idle: {self.forward:.0f} s of audio per second forward, "
+            f"{self.backward:.0f} forward and backward; {self.megabytes_per_second:.2f} MB of activations "
+            "per second of audio"
         )
 
 
@@ -84,8 +84,8 @@ def measure(
             input_frame_seconds=extractor.frame_seconds,
             output_frame_seconds=_SECONDS / outputs,
             context_seconds=None if context is None else context * extractor.frame_seconds,
-            forward=audio / _median_seconds(forward),
-            backward=audio / _median_seconds(backward),
+            forward=audio / idle_seconds(forward, torch.device("cpu"), _PASSES),
+            backward=audio / idle_seconds(backward, torch.device("cpu"), _PASSES),
             megabytes_per_second=_saved_bytes(model, features_BTF, lengths_B) / audio / 1e6,
         )
 
@@ -95,16 +95,6 @@ def _loss(model: nn.Module, features_BTF: Tensor, lengths_B: Tensor) -> Tensor:
     labels_BS = torch.ones(len(lengths_B), 1, dtype=torch.long)
     ones_B = torch.ones(len(lengths_B), dtype=torch.long)
     return F.ctc_loss(log_probs_BTV.transpose(0, 1), labels_BS, frames_B, ones_B)
-
-
-def _median_seconds(run: Callable[[], None]) -> float:
-    run()  # the first pass allocates memory
-    times = []
-    for _ in range(_PASSES):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def _saved_bytes(model: nn.Module, features_BTF: Tensor, lengths_B: Tensor) -> int:

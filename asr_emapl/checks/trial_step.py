@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import nn
 
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.features import FeatureExtractor
+from asr_emapl.checks.idle_time import idle_seconds
 from asr_emapl.checks.memory import bytes_on_gpu, counted_peak
 from asr_emapl.config import RunConfig
 from asr_emapl.data.mixture import DataCursor
@@ -27,12 +27,12 @@ from asr_emapl.pseudo_labels.labeller import Labeller
 from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels
 from asr_emapl.pseudo_labels.strategies.ema import FreshLabels
 from asr_emapl.training.build import build_extractor, build_models, build_step, read_tokenizer
-from asr_emapl.training.step import TrainStep
 
 TOO_MUCH = 2**62
 """Bytes of a batch that did not fit."""
 
-_STEPS = 3
+TIMED_STEPS = 3
+"""Steps of each kind whose time is measured."""
 _TOKENS_PER_SECOND = 14  # typical rate of English speech, in characters
 _USUAL_SECONDS = 12.0  # of an utterance when time is measured
 
@@ -78,10 +78,14 @@ class StepHere:
         accumulates: whether a step has several micro-batches; False until it is set.
         name: of the device.
         limit: its memory in bytes; None: not limited by a GPU.
+        advance: called with the seconds of audio of each step that was run.
     """
 
     def __init__(self, config: RunConfig) -> None:
         self.tokenizer, self.device = read_tokenizer(config), choose_device(config.device.name)
+        if config.device.threads:
+            torch.set_num_threads(config.device.threads)
+        self.advance: Callable[[float], object] = lambda seconds: None
         world, bf16 = ProcessGroup(0, 1, self.device), config.device.precision == "bf16"
         self.features = build_extractor(config, self.device)
         models = build_models(config, world, self.tokenizer.vocabulary_size, self.features)
@@ -111,10 +115,10 @@ class StepHere:
         batch = random_batch(count * each, each, True, self.tokenizer.vocabulary_size, self.second)
         batch.micro_batches *= 2 if self.accumulates else 1
         try:
-            self.step(batch)  # makes the optimizer's state
+            self._take(batch)  # makes the optimizer's state
             self.step.optimizer.zero_grad(set_to_none=True)
             with counted_peak(self.device) as peak, _all_layers(self.student):
-                self.step(batch)
+                self._take(batch)
                 return peak()
         except torch.OutOfMemoryError:
             self.step.optimizer.zero_grad(set_to_none=True)
@@ -122,15 +126,19 @@ class StepHere:
             return TOO_MUCH
 
     def speeds(self, kinds: Iterable[str]) -> dict[str, float]:
-        """Seconds of audio per second, of each kind."""
+        """Seconds of audio per second on an otherwise idle machine, of each kind."""
         found = {}
         for kind in kinds:
             each = min(self.seconds, _USUAL_SECONDS)
             is_labelled, vocabulary_size = kind == "labelled", self.tokenizer.vocabulary_size
             batch = random_batch(self.seconds, each, is_labelled, vocabulary_size, self.second)
-            times = (_time(self.step, batch, self.device) for _ in range(_STEPS))
-            found[kind] = batch.samples / SAMPLE_RATE_HZ / statistics.median(times)
+            seconds = idle_seconds(partial(self._take, batch), self.device, TIMED_STEPS)
+            found[kind] = batch.samples / SAMPLE_RATE_HZ / seconds
         return found
+
+    def _take(self, batch: StepBatch) -> None:
+        self.step(batch)
+        self.advance(len(batch.micro_batches) * batch.samples / SAMPLE_RATE_HZ)
 
 
 class StepElsewhere:
@@ -180,11 +188,3 @@ def _all_layers(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         change(layerdrop=rate)
-
-
-def _time(step: TrainStep, batch: StepBatch, device: torch.device) -> float:
-    start = time.perf_counter()
-    step(batch)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start

@@ -61,7 +61,7 @@ def tokenizer(
     else:
         made = SentencePieceTokenizer.train(texts, size, kind)
     save_tokenizer(out, made)
-    say_written(out, f"{out}: {made!r}")
+    say_written(out, f"{out}: {made}")
 
 
 @commands.command()
@@ -220,27 +220,17 @@ def segment(
 
     Example: `asr-emapl segment talks/ --out data/talks.jsonl --workers 8`
     """
-    from rich.console import Console
-    from rich.progress import track
-
     from asr_emapl.audio.segmentation import SegmentConfig
     from asr_emapl.data.manifest_writer import write_manifest
     from asr_emapl.data.recordings import cut_recordings, find_recordings, summary
+    from asr_emapl.progress import track
 
     check_outputs([out], sources)
     limits = SegmentConfig(min_seconds, max_seconds, target_seconds, pause_seconds, edge_seconds)
     recordings = find_recordings(sources)
     check_outputs([out], {recording.audio for recording in recordings})
-    progress = Console(stderr=True)
-    cuts = list(
-        track(
-            cut_recordings(recordings, limits, workers),
-            "segmenting",
-            total=len(recordings),
-            console=progress,
-            disable=not progress.is_terminal,
-        )
-    )
+    made = cut_recordings(recordings, limits, workers)
+    cuts = list(track(made, "segmenting", len(recordings), "recordings"))
     faults = [cut.fault for cut in cuts if cut.fault]
     for fault in faults:
         warn(f"skipped: {fault}")

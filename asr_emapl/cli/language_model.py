@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -128,6 +128,7 @@ def tune_lm(
     from asr_emapl.data.manifest import read_manifest
     from asr_emapl.decoding import tuning
     from asr_emapl.decoding.beam import BeamConfig
+    from asr_emapl.progress import track
 
     lm_weights, word_bonuses = _numbers("--weights", weights), _numbers("--bonuses", bonuses)
     utterances = read_manifest(manifest, require_text=True)
@@ -140,7 +141,7 @@ def tune_lm(
     log_probs, left_out = _log_probs(recognizer, utterances, max_seconds)
     references = {u.id: u.text or "" for u in utterances if u.id in log_probs}
     grid = tuning.grid(search, log_probs, references, lm_weights, word_bonuses)
-    points = _with_progress(grid, len(lm_weights) * len(word_bonuses))
+    points = list(track(grid, "searching", len(lm_weights) * len(word_bonuses), "pairs of weights"))
     _print_grid(points, lm_weights, word_bonuses)
     chosen = tuning.best(points)
     config = replace(config, lm_weight=chosen.lm_weight, word_bonus=chosen.word_bonus)
@@ -185,6 +186,7 @@ def calibrate_lm(
     from asr_emapl.data.manifest import read_manifest
     from asr_emapl.decoding import tuning
     from asr_emapl.decoding.beam import BeamConfig
+    from asr_emapl.progress import Progress
 
     config = BeamConfig(beam, lm, lexicon, weight)
     labelled = read_manifest(transcripts, require_text=True)
@@ -196,7 +198,10 @@ def calibrate_lm(
     search = open_search(recognizer.tokenizer, config)
     log_probs, left_out = _log_probs(recognizer, chosen, max_seconds)
     seconds = sum(u.duration for u in chosen if u.id in log_probs)
-    bonus, rate = tuning.matching_bonus(search, list(log_probs.values()), seconds, wanted)
+    with Progress("searching", tuning.MOST_SEARCHES, "word bonuses at most") as progress:
+        bonus, rate = tuning.matching_bonus(
+            search, list(log_probs.values()), seconds, wanted, progress.advance
+        )
     config = replace(config, tokenizer=recognizer.tokenizer.fingerprint, word_bonus=bonus)
     tuning.write_config(out, config, words_per_second=rate)
     say_written(out, f"{out}: weight {weight:g}, bonus {bonus:g}: {rate:.2f} words per second")
@@ -210,10 +215,16 @@ def _log_probs(
 ) -> tuple[dict[str, Tensor], LeftOutList]:
     """The log-probabilities [T, V] of each utterance that can be decoded, by id, and those that cannot."""
     from asr_emapl.cli.left_out import LeftOutList
+    from asr_emapl.progress import Progress
 
     left_out = LeftOutList()
     batches = recognizer.posteriors(utterances, max_seconds, left_out)
-    log_probs = {id_: x_TV for batch in batches for id_, x_TV in batch.each()}
+    seconds = {u.id: u.duration for u in utterances}
+    log_probs: dict[str, Tensor] = {}
+    with Progress("computing log-probabilities", sum(seconds.values())) as progress:
+        for batch in batches:
+            log_probs |= dict(batch.each())
+            progress.advance(sum(seconds[id_] for id_ in batch.ids))
     left_out.require_some(utterances)
     return log_probs, left_out
 
@@ -237,14 +248,6 @@ def _explain_gain(greedy: float, points: list[GridPoint], chosen: GridPoint, con
             f"warning: {config.lm} did not help at any weight; check that its training text matches the "
             "domain and spelling of the transcripts"
         )
-
-
-def _with_progress(points: Iterator[GridPoint], total: int) -> list[GridPoint]:
-    from rich.console import Console
-    from rich.progress import track
-
-    terminal = Console(stderr=True)
-    return list(track(points, "decoding", total=total, console=terminal, disable=not terminal.is_terminal))
 
 
 def _print_grid(points: list[GridPoint], weights: list[float], bonuses: list[float]) -> None:

@@ -149,13 +149,19 @@ def _decoded(
 
     from asr_emapl.cli.left_out import LeftOutList
     from asr_emapl.cli.recognizer import open_recognizer
+    from asr_emapl.progress import Progress
 
     systems, left_out = [], LeftOutList()
+    seconds = {u.id: u.duration for u in utterances}
     for index, run in enumerate(runs):
         for model in models:
             recognizer = open_recognizer(run.folder, model, device, trust)
-            hypotheses = {h.id: h.text for h in recognizer(utterances, left_out=left_out)}
             label = f"{run.label}, {model}" if len(models) > 1 else run.label
+            hypotheses = {}
+            with Progress(f"decoding {name} with {label}", sum(seconds.values())) as progress:
+                for found in recognizer(utterances, left_out=left_out):
+                    hypotheses[found.id] = found.text
+                    progress.advance(seconds[found.id])
             systems.append(System(label, index, hypotheses, model))
     left_out.require_some(utterances)
     name += ", decoded with the " + " and the ".join(models)

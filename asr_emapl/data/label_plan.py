@@ -103,6 +103,10 @@ class CachePlan:
             return True
         return not cursor.fresh and self._is_replaced(cursor.drawn)
 
+    def left(self, cursor: LabelCursor, consumed: int) -> int:
+        """Samples that are labelled to fill the cache before the next step; 0 if it is full."""
+        return max(0, self.samples - sum(slot.samples for slot in self.usable(cursor).slots))
+
     def add(self, cursor: LabelCursor, slot: CacheSlot) -> LabelCursor:
         """The cursor after a fresh batch was labelled."""
         read = cursor.read + slot.samples
@@ -144,6 +148,11 @@ class RoundsPlan:
     def due(self, consumed: int) -> int:
         """Number of rounds that are due after `consumed` samples."""
         return bisect_right(self.starts, consumed)
+
+    def left(self, cursor: LabelCursor, consumed: int) -> int:
+        """Samples that are labelled before the next step; 0 if no round is due after `consumed` samples."""
+        due = self.due(consumed)
+        return int(self.lengths[self._order(due)[cursor.row :]].sum()) if cursor.round < due else 0
 
     def next(self, cursor: LabelCursor, due: int) -> tuple[Indices, LabelCursor]:
         """The utterances to label at `cursor` in round number `due`, and the cursor after them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -26,6 +26,8 @@ MAX_BONUS = 32.0
 
 _WRITTEN_BY = "the output of asr-emapl tune-lm or calibrate-lm"
 _BONUS_STEP = 1 / 16  # precision of the word bonus, in nats
+MOST_SEARCHES = 3 + math.ceil(math.log2(MAX_BONUS / _BONUS_STEP))
+"""Maximum number of word bonuses with which `matching_bonus` searches."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,11 @@ def _words_per_second(utterances: Sequence[Utterance]) -> float:
 
 
 def matching_bonus(
-    search: BeamSearch, log_probs: Sequence[Tensor], seconds: float, wanted: WordRate
+    search: BeamSearch,
+    log_probs: Sequence[Tensor],
+    seconds: float,
+    wanted: WordRate,
+    advance: Callable[[], object] = lambda: None,
 ) -> tuple[float, float]:
     """The word bonus nearest to 0 at which the texts have as many words per second as labelled speech.
 
@@ -123,6 +129,7 @@ def matching_bonus(
         search: with the weight of the language model to use.
         log_probs: float [T, V] on the CPU, of each utterance.
         seconds: audio of the utterances in all.
+        advance: called after each search with another bonus.
 
     Returns:
         The bonus in nats, and the words per second with it. They are the nearest that the search can reach.
@@ -130,7 +137,9 @@ def matching_bonus(
 
     def rate(bonus: float) -> float:
         weighted = search.weighted(search.config.lm_weight, bonus)
-        return sum(len(weighted.text(x_TV).split()) for x_TV in log_probs) / seconds
+        words = sum(len(weighted.text(x_TV).split()) for x_TV in log_probs)
+        advance()
+        return words / seconds
 
     plain = rate(0.0)
     excess = plain - wanted.words_per_second

@@ -104,6 +104,9 @@ def _pseudo_labels(runs: Sequence[Run]) -> list[Chart]:
     def nonempty(step: Step) -> float | None:
         return None if step.get("nonempty") is None else 100.0 * step["nonempty"]
 
+    def confidence(step: Step) -> float | None:
+        return None if step.get("confidence") is None else 100.0 * step["confidence"]
+
     def tokens(step: Step) -> float | None:
         return step["tokens"] / step["utterances"] if step["utterances"] else None
 
@@ -114,7 +117,7 @@ def _pseudo_labels(runs: Sequence[Run]) -> list[Chart]:
     return [
         *charts("Trained on", used, "%"),
         *charts("Not empty", nonempty, "%"),
-        *charts("Mean confidence", lambda step: step.get("confidence")),
+        *charts("Mean confidence", confidence, "%"),
         *charts("Tokens per utterance", tokens),
         *_of_labels(runs, "WER of labels", "label_wer", "%", 1.0),
         *_of_labels(runs, "Changed since the last pass", "changed", "%"),

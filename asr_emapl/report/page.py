@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from asr_emapl.errors import UserError, require_package
 from asr_emapl.plotting import COLOURS
+from asr_emapl.progress import Progress
 from asr_emapl.report.chart import draw
 from asr_emapl.report.charts import chart_groups
 from asr_emapl.report.comparison import Decoded, comparisons, standings
@@ -23,6 +24,11 @@ from asr_emapl.report.utterances import worst
 from asr_emapl.report.verdict import verdict
 from asr_emapl.scoring.alignment_files import ALIGNMENT_CSS, alignment_html
 from asr_emapl.storage import write
+
+_PARTS = 7
+"""Parts whose making takes long: those of `made` in `render`, and the charts, which are drawn last."""
+
+T = TypeVar("T")
 
 
 def write_page(runs: Sequence[Run], out: Path, decoded: Decoded | None = None, *, count: int = 20) -> None:
@@ -37,7 +43,8 @@ def write_page(runs: Sequence[Run], out: Path, decoded: Decoded | None = None, *
             written.
     """
     check_ending(out)
-    write(out, render(runs, decoded, count))
+    with Progress(f"writing {out.name}", _PARTS, "parts of the page") as progress:
+        write(out, render(runs, decoded, count, progress.advance))
 
 
 def check_ending(out: Path) -> None:
@@ -48,8 +55,17 @@ def check_ending(out: Path) -> None:
         raise UserError(f"{out}: the file name must end in .html")
 
 
-def render(runs: Sequence[Run], decoded: Decoded | None, count: int) -> str:
-    """Return the page as HTML. The template escapes all data of the runs."""
+def render(
+    runs: Sequence[Run],
+    decoded: Decoded | None,
+    count: int,
+    advance: Callable[[], object] = lambda: None,
+) -> str:
+    """Return the page as HTML. The template escapes all data of the runs.
+
+    Args:
+        advance: called after each of the parts whose making takes long.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -64,6 +80,11 @@ def render(runs: Sequence[Run], decoded: Decoded | None, count: int) -> str:
         "draw": lambda chart: Markup(draw(chart)),
         "alignment": lambda alignment: Markup(alignment_html(alignment)),
     }
+
+    def made(part: T) -> T:
+        advance()
+        return part
+
     script = files("asr_emapl.report").joinpath("worst.js").read_text(encoding="utf-8")
     splits = list(dict.fromkeys(name.partition("/")[2] for run in runs for name in run.wer))
     return environment.get_template("page.html").render(
@@ -71,15 +92,15 @@ def render(runs: Sequence[Run], decoded: Decoded | None, count: int) -> str:
         verdict=verdict(runs),
         looks=[_look(number) for number in range(len(runs))],
         splits=splits,
-        groups=chart_groups(runs),
-        labels=labels_of_runs(runs),
+        groups=made(chart_groups(runs)),
+        labels=made(labels_of_runs(runs)),
         settings=settings(runs),
-        scaled=[found for found in map(scaled, runs) if found is not None],
+        scaled=made([found for found in map(scaled, runs) if found is not None]),
         decoded=decoded,
         usage=_usage(runs),
-        standings=standings(decoded) if decoded else [],
-        comparisons=comparisons(decoded) if decoded else [],
-        misheard=worst(decoded, count) if decoded else [],
+        standings=made(standings(decoded) if decoded else []),
+        comparisons=made(comparisons(decoded) if decoded else []),
+        misheard=made(worst(decoded, count) if decoded else []),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         alignment_css=Markup(ALIGNMENT_CSS),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from asr_emapl.errors import UserError
+from asr_emapl.progress import track
 from asr_emapl.report.curves import Curve, curves_of
 from asr_emapl.report.seed import with_seed
 from asr_emapl.report.usage import Usage, usage_of
@@ -117,7 +118,8 @@ def read_runs(runs: Sequence[tuple[str, Path]]) -> list[Run]:
     for label, count in Counter(label for label, _ in runs).items():
         if count > 1:
             raise UserError(f"{count} runs are called {label!r}: name them with LABEL=DIRECTORY")
-    return [_read_run(label, folder) for label, folder in runs]
+    read = (_read_run(label, folder) for label, folder in runs)
+    return list(track(read, "reading runs", len(runs), "runs"))
 
 
 def _read_run(label: str, folder: Path) -> Run:

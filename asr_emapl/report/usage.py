@@ -121,11 +121,11 @@ def table(usages: Mapping[str, Usage]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of a table with one column per run."""
     of = list(usages.values())
     rows = [["throughput, x real time", *(f"{u.speed:.0f}" for u in of)]]
-    rows += [[f"time: {phase}", *(f"{u.shares[phase]:.1%}" for u in of)] for phase in PHASES]
+    rows += [[f"time: {phase}", *(f"{100 * u.shares[phase]:.1f} %" for u in of)] for phase in PHASES]
     rows += [
         ["processes", *(str(u.processes) for u in of)],
         ["slowest process / mean", *(f"{u.imbalance:.2f}" for u in of)],
-        ["padding", *(f"{u.padding:.1%}" for u in of)],
+        ["padding", *(f"{100 * u.padding:.1f} %" for u in of)],
         ["utterances trained on", *(f"{u.utterances:,}" for u in of)],
     ]
     rows += [
@@ -155,7 +155,7 @@ def _data(usage: Usage) -> tuple[float, str]:
     remedy = "raise data.workers, or pack the audio (asr-emapl shard)"
     if usage.cores_are_used:
         remedy = "pack the audio as FLAC at 16 kHz (asr-emapl shard --codec flac); all cores are in use"
-    return share - 0.05, f"{share:.0%} of the time waits for data: {remedy}"
+    return share - 0.05, f"{100 * share:.0f} % of the time waits for data: {remedy}"
 
 
 def _imbalance(usage: Usage) -> tuple[float, str]:
@@ -170,41 +170,44 @@ def _communication(usage: Usage) -> tuple[float, str]:
     # Waiting for the slowest process also counts as communication; it is covered by `_imbalance`.
     share = usage.shares["communication"] - (1.0 - 1.0 / usage.imbalance)
     remedy = "raise batch.seconds, so that processes exchange gradients less often"
-    return share - 0.15, f"{share:.0%} of the time is communication: {remedy}"
+    return share - 0.15, f"{100 * share:.0f} % of the time is communication: {remedy}"
 
 
 def _padding(usage: Usage) -> tuple[float, str]:
     remedy = "lower batch.shuffle_padding or batch.group_seconds, or raise batch.pool"
-    return usage.padding - 0.05, f"{usage.padding:.0%} of the audio is padding: {remedy}"
+    return usage.padding - 0.05, f"{100 * usage.padding:.0f} % of the audio is padding: {remedy}"
 
 
 def _teacher(usage: Usage) -> tuple[float, str]:
     # By operation count, the teacher costs at most a third of the student (if every step is unlabelled).
     beyond = usage.shares["teacher"] - 0.45 * usage.shares["student"]
     return beyond - 0.02, (
-        f"the teacher takes {usage.shares['teacher']:.0%} of the time, the student "
-        f"{usage.shares['student']:.0%}: device.precision=bf16, or a larger device.max_seconds; with a beam "
-        "search, pseudo_labels.search_workers and label_ahead"
+        f"the teacher takes {100 * usage.shares['teacher']:.0f} % of the time, the student "
+        f"{100 * usage.shares['student']:.0f} %: device.precision=bf16, or a larger "
+        "device.max_seconds; with a beam search, pseudo_labels.search_workers and label_ahead"
     )
 
 
 def _optimizer(usage: Usage) -> tuple[float, str]:
     share = usage.shares["optimizer"]
     remedy = "raise batch.seconds, the rule keeps the run the same"
-    return share - 0.15, f"{share:.0%} of the time is the optimizer's: {remedy}"
+    return share - 0.15, f"{100 * share:.0f} % of the time is the optimizer's: {remedy}"
 
 
 def _dropped(usage: Usage) -> tuple[float, str]:
     reason = next(iter(usage.dropped), "")
     share = usage.dropped_share
-    told = f"{share:.0%} of the utterances are dropped, most as {reason}: {reason_of(reason).remedy}"
+    told = f"{100 * share:.0f} % of the utterances are dropped, most as {reason}: {reason_of(reason).remedy}"
     return share - 0.05, told
 
 
 def _broken(usage: Usage) -> tuple[float, str]:
     share = usage.broken_steps / max(1, usage.steps)
     remedy = "lower optimizer.lr, lengthen schedule.warmup_hours, or use device.precision=fp32"
-    return share - 0.01, f"{share:.0%} of the steps are skipped, their gradient is not finite: {remedy}"
+    return (
+        share - 0.01,
+        f"{100 * share:.0f} % of the steps are skipped, their gradient is not finite: {remedy}",
+    )
 
 
 _RULES: tuple[Callable[[Usage], tuple[float, str]], ...] = (

@@ -19,7 +19,7 @@ ALIGNMENT_CSS = """
 .alignment del, .alignment ins { text-decoration: none; border-radius: 3px; padding: 0 .2em; }
 .alignment del { color: var(--lost); background: var(--lost-back); text-decoration: line-through; }
 .alignment ins { color: var(--new); background: var(--new-back); border-bottom: 2px solid; }
-.alignment .sub { white-space: nowrap; }
+.alignment .sub { display: inline-block; max-width: 100%; line-height: 1.5; }
 .alignment .sub del { color: var(--other); background: var(--other-back); border-radius: 3px 0 0 3px; }
 .alignment .sub ins { color: var(--other); background: var(--other-back); border-radius: 0 3px 3px 0; }
 :root { --lost: #a32014; --lost-back: #fbe4e1; --new: #0b57a4; --new-back: #e0edfa;

@@ -46,9 +46,14 @@ _SHOWN = 20  # maximum number of characters in an error message
 
 
 class Tokenizer(ABC):
-    """Converts transcripts to CTC labels and back."""
+    """Converts transcripts to CTC labels and back.
+
+    Attributes:
+        name: the kind of tokenizer, for messages.
+    """
 
     blank: int = BLANK
+    name: str
 
     @property
     @abstractmethod
@@ -114,6 +119,10 @@ class Tokenizer(ABC):
     def __hash__(self) -> int:
         return hash(self.fingerprint)
 
+    def __str__(self) -> str:
+        size, digest = self.vocabulary_size, self.fingerprint[:12]
+        return f"{self.name} with {size} tokens (fingerprint {digest})"
+
     def __repr__(self) -> str:
         size, digest = self.vocabulary_size, self.fingerprint[:12]
         return f"{type(self).__name__}(vocabulary_size={size}, fingerprint={digest}...)"
@@ -138,6 +147,8 @@ class CharacterTokenizer(Tokenizer):
         UserError: the alphabet is empty, repeats a character, or has a control character, a surrogate, or
             whitespace other than the space.
     """
+
+    name = "character tokenizer"
 
     def __init__(self, alphabet: str = ALPHABET) -> None:
         repeated = sorted(character for character, count in Counter(alphabet).items() if count > 1)
@@ -203,6 +214,8 @@ class SentencePieceTokenizer(Tokenizer):
     Raises:
         UserError: the bytes are not a SentencePiece model.
     """
+
+    name = "SentencePiece tokenizer"
 
     def __init__(self, model: bytes) -> None:
         self.model = model

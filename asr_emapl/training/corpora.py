@@ -10,6 +10,7 @@ from asr_emapl.audio.augment import SpecAugment
 from asr_emapl.audio.decode import probe
 from asr_emapl.audio.features import FeatureExtractor
 from asr_emapl.audio.perturb import Noise, Perturbation, PerturbConfig, Reverberation, Speed
+from asr_emapl.checkpoints.resume import Contents
 from asr_emapl.config import RunConfig
 from asr_emapl.data.corpus import Corpus, TokenTable
 from asr_emapl.data.loader import DataConfig, StepDataset
@@ -42,7 +43,8 @@ class Corpora:
         limits: of the filters of pseudo-labels, with those that are learned from the transcripts.
         given: the labels of the unlabelled utterances if a file gives them, as filtered; None: a model makes
             them.
-        notes: messages on excluded utterances and resampled audio, and on labels.
+        notes: messages on excluded utterances, and on labels.
+        audio_notes: messages on resampled audio, by kind of audio.
     """
 
     audio: TrainingAudio
@@ -53,6 +55,7 @@ class Corpora:
     limits: PseudoLabelConfig
     given: KnownLabels | None
     notes: list[str]
+    audio_notes: dict[str, list[str]]
 
     @staticmethod
     def read(config: RunConfig, tokenizer: Tokenizer | None, world_size: int) -> Corpora:
@@ -80,10 +83,10 @@ class Corpora:
         audio = TrainingAudio.select(config, world_size, with_text)
         _require_audio(config, audio)
         _require_one_kind(audio)
-        corpora, notes = {}, list(audio.notes)
+        corpora, notes, audio_notes = {}, list(audio.notes), {}
         for kind, utterances in audio.utterances.items():
             corpora[kind] = Corpus(utterances, _encode(utterances, tokenizer) if kind in with_text else None)
-            notes += _rate_notes(f"data.{kind}", utterances)
+            audio_notes[kind] = _rate_notes(f"data.{kind}", utterances)
         if labels.strategy == "external":
             unlabelled = audio.utterances["unlabelled"]
             targets, note = _external(unlabelled, labels.hypotheses, tokenizer)
@@ -99,7 +102,7 @@ class Corpora:
             given, dropped = _given(corpora["unlabelled"], limits)
             learned += dropped
         both = (corpora["labelled"], corpora.get("unlabelled"))
-        return Corpora(audio, *both, splits, perturb, limits, given, notes + learned)
+        return Corpora(audio, *both, splits, perturb, limits, given, notes + learned, audio_notes)
 
     @staticmethod
     def _unlabelled(config: RunConfig, world_size: int) -> Corpora:
@@ -108,11 +111,17 @@ class Corpora:
         _require_audio(config, audio)
         _require_one_kind(audio)
         utterances, notes = audio.utterances["unlabelled"], list(audio.notes)
-        notes += _rate_notes("data.unlabelled", utterances)
+        audio_notes = {"unlabelled": _rate_notes("data.unlabelled", utterances)}
         if config.data.validation:
             notes.append("data.validation: not used, because a self-supervised run does not learn any text")
-        perturb = _perturbation(config.perturb)
-        return Corpora(audio, None, Corpus(utterances, None), {}, perturb, config.pseudo_labels, None, notes)
+        corpus, perturb = Corpus(utterances, None), _perturbation(config.perturb)
+        return Corpora(audio, None, corpus, {}, perturb, config.pseudo_labels, None, notes, audio_notes)
+
+    def new_audio_notes(self, before: Contents) -> list[str]:
+        """The notes on audio, without those on the corpora of the checkpoint that a run continues."""
+        contents = self.audio.contents
+        told = [kind for kind in self.audio_notes if before.get(kind) == contents.get(kind)]
+        return [note for kind, notes in self.audio_notes.items() if kind not in told for note in notes]
 
     def require_extractor(self, features: FeatureExtractor) -> None:
         """Check the first utterance of each manifest, so that a run does not stop after hours.

@@ -52,6 +52,7 @@ from asr_emapl.training.build import (
 )
 from asr_emapl.training.build_labels import build_best_average, build_searches, build_strategy
 from asr_emapl.training.corpora import Corpora
+from asr_emapl.training.labelling_progress import LabellingProgress
 from asr_emapl.training.log import RunLog
 from asr_emapl.training.run_labels import RunLabels
 from asr_emapl.training.scaled_optimizer import ScaledOptimizer
@@ -169,7 +170,8 @@ class Trainer:
             allowed=self.allow_changes,
         )
         self.position = self.labels.restore(self.resumed, self.position)
-        self.notes += self.corpora.notes + notes
+        told = self.corpora.new_audio_notes(self.resumed.get("contents", {}))
+        self.notes += self.corpora.notes + told + notes
         self.guard = CollapseGuard(**self.corpora.audio.sizes)
         rates = logged_validation(self.folder, log_lines, self.step) if self.validation_due else None
         rates = world.gather(rates)[0]
@@ -229,15 +231,16 @@ class Trainer:
         config, stop = self.config, False
         labelled_rounds = self.position.labels.round
         seconds = self.batch_seconds
-        with contextlib.closing(
-            steps(
-                self.corpora.dataset(config, self.features, self.world.rank, self.world.size),
-                self.corpora.audio.plan(config, seconds, self.labels.used),
-                self.position,
-                workers=config.data.workers,
-                pin_memory=self.world.device.type == "cuda",
-            )
-        ) as ahead:
+        plan = self.corpora.audio.plan(config, seconds, self.labels.used)
+        ahead = steps(
+            self.corpora.dataset(config, self.features, self.world.rank, self.world.size),
+            plan,
+            self.position,
+            workers=config.data.workers,
+            pin_memory=self.world.device.type == "cuda",
+        )
+        self.labelling = LabellingProgress(plan.labels, is_shown=self.world.is_first)
+        with contextlib.closing(ahead), self.labelling:
             batches = self._with_next(self.train_step.phases.waiting(ahead))
             while (
                 self.clock.hours < config.hours
@@ -344,7 +347,9 @@ class Trainer:
     def _label(self, batch: StepBatch) -> None:
         """Label a batch that is not trained on: no step, and no audio on the clock."""
         self.watch.at(f"labelling before step {self.step + 1}")
+        self.labelling.begin(self.position)
         labels = self.train_step.label(batch) if self.labels.wants_labels() else 0
+        self.labelling.advance(batch.samples)
         finished = batch.after.labels.round
         if finished != self.position.labels.round:
             outcome = self.labels.finish_round()

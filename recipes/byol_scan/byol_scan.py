@@ -147,7 +147,7 @@ def train_and_probe(run: Run, devices: Devices, config: Path, overrides: Sequenc
     if not done.exists() or done.stat().st_mtime < last.stat().st_mtime:
         program = Path(__file__).with_name("probe.py")
         with run.log.open("a") as log:
-            devices.run([sys.executable, str(program), str(run.folder)], log)
+            devices.run([sys.executable, str(program), str(run.folder)], log, what="probe")
 
 
 def main() -> None:

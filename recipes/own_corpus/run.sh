@@ -187,15 +187,14 @@ done
 ((stop_stage >= 4)) || exit 0
 
 say "4 score: decode data/dev.jsonl"
-runs=() hypotheses=() scores=()
+runs=() hypotheses=()
 for system in seed "${systems[@]}"; do
     mkdir -p -- "runs/$system/scores"
     evaluate "runs/$system" data/dev.jsonl "runs/$system/scores/dev"
-    runs+=("$system=runs/$system") scores+=("$system=runs/$system/scores")
+    runs+=("$system=runs/$system")
     hypotheses+=(--hypotheses "runs/$system/scores/dev.teacher.jsonl")
 done
 run asr-emapl report "${runs[@]}" --out report.html --manifest data/dev.jsonl "${hypotheses[@]}"
-run asr-emapl score-table "${scores[@]}"
 example=$("$PYTHON" -c 'import json; print(json.loads(open("data/dev.jsonl").readline())["audio"])')
 first=${systems[0]}
 [[ $first != ema ]] || first=seed

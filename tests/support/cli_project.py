@@ -59,7 +59,7 @@ def make_project(source: Path, root: Path) -> Project:
     for line, part in zip(lines, ("dev", "labelled", "unlabelled"), strict=True):
         assert line.startswith(f"{part}: {root}/{part}.jsonl: ")
         assert "1 speaker, " in line
-    assert "vocabulary_size=29" in succeed("tokenizer", "--out", root / "letters.json")
+    assert "character tokenizer with 29 tokens" in succeed("tokenizer", "--out", root / "letters.json")
     config = root / "tiny.yaml"
     config.write_text(CONFIG.format(root=root), encoding="utf-8")
     told = succeed("train", "--config", config, *OVERRIDES)
