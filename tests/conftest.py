@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 # Before torch is imported. Processes that tests start inherit it.
@@ -37,3 +38,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
+
+
+def pytest_runtest_teardown() -> None:
+    """Remove SpeechBrain's redirects of old module names, if a test imported it.
+
+    They import what they stand for when hypothesis looks for the file of a module, and later tests fail.
+    """
+    if "speechbrain" in sys.modules:
+        redirects = [
+            name for name, m in sys.modules.items() if type(m).__name__ == "DeprecatedModuleRedirect"
+        ]
+        for name in redirects:
+            del sys.modules[name]

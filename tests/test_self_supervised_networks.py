@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 from support.broken_models import Sound
@@ -69,8 +71,8 @@ def test_models_of_the_package_have_layer_outputs(name):
     """The last one is the input of the output layer, and every other parameter gets a gradient."""
     if "hugging_face" in name:
         pytest.importorskip("transformers")
-    if "speechbrain" in name:
-        pytest.importorskip("speechbrain")
+    if "speechbrain" in name and importlib.util.find_spec("speechbrain") is None:  # its import changes torch
+        pytest.skip("needs the extra speechbrain")
     torch.manual_seed(0)
     count, options = PACKAGED[name]
     model = resolve(f"asr_emapl.models.{name.split()[0]}", USERS_OWN)(5, **options).eval()
