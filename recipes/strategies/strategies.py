@@ -25,7 +25,7 @@ from asr_emapl.terminal import run_script
 
 NGRAM_ORDER = 3
 BASELINE = ("pseudo_labels.strategy=none", "data.unlabelled=[]")
-_TUNING_GRID = ("--weights", "0.5,0.75,1,1.25,1.5", "--bonuses", "-1,0,1,2,3")
+_TUNING_GRID = ("--weights", "0.75,1,1.25,1.5", "--bonuses", "0,1,2,4")
 # The comparison includes runs whose labels collapse: log the collapse, do not stop.
 _FOR_ALL = ("checkpoint.keep=1", "device.threads=1", "pseudo_labels.on_collapse=warn")
 
