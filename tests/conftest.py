@@ -46,8 +46,7 @@ def pytest_runtest_teardown() -> None:
     They import what they stand for when hypothesis looks for the file of a module, and later tests fail.
     """
     if "speechbrain" in sys.modules:
-        redirects = [
-            name for name, m in sys.modules.items() if type(m).__name__ == "DeprecatedModuleRedirect"
-        ]
-        for name in redirects:
+        from speechbrain.utils.importutils import LazyModule  # the base class of the redirects
+
+        for name in [name for name, module in sys.modules.items() if issubclass(type(module), LazyModule)]:
             del sys.modules[name]
