@@ -63,7 +63,7 @@ def test_a_few_steps_leave_a_table_a_picture_and_scores(tmp_path, monkeypatch):
 def readme_commands() -> str:
     """What the README says to run after the quickstart."""
     return (
-        (ROOT / "README.md").read_text().partition("After the quickstart")[2].partition("`report` shows")[0]
+        (ROOT / "README.md").read_text().partition("After the quickstart")[2].partition("`report` writes")[0]
     )
 
 
