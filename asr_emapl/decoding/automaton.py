@@ -100,13 +100,13 @@ class LexiconTree:
         size: number of nodes.
         inner: labels that never complete a unit or a word.
         outer: labels that may complete a unit or a word.
-        max_words: largest number of words that one label counts.
+        max_words: largest number of words that one label counts; 0, because words are counted where they end.
 
     Raises:
         UserError: a label has a space that is not its first character.
     """
 
-    max_words = 1
+    max_words = 0
 
     def __init__(self, words: Sequence[str], surfaces: Sequence[str]) -> None:
         self._labels = len(surfaces)
@@ -192,16 +192,15 @@ class LexiconTree:
         return np.where(self._keys[at] == keys, self._targets[at], NONE)
 
     def across(self, nodes: Integers, labels: Integers) -> Transitions:
-        """Transitions of candidates with outer labels, from nodes where a word may end.
+        """Transitions of candidates with outer labels from the root, where the word before has ended.
 
-        The transition completes the current word and starts the next one with the characters after the
-        label's leading space.
+        The next word starts with the characters after the label's leading space.
         """
-        units = self._words[nodes]
-        return Transitions(self._from_root[labels], units, (units >= 0).astype(np.int64))
+        none = np.full(len(labels), NONE)
+        return Transitions(self._from_root[labels], none, np.zeros(len(labels), np.int64))
 
     def pending(self, nodes: Integers) -> Integers:
-        """The word (unit) that the end of the text completes at each node; -1: none."""
+        """The word (unit) that an outer label or the end of the text completes at each node; -1: none."""
         return self._words[nodes]
 
 

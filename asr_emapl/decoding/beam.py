@@ -124,9 +124,12 @@ class _Hypotheses:
             labels: number of labels.
         """
         keys = (self.contexts * nodes + self.nodes) * labels + self.labels
-        order = np.argsort(-self.scores, kind="stable")
+        order = np.lexsort((-self.scores, keys))  # by key, the best first
         order = order[self.scores[order] > -np.inf]
-        return self.select(order[np.unique(keys[order], return_index=True)[1]])
+        keys = keys[order]
+        is_first = np.ones(len(keys), bool)
+        is_first[1:] = keys[1:] != keys[:-1]
+        return self.select(order[is_first])
 
     def best(self, count: int) -> _Hypotheses:
         """The `count` hypotheses with the highest scores."""
@@ -256,17 +259,31 @@ class BeamSearch:
     def _across(self, beam: _Hypotheses, frame: Floats, cutoff: float) -> _Hypotheses:
         """Candidates with a new label that may complete a unit."""
         weight, bonus = self.config.lm_weight * _LN_10, self.config.word_bonus
+        # The open unit ends first, once for all labels.
         rows = np.flatnonzero(self._automaton.may_end(beam.nodes))
+        ended = self._end_units(beam.select(rows))
         # Upper bound on a candidate's score gain, because language model log-probabilities are at most 0.
-        gain = max(0.0, bonus * self._automaton.max_words) - weight * self._lookahead[beam.nodes[rows]]
-        new = beam.new_label(rows, self._automaton.outer, frame, cutoff - gain)
+        gain = max(0.0, bonus * self._automaton.max_words)
+        new = ended.new_label(
+            np.arange(len(rows)), self._automaton.outer, frame, np.full(len(rows), cutoff - gain)
+        )
         moves = self._automaton.across(new.nodes, new.labels)
-        lookahead = self._lookahead[moves.nodes] - self._lookahead[new.nodes]
-        scores = new.scores + weight * lookahead + bonus * moves.words
+        scores = new.scores + weight * self._lookahead[moves.nodes] + bonus * moves.words
         possible = (moves.nodes != NONE) & (scores >= cutoff)
-        moved = replace(new, nodes=moves.nodes, scores=scores).select(possible)
+        moved = replace(new, nodes=moves.nodes, scores=scores, parents=rows[new.parents]).select(possible)
         contexts, lm_scores = self._lm_scores(moved.contexts, moves.units[possible])
         return replace(moved, contexts=contexts, scores=moved.scores + weight * lm_scores)
+
+    def _end_units(self, beam: _Hypotheses) -> _Hypotheses:
+        """The hypotheses with their open unit completed, where a unit may end."""
+        weight = self.config.lm_weight * _LN_10
+        units = self._automaton.pending(beam.nodes)
+        is_open = units != NONE
+        contexts, scores = self._lm_scores(beam.contexts, units)
+        scores = (
+            beam.scores + weight * (scores - self._lookahead[beam.nodes]) + self.config.word_bonus * is_open
+        )
+        return replace(beam, nodes=np.where(is_open, ROOT, beam.nodes), contexts=contexts, scores=scores)
 
     def _lm_scores(self, contexts: Integers, units: Integers) -> tuple[Integers, Floats]:
         """Return the contexts after `units` and the log10 scores.
@@ -282,14 +299,13 @@ class BeamSearch:
 
     def _final_scores(self, beam: _Hypotheses) -> Floats:
         """Scores of hypotheses as complete texts; -inf where a word is incomplete."""
-        weight = self.config.lm_weight * _LN_10
-        units = self._automaton.pending(beam.nodes)
-        is_complete = self._automaton.may_end(beam.nodes)
-        contexts, scores = self._lm_scores(beam.contexts, np.where(is_complete, units, NONE))
+        rows = np.flatnonzero(self._automaton.may_end(beam.nodes))
+        ended = self._end_units(beam.select(rows))
+        scores = np.full(len(beam), -np.inf)
+        scores[rows] = ended.scores
         if self._lm is not None:
-            scores = scores + self._lm.finish(contexts)
-        scores = beam.scores + weight * (scores - self._lookahead[beam.nodes])
-        return np.where(is_complete, scores + self.config.word_bonus * (units != NONE), -np.inf)
+            scores[rows] += self.config.lm_weight * _LN_10 * self._lm.finish(ended.contexts)
+        return scores
 
 
 def _check_match(lm: NgramModel, config: BeamConfig, surfaces: list[str], units: list[str]) -> None:
