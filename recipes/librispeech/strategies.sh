@@ -23,8 +23,10 @@ usage: bash recipes/librispeech/strategies.sh --data DIR --lm-text FILE [options
   -- key=value      overrides conf/frozen_whisper_tiny.yaml
 
 The features of all audio are computed once and stored (1.4 GB). For each amount and seed, a supervised seed model is
-trained, and from it all systems on the same amount of audio. Prints one table per amount. Rerun the same command to
-resume; completed runs are not repeated.
+trained, and from it all systems on the same amount of audio. 0.4 h of 109 speakers of train-clean-100 are held out; on their
+transcripts, the weights of the language model are tuned for the labels and for the decoding of each system. Prints one
+table per amount, and one of decoding with the language model. Rerun the same command to resume; completed runs are not
+repeated.
 HELP
 }
 
