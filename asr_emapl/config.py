@@ -25,6 +25,7 @@ from asr_emapl.distributed.process_group import DeviceConfig
 from asr_emapl.errors import UserError
 from asr_emapl.hyperparameters import OptimizerConfig, ScheduleConfig, TeacherConfig
 from asr_emapl.models.contract import ModelConfig
+from asr_emapl.objectives.loss import LossConfig
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.runs.reader import CHECKPOINTS, CONFIG
 from asr_emapl.self_supervised.config import SelfSupervisedConfig
@@ -42,7 +43,6 @@ from asr_emapl.settings import (
 )
 from asr_emapl.storage import is_url, write
 from asr_emapl.storage.yaml_text import parse_yaml, read_yaml, require_bounded
-from asr_emapl.training.loss import LossConfig
 
 
 @dataclass

@@ -64,8 +64,8 @@ def plan(path: Path, epoch: int) -> str:
 def train(path: Path) -> str:
     """Everything that a run does before its first batch: limits, hashes for a resume, kappa."""
     from asr_emapl.config import RunConfig
+    from asr_emapl.corpora.selection import TrainingAudio
     from asr_emapl.data.mixture import DataCursor
-    from asr_emapl.training.selection import TrainingAudio
 
     config = RunConfig()
     config.data.labelled = [str(path)]

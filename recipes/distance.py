@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from asr_emapl.report.curves import Curve, read_curves
+from asr_emapl.runs.curves import Curve, read_curves
 from asr_emapl.scoring.intervals import student_quantile
 from asr_emapl.storage import write
 

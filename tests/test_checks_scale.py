@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 
 from asr_emapl.checks.scale import ScaleRow, scale_table
 from asr_emapl.cli import app
+from asr_emapl.corpora.selection import TrainingAudio, missing_manifests
 from asr_emapl.data.batch_plan import BatchConfig
 from asr_emapl.data.loader import DataConfig
 from asr_emapl.errors import UserError
 from asr_emapl.hyperparameters import OptimizerConfig, ScheduleConfig, TeacherConfig
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
-from asr_emapl.training.selection import TrainingAudio, missing_manifests
 
 
 def table(config, batch_seconds):

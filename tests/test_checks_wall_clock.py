@@ -12,8 +12,8 @@ from asr_emapl.checks.wall_clock import StepTimes, wall_clock
 from asr_emapl.cli import app
 from asr_emapl.data.batch_plan import BatchConfig
 from asr_emapl.errors import UserError
+from asr_emapl.planning import nominal_step_audio
 from asr_emapl.scaling import BatchSchedule, StepAudio
-from asr_emapl.training.build import nominal_step_audio
 
 
 def account(seconds, *changes, hours=1000.0, times=(), reference=100.0):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from asr_emapl.config import RunConfig, config_from_dict, config_to_dict, load_config
 from asr_emapl.errors import UserError
-from asr_emapl.training.build import build_batches, nominal_step_audio
+from asr_emapl.planning import build_batches, nominal_step_audio
 
 
 def written(folder: Path, content: str | bytes) -> Path:

@@ -12,13 +12,13 @@ import soundfile
 from support.tiny import tiny_config
 
 from asr_emapl.audio.source import ByteRange
+from asr_emapl.corpora.corpora import Corpora
 from asr_emapl.data import manifest, shared_audio
 from asr_emapl.data.manifest import open_manifest, read_manifest
 from asr_emapl.data.manifest_writer import write_manifest
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
 from asr_emapl.training.build import read_tokenizer
-from asr_emapl.training.corpora import Corpora
 
 
 def make(folder: Path, name: str, seed: int = 0) -> Utterance:

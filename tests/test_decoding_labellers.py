@@ -31,11 +31,11 @@ from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.errors import UserError
 from asr_emapl.models.transformer import TransformerCtc
+from asr_emapl.objectives.ctc import CtcObjective
 from asr_emapl.pseudo_labels.labelling import UtteranceLabel
+from asr_emapl.run_labels.build import build_searches, build_strategy
+from asr_emapl.runs.phases import Phases
 from asr_emapl.text.tokenizer import CharacterTokenizer
-from asr_emapl.training.build_labels import build_searches, build_strategy
-from asr_emapl.training.objectives import CtcObjective
-from asr_emapl.training.phases import Phases
 
 BANDS = 20
 

@@ -14,8 +14,8 @@ from asr_emapl.config import RunConfig
 from asr_emapl.errors import UserError
 from asr_emapl.hyperparameters import OptimizerConfig, TeacherConfig
 from asr_emapl.hyperparameters import build_optimizer as build
+from asr_emapl.planning import build_plan, nominal_step_audio
 from asr_emapl.scaling import momentum, scale_hyperparameters
-from asr_emapl.training.build import build_plan, nominal_step_audio
 
 
 def build_optimizer(model, config, kappa):

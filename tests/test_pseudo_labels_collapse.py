@@ -12,6 +12,7 @@ from asr_emapl.data.manifest import read_manifest
 from asr_emapl.data.manifest_writer import write_manifest
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
+from asr_emapl.objectives.step_result import StepResult
 from asr_emapl.pseudo_labels.collapse import (
     BARREN_STEPS,
     BROKEN_STEPS,
@@ -19,7 +20,6 @@ from asr_emapl.pseudo_labels.collapse import (
     CollapseGuard,
 )
 from asr_emapl.pseudo_labels.filters import REASONS
-from asr_emapl.training.step import StepResult
 from asr_emapl.training.trainer import train
 
 

@@ -14,7 +14,7 @@ from asr_emapl.config import load_config
 from asr_emapl.data.manifest_writer import write_manifest
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError
-from asr_emapl.training.build import build_plan, nominal_step_audio
+from asr_emapl.planning import build_plan, nominal_step_audio
 from asr_emapl.training.trainer import train
 
 ROOT = Path(__file__).parent.parent

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from asr_emapl.config import load_config
-from asr_emapl.training.build import nominal_step_audio
+from asr_emapl.planning import nominal_step_audio
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 CONFIGS = sorted(RECIPES.glob("*/conf/*.yaml"))

@@ -13,7 +13,7 @@ import pytest
 from support.tiny import WITH_UNLABELLED, make_corpus, tiny_config
 
 from asr_emapl.config import load_config
-from asr_emapl.training.build import nominal_step_audio
+from asr_emapl.planning import nominal_step_audio
 from asr_emapl.training.trainer import train
 
 ROOT = Path(__file__).parent.parent

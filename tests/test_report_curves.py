@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import json
 import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support.logged_runs import SPLITS, write_validated_run
 from typer.testing import CliRunner
 
 from asr_emapl import cli
 from asr_emapl.errors import UserError
 from asr_emapl.report import curves
-from asr_emapl.report.curves import draw_curves, read_curves
-
-SPLITS = ("dev-clean", "dev-other")
-
-
-def write_run(folder: Path, rates: list[float], models=("student", "teacher"), splits=SPLITS) -> Path:
-    """A run that validated once an hour; the second split is 10 worse, the student 1 worse."""
-    folder.mkdir(parents=True)
-    lines = [{"event": "start", "hours": 0.0}]
-    for step, rate in enumerate(rates, start=1):
-        lines.append(
-            {"event": "step", "step": step, "hours": step - 0.5, "kind": "labelled", "loss": 1.0}
-            | {"utterances": 4, "tokens": 20}
-        )
-        wer = {f"{m}/{s}": rate + 10.0 * splits.index(s) + (m == "student") for s in splits for m in models}
-        lines.append({"event": "validation", "step": step, "hours": float(step), "wer": wer})
-    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder
+from asr_emapl.report.curves import draw_curves
 
 
 def texts(svg: Path) -> list[str]:
@@ -44,62 +27,8 @@ def texts(svg: Path) -> list[str]:
     ]
 
 
-def test_read_curves(tmp_path) -> None:
-    assert read_curves(write_run(tmp_path / "run", [90.0, 45.5])) == {
-        "student/dev-clean": [(1.0, 91.0), (2.0, 46.5)],
-        "teacher/dev-clean": [(1.0, 90.0), (2.0, 45.5)],
-        "student/dev-other": [(1.0, 101.0), (2.0, 56.5)],
-        "teacher/dev-other": [(1.0, 100.0), (2.0, 55.5)],
-    }
-
-
-def test_a_split_that_joined_later(tmp_path) -> None:
-    run = write_run(tmp_path / "run", [90.0], splits=("dev-clean",))
-    with (run / "log.jsonl").open("a") as file:
-        file.write(
-            json.dumps({"event": "validation", "step": 2, "hours": 2.0, "wer": {"teacher/new": 5}}) + "\n"
-        )
-    assert read_curves(run)["teacher/new"] == [(2.0, 5.0)]
-
-
-def test_a_line_half_written_is_passed_over(tmp_path) -> None:
-    run = write_run(tmp_path / "run", [90.0])
-    with (run / "log.jsonl").open("a") as file:
-        file.write('{"event": "validation", "step": 2, "hou')
-    assert len(read_curves(run)["teacher/dev-clean"]) == 1
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "{",
-        "3",
-        "[]",
-        "{}",
-        '{"event": "validation"}',
-        '{"event": "validation", "hours": 1, "wer": {"a/b": null}}',
-    ],
-)
-def test_a_broken_line_is_named(tmp_path, line) -> None:
-    run = write_run(tmp_path / "run", [90.0])
-    with (run / "log.jsonl").open("a") as file:
-        file.write(line + "\n")
-    with pytest.raises(UserError, match=r"log.jsonl:4: not a line of a run's log"):
-        read_curves(run)
-
-
-def test_no_log_and_no_validation(tmp_path) -> None:
-    with pytest.raises(UserError, match=r"nowhere.log.jsonl: cannot be read .*is .*nowhere a run directory"):
-        read_curves(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"run.log.jsonl: no validation results yet; .*data.validation"):
-        read_curves(write_run(tmp_path / "run", []))
-    (tmp_path / "run" / "log.jsonl").write_text("")
-    with pytest.raises(UserError, match="no validation results yet"):
-        read_curves(tmp_path / "run")
-
-
 def test_png(tmp_path) -> None:
-    runs = [(f"run {i}", write_run(tmp_path / str(i), [90.0, 40.0 + i])) for i in range(2)]
+    runs = [(f"run {i}", write_validated_run(tmp_path / str(i), [90.0, 40.0 + i])) for i in range(2)]
     out = tmp_path / "new" / "folder" / "curves.png"
     draw_curves(runs, out)
     content = out.read_bytes()
@@ -111,8 +40,8 @@ def test_png(tmp_path) -> None:
 
 def test_svg_says_what_is_drawn(tmp_path) -> None:
     runs = [
-        ("first", write_run(tmp_path / "a", [90.0, 41.0])),
-        ("costs $5 & <more> $", write_run(tmp_path / "b", [90.0, 42.0, 33.3])),
+        ("first", write_validated_run(tmp_path / "a", [90.0, 41.0])),
+        ("costs $5 & <more> $", write_validated_run(tmp_path / "b", [90.0, 42.0, 33.3])),
     ]
     draw_curves(runs, tmp_path / "curves.SVG")
     found = texts(tmp_path / "curves.SVG")
@@ -124,7 +53,7 @@ def test_svg_says_what_is_drawn(tmp_path) -> None:
 
 
 def test_same_runs_same_file(tmp_path) -> None:
-    run = write_run(tmp_path / "run", [90.0, 40.0])
+    run = write_validated_run(tmp_path / "run", [90.0, 40.0])
     for name in ("a.svg", "b.svg"):
         draw_curves([("run", run)], tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
@@ -132,8 +61,8 @@ def test_same_runs_same_file(tmp_path) -> None:
 
 def test_each_run_is_named_in_the_last_panel_it_is_in(tmp_path) -> None:
     runs = [
-        ("both", write_run(tmp_path / "a", [40.0])),
-        ("one", write_run(tmp_path / "b", [20.0], models=("student",), splits=SPLITS[:1])),
+        ("both", write_validated_run(tmp_path / "a", [40.0])),
+        ("one", write_validated_run(tmp_path / "b", [20.0], models=("student",), splits=SPLITS[:1])),
     ]
     draw_curves(runs, tmp_path / "curves.svg")
     found = texts(tmp_path / "curves.svg")
@@ -143,11 +72,11 @@ def test_each_run_is_named_in_the_last_panel_it_is_in(tmp_path) -> None:
 
 @pytest.mark.parametrize("rates", [[250.0, 180.0], [float("inf"), 50.0], [0.0], [100.0] * 30])
 def test_odd_rates(tmp_path, rates) -> None:
-    draw_curves([("run", write_run(tmp_path / "run", rates))], tmp_path / "curves.png")
+    draw_curves([("run", write_validated_run(tmp_path / "run", rates))], tmp_path / "curves.png")
 
 
 def test_more_runs_than_colours(tmp_path) -> None:
-    runs = [(f"run {i}", write_run(tmp_path / str(i), [50.0 + i])) for i in range(9)]
+    runs = [(f"run {i}", write_validated_run(tmp_path / str(i), [50.0 + i])) for i in range(9)]
     draw_curves(runs, tmp_path / "curves.svg")
     found = texts(tmp_path / "curves.svg")
     assert "66.0  run 6" in found
@@ -169,7 +98,7 @@ def test_no_runs(tmp_path) -> None:
 def test_a_place_that_cannot_be_written(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"curves\.png: cannot be written"):
-        draw_curves([("run", write_run(tmp_path / "run", [9.0]))], tmp_path / "file" / "curves.png")
+        draw_curves([("run", write_validated_run(tmp_path / "run", [9.0]))], tmp_path / "file" / "curves.png")
 
 
 @pytest.mark.parametrize(
@@ -198,7 +127,7 @@ def test_panels_end_at_100_for_curves_that_come_down_from_above() -> None:
 
 
 def test_neither_reading_nor_drawing_loads_torch(tmp_path) -> None:
-    run = write_run(tmp_path / "run", [90.0, 40.0])
+    run = write_validated_run(tmp_path / "run", [90.0, 40.0])
     code = (
         "import sys; from pathlib import Path; from asr_emapl.report.curves import draw_curves;"
         "assert 'matplotlib' not in sys.modules;"
@@ -209,7 +138,7 @@ def test_neither_reading_nor_drawing_loads_torch(tmp_path) -> None:
 
 
 def test_command_with_a_run_directory_whose_name_has_an_equals_sign(tmp_path) -> None:
-    run = write_run(tmp_path / "lr=0.1", [90.0, 40.0])
+    run = write_validated_run(tmp_path / "lr=0.1", [90.0, 40.0])
     out = tmp_path / "curves.svg"
     result = CliRunner().invoke(cli.app, ["plot", str(run), f"low={run}", "--out", str(out)])
     assert result.exit_code == 0, result.exception
@@ -217,7 +146,7 @@ def test_command_with_a_run_directory_whose_name_has_an_equals_sign(tmp_path) ->
 
 
 def test_command(tmp_path) -> None:
-    run = write_run(tmp_path / "run", [90.0, 40.0])
+    run = write_validated_run(tmp_path / "run", [90.0, 40.0])
     out = tmp_path / "curves.svg"
     result = CliRunner().invoke(cli.app, ["plot", str(run), f"other={run}", "--out", str(out)])
     assert result.exit_code == 0, result.output

@@ -12,7 +12,7 @@ from asr_emapl.errors import UserError
 from asr_emapl.pseudo_labels.filters import REASONS
 from asr_emapl.report.run import read_runs
 from asr_emapl.report.usage import Usage, as_record, read_usage, table
-from asr_emapl.training.phases import PHASES
+from asr_emapl.runs.phases import PHASES
 
 
 def times(audio: float = 90.0, padded: float = 100.0, **seconds: float) -> dict[str, float]:

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from asr_emapl.checkpoints.async_save import Saved
+from asr_emapl.objectives.step_result import StepResult
 from asr_emapl.scaling import StepHyperparameters
 from asr_emapl.training import log as log_module
 from asr_emapl.training.log import RunLog, SkippedSteps
-from asr_emapl.training.step import StepResult
 
 
 def strict(line: str) -> dict:

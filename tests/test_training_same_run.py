@@ -18,7 +18,7 @@ from asr_emapl.checkpoints.recognizer import load_recognizer
 from asr_emapl.data.batch_plan import BatchPlan
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.data.micro_batches import micro_batches
-from asr_emapl.training.build import build_batches, nominal_step_audio
+from asr_emapl.planning import build_batches, nominal_step_audio
 from asr_emapl.training.trainer import train
 
 IN_FLOAT64 = (str(Path(__file__).parent / "support" / "in_float64.py"),)

@@ -20,10 +20,10 @@ from support.train_steps import (
 from torch import Tensor
 
 from asr_emapl.data.step_batch import Skipped
+from asr_emapl.objectives.ctc import CtcObjective
 from asr_emapl.pseudo_labels.filters import REASONS
 from asr_emapl.pseudo_labels.strategies.ema import FreshLabels
 from asr_emapl.text import CharacterTokenizer
-from asr_emapl.training.objectives import CtcObjective
 
 
 def test_the_student_learns_the_labels_that_the_strategy_gave():

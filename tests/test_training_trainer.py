@@ -20,7 +20,7 @@ from asr_emapl.checkpoints import manager as checkpoint_manager
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.errors import UserError
 from asr_emapl.report.usage import read_usage
-from asr_emapl.training.phases import PHASES
+from asr_emapl.runs.phases import PHASES
 from asr_emapl.training.trainer import train
 
 TESTS = Path(__file__).parent

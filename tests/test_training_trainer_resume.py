@@ -13,7 +13,7 @@ from asr_emapl.checkpoints import files as checkpoint
 from asr_emapl.checkpoints.recognizer import load_recognizer
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.errors import UserError
-from asr_emapl.training.build import build_batches
+from asr_emapl.planning import build_batches
 from asr_emapl.training.trainer import train
 
 

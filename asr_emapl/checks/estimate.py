@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.checks.trial_step import TIMED_STEPS, TOO_MUCH, StepElsewhere, StepHere
 from asr_emapl.config import RunConfig
+from asr_emapl.corpora.selection import TrainingAudio, missing_manifests
 from asr_emapl.errors import UserError, counted
 from asr_emapl.hyperparameters import OptimizerConfig, build_optimizer
+from asr_emapl.planning import nominal_step_audio
 from asr_emapl.progress import Progress
 from asr_emapl.terminal import time_text
-from asr_emapl.training.build import nominal_step_audio
-from asr_emapl.training.selection import TrainingAudio, missing_manifests
 
 _USABLE = 0.9  # share of a GPU's memory; the rest is for the context, workspaces and fragments
 _SECANTS = 4

@@ -12,10 +12,10 @@ from typing import Any
 
 from asr_emapl.config import load_config
 from asr_emapl.errors import UserError
+from asr_emapl.planning import build_batches
 from asr_emapl.runs.reader import read_log
 from asr_emapl.scaling import scale_noise_share
 from asr_emapl.scoring.intervals import student_quantile
-from asr_emapl.training.build import build_batches
 
 # The share is the mean over parts of the audio: at most _MAX_PARTS parts, each with at least
 # _MIN_STEPS_PER_PART measured steps.

@@ -25,14 +25,14 @@ from asr_emapl.ctc import greedy
 from asr_emapl.data.step_batch import MicroBatch
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
+from asr_emapl.objectives.ctc import CtcObjective
 from asr_emapl.pseudo_labels.filters import LabelFilters
 from asr_emapl.pseudo_labels.labels import Label, LabelRequest
 from asr_emapl.pseudo_labels.own_filters import own_filters
 from asr_emapl.pseudo_labels.token_rate import learned_rates
+from asr_emapl.run_labels.build import build_best_average, build_searches, build_strategy
+from asr_emapl.runs.phases import Phases
 from asr_emapl.training.build import build_extractor, build_models, read_tokenizer
-from asr_emapl.training.build_labels import build_best_average, build_searches, build_strategy
-from asr_emapl.training.objectives import CtcObjective
-from asr_emapl.training.phases import Phases
 
 UTTERANCES = 12
 STEPS_OF_A_PASS, STEPS = 3, 9

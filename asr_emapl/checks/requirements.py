@@ -17,8 +17,8 @@ from asr_emapl.errors import UserError
 from asr_emapl.models.contract import build_model
 from asr_emapl.models.inputs import frame_count, input_size
 from asr_emapl.models.target import NO_TRUST, Trust
+from asr_emapl.planning import build_batches
 from asr_emapl.text.tokenizer import CharacterTokenizer, Tokenizer, load_tokenizer
-from asr_emapl.training.build import build_batches
 
 
 def read_requirements(

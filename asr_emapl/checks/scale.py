@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from asr_emapl.config import RunConfig
 from asr_emapl.errors import UserError
+from asr_emapl.planning import build_plan, nominal_step_audio
 from asr_emapl.scaling import BatchSchedule, ReferenceOptimizer, StepAudio, momentum
 from asr_emapl.scaling.range import ScaledBatch, count, momentum_text, number, value_text, warnings
-from asr_emapl.training.build import build_plan, nominal_step_audio
 
 _LINEAR = {
     "lr": "kappa lr",

@@ -20,7 +20,7 @@ from asr_emapl.distributed.process_group import ProcessGroup, choose_device
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.errors import UserError
 from asr_emapl.hyperparameters import build_optimizer
-from asr_emapl.objective import to_device
+from asr_emapl.objectives.objective import to_device
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.pseudo_labels.filters import LabelFilters
 from asr_emapl.pseudo_labels.labeller import Labeller

@@ -203,7 +203,7 @@ def scale(
 def _show_wall_clock(run: RunConfig, step_times: list[str], as_json: bool) -> None:
     """Print serial steps and time of the batches of a run."""
     from asr_emapl.checks.wall_clock import StepTimes, wall_clock
-    from asr_emapl.training.build import nominal_step_audio
+    from asr_emapl.planning import nominal_step_audio
 
     times = StepTimes.parse(step_times)
     steps, _, warning = _step_audio(run)
@@ -228,7 +228,7 @@ def _show_wall_clock(run: RunConfig, step_times: list[str], as_json: bool) -> No
 
 def _step_audio(run: RunConfig) -> tuple[StepAudio | None, float, list[str]]:
     """Audio of steps and hours of the manifests; if manifests are missing, None, 0 and a warning."""
-    from asr_emapl.training.selection import TrainingAudio, missing_manifests
+    from asr_emapl.corpora.selection import TrainingAudio, missing_manifests
 
     missing = missing_manifests(run)
     if not missing:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from asr_emapl.plotting import COLOURS, new_figure
-from asr_emapl.report.curves import Curve, hours_shown, look
+from asr_emapl.report.curves import hours_shown, look
+from asr_emapl.runs.curves import Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from asr_emapl.report.chart import Chart, Line
-from asr_emapl.report.curves import Curve, highest
+from asr_emapl.report.curves import highest
 from asr_emapl.report.run import Run
+from asr_emapl.runs.curves import Curve
 
 Step = dict[str, Any]
 

@@ -1,23 +1,21 @@
-"""WER over hours of audio consumed, from the logs of runs. Does not import torch; matplotlib only to plot."""
+"""Plot WER over hours of audio consumed. Does not import torch; matplotlib only to plot."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from asr_emapl.errors import UserError
 from asr_emapl.plotting import COLOURS, check_ending, new_figure, write_plot
-from asr_emapl.runs.reader import LOG, read_log, read_run_config
-from asr_emapl.storage import number
+from asr_emapl.report.seed import with_seed
+from asr_emapl.runs.curves import Curve, read_curves
+from asr_emapl.runs.reader import read_run_config
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Curve = list[tuple[float, float]]
-"""(hours of audio consumed, WER in percent), in the order of the log."""
 
 Panels = dict[str, dict[int, dict[str, Curve]]]
 """Split -> run index -> model (teacher, student) -> curve."""
@@ -33,35 +31,6 @@ _COLUMNS = 2
 _LINE_SHARE = 0.065  # height of a label line as a fraction of the panel height
 
 
-def read_curves(run: Path) -> dict[str, Curve]:
-    """Read the validation results of a run, which may still be in progress.
-
-    Returns:
-        "model/split" (such as "teacher/dev-clean") -> curve.
-
-    Raises:
-        UserError: the run directory has no log.jsonl, a line is invalid, or there are no validation results.
-    """
-    path = run / LOG
-    curves = curves_of(read_log(path))
-    if not curves:
-        raise UserError(
-            f"{path}: no validation results yet; set data.validation and wait for the first validation "
-            "(validation.every_hours)"
-        )
-    return curves
-
-
-def curves_of(records: Iterable[Mapping[str, Any]]) -> dict[str, Curve]:
-    """Return the validation results in records of `read_log`, as `read_curves` does; may be empty."""
-    curves: dict[str, Curve] = {}
-    for record in records:
-        if record.get("event") == "validation":
-            for name, rate in record["wer"].items():
-                curves.setdefault(name, []).append((float(record["hours"]), number(rate) or 0.0))
-    return curves
-
-
 def draw_curves(runs: Sequence[tuple[str, Path]], out: Path) -> None:
     """Plot runs, given as (label, run directory), in one figure: PNG or SVG by the extension of `out`.
 
@@ -73,8 +42,6 @@ def draw_curves(runs: Sequence[tuple[str, Path]], out: Path) -> None:
         UserError: the extension is not .png or .svg, there are no runs, a run has no log or validation
             results, or the file cannot be written.
     """
-    from asr_emapl.report.seed import with_seed
-
     check_ending(out)
     if not runs:
         raise UserError("there are no runs to plot; pass at least one run directory")

@@ -11,9 +11,9 @@ from typing import Any
 
 from asr_emapl.errors import UserError
 from asr_emapl.progress import track
-from asr_emapl.report.curves import Curve, curves_of
 from asr_emapl.report.seed import with_seed
 from asr_emapl.report.usage import Usage, usage_of
+from asr_emapl.runs.curves import Curve, curves_of
 from asr_emapl.runs.reader import (
     STARTS,
     read_label_samples,

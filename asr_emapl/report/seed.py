@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from asr_emapl.errors import UserError
-from asr_emapl.report.curves import Curve, curves_of
+from asr_emapl.runs.curves import Curve, curves_of
 from asr_emapl.runs.reader import CHECKPOINTS, LOG, read_log
 
 

@@ -52,7 +52,7 @@ def scaled(run: Run) -> Scaled | None:
         return None
     from asr_emapl.checks.scale import scale_table
     from asr_emapl.config import config_from_dict
-    from asr_emapl.training.build import build_batches
+    from asr_emapl.planning import build_batches
 
     try:
         config = config_from_dict(run.config, str(run.folder / "config.yaml"))

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from asr_emapl.data.step_batch import MicroBatch
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
-from asr_emapl.objective import Prepared
+from asr_emapl.objectives.objective import Prepared
 from asr_emapl.self_supervised.networks import VIEWS
 from asr_emapl.self_supervised.spread import SpreadGuard, spread
 from asr_emapl.self_supervised.teacher_objective import TeacherObjective

@@ -19,7 +19,7 @@ from asr_emapl.data.stored_features import input_features
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher, unwrap
 from asr_emapl.errors import UserError
-from asr_emapl.objective import Prepared, to_device
+from asr_emapl.objectives.objective import Prepared, to_device
 from asr_emapl.self_supervised.config import MaskedConfig
 from asr_emapl.self_supervised.spread import SpreadGuard, spread
 from asr_emapl.self_supervised.teacher_objective import TeacherObjective

@@ -13,7 +13,7 @@ from asr_emapl.audio import SAMPLE_RATE_HZ
 from asr_emapl.audio.augment import SpecAugment, draw_seed
 from asr_emapl.audio.features import FeatureExtractor
 from asr_emapl.data.step_batch import MicroBatch
-from asr_emapl.objective import to_device
+from asr_emapl.objectives.objective import to_device
 from asr_emapl.self_supervised.config import ByolConfig
 from asr_emapl.self_supervised.networks import VIEWS
 

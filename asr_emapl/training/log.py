@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from asr_emapl.checkpoints.async_save import Saved
 from asr_emapl.errors import counted
+from asr_emapl.objectives.step_result import StepResult
 from asr_emapl.pseudo_labels.label_guard import Alarm
 from asr_emapl.pseudo_labels.quality import pseudo_label_quality
 from asr_emapl.runs.line_file import LineFile
 from asr_emapl.scaling import StepHyperparameters
 from asr_emapl.terminal import RUN_LOGGER
-from asr_emapl.training.step import StepResult
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -6,7 +6,6 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -17,35 +16,12 @@ from asr_emapl.data.step_batch import StepBatch
 from asr_emapl.distributed.fsdp import full_tensor
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
-from asr_emapl.objective import Objective, Prepared, Work
-from asr_emapl.pseudo_labels.labels import Label
+from asr_emapl.objectives.ctc import CtcObjective
+from asr_emapl.objectives.objective import Objective, Prepared, Work
+from asr_emapl.objectives.step_result import StepResult
 from asr_emapl.pseudo_labels.quality import LabelCounts
-from asr_emapl.scaling.gradient_noise import GradientNoise, estimate_noise
-from asr_emapl.training.objectives import CtcObjective
-from asr_emapl.training.phases import Phases
-
-
-@dataclass(frozen=True)
-class StepResult(LabelCounts):
-    """The result of a step, over all ranks.
-
-    Attributes:
-        loss: mean over the utterances trained on, or over their tokens (see `LossConfig.per`).
-        gradient_norm: norm before clipping.
-        taken: whether student and teacher were updated.
-        noise: gradient noise, if requested and measurable.
-        labels: the pseudo-labels of this process by row, including dropped ones.
-        reasons: why pseudo-labels of this process are dropped, by row.
-        statistics: other numbers of the objective for the log, by name.
-    """
-
-    loss: float = 0.0
-    gradient_norm: float = 0.0
-    taken: bool = True
-    noise: GradientNoise | None = None
-    labels: Mapping[int, Label] = field(default_factory=dict)
-    reasons: Mapping[int, str] = field(default_factory=dict)
-    statistics: Mapping[str, float] = field(default_factory=dict)
+from asr_emapl.runs.phases import Phases
+from asr_emapl.scaling.gradient_noise import estimate_noise
 
 
 class TrainStep:

@@ -18,6 +18,7 @@ from asr_emapl.checkpoints.built import Built, built_entry, write_features
 from asr_emapl.checkpoints.manager import CheckpointManager
 from asr_emapl.checkpoints.origin import origin_of, require_origin
 from asr_emapl.config import RunConfig, config_to_dict
+from asr_emapl.corpora.corpora import Corpora
 from asr_emapl.data.loader import steps
 from asr_emapl.data.mixture import DataCursor
 from asr_emapl.data.step_batch import StepBatch
@@ -27,9 +28,13 @@ from asr_emapl.distributed.preemption import StopRequest
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher, unwrap
 from asr_emapl.errors import UserError
+from asr_emapl.planning import build_plan, nominal_step_audio
 from asr_emapl.pseudo_labels.collapse import CollapseGuard
 from asr_emapl.pseudo_labels.dropout import switch_dropout
 from asr_emapl.pseudo_labels.label_guard import CollapsedLabelsError
+from asr_emapl.run_labels.build import build_best_average, build_searches, build_strategy
+from asr_emapl.run_labels.labelling_progress import LabellingProgress
+from asr_emapl.run_labels.run_labels import RunLabels
 from asr_emapl.runs.lock import run_lock
 from asr_emapl.runs.reader import logged_validation
 from asr_emapl.runs.skipped import SkippedList
@@ -43,18 +48,12 @@ from asr_emapl.training.averages import EvaluationAverages
 from asr_emapl.training.build import (
     build_extractor,
     build_models,
-    build_plan,
     build_self_supervised_step,
     build_step,
-    nominal_step_audio,
     read_tokenizer,
     require_views,
 )
-from asr_emapl.training.build_labels import build_best_average, build_searches, build_strategy
-from asr_emapl.training.corpora import Corpora
-from asr_emapl.training.labelling_progress import LabellingProgress
 from asr_emapl.training.log import RunLog
-from asr_emapl.training.run_labels import RunLabels
 from asr_emapl.training.scaled_optimizer import ScaledOptimizer
 from asr_emapl.training.validation import Validator
 

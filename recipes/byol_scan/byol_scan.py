@@ -21,7 +21,7 @@ from scan_modes import MODES
 
 from asr_emapl.config import RunConfig, load_config
 from asr_emapl.errors import UserError
-from asr_emapl.report.curves import Curve
+from asr_emapl.runs.curves import Curve
 from asr_emapl.runs.reader import read_log
 from asr_emapl.storage import write
 from asr_emapl.terminal import run_script

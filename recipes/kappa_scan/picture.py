@@ -10,7 +10,7 @@ import numpy as np
 from distance import at, mean_curve
 
 from asr_emapl.plotting import COLOURS, new_figure, write_plot
-from asr_emapl.report.curves import Curve, read_curves
+from asr_emapl.runs.curves import Curve, read_curves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,26 @@ def write_run(
 
 
 MODELS = ("student", "teacher")
+
+
+SPLITS = ("dev-clean", "dev-other")
+
+
+def write_validated_run(
+    folder: Path,
+    rates: list[float],
+    models: Sequence[str] = ("student", "teacher"),
+    splits: Sequence[str] = SPLITS,
+) -> Path:
+    """A run that validated once an hour; the second split is 10 worse, the student 1 worse."""
+    folder.mkdir(parents=True)
+    lines: list[dict[str, Any]] = [{"event": "start", "hours": 0.0}]
+    for step, rate in enumerate(rates, start=1):
+        lines.append(
+            {"event": "step", "step": step, "hours": step - 0.5, "kind": "labelled", "loss": 1.0}
+            | {"utterances": 4, "tokens": 20}
+        )
+        wer = {f"{m}/{s}": rate + 10.0 * splits.index(s) + (m == "student") for s in splits for m in models}
+        lines.append({"event": "validation", "step": step, "hours": float(step), "wer": wer})
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder

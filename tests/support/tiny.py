@@ -8,11 +8,11 @@ import numpy as np
 import soundfile
 
 from asr_emapl.config import RunConfig, load_config
+from asr_emapl.corpora.selection import TrainingAudio
 from asr_emapl.data.manifest_writer import write_manifest
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.scaling import StepAudio
 from asr_emapl.text.tokenizer import CharacterTokenizer, save_tokenizer
-from asr_emapl.training.selection import TrainingAudio
 
 WORDS = {"ADA": (300, 700), "BOB": (500, 1500), "CLIO": (900, 2500), "DAN": (400, 3200)}
 

@@ -16,13 +16,13 @@ from asr_emapl.data.step_batch import MicroBatch, StepBatch
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import EmaTeacher
 from asr_emapl.models.transformer import TransformerCtc
+from asr_emapl.objectives.loss import LossConfig
 from asr_emapl.pseudo_labels.config import PseudoLabelConfig
 from asr_emapl.pseudo_labels.filters import LabelFilters
 from asr_emapl.pseudo_labels.labeller import Labeller
 from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels, Strategy
 from asr_emapl.pseudo_labels.strategies.ema import FreshLabels
 from asr_emapl.training.build import build_step
-from asr_emapl.training.loss import LossConfig
 
 BANDS, VOCABULARY = 12, 6
 # 0.5 s: 48 frames of features, 16 of the model.

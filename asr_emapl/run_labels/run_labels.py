@@ -14,12 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr_emapl.config import RunConfig, config_to_dict
+from asr_emapl.corpora.corpora import Corpora
 from asr_emapl.data.corpus import Corpus
 from asr_emapl.data.mixture import DataCursor
 from asr_emapl.data.step_batch import StepBatch
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.errors import UserError
+from asr_emapl.objectives.labels_ahead import LabelsAhead
+from asr_emapl.objectives.step_result import StepResult
 from asr_emapl.pseudo_labels import known_labels
 from asr_emapl.pseudo_labels.best_average import BestAverage
 from asr_emapl.pseudo_labels.filters import LabelFilters
@@ -30,14 +33,11 @@ from asr_emapl.pseudo_labels.labels import Label, Strategy
 from asr_emapl.pseudo_labels.own_filters import own_filters
 from asr_emapl.pseudo_labels.round_gate import RoundGate
 from asr_emapl.pseudo_labels.strategies.rounds import RoundLabels
+from asr_emapl.run_labels.label_monitor import SAMPLE, LabelMonitor
 from asr_emapl.runs.reader import LABEL_SAMPLES
 from asr_emapl.storage import write
 from asr_emapl.terminal import RUN_LOGGER
 from asr_emapl.text.tokenizer import Tokenizer
-from asr_emapl.training.corpora import Corpora
-from asr_emapl.training.label_monitor import SAMPLE, LabelMonitor
-from asr_emapl.training.labels_ahead import LabelsAhead
-from asr_emapl.training.step import StepResult
 
 _logger = logging.getLogger(RUN_LOGGER)
 

@@ -10,14 +10,14 @@ import soundfile
 from support.tiny import make_corpus, tiny_config
 
 from asr_emapl.audio.features import LogMel
+from asr_emapl.corpora.corpora import Corpora
+from asr_emapl.corpora.selection import MixtureSpec, TrainingAudio
 from asr_emapl.data.manifest import read_manifest
 from asr_emapl.data.manifest_writer import write_manifest
 from asr_emapl.data.mixture import DataCursor
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.errors import UserError, counted
 from asr_emapl.text.tokenizer import CharacterTokenizer
-from asr_emapl.training.corpora import Corpora
-from asr_emapl.training.selection import MixtureSpec, TrainingAudio
 
 
 def notes(root: Path) -> list[str]:

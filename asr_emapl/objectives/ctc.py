@@ -19,13 +19,13 @@ from asr_emapl.data.step_batch import MicroBatch
 from asr_emapl.data.stored_features import input_features
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.ema import unwrap
-from asr_emapl.objective import Prepared, to_device
+from asr_emapl.objectives.labels_ahead import LabelsAhead
+from asr_emapl.objectives.loss import LossConfig, consistency_loss, ctc_loss
+from asr_emapl.objectives.objective import Prepared, to_device
 from asr_emapl.pseudo_labels.filters import REASONS, LabelCandidate, LabelFilters, reason_to_drop_transcript
 from asr_emapl.pseudo_labels.labels import Label, LabelRequest, Labels, PendingLabels, Strategy, read_labels
 from asr_emapl.pseudo_labels.strategies.soft import soft_loss
-from asr_emapl.training.labels_ahead import LabelsAhead
-from asr_emapl.training.loss import LossConfig, consistency_loss, ctc_loss
-from asr_emapl.training.phases import Phases
+from asr_emapl.runs.phases import Phases
 
 # Length in seconds of the input of a rank that only takes part in collective operations.
 _NOTHING_SECONDS = 0.5

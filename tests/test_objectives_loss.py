@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from asr_emapl.data.step_batch import MicroBatch
 from asr_emapl.errors import UserError
+from asr_emapl.objectives.loss import LossConfig, consistency_loss, ctc_loss
 from asr_emapl.pseudo_labels.strategies.ema import FreshLabels
-from asr_emapl.training.loss import LossConfig, consistency_loss, ctc_loss
 from asr_emapl.training.trainer import train
 
 ALL = ("loss.consistency=0.2", "loss.per=token", "model.options.intermediate_layers=[1]")

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from asr_emapl.data.step_batch import MicroBatch
-from asr_emapl.training import phases as phases_module
-from asr_emapl.training.phases import PHASES, Phases
+from asr_emapl.runs import phases as phases_module
+from asr_emapl.runs.phases import PHASES, Phases
 
 
 class Clock:

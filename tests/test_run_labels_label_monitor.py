@@ -14,9 +14,9 @@ from asr_emapl.data.corpus import Corpus
 from asr_emapl.data.utterance import Utterance
 from asr_emapl.distributed.process_group import ProcessGroup
 from asr_emapl.pseudo_labels.labels import Label
+from asr_emapl.run_labels import label_monitor
+from asr_emapl.run_labels.label_monitor import LabelMonitor
 from asr_emapl.text.tokenizer import CharacterTokenizer
-from asr_emapl.training import label_monitor
-from asr_emapl.training.label_monitor import LabelMonitor
 
 ALONE = ProcessGroup(0, 1, torch.device("cpu"))
 TOKENIZER = CharacterTokenizer()

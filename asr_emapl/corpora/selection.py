@@ -20,9 +20,9 @@ from asr_emapl.data.mixture import DataPlan, Mixture
 from asr_emapl.data.permutation import Indices
 from asr_emapl.data.step_audio import mean_step_audio
 from asr_emapl.errors import UserError
+from asr_emapl.planning import build_batches
 from asr_emapl.scaling import StepAudio
 from asr_emapl.storage import is_url
-from asr_emapl.training.build import build_batches
 
 KINDS = ("labelled", "unlabelled")
 

@@ -11,7 +11,7 @@ from support.tiny import make_corpus, tiny_config
 
 from asr_emapl.data.label_plan import CachePlan, CacheSlot, LabelCursor, RoundsPlan
 from asr_emapl.data.mixture import DataCursor
-from asr_emapl.training.labelling_progress import LabellingProgress
+from asr_emapl.run_labels.labelling_progress import LabellingProgress
 from asr_emapl.training.trainer import train
 
 HOUR = 3600 * 16_000

@@ -12,6 +12,7 @@ from asr_emapl.audio.features import FeatureExtractor
 from asr_emapl.audio.perturb import Noise, Perturbation, PerturbConfig, Reverberation, Speed
 from asr_emapl.checkpoints.resume import Contents
 from asr_emapl.config import RunConfig
+from asr_emapl.corpora.selection import TrainingAudio
 from asr_emapl.data.corpus import Corpus, TokenTable
 from asr_emapl.data.loader import DataConfig, StepDataset
 from asr_emapl.data.manifest import read_manifest
@@ -26,7 +27,6 @@ from asr_emapl.pseudo_labels.labels import Label
 from asr_emapl.pseudo_labels.token_rate import learned_rates
 from asr_emapl.scoring.transcripts import read_transcripts
 from asr_emapl.text.tokenizer import Tokenizer
-from asr_emapl.training.selection import TrainingAudio
 
 # Number of files of each corpus whose headers are read before a run.
 _PROBED = 16

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from support.train_steps import HALF_SECOND, Given, Parts, labelled, micro, unlabelled
 
+from asr_emapl.objectives.ctc import CtcObjective
 from asr_emapl.pseudo_labels.labels import Label, PendingLabels
 from asr_emapl.pseudo_labels.strategies.ema import FreshLabels
-from asr_emapl.training.objectives import CtcObjective
 
 LENGTHS = {"a": HALF_SECOND, "b": HALF_SECOND // 2}
 ROWS = {ord(name) for name in LENGTHS}

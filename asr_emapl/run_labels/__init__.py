@@ -1,0 +1,1 @@
+"""The pseudo-labels of a run: built from the settings, monitored, saved in checkpoints."""
