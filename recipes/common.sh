@@ -4,6 +4,41 @@
 # Print an error in one line and exit with status 2.
 fail() { printf 'error: %s\n' "$1" >&2; exit 2; }
 
+# read_options ARGUMENT...: read the arguments of a recipe, --name VALUE or --name=VALUE. The recipe lists the names:
+#   valued        stored in the variable of that name (--lm-text in lm_text)
+#   passed        appended to the array options as --name=VALUE; passed_files: likewise, with the path of a file
+#   flags         without a value; stored in the variable of that name as --name
+#   passed_flags  likewise, appended to options
+# Arguments after -- are stored in the array overrides. --help prints the recipe's usage.
+valued='' passed='' passed_files='' flags='' passed_flags=''
+read_options() {
+    local name
+    while (($# > 0)); do
+        case $1 in
+            --help | -h) usage; exit 0 ;;
+            --) overrides=("${@:2}"); return ;;
+            --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
+        esac
+        name=${1#--}
+        [[ $1 == --?* && $1 != *[[:space:]]* ]] || name='?'
+        case " $flags " in *" $name "*) printf -v "${name//-/_}" '%s' "$1"; shift; continue ;; esac
+        case " $passed_flags " in *" $name "*) options+=("$1"); shift; continue ;; esac
+        case " $valued $passed $passed_files " in
+            *" $name "*) (($# > 1)) || fail "$1 needs a value (see --help)" ;;
+            *) fail "unknown option '$1' (see --help; key=value goes after --)" ;;
+        esac
+        case " $passed_files " in *" $name "*)
+            [[ -f $2 ]] || fail "$1 $2: no such file"
+            set -- "$1" "$(realpath -- "$2")" "${@:3}" ;;
+        esac
+        case " $valued " in
+            *" $name "*) printf -v "${name//-/_}" '%s' "$2" ;;
+            *) options+=("$1=$2") ;;
+        esac
+        shift 2
+    done
+}
+
 # is_current FILE INPUT...: whether FILE exists and is newer than all inputs.
 is_current() {
     local file=$1 input

@@ -187,3 +187,55 @@ def test_a_run_that_ends_before_pseudo_labels_start_is_refused(overrides, status
     found, output = result(command + body, config, *overrides)
     assert (found, len(output.splitlines())) == (status, 1)
     assert told in output
+
+
+READ = """options=() overrides=() lm_text='' table='' quick=''
+usage() { echo the usage; }
+valued=lm-text passed='seeds systems' passed_files=external flags=quick passed_flags=table
+read_options "$@"
+printf '%s|' "$lm_text" "$quick" "${options[*]-}" "${overrides[*]-}"
+"""
+
+
+def test_options_of_every_kind(tmp_path) -> None:
+    file = tmp_path / "labels.jsonl"
+    file.touch()
+    given = [
+        "--seeds",
+        3,
+        "--lm-text",
+        "a b",
+        "--quick",
+        f"--external={file}",
+        "--table",
+        "--",
+        "lr=1",
+        "--x",
+    ]
+    status, output = result(READ, *given)
+    assert (status, output) == (0, f"a b|--quick|--seeds=3 --external={file} --table|lr=1 --x|")
+
+
+def test_a_value_after_an_equals_sign_may_contain_one() -> None:
+    assert result(READ, "--lm-text=a=b", "--systems=")[1] == "a=b||--systems=||"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--sedes", 3], "unknown option '--sedes'"),
+        (["seeds", 3], "unknown option 'seeds'"),
+        (["-"], "unknown option '-'"),
+        (["--seeds systems", 3], "unknown option '--seeds systems'"),
+        (["--seeds"], "--seeds needs a value"),
+        (["--external", "nowhere"], "--external nowhere: no such file"),
+    ],
+)
+def test_an_option_that_cannot_be_read(given, message) -> None:
+    status, output = result(READ, *given)
+    assert status == 2
+    assert message in output
+
+
+def test_help_prints_the_usage() -> None:
+    assert result(READ, "--seeds", 1, "--help") == (0, "the usage")

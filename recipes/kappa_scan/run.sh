@@ -30,21 +30,8 @@ root=$(CDPATH='' cd -- "$here/../.." && pwd)
 source "$root/recipes/common.sh"
 quickstart=$root/recipes/quickstart/conf/quickstart.yaml
 config=$quickstart exp=$root/exp/kappa_scan overrides=() options=()
-while (($# > 0)); do
-    case $1 in
-        --help | -h) usage; exit 0 ;;
-        --) shift; overrides=("$@"); break ;;
-        --config | --exp)
-            (($# > 1)) || fail "$1 needs a value (see --help)"
-            printf -v "${1#--}" '%s' "$2"
-            shift 2 ;;
-        --hours | --kappas | --seeds | --systems | --workers)
-            (($# > 1)) || fail "$1 needs a value (see --help)"
-            options+=("$1=$2")
-            shift 2 ;;
-        *) fail "unknown option '$1' (see --help; key=value goes after --)" ;;
-    esac
-done
+valued='config exp' passed='hours kappas seeds systems workers'
+read_options "$@"
 [[ -f $config ]] || fail "--config $config: no such file"
 config=$(realpath -- "$config")
 

@@ -20,21 +20,8 @@ root=$(CDPATH='' cd -- "$here/../.." && pwd)
 # shellcheck source=recipes/common.sh
 source "$root/recipes/common.sh"
 from='' exp=$root/exp/librispeech-kappa options=(--hours 12 --kappas 4 --seeds 3) overrides=()
-while (($# > 0)); do
-    case $1 in
-        --help | -h) usage; exit 0 ;;
-        --) shift; overrides=("$@"); break ;;
-        --from | --exp)
-            (($# > 1)) || fail "$1 needs a value (see --help)"
-            printf -v "${1#--}" '%s' "$2"
-            shift 2 ;;
-        --hours | --kappas | --seeds | --workers)
-            (($# > 1)) || fail "$1 needs a value (see --help)"
-            options+=("$1" "$2")
-            shift 2 ;;
-        *) fail "unknown option '$1' (see --help; key=value goes after --)" ;;
-    esac
-done
+valued='from exp' passed='hours kappas seeds workers'
+read_options "$@"
 weights=$from/runs/1.5-lm-seed0.json
 [[ -f $weights ]] || fail "--from '$from' contains no runs/1.5-lm-seed0.json; run strategies.sh --amounts 1.5 --exp DIR first"
 from=$(realpath -- "$from")

@@ -39,18 +39,8 @@ root=$(CDPATH='' cd -- "$here/../.." && pwd)
 source "$root/recipes/common.sh"
 data='' config=conf/mini.yaml stage=0 stop_stage=5 exp=$root/exp/librispeech nproc=1 nnodes=1 rdzv='' pieces='' max_restarts=0
 overrides=()
-while (($# > 0)); do
-    case $1 in
-        --help | -h) usage; exit 0 ;;
-        --) shift; overrides=("$@"); break ;;
-        --data | --config | --stage | --stop-stage | --exp | --nproc | --nnodes | --rdzv | --pieces | --max-restarts)
-            (($# > 1)) || fail "$1 needs a value (see --help)"
-            name=${1#--}
-            printf -v "${name//-/_}" '%s' "$2" # --stop-stage into stop_stage, and so on
-            shift 2 ;;
-        *) fail "unknown option '$1' (see --help; key=value goes after --)" ;;
-    esac
-done
+valued='data config stage stop-stage exp nproc nnodes rdzv pieces max-restarts'
+read_options "$@"
 [[ $stage$stop_stage =~ ^[0-5]{2}$ && $stage -le $stop_stage ]] || fail "--stage '$stage' --stop-stage '$stop_stage': stages must be from 0 to 5, and the first must not be after the last"
 [[ $nproc.$nnodes =~ ^[1-9][0-9]*\.[1-9][0-9]*(:[1-9][0-9]*)?$ ]] ||
     fail "--nproc '$nproc' --nnodes '$nnodes': not positive numbers"

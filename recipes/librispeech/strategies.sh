@@ -35,30 +35,10 @@ root=$(CDPATH='' cd -- "$here/../.." && pwd)
 # shellcheck source=recipes/common.sh
 source "$root/recipes/common.sh"
 config=$here/conf/frozen_whisper_tiny.yaml
-exp=$root/exp/librispeech-strategies data='' lm_text='' weights='' amounts=1.5,5.3 hours=12 overrides=() options=() decoding=(--decode-with-lm)
-while (($# > 0)); do
-    case $1 in
-        --help | -h) usage; exit 0 ;;
-        --) shift; overrides=("$@"); break ;;
-        --table) options+=("$1"); shift ;;
-        --greedy) decoding=(); shift ;;
-        --data | --lm-text | --weights | --amounts | --exp | --hours)
-            (($# > 1)) || fail "$1 needs a value (see --help)"
-            name=${1#--}
-            printf -v "${name//-/_}" '%s' "$2"
-            shift 2 ;;
-        --external)
-            (($# > 1)) || fail "$1 needs a value (see --help)"
-            [[ -f $2 ]] || fail "--external $2: no such file"
-            options+=("$1=$(realpath -- "$2")")
-            shift 2 ;;
-        --seeds | --systems | --workers)
-            (($# > 1)) || fail "$1 needs a value (see --help)"
-            options+=("$1=$2")
-            shift 2 ;;
-        *) fail "unknown option '$1' (see --help; key=value goes after --)" ;;
-    esac
-done
+exp=$root/exp/librispeech-strategies data='' lm_text='' weights='' amounts=1.5,5.3 hours=12 greedy='' overrides=() options=() decoding=(--decode-with-lm)
+valued='data lm-text weights amounts exp hours' passed='seeds systems workers' passed_files=external passed_flags=table flags=greedy
+read_options "$@"
+[[ -z $greedy ]] || decoding=()
 [[ -n $data && -d $data/LibriSpeech ]] || fail "--data '$data' contains no folder LibriSpeech/"
 [[ -f $lm_text ]] || fail "--lm-text '$lm_text': no such file"
 for amount in ${amounts//,/ }; do
@@ -77,7 +57,7 @@ weights=$(realpath -- "$weights")
 overrides=("features.weights=$weights" ${overrides[@]+"${overrides[@]}"})
 export PYTHONPATH=$root/recipes${PYTHONPATH:+:$PYTHONPATH}
 command=("$PYTHON" "$root/recipes/strategies/strategies.py" --config "$config" --systems-file "$here/systems.yaml" --lm data/3gram.arpa
-    --tuning data/tuning.jsonl     --amounts "$amounts" --unit h --hours "$hours" --standard baseline --validations 1 ${decoding[@]+"${decoding[@]}"}
+    --tuning data/tuning.jsonl --amounts "$amounts" --unit h --hours "$hours" --standard baseline --validations 1 ${decoding[@]+"${decoding[@]}"}
     ${options[@]+"${options[@]}"})
 "${command[@]}" --check -- "${overrides[@]}"
 mkdir -p -- "$exp"

@@ -41,21 +41,10 @@ root=$(CDPATH='' cd -- "$here/../.." && pwd)
 # shellcheck source=recipes/common.sh
 source "$root/recipes/common.sh"
 labelled='' unlabelled='' dev='' init='' size='' hours='' text=auto exp=$root/exp/own_corpus nproc=1 stop_stage=4
-systems=(ema) speakers=() overrides=()
-while (($# > 0)); do
-    case $1 in
-        --help | -h) usage; exit 0 ;;
-        --baseline) systems=(baseline ema); shift ;;
-        --speaker-folders) speakers=(--speaker-folders); shift ;;
-        --labelled | --unlabelled | --dev | --init | --size | --hours | --text | --exp | --nproc | --stop-stage)
-            (($# > 1)) || fail "$1 needs a value (see --help)"
-            name=${1#--}
-            printf -v "${name//-/_}" '%s' "$2"
-            shift 2 ;;
-        --) shift; overrides=("$@"); break ;;
-        *) fail "unknown option '$1' (see --help; key=value goes after --)" ;;
-    esac
-done
+systems=(ema) baseline='' speaker_folders='' overrides=()
+valued='labelled unlabelled dev init size hours text exp nproc stop-stage' flags='baseline speaker-folders'
+read_options "$@"
+[[ -z $baseline ]] || systems=(baseline ema)
 for name in labelled unlabelled dev; do
     [[ -n ${!name} ]] || fail "--$name is missing (see --help)"
 done
@@ -87,7 +76,7 @@ prepare() {
     if is_current "data/$1.jsonl" "${inputs[@]}"; then
         echo "data/$1.jsonl already exists (delete it if the audio has changed; what is made of it follows)"
     else
-        run asr-emapl prepare folder --data "$2" --out data --name "$1" --leave-out ${speakers[@]+"${speakers[@]}"} "${@:3}"
+        run asr-emapl prepare folder --data "$2" --out data --name "$1" --leave-out ${speaker_folders:+"$speaker_folders"} "${@:3}"
     fi
 }
 make_tokenizer() {

@@ -21,18 +21,10 @@ here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 root=$(CDPATH='' cd -- "$here/../.." && pwd)
 # shellcheck source=recipes/common.sh
 source "$root/recipes/common.sh"
-seed=0 sigma=10 exp=$root/exp/parabola quick=()
-while (($# > 0)); do
-    case $1 in
-        --help | -h) usage; exit 0 ;;
-        --quick) quick=(--quick); shift ;;
-        --seed | --sigma | --exp)
-            (($# > 1)) || fail "$1 needs a value (see --help)"
-            printf -v "${1#--}" '%s' "$2"
-            shift 2 ;;
-        *) fail "unknown option '$1' (see --help)" ;;
-    esac
-done
+seed=0 sigma=10 exp=$root/exp/parabola quick='' overrides=()
+valued='seed sigma exp' flags=quick
+read_options "$@"
+((${#overrides[@]} == 0)) || fail "unknown option '--' (see --help)"
 [[ $seed =~ ^[0-9]{1,9}$ ]] || fail "--seed '$seed': not a whole number of at most 9 digits"
 [[ $sigma =~ ^[1-9][0-9]{0,5}$ ]] || fail "--sigma '$sigma': not a whole number from 1 to 999999"
 mkdir -p -- "$exp" 2>/dev/null && [[ -w $exp ]] || fail "--exp '$exp': not a writable folder"
@@ -41,5 +33,5 @@ mkdir -p -- "$exp" 2>/dev/null && [[ -w $exp ]] || fail "--exp '$exp': not a wri
 source "$root/recipes/environment.sh"
 # The work is done by two processes; more threads would only compete for cores.
 export OMP_NUM_THREADS=1
-run "$PYTHON" "$here/parabola.py" --exp="$exp" --seed "$seed" --sigma "$sigma" ${quick[@]+"${quick[@]}"}
+run "$PYTHON" "$here/parabola.py" --exp="$exp" --seed "$seed" --sigma "$sigma" ${quick:+"$quick"}
 printf 'results.json and the figures are in %s\n' "$exp"

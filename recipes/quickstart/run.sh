@@ -24,19 +24,10 @@ here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 root=$(CDPATH='' cd -- "$here/../.." && pwd)
 # shellcheck source=recipes/common.sh
 source "$root/recipes/common.sh"
-seed=0 exp=$root/exp/quickstart model='' systems=(baseline ema) overrides=()
-while (($# > 0)); do
-    case $1 in
-        --help | -h) usage; exit 0 ;;
-        --oracle) systems+=(oracle); shift ;;
-        --seed | --exp | --model)
-            (($# > 1)) || fail "$1 needs a value (see --help)"
-            printf -v "${1#--}" '%s' "$2"
-            shift 2 ;;
-        --) shift; overrides=("$@"); break ;;
-        *) fail "unknown option '$1' (see --help; key=value goes after --)" ;;
-    esac
-done
+seed=0 exp=$root/exp/quickstart model='' oracle='' systems=(baseline ema) overrides=()
+valued='seed exp model' flags=oracle
+read_options "$@"
+[[ -z $oracle ]] || systems+=(oracle)
 [[ $seed =~ ^[0-9]+$ ]] || fail "--seed '$seed': not a whole number"
 
 # use_model FILE: replace the model of the config; its code is imported from the folder of the file.

@@ -30,27 +30,8 @@ root=$(CDPATH='' cd -- "$here/../.." && pwd)
 # shellcheck source=recipes/common.sh
 source "$root/recipes/common.sh"
 exp=$root/exp/strategies overrides=() options=() minutes=1,4,12
-while (($# > 0)); do
-    case $1 in
-        --help | -h) usage; exit 0 ;;
-        --) shift; overrides=("$@"); break ;;
-        --table) options+=("$1"); shift ;;
-        --exp | --minutes)
-            (($# > 1)) || fail "$1 needs a value (see --help)"
-            printf -v "${1#--}" '%s' "$2"
-            shift 2 ;;
-        --external)
-            (($# > 1)) || fail "$1 needs a value (see --help)"
-            [[ -f $2 ]] || fail "--external $2: no such file"
-            options+=("$1=$(realpath -- "$2")")
-            shift 2 ;;
-        --hours | --seeds | --systems | --workers)
-            (($# > 1)) || fail "$1 needs a value (see --help)"
-            options+=("$1=$2")
-            shift 2 ;;
-        *) fail "unknown option '$1' (see --help; key=value goes after --)" ;;
-    esac
-done
+valued='exp minutes' passed='hours seeds systems workers' passed_files=external passed_flags=table
+read_options "$@"
 
 # shellcheck source=recipes/environment.sh
 source "$root/recipes/environment.sh"
