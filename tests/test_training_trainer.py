@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.runs import finish, launch, losses, read_log
+from support.runs import IN_FLOAT64, finish, launch, losses, read_log
 from support.tiny import make_corpus, step_audio, tiny_config
 
 from asr_emapl.checkpoints import files as checkpoint
@@ -97,11 +97,11 @@ def test_twice_the_micro_batches_give_the_same_loss_trace(corpus, tmp_path):
         "optimizer.lr=1e-3",
         *EMA,
     )
-    train(tiny_config(corpus, f"run_dir={tmp_path / 'one'}", *overrides))
-    train(tiny_config(corpus, f"run_dir={tmp_path / 'two'}", "device.max_seconds=3", *overrides))
+    finish(launch(corpus, tmp_path / "one", *overrides, program=IN_FLOAT64))
+    finish(launch(corpus, tmp_path / "two", "device.max_seconds=3", *overrides, program=IN_FLOAT64))
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == len(two) >= 50
-    assert two[:50] == pytest.approx(one[:50], rel=1e-5)
+    assert two[:50] == pytest.approx(one[:50], rel=1e-9)
     assert two != one  # bitwise: else the second run had no second micro-batch
 
 
@@ -113,12 +113,12 @@ def test_two_processes_give_the_loss_trace_of_one(corpus, tmp_path):
         "optimizer.lr=1e-3",
         *EMA,
     )
-    several = launch(corpus, tmp_path / "two", *overrides, processes=2)
-    train(tiny_config(corpus, f"run_dir={tmp_path / 'one'}", *overrides))
+    several = launch(corpus, tmp_path / "two", *overrides, processes=2, program=IN_FLOAT64)
+    finish(launch(corpus, tmp_path / "one", *overrides, program=IN_FLOAT64))
     finish(several)
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == len(two) >= 20
-    assert two[:20] == pytest.approx(one[:20], rel=1e-5)
+    assert two[:20] == pytest.approx(one[:20], rel=1e-9)
     last = [
         [line["wer"] for line in read_log(tmp_path / n) if line["event"] == "validation"]
         for n in ("one", "two")
