@@ -21,6 +21,18 @@ from asr_emapl.runs.reader import read_log
 ROOT = Path(__file__).parent.parent
 RUN = ROOT / "recipes" / "own_corpus" / "run.sh"
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+MORE_WORDS = [
+    "apple",
+    "river",
+    "stone",
+    "window",
+    "garden",
+    "silver",
+    "morning",
+    "yellow",
+    "kitchen",
+    "bottle",
+]
 FEW_STEPS = ("--hours", "0.02", "--size", "tiny")
 FAST = (
     *("validation.every_hours=null", "checkpoint.every_hours=null", "data.workers=0"),
@@ -33,14 +45,14 @@ def recipe(*arguments: object, timeout: float = 400) -> subprocess.CompletedProc
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
 
-def speak(folder: Path, count: int, begin: int = 0) -> None:
+def speak(folder: Path, count: int, begin: int = 0, vocabulary: Sequence[str] = WORDS) -> None:
     """Stereo MP3 at 44.1 kHz, with a sentence beside each file."""
     pytest.importorskip("espeakng_loader")
     from data_prep.espeak import ENGINE_RATE, Engine
 
     with Engine() as engine:
         for number in range(begin, begin + count):
-            words = [WORDS[(number + k * (1 + number % 3)) % len(WORDS)] for k in range(5)]
+            words = [vocabulary[(number + k * (1 + number % 3)) % len(vocabulary)] for k in range(5)]
             wave = np.repeat(engine.speak(" ".join(words), "en-us", 170, 50, 50, 0), 44_100 // ENGINE_RATE)
             path = folder / f"s{number}.mp3"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,6 +151,8 @@ def test_from_folders_of_audio_to_a_report(tmp_path, corpus):
 
 def test_a_frozen_encoder_and_a_language_model_of_text(tmp_path, corpus):
     pytest.importorskip("kenlm")
+    # Text for 100 pieces.
+    speak(tmp_path / "labelled", 6, begin=100, vocabulary=MORE_WORDS)
     weights, text = tmp_path / "encoder.pt", tmp_path / "text.txt"
     write_openai(weights)
     text.write_text("".join(f"{' '.join(WORDS[i : i + 3])}\n".upper() for i in range(8)))
@@ -147,15 +161,15 @@ def test_a_frozen_encoder_and_a_language_model_of_text(tmp_path, corpus):
     assert done.returncode == 0, done.stdout + done.stderr
     exp = tmp_path / "exp"
     config = load_config(exp / "runs/ema/config.yaml")
-    assert config.pseudo_labels.lm_config == "data/lm.json"
+    assert config.pseudo_labels.lm_config == str(exp / "data/lm.json")
     assert config.teacher.half_life_hours == pytest.approx(360 * 40 / 3600)
-    assert config.data.unlabelled == ["features/unlabelled.jsonl"]
+    assert config.data.unlabelled == [str(exp / "features/unlabelled.jsonl")]
     seen = [r for r in read_log(exp / "runs/ema/log.jsonl") if r.get("kind") == "unlabelled"]
     assert seen
     assert len(run_suggested(done.stdout, exp)) == 3
     # Rerun: no features are computed again.
     before = {path: path.stat().st_mtime_ns for path in exp.rglob("features/*")}
-    assert recipe(*options, "--", *FAST).returncode == 0
+    assert recipe(*options, "--stop-stage", "2", "--", *FAST).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in exp.rglob("features/*")} == before
 
 
