@@ -200,7 +200,8 @@ fi
 ((stop_stage >= 3)) || exit 0
 
 start_hours=$(pseudo_label_start config.yaml ${overrides[@]+"${overrides[@]}"}) || exit 2
-say "3 train: supervised seed, $start_hours h of audio"
+total_hours=$(asr-emapl settings hours --config config.yaml ${overrides[@]+"${overrides[@]}"})
+say "3 train: supervised seed, $start_hours of $total_hours h of audio; then from it, one after the other: ${systems[*]}"
 train seed hours="$start_hours" "${supervised[@]}"
 require "$!"
 warn_if_weak runs/seed/log.jsonl
@@ -220,7 +221,7 @@ for system in "${systems[@]}"; do
 done
 ((stop_stage >= 4)) || exit 0
 
-say "4 score: decode data/dev.jsonl"
+say "4 score: decode data/dev.jsonl with student and teacher of $((1 + ${#systems[@]})) runs"
 runs=() hypotheses=()
 for system in seed "${systems[@]}"; do
     mkdir -p -- "runs/$system/scores"
