@@ -42,6 +42,8 @@ PositiveCount = Annotated[int, Ge(1), Le(2**31)]
 
 _PLURALS = {"a path": "paths", "a number": "numbers", "text": "texts", "a list": "lists"}
 _BOUNDS = ((Ge, "ge", "at least"), (Gt, "gt", "above"), (Le, "le", "at most"), (Lt, "lt", "below"))
+# Larger bounds are those of 64-bit integers.
+_LARGEST = 2**62
 
 
 class Setting(typing.NamedTuple):
@@ -128,7 +130,7 @@ def allowed(hint: Any) -> str:
         return "package.module:Class"
     if origin is Annotated:
         bounds = [
-            f"{words} {getattr(bound, name):g}"
+            "64 bits" if abs(getattr(bound, name)) > _LARGEST else f"{words} {getattr(bound, name):g}"
             for bound in hint.__metadata__
             for kind, name, words in _BOUNDS
             if isinstance(bound, kind)
@@ -139,7 +141,7 @@ def allowed(hint: Any) -> str:
             is_fixed = length[0].min_length == length[0].max_length
             sized = f"a list of {length[0].min_length}" if is_fixed else "a non-empty list of"
             text = text.replace("a list of", sized, 1).replace("text", "text (not empty)")
-        return f"{text} ({', '.join(bounds)})" if bounds else text
+        return f"{text} ({', '.join(dict.fromkeys(bounds))})" if bounds else text
     if origin in (typing.Union, types.UnionType):
         return " or ".join(allowed(part) for part in arguments)
     if origin is Literal:

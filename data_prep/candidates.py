@@ -112,7 +112,6 @@ def check(
     for candidate, others in zip(candidates, other_faults, strict=True):
         text = None if candidate.text is None else spelling.normalise(candidate.text)
         if candidate.text is not None and text is not None:
-            changes.add(candidate.text, text)
             strange = "" if others else spelling.strange(text)
             invalid.update(strange)
             unspelled += bool(strange)
@@ -122,6 +121,8 @@ def check(
             faults = [fault.removeprefix(f"{candidate.place}: ") for fault in faults]
             found.findings.append(f"{candidate.place}: {'; '.join(faults)}")
         elif not isinstance(fact, str):
+            if candidate.text is not None and text is not None:
+                changes.add(candidate.text, text)
             found.utterances.append(_utterance(candidate, text, fact))
     if changes.changed:
         found.notes.append(f"{changes} ({spelling.stated})")

@@ -74,6 +74,13 @@ pseudo_label_start() {
 # newest_checkpoint RUN: path of the newest checkpoint.
 newest_checkpoint() { find "$1/checkpoints" -regex '.*/step-[0-9]*\.pt' | sort | tail -n 1; }
 
+# has_trained RUN HOURS: whether the log of RUN ends with a validation at HOURS or later.
+has_trained() {
+    local hours
+    hours=$(tail -n 1 -- "$1/log.jsonl" 2>/dev/null | sed -n 's/.*"event": "validation".*"hours": \([0-9.e+-]*\).*/\1/p')
+    [[ -n $hours ]] && awk "BEGIN { exit !($hours >= $2) }"
+}
+
 # set_aside RUN SEED: move RUN to earlier/ beside it if SEED has been trained further since RUN started from it.
 set_aside() {
     "$PYTHON" - "$1" "$2" <<'PYTHON'

@@ -35,9 +35,35 @@ _emapl_find_python() {
     _emapl_fail 'no python >= 3.10 with venv found (on Debian: apt install python3 python3-venv)'
 }
 
+# _emapl_pip ROOT: install the package in ROOT/.venv. Without a terminal, where pip shows no progress bars, print a line
+# every minute.
+_emapl_pip() (
+    cd -- "$1" || exit 1
+    loud=--progress-bar=on timer='' self=$BASHPID # the timer has another BASHPID
+    if [[ ! -t 2 ]]; then
+        loud=-qq
+        _emapl_timer "$self" &
+        timer=$!
+    fi
+    status=0
+    .venv/bin/python -m pip install "$loud" --disable-pip-version-check -e '.[quickstart,segment,report,tensorboard,dev]' ||
+        status=$?
+    [[ -z $timer ]] || kill "$timer" 2>/dev/null
+    exit "$status"
+)
+
+# _emapl_timer PID: print the minutes until a process ends, also if it is killed.
+_emapl_timer() {
+    local seconds=0
+    while sleep 1 && kill -0 "$1" 2>/dev/null; do
+        seconds=$((seconds + 1))
+        ((seconds % 60 != 0)) || printf 'installing: %s min so far\n' "$((seconds / 60))"
+    done
+}
+
 # .venv has a stamp file: "incomplete" during the installation, then the checksum of setup.cfg and the root folder.
 _emapl_make() {
-    local root=$1 venv=$1/.venv stamp=$1/.venv/asr_emapl.stamp loud=--progress-bar=on wanted had='' base
+    local root=$1 venv=$1/.venv stamp=$1/.venv/asr_emapl.stamp wanted had='' base since=$SECONDS
     wanted="$(cksum <"$root/setup.cfg") $root"
     [[ ! -f $stamp ]] || had=$(<"$stamp")
     if [[ $had == "$wanted" ]] && "$venv/bin/python" -c '' 2>/dev/null; then
@@ -52,15 +78,14 @@ _emapl_make() {
             _emapl_fail "$base -m venv cannot create $venv; check free space and permissions" || return 1
         printf 'incomplete\n' >"$stamp"
     fi
-    # Show progress bars on a terminal, and only errors in a log.
-    [[ -t 2 ]] || loud=-qq
     printf 'installing into %s: 2 to 20 minutes and 6 GB the first time\n' "$venv" >&2
     printf '(the CUDA builds of torch and torchaudio have several GB; they also run on a CPU)\n' >&2
-    (cd -- "$root" && .venv/bin/python -m pip install "$loud" --disable-pip-version-check -e '.[quickstart,segment,report,tensorboard,dev]') >&2 ||
+    _emapl_pip "$root" >&2 ||
         _emapl_fail "pip cannot install asr_emapl into $venv; fix the error above and rerun" || return 1
     _emapl_works "$venv/bin/python" ||
         _emapl_fail "asr_emapl is installed in $venv but cannot be imported; delete $venv and rerun" || return 1
     printf '%s\n' "$wanted" >"$stamp"
+    printf 'installed in %s min\n' "$(((SECONDS - since + 59) / 60))" >&2
 }
 
 _emapl_environment() {
@@ -88,4 +113,4 @@ _emapl_environment() {
 }
 
 _emapl_environment || return 1
-unset -f _emapl_fail _emapl_works _emapl_bin _emapl_find_python _emapl_make _emapl_environment
+unset -f _emapl_fail _emapl_works _emapl_bin _emapl_find_python _emapl_pip _emapl_timer _emapl_make _emapl_environment

@@ -127,7 +127,7 @@ def test_a_part_in_the_folder_is_no_checkpoint(tmp_path):
 
 
 def test_an_absent_one_is_said_to_be_absent(tmp_path):
-    assert "does not exist" in refusal(tmp_path / "nowhere.pt")
+    assert "does not exist; specify a run directory" in refusal(tmp_path / "nowhere.pt")
     assert "does not exist" in refusal(tmp_path)
 
 

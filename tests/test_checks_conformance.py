@@ -28,10 +28,12 @@ from support.broken_models import (
     LeaksLength,
     LengthsAsFloat,
     LengthsOfInput,
+    NotPacked,
     NoTuple,
     OnWaveforms,
     OtherSignature,
     Overflows,
+    Packed,
     Probabilities,
     Raises,
     ReadsOtherState,
@@ -79,7 +81,7 @@ def test_intermediate_layers_pass(conditioned: bool) -> None:
     assert [f for f in findings if not f.passed] == []
 
 
-@pytest.mark.parametrize("model", [Sound, Bare, WeightNormed, ValidFramesNormed, OnWaveforms])
+@pytest.mark.parametrize("model", [Sound, Packed, Bare, WeightNormed, ValidFramesNormed, OnWaveforms])
 def test_sound_models_pass(model: type[nn.Module]) -> None:
     findings = checked(model)
     assert [f for f in findings if not f.passed] == []
@@ -145,6 +147,14 @@ def test_broken_models_fail_their_check_alone(model: type[nn.Module], name: str,
     # What was not judged is named.
     absent = {c.name for c in conformance.CHECKS} - {f.name for f in findings}
     assert all(other in failed[0].detail for other in absent)
+
+
+def test_the_remedy_for_a_recurrent_layer_is_packing() -> None:
+    (failed,) = [f for f in checked(NotPacked) if not f.passed]
+    assert failed.name == "padding"
+    assert "(first in recurrent, from output frame" in failed.detail
+    assert "pack_padded_sequence" in failed.detail
+    assert "convolution" not in failed.detail
 
 
 def test_random_state_is_left_alone() -> None:

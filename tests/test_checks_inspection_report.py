@@ -60,6 +60,13 @@ def test_the_fullest_bin_has_the_longest_bar_and_none_but_an_empty_one_has_none(
     assert [bar.split()[-1] for bar in bars] == ["1,200", "0", "3"]
 
 
+def test_empty_bins_at_both_ends_are_left_out():
+    contents = dataclasses.replace(CONTENTS, histogram=[0, 0, 3, 0, 5, 0, 0])
+    lines = shown(dataclasses.replace(INSPECTION, contents=[contents]))
+    bars = lines[lines.index("lengths") + 1 : lines.index("what to fix") - 1]
+    assert [bar.split()[0] for bar in bars] == ["2", "3", "4"]
+
+
 def test_what_to_fix_is_numbered_and_each_line_whole():
     lines = shown(INSPECTION)
     start = lines.index("what to fix")

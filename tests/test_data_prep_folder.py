@@ -90,6 +90,7 @@ def test_one_report_of_all_faults(talks: Path, tmp_path: Path) -> None:
     assert [u.id for u in read(prepared)] == ["ann/a", "ann/c.d", "b"]
     assert "8 skipped" in prepared.notes[0]
     assert "alone.wav" in prepared.notes[0]
+    assert "2 of 3 transcripts changed: 2 capitalised" in "\n".join(prepared.notes)
 
 
 def test_another_preset_spells_otherwise(talks: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -157,6 +158,22 @@ def test_a_file_is_current_if_it_is_newer_than_its_inputs(tmp_path):
     assert not is_current("middle", "middle")
     assert not is_current("empty", "old")
     assert not is_current("missing", "old")
+
+
+@pytest.mark.parametrize(
+    ("last", "is_done"),
+    [
+        ({"event": "validation", "step": 9, "hours": 4.0001, "wer": {"teacher/dev": 5.0}}, True),
+        ({"event": "validation", "step": 9, "hours": 3.9, "wer": {"teacher/dev": 5.0}}, False),
+        ({"event": "step", "step": 9, "hours": 4.0001, "kind": "labelled"}, False),
+        (None, False),
+    ],
+)
+def test_a_run_has_trained_if_it_was_validated_at_its_last_hour(tmp_path, last, is_done):
+    if last is not None:
+        (tmp_path / "log.jsonl").write_text(f"{json.dumps({'event': 'step'})}\n{json.dumps(last)}\n")
+    _, output = result('has_trained "$1" 4.0 && echo done || echo open', tmp_path)
+    assert output == ("done" if is_done else "open")
 
 
 def test_the_newest_checkpoint_is_that_of_the_last_step(tmp_path):

@@ -57,6 +57,13 @@ def test_a_few_steps_leave_a_table_a_picture_and_scores(tmp_path, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in runs.glob("*/dev-*.json*")}
     again = quickstart(exp, "--oracle", "--seed", "3", "--", *FEW_STEPS, timeout=3000)
     assert again.returncode == 0, again.stderr
+    assert [line[3:9] for line in re.findall("== .* of 4: .*", again.stdout)] == [
+        "1 of 4",
+        "2 of 4",
+        "3 of 4",
+        "4 of 4",
+    ]
+    assert len(re.findall("== [123] of 4: .*: done\n", again.stdout)) == 3
     assert {path: path.stat().st_mtime_ns for path in runs.glob("*/dev-*.json*")} == before
 
 

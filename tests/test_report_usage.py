@@ -99,8 +99,8 @@ def test_no_run_directory(tmp_path):
         ({"shares": {"optimizer": 0.5}}, "batch.seconds"),
         *(({"dropped": {reason: 100}}, entry.remedy) for reason, entry in REASONS.items()),
         ({"steps": 100, "broken_steps": 20}, "optimizer.lr"),
-        ({}, "nothing is unusual"),
-        ({"shares": {"data": 0.05}, "padding": 0.05, "dropped": {"empty": 5}}, "nothing is unusual"),
+        ({}, "skipped steps are normal"),
+        ({"shares": {"data": 0.05}, "padding": 0.05, "dropped": {"empty": 5}}, "skipped steps are normal"),
         # The largest loss comes first.
         ({"shares": {"data": 0.1}, "padding": 0.3}, "batch.shuffle_padding"),
         # Who waits for the slowest is told of the slowest.

@@ -54,6 +54,20 @@ def test_two_processes_follow_and_sample_the_labels_that_one_does(corpus, tmp_pa
     assert _samples(tmp_path / "one") == _samples(tmp_path / "two")
 
 
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        (("pseudo_labels.strategy=ema", "pseudo_labels.start_hours=0.01"), 1),
+        (("pseudo_labels.strategy=ema", "pseudo_labels.start_hours=0.03"), 0),
+        (("pseudo_labels.strategy=from_the_start",), 0),
+        (("pseudo_labels.strategy=oracle", "pseudo_labels.start_hours=0.01"), 0),
+    ],
+)
+def test_one_warning_that_the_labeller_is_weak(corpus, tmp_path, capsys, options, count):
+    train(tiny_config(corpus, f"run_dir={tmp_path}", *options, "optimizer.lr=1e-6"))
+    assert capsys.readouterr().out.count("WER (teacher/dev); above about 50 %") == count
+
+
 def _labels(run: Path) -> list[dict[str, Any]]:
     return [record for record in read_log(run) if record["event"] == "labels"]
 

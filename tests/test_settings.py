@@ -54,8 +54,8 @@ def test_all_settings_are_described_once():
 
 @pytest.mark.parametrize("setting", NUMBERS, ids=lambda s: s.key)
 def test_every_number_has_a_lower_and_an_upper_bound(setting):
-    assert "at least" in setting.allowed or "above" in setting.allowed
-    assert "at most" in setting.allowed or "below" in setting.allowed
+    for bounds in (("at least", "above"), ("at most", "below")):
+        assert any(bound in setting.allowed for bound in (*bounds, "64 bits"))
 
 
 @pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "1e99", "-1e99", "text"])
@@ -122,10 +122,18 @@ def test_the_command_lists_a_section():
     assert "optimizer" not in result.stdout
 
 
-def test_an_unknown_section_names_those_that_exist():
-    result = CliRunner().invoke(app, ["settings", "optimiser"])
+@pytest.mark.parametrize(
+    ("section", "remedy"),
+    [
+        ("optimiser", "did you mean 'optimizer'?"),
+        ("optimizer.lrr", "did you mean 'optimizer.lr'?"),
+        ("zzz", "choose from root, run_dir,"),
+    ],
+)
+def test_an_unknown_section_names_what_was_meant_or_those_that_exist(section, remedy):
+    result = CliRunner().invoke(app, ["settings", section])
     assert isinstance(result.exception, UserError)
-    assert "optimizer" in str(result.exception)
+    assert remedy in str(result.exception)
 
 
 def test_the_page_is_up_to_date():

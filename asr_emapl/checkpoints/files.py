@@ -58,7 +58,9 @@ def load(path: Path) -> State:
     """
     try:
         if not path.is_file():
-            raise UserError(f"checkpoint {path} does not exist")
+            raise UserError(
+                f"checkpoint {path} does not exist; specify a run directory, its checkpoints/ or a file in it"
+            )
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 raise zipfile.BadZipFile("checksum")

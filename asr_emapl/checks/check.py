@@ -20,17 +20,25 @@ class Passed:
 
 
 @dataclass(frozen=True)
+class Failed:
+    """The outcome of a check that failed, with a remedy that fits better than that of the check."""
+
+    problem: str
+    remedy: str
+
+
+@dataclass(frozen=True)
 class Check(Generic[S]):
     """A check of a subject.
 
     Attributes:
-        run: returns an error message, an empty string, or `Passed`.
+        run: returns an error message, an empty string, `Passed`, or `Failed`.
         remedy: what to do if the check fails.
         needs: names of the checks that must pass first.
     """
 
     name: str
-    run: Callable[[S], str | Passed]
+    run: Callable[[S], str | Passed | Failed]
     remedy: str
     needs: tuple[str, ...] = ()
 
@@ -82,7 +90,10 @@ def _run(check: Check[S], subject: S, module: str) -> CheckResult:
         found = described(error, module)
     if isinstance(found, Passed):
         return CheckResult(check.name, True, found.remark)
-    return CheckResult(check.name, not found, f"{found}; {check.remedy}" if found else "")
+    if not found:
+        return CheckResult(check.name, True, "")
+    failed = found if isinstance(found, Failed) else Failed(found, check.remedy)
+    return CheckResult(check.name, False, f"{failed.problem}; {failed.remedy}")
 
 
 def _with_blocked(result: CheckResult, blocked: list[str]) -> CheckResult:

@@ -87,10 +87,12 @@ def _speaker(ranked: tuple[str, float] | None) -> str:
 
 
 def _histogram(counts: Sequence[int], bin_seconds: float) -> Iterator[str]:
-    """Yield one line per bin. Bars are scaled to the fullest bin; every non-empty bin has a bar."""
+    """Yield one line per bin, without empty bins at both ends. Bars are scaled to the fullest bin."""
     width = len(f"{len(counts) * bin_seconds:g}")
     most = max(counts)
-    for i, count in enumerate(counts):
+    filled = [i for i, count in enumerate(counts) if count]
+    for i in range(filled[0], filled[-1] + 1):
+        count = counts[i]
         low, high = i * bin_seconds, (i + 1) * bin_seconds
         bar = "\u2588" * -(-count * _BAR_LETTERS // most)
         yield f"{low:>{width}g} to {high:>{width}g} s {bar:{_BAR_LETTERS}} {count:,}"

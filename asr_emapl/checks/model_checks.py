@@ -8,9 +8,9 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from asr_emapl.checks.check import Check
+from asr_emapl.checks.check import Check, Failed
 from asr_emapl.checks.model_subject import (
     LEAST_FRAMES,
     LONG_FRAMES,
@@ -36,6 +36,11 @@ from asr_emapl.errors import listing
 from asr_emapl.models.contract import build_twin
 
 _VERY_LONG_FRAMES = 3500  # of 10 ms; the longest utterances of LibriSpeech have 35 s
+# A backward direction starts in the padding, whatever its values are.
+_PACK = (
+    "pack the input of this recurrent layer with torch.nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), "
+    "batch_first=True, enforce_sorted=False), and unpack its output with pad_packed_sequence"
+)
 
 
 def _shape(subject: Subject) -> str:
@@ -92,7 +97,7 @@ def _deterministic(subject: Subject) -> str:
     return "" if off <= TOLERANCE else f"two passes in eval mode differ by {off:.3g}"
 
 
-def _padding(subject: Subject) -> str:
+def _padding(subject: Subject) -> str | Failed:
     short = SHORT_FRAMES * subject.unit
     alone = partial(subject.evaluate, subject.features_BTF[1:, :short], torch.tensor([short]))
     alone_BTV, lengths_B = alone()
@@ -106,11 +111,13 @@ def _padding(subject: Subject) -> str:
             place = leaking_module(
                 subject.model, alone, partial(subject.evaluate, features_BTF), 1, TOLERANCE
             )
-            where = f" (first in {place})" if place else ""
-            return (
+            where = "" if place is None else f" (first in {place})"
+            problem = (
                 f"in a batch with a longer utterance and {what} as padding, valid frames change "
                 f"by {off:.3g}{where}"
             )
+            is_recurrent = place is not None and isinstance(place.module, nn.RNNBase)
+            return Failed(problem, _PACK) if is_recurrent else problem
     return ""
 
 

@@ -4,14 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 
+@dataclass(frozen=True)
+class Leak:
+    """A submodule whose output on valid frames depends on padding.
+
+    Attributes:
+        first: the first output frame that differs.
+        frames: number of valid output frames.
+    """
+
+    name: str
+    module: nn.Module
+    first: int
+    frames: int
+
+    def __str__(self) -> str:
+        return f"{self.name}, from output frame {self.first} of {self.frames} on"
+
+
 def leaking_module(
     model: nn.Module, alone: Callable[[], object], together: Callable[[], object], row: int, tolerance: float
-) -> str:
-    """Name the first leaf module whose output differs, and the first differing frame; "" if none does.
+) -> Leak | None:
+    """The first leaf module whose output differs; None if none does.
 
     Args:
         alone: evaluates one utterance by itself.
@@ -25,7 +44,7 @@ def leaking_module(
         together()
     for (name, one), (other_name, batch) in zip(single, outputs, strict=False):
         if name != other_name or one.dim() != batch.dim() or len(batch) <= row:
-            return ""  # the two passes executed different modules; no conclusion
+            return None  # the two passes executed different modules; no conclusion
         longer = [axis for axis in range(1, one.dim()) if one.shape[axis] != batch.shape[axis]]
         if len(longer) != 1 or one.shape[longer[0]] > batch.shape[longer[0]]:
             continue
@@ -33,8 +52,8 @@ def leaking_module(
         distance = (one[0] - batch[row].narrow(axis - 1, 0, frames)).abs().movedim(axis - 1, 0)
         wrong = (distance.reshape(frames, -1).amax(1) > tolerance).nonzero()
         if len(wrong):
-            return f"{name}, from output frame {int(wrong[0])} of {frames} on"
-    return ""
+            return Leak(name, model.get_submodule(name), int(wrong[0]), frames)
+    return None
 
 
 @contextmanager

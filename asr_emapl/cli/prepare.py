@@ -195,7 +195,7 @@ def prepare_rendered(
         positive("Minutes of train-labelled. A smaller part uses the first utterances of each speaker."),
     ] = 4.0,
 ) -> None:
-    """Render the quickstart's corpus (speech synthesis, about an hour) and write its manifests.
+    """Render the quickstart's corpus (synthesised speech, about 1.4 hours of audio) and write its manifests.
 
     Example: `asr-emapl prepare rendered --out data/quickstart`
     """

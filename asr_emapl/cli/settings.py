@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -45,8 +46,7 @@ def settings(
 
     found = [s for s in describe(RunConfig) if section is None or f"{s.key}.".startswith(f"{section}.")]
     if not found:
-        groups = dict.fromkeys(s.key.partition(".")[0] for s in describe(RunConfig))
-        raise UserError(f"no settings under {section!r}; choose from {', '.join(groups)}")
+        raise UserError(_no_settings(section or "", [s.key for s in describe(RunConfig)]))
     if config is not None:
         run = load_config(config, overrides or [])
         values = [[s.key, value_of(run, s.key)] for s in found]
@@ -62,6 +62,14 @@ def settings(
     lines = [_INTRODUCTION, "| setting | allowed | default | meaning |", "|---|---|---|---|"]
     lines += [f"| `{s.key}` | {s.allowed} | `{s.default}` | {s.description} |" for s in found]
     print("\n".join(lines))
+
+
+def _no_settings(section: str, keys: list[str]) -> str:
+    """What is wrong with a section, and the group or setting that may have been meant."""
+    groups = list(dict.fromkeys(key.partition(".")[0] for key in keys))
+    near = get_close_matches(section, [*groups, *keys], n=1)
+    remedy = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(groups)}"
+    return f"no settings under {section!r}; {remedy}"
 
 
 @commands.command("init-config")

@@ -141,7 +141,7 @@ def average(
     say_written(out, f"{out}: the teacher is the average of the student over {hours:.3f} h of audio")
 
 
-@commands.command()
+@commands.command(no_args_is_help=True)
 def scale(
     config: Annotated[Path, typer.Option(help="YAML file of a run.")],
     batch_seconds: Annotated[

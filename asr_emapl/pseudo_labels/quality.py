@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+WEAK_LABELLER_WER = 50.0
+"""WER in percent above which the labels of a model seldom help."""
 
 
 @dataclass(frozen=True)
@@ -45,3 +49,22 @@ def pseudo_label_quality(batches: Sequence[LabelCounts]) -> dict[str, float]:
     if used:
         quality["tokens_per_utterance"] = sum(b.tokens for b in batches) / used
     return quality
+
+
+def weak_labeller(rates: Mapping[str, float], model: str) -> str | None:
+    """A warning if the model that labels recognises too little on all validation splits, else None.
+
+    Args:
+        rates: WERs in percent by "model/split"; those that are not finite are ignored.
+        model: "student" or "teacher".
+    """
+    known = {name: r for name, r in rates.items() if name.startswith(f"{model}/") and math.isfinite(r)}
+    best = min(known, key=known.__getitem__, default=None)
+    if best is None or known[best] <= WEAK_LABELLER_WER:
+        return None
+    return (
+        f"pseudo-labels come from a model with {known[best]:.0f} % WER ({best}); above about "
+        f"{WEAK_LABELLER_WER:.0f} %, they seldom help: train longer before pseudo-labels are used "
+        "(pseudo_labels.start_hours), or start from a trained model (init.checkpoint) or a pre-trained "
+        "encoder (docs/how-to/frozen-encoder.md)"
+    )

@@ -12,6 +12,9 @@ from asr_emapl.errors import UserError
 from asr_emapl.pseudo_labels.filters import reason_of
 from asr_emapl.runs.reader import PHASES, read_log, read_speed
 
+# The advice says nothing about error rates; see `verdict`.
+_NORMAL = "speed, padding, dropped utterances and skipped steps are normal"
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -49,10 +52,10 @@ class Usage:
         return lost / max(1, self.utterances + lost)
 
     def advice(self) -> str:
-        """One line of advice: what to change first, or that nothing is unusual."""
+        """One line of advice on time and audio: what to change first, or that all is normal."""
         found = [rule(self) for rule in _RULES]
         costly = max(found, key=lambda one: one[0])
-        return costly[1] if costly[0] > 0.0 else "nothing is unusual"
+        return costly[1] if costly[0] > 0.0 else _NORMAL
 
 
 def read_usage(run: Path) -> Usage:

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from asr_emapl.errors import listing
+from asr_emapl.pseudo_labels.quality import WEAK_LABELLER_WER
 from asr_emapl.report.run import Run
 
 # At this WER in percent, a transcript is of no use; a model that outputs nothing has 100 %.
 _USELESS = 90.0
-# Above this WER in percent, pseudo-labels seldom help.
-_WEAK = 50.0
 # A difference in WER is reported if it is larger than this, in percent absolute and as a share.
 _SMALLEST, _SMALLEST_SHARE = 1.0, 0.02
 
@@ -70,10 +69,11 @@ def _worse(run: Run, runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _cause(seed: float | None) -> str:
-    if seed is not None and seed > _WEAK:
+    if seed is not None and seed > WEAK_LABELLER_WER:
         return (
-            f"Likely cause: the teacher was too weak to label ({seed:.0f} % WER; above about {_WEAK:.0f} %, "
-            "labels seldom help): train the seed longer (raise pseudo_labels.start_hours and hours)"
+            f"Likely cause: the teacher was too weak to label ({seed:.0f} % WER; above about "
+            f"{WEAK_LABELLER_WER:.0f} %, labels seldom help): train the seed longer "
+            "(raise pseudo_labels.start_hours and hours)"
         )
     return (
         "Likely cause: labels with errors, which the teacher repeats: drop uncertain ones (raise "

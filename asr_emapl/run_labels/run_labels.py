@@ -31,6 +31,7 @@ from asr_emapl.pseudo_labels.label_guard import Alarm, LabelGuard
 from asr_emapl.pseudo_labels.label_statistics import label_statistics
 from asr_emapl.pseudo_labels.labels import Label, Strategy
 from asr_emapl.pseudo_labels.own_filters import own_filters
+from asr_emapl.pseudo_labels.quality import weak_labeller
 from asr_emapl.pseudo_labels.round_gate import RoundGate
 from asr_emapl.pseudo_labels.strategies.rounds import RoundLabels
 from asr_emapl.run_labels.label_monitor import SAMPLE, LabelMonitor
@@ -88,8 +89,12 @@ class RunLabels:
         split = labels.rounds.gate if labels.strategy == "rounds" else None
         if split is not None and split not in config.data.validation:
             raise UserError(f"pseudo_labels.rounds.gate: {split!r} is not a set of data.validation")
+        # The mean of the best validations has no WER of its own.
         model = "teacher" if labels.labeller == "teacher" else "student"
         self.gate = RoundGate(None if split is None else f"{model}/{split}")
+        # Labels from the start come from a model that has yet to learn.
+        is_trained = labels.learns_from_itself and labels.strategy != "from_the_start"
+        self.labeller = model if is_trained else None
         self.monitor, self.guard = None, None
         if corpora.unlabelled is not None and labels.learns_from_itself:
             assert tokenizer is not None
@@ -156,6 +161,10 @@ class RunLabels:
         if self.best is not None:
             student = [rate for name, rate in rates.items() if name.startswith("student/")]
             self.best.validated(step, sum(student) / len(student))
+
+    def weakness(self, rates: Mapping[str, float]) -> str | None:
+        """See `weak_labeller`; None also if no trained model of the run labels."""
+        return None if self.labeller is None else weak_labeller(rates, self.labeller)
 
     def wants_labels(self) -> bool:
         """Whether the round of labels that is due takes place; prepares the labeller."""

@@ -177,9 +177,14 @@ class RunLog:
         self._write(
             {"event": "alarm", "step": step, "hours": hours, "reason": alarm.kind, "text": str(alarm)}
         )
-        if warn and alarm.kind not in self._warned:
-            self._warned.add(alarm.kind)
-            self.say(f"{hours:7.3f}/{self.total_hours:g} h  warning: {alarm}")
+        if warn:
+            self.warn_once(alarm.kind, hours, str(alarm))
+
+    def warn_once(self, kind: str, hours: float, text: str) -> None:
+        """Print a warning, unless one of its kind was printed since the run was started or resumed."""
+        if self.active and kind not in self._warned:
+            self._warned.add(kind)
+            self.say(f"{hours:7.3f}/{self.total_hours:g} h  warning: {text}")
 
     def validation(
         self, step: int, hours: float, rates: dict[str, float], left_out: LeftOut | None = None

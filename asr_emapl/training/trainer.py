@@ -363,10 +363,16 @@ class Trainer:
         begin_step = getattr(student, "begin_step", None)
         if begin_step is not None:
             begin_step(draw_seed(config.seed, "layers", self.step))
-        start_samples = round(config.pseudo_labels.start_hours * 3600 * SAMPLE_RATE_HZ)
-        if config.pseudo_labels.uses_unlabelled and self.position.consumed >= start_samples:
+        if self._uses_pseudo_labels:
             switch_dropout(student, config.pseudo_labels)
         student.train()
+
+    @property
+    def _uses_pseudo_labels(self) -> bool:
+        """Whether the supervised part of the run is over."""
+        labels = self.config.pseudo_labels
+        start_samples = round(labels.start_hours * 3600 * SAMPLE_RATE_HZ)
+        return labels.uses_unlabelled and self.position.consumed >= start_samples
 
     def _validate(self) -> bool:
         """Validate both models if due; returns whether a signal stopped the validation."""
@@ -382,6 +388,9 @@ class Trainer:
         self.saving.keep_best(self.step, found.rates, self._save)
         self.log.validation(self.step, self.clock.hours, found.rates, found.left_out)
         self.labels.validated(self.step, found.rates)
+        weakness = self.labels.weakness(found.rates) if self._uses_pseudo_labels else None
+        if weakness is not None:
+            self.log.warn_once("weak labeller", self.clock.hours, weakness)
         self.validation_due = False
         return False
 

@@ -18,7 +18,8 @@ Rerun the same command to resume; completed work is not repeated. Delete DIR to 
 HELP
 }
 
-say() { printf '== %s\n' "$1"; }
+# stage NUMBER TITLE COMMAND...: print the title of a stage, and whether it is done according to the command.
+stage() { printf '== %s of 4: %s%s\n' "$1" "$2" "$("${@:3}" && echo ": done")"; }
 
 here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 root=$(CDPATH='' cd -- "$here/../.." && pwd)
@@ -52,6 +53,7 @@ config=$here/conf/quickstart.yaml
 if [[ -n $model ]]; then use_model "$model"; fi
 # The seed model ends where pseudo-labels start.
 start_hours=$(pseudo_label_start "$config" ${overrides[@]+"${overrides[@]}"}) || exit 2
+hours=$(asr-emapl settings hours --config "$config" ${overrides[@]+"${overrides[@]}"}) || exit 2
 
 # With `root`, the paths in the config.yaml of a run are absolute, so that commands find them from any folder.
 train() {
@@ -63,21 +65,26 @@ learns_from() {
     if [[ $1 == seed || $1 == baseline ]]; then echo "pseudo_labels.strategy=none data.unlabelled=[]"; else echo "pseudo_labels.strategy=$1"; fi
 }
 
-say "render the corpus to $exp/data"
+parts=(data/{train-labelled,train-unlabelled,dev-clean,dev-other}.jsonl data/characters.json)
+have_parts() { local part; for part in "${parts[@]}"; do [[ -s $part ]] || return 1; done; }
+stage 1 "render the corpus to $exp/data" have_parts
 # Settings were chosen on the corpora of seeds 0, 1 and 3, so results are reported on a different corpus.
 run asr-emapl prepare rendered --out data --seed 4
 [[ -s data/characters.json ]] || run asr-emapl tokenizer --out data/characters.json
 
-say "train the supervised seed model, $start_hours h of audio"
+stage 2 "train the supervised seed model, $start_hours h of audio" has_trained "$runs/seed" "$start_hours"
+echo "the ETA is that of one stage; stage 3 trains ${#systems[@]} models at the same time, each to $hours h"
 read -ra settings <<<"$(learns_from seed)"
 train seed hours="$start_hours" "${settings[@]}"
 wait_for "$!"
 ((status_of[$!] == 0)) || exit "${status_of[$!]}"
 
-say "train from the seed model in parallel: ${systems[*]} (logs: $exp/$runs/<name>.log; shown: ema)"
+for system in "${systems[@]}"; do set_aside "$runs/$system" "$runs/seed"; done
+have_trained() { local system; for system in "${systems[@]}"; do has_trained "$runs/$system" "$hours" || return 1; done; }
+stage 3 "train from the seed model to $hours h, at the same time: ${systems[*]}" have_trained
+echo "logs: $exp/$runs/<name>.log; shown: ema"
 processes=()
 for system in "${systems[@]}"; do
-    set_aside "$runs/$system" "$runs/seed"
     : >"$runs/$system.log" # exists before tail opens it
     read -ra settings <<<"$(learns_from "$system")"
     train "$system" init.checkpoint="$runs/seed" "${settings[@]}" >>"$runs/$system.log" 2>&1
@@ -89,7 +96,7 @@ for i in "${!processes[@]}"; do
     ((status_of[${processes[i]}] == 0)) || fail "the ${systems[i]} run failed: $(tail -n 1 "$runs/${systems[i]}.log")"
 done
 
-say "decode and score dev-clean and dev-other"
+stage 4 "decode and score dev-clean and dev-other" false
 for system in seed "${systems[@]}"; do
     for part in dev-clean dev-other; do evaluate "$runs/$system" "data/$part.jsonl" "$runs/$system/$part"; done
 done

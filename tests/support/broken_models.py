@@ -53,6 +53,27 @@ class Sound(nn.Module):
         self.layerdrop = self.layerdrop if layerdrop is None else layerdrop
 
 
+class Packed(Sound):
+    """With a bidirectional recurrent layer that does not read padding."""
+
+    def __init__(self, vocabulary_size: int, input_size: int = 80, dim: int = 8) -> None:
+        super().__init__(vocabulary_size, input_size, dim)
+        self.recurrent = nn.LSTM(dim, dim // 2, bidirectional=True, batch_first=True)
+
+    def hidden(self, features: Tensor, lengths: Tensor) -> Tensor:
+        x_BTD = super().hidden(features, lengths)
+        packed = nn.utils.rnn.pack_padded_sequence(
+            x_BTD, self.output_lengths(lengths).cpu(), batch_first=True, enforce_sorted=False
+        )
+        output, _ = self.recurrent(packed)
+        return nn.utils.rnn.pad_packed_sequence(output, batch_first=True, total_length=x_BTD.shape[1])[0]
+
+
+class NotPacked(Packed):
+    def hidden(self, features: Tensor, lengths: Tensor) -> Tensor:
+        return self.recurrent(Sound.hidden(self, features, lengths))[0]
+
+
 class Bare(nn.Module):
     """Nothing but what has to be there."""
 
