@@ -126,13 +126,14 @@ slow_teacher=()
 warn_if_weak() {
     "$PYTHON" - "$1" "$encoder" <<'PYTHON'
 import json, sys
+from asr_emapl.pseudo_labels.quality import WEAK_LABELLER_WER
 records = [json.loads(line) for line in open(sys.argv[1])]
 rates = [r["wer"]["teacher/dev"] for r in records if "teacher/dev" in r.get("wer", {})]
 model = "Train on a pre-trained encoder (--encoder) or from a model (--init), in another --exp. "
 model = "" if sys.argv[2] else model
-if rates and rates[-1] > 50.0:
+if rates and rates[-1] > WEAK_LABELLER_WER:
     print(
-        f"warning: the seed's teacher has {rates[-1]:.0f} % WER; above about 50 %, pseudo-labels seldom help. "
+        f"warning: the seed's teacher has {rates[-1]:.0f} % WER; above about {WEAK_LABELLER_WER:.0f} %, pseudo-labels seldom help. "
         f"{model}Add transcripts, or double hours and pseudo_labels.start_hours in config.yaml and rerun, which continues "
         "the seed and starts the pseudo-label run again.",
         file=sys.stderr,
