@@ -171,6 +171,13 @@ def test_a_frozen_encoder_and_a_language_model_of_text(tmp_path, corpus):
     before = {path: path.stat().st_mtime_ns for path in exp.rglob("features/*")}
     assert recipe(*options, "--stop-stage", "2", "--", *FAST).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in exp.rglob("features/*")} == before
+    # Another dev manifest: its features are computed again, and only they.
+    lines = (exp / "data/dev.jsonl").read_text().splitlines(keepends=True)
+    (exp / "data/dev.jsonl").write_text("".join(lines[1:]))
+    assert recipe(*options, "--stop-stage", "2", "--", *FAST).returncode == 0
+    assert len(texts(exp / "features/dev.jsonl")) == len(lines) - 1
+    changed = {path.name.partition("-")[0] for path, at in before.items() if path.stat().st_mtime_ns != at}
+    assert changed == {"dev", "dev.jsonl"}
 
 
 def test_manifests_are_made_again_if_their_inputs_are_newer(tmp_path):

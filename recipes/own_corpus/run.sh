@@ -88,8 +88,10 @@ prepare() {
 }
 # Store the output of the encoder for data/NAME.jsonl, and write features/NAME.jsonl.
 extract() {
-    is_current "features/$1.jsonl" "data/$1.jsonl" data/features.yaml ||
-        run asr-emapl extract-features "data/$1.jsonl" --config data/features.yaml --out features
+    if is_current "features/$1.jsonl" "data/$1.jsonl" data/features.yaml; then return; fi
+    # Features of earlier audio are made again; an interrupted extraction is continued.
+    [[ ! -e features/$1.jsonl ]] || rm -f -- "features/$1.jsonl" "features/$1"-[0-9]*.features.tar
+    run asr-emapl extract-features "data/$1.jsonl" --config data/features.yaml --out features
 }
 make_tokenizer() {
     is_current "$tokenizer" "${source[1]}" || run asr-emapl tokenizer "${source[@]}" --out "$tokenizer"
